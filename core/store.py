@@ -1,0 +1,279 @@
+"""A workspace on disk: one folder a model pair, whose manifest names every artifact, its hash and its makers.
+
+An artifact is written beside its final place and renamed into it under a name that carries its hash; then the
+manifest is replaced the same way. Whatever the moment of a kill, the manifest points at whole files: the old or the new.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
+from pydantic import Field, ValidationError
+
+from core import __version__
+from core.errors import StitchLensError
+from core.pairs import Frozen
+
+SCHEMA = 1
+PROJECT = Path(__file__).resolve().parent.parent
+WORKSPACES = PROJECT / "cache"
+
+
+def workspaces_dir() -> Path:
+    """Where workspaces live: `cache/` of the project, or STITCHLENS_WORKSPACES."""
+    return Path(os.environ.get("STITCHLENS_WORKSPACES", WORKSPACES))
+
+
+def user_cache() -> Path:
+    """Where large things that can be made again live: dequantised weights, moments, recorded activations."""
+    return Path(os.environ.get("STITCHLENS_CACHE", user_cache_path("stitchlens")))
+
+
+class Artifact(Frozen):
+    """One file of a workspace."""
+
+    path: str
+    """Relative to the workspace; carries the first 8 hex digits of the hash."""
+    sha256: str
+    bytes: int
+    kind: str
+    """'stitch', 'table' or 'record'."""
+    makers: dict[str, Any] = Field(default_factory=dict)
+    """What it was made from: model ids and weight hashes, hooks, corpus fingerprint, counts, config."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    made: str = ""
+
+
+class Manifest(Frozen):
+    """Everything a workspace holds, by logical name."""
+
+    schema_version: int = SCHEMA
+    pair: str
+    artifacts: dict[str, Artifact] = Field(default_factory=dict)
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """First 16 hex digits of the SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, for an artifact's record."""
+    found = {"stitchlens": __version__}
+    for name in ("torch", "transformers", "transformer_lens", "numpy", "scipy"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+@contextlib.contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target` to write to; renamed over it on success, removed on failure.
+
+    Raises StitchLensError where the disk is full or the place is read-only; `target` is then as it was.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".part", dir=target.parent)
+        os.close(handle)
+    except OSError as e:
+        raise _disk_error(e, target) from e
+    part = Path(name)
+    try:
+        yield part
+        with part.open("rb") as f:
+            os.fsync(f.fileno())
+        part.chmod(0o644)
+        part.replace(target)
+    except OSError as e:
+        raise _disk_error(e, target) from e
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _disk_error(e: OSError, target: Path) -> StitchLensError:
+    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StitchLensError(
+            f"a full disk while writing {target.name}", "free space", f"free some under {target.parent} and run it again"
+        )
+    return StitchLensError(
+        f"{e.strerror or e} at {target}", "a place that can be written", "check its permissions, or set STITCHLENS_CACHE"
+    )
+
+
+class Workspace:
+    """One pair's folder. Reads need no lock; writes take one and are atomic."""
+
+    def __init__(self, pair: str, root: Path | None = None) -> None:
+        self.pair = pair
+        self.root = (root or workspaces_dir()) / pair
+
+    @property
+    def exists(self) -> bool:
+        return (self.root / "manifest.json").exists()
+
+    def manifest(self) -> Manifest:
+        """Raises StitchLensError where the manifest is missing, broken, of another pair or from a newer schema."""
+        path = self.root / "manifest.json"
+        try:
+            raw = json.loads(path.read_text("utf-8"))
+            if not isinstance(raw, dict):
+                raise TypeError("not an object")
+            schema = raw.get("schema_version")
+        except FileNotFoundError:
+            raise StitchLensError(
+                f"no workspace for '{self.pair}'", "a built one", f"run `python -m core build {self.pair}`"
+            ) from None
+        except (ValueError, TypeError, OSError) as e:
+            raise StitchLensError(
+                f"an unreadable manifest ({e})", "JSON", f"restore {path.name} or rebuild '{self.pair}'"
+            ) from None
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise StitchLensError(
+                f"workspace schema {schema!r}", f"{SCHEMA} or older", "update StitchLens to the version that wrote it"
+            )
+        try:
+            manifest = Manifest.model_validate(raw)
+        except ValidationError as e:
+            first = e.errors()[0]
+            raise StitchLensError(
+                f"a manifest with a fault at {'.'.join(map(str, first['loc']))} ({first['msg']})", f"schema {SCHEMA}",
+                f"rebuild with `python -m core build {self.pair}`",
+            ) from None
+        if manifest.pair != self.pair:
+            raise StitchLensError(f"a manifest of pair '{manifest.pair}'", f"'{self.pair}'", "move it to its own folder")
+        return manifest
+
+    def _lock(self) -> FileLock:
+        return FileLock(self.root / ".lock", timeout=10)
+
+    def _replace_manifest(self, artifacts: dict[str, Artifact]) -> None:
+        text = Manifest(pair=self.pair, artifacts=dict(sorted(artifacts.items()))).model_dump_json(indent=1)
+        with beside(self.root / "manifest.json") as part:
+            part.write_text(text + "\n", "utf-8")
+
+    def put(self, name: str, write: Callable[[Path], None], kind: str, suffix: str, makers: dict[str, Any]) -> Artifact:
+        """Write one artifact (`write` fills the path it is given) and point the manifest at it."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with self._lock():
+                old = self.manifest().artifacts if self.exists else {}
+                target = self.root / f"{name}{suffix}"
+                with beside(target) as part:
+                    write(part)
+                    digest = sha256_file(part)
+                    size = part.stat().st_size
+                final = target.with_name(f"{target.name.removesuffix(suffix)}.{digest[:8]}{suffix}")
+                os.replace(target, final)
+                new = Artifact(
+                    path=str(final.relative_to(self.root)), sha256=digest, bytes=size, kind=kind, makers=makers,
+                    versions=versions(), made=datetime.now(UTC).isoformat(timespec="seconds"),
+                )  # fmt: skip
+                self._replace_manifest(old | {name: new})
+                if name in old and old[name].path != new.path:
+                    (self.root / old[name].path).unlink(missing_ok=True)
+                return new
+        except Timeout:
+            raise StitchLensError(
+                f"another process writing to workspace '{self.pair}'", "to be the only writer", "wait for it to finish"
+            ) from None
+        except OSError as e:
+            raise _disk_error(e, self.root) from e
+
+    def put_table(self, name: str, table: pd.DataFrame, makers: dict[str, Any]) -> Artifact:
+        return self.put(name, lambda p: table.to_parquet(p, index=False), "table", ".parquet", makers)
+
+    def put_record(self, name: str, record: dict[str, Any], makers: dict[str, Any]) -> Artifact:
+        text = json.dumps(record, indent=1, sort_keys=True)
+        return self.put(name, lambda p: p.write_text(text + "\n", "utf-8") and None, "record", ".json", makers)
+
+    def remove(self, name: str) -> None:
+        with self._lock():
+            artifacts = dict(self.manifest().artifacts)
+            gone = artifacts.pop(name, None)
+            self._replace_manifest(artifacts)
+            if gone:
+                (self.root / gone.path).unlink(missing_ok=True)
+
+    def names(self, kind: str | None = None, prefix: str = "") -> list[str]:
+        return [n for n, a in self.manifest().artifacts.items() if n.startswith(prefix) and kind in (None, a.kind)]
+
+    def entry(self, name: str) -> Artifact:
+        """Raises StitchLensError that lists the artifacts of the same prefix where `name` is missing."""
+        artifacts = self.manifest().artifacts
+        if name not in artifacts:
+            near = [n for n in artifacts if n.split("/")[0] == name.split("/")[0]] or list(artifacts)
+            raise StitchLensError(
+                f"no '{name}' in workspace '{self.pair}'", f"one of {', '.join(near) or 'none yet'}",
+                f"run `python -m core build {self.pair}`",
+            )  # fmt: skip
+        return artifacts[name]
+
+    def path(self, name: str) -> Path:
+        """The artifact's file, its hash checked. Raises StitchLensError where a byte differs or it is gone."""
+        entry = self.entry(name)
+        path = self.root / entry.path
+        if not path.exists():
+            raise StitchLensError(
+                f"{entry.path} missing from workspace '{self.pair}'", "the file its manifest names",
+                f"restore it, or run `python -m core build {self.pair}`",
+            )  # fmt: skip
+        found = sha256_file(path)
+        if found != entry.sha256:
+            raise StitchLensError(
+                f"{entry.path} with hash {found[:12]}", f"{entry.sha256[:12]} as in its manifest",
+                f"the file was changed: restore it, or run `python -m core build {self.pair}`",
+            )  # fmt: skip
+        return path
+
+    def table(self, name: str) -> pd.DataFrame:
+        return pd.read_parquet(self.path(name))
+
+    def record(self, name: str) -> dict[str, Any]:
+        return json.loads(self.path(name).read_text("utf-8"))
+
+    def verify(self) -> dict[str, str]:
+        """Faults by artifact name; empty where all is well."""
+        faults = {}
+        for name in self.manifest().artifacts:
+            try:
+                self.path(name)
+            except StitchLensError as e:
+                faults[name] = str(e)
+        return faults
+
+
+@contextlib.contextmanager
+def only_one(pair: str, what: str) -> Iterator[None]:
+    """Hold the pair's lock for long work; a second holder is refused at once, and loses nothing."""
+    path = user_cache() / "locks" / f"{pair}-{what}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise StitchLensError(
+            f"another {what} of '{pair}' running", "one at a time", "wait for it or stop it; its work so far is kept"
+        ) from None
+    except OSError as e:
+        raise _disk_error(e, path) from e
+    try:
+        yield
+    finally:
+        lock.release()
