@@ -139,7 +139,7 @@ def read_text(path: Path) -> str:
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, str, str]]:
-    for n, line in enumerate(read_text(path).splitlines(), 1):
+    for n, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -187,7 +187,9 @@ def _read_hub(dataset: str) -> Iterator[tuple[str, str, str]]:
     """`hf:NAME[:split[:column]]`, streamed up to STREAM_CHARACTERS."""
     from datasets import load_dataset
 
-    name, split, column, *_ = [*dataset.split(":"), "train", "text"][:3] if ":" in dataset else [dataset, "train", "text"]
+    name, split, column, *_ = (
+        [*dataset.split(":"), "train", "text"][:3] if ":" in dataset else [dataset, "train", "text"]
+    )
     try:
         read = 0
         for n, row in enumerate(load_dataset(name, split=split, streaming=True)):

@@ -1,4 +1,4 @@
-"""Counts, means and second moments of paired activations, accumulated in float64; they add up across shards and machines."""
+"""Counts, means and second moments of paired activations, in float64; they add up across shards and machines."""
 
 import json
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from core.store import beside
 
 @dataclass(frozen=True)
 class Moments:
-    """What a fit needs to know of the data, float64: n positions, means [d], centred second moments [d, d] (divided by n)."""
+    """What a fit needs to know of the data, float64: n positions, means [d], covariances [d, d] (divided by n)."""
 
     n: int
     mean_a: Float[Tensor, " d_a"]

@@ -98,7 +98,9 @@ def norm_limits(chunk: Chunk) -> dict[str, float]:
     """Largest norm kept, by 'a<layer>' and 'b<layer>': OUTLIER medians of this chunk's rows, in residual units."""
     sides = (("a", chunk.h_a), ("b", chunk.h_b))
     return {
-        f"{side}{layer}": OUTLIER * float(h.float().norm(dim=-1).median()) for side, hs in sides for layer, h in hs.items()
+        f"{side}{layer}": OUTLIER * float(h.float().norm(dim=-1).median())
+        for side, hs in sides
+        for layer, h in hs.items()
     }
 
 
@@ -215,7 +217,12 @@ class Recording:
 
 
 def harvest_recording(
-    a: LiveModel, b: LiveModel, documents: Sequence[Document], pair: LayerPair, config: dict[str, Any], desc: str = "record"
+    a: LiveModel,
+    b: LiveModel,
+    documents: Sequence[Document],
+    pair: LayerPair,
+    config: dict[str, Any],
+    desc: str = "record",
 ) -> Recording:
     """Like `harvest_moments`, but keeps the rows themselves; needed by the `adam` fitter. Resumes shard by shard."""
     folder = _folder("activations", config | {"layer_pair": pair.name})
@@ -235,7 +242,10 @@ def harvest_recording(
                                 part.write_text(json.dumps(norm_limits(chunk)))
                         limits = limits or json.loads(note.read_text())
                         keep = within(chunk, limits, pair)
-                        rows = {"h_a": chunk.h_a[pair.a][keep].contiguous(), "h_b": chunk.h_b[pair.b][keep].contiguous()}
+                        rows = {
+                            "h_a": chunk.h_a[pair.a][keep].contiguous(),
+                            "h_b": chunk.h_b[pair.b][keep].contiguous(),
+                        }
                         with beside(shard) as part:
                             save_file(rows, part)
                     rows_in = len(load_file(shard)["h_a"])

@@ -1,4 +1,4 @@
-"""Record and replace the residual stream at `blocks.{L}.hook_resid_pre`. Every hook is undone, also after an exception."""
+"""Record and replace the residual stream at `blocks.{L}.hook_resid_pre`; hooks are always undone."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -34,11 +34,9 @@ def residuals(
 
         return hook
 
-    with torch.inference_mode(), model.bridge.hooks(fwd_hooks=[(_name(k), keep(k)) for k in layers]):
-        try:
-            model.body(input_ids=ids, use_cache=False)
-        except _Stop:
-            pass
+    wanted = [(_name(k), keep(k)) for k in layers]
+    with torch.inference_mode(), contextlib.suppress(_Stop), model.bridge.hooks(fwd_hooks=wanted):
+        model.body(input_ids=ids, use_cache=False)
     return seen
 
 

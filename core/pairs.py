@@ -121,6 +121,11 @@ PAIRS: dict[str, PairSpec] = {
             a=SMOLLM2,
             b=GEMMA3_270M,
             family="cross-family",
+            layer_pairs=(
+                LayerPair(a=20, b=9, why="least A→B loss of those tried"),
+                LayerPair(a=15, b=4, why="middle of A, SVCCA's pick in B"),
+                LayerPair(a=22, b=13, why="three quarters of the depth"),
+            ),
         ),
         PairSpec(
             key="pythia-70m-160m",

@@ -1,4 +1,4 @@
-"""Progress for people: a bar with rate and time left on the terminal, and the same as JSON for a background job's page."""
+"""Progress for people: a bar with rate and time left, and the same as JSON for a background job's page."""
 
 import json
 import os

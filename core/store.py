@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -20,12 +21,15 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from pydantic import Field, ValidationError
+from safetensors import SafetensorError
 
 from core import __version__
 from core.errors import StitchLensError
 from core.pairs import Frozen
 
 SCHEMA = 1
+LOCK_SECONDS = 10.0
+"""How long a writer waits for another one."""
 PROJECT = Path(__file__).resolve().parent.parent
 WORKSPACES = PROJECT / "cache"
 
@@ -103,6 +107,10 @@ def beside(target: Path) -> Iterator[Path]:
         part.replace(target)
     except OSError as e:
         raise _disk_error(e, target) from e
+    except SafetensorError as e:  # its I/O errors carry their number in the text alone
+        if (number := re.search(r"os error (\d+)", str(e))) is None:
+            raise
+        raise _disk_error(OSError(int(number[1]), os.strerror(int(number[1]))), target) from e
     finally:
         part.unlink(missing_ok=True)
 
@@ -110,10 +118,14 @@ def beside(target: Path) -> Iterator[Path]:
 def _disk_error(e: OSError, target: Path) -> StitchLensError:
     if e.errno in (errno.ENOSPC, errno.EDQUOT):
         return StitchLensError(
-            f"a full disk while writing {target.name}", "free space", f"free some under {target.parent} and run it again"
+            f"a full disk while writing {target.name}",
+            "free space",
+            f"free some under {target.parent} and run it again",
         )
     return StitchLensError(
-        f"{e.strerror or e} at {target}", "a place that can be written", "check its permissions, or set STITCHLENS_CACHE"
+        f"{e.strerror or e} at {target}",
+        "a place that can be written",
+        "check its permissions, or set STITCHLENS_CACHE",
     )
 
 
@@ -153,15 +165,29 @@ class Workspace:
         except ValidationError as e:
             first = e.errors()[0]
             raise StitchLensError(
-                f"a manifest with a fault at {'.'.join(map(str, first['loc']))} ({first['msg']})", f"schema {SCHEMA}",
+                f"a manifest with a fault at {'.'.join(map(str, first['loc']))} ({first['msg']})",
+                f"schema {SCHEMA}",
                 f"rebuild with `python -m core build {self.pair}`",
             ) from None
         if manifest.pair != self.pair:
-            raise StitchLensError(f"a manifest of pair '{manifest.pair}'", f"'{self.pair}'", "move it to its own folder")
+            raise StitchLensError(
+                f"a manifest of pair '{manifest.pair}'", f"'{self.pair}'", "move it to its own folder"
+            )
         return manifest
 
-    def _lock(self) -> FileLock:
-        return FileLock(self.root / ".lock", timeout=10)
+    @contextlib.contextmanager
+    def _only_writer(self) -> Iterator[None]:
+        """The workspace's lock. Raises StitchLensError where another process keeps it, or the place is read-only."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.root / ".lock", timeout=LOCK_SECONDS):
+                yield
+        except Timeout:
+            raise StitchLensError(
+                f"another process writing to workspace '{self.pair}'", "to be the only writer", "wait for it to finish"
+            ) from None
+        except OSError as e:
+            raise _disk_error(e, self.root) from e
 
     def _replace_manifest(self, artifacts: dict[str, Artifact]) -> None:
         text = Manifest(pair=self.pair, artifacts=dict(sorted(artifacts.items()))).model_dump_json(indent=1)
@@ -170,31 +196,23 @@ class Workspace:
 
     def put(self, name: str, write: Callable[[Path], None], kind: str, suffix: str, makers: dict[str, Any]) -> Artifact:
         """Write one artifact (`write` fills the path it is given) and point the manifest at it."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with self._lock():
-                old = self.manifest().artifacts if self.exists else {}
-                target = self.root / f"{name}{suffix}"
-                with beside(target) as part:
-                    write(part)
-                    digest = sha256_file(part)
-                    size = part.stat().st_size
-                final = target.with_name(f"{target.name.removesuffix(suffix)}.{digest[:8]}{suffix}")
-                os.replace(target, final)
-                new = Artifact(
-                    path=str(final.relative_to(self.root)), sha256=digest, bytes=size, kind=kind, makers=makers,
-                    versions=versions(), made=datetime.now(UTC).isoformat(timespec="seconds"),
-                )  # fmt: skip
-                self._replace_manifest(old | {name: new})
-                if name in old and old[name].path != new.path:
-                    (self.root / old[name].path).unlink(missing_ok=True)
-                return new
-        except Timeout:
-            raise StitchLensError(
-                f"another process writing to workspace '{self.pair}'", "to be the only writer", "wait for it to finish"
-            ) from None
-        except OSError as e:
-            raise _disk_error(e, self.root) from e
+        with self._only_writer():
+            old = self.manifest().artifacts if self.exists else {}
+            target = self.root / f"{name}{suffix}"
+            with beside(target) as part:
+                write(part)
+                digest = sha256_file(part)
+                size = part.stat().st_size
+            final = target.with_name(f"{target.name.removesuffix(suffix)}.{digest[:8]}{suffix}")
+            target.replace(final)
+            new = Artifact(
+                path=str(final.relative_to(self.root)), sha256=digest, bytes=size, kind=kind, makers=makers,
+                versions=versions(), made=datetime.now(UTC).isoformat(timespec="seconds"),
+            )  # fmt: skip
+            self._replace_manifest(old | {name: new})
+            if name in old and old[name].path != new.path:
+                (self.root / old[name].path).unlink(missing_ok=True)
+            return new
 
     def put_table(self, name: str, table: pd.DataFrame, makers: dict[str, Any]) -> Artifact:
         return self.put(name, lambda p: table.to_parquet(p, index=False), "table", ".parquet", makers)
@@ -204,7 +222,7 @@ class Workspace:
         return self.put(name, lambda p: p.write_text(text + "\n", "utf-8") and None, "record", ".json", makers)
 
     def remove(self, name: str) -> None:
-        with self._lock():
+        with self._only_writer():
             artifacts = dict(self.manifest().artifacts)
             gone = artifacts.pop(name, None)
             self._replace_manifest(artifacts)

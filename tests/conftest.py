@@ -1,19 +1,35 @@
-"""What tests share: where Chromium is, and a browser driven through it."""
+"""What tests share: small real models with real tokenizers, a corpus, a cache of their own, and a browser."""
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+# Before any Hugging Face import: what the hub would say must not depend on the machine.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+import torch
 from playwright.sync_api import Browser, sync_playwright
+from pydoc_data.topics import topics
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, trainers
+from tokenizers import models as tokenizer_models
+
+from core.corpus import Corpus, build_corpus
+from core.models import LiveModel, Runtime, load
+from core.pairs import LayerPair, ModelSpec, PairSpec, Source
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_ON_MAC = (
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
 )
+USERS_CACHE = os.environ.get("STITCHLENS_CACHE")
 
 
 @cache
@@ -44,3 +60,171 @@ def browser() -> Iterator[Browser]:
         chromium = playwright.chromium.launch(executable_path=find_chromium(), args=args)
         yield chromium
         chromium.close()
+
+
+@contextmanager
+def users_cache() -> Iterator[None]:
+    """The user's own cache for a while: what is dequantised there need not be made again."""
+    with pytest.MonkeyPatch.context() as patch:
+        if USERS_CACHE is None:
+            patch.delenv("STITCHLENS_CACHE", raising=False)
+        else:
+            patch.setenv("STITCHLENS_CACHE", USERS_CACHE)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of this run, for everything but the tests marked `model` and `browser`."""
+    folder = tmp_path_factory.mktemp("user-cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STITCHLENS_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def cache_of_the_marker(request: pytest.FixtureRequest, own_cache: Path) -> Iterator[None]:
+    if request.node.get_closest_marker("model") or request.node.get_closest_marker("browser"):
+        with users_cache():
+            yield
+    else:
+        yield
+
+
+FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
+ENGLISH = "\n\n".join(topics[k] for k in sorted(topics)[:40])
+"""About 190,000 characters of English that come with Python."""
+SCRIPTS = {
+    "Latin": "Voilà, le cœur a ses raisons.",
+    "Cyrillic": "Привет, мир! Как дела?",
+    "Devanagari": "नमस्ते दुनिया, कैसे हैं?",
+    "Han": "你好，世界。今天天气很好。",
+    "Arabic": "مرحبا بالعالم، كيف الحال؟",
+    "emoji": "😀 👍🏽 👩‍👩‍👧 fin",
+}
+
+
+def byte_level() -> Any:
+    """A byte-level BPE tokenizer, as of GPT-2 and Pythia. Its tokens may end inside a character."""
+    from transformers import PreTrainedTokenizerFast
+
+    tok = Tokenizer(tokenizer_models.BPE())
+    tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    tok.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(
+        vocab_size=512, special_tokens=["<|endoftext|>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    tok.train_from_iterator([ENGLISH[:60_000], *(t for s in SCRIPTS.values() for t in [s] * 40)], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tok, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+
+
+def metaspace() -> Any:
+    """A BPE over characters with ▁ for spaces and bytes for unknown characters, as of Llama and Gemma."""
+    from transformers import PreTrainedTokenizerFast
+
+    tok = Tokenizer(tokenizer_models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tok.normalizer = normalizers.Replace(" ", "▁")  # type: ignore[assignment]
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tok.decoder = decoders.Sequence(steps)  # type: ignore[assignment]
+    special = ["<bos>", "<unk>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=620, show_progress=False, special_tokens=special + [f"<0x{i:02X}>" for i in range(256)]
+    )
+    tok.train_from_iterator([ENGLISH[60_000:90_000].replace("\n", " "), "Привет, мир"], trainer)
+    plain = json.loads(tok.to_str())  # the bytes are ordinary tokens, not special ones
+    plain["added_tokens"] = [t for t in plain["added_tokens"] if t["content"] in special]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(plain)), bos_token="<bos>", unk_token="<unk>"
+    )
+
+
+def _untrained(kind: str, vocabulary: int) -> Any:
+    import transformers as t
+
+    common: dict[str, Any] = {"vocab_size": vocabulary, "max_position_embeddings": 1024, "num_attention_heads": 4}
+    match kind:
+        case "neox-a":
+            size = {"hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 128}
+            return t.GPTNeoXForCausalLM(t.GPTNeoXConfig(**common, **size))
+        case "neox-b":
+            size = {"hidden_size": 48, "num_hidden_layers": 4, "intermediate_size": 192}
+            return t.GPTNeoXForCausalLM(t.GPTNeoXConfig(**common, **size))
+        case "llama":
+            size = {"hidden_size": 40, "num_hidden_layers": 3, "intermediate_size": 80, "num_key_value_heads": 2}
+            return t.LlamaForCausalLM(t.LlamaConfig(**common, **size))
+        case "gemma":
+            size = {"hidden_size": 40, "num_hidden_layers": 3, "intermediate_size": 80, "num_key_value_heads": 1}
+            more = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64}
+            return t.Gemma3ForCausalLM(t.Gemma3TextConfig(**common, **size, **more))
+    raise KeyError(kind)
+
+
+def _train(model: Any, tokenizer: Any, steps: int, text: str = ENGLISH[:60_000]) -> None:
+    """Enough of next-token training that the residual stream matters; text of the fit split is not kept apart."""
+    ids = torch.tensor(tokenizer(text, add_special_tokens=False).input_ids)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=steps)
+    g = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        starts = torch.randint(0, len(ids) - 64, (8,), generator=g).tolist()
+        batch = torch.stack([ids[s : s + 64] for s in starts])
+        model(input_ids=batch, labels=batch).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        schedule.step()
+
+
+KINDS = {"neox-a": (3, 32), "neox-b": (4, 48), "llama": (3, 40), "gemma": (3, 40)}
+TinySpec = Callable[[str], ModelSpec]
+Tiny = Callable[[str], LiveModel]
+
+
+@pytest.fixture(scope="session")
+def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> TinySpec:
+    """The spec of a small model in a folder: `neox-a` and `neox-b` share a byte-level tokenizer and are trained for
+    seconds; `llama` and `gemma` share a metaspace tokenizer and are random."""
+    home = tmp_path_factory.mktemp("models")
+
+    @cache
+    def tokenizer(family: str) -> Any:
+        return byte_level() if family == "neox" else metaspace()
+
+    @cache
+    def make(kind: str) -> ModelSpec:
+        layers, width = KINDS[kind]
+        tok = tokenizer(kind.split("-")[0] if kind.startswith("neox") else "other")
+        torch.manual_seed(len(kind) + width)
+        model = _untrained(kind, len(tok))
+        if kind.startswith("neox"):
+            _train(model, tok, 100)
+        model.eval().save_pretrained(home / kind)
+        tok.save_pretrained(home / kind)
+        source = Source(kind="folder", ref=str(home / kind))
+        return ModelSpec(key=kind, title=f"tiny {kind}", n_layers=layers, d_model=width, sources=(source,))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_spec: TinySpec, own_cache: Path) -> Tiny:
+    """A small model opened by `core.models.load` in float32 on the CPU, one a kind for the whole run."""
+    return cache(lambda kind: load(tiny_spec(kind), FLOAT32))
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(tiny_spec: TinySpec, tmp_path_factory: pytest.TempPathFactory) -> PairSpec:
+    """The within-family pair, with a folder of text as its corpus."""
+    folder = tmp_path_factory.mktemp("text") / "english"
+    folder.mkdir()
+    for name in sorted(topics)[:24]:
+        (folder / f"{name}.txt").write_text(topics[name], "utf-8")
+    return PairSpec(
+        key="tiny", title="two tiny models", a=tiny_spec("neox-a"), b=tiny_spec("neox-b"), family="within-family",
+        layer_pairs=(LayerPair(a=1, b=2, why="a test"),), corpus=str(folder),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def english() -> Corpus:
+    return build_corpus("english", [(name, "eng", topics[name]) for name in sorted(topics)[:40]])

@@ -1,0 +1,29 @@
+"""StitchLens: the router and the frame that every page stands in. Start it with `make app`."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from core import __version__, queries
+from core.pairs import PAIRS
+
+HERE = Path(__file__).parent
+MARK = HERE / "pages" / "shared" / "mark.svg"
+
+st.set_page_config(page_icon=str(MARK), layout="wide")  # before st.navigation: no icon is asked of the network
+st.logo(str(MARK), size="large")
+pages = [
+    st.Page("pages/overview.py", title="Overview", icon=":material/dashboard:", default=True),
+    st.Page("pages/stitches.py", title="Stitches", icon=":material/hub:"),
+]
+page = st.navigation(pages)
+st.set_page_config(page_title=f"{page.title} · StitchLens")
+with st.sidebar:
+    built = queries.pairs_with_workspace()
+    which = "those that are built" if built else "none is built yet, so those that are known"
+    st.selectbox(
+        "Workspace", built or list(PAIRS), key="pair", bind="query-params",
+        help=f"A pair of models and all that was computed for it; listed: {which}.",
+    )  # fmt: skip
+    st.caption(f"StitchLens {__version__}")
+page.run()

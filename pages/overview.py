@@ -1,0 +1,137 @@
+"""What this pair is, what has been computed for it, and its Table 1 beside the paper's."""
+
+import pandas as pd
+import streamlit as st
+
+from core import jobs, queries
+from core.pairs import PairSpec, get_pair
+from core.store import Workspace
+from pages.shared import figures, frame
+from pages.shared.frame import ask, count, percent, plain, section
+
+STITCHES = "pages/stitches.py"
+
+
+def page() -> None:
+    ws = frame.workspace()
+    with section():
+        pair = get_pair(ws.pair)
+        st.title(pair.title)
+        st.markdown(
+            "Two language models joined by an affine stitch: the closer a diamond lies to its circle, "
+            "the better one model goes on from the other's residual stream."
+        )
+        frame.refusal()
+        frame.job_panel(ws.pair)
+        if not ws.exists:
+            empty(pair)
+            return
+        with section():
+            figure(ws, pair)
+        with section():
+            facts(ws, pair)
+        with section():
+            paper(ws)
+        with section():
+            computed(ws)
+
+
+def empty(pair: PairSpec) -> None:
+    frame.door(
+        f"**No workspace for {plain(pair.title)} yet.** Building one reads the corpus with both models, compares their "
+        "layers, fits stitches and measures them. It may be stopped and goes on where it was.",
+        f"python -m core build {pair.key}",
+        "Build it",
+        lambda: jobs.start_build(pair.key),
+    )
+
+
+def figure(ws: Workspace, pair: PairSpec) -> None:
+    names = ask(queries.stitch_names, ws)
+    if not names:
+        st.markdown("No stitch has been fitted yet.")
+        st.page_link(STITCHES, label="Fit one", icon=":material/hub:", query_params={"pair": ws.pair})
+        return
+    if not queries.has(ws, f"downstream/{names[0]}"):
+        st.markdown(f"Stitch {plain(names[0])} has not been measured yet.")
+        return
+    table = ask(queries.downstream, ws, names[0])
+    row = ask(queries.stitches, ws).iloc[0]
+    figures.draw(
+        figures.table_1(table, pair.a.title, pair.b.title),
+        f"Table 1 for stitch **{plain(names[0])}**, between A's residual stream before layer {row.layer_a} and B's "
+        f"before layer {row.layer_b}: next-token loss, and its increase over the unpatched model that comes last. "
+        f"Held-out split, {table.documents.max():,} documents; bars are 95 % bootstrap intervals over documents. "
+        "Controls: a stitch fitted on shuffled pairs, and the residual replaced by its mean.",
+        key="overview-table-1",
+        alt=f"Next-token losses of {pair.title}: unpatched, stitched and controls",
+    )
+
+
+def facts(ws: Workspace, pair: PairSpec) -> None:
+    about = ask(queries.about, ws)
+    corpus, alignment = about["corpus"], about["alignment"]
+    splits = corpus.get("splits", {})
+    default = ask(queries.stitches, ws)
+    cells = [
+        (":blue[A], the smaller", plain(pair.a.title), f"{pair.a.n_layers} layers, {pair.a.d_model} wide"),
+        (":violet[B], the larger", plain(pair.b.title), f"{pair.b.n_layers} layers, {pair.b.d_model} wide"),
+        ("Corpus", f"{count(corpus['characters'])} characters",
+         f"{corpus['documents']:,} documents: " + ", ".join(f"{n:,} {plain(split)}" for split, n in splits.items())),
+        ("Paired positions", count(alignment["paired"]),
+         f"{percent(alignment['share_a'], sign=False)} of A's tokens, "
+         f"{percent(alignment['share_b'], sign=False)} of B's: {plain(pair.family)}"),
+    ]  # fmt: skip
+    if len(default) and pd.notna(default.fuv_up.iloc[0]):
+        best = default.iloc[0]
+        cells.append(("Variance unexplained ↓",
+                      f"{percent(best.fuv_up, sign=False)} up, {percent(best.fuv_down, sign=False)} down",
+                      f"FUV, held-out, stitch {plain(best['name'])}"))  # fmt: skip
+    frame.cells(cells)
+
+
+def paper(ws: Workspace) -> None:
+    st.subheader("Table 1, here and in the paper", anchor="table-1")
+    table = ask(queries.table_1, ws)
+    label = "Pair of model and layer"
+    ours = table.source == "this workspace"
+    rows = figures.table_1_rows(table, label)
+    rows[label] = [plain(x) if mine else f"*paper*: {plain(x)}" for x, mine in zip(rows[label], ours, strict=True)]
+    st.table(rows.set_index(label), border="horizontal")
+    st.caption(
+        "Next-token cross-entropy, nats/token (↓ better), and its increase over the model that comes last, as in "
+        "Table 1; the paper's increases are recomputed from its rounded losses. Its pairs share tokenizer and family, "
+        "its losses are over other text: compare the increases, not the losses. Controls are in the figure above."
+    )
+
+
+def computed(ws: Workspace) -> None:
+    done, go = st.columns([3, 2], gap="large")
+    table = ask(queries.computed, ws)
+    with done:
+        st.subheader("What has been computed", anchor="computed")
+        rows = table[["what", "files", "made", "megabytes"]]
+        st.dataframe(
+            rows, hide_index=True, alt="Artifacts of this workspace",
+            column_config={
+                "what": "What", "files": "Files",
+                "made": st.column_config.DatetimeColumn("Made (UTC)", format="YYYY-MM-DD HH:mm", timezone="UTC"),
+                "megabytes": st.column_config.NumberColumn("MB", format="%.2f"),
+            },
+        )  # fmt: skip
+    with go:
+        st.subheader("Where to go next", anchor="next")
+        for row in ask(queries.stitches, ws).head(6).to_dict("records"):
+            st.page_link(
+                STITCHES, icon=":material/hub:", query_params={"pair": ws.pair, "stitch": str(row["name"])},
+                label=f"{plain(row['name'])}: A→B {percent(row['a_to_b_relative'])}, "
+                f"B→A {percent(row['b_to_a_relative'])}",
+            )  # fmt: skip
+        st.page_link(
+            STITCHES, icon=":material/grid_on:", query_params={"pair": ws.pair},
+            label="Pick layers and fit your own",
+        )  # fmt: skip
+
+
+frame.routed()
+page()

@@ -1,0 +1,206 @@
+"""The figures. One colour means one thing: A blue, B purple, transferred purple outlined in blue, controls grey."""
+
+from typing import Any, Literal
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from core.queries import BY_KEY, STITCHED, TABLE_1
+from pages.shared.frame import NARROW, loss, percent
+
+QUIET = {"displayModeBar": False, "scrollZoom": False}
+LEGEND = {
+    "orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "itemclick": False, "itemdoubleclick": False,
+}  # fmt: skip
+LABELS = 108
+"""Pixels left of an axis for the names of conditions."""
+ROLES = {"unpatched": "unpatched", "transferred": "stitched", "control": "control"}
+
+
+def colours() -> dict[str, str]:
+    """Of the active theme, from `.streamlit/config.toml`: `a`, `b`, `control`, `ink`, `paper`."""
+    theme = st.context.theme.type or "light"
+    chart = st.get_option(f"theme.{theme}.chartCategoricalColors")
+    return {
+        "a": chart[0], "b": chart[1], "control": chart[4],
+        "ink": st.get_option(f"theme.{theme}.textColor"), "paper": st.get_option(f"theme.{theme}.backgroundColor"),
+    }  # fmt: skip
+
+
+def marker(role: str, model: str, size: int = 11) -> dict[str, Any]:
+    """Unpatched: a circle in the model's colour; stitched: purple diamond outlined in blue; control: grey square."""
+    c = colours()
+    match role:
+        case "unpatched":
+            return {"symbol": "circle", "size": size, "color": c[model]}
+        case "transferred":
+            return {"symbol": "diamond", "size": size, "color": c["b"], "line": {"color": c["a"], "width": 2}}
+        case _:
+            return {"symbol": "square", "size": size - 2, "color": c["control"]}
+
+
+def table_1(table: pd.DataFrame, title_a: str, title_b: str) -> go.Figure:
+    """`queries.downstream` as dots with 95 % intervals, what A scores above what B scores, one axis."""
+    c = colours()
+    figure = go.Figure()
+    span = table.high.max() - table.low.min()
+    left, right = table.low.min() - 0.06 * span, table.high.max() + 0.1 * span
+    names, ticks, at = {"a": title_a, "b": title_b}, [], 0.0
+    for model in ("a", "b"):
+        rows = table.loc[table.model == model]
+        base = rows.loss[rows.role == "unpatched"].to_list()
+        figure.add_annotation(
+            x=0, y=at, xref="paper", xshift=-LABELS, text=f"<b>Scored by {model.upper()}</b>, {names[model]}",
+            showarrow=False, xanchor="left", font={"color": c[model], "size": 14},
+        )  # fmt: skip
+        for x in base:
+            figure.add_shape(
+                type="line", x0=x, x1=x, y0=at - 0.6, y1=at - len(rows) - 0.4, layer="below",
+                line={"color": c[model], "width": 1, "dash": "dot"},
+            )  # fmt: skip
+        for row in rows.to_dict("records"):
+            at -= 1
+            ticks.append((at, row["label"]))
+            near_end = row["loss"] > left + 0.62 * (right - left)
+            text = loss(row["loss"]) + ("" if row["role"] == "unpatched" else f" ({percent(row['relative'])})")
+            above = percent(row["relative"], row["relative_low"], row["relative_high"])
+            figure.add_scatter(
+                x=[row["loss"]], y=[at], mode="markers+text", marker=marker(row["role"], model),
+                error_x={"type": "data", "array": [row["high"] - row["loss"]], "arrayminus": [row["loss"] - row["low"]],
+                         "thickness": 2, "width": 0, "color": c["control"]},
+                text=[f"  {text}  "], textposition="middle left" if near_end else "middle right",
+                textfont={"color": c["ink"], "size": 13}, name=row["label"], showlegend=False, cliponaxis=False,
+                hovertemplate=(
+                    f"<b>{row['label']}</b>: {row['says']}<br>"
+                    f"{loss(row['loss'], row['low'], row['high'])} nats/token<br>"
+                    + (f"{above} against {model.upper()} unpatched<br>" if row["role"] != "unpatched" else "")
+                    + f"{row['bits_per_byte']:.2f} bits/byte<br>"
+                    f"{row['documents']:,} documents, {row['tokens']:,} tokens<extra></extra>"
+                ),
+            )  # fmt: skip
+        at -= 1.2
+    for role, label in ROLES.items():
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker(role, "a"), name=label, hoverinfo="skip")
+    figure.update_layout(
+        height=430, margin={"l": LABELS, "r": 8, "t": 30, "b": 0}, dragmode=False, hovermode="closest",
+        legend=LEGEND,
+    )  # fmt: skip
+    figure.update_xaxes(
+        title="nats/token (← better)", range=[left, right], fixedrange=True, zeroline=False
+    )
+    figure.update_yaxes(
+        tickvals=[t[0] for t in ticks], ticktext=[t[1] for t in ticks], range=[at + 0.7, 0.5], fixedrange=True,
+        showgrid=False, zeroline=False, automargin=False,
+    )  # fmt: skip
+    return figure
+
+
+def svcca(table: pd.DataFrame, picked: tuple[int, int], title_a: str, title_b: str) -> go.Figure:
+    """Fig. 6. An invisible mark over each cell takes hover and click: its `customdata` is (layer_a, layer_b)."""
+    grid = table.pivot_table(index="layer_b", columns="layer_a", values="svcca")
+    figure = go.Figure(
+        go.Heatmap(
+            x=grid.columns, y=grid.index, z=grid.to_numpy(), hoverinfo="skip", xgap=1, ygap=1,
+            colorbar={"title": {"text": "SVCCA", "side": "right"}, "orientation": "h", "thickness": 10, "len": 0.6,
+                      "x": 0, "xanchor": "left", "y": -0.17, "yanchor": "top", "nticks": 5},
+        )
+    )  # fmt: skip
+    best, fitted = table[table.best], table[table.stitches != ""]
+    figure.add_scatter(
+        x=best.layer_a, y=best.layer_b, mode="markers", name="best layer of B (A.1)", hoverinfo="skip",
+        marker={"symbol": "circle", "size": 6, "color": "#ffffff", "line": {"color": "#000000", "width": 1}},
+    )  # fmt: skip
+    figure.add_scatter(
+        x=fitted.layer_a, y=fitted.layer_b, mode="markers", hoverinfo="skip", showlegend=False,
+        marker={"symbol": "diamond", "size": 17, "color": "#ffffff"},
+    )  # fmt: skip
+    figure.add_scatter(
+        x=fitted.layer_a, y=fitted.layer_b, mode="markers", name="fitted stitch", hoverinfo="skip",
+        marker=marker("transferred", "b", 12),
+    )  # fmt: skip
+    c = colours()
+    for colour, width in ((c["paper"], 5), (c["ink"], 2)):
+        figure.add_scatter(
+            x=[picked[0]], y=[picked[1]], mode="markers", name="picked", showlegend=width == 2, hoverinfo="skip",
+            marker={"symbol": "square-open", "size": 20, "color": colour, "line": {"width": width, "color": colour}},
+        )  # fmt: skip
+    figure.add_scatter(
+        x=table.layer_a, y=table.layer_b, mode="markers", showlegend=False, name="",
+        marker={"size": 16, "opacity": 0, "symbol": "square"},
+        selected={"marker": {"opacity": 0}}, unselected={"marker": {"opacity": 0}},
+        customdata=table[["layer_a", "layer_b", "svcca", "chance", "stitches"]].to_numpy(),
+        hovertemplate="A before layer %{x}, B before layer %{y}<br>SVCCA %{customdata[2]:.2f} (chance about "
+        "%{customdata[3]:.2f})<br>%{customdata[4]}<extra></extra>",
+    )  # fmt: skip
+    figure.update_layout(
+        height=480, margin={"l": 0, "r": 0, "t": 40, "b": 0}, dragmode=False, hovermode="closest",
+        clickmode="event+select", legend=LEGEND,
+    )  # fmt: skip
+    axis = {"fixedrange": True, "showgrid": False, "zeroline": False, "ticks": ""}
+    across, up = [-0.5, table.layer_a.max() + 0.5], [-0.5, table.layer_b.max() + 0.5]
+    figure.update_xaxes(title=f"layer of <b>A</b>, {title_a}", dtick=5, range=across, **axis)
+    figure.update_yaxes(title=f"layer of <b>B</b>, {title_b}", dtick=5, range=up, **axis)
+    return figure
+
+
+def alpha_sweep(table: pd.DataFrame, unit: Literal["loss", "relative"] = "loss") -> go.Figure:
+    """Fig. 7: one line a condition, in the colour of the model that scores it, solid one way, dashed there and back."""
+    c = colours()
+    figure = go.Figure()
+    floor = table.alpha[table.alpha > 0].min() / 4  # a logarithmic axis has no 0: it stands at the left end
+    scale = 100 if unit == "relative" else 1
+    for key in STITCHED:
+        rows = table[table.condition == key]
+        if rows.empty:
+            continue
+        what = BY_KEY[key]
+        figure.add_scatter(
+            x=rows.alpha.where(rows.alpha > 0, floor), y=rows[unit] * scale, name=what.label, mode="lines+markers",
+            line={"color": c[what.model], "width": 2, "dash": "solid" if len(key) == 6 else "dash"},
+            marker=marker("transferred", what.model, 8),
+            customdata=[(a, loss(x), percent(r)) for a, x, r in zip(rows.alpha, rows.loss, rows.relative, strict=True)],
+            hovertemplate=f"<b>{what.label}</b>, α = %{{customdata[0]:g}}<br>%{{customdata[1]}} nats/token "
+            f"(%{{customdata[2]}})<extra></extra>",
+        )  # fmt: skip
+    for model in ("a", "b"):
+        base = table[table.model == model].base
+        if unit == "loss" and len(base):
+            figure.add_hline(
+                y=base.iloc[0], line={"color": c[model], "width": 1, "dash": "dot"},
+                annotation={"text": f"{model.upper()} unpatched", "font": {"color": c[model]}},
+                annotation_position="top left",
+            )  # fmt: skip
+    alphas = sorted(table.alpha.unique())
+    title = "loss, nats/token" if unit == "loss" else "loss above unpatched, %"
+    figure.update_layout(
+        height=380, margin={"l": 0, "r": 8, "t": 30, "b": 0}, dragmode=False, hovermode="closest",
+        legend=LEGEND,
+    )  # fmt: skip
+    figure.update_xaxes(
+        title="α of Eq. 3, strength of inversion (log)", type="log", fixedrange=True,
+        tickvals=[a or floor for a in alphas], ticktext=[f"{a:g}" for a in alphas], showgrid=False, zeroline=False,
+    )  # fmt: skip
+    figure.update_yaxes(title=f"{title} (↓ better)", fixedrange=True, zeroline=False)
+    return figure
+
+
+def draw(figure: go.Figure, caption: str, key: str, alt: str, **kwargs: Any) -> Any:
+    """The figure, then its caption: equation or figure in the paper, sample size, control."""
+    drawn = st.plotly_chart(figure, key=key, config=QUIET, alt=alt, **kwargs)
+    st.caption(caption)
+    return drawn
+
+
+def table_1_rows(table: pd.DataFrame, label: str) -> pd.DataFrame:
+    """`queries.table_1` in the paper's layout and colour code: loss, and the relative loss in parentheses."""
+    a, b = ":blue[A]", ":violet[B]"
+    heads = dict(zip(TABLE_1, (a, b, f"{a}→{b}", f"{b}→{a}", f"{a}→{b}→{a}", f"{b}→{a}→{b}"), strict=True))
+    out = pd.DataFrame({label: table.label})
+    for key in TABLE_1:
+        relative = table[f"{key}_relative"]
+        out[heads[key]] = [
+            loss(x) + ("" if key in ("a", "b") else f" ({f'<1{NARROW}%' if 0 <= r < 0.01 else percent(r)})")
+            for x, r in zip(table[key], relative, strict=True)
+        ]
+    return out

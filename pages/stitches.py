@@ -1,0 +1,336 @@
+"""Which layers correspond, the stitches fitted between them, one of them in full, and a form that fits another."""
+
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from core import jobs, queries
+from core.pairs import LayerPair, PairSpec, get_pair
+from core.store import Workspace
+from pages.shared import figures, frame
+from pages.shared.frame import ask, count, loss, percent, plain, section
+
+ALPHAS = "α of Eq. 3: how strongly each map must undo the other. The paper uses 1 (Fig. 7)."
+POSITIONS = (
+    "Paired token positions of the fit split that Eq. 3 is averaged over. 60,000 take a few minutes on a laptop; "
+    "more give a better stitch."
+)
+
+
+def page() -> None:
+    ws = frame.workspace()
+    with section():
+        pair = get_pair(ws.pair)
+        st.title("Stitches")
+        st.markdown(
+            f"Which layers of :blue[{plain(pair.a.title)}] and :violet[{plain(pair.b.title)}] see the same thing, "
+            "and what survives a linear map between them."
+        )
+        frame.refusal()
+        names = ask(queries.stitch_names, ws) if ws.exists else []
+        state = follow(ws, names)
+        with section():
+            layers(ws, pair)
+        frame.job_panel(ws.pair)
+        if not names:
+            st.markdown("**No stitch yet.** Pick a pair of layers above and fit one, or build the whole workspace.")
+            st.code(f"python -m core build {ws.pair}", language="bash")
+            return
+        with section():
+            chosen = choose(ws, names)
+            one(ws, pair, chosen, state)
+
+
+def follow(ws: Workspace, names: list[str]) -> pd.DataFrame:
+    """Settle, before any widget is drawn, which stitch is shown and which pair of layers is picked."""
+    now = st.session_state
+    table = ask(queries.stitches, ws) if names else pd.DataFrame()
+    if (wanted := now.pop("show_stitch", None)) in names:
+        now["stitch"] = wanted
+    linked = st.query_params.get("stitch")
+    shown = now.get("stitch") or linked
+    if names and shown not in names:
+        if shown and linked:
+            st.warning(f"No stitch named {plain(shown)} here; showing {plain(names[0])}.")
+        shown = names[0]
+        now.pop("stitch", None)
+    mark = (ws.pair, shown)
+    if now.get("picked_for") != mark or "layer_a" not in now:
+        now["picked_for"] = mark
+        row = table[table.name == shown].iloc[0] if len(table) else None
+        pair = get_pair(ws.pair)
+        now["layer_a"] = int(row.layer_a) if row is not None else pair.a.n_layers // 2
+        now["layer_b"] = int(row.layer_b) if row is not None else pair.b.n_layers // 2
+    return table
+
+
+def pick(ws: Workspace) -> None:
+    """A click on the heatmap: these layers, and the stitch fitted there where there is one."""
+    points: list[dict[str, Any]] = st.session_state["svcca"].selection.points
+    if points and (data := points[0].get("customdata")):
+        st.session_state["layer_a"], st.session_state["layer_b"] = int(data[0]), int(data[1])
+        if data[4]:
+            st.session_state["stitch"] = data[4].split(", ")[0]
+            st.session_state["picked_for"] = (ws.pair, st.session_state["stitch"])
+
+
+def layers(ws: Workspace, pair: PairSpec) -> None:
+    left, right = st.columns([5, 3], gap="large")
+    with right:
+        st.subheader("Pick a pair of layers", anchor="pick")
+        both = st.container(horizontal=True)
+        a = int(both.number_input(
+            "Layer of A", 0, pair.a.n_layers - 1, key="layer_a", width=150,
+            help="The residual stream before this layer's computation, `blocks.L.hook_resid_pre` (ℓ_A of Eq. 1).",
+        ))  # fmt: skip
+        b = int(both.number_input(
+            "Layer of B", 0, pair.b.n_layers - 1, key="layer_b", width=150,
+            help="The residual stream before this layer's computation, `blocks.L.hook_resid_pre` (ℓ_B of Eq. 1).",
+        ))  # fmt: skip
+    scores = None
+    with left, section():
+        if ws.exists and queries.has(ws, "svcca"):
+            scores = ask(queries.svcca, ws)
+            figures.draw(
+                figures.svcca(scores, (a, b), pair.a.title, pair.b.title),
+                f"Fig. 6: SVCCA, the mean correlation of the directions that hold 99 % of each layer's variance (A.1), "
+                f"from 0 to 1, over {scores.n.max():,} positions. Control: unrelated streams of this width would score "
+                f"about {scores.chance.median():.2f}. Click a cell to pick it.",
+                key="svcca", alt="SVCCA of every layer of A with every layer of B",
+                on_select=partial(pick, ws), selection_mode="points",
+            )  # fmt: skip
+        else:
+            frame.door(
+                "**The layers have not been compared yet.** SVCCA (A.1) scores each layer of A against each of B.",
+                f"python -m core svcca {ws.pair}", "Compare them", lambda: jobs.start_svcca(ws.pair),
+            )  # fmt: skip
+    with right:
+        if scores is not None:
+            row = scores[(scores.layer_a == a) & (scores.layer_b == b)].iloc[0]
+            best = scores[(scores.layer_a == a) & scores.best].iloc[0]
+            st.markdown(
+                f"SVCCA **{row.svcca:.2f}** (chance about {row.chance:.2f})"
+                + (f", the best layer of B for layer {a} of A."
+                   if row.best else f"; for layer {a} of A, layer {best.layer_b} of B is best ({best.svcca:.2f}).")
+                + (f"  \nFitted here: {plain(row.stitches)}." if row.stitches else "")
+            )  # fmt: skip
+        with section():
+            form(ws, pair, a, b)
+
+
+def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
+    """Fit a stitch at the picked layers, as a background job."""
+    table = ask(queries.stitches, ws) if ws.exists else pd.DataFrame()
+    metrics = list(queries.METRICS)
+    default = table.metric.iloc[0] if len(table) and table.metric.iloc[0] in metrics else metrics[0]
+    with st.expander(f"Fit a stitch from layer {a} to layer {b}", icon=":material/add:"), st.form("fit", border=False):
+        method = st.selectbox(
+            "Method", list(queries.METHODS), format_func=lambda m: queries.METHODS[m][0],
+            help="How Eq. 3 is minimised." + listed(queries.METHODS),
+        )  # fmt: skip
+        metric = st.selectbox(
+            "Metric", metrics, index=metrics.index(default), format_func=lambda m: queries.METRICS[m][0],
+            help="In which units Eq. 3 measures errors; the study below chose the default." + listed(queries.METRICS),
+        )  # fmt: skip
+        left, right = st.columns(2)
+        alpha = left.number_input("α", 0.0, 1000.0, 1.0, step=0.1, format="%g", help=ALPHAS)
+        positions = right.number_input(
+            "Positions", queries.least_positions(pair), 5_000_000, 60_000, step=10_000, help=POSITIONS
+        )
+        name = st.text_input(
+            "Name", placeholder="made from the settings", help="Names the artifact `stitches/<name>`.", max_chars=64
+        )
+        latest = jobs.latest(ws.pair)
+        busy = latest is not None and latest.state == "running"
+        if st.form_submit_button("Fit", type="primary", disabled=busy, help="One job at a time." if busy else None):
+            name = name.strip() or queries.free_name(ws, a, b, method, metric, alpha)
+            jobs.start_fit(
+                ws.pair, a, b, method=method, metric=metric, alpha=alpha, positions=int(positions), name=name
+            )
+            st.rerun()
+
+
+def listed(words: dict[str, tuple[str, str]]) -> str:
+    return "".join(f"\n- {short}: {long}" for short, long in words.values())
+
+
+def choose(ws: Workspace, names: list[str]) -> str:
+    """The table of stitches and a picker that hold the same choice; a link can set it."""
+    st.subheader("Fitted stitches", anchor="stitches")
+    table = ask(queries.stitches, ws)
+    for fault in table.fault[table.fault != ""]:
+        st.error(frame.sentence(fault), icon=":material/error:")
+    shown = st.session_state.get("stitch") or st.query_params.get("stitch")
+    shown = shown if shown in names else names[0]
+    view = pd.DataFrame(
+        {
+            "Stitch": table.name, "ℓ A": table.layer_a, "ℓ B": table.layer_b, "Method": table.method,
+            "Metric": table.metric, "α": table.alpha, "Positions": table.positions,
+            "A→B ↓": table.a_to_b_relative, "B→A ↓": table.b_to_a_relative,
+            "A→B→A ↓": table.a_to_b_to_a_relative, "B→A→B ↓": table.b_to_a_to_b_relative,
+            "FUV up ↓": table.fuv_up, "FUV down ↓": table.fuv_down,
+        }
+    )  # fmt: skip
+    styles = {c: percent for c in view.columns if c.endswith("→B ↓") or c.endswith("→A ↓")}
+    styles |= {c: partial(percent, sign=False) for c in ("FUV up ↓", "FUV down ↓")}
+    key = f"table-{shown}-{len(names)}"
+    st.dataframe(
+        view.style.format(styles | {"α": "{:g}", "Positions": count}, na_rep="–"), hide_index=True, key=key,
+        on_select=partial(_row, key, names), selection_mode="single-row-required",
+        selection_default={"selection": {"rows": [names.index(shown)]}}, alt="Stitches of this workspace",
+        column_config={"Stitch": st.column_config.Column(pinned=True)},
+    )  # fmt: skip
+    st.caption(
+        "Increase of the next-token loss over the unpatched model that comes last (Table 1), and the fraction of "
+        "variance unexplained each way, on the held-out split; ↓ lower is better. Choose a row to see it below."
+    )
+    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    chosen = str(right.selectbox("Stitch shown", names, key="stitch", bind="query-params"))
+    left.header(plain(chosen), anchor="stitch")
+    return chosen
+
+
+def _row(key: str, names: list[str]) -> None:
+    if rows := st.session_state[key].selection.rows:
+        st.session_state["stitch"] = names[rows[0]]
+
+
+def one(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> None:
+    """One stitch in full."""
+    row = table[table.name == name].iloc[0]
+    st.markdown(
+        f":blue[A] before layer {row.layer_a} ↔ :violet[B] before layer {row.layer_b}; {plain(row.method)}, metric "
+        f"{plain(row.metric)}, α = {row.alpha:g}, {count(row.positions)} positions."
+    )
+    with section():
+        losses(ws, pair, name)
+    with section():
+        quality(ws, name)
+    left, right = st.columns([1, 1], gap="large")
+    with left, section():
+        sweep(ws, int(row.layer_a), int(row.layer_b), str(row.metric))
+    with right, section():
+        study(ws, int(row.layer_a), int(row.layer_b))
+    with section(), st.expander("Provenance: what this stitch was made from", icon=":material/fingerprint:"):
+        st.dataframe(ask(queries.provenance, ws, name), hide_index=True, alt="Provenance")
+
+
+def losses(ws: Workspace, pair: PairSpec, name: str) -> None:
+    if not queries.has(ws, f"downstream/{name}"):
+        st.markdown("Its downstream losses have not been measured yet; a fit does so at its end, and so does:")
+        st.code(f"python -m core stitch eval {ws.pair} {name}", language="bash")
+        return
+    table = ask(queries.downstream, ws, name)
+    figures.draw(
+        figures.table_1(table, pair.a.title, pair.b.title),
+        "Table 1 with its controls (shuffled pairs, mean ablation): next-token loss, and its increase over the "
+        f"unpatched model that comes last. Held-out split, {table.documents.max():,} documents; bars are 95 % "
+        "bootstrap intervals over documents.",
+        key="table-1", alt=f"Next-token losses with stitch {name}: unpatched, stitched and controls",
+    )  # fmt: skip
+    view = pd.DataFrame(
+        {
+            "Condition": table.label,
+            "Loss, nats/token ↓": [loss(*x) for x in zip(table.loss, table.low, table.high, strict=True)],
+            "Relative ↓": [
+                "" if r == "unpatched" else percent(*x)
+                for r, *x in zip(table.role, table.relative, table.relative_low, table.relative_high, strict=True)
+            ],
+            "Bits/byte ↓": table.bits_per_byte.map(loss),
+            "At patched, nats/token ↓": table.loss_patched.map(loss),
+            "Patched": [percent(x, sign=False) for x in table.share_patched],
+            "Tokens": table.tokens.map("{:,}".format),
+        }
+    )
+    column = st.column_config.Column
+    st.dataframe(
+        view, hide_index=True, height="content", row_height=30, alt="Downstream losses with intervals",
+        column_config={
+            "Condition": column(pinned=True),
+            "Relative ↓": column(help="Increase over the unpatched model that comes last, as in Table 1."),
+            "At patched, nats/token ↓": column(help="Loss of the predictions made at patched positions only."),
+            "Patched": column(help="Share of the scored model's positions whose residual was replaced."),
+        },
+    )  # fmt: skip
+    st.caption("The figure's numbers, with 95 % intervals. Bits/byte can be compared across the two tokenizers.")
+
+
+def quality(ws: Workspace, name: str) -> None:
+    if not queries.has(ws, f"quality/{name}"):
+        return
+    found = ask(queries.quality, ws, name)
+    labels = {
+        "fuv_up": ("FUV up, A→B ↓", "of B's variance unexplained (Eq. 1)"),
+        "fuv_down": ("FUV down, B→A ↓", "of A's variance unexplained (Eq. 2)"),
+        "inversion_a": ("Inversion, A→B→A ↓", "of A's variance lost (Eq. 3, third term)"),
+        "inversion_b": ("Inversion, B→A→B ↓", "of B's variance lost (Eq. 3, fourth term)"),
+    }
+    facts = [(name, percent(found.get(key, float("nan")), sign=False), note) for key, (name, note) in labels.items()]
+    if (eq3 := found.get("eq3")) is not None:
+        facts.append(("Eq. 3 ↓", f"{eq3:.2g}", "all four terms, in the stitch's own metric"))
+    frame.cells(facts)
+    fit = f", where Eq. 3 is {found['eq3_fit']:.2g}" if found.get("eq3_fit") is not None else ""
+    st.caption(
+        f"Held-out, {found.get('n_held_out', 0):,} paired positions; fitted on {found.get('n_fit', 0):,}{fit}. "
+        f"Control: the mean alone leaves 100 %. {found.get('dropped', 0):,} positions of extreme norm were left out."
+    )
+
+
+def sweep(ws: Workspace, layer_a: int, layer_b: int, metric: str) -> None:
+    st.subheader("How strong should inversion be?", anchor="alpha")
+    if not queries.has(ws, "alpha_sweep"):
+        st.markdown("Not swept yet; `build` does it.")
+        st.code(f"python -m core build {ws.pair}", language="bash")
+        return
+    table = ask(queries.alpha_sweep, ws, layer_a, layer_b)
+    if table.empty:
+        st.markdown(f"α was swept for the layer pairs of the build only, not for L{layer_a}-L{layer_b}.")
+        return
+    metrics = table.metric.unique().tolist()
+    if len(metrics) > 1:
+        start = metrics.index(metric) if metric in metrics else 0
+        metric = st.selectbox("Metric of the sweep", metrics, index=start, help="Units of the errors in Eq. 3.")
+    unit = st.segmented_control(
+        "Show", ["loss", "relative"], default="loss", required=True, label_visibility="collapsed",
+        format_func=lambda u: {"loss": "Loss", "relative": "Above unpatched"}[u], key="sweep-unit",
+    )  # fmt: skip
+    table = table.loc[table.metric == (metric if metric in metrics else metrics[0])]
+    figures.draw(
+        figures.alpha_sweep(table, "relative" if unit == "relative" else "loss"),
+        f"Fig. 7 for {LayerPair(a=layer_a, b=layer_b).name}, metric {plain(table.metric.iloc[0])}: next-token loss on "
+        f"the select split for {table.alpha.nunique()} values of α. Control: the unpatched models (dotted).",
+        key="alpha-sweep", alt="Loss against alpha, one line for each way through the stitch",
+    )  # fmt: skip
+
+
+def study(ws: Workspace, layer_a: int, layer_b: int) -> None:
+    st.subheader("Which metric and method?", anchor="study")
+    if not queries.has(ws, "study"):
+        st.markdown("Not studied yet; `build` does it.")
+        st.code(f"python -m core build {ws.pair}", language="bash")
+        return
+    table = ask(queries.study, ws)
+    here = table[(table.layer_a == layer_a) & (table.layer_b == layer_b)]
+    table = here if len(here) else table
+    view = pd.DataFrame(
+        {
+            "ℓ A": table.layer_a, "ℓ B": table.layer_b,
+            "Method": table.method, "Metric": table.metric, "α": table.alpha,
+            "A→B ↓": table.a_to_b_relative, "B→A ↓": table.b_to_a_relative,
+            "A→B→A ↓": table.a_to_b_to_a_relative, "B→A→B ↓": table.b_to_a_to_b_relative,
+            "Default": table.chosen.map({True: "✓", False: ""}),
+        }
+    )  # fmt: skip
+    percents = dict.fromkeys([c for c in view.columns if c.endswith("↓")], percent)
+    st.dataframe(view.style.format(percents | {"α": "{:g}"}), hide_index=True, alt="Study of metrics and methods")
+    st.caption(
+        "Eq. 3 solved with errors measured in each metric: increase of the next-token loss over the unpatched model "
+        "that comes last, on the select split. The default is the setting with the least A→B loss among those whose "
+        f"round trips cost at most 5 %.{'' if len(here) else ' Studied at other layers than these.'}"
+    )
+
+
+frame.routed()
+page()

@@ -1,0 +1,79 @@
+"""A small workspace with known numbers: data for the tests of queries and pages, put there through the store."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from core.pairs import get_pair
+from core.queries import CONDITIONS
+from core.store import Workspace
+
+PAIR = "smollm2-gemma3"
+MAKERS: dict[str, Any] = {"pair": PAIR, "corpus": {"name": "planted", "fingerprint": "00ff00ff00ff00ff"}}
+LOSSES = {
+    "a": 4.0, "b": 3.0, "a_to_b": 3.6, "b_to_a": 4.4, "a_to_b_to_a": 4.04, "b_to_a_to_b": 3.09,
+    "mean_ablated_a": 8.0, "mean_ablated_b": 9.0, "shuffled_a_to_b": 8.7, "shuffled_b_to_a": 7.6,
+}  # fmt: skip
+ALPHAS = (0.0, 0.1, 1.0, 10.0)
+
+
+def plant(root: Path) -> Workspace:
+    """Two measured stitches ('L20-L9', the default, and 'L10-L9') and one that is not measured ('young')."""
+    pair, ws = get_pair(PAIR), Workspace(PAIR, root)
+    sides = {name: spec.model_dump(include={"title", "n_layers", "d_model"}) for name, spec in
+             (("a", pair.a), ("b", pair.b))}  # fmt: skip
+    ws.put_record("pair", sides | {
+        "pair": PAIR, "title": pair.title, "family": pair.family,
+        "corpus": MAKERS["corpus"] | {"documents": 100, "characters": 1_234_567,
+                                      "splits": {"fit": 80, "select": 10, "held-out": 10}},
+        "alignment": {"tokens_a": 2000, "tokens_b": 1000, "paired": 900, "share_a": 0.45, "share_b": 0.9},
+        "default_stitch": "L20-L9",
+    }, MAKERS)  # fmt: skip
+    grid = [(a, b, 1 - abs(a / 29 - b / 17), 8192, 300, 400, 0.22) for a in range(30) for b in range(18)]
+    columns = ["layer_a", "layer_b", "svcca", "n", "k_a", "k_b", "chance"]
+    ws.put_table("svcca", pd.DataFrame(grid, columns=columns), MAKERS)
+    for name, layer_a, metric in (("L20-L9", 20, "std"), ("L10-L9", 10, "raw")):
+        makers = put_stitch(ws, name, layer_a, 9, metric)
+        ws.put_table(f"downstream/{name}", losses(), makers)
+        ws.put_record(f"quality/{name}", {
+            "eq3": 0.31, "eq3_fit": 0.3, "fuv_up": 0.34, "fuv_down": 0.29, "inversion_a": 0.013, "inversion_b": 0.041,
+            "n_fit": 5000, "n_held_out": 1200, "dropped": 7,
+        }, makers)  # fmt: skip
+    put_stitch(ws, "young", 5, 3, "std")
+    table_1 = {k: LOSSES[k] for k in ("a", "b", "a_to_b", "b_to_a", "a_to_b_to_a", "b_to_a_to_b")}
+    ws.put_table("alpha_sweep", pd.DataFrame(
+        [table_1 | {"stitch": "L20-L9", "metric": "std", "alpha": x, "a_to_b": 3.6 + 0.01 * x} for x in ALPHAS]
+    ), MAKERS)  # fmt: skip
+    ws.put_table("study", pd.DataFrame(
+        [table_1 | {"layer_a": 20, "layer_b": 9, "method": "exact", "metric": metric, "alpha": 1.0, "a_to_b": loss}
+         for metric, loss in (("raw", 3.9), ("std", 3.6), ("rms", 3.7))]
+    ), MAKERS)  # fmt: skip
+    return ws
+
+
+def losses() -> pd.DataFrame:
+    """A `downstream` table in another order than the page's, each loss with an interval of ±0.05."""
+    rows = []
+    for c in reversed(CONDITIONS):
+        loss, base = LOSSES[c.key], LOSSES[c.model]
+        relative = loss / base - 1
+        half = 0 if c.role == "unpatched" else 0.01
+        rows.append({
+            "condition": c.key, "model": c.model, "loss": loss, "low": loss - 0.05, "high": loss + 0.05,
+            "relative": relative, "relative_low": relative - half, "relative_high": relative + half,
+            "bits_per_byte": loss / 4, "loss_patched": loss + 0.01, "tokens": 4321, "share_patched": 0.9,
+            "documents": 10,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def put_stitch(ws: Workspace, name: str, layer_a: int, layer_b: int, metric: str) -> dict[str, Any]:
+    """A stitch's entry and makers; its file is not read by any query."""
+    makers = MAKERS | {
+        "layer_a": layer_a, "layer_b": layer_b, "hook_a": f"blocks.{layer_a}.hook_resid_pre",
+        "hook_b": f"blocks.{layer_b}.hook_resid_pre", "method": "exact", "metric": metric, "alpha": 1.0,
+        "positions": None, "n_fit": 5000, "a": {"model": "A", "weights": "aa"}, "b": {"model": "B", "weights": "bb"},
+    }  # fmt: skip
+    ws.put(f"stitches/{name}", lambda p: p.touch(), "stitch", ".safetensors", makers)
+    return makers

@@ -1,0 +1,174 @@
+"""The pages on a planted workspace, without a browser: what they say, what they refuse, what an empty state offers."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core import jobs
+from core.store import PROJECT, Workspace
+from pages.shared import frame
+from tests.planted import MAKERS, PAIR, losses, plant
+
+
+@pytest.fixture
+def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path / "workspaces"))
+    return plant(tmp_path / "workspaces")
+
+
+def opened(page: str = "", **query: str) -> AppTest:
+    app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
+    for key, value in query.items():
+        app.query_params[key] = value
+    app.run()
+    return app.switch_page(f"pages/{page}.py").run() if page else app
+
+
+def text(app: AppTest) -> str:
+    """All that the page says."""
+    parts = (app.title, app.header, app.subheader, app.markdown, app.caption, app.error, app.warning, app.code)
+    return "\n".join(str(element.value) for part in parts for element in part)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((0.37,), "+37 %"), ((0.0083,), "+0.83 %"), ((1.083,), "+110 %"), ((0.07,), "+7.0 %"), ((-0.012,), "−1.2 %"),
+        ((0.0,), "0 %"), ((float("nan"),), "–"),
+        ((1.083, 1.071, 1.095), "+108 [+107, +110] %"), ((0.374, 0.362, 0.386), "+37 [+36, +39] %"),
+        ((0.0083, -0.0037, 0.0203), "+0.8 [−0.4, +2.0] %"), ((0.05, 0.0496, 0.0504), "+5.00 [+4.96, +5.04] %"),
+    ],
+)  # fmt: skip
+def test_percent(args: tuple[float, ...], words: str) -> None:
+    assert frame.percent(*args).replace(frame.NARROW, " ") == words
+
+
+def test_counts_losses_and_durations() -> None:
+    assert [frame.count(n) for n in (7, 411, 60_000, 812_345, 4_812_345, 1_071_000)] == [
+        "7", "411", "60 k", "812 k", "4.81 M", "1.07 M",
+    ]  # fmt: skip
+    assert frame.loss(3.6) == "3.60" and frame.loss(3.6, 3.55, 3.65) == "3.60 [3.55, 3.65]"
+    assert [frame.duration(s) for s in (9.6, 119, 4000, 9000)] == ["10 s", "2 min", "67 min", "2.5 h"]
+
+
+def test_text_from_files_is_shown_as_it_is() -> None:
+    assert frame.plain("<b>*x*</b>") == r"\<b\>\*x\*\</b\>"
+    assert frame.plain(":red[a] $x$ [l](u)") == r"\:red\[a\] \$x\$ \[l\]\(u\)"
+    assert frame.sentence("run `python -m core build x_y`: *now*") == r"run `python -m core build x_y`\: \*now\*"
+    assert frame.sentence("a lone ` tick") == r"a lone \` tick"
+
+
+def test_overview_says_what_the_pair_is(ws: Workspace) -> None:
+    app = opened()
+    assert not app.exception and not app.error
+    said = text(app)
+    assert app.title[0].value == "SmolLM2-135M-Instruct and Gemma-3-270M"
+    for words in ("Table 1", r"**L20\-L9**", "10 documents", "shuffled pairs", "1.23 M characters", "576 wide"):
+        assert words in said, words
+    table = app.table[0].value
+    assert table.shape == (5, 6) and table.iloc[0, 2].replace(frame.NARROW, " ") == "3.60 (+20 %)"
+    assert table.index[2].startswith("*paper*: pythia")
+
+
+def test_stitches_shows_one_in_full_and_a_link_picks_it(ws: Workspace) -> None:
+    app = opened("stitches")
+    assert not app.exception and not app.error
+    assert app.header[0].value == r"L20\-L9"
+    assert [n.value for n in app.number_input[:2]] == [20, 9]
+    for words in ("Fig. 6", "Fig. 7", "Eq. 3", "Control", "1,200 paired positions", "Fitted here"):
+        assert words in text(app), words
+    app.selectbox(key="stitch").select("L10-L9").run()
+    assert app.header[0].value == r"L10\-L9"
+    assert [n.value for n in app.number_input[:2]] == [10, 9]
+    assert "α was swept for the layer pairs of the build only" in text(app)
+
+
+def test_an_unknown_link_is_said(ws: Workspace) -> None:
+    app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60).run().switch_page("pages/stitches.py")
+    app.query_params["stitch"] = "no*such"
+    app.run()
+    assert not app.exception
+    assert [w.value for w in app.warning] == [r"No stitch named no\*such here; showing L20\-L9."]
+
+
+def test_a_stitch_that_is_not_measured_says_how(ws: Workspace) -> None:
+    app = opened("stitches")
+    app.selectbox(key="stitch").select("young").run()
+    assert not app.exception and not app.error
+    assert any("stitch eval smollm2-gemma3 young" in c.value for c in app.code)
+
+
+def test_damage_is_said_in_place_and_the_rest_is_drawn(ws: Workspace) -> None:
+    path = ws.path("downstream/L20-L9")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    app = opened("stitches")
+    assert not app.exception
+    assert any("the file was changed" in e.value for e in app.error)
+    assert "Fig. 6" in text(app) and "Fig. 7" in text(app)
+    (ws.root / "manifest.json").write_text("{")
+    app.run()
+    assert not app.exception and "unreadable manifest" in app.error[0].value.replace("\\", "")
+
+
+def test_a_newer_manifest_is_refused_in_words(ws: Workspace) -> None:
+    manifest = ws.root / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    app = opened()
+    assert not app.exception and "update StitchLens" in app.error[0].value
+
+
+def test_signs_in_names_stay_signs(ws: Workspace) -> None:
+    ws.put_table("downstream/x_y*z*", losses(), MAKERS)
+    ws.put("stitches/x_y*z*", lambda p: p.touch(), "stitch", ".safetensors", ws.entry("stitches/L20-L9").makers)
+    app = opened()
+    assert r"x\_y\*z\*" in app.table[0].value.index
+
+
+def test_the_form_refuses_and_keeps_what_was_typed(ws: Workspace) -> None:
+    app = opened("stitches")
+    app.text_input[0].set_value("not a name")
+    next(b for b in app.button if b.label == "Fit").click().run()
+    assert not app.exception
+    assert "choose another name" in app.error[0].value and app.text_input[0].value == "not a name"
+    assert jobs.jobs(PAIR) == []
+
+
+def test_a_job_is_shown_until_dismissed(ws: Workspace) -> None:
+    job = jobs.start(PAIR, ["import sys; sys.exit('Found this; wanted that: do so.')"], "Fit mine",
+                     command=(sys.executable, "-c"))  # fmt: skip
+    while job.state == "running":
+        time.sleep(0.02)
+    app = opened("stitches")
+    assert not app.exception and "Found this; wanted that" in app.error[0].value.replace("\\", "")
+    next(b for b in app.button if b.label == "Dismiss").click().run()
+    assert not app.exception and not app.error and jobs.jobs(PAIR) == []
+
+
+def test_empty_states_are_doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path / "none"))
+    app = opened()
+    assert not app.exception and not app.error
+    assert app.code[0].value == "python -m core build smollm2-gemma3" and app.button[0].label == "Build it"
+    app.switch_page("pages/stitches.py").run()
+    assert not app.exception and not app.error
+    assert app.code[0].value == "python -m core svcca smollm2-gemma3"
+
+
+def test_a_half_built_workspace_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path))
+    full = plant(tmp_path / "full")
+    Workspace(PAIR).put_table("svcca", full.table("svcca"), MAKERS)
+    for page in ("", "stitches"):
+        app = opened(page)
+        assert not app.exception
+    Workspace(PAIR).put("stitches/one", lambda p: p.touch(), "stitch", ".safetensors",
+                        full.entry("stitches/young").makers)  # fmt: skip
+    for page in ("", "stitches"):
+        app = opened(page)
+        assert not app.exception

@@ -1,0 +1,279 @@
+"""The app in Chromium: links, clicks, jobs, both themes, desk and phone; no console error, no word to the outside."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+
+from core.store import PROJECT, user_cache
+from tests.planted import PAIR, plant
+
+pytestmark = pytest.mark.browser
+REAL = Path("/tmp/appdev/ws/smollm2-gemma3")
+DESK, PHONE = (1440, 900), (390, 844)
+JOB = ".st-key-job"
+# On a link to a page, Streamlit's client first looks for its server below that page's address.
+PROBES = re.compile(r"/_stcore/(health|host-config)$")
+
+
+@contextmanager
+def serving(workspaces: Path, cache: Path) -> Iterator[str]:
+    """The app on a free port, for these workspaces; its address."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    env = os.environ | {"STITCHLENS_WORKSPACES": str(workspaces), "STITCHLENS_CACHE": str(cache)}
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=PROJECT, env=env, stdout=log, stderr=subprocess.STDOUT)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"{url}/_stcore/health", timeout=1).close()
+                break
+            except OSError:
+                assert server.poll() is None, (cache / "server.log").read_text()
+                time.sleep(0.1)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("planted")
+    plant(root / "workspaces")
+    return root
+
+
+@pytest.fixture(scope="module")
+def url(home: Path) -> Iterator[str]:
+    with serving(home / "workspaces", home / "cache") as address:
+        yield address
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens a page and, when the test is over, finds that nothing was complained of and nobody else was asked."""
+    faults: list[str] = []
+
+    def on_console(message: ConsoleMessage) -> None:
+        if message.type == "error" and not PROBES.search(message.location.get("url", "")):
+            faults.append(f"{message.text} {message.location}")
+
+    def on_request(address: str) -> None:
+        if not re.match(r"(http|ws)://127\.0\.0\.1[:/]|data:|blob:", address):
+            faults.append(f"asked {address}")
+
+    contexts = []
+
+    def open_(address: str, size: tuple[int, int] = DESK, theme: str = "light") -> Page:
+        context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if theme == "dark" else "light"
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("console", on_console)
+        page.on("pageerror", lambda e: faults.append(str(e)))
+        page.on("request", lambda r: on_request(r.url))
+        page.goto(address)
+        settled(page)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+def settled(page: Page) -> Page:
+    """Wait until a page is drawn and its script rests."""
+    page.wait_for_selector("h1")
+    page.wait_for_timeout(300)
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
+    page.wait_for_timeout(300)
+    return page
+
+
+def cell(page: Page, layer_a: int, layer_b: int) -> tuple[float, float]:
+    """Where the heatmap shows a layer pair."""
+    plot = page.locator(".st-key-svcca .nsewdrag")
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    assert box
+    return box["x"] + (layer_a + 0.5) / 30 * box["width"], box["y"] + box["height"] * (1 - (layer_b + 0.5) / 18)
+
+
+def picked(page: Page) -> tuple[str, str]:
+    a, b = (page.get_by_role("spinbutton", name=f"Layer of {side}") for side in "AB")
+    return a.input_value(), b.input_value()
+
+
+def test_a_link_to_a_page_is_the_first_thing_a_server_hears(home: Path, visit: Callable[..., Page]) -> None:
+    """Streamlit's first run in a folder with `pages/` skips app.py; the page hands over to it."""
+    with serving(home / "workspaces", home / "cache") as url:
+        page = visit(f"{url}/stitches?stitch=L10-L9")
+        expect(page.locator("h2")).to_have_text("L10-L9")
+        assert page.get_by_role("link", name="Overview").count() == 1
+        entries = page.locator("[data-testid=stSidebarNav] a").all_inner_texts()
+        assert [entry.split("\n")[-1] for entry in entries] == ["Overview", "Stitches"]
+
+
+def test_from_the_overview_to_a_stitch_and_back(url: str, visit: Callable[..., Page]) -> None:
+    page = visit(url)
+    expect(page.locator("h1")).to_have_text("SmolLM2-135M-Instruct and Gemma-3-270M")
+    assert page.title() == "Overview · StitchLens"
+    page.get_by_role("link", name=re.compile("^.*L10-L9: A→B")).click()
+    settled(page)
+    expect(page.locator("h2")).to_have_text("L10-L9")
+    assert "stitch=L10-L9" in page.url and picked(page) == ("10", "9")
+    page.get_by_role("link", name="Overview").click()
+    settled(page)
+    expect(page.locator("h1")).to_have_text("SmolLM2-135M-Instruct and Gemma-3-270M")
+
+
+def test_a_click_on_the_heatmap_picks_layers_and_stitches(url: str, visit: Callable[..., Page]) -> None:
+    page = visit(f"{url}/stitches")
+    assert picked(page) == ("20", "9")
+    page.mouse.move(*cell(page, 5, 4))
+    expect(page.locator(".hovertext")).to_contain_text("A before layer 5, B before layer 4")
+    page.mouse.click(*cell(page, 7, 12))
+    settled(page)
+    assert picked(page) == ("7", "12")
+    page.get_by_text("Fit a stitch from layer 7 to layer 12").wait_for()
+    page.mouse.click(*cell(page, 10, 9))  # where a stitch is marked, that stitch is shown
+    settled(page)
+    assert picked(page) == ("10", "9")
+    expect(page.locator("h2")).to_have_text("L10-L9")
+    assert "stitch=L10-L9" in page.url
+    page.reload()
+    settled(page)
+    expect(page.locator("h2")).to_have_text("L10-L9")
+
+
+def test_keys_and_rows_choose_too(url: str, visit: Callable[..., Page]) -> None:
+    page = visit(f"{url}/stitches")
+    layer = page.get_by_role("spinbutton", name="Layer of A")
+    layer.fill("11")
+    layer.press("Enter")
+    settled(page)
+    page.get_by_text("Fit a stitch from layer 11 to layer 9").wait_for()
+    chooser = page.get_by_role("combobox", name="Stitch shown")
+    chooser.focus()
+    chooser.press("ArrowDown")
+    page.get_by_role("option", name="young").click()
+    settled(page)
+    expect(page.locator("h2")).to_have_text("young")
+    table = page.locator("[data-testid=stDataFrame]").first
+    table.scroll_into_view_if_needed()
+    box = table.bounding_box()
+    assert box
+    page.mouse.click(box["x"] + 15, box["y"] + 35 + 35 + 17)  # the second row's mark
+    settled(page)
+    expect(page.locator("h2")).to_have_text("L10-L9")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_pages_fit_the_window(
+    url: str, visit: Callable[..., Page], size: tuple[int, int], theme: str, tmp_path: Path
+) -> None:
+    for name in ("", "stitches"):
+        page = visit(f"{url}/{name}", size, theme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+        wide = page.evaluate(
+            "w => [...document.querySelectorAll('[data-testid=stMain] p, .js-plotly-plot')]"
+            ".filter(e => e.getBoundingClientRect().right > w + 1 && !e.closest('table')).map(e => e.outerHTML)",
+            size[0],
+        )
+        assert wide == []
+        height = page.evaluate("document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight")
+        page.set_viewport_size({"width": size[0], "height": height + 80})
+        page.wait_for_timeout(500)
+        page.screenshot(path=tmp_path / f"{name or 'overview'}-{theme}-{size[0]}.png")
+
+
+def test_a_job_lives_through_a_reload_and_can_be_cancelled(
+    url: str, home: Path, visit: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from core import jobs
+
+    monkeypatch.setenv("STITCHLENS_CACHE", str(home / "cache"))
+    work = (
+        "import time; from core.progress import Progress\n"
+        "with Progress('Reading', 60000) as bar:\n    for _ in range(600): time.sleep(0.1); bar.advance(100)"
+    )
+    job = jobs.start(PAIR, [work], "Fit slowly", command=(sys.executable, "-c"))
+    try:
+        page = visit(f"{url}/stitches")
+        expect(page.locator(JOB)).to_contain_text("Fit slowly")
+        expect(page.locator(JOB)).to_contain_text(re.compile(r"Reading.* of 60 k tok.*tok/s.*left in this step"))
+        page.reload()
+        settled(page)
+        page.get_by_text("Fit a stitch from").click()
+        expect(page.get_by_role("button", name="Fit", exact=True)).to_be_disabled()
+        page.locator(JOB).get_by_role("button", name="Cancel").click()
+        expect(page.locator(JOB)).to_contain_text("Cancelled")
+        assert job.state == "cancelled"
+        page.get_by_role("button", name="Dismiss").click()
+        expect(page.locator(JOB)).to_have_count(0)
+    finally:
+        job.cancel()
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"no committed workspace {PAIR}")
+def test_the_committed_workspace_opens(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    with serving(PROJECT / "cache", tmp_path / "cache") as url:
+        for name in ("", "stitches"):
+            page = visit(f"{url}/{name}")
+            assert page.locator("[data-testid=stAlert]").all_inner_texts() == []
+            expect(page.locator(".js-plotly-plot").first).to_be_visible()
+            page.screenshot(path=tmp_path / f"{name or 'overview'}.png")
+
+
+@pytest.mark.model
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not REAL.exists(), reason=f"no committed workspace {PAIR}")
+def test_a_stitch_is_fitted_from_the_page(tmp_path: Path, visit: Callable[..., Page]) -> None:
+    """Real models: pick a layer pair, fit from 4,000 positions, see the row appear by itself with its losses."""
+    shutil.copytree(REAL, tmp_path / "workspaces" / PAIR)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    user_cache().mkdir(parents=True, exist_ok=True)
+    for part in ("models", "hashes", "moments", "activations"):  # what takes long to make again is shared; jobs are not
+        (user_cache() / part).mkdir(exist_ok=True)
+        (cache / part).symlink_to(user_cache() / part)
+    with serving(tmp_path / "workspaces", cache) as url:
+        page = visit(f"{url}/stitches")
+        page.mouse.click(*cell(page, 8, 5))
+        settled(page)
+        page.get_by_text("Fit a stitch from layer 8 to layer 5").click()
+        positions = page.get_by_role("spinbutton", name="Positions")
+        positions.fill("4000")
+        positions.press("Tab")
+        page.get_by_role("textbox", name="Name").fill("from-the-page")
+        page.get_by_role("textbox", name="Name").press("Tab")
+        page.get_by_role("button", name="Fit", exact=True).click()
+        expect(page.locator(JOB)).to_contain_text("Fit from-the-page")
+        page.reload()
+        settled(page)
+        expect(page.locator("h2")).to_have_text("from-the-page", timeout=800_000)
+        expect(page.locator(JOB)).to_contain_text("is done")
+        settled(page)
+        assert "stitch=from-the-page" in page.url and picked(page) == ("8", "5")
+        expect(page.locator(".st-key-table-1 .js-plotly-plot")).to_contain_text("mean-ablated")
+        page.screenshot(path=tmp_path / "fitted.png", full_page=True)
