@@ -19,7 +19,7 @@ app = typer.Typer(
     help="StitchLens: learn affine stitches between two language models and measure what survives the crossing.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
-stitch = typer.Typer(help="Fit, evaluate, list and remove stitches (Eq. 1-3).", no_args_is_help=True)
+stitch = typer.Typer(help="Fit, evaluate and remove stitches (Eq. 1-3).", no_args_is_help=True)
 app.add_typer(stitch, name="stitch")
 
 PairArg = Annotated[str, typer.Argument(help="A pair from `python -m core pairs`, such as smollm2-gemma3.")]
@@ -67,8 +67,10 @@ def doctor_command(as_json: JsonFlag = False) -> None:
     from core.report import doctor
 
     checks = doctor()
-    lines = [f"{'ok  ' if c['ok'] else 'FAIL'} {c['what']}: {c['found']}" + (f". To do: {c['todo']}" if c["todo"] else "")
-             for c in checks]  # fmt: skip
+    lines = []
+    for c in checks:
+        todo = f". To do: {c['todo']}" if c["todo"] else ""
+        lines.append(f"{'ok  ' if c['ok'] else 'FAIL'} {c['what']}: {c['found']}{todo}")
     _show(checks, as_json, "\n".join(lines))
     if not all(c["ok"] for c in checks):
         raise typer.Exit(2)

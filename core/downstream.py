@@ -105,8 +105,8 @@ def _score(
                 ends = encoded[i].ends
                 read = len(texts[i][: ends.max(initial=0)].encode()) if n else 0
                 out.append({
-                    "condition": name, "document": i, "loss": losses[r, :n].sum(), "tokens": n,
-                    "loss_patched": losses[r, :n][patched[:-1]].sum(), "patched": int(patched[:-1].sum()), "bytes": read,
+                    "condition": name, "document": i, "loss": losses[r, :n].sum(), "tokens": n, "bytes": read,
+                    "loss_patched": losses[r, :n][patched[:-1]].sum(), "patched": int(patched[:-1].sum()),
                 })  # fmt: skip
             done(int(sum(len(encoded[i].ids) for i in batch)))
 

@@ -38,7 +38,7 @@ class Moments:
 
 
 class Gram:
-    """Accumulates the Gram matrix of `[h_A, h_B, 1]`, and the cross block of the same rows with their pairing shuffled.
+    """Accumulates the Gram matrix of `[h_A, h_B, 1]`, and the cross block of the same rows with shuffled pairing.
 
     S [d_A + d_B + 1, d_A + d_B + 1] and X [d_A, d_B], float64, in squared residual units.
     """

@@ -114,7 +114,7 @@ def within(chunk: Chunk, limits: dict[str, float], pair: LayerPair) -> Tensor:
 def harvest_config(
     a: LiveModel, b: LiveModel, corpus_fingerprint: str, split: str, positions: int | None = None
 ) -> dict[str, Any]:
-    """Everything but the layers that decides what a harvest gives: its identity. `positions` None reads the split whole."""
+    """All but the layers that decides what a harvest gives: its identity. `positions` None reads the split whole."""
     return {
         "a": a.makers, "b": b.makers, "corpus": corpus_fingerprint, "split": split, "window": WINDOW,
         "outlier": OUTLIER, "positions": positions,

@@ -53,7 +53,7 @@ class Bench:
     """A pair with its models, corpus and workspace at hand."""
 
     pair: PairSpec
-    config: BuildConfig = BuildConfig()
+    config: BuildConfig
 
     @cached_property
     def a(self) -> LiveModel:
@@ -277,8 +277,8 @@ def _measure_stitch(
         held_grams, _ = bench.moments("held-out", [pair], few)
         fit, held_out = gram.moments(), held_grams[pair.name].moments()
         record = quality(stitch, held_out, config.metric, config.alpha, fit) | {
-            "eq3_fit": quality(stitch, fit, config.metric, config.alpha)["eq3"], "n_fit": fit.n, "n_held_out": held_out.n,
-            "dropped": stitch.makers["dropped"],
+            "eq3_fit": quality(stitch, fit, config.metric, config.alpha)["eq3"],
+            "n_fit": fit.n, "n_held_out": held_out.n, "dropped": stitch.makers["dropped"],
         }  # fmt: skip
         bench.workspace.put_record(f"quality/{name}", record, makers)
     if not bench.current(f"downstream/{name}", makers):

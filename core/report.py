@@ -121,9 +121,9 @@ def doctor() -> list[dict[str, Any]]:
             continue
         try:
             faults = workspace.verify()
-            n = len(workspace.manifest().artifacts)
-            add(f"workspace {key}", not faults, f"{n} artifacts, {'all hashes right' if not faults else '; '.join(faults.values())}",
-                f"restore the files, or run `python -m core build {key}`")  # fmt: skip
+            state = "; ".join(faults.values()) or "all hashes right"
+            found = f"{len(workspace.manifest().artifacts)} artifacts, {state}"
+            add(f"workspace {key}", not faults, found, f"restore the files, or run `python -m core build {key}`")
         except StitchLensError as e:
             add(f"workspace {key}", False, e.found, e.todo)
     return out

@@ -157,17 +157,17 @@ def _alternate(t: _Terms, up: Tensor, down: Tensor, config: FitConfig) -> tuple[
     A mixed guess is kept only where it lowers Eq. 3, so the loss never rises.
     """
     s, alpha = t.swapped(), config.alpha
-    loss, rounds = t.loss(up, down, alpha), 0
+    loss = t.loss(up, down, alpha)
     points: list[Tensor] = []
     images: list[Tensor] = []
-    for rounds in range(1, config.max_rounds + 1):
+    for done in range(1, config.max_rounds + 1):
         before = loss
         up = t.best_up(down, alpha)
         image = s.best_up(up, alpha)
         points, images = [*points, down][-MEMORY:], [*images, image][-MEMORY:]
         down, loss = image, t.loss(up, image, alpha)
         if before - loss < config.tolerance * before:
-            break
+            return up, down, done
         if len(points) > 1:
             guess = _mixed(points, images)
             guessed_up = t.best_up(guess, alpha)
@@ -176,7 +176,7 @@ def _alternate(t: _Terms, up: Tensor, down: Tensor, config: FitConfig) -> tuple[
                 up, down, loss = guessed_up, guess, guessed
             else:
                 points, images = [], []
-    return up, down, rounds
+    return up, down, config.max_rounds
 
 
 def _ridge(cov: Square) -> Square:

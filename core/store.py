@@ -1,7 +1,7 @@
 """A workspace on disk: one folder a model pair, whose manifest names every artifact, its hash and its makers.
 
 An artifact is written beside its final place and renamed into it under a name that carries its hash; then the
-manifest is replaced the same way. Whatever the moment of a kill, the manifest points at whole files: the old or the new.
+manifest is replaced the same way. Whatever the moment of a kill, the manifest points at whole files, old or new.
 """
 
 import contextlib

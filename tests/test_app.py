@@ -3,6 +3,7 @@
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -43,7 +44,7 @@ def text(app: AppTest) -> str:
         ((0.0083, -0.0037, 0.0203), "+0.8 [−0.4, +2.0] %"), ((0.05, 0.0496, 0.0504), "+5.00 [+4.96, +5.04] %"),
     ],
 )  # fmt: skip
-def test_percent(args: tuple[float, ...], words: str) -> None:
+def test_percent(args: tuple[Any, ...], words: str) -> None:
     assert frame.percent(*args).replace(frame.NARROW, " ") == words
 
 
