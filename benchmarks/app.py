@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -107,10 +108,10 @@ def _answers(address: str) -> bool:
 
 def _painted(page: Page, name: str, heading: str = "") -> None:
     try:
-        page.wait_for_function(DRAWN, arg=[FIGURES[name], heading], timeout=120_000, polling="raf")
+        page.wait_for_function(DRAWN, arg=[FIGURES[name], heading], timeout=300_000, polling="raf")
     except TimeoutError:
         shown = page.inner_text("body")[:400].replace("\n", " / ")
-        sys.exit(f"No figure on {name} within 120 s. The page shows: {shown}")
+        sys.exit(f"No figure on {name} within 300 s. The page shows: {shown}")
 
 
 def first_paint(browser: Browser) -> float:
@@ -181,6 +182,7 @@ def main() -> None:
     p.add_argument("--switches", type=int, default=20, help="page switches, half to each page")
     p.add_argument("--starts", type=int, default=3, help="starts after the first")
     args = p.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the app is ended too
     settings, lines = run(args)
     show("app: start to first paint, page switch", settings, lines, args.json)
 

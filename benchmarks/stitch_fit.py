@@ -22,7 +22,7 @@ from core.corpus import Split
 from core.gram import Gram, Moments
 from core.harvest import Recording, harvest_config, harvest_recording
 from core.pairs import LayerPair, get_pair
-from core.pipeline import ALPHAS, Bench
+from core.pipeline import ALPHAS, Bench, BuildConfig
 from core.stitch import FitConfig, Stitch, fit_adam, fit_moments, quality
 
 PAIR = "smollm2-gemma3"
@@ -100,13 +100,16 @@ def exact(rows: Rows, config: FitConfig) -> tuple[Fit, float]:
 
 
 def adam(rows: Rows, moments: Moments, config: FitConfig) -> Fit:
-    """FLOPs: one step under FlopCounterMode, times the rows of all steps (Adam's own update is not a product)."""
+    """FLOPs: what one step more adds under FlopCounterMode, times the steps; Adam's own update is not a product."""
     stitch = fit_adam(rows, moments, config)
-    counter = FlopCounterMode(display=False)
-    few = _first(rows, min(config.batch, rows.n))
-    with counter:
-        fit_adam(few, moments, config.model_copy(update={"epochs": 1}))
-    flops = counter.get_total_flops() / few.n * rows.n * config.epochs
+    batch = min(config.batch, rows.n // 2)
+    counted = []
+    for steps in (1, 2):
+        counter = FlopCounterMode(display=False)
+        with counter:
+            fit_adam(_first(rows, steps * batch), moments, config.model_copy(update={"epochs": 1, "batch": batch}))
+        counted.append(counter.get_total_flops())
+    flops = (counted[1] - counted[0]) / batch * rows.n * config.epochs
     return Fit(stitch, stitch.makers["seconds"], flops)
 
 
@@ -119,7 +122,7 @@ def _first(rows: Rows, n: int) -> Rows:
 
 def recorded(positions: int) -> tuple[Rows, Rows]:
     """Fit rows and a quarter as many held-out ones; recorded once, then found in the user's cache."""
-    bench = Bench(get_pair(PAIR))
+    bench = Bench(get_pair(PAIR), BuildConfig())
 
     def record(split: Split, n: int) -> Rows:
         config = harvest_config(bench.a, bench.b, bench.corpus.fingerprint, split, n)

@@ -43,7 +43,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _show(record: dict[str, Any] | list[Any], as_json: bool, text: str) -> None:
+def _show(record: dict[str, Any], as_json: bool, text: str) -> None:
     print(json.dumps(record, indent=1) if as_json else text)
 
 
@@ -57,7 +57,7 @@ def pairs_command(as_json: JsonFlag = False) -> None:
         for p in PAIRS.values()
     ]  # fmt: skip
     lines = [f"{r['pair']:20} {'built' if r['workspace'] else '-':6} {r['family']:14} {r['title']}" for r in rows]
-    _show(rows, as_json, "\n".join(lines))
+    _show({"pairs": rows}, as_json, "\n".join(lines))
 
 
 @app.command("doctor")
@@ -71,7 +71,7 @@ def doctor_command(as_json: JsonFlag = False) -> None:
     for c in checks:
         todo = f". To do: {c['todo']}" if c["todo"] else ""
         lines.append(f"{'ok  ' if c['ok'] else 'FAIL'} {c['what']}: {c['found']}{todo}")
-    _show(checks, as_json, "\n".join(lines))
+    _show({"checks": checks}, as_json, "\n".join(lines))
     if not all(c["ok"] for c in checks):
         raise typer.Exit(2)
 
@@ -106,7 +106,7 @@ def svcca_command(
     bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig(svcca_positions=positions))
     table = pipeline.measure_svcca(bench)
     wide = table.pivot_table(index="layer_a", columns="layer_b", values="svcca")
-    _show(table.to_dict("records"), as_json, wide.round(2).to_string())
+    _show({"svcca": table.to_dict("records")}, as_json, wide.round(2).to_string())
 
 
 @stitch.command("fit")

@@ -139,6 +139,9 @@ def measure(
                 rows[side] = own[side][torch.from_numpy(index)].float()
             read += sum(len(e.ids) for e in encoded["b"])
             characters += sum(map(len, texts))
+            share = min(1.0, read / tokens if tokens else characters / whole)
+            work = sum(len(of[side]) * sum(len(e.ids) for e in encoded[side]) for side in of)
+            bar.advance(0, total=(worked + work) / share)
             for side, model, layer in sides:
                 new = {c.name: None if c.rows is None else c.rows(rows["a"], rows["b"]) for c in of[side]}
                 out: list[dict[str, object]] = []
@@ -152,8 +155,6 @@ def measure(
                 tables.append(
                     pd.DataFrame(out).assign(model=side, document=lambda t, d=docs: [d[i].id for i in t.document])
                 )
-            share = read / tokens if tokens else characters / whole
-            bar.advance(0, total=worked / min(1.0, share))
             if tokens is not None and read >= tokens:
                 break
     return pd.concat(tables, ignore_index=True)

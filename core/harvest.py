@@ -95,7 +95,12 @@ def read_window(
 
 
 def norm_limits(chunk: Chunk) -> dict[str, float]:
-    """Largest norm kept, by 'a<layer>' and 'b<layer>': OUTLIER medians of this chunk's rows, in residual units."""
+    """Largest norm kept, by 'a<layer>' and 'b<layer>': OUTLIER medians of this chunk's rows, in residual units.
+
+    Empty where the chunk is: the next one decides.
+    """
+    if not len(chunk.at_a):
+        return {}
     sides = (("a", chunk.h_a), ("b", chunk.h_b))
     return {
         f"{side}{layer}": OUTLIER * float(h.float().norm(dim=-1).median())
@@ -106,8 +111,8 @@ def norm_limits(chunk: Chunk) -> dict[str, float]:
 
 def within(chunk: Chunk, limits: dict[str, float], pair: LayerPair) -> Tensor:
     """[n] bool: rows whose norm is below the limit on both sides."""
-    keep_a = chunk.h_a[pair.a].float().norm(dim=-1) <= limits[f"a{pair.a}"]
-    keep_b = chunk.h_b[pair.b].float().norm(dim=-1) <= limits[f"b{pair.b}"]
+    keep_a = chunk.h_a[pair.a].float().norm(dim=-1) <= limits.get(f"a{pair.a}", np.inf)
+    keep_b = chunk.h_b[pair.b].float().norm(dim=-1) <= limits.get(f"b{pair.b}", np.inf)
     return keep_a & keep_b
 
 
@@ -237,10 +242,12 @@ def harvest_recording(
                     note = folder / "limits.json"
                     if not shard.exists():
                         chunk = read_window(a, b, docs, [pair.a], [pair.b])
-                        if k == 0:
+                        if not limits and note.exists():
+                            limits = json.loads(note.read_text())
+                        if not limits:
+                            limits = norm_limits(chunk)
                             with beside(note) as part:
-                                part.write_text(json.dumps(norm_limits(chunk)))
-                        limits = limits or json.loads(note.read_text())
+                                part.write_text(json.dumps(limits))
                         keep = within(chunk, limits, pair)
                         rows = {
                             "h_a": chunk.h_a[pair.a][keep].contiguous(),

@@ -121,7 +121,7 @@ def computed(ws: Workspace) -> None:
         )  # fmt: skip
     with go:
         st.subheader("Where to go next", anchor="next")
-        for row in ask(queries.stitches, ws).head(6).to_dict("records"):
+        for row in ask(queries.stitches, ws).dropna(subset=["a"]).head(6).to_dict("records"):
             st.page_link(
                 STITCHES, icon=":material/hub:", query_params={"pair": ws.pair, "stitch": str(row["name"])},
                 label=f"{plain(row['name'])}: A→B {percent(row['a_to_b_relative'])}, "

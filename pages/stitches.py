@@ -178,7 +178,7 @@ def choose(ws: Workspace, names: list[str]) -> str:
     key = f"table-{shown}-{len(names)}"
     st.dataframe(
         view.style.format(styles | {"α": "{:g}", "Positions": count}, na_rep="–"), hide_index=True, key=key,
-        on_select=partial(_row, key, names), selection_mode="single-row-required",
+        placeholder="–", on_select=partial(_row, key, names), selection_mode="single-row-required",
         selection_default={"selection": {"rows": [names.index(shown)]}}, alt="Stitches of this workspace",
         column_config={"Stitch": st.column_config.Column(pinned=True)},
     )  # fmt: skip

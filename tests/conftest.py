@@ -13,10 +13,11 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from pydoc_data.topics import topics
+
 import pytest
 import torch
 from playwright.sync_api import Browser, sync_playwright
-from pydoc_data.topics import topics
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 

@@ -1,5 +1,6 @@
-"""Two positions pair up exactly where both models have read the same text: by hand, and against the tokens' own bytes."""
+"""Two positions pair up exactly where both models have read the same text: by hand, and by the tokens' bytes."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,7 @@ def test_real_tokenizers_pair_where_their_bytes_agree(tiny: Tiny, script: str, k
     assert found[-1] == (len(x.ids) - 1, len(y.ids) - 1), "the whole text has been read by both at its end"
 
 
-LETTERS = st.sampled_from([*"abc xyz.é", *SCRIPTS["Cyrillic"], *SCRIPTS["Devanagari"], *SCRIPTS["Han"], "ا", "😀", "👍"])
+LETTERS = st.sampled_from([*"abc xyz.é", *"приветнमस्ते你好世界", "ا", "😀", "👍"])
 TEXTS = st.one_of(st.text(LETTERS, max_size=40), st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -134,7 +135,7 @@ def test_any_text_pairs_where_bytes_agree(tiny: Tiny, text: str) -> None:
     (x,), (y,) = a.encode([text]), b.encode([text])
     found = pairs(x, y)
     assert found == truth(a, b, text)
-    assert all(i < k and j < m for (i, j), (k, m) in zip(found, found[1:], strict=False)), "both rise"
+    assert all(i < k and j < m for (i, j), (k, m) in pairwise(found)), "both rise"
 
 
 @QUICK

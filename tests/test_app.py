@@ -22,7 +22,7 @@ def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 
 def opened(page: str = "", **query: str) -> AppTest:
-    app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60)
+    app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=200)
     for key, value in query.items():
         app.query_params[key] = value
     app.run()
@@ -89,7 +89,7 @@ def test_stitches_shows_one_in_full_and_a_link_picks_it(ws: Workspace) -> None:
 
 
 def test_an_unknown_link_is_said(ws: Workspace) -> None:
-    app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=60).run().switch_page("pages/stitches.py")
+    app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=200).run().switch_page("pages/stitches.py")
     app.query_params["stitch"] = "no*such"
     app.run()
     assert not app.exception

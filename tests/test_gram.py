@@ -1,5 +1,6 @@
 """Moments are those of numpy, whatever the order and the batches in which rows came."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def rows(n: int = N, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def gram(a: torch.Tensor, b: torch.Tensor, cuts: list[int] | None = None, seed: int = 0) -> Gram:
     g = Gram(a.shape[1], b.shape[1])
     edges = [0, *sorted(cuts or []), len(a)]
-    for k, (i, j) in enumerate(zip(edges, edges[1:], strict=False)):
+    for k, (i, j) in enumerate(pairwise(edges)):
         g.update(a[i:j], b[i:j], seed=seed + k)
     return g
 

@@ -178,9 +178,8 @@ def test_no_workspace_says_how_to_build_one(tmp_path: Path) -> None:
 
 def test_two_writers(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "LOCK_SECONDS", 0.2)
-    code = (
-        "import sys\nfrom filelock import FileLock\nwith FileLock(sys.argv[1]):\n print(1, flush=True)\n sys.stdin.read()"
-    )
+    code = "import sys\nfrom filelock import FileLock\n"
+    code += "with FileLock(sys.argv[1]):\n print(1, flush=True)\n sys.stdin.read()"
     command = [sys.executable, "-c", code, str(ws.root / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None

@@ -80,7 +80,7 @@ def percent(x: float, low: float | None = None, high: float | None = None, sign:
     digits = _digits(x, 2)
     if low is None or high is None or math.isnan(low) or math.isnan(high):
         return f"{_fixed(x, digits, sign)}{NARROW}%"
-    half = 50 * (high - low)
+    half = float(f"{50 * (high - low):.2g}")
     digits = max(_digits(half, 1), min(digits, _digits(half, 2))) if half else digits
     return f"{_fixed(x, digits, sign)} [{_fixed(100 * low, digits, sign)}, {_fixed(100 * high, digits, sign)}]{NARROW}%"
 
@@ -150,11 +150,11 @@ def _progress(job: jobs.Job, title: str) -> None:
     now = job.progress
     done, total, unit = now.get("done") or 0, now.get("total"), now.get("unit", "")
     parts = [sentence(now.get("step") or "Starting")]
-    if total:
-        parts.append(f"{count(done)} of {count(total)} {sentence(unit)}")
+    if done or total:  # a total is an estimate: work may go past it
+        parts.append(f"{count(done)}{f' of {count(total)}' if total and done <= total else ''} {sentence(unit)}")
     if rate := now.get("rate"):
         parts.append(f"{count(rate)} {sentence(unit)}/s")
-    if (left := now.get("seconds_left")) is not None:
+    if (left := now.get("seconds_left")) is not None and left >= 0:
         parts.append(f"{duration(left)} left in this step")
     words, action = st.columns([5, 1], vertical_alignment="center")
     share = min(1.0, done / total) if total else 0.0

@@ -1,0 +1,178 @@
+"""The command line: one sentence on stderr and status 2 for what a person can mend, one JSON object for `--json`."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from core.cli import app
+from core.pairs import PAIRS
+from core.store import Workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+PAIR = "smollm2-gemma3"
+TABLE_1 = ("a", "b", "a_to_b", "b_to_a", "a_to_b_to_a", "b_to_a_to_b")
+CONTROLS = ("mean_ablated_a", "mean_ablated_b", "shuffled_a_to_b", "shuffled_b_to_a")
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path))
+    return tmp_path
+
+
+def call(*args: str) -> Result:
+    return CliRunner().invoke(app, list(args))
+
+
+def fault(*args: str) -> str:
+    """The one sentence with which a command is refused."""
+    done = call(*args)
+    assert done.exit_code == 2, done.output
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("Found ")
+    return done.stderr
+
+
+FIT = ("stitch", "fit", PAIR, "--layer-a", "10", "--layer-b", "9")
+
+
+def test_faults_are_one_sentence(empty: Path) -> None:
+    for command in (("report",), ("build",), ("svcca",), FIT[:2], ("stitch", "eval"), ("stitch", "remove")):
+        rest = FIT[3:] if command == FIT[:2] else ("x",) if command[0] == "stitch" else ()
+        message = fault(*command, "nopair", *rest)
+        assert "'nopair'" in message
+        assert all(key in message for key in PAIRS)
+    message = fault("report", PAIR)
+    assert f"python -m core build {PAIR}" in message
+    assert "no workspace" in fault("stitch", "eval", PAIR, "nothing")
+    assert "no workspace" in fault("stitch", "remove", PAIR, "nothing")
+    assert list(empty.iterdir()) == [], "nothing was made"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--layer-a", "30", "--layer-b", "9"), ("layer 30", "0 to 29")),
+        (("--layer-a", "-1", "--layer-b", "9"), ("layer -1", "0 to 29")),
+        (("--layer-a", "10", "--layer-b", "18"), ("layer 18", "0 to 17")),
+        (("--layer-a", "10", "--layer-b", "9", "--metric", "cosine"), ("'cosine'", "whiten")),
+        (("--layer-a", "10", "--layer-b", "9", "--method", "sgd"), ("'sgd'", "lstsq")),
+        (("--layer-a", "10", "--layer-b", "9", "--name", "../up"), ("'../up'", "letters")),
+        (("--layer-a", "10", "--layer-b", "9", "--alpha", "-1"), ("alpha -1.0", "0 or more")),
+        (("--layer-a", "10", "--layer-b", "9", "--alpha", "nan"), ("alpha nan", "finite")),
+        (("--layer-a", "10", "--layer-b", "9", "--positions", "10"), ("10 positions", "2432")),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(empty: Path, options: tuple[str, ...], named: tuple[str, str]) -> None:
+    message = fault("stitch", "fit", PAIR, *options)
+    assert all(n in message for n in named), message
+    assert not (empty / PAIR / "manifest.json").exists()
+
+
+def test_a_spoilt_workspace_is_named(empty: Path) -> None:
+    w = Workspace(PAIR)
+    w.put_record("pair", {"title": "t"}, {})
+    assert call("report", PAIR).exit_code == 0, "the control"
+    path = w.root / w.entry("pair").path
+    path.write_bytes(path.read_bytes().replace(b"t", b"u", 1))
+    assert path.name in fault("report", PAIR)
+    assert "no 'stitches/nothing'" in fault("stitch", "eval", PAIR, "nothing")
+    manifest = w.root / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    assert "schema 99" in fault("report", PAIR)
+
+
+def test_a_missing_model_is_one_sentence(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair whose models come from the hub alone, which is out of reach here."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    message = fault("build", "pythia-70m-160m")
+    assert "EleutherAI/pythia-70m-deduped" in message
+    assert "~/models/pythia-70m-deduped" in message
+
+
+def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "core", *args]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, check=False)
+
+
+def test_a_real_process_says_the_same(tmp_path: Path) -> None:
+    done = run("report", "nopair", STITCHLENS_WORKSPACES=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    done = run("pairs", "--json", STITCHLENS_WORKSPACES=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {p["pair"] for p in json.loads(done.stdout)["pairs"]} == set(PAIRS)
+
+
+def test_usage_errors_are_status_2_too() -> None:
+    for args in (("stitch", "fit", PAIR), ("report",), ("nothing",), (*FIT, "--layer-a", "ten"), ("report", "--yaml")):
+        done = call(*args)
+        assert done.exit_code == 2
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+
+
+def test_help_names_every_command() -> None:
+    done = call("--help")
+    assert done.exit_code == 0
+    assert all(c in done.stdout for c in ("pairs", "doctor", "build", "svcca", "stitch", "report"))
+    assert all(c in call("stitch", "--help").stdout for c in ("fit", "eval"))
+
+
+def only_object(done: subprocess.CompletedProcess[str] | Result) -> dict[str, Any]:
+    """The JSON object that is all of stdout; NaN is no JSON."""
+
+    def no(constant: str) -> float:
+        raise ValueError(constant)
+
+    found = json.loads(done.stdout, parse_constant=no)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_doctor_says_what_to_do(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
+    w = Workspace(PAIR)
+    w.put_record("pair", {"title": "t"}, {})
+    path = w.root / w.entry("pair").path
+    path.write_text("changed")
+    done = call("doctor", "--json")
+    checks = {c["what"]: c for c in only_object(done)["checks"]}
+    assert done.exit_code == 2
+    fault = checks[f"workspace {PAIR}"]
+    assert not fault["ok"]
+    assert path.name in fault["found"]
+    assert f"python -m core build {PAIR}" in fault["todo"]
+    assert checks["Python"]["ok"]
+    assert all(c["todo"] for c in checks.values() if not c["ok"])
+
+
+def test_the_committed_workspace_reports_table_1() -> None:
+    done = run("report", PAIR, "--json", STITCHLENS_WORKSPACES=str(ROOT / "cache"))
+    assert (done.returncode, done.stderr) == (0, ""), "run `python -m core build smollm2-gemma3`"
+    found = only_object(done)
+    assert found["default_stitch"] in found["stitches"]
+    assert len(found["stitches"]) >= 2
+    for name, stitch in found["stitches"].items():
+        loss = stitch["downstream"]
+        assert set(loss) >= {*TABLE_1, *CONTROLS}, name
+        assert all(math.isfinite(v) and 0 < v < 20 for v in loss.values())
+        assert loss["a_to_b"] < 0.8 * min(loss["mean_ablated_b"], loss["shuffled_a_to_b"]), name
+        assert loss["b_to_a"] < 0.8 * min(loss["mean_ablated_a"], loss["shuffled_b_to_a"]), name
+        for condition, d in stitch["downstream_details"].items():
+            assert d["low"] <= loss[condition] <= d["high"]
+            assert 0 < d["bits_per_byte"] < 10
+            assert 0.5 < d["share_patched"] <= 1
+    best = found["stitches"][found["default_stitch"]]["downstream"]
+    assert best["a_to_b_to_a"] < 1.05 * best["a"]
+    assert best["b_to_a_to_b"] < 1.05 * best["b"]
+    assert run("report", PAIR, STITCHLENS_WORKSPACES=str(ROOT / "cache")).returncode == 0
