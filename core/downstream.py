@@ -193,5 +193,7 @@ def summarise(measured: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 def mean_losses(measured: pd.DataFrame) -> dict[str, float]:
     """Loss in nats/token by condition."""
-    sums = measured.groupby("condition", sort=False)[["loss", "tokens"]].sum()
-    return (sums.loss / sums.tokens).to_dict()
+    out: dict[str, float] = {}
+    for condition, rows in measured.groupby("condition", sort=False):
+        out[str(condition)] = float(rows.loss.sum() / rows.tokens.sum())
+    return out

@@ -118,7 +118,7 @@ class LiveModel:
             if len(i) > max_tokens - lead:
                 i, ends = i[: max_tokens - lead], ends[: max_tokens - lead].copy()
                 ends[ends == ends[-1]] = -1
-            if lead:
+            if self.bos is not None:
                 i, ends = np.insert(i, 0, self.bos), np.insert(ends, 0, -1)
             out.append(Encoded(i.astype(np.int32), ends.astype(np.int32)))
         return out
@@ -183,7 +183,7 @@ def _dequantised(spec: ModelSpec, source: Source) -> Path:
             where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
             model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
             # dequantised weights are ordinary ones; transformers refuses to save while they are marked as quantised
-            model.hf_quantizer = None
+            model.hf_quantizer = None  # type: ignore[assignment]
             model.config.__dict__.pop("quantization_config", None)
             beside = Path(scratch) / "folder"
             model.save_pretrained(beside)

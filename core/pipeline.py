@@ -57,11 +57,11 @@ class Bench:
 
     @cached_property
     def a(self) -> LiveModel:
-        return load_shared(self.pair.a)
+        return load_shared(self.pair.a)  # type: ignore[arg-type]
 
     @cached_property
     def b(self) -> LiveModel:
-        return load_shared(self.pair.b)
+        return load_shared(self.pair.b)  # type: ignore[arg-type]
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -176,8 +176,8 @@ def best_setting(table: pd.DataFrame, inversion: float = 0.05) -> FitConfig:
     """The exact setting with the least A→B loss among those whose round trips cost at most `inversion` (5 %)."""
     exact = table[table.method == "exact"]
     worst = pd.concat([exact.a_to_b_to_a / exact.a, exact.b_to_a_to_b / exact.b], axis=1).max(axis=1) - 1
-    good = exact[worst <= inversion]
-    row = (good if len(good) else exact).sort_values("a_to_b").iloc[0]
+    good = worst <= inversion if (worst <= inversion).any() else worst <= worst.max()
+    row = exact.loc[exact.a_to_b.where(good).idxmin()]
     return FitConfig(metric=row.metric, alpha=float(row.alpha))
 
 

@@ -27,7 +27,7 @@ def report(pair: PairSpec) -> dict[str, Any]:
             table = w.table(f"downstream/{name}").set_index("condition")
             stitch["downstream"] = table.loss.to_dict()
             columns = [c for c in table.columns if c not in ("loss", "model")]
-            stitch["downstream_details"] = table[columns].to_dict("index")
+            stitch["downstream_details"] = {str(k): dict(row) for k, row in table[columns].iterrows()}
         if f"quality/{name}" in known:
             stitch["quality"] = w.record(f"quality/{name}")
         out["stitches"][name] = stitch

@@ -219,7 +219,11 @@ class Workspace:
 
     def put_record(self, name: str, record: dict[str, Any], makers: dict[str, Any]) -> Artifact:
         text = json.dumps(record, indent=1, sort_keys=True)
-        return self.put(name, lambda p: p.write_text(text + "\n", "utf-8") and None, "record", ".json", makers)
+
+        def write(path: Path) -> None:
+            path.write_text(text + "\n", "utf-8")
+
+        return self.put(name, write, "record", ".json", makers)
 
     def remove(self, name: str) -> None:
         with self._only_writer():

@@ -208,7 +208,7 @@ def one(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> None:
         losses(ws, pair, name)
     with section():
         quality(ws, name)
-    left, right = st.columns([1, 1], gap="large")
+    left, right = st.columns([9, 11], gap="large")
     with left, section():
         sweep(ws, int(row.layer_a), int(row.layer_b), str(row.metric))
     with right, section():
@@ -314,9 +314,9 @@ def study(ws: Workspace, layer_a: int, layer_b: int) -> None:
     table = ask(queries.study, ws)
     here = table[(table.layer_a == layer_a) & (table.layer_b == layer_b)]
     table = here if len(here) else table
+    where = LayerPair(a=int(table.layer_a.iloc[0]), b=int(table.layer_b.iloc[0])).name
     view = pd.DataFrame(
         {
-            "ℓ A": table.layer_a, "ℓ B": table.layer_b,
             "Method": table.method, "Metric": table.metric, "α": table.alpha,
             "A→B ↓": table.a_to_b_relative, "B→A ↓": table.b_to_a_relative,
             "A→B→A ↓": table.a_to_b_to_a_relative, "B→A→B ↓": table.b_to_a_to_b_relative,
@@ -326,9 +326,9 @@ def study(ws: Workspace, layer_a: int, layer_b: int) -> None:
     percents = dict.fromkeys([c for c in view.columns if c.endswith("↓")], percent)
     st.dataframe(view.style.format(percents | {"α": "{:g}"}), hide_index=True, alt="Study of metrics and methods")
     st.caption(
-        "Eq. 3 solved with errors measured in each metric: increase of the next-token loss over the unpatched model "
-        "that comes last, on the select split. The default is the setting with the least A→B loss among those whose "
-        f"round trips cost at most 5 %.{'' if len(here) else ' Studied at other layers than these.'}"
+        f"Eq. 3 solved at {where} with errors measured in each metric: increase of the next-token loss over the "
+        "unpatched model that comes last, on the select split. The default is the setting with the least A→B loss among "
+        "those whose round trips cost at most 5 %."
     )
 
 

@@ -66,11 +66,10 @@ def table_1(table: pd.DataFrame, title_a: str, title_b: str) -> go.Figure:
             text = loss(row["loss"]) + ("" if row["role"] == "unpatched" else f" ({percent(row['relative'])})")
             above = percent(row["relative"], row["relative_low"], row["relative_high"])
             figure.add_scatter(
-                x=[row["loss"]], y=[at], mode="markers+text", marker=marker(row["role"], model),
+                x=[row["loss"]], y=[at], mode="markers", marker=marker(row["role"], model),
                 error_x={"type": "data", "array": [row["high"] - row["loss"]], "arrayminus": [row["loss"] - row["low"]],
                          "thickness": 2, "width": 0, "color": c["control"]},
-                text=[f"  {text}  "], textposition="middle left" if near_end else "middle right",
-                textfont={"color": c["ink"], "size": 13}, name=row["label"], showlegend=False, cliponaxis=False,
+                name=row["label"], showlegend=False, cliponaxis=False,
                 hovertemplate=(
                     f"<b>{row['label']}</b>: {row['says']}<br>"
                     f"{loss(row['loss'], row['low'], row['high'])} nats/token<br>"
@@ -78,6 +77,10 @@ def table_1(table: pd.DataFrame, title_a: str, title_b: str) -> go.Figure:
                     + f"{row['bits_per_byte']:.2f} bits/byte<br>"
                     f"{row['documents']:,} documents, {row['tokens']:,} tokens<extra></extra>"
                 ),
+            )  # fmt: skip
+            figure.add_annotation(
+                x=row["low" if near_end else "high"], y=at, text=text, showarrow=False, font={"size": 13},
+                xanchor="right" if near_end else "left", xshift=-9 if near_end else 9,
             )  # fmt: skip
         at -= 1.2
     for role, label in ROLES.items():
