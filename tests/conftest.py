@@ -144,6 +144,8 @@ def _untrained(kind: str, vocabulary: int) -> Any:
     import transformers as t
 
     common: dict[str, Any] = {"vocab_size": vocabulary, "max_position_embeddings": 1024, "num_attention_heads": 4}
+    size: dict[str, Any]
+    more: dict[str, Any]
     match kind:
         case "neox-a":
             size = {"hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 128}
