@@ -1,8 +1,8 @@
 """The exact fit of Eq. 3 against Adam, the paper's fitter, on the same recorded activations (SmolLM2 L20 → Gemma-3 L9).
 
 Exact: moments of the recorded rows, then alternating exact solves; both are in its time. Adam: the paper's recipe (A),
-two epochs at 1e-4, and the best setting that `--search` found for it; reading rows is not in its time (they lie in
-memory), nor are the means and deviations that the standardised metric needs. Held-out Eq. 3 is of other documents.
+two epochs at 1e-4, and its best setting, which `--search` looks for; reading rows is not in its time (they lie in
+memory), nor are the deviations that the standardised metric needs. Held-out Eq. 3 is of other documents.
 """
 
 import argparse
@@ -30,7 +30,7 @@ LAYERS = LayerPair(a=20, b=9)
 PAPER = {"lr": 1e-4, "epochs": 2, "batch": 4096}
 """The paper's recipe (A); it does not name a batch size, this is our fitter's."""
 BEST = {"lr": 2e-3, "epochs": 30, "batch": 1024}
-"""Adam's best of the grid below: see `--search`."""
+"""Adam's best setting. TODO a guess from the range below; put here what `--search` finds at 60,000 positions."""
 GRID = {"lr": (1e-3, 2e-3, 3e-3), "epochs": (10, 30), "batch": (512, 1024, 4096)}
 EIGH_FLOPS = 9
 """FLOPs of a symmetric eigendecomposition with vectors, in n³ (Golub and Van Loan, 8.3: tridiagonal QR)."""

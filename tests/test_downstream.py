@@ -230,3 +230,19 @@ def test_names_of_conditions_are_their_directions() -> None:
         "b_to_a", "a_to_b_to_a", "mean_ablated_a", "shuffled_b_to_a"
     }  # fmt: skip
     assert Condition("a", "a").rows is None
+
+
+def test_kinds_of_text_are_measured_apart() -> None:
+    labels = {"x": "eng/history", "y": "eng", "z": "deu", "w": "coding/python"}
+    documents = [Document(id=k, label=label, text="-") for k, label in labels.items()]
+    rows = [
+        {"condition": c, "model": "a", "document": d, "loss": loss * (2 if c == "b_to_a" else 1), "tokens": 10,
+         "loss_patched": 1.0, "patched": 5, "bytes": 40}
+        for c in ("a", "b_to_a")
+        for d, loss in (("x", 10.0), ("y", 30.0), ("z", 70.0), ("w", 5.0))
+    ]  # fmt: skip
+    table = downstream.by_kind(pd.DataFrame(rows), documents).set_index(["kind", "condition"])
+    assert table.loss[("English", "a")] == pytest.approx(2.0)
+    assert table.loss[("other languages", "b_to_a")] == pytest.approx(14.0)
+    assert table.documents[("code", "a")] == 1
+    assert table.relative[("English", "b_to_a")] == pytest.approx(1.0)

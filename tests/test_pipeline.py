@@ -62,7 +62,7 @@ def refuse(*args: object, **kwargs: object) -> str:
 
 def test_a_build_makes_everything(workspace: Workspace, tiny_pair: PairSpec, tiny: Tiny) -> None:
     names = {"pair", "svcca", "study", "alpha_sweep"} | {
-        f"{kind}/L1-L2" for kind in ("stitches", "controls", "quality", "downstream")
+        f"{kind}/L1-L2" for kind in ("stitches", "controls", "quality", "downstream", "kinds")
     }
     assert set(workspace.names()) == names
     assert workspace.verify() == {}
