@@ -187,7 +187,7 @@ def _ridge(cov: Square) -> Square:
 def fit_moments(moments: Moments, config: FitConfig) -> Stitch:
     """The `exact` and `lstsq` fitters. lstsq: two least-squares maps, no inversion terms.
 
-    exact: alternating exact solves of Eq. 3 from the lstsq maps, with over-relaxation, to convergence.
+    exact: alternating exact solves of Eq. 3 from the lstsq maps, with Anderson mixing, to convergence.
     """
     started = time.perf_counter()
     (l_a, inv_a), (l_b, inv_b) = _metric(config.metric, moments.aa), _metric(config.metric, moments.bb)
@@ -219,10 +219,11 @@ def fit_adam(recording: Recording, moments: Moments, config: FitConfig) -> Stitc
     optimiser = torch.optim.Adam(parameters, lr=config.lr)
     steps = config.epochs * -(-recording.n // config.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    mse, to_x, to_y = torch.nn.functional.mse_loss, l_a.float(), l_b.float()
+    mse, dense = torch.nn.functional.mse_loss, config.metric == "whiten"
+    to_x, to_y = (l.float() if dense else l.diagonal().float() for l in (l_a, l_b))  # noqa: E741
     with Progress("adam", config.epochs * recording.n, "pos") as bar:
         for h_a, h_b in _epochs(recording, config):
-            x, y = h_a @ to_x, h_b @ to_y
+            x, y = (h_a @ to_x, h_b @ to_y) if dense else (h_a * to_x, h_b * to_y)
             there, back = up(x), down(y)
             loss = mse(there, y) + mse(back, x) + config.alpha * (mse(down(there), x) + mse(up(back), y))
             optimiser.zero_grad()

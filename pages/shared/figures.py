@@ -79,8 +79,8 @@ def table_1(table: pd.DataFrame, title_a: str, title_b: str) -> go.Figure:
                 ),
             )  # fmt: skip
             figure.add_annotation(
-                x=row["low" if near_end else "high"], y=at, text=text, showarrow=False,
-                font={"size": 13, "color": c["ink"]}, xanchor="right" if near_end else "left", xshift=-9 if near_end else 9,
+                x=row["low" if near_end else "high"], y=at, text=text, font={"size": 13, "color": c["ink"]},
+                showarrow=False, xanchor="right" if near_end else "left", xshift=-9 if near_end else 9,
             )  # fmt: skip
         at -= 1.2
     for role, label in ROLES.items():
