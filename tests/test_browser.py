@@ -129,9 +129,9 @@ def cell(page: Page, layer_a: int, layer_b: int) -> tuple[float, float]:
     return box["x"] + (layer_a + 0.5) / 30 * box["width"], box["y"] + box["height"] * (1 - (layer_b + 0.5) / 18)
 
 
-def picked(page: Page) -> tuple[str, str]:
-    a, b = (page.get_by_role("spinbutton", name=f"Layer of {side}") for side in "AB")
-    return a.input_value(), b.input_value()
+def expect_picked(page: Page, *layers: str) -> None:
+    for side, layer in zip("AB", layers, strict=True):
+        expect(page.get_by_role("spinbutton", name=f"Layer of {side}")).to_have_value(layer)
 
 
 def test_a_link_to_a_page_is_the_first_thing_a_server_hears(home: Path, visit: Callable[..., Page]) -> None:
@@ -152,7 +152,8 @@ def test_from_the_overview_to_a_stitch_and_back(url: str, visit: Callable[..., P
     page.get_by_role("link", name=re.compile("^.*L10-L9: A→B")).click()
     settled(page)
     expect(page.locator("h2")).to_have_text("L10-L9")
-    assert "stitch=L10-L9" in page.url and picked(page) == ("10", "9")
+    assert "stitch=L10-L9" in page.url
+    expect_picked(page, "10", "9")
     page.get_by_role("link", name="Overview").click()
     settled(page)
     expect(page.locator("h1")).to_have_text("SmolLM2-135M-Instruct and Gemma-3-270M")
@@ -160,16 +161,16 @@ def test_from_the_overview_to_a_stitch_and_back(url: str, visit: Callable[..., P
 
 def test_a_click_on_the_heatmap_picks_layers_and_stitches(url: str, visit: Callable[..., Page]) -> None:
     page = visit(f"{url}/stitches")
-    assert picked(page) == ("20", "9")
+    expect_picked(page, "20", "9")
     page.mouse.move(*cell(page, 5, 4))
     expect(page.locator(".hovertext")).to_contain_text("A before layer 5, B before layer 4")
     page.mouse.click(*cell(page, 7, 12))
     settled(page)
-    assert picked(page) == ("7", "12")
+    expect_picked(page, "7", "12")
     page.get_by_text("Fit a stitch from layer 7 to layer 12").wait_for()
     page.mouse.click(*cell(page, 10, 9))  # where a stitch is marked, that stitch is shown
     settled(page)
-    assert picked(page) == ("10", "9")
+    expect_picked(page, "10", "9")
     expect(page.locator("h2")).to_have_text("L10-L9")
     assert "stitch=L10-L9" in page.url
     page.reload()
