@@ -204,7 +204,10 @@ def test_the_summary_is_plain_arithmetic() -> None:
 def test_intervals_are_those_of_a_plain_bootstrap() -> None:
     table = made_up()
     found = summarise(table).set_index("condition").loc["b_to_a"]
-    one, base = (table[table.condition == c][["loss", "tokens"]].to_numpy().T for c in ("b_to_a", "a"))
+    one, base = (
+        np.stack([table.loc[table.condition == c, column].to_numpy() for column in ("loss", "tokens")])
+        for c in ("b_to_a", "a")
+    )
     rng = np.random.default_rng(7)
     draws, ratios = [], []
     for _ in range(2000):
