@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +22,8 @@ app = typer.Typer(
 )  # fmt: skip
 stitch = typer.Typer(help="Fit, evaluate and remove stitches (Eq. 1-3).", no_args_is_help=True)
 app.add_typer(stitch, name="stitch")
+nano = typer.Typer(help="The small within-family pair that ships with the project.", no_args_is_help=True)
+app.add_typer(nano, name="nano")
 
 PairArg = Annotated[str, typer.Argument(help="A pair from `python -m core pairs`, such as smollm2-gemma3.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
@@ -80,8 +83,8 @@ def doctor_command(as_json: JsonFlag = False) -> None:
 @_guarded
 def build_command(
     pair: PairArg,
-    tokens: Annotated[int, typer.Option(help="Tokens of B scored on the held-out split for Table 1.")] = 10_000,
-    select_tokens: Annotated[int, typer.Option(help="Tokens of B scored for each setting of the study.")] = 2_500,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of B scored on the held-out split for Table 1.")] = 10_000,
+    select_tokens: Annotated[int, typer.Option(min=1, help="Tokens of B scored for each setting.")] = 2_500,
     positions: Annotated[int | None, typer.Option(help="Pairs of positions to fit on; all by default.")] = None,
 ) -> None:
     """Build a pair's whole workspace: SVCCA, metric study, alpha sweep, stitches, Table 1. A killed build goes on."""
@@ -97,7 +100,7 @@ def build_command(
 @_guarded
 def svcca_command(
     pair: PairArg,
-    positions: Annotated[int, typer.Option(help="Paired positions to compare over.")] = 8_192,
+    positions: Annotated[int, typer.Option(min=1, help="Paired positions to compare over.")] = 8_192,
     as_json: JsonFlag = False,
 ) -> None:
     """Score every layer of A against every layer of B (Fig. 6) and keep the table in the workspace."""
@@ -127,7 +130,7 @@ def fit_command(
     ] = None,
     lr: Annotated[float, typer.Option(help="adam: learning rate.")] = 1e-4,
     epochs: Annotated[int, typer.Option(help="adam: passes over the data.")] = 2,
-    tokens: Annotated[int, typer.Option(help="Tokens of B scored on the held-out split for Table 1.")] = 4_000,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of B scored on the held-out split for Table 1.")] = 4_000,
     name: Annotated[str | None, typer.Option(help="Name in the workspace; made from the settings by default.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -159,7 +162,7 @@ def fit_command(
 def eval_command(
     pair: PairArg,
     name: Annotated[str, typer.Argument(help="A stitch of the workspace.")],
-    tokens: Annotated[int, typer.Option(help="Tokens of B scored on the held-out split.")] = 10_000,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of B scored on the held-out split.")] = 10_000,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure a stitch of the workspace again: Table 1 with controls, on more or fewer tokens."""
@@ -180,6 +183,28 @@ def remove_command(pair: PairArg, name: Annotated[str, typer.Argument(help="A st
 
     pipeline.remove_stitch(Workspace(get_pair(pair).key), name)
     print(f"Removed {name}.")
+
+
+@nano.command("train")
+@_guarded
+def nano_train_command(
+    fast: Annotated[bool, typer.Option("--fast", help="About a minute: smaller, less text, one epoch.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Where `nano-a` and `nano-b` go; cache/models, with --fast your cache folder.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Put the new models in the place of old ones.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train the tokenizer and both models from the corpus wheel. A killed training goes on where it was."""
+    from core import nano as training
+    from core.store import WORKSPACES, user_cache
+
+    config = training.FAST if fast else training.NanoConfig()
+    out = out or (user_cache() / "nano-fast" if fast else WORKSPACES / "models")
+    found = training.train(config, out, replace)
+    lines = [f"held-out loss, nats/token: unigram {found['unigram']:.3f}"]
+    lines += [f"  nano-{k} {found[k]['held_out']:.3f} ({found[k]['parameters']:,} parameters)" for k in "ab"]
+    _show(found, as_json, "\n".join([*lines, f"Models and their cards: {out}"]))
 
 
 def _stitch_text(name: str, found: dict[str, Any]) -> str:

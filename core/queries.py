@@ -4,7 +4,7 @@ Losses are in nats per token of the model that comes last and is scored; relativ
 fractions. Every function raises StitchLensError where an artifact is missing, damaged or lacks a column.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from core.errors import StitchLensError
-from core.pairs import PAIRS, LayerPair, PairSpec, PaperRow
+from core.pairs import PAIRS, LayerPair, PairSpec
 from core.store import Workspace, fingerprint, workspaces_dir
 
 
@@ -171,22 +171,42 @@ def quality(ws: Workspace, name: str) -> dict[str, Any]:
     return ws.record(f"quality/{name}")
 
 
-def table_1(ws: Workspace) -> pd.DataFrame:
-    """Table 1 of this pair's stitches and then of the paper's: `label`, `source` ('this workspace' or 'the paper'), for
-    each of its columns the loss and `<condition>_relative`. The paper's relative losses follow from its rounded losses.
+def others(ws: Workspace) -> tuple[tuple[str, str], ...]:
+    """(pair, stamp) of every other workspace beside this one that can be read."""
+    found = []
+    for key in pairs_with_workspace(ws.root.parent):
+        if key != ws.pair:
+            with suppress(StitchLensError):
+                found.append((key, stamp(Workspace(key, ws.root.parent))))
+    return tuple(found)
+
+
+def table_1(ws: Workspace, beside: Sequence[tuple[str, str]] = ()) -> pd.DataFrame:
+    """Table 1 of this pair's stitches, of the default stitch of each workspace `beside` it (see `others`), and the
+    paper's: `label`, `pair`, `family`, `source` ('this workspace', 'another workspace' or 'the paper'), for each of its
+    columns the loss and `<condition>_relative`. The paper's relative losses follow from its rounded losses.
     """
-    ours = stitches(ws).dropna(subset=["a"]).assign(source="this workspace")
-    ours = ours.rename(columns={"name": "label"})
-    paper = pd.DataFrame([_paper(p.paper) for p in PAIRS.values() if p.paper]).assign(source="the paper")
-    columns = ["label", "source", *TABLE_1, *(f"{key}_relative" for key in TABLE_1)]
-    parts = [part.reindex(columns=columns) for part in (ours, paper) if len(part)]
-    return pd.concat(parts, ignore_index=True)
+    parts = [_measured(ws).assign(source="this workspace")]
+    for pair, _ in beside:
+        with suppress(StitchLensError):
+            parts.append(_measured(Workspace(pair, ws.root.parent)).head(1).assign(source="another workspace"))
+    parts.append(pd.DataFrame([_paper(p) for p in PAIRS.values() if p.paper]).assign(source="the paper"))
+    columns = ["label", "pair", "family", "source", *TABLE_1, *(f"{key}_relative" for key in TABLE_1)]
+    return pd.concat([part.reindex(columns=columns) for part in parts if len(part)], ignore_index=True)
 
 
-def _paper(row: PaperRow) -> dict[str, Any]:
+def _measured(ws: Workspace) -> pd.DataFrame:
+    spec = PAIRS[ws.pair]
+    found = stitches(ws).dropna(subset=["a"]).rename(columns={"name": "label"})
+    return found.assign(pair=spec.title, family=spec.family)
+
+
+def _paper(pair: PairSpec) -> dict[str, Any]:
+    row = pair.paper
+    assert row is not None
     losses = {key: getattr(row, key) for key in TABLE_1}
     base = {"a": row.a, "b": row.b}
-    return {"label": row.label, **losses} | {
+    return {"label": row.label, "pair": pair.title, "family": pair.family, **losses} | {
         f"{key}_relative": loss / base[BY_KEY[key].model] - 1 for key, loss in losses.items()
     }
 

@@ -6,11 +6,13 @@ manifest is replaced the same way. Whatever the moment of a kill, the manifest p
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +30,7 @@ from core.errors import StitchLensError
 from core.pairs import Frozen
 
 SCHEMA = 1
+STALE_SECONDS = 86_400
 LOCK_SECONDS = 10.0
 """How long a writer waits for another one."""
 PROJECT = Path(__file__).resolve().parent.parent
@@ -90,29 +93,40 @@ def versions() -> dict[str, str]:
 def beside(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` to write to; renamed over it on success, removed on failure.
 
-    Raises StitchLensError where the disk is full or the place is read-only; `target` is then as it was.
+    Raises StitchLensError where the disk is full or the place is read-only; `target` is then as it was. What a killed
+    writer of the same target left there is removed after a day.
     """
-    try:
+    prefix = f".{target.name[:40]}."
+    with disk_faults(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".part", dir=target.parent)
+        for left in target.parent.glob(f"{glob.escape(prefix)}*.part"):
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink(missing_ok=True)
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=target.parent)
         os.close(handle)
-    except OSError as e:
-        raise _disk_error(e, target) from e
     part = Path(name)
     try:
-        yield part
-        with part.open("rb") as f:
-            os.fsync(f.fileno())
-        part.chmod(0o644)
-        part.replace(target)
+        with disk_faults(target):
+            yield part
+            with part.open("rb") as f:
+                os.fsync(f.fileno())
+            part.chmod(0o644)
+            part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def disk_faults(target: Path) -> Iterator[None]:
+    """Turns what the system says of a full disk or a closed place, on writing `target`, into a StitchLensError."""
+    try:
+        yield
     except OSError as e:
         raise _disk_error(e, target) from e
     except SafetensorError as e:  # its I/O errors carry their number in the text alone
         if (number := re.search(r"os error (\d+)", str(e))) is None:
             raise
         raise _disk_error(OSError(int(number[1]), os.strerror(int(number[1]))), target) from e
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _disk_error(e: OSError, target: Path) -> StitchLensError:
@@ -250,6 +264,8 @@ class Workspace:
     def path(self, name: str) -> Path:
         """The artifact's file, its hash checked. Raises StitchLensError where a byte differs or it is gone."""
         entry = self.entry(name)
+        if not (self.root / entry.path).exists():  # replaced between the two reads?
+            entry = self.entry(name)
         path = self.root / entry.path
         if not path.exists():
             raise StitchLensError(

@@ -91,17 +91,22 @@ def facts(ws: Workspace, pair: PairSpec) -> None:
 
 
 def paper(ws: Workspace) -> None:
-    st.subheader("Table 1, here and in the paper", anchor="table-1")
-    table = ask(queries.table_1, ws)
+    st.subheader("Table 1: this pair, other pairs here, the paper's", anchor="table-1")
+    table = ask(queries.table_1, ws, queries.others(ws))
     label = "Pair of model and layer"
-    ours = table.source == "this workspace"
     rows = figures.table_1_rows(table, label)
-    rows[label] = [plain(x) if mine else f"*paper*: {plain(x)}" for x, mine in zip(rows[label], ours, strict=True)]
+    names = {
+        "this workspace": lambda r: plain(r.label),
+        "another workspace": lambda r: f"{plain(r.pair)}, {plain(r.label)}",
+        "the paper": lambda r: f"*paper*: {plain(r.label)}",
+    }
+    rows[label] = [names[r.source](r) for r in table.itertuples()]
     st.table(rows.set_index(label), border="horizontal")
     st.caption(
         "Next-token cross-entropy, nats/token (↓ better), and its increase over the model that comes last, as in "
-        "Table 1; the paper's increases are recomputed from its rounded losses. Its pairs share tokenizer and family, "
-        "its losses are over other text: compare the increases, not the losses. Controls are in the figure above."
+        "Table 1; the paper's increases are recomputed from its rounded losses. *Within* a family both models read the "
+        "same tokens; *cross* family they do not, and only positions that have read the same text are stitched. Losses "
+        "are over different text: compare the increases, not the losses. Controls are in the figure above."
     )
 
 

@@ -18,12 +18,12 @@ from pydoc_data.topics import topics
 import pytest
 import torch
 from playwright.sync_api import Browser, sync_playwright
-from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, normalizers, trainers
 from tokenizers import models as tokenizer_models
 
 from core.corpus import Corpus, build_corpus
 from core.models import LiveModel, Runtime, load
-from core.pairs import LayerPair, ModelSpec, PairSpec, Source
+from core.pairs import NANO_A, NANO_B, LayerPair, ModelSpec, PairSpec, Source
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_ON_MAC = (
@@ -105,21 +105,6 @@ SCRIPTS = {
 }
 
 
-def byte_level() -> Any:
-    """A byte-level BPE tokenizer, as of GPT-2 and Pythia. Its tokens may end inside a character."""
-    from transformers import PreTrainedTokenizerFast
-
-    tok = Tokenizer(tokenizer_models.BPE())
-    tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tok.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    trainer = trainers.BpeTrainer(
-        vocab_size=512, special_tokens=["<|endoftext|>"], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    tok.train_from_iterator([ENGLISH[:60_000], *(t for s in SCRIPTS.values() for t in [s] * 40)], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tok, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
-
-
 def metaspace() -> Any:
     """A BPE over characters with ▁ for spaces and bytes for unknown characters, as of Llama and Gemma."""
     from transformers import PreTrainedTokenizerFast
@@ -147,12 +132,6 @@ def _untrained(kind: str, vocabulary: int) -> Any:
     size: dict[str, Any]
     more: dict[str, Any]
     match kind:
-        case "neox-a":
-            size = {"hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 128}
-            return t.GPTNeoXForCausalLM(t.GPTNeoXConfig(**common, **size))
-        case "neox-b":
-            size = {"hidden_size": 48, "num_hidden_layers": 4, "intermediate_size": 192}
-            return t.GPTNeoXForCausalLM(t.GPTNeoXConfig(**common, **size))
         case "llama":
             size = {"hidden_size": 40, "num_hidden_layers": 3, "intermediate_size": 80, "num_key_value_heads": 2}
             return t.LlamaForCausalLM(t.LlamaConfig(**common, **size))
@@ -163,46 +142,26 @@ def _untrained(kind: str, vocabulary: int) -> Any:
     raise KeyError(kind)
 
 
-def _train(model: Any, tokenizer: Any, steps: int, text: str = ENGLISH[:60_000]) -> None:
-    """Enough of next-token training that the residual stream matters; text of the fit split is not kept apart."""
-    ids = torch.tensor(tokenizer(text, add_special_tokens=False).input_ids)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=steps)
-    g = torch.Generator().manual_seed(0)
-    for _ in range(steps):
-        starts = torch.randint(0, len(ids) - 64, (8,), generator=g).tolist()
-        batch = torch.stack([ids[s : s + 64] for s in starts])
-        model(input_ids=batch, labels=batch).loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        schedule.step()
-
-
-KINDS = {"neox-a": (3, 32), "neox-b": (4, 48), "llama": (3, 40), "gemma": (3, 40)}
+KINDS = {"nano-a": (4, 128), "nano-b": (6, 256), "llama": (3, 40), "gemma": (3, 40)}
 TinySpec = Callable[[str], ModelSpec]
 Tiny = Callable[[str], LiveModel]
 
 
 @pytest.fixture(scope="session")
 def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> TinySpec:
-    """The spec of a small model in a folder: `neox-a` and `neox-b` share a byte-level tokenizer and are trained for
-    seconds; `llama` and `gemma` share a metaspace tokenizer and are random."""
+    """The spec of a small model: the shipped, trained `nano-a` and `nano-b`, or `llama` and `gemma`, which are random
+    and share a metaspace tokenizer."""
     home = tmp_path_factory.mktemp("models")
-
-    @cache
-    def tokenizer(family: str) -> Any:
-        return byte_level() if family == "neox" else metaspace()
+    tokenizer = cache(metaspace)
 
     @cache
     def make(kind: str) -> ModelSpec:
+        if kind.startswith("nano"):
+            return {"nano-a": NANO_A, "nano-b": NANO_B}[kind]
         layers, width = KINDS[kind]
-        tok = tokenizer(kind.split("-")[0] if kind.startswith("neox") else "other")
         torch.manual_seed(len(kind) + width)
-        model = _untrained(kind, len(tok))
-        if kind.startswith("neox"):
-            _train(model, tok, 100)
-        model.eval().save_pretrained(home / kind)
-        tok.save_pretrained(home / kind)
+        _untrained(kind, len(tokenizer())).eval().save_pretrained(home / kind)
+        tokenizer().save_pretrained(home / kind)
         source = Source(kind="folder", ref=str(home / kind))
         return ModelSpec(key=kind, title=f"tiny {kind}", n_layers=layers, d_model=width, sources=(source,))
 
@@ -216,14 +175,14 @@ def tiny(tiny_spec: TinySpec, own_cache: Path) -> Tiny:
 
 
 @pytest.fixture(scope="session")
-def tiny_pair(tiny_spec: TinySpec, tmp_path_factory: pytest.TempPathFactory) -> PairSpec:
-    """The within-family pair, with a folder of text as its corpus."""
+def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> PairSpec:
+    """The nano models, with a folder of text as their corpus."""
     folder = tmp_path_factory.mktemp("text") / "english"
     folder.mkdir()
     for name in sorted(topics)[:24]:
         (folder / f"{name}.txt").write_text(topics[name], "utf-8")
     return PairSpec(
-        key="tiny", title="two tiny models", a=tiny_spec("neox-a"), b=tiny_spec("neox-b"), family="within-family",
+        key="tiny", title="the nano models", a=NANO_A, b=NANO_B, family="within-family",
         layer_pairs=(LayerPair(a=1, b=2, why="a test"),), corpus=str(folder),
     )  # fmt: skip
 

@@ -18,13 +18,13 @@ LOSSES = {
 ALPHAS = (0.0, 0.1, 1.0, 10.0)
 
 
-def plant(root: Path) -> Workspace:
+def plant(root: Path, key: str = PAIR) -> Workspace:
     """Two measured stitches ('L20-L9', the default, and 'L10-L9') and one that is not measured ('young')."""
-    pair, ws = get_pair(PAIR), Workspace(PAIR, root)
+    pair, ws = get_pair(key), Workspace(key, root)
     sides = {name: spec.model_dump(include={"title", "n_layers", "d_model"}) for name, spec in
              (("a", pair.a), ("b", pair.b))}  # fmt: skip
     ws.put_record("pair", sides | {
-        "pair": PAIR, "title": pair.title, "family": pair.family,
+        "pair": key, "title": pair.title, "family": pair.family,
         "corpus": MAKERS["corpus"] | {"documents": 100, "characters": 1_234_567,
                                       "splits": {"fit": 80, "select": 10, "held-out": 10}},
         "alignment": {"tokens_a": 2000, "tokens_b": 1000, "paired": 900, "share_a": 0.45, "share_b": 0.9},

@@ -88,7 +88,7 @@ def token_bytes(model: LiveModel, e: Encoded) -> list[bytes]:
     for token in model.tokenizer.convert_ids_to_tokens(e.ids.tolist()):
         if token in model.tokenizer.all_special_tokens:
             out.append(b"")
-        elif model.spec.key.startswith("neox"):
+        elif model.spec.key.startswith("nano"):
             out.append(bytes(to_byte[c] for c in token))
         elif token.startswith("<0x"):
             out.append(bytes([int(token[3:5], 16)]))
@@ -111,7 +111,7 @@ def truth(a: LiveModel, b: LiveModel, text: str) -> Pairs:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("kinds", [("neox-a", "llama"), ("llama", "neox-b"), ("gemma", "neox-a")])
+@pytest.mark.parametrize("kinds", [("nano-a", "llama"), ("llama", "nano-b"), ("gemma", "nano-a")])
 def test_real_tokenizers_pair_where_their_bytes_agree(tiny: Tiny, script: str, kinds: tuple[str, str]) -> None:
     a, b = (tiny(kind) for kind in kinds)
     text = SCRIPTS[script]
@@ -129,7 +129,7 @@ QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 @QUICK
 @given(text=TEXTS)
 def test_any_text_pairs_where_bytes_agree(tiny: Tiny, text: str) -> None:
-    a, b = tiny("neox-a"), tiny("llama")
+    a, b = tiny("nano-a"), tiny("llama")
     if any(s in text for s in ("<bos>", "<unk>", "<|endoftext|>", "<0x", "▁")):
         return
     (x,), (y,) = a.encode([text]), b.encode([text])
@@ -142,7 +142,7 @@ def test_any_text_pairs_where_bytes_agree(tiny: Tiny, text: str) -> None:
 @given(text=TEXTS.filter(bool), limit=st.integers(3, 12))
 def test_a_cut_text_pairs_as_the_whole_one_did(tiny: Tiny, text: str, limit: int) -> None:
     """Truncation, in the middle of a character too, may lose pairs but makes none up."""
-    a, b = tiny("neox-a"), tiny("llama")
+    a, b = tiny("nano-a"), tiny("llama")
     (whole,), (y,) = a.encode([text]), b.encode([text])
     (cut,) = a.encode([text], max_tokens=limit)
     assert len(cut.ids) == min(limit, len(whole.ids))

@@ -71,8 +71,22 @@ def test_overview_says_what_the_pair_is(ws: Workspace) -> None:
     for words in ("Table 1", r"**L20\-L9**", "10 documents", "shuffled pairs", "1.23 M characters", "576 wide"):
         assert words in said, words
     table = app.table[0].value
-    assert table.shape == (5, 6) and table.iloc[0, 2].replace(frame.NARROW, " ") == "3.60 (+20 %)"
+    assert table.shape == (5, 7) and table.iloc[0, 3].replace(frame.NARROW, " ") == "3.60 (+20 %)"
+    assert table.Family.to_list() == ["cross", "cross", "within", "within", "within"]
     assert table.index[2].startswith("*paper*: pythia")
+
+
+def test_overview_contrasts_the_workspaces(ws: Workspace) -> None:
+    plant(ws.root.parent, "nano")
+    table = opened().table[0].value
+    assert table.index[2] == r"nano\-a and nano\-b, L20\-L9" and table.Family.to_list()[:3] == [
+        "cross",
+        "cross",
+        "within",
+    ]
+    (ws.root.parent / "nano" / "manifest.json").write_text("{")
+    app = opened()
+    assert not app.exception and app.table[0].value.shape == (5, 7), "a damaged neighbour is left out"
 
 
 def test_stitches_shows_one_in_full_and_a_link_picks_it(ws: Workspace) -> None:

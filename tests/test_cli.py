@@ -69,6 +69,8 @@ def test_faults_are_one_sentence(empty: Path) -> None:
         (("--layer-a", "10", "--layer-b", "9", "--alpha", "-1"), ("alpha -1.0", "0 or more")),
         (("--layer-a", "10", "--layer-b", "9", "--alpha", "nan"), ("alpha nan", "finite")),
         (("--layer-a", "10", "--layer-b", "9", "--positions", "10"), ("10 positions", "2432")),
+        (("--layer-a", "10", "--layer-b", "9", "--epochs", "0"), ("epochs = 0", "greater than or equal to 1")),
+        (("--layer-a", "10", "--layer-b", "9", "--lr", "1e9"), ("lr = 1000000000.0", "less than or equal to 1")),
     ],
 )
 def test_settings_that_do_not_fit_are_named(empty: Path, options: tuple[str, ...], named: tuple[str, str]) -> None:
@@ -114,7 +116,8 @@ def test_a_real_process_says_the_same(tmp_path: Path) -> None:
 
 
 def test_usage_errors_are_status_2_too() -> None:
-    for args in (("stitch", "fit", PAIR), ("report",), ("nothing",), (*FIT, "--layer-a", "ten"), ("report", "--yaml")):
+    for args in (("stitch", "fit", PAIR), ("report",), ("nothing",), (*FIT, "--layer-a", "ten"), ("report", "--yaml"),
+                 ("build", PAIR, "--tokens", "0")):  # fmt: skip
         done = call(*args)
         assert done.exit_code == 2
         assert done.stdout == ""
@@ -124,7 +127,7 @@ def test_usage_errors_are_status_2_too() -> None:
 def test_help_names_every_command() -> None:
     done = call("--help")
     assert done.exit_code == 0
-    assert all(c in done.stdout for c in ("pairs", "doctor", "build", "svcca", "stitch", "report"))
+    assert all(c in done.stdout for c in ("pairs", "doctor", "build", "svcca", "stitch", "nano", "report"))
     assert all(c in call("stitch", "--help").stdout for c in ("fit", "eval"))
 
 

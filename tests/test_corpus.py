@@ -154,3 +154,13 @@ def test_hub_out_of_reach_is_one_sentence() -> None:
     message = refuse("hf:nobody-here/no-such-dataset-stitchlens")
     assert "nobody-here/no-such-dataset-stitchlens" in message
     assert "out of reach" in message
+
+
+def test_parts_of_the_wheel(tmp_path: Path) -> None:
+    part = load_corpus("wheel:eng,fra")
+    assert {d.label.split("/")[0] for d in part.documents} == {"eng", "fra"}
+    whole = {d.id: d for d in load_corpus().documents}
+    assert all(whole[d.id].text == d.text and split_of(whole[d.id]) == split_of(d) for d in part.documents)
+    assert part.fingerprint != load_corpus("wheel:eng").fingerprint
+    with pytest.raises(StitchLensError, match=r"no xx, yy in the corpus wheel.*fra"):
+        load_corpus("wheel:eng,yy,xx")

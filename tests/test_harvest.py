@@ -58,7 +58,7 @@ def documents(english: Corpus) -> list[Document]:
 
 @pytest.fixture(params=["within-family", "cross-family"])
 def pair(request: pytest.FixtureRequest, tiny: Tiny) -> tuple[LiveModel, LiveModel]:
-    return (tiny("neox-a"), tiny("neox-b")) if request.param == "within-family" else (tiny("neox-a"), tiny("gemma"))
+    return (tiny("nano-a"), tiny("nano-b")) if request.param == "within-family" else (tiny("nano-a"), tiny("gemma"))
 
 
 def config(a: LiveModel, b: LiveModel, positions: int | None = None) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def test_rows_are_transformers_own(pair: tuple[LiveModel, LiveModel], documents:
 def test_recording_does_not_depend_on_the_batches(
     tiny: Tiny, documents: list[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = tiny("neox-a")
+    model = tiny("nano-a")
     encoded = model.encode([d.text for d in documents[:6]])
     kept = [np.arange(1, len(e.ids), 3) for e in encoded]
     one = record(model, encoded, kept, [1])[1]
@@ -158,7 +158,7 @@ def equal(one: dict[str, Gram], other: dict[str, Gram]) -> bool:
 def test_a_killed_harvest_goes_on_to_the_same_bits(
     tiny: Tiny, documents: list[Document], window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a, b = tiny("neox-a"), tiny("neox-b")
+    a, b = tiny("nano-a"), tiny("nano-b")
     whole, known = harvest_moments(a, b, documents, PAIRS, config(a, b))
     monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "another"))
     with pytest.raises(Killed):
@@ -172,7 +172,7 @@ def test_a_killed_harvest_goes_on_to_the_same_bits(
 
 
 def test_a_finished_harvest_is_not_read_again(tiny: Tiny, documents: list[Document]) -> None:
-    a, b = tiny("neox-a"), tiny("neox-b")
+    a, b = tiny("nano-a"), tiny("nano-b")
     first, _ = harvest_moments(a, b, documents, PAIRS[:1], config(a, b))
     seen: list[int] = []
     again, _ = harvest_moments(a, b, documents, PAIRS[:1], config(a, b), after_window=seen.append)
@@ -184,7 +184,7 @@ def test_a_finished_harvest_is_not_read_again(tiny: Tiny, documents: list[Docume
 
 
 def test_layer_pairs_read_together_or_apart_are_the_same(tiny: Tiny, documents: list[Document]) -> None:
-    a, b = tiny("neox-a"), tiny("neox-b")
+    a, b = tiny("nano-a"), tiny("nano-b")
     both, _ = harvest_moments(a, b, documents, PAIRS, config(a, b))
     for p in PAIRS:
         alone, _ = harvest_moments(a, b, documents, [p], config(a, b) | {"apart": p.name})
@@ -225,7 +225,7 @@ def test_a_real_kill_loses_nothing(
     tiny: Tiny, documents: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL to another process in the middle of its harvest; this one goes on from its checkpoint."""
-    a, b = tiny("neox-a"), tiny("neox-b")
+    a, b = tiny("nano-a"), tiny("nano-b")
     setup = {
         "specs": [m.spec.model_dump() for m in (a, b)],
         "documents": [{"id": d.id, "label": d.label, "text": d.text} for d in documents],
@@ -274,7 +274,7 @@ def test_outliers_are_dropped_on_either_side(side: str) -> None:
 
 def test_outliers_are_counted(tiny: Tiny, documents: list[Document], monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit at just above one median, so that real rows go over it."""
-    a, b = tiny("neox-a"), tiny("neox-b")
+    a, b = tiny("nano-a"), tiny("nano-b")
     monkeypatch.setattr(harvest, "OUTLIER", 1.05)
     grams, records = harvest_moments(a, b, documents, PAIRS[:1], config(a, b))
     r = records["L1-L2"]
@@ -286,7 +286,7 @@ def test_outliers_are_counted(tiny: Tiny, documents: list[Document], monkeypatch
 
 
 def test_a_window_without_pairs_does_not_spoil_the_rest(tiny: Tiny, documents: list[Document]) -> None:
-    a, b = tiny("neox-a"), tiny("neox-b")
+    a, b = tiny("nano-a"), tiny("nano-b")
     empty = [Document(id=f"none@{k}+0", label="none", text="<|endoftext|>" * 20) for k in range(4)]
     grams, records = harvest_moments(a, b, [*empty, *documents[:8]], PAIRS[:1], config(a, b))
     plain, _ = harvest_moments(a, b, documents[:8], PAIRS[:1], config(a, b) | {"plain": True})
@@ -297,7 +297,7 @@ def test_a_window_without_pairs_does_not_spoil_the_rest(tiny: Tiny, documents: l
 def test_only_one_harvest_at_a_time(tiny: Tiny, documents: list[Document]) -> None:
     from core.store import fingerprint
 
-    a, b = tiny("neox-a"), tiny("neox-b")
+    a, b = tiny("nano-a"), tiny("nano-b")
     with only_one(fingerprint(config(a, b)), "harvest"), pytest.raises(StitchLensError, match="another harvest"):
         harvest_moments(a, b, documents, PAIRS, config(a, b))
 
@@ -319,7 +319,7 @@ def test_a_recording_holds_the_rows_of_the_moments(
 
 
 def test_epochs_are_seeded(tiny: Tiny, documents: list[Document]) -> None:
-    a, b = tiny("neox-a"), tiny("neox-b")
+    a, b = tiny("nano-a"), tiny("nano-b")
     recording = harvest_recording(a, b, documents[:8], PAIRS[0], config(a, b))
 
     def epoch(seed: int) -> torch.Tensor:
@@ -331,7 +331,7 @@ def test_epochs_are_seeded(tiny: Tiny, documents: list[Document]) -> None:
 
 
 def test_a_killed_recording_goes_on(tiny: Tiny, documents: list[Document], monkeypatch: pytest.MonkeyPatch) -> None:
-    a, b = tiny("neox-a"), tiny("neox-b")
+    a, b = tiny("nano-a"), tiny("nano-b")
     whole = harvest_recording(a, b, documents, PAIRS[0], config(a, b))
     rows = torch.cat([load_file(s)["h_a"] for s in whole.shards])
     (whole.folder / "finished").unlink()
@@ -344,14 +344,14 @@ def test_a_killed_recording_goes_on(tiny: Tiny, documents: list[Document], monke
 
 
 def test_a_recording_keeps_its_budget(tiny: Tiny, documents: list[Document]) -> None:
-    a, b = tiny("neox-a"), tiny("neox-b")
+    a, b = tiny("nano-a"), tiny("nano-b")
     few = harvest_recording(a, b, documents, PAIRS[0], config(a, b, 500))
     assert 500 <= few.n < sum(Recording(few.folder).rows) + 1
     assert len(few.shards) < 7
 
 
 def test_no_paired_rows_is_one_sentence(tiny: Tiny) -> None:
-    a, b = tiny("neox-a"), tiny("neox-b")
+    a, b = tiny("nano-a"), tiny("nano-b")
     empty = [Document(id="none@0+0", label="none", text="")]
     with pytest.raises(StitchLensError, match="no paired positions"):
         harvest_recording(a, b, empty, PAIRS[0], config(a, b))

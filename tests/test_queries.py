@@ -114,6 +114,18 @@ def test_table_1_holds_ours_and_the_papers(ws: Workspace) -> None:
     assert (paper.a_to_b_to_a_relative < 0.01).all()
 
 
+def test_table_1_holds_the_default_stitch_of_the_other_workspaces(ws: Workspace) -> None:
+    plant(ws.root.parent, "nano")
+    (key, stamp), *more = queries.others(ws)
+    assert (key, more) == ("nano", [])
+    table = queries.table_1(ws, queries.others(ws))
+    other = table[table.source == "another workspace"]
+    assert other[["label", "family"]].to_numpy().tolist() == [["L20-L9", "within-family"]]
+    assert other.a_to_b_relative.tolist() == pytest.approx([0.2])
+    plant(ws.root.parent, "nano").put_record("quality/young", {"fuv_up": 0.5}, {})
+    assert queries.others(ws) != ((key, stamp),), "so that what is cached by it is asked again"
+
+
 def test_provenance_names_the_makers(ws: Workspace) -> None:
     rows = queries.provenance(ws, "L20-L9").set_index("what").value
     assert rows["hook_a"] == "blocks.20.hook_resid_pre" and rows["a.weights"] == "aa"

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from core import store
 from core.errors import StitchLensError
-from core.store import SCHEMA, Workspace, beside, fingerprint, only_one, sha256_file
+from core.store import SCHEMA, STALE_SECONDS, Workspace, beside, fingerprint, only_one, sha256_file
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -332,3 +332,14 @@ def test_a_lock_is_waited_for(ws: Workspace) -> None:
         lock.release()
         assert late.wait() == 0
     assert "late0" in ws.names()
+
+
+def test_what_a_killed_writer_left_is_cleared_after_a_day(tmp_path: Path) -> None:
+    old, young, other = (tmp_path / n for n in (".a.txt.1.part", ".a.txt.2.part", ".b.txt.1.part"))
+    for path in (old, young, other):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, (time.time() - 2 * STALE_SECONDS,) * 2)
+    with beside(tmp_path / "a.txt") as part:
+        part.write_text("whole")
+    assert {p.name for p in tmp_path.iterdir()} == {"a.txt", young.name, other.name}

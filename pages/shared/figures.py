@@ -89,9 +89,7 @@ def table_1(table: pd.DataFrame, title_a: str, title_b: str) -> go.Figure:
         height=430, margin={"l": LABELS, "r": 8, "t": 30, "b": 0}, dragmode=False, hovermode="closest",
         legend=LEGEND,
     )  # fmt: skip
-    figure.update_xaxes(
-        title="nats/token (← better)", range=[left, right], fixedrange=True, zeroline=False
-    )
+    figure.update_xaxes(title="nats/token (← better)", range=[left, right], fixedrange=True, zeroline=False)
     figure.update_yaxes(
         tickvals=[t[0] for t in ticks], ticktext=[t[1] for t in ticks], range=[at + 0.7, 0.5], fixedrange=True,
         showgrid=False, zeroline=False, automargin=False,
@@ -199,7 +197,7 @@ def table_1_rows(table: pd.DataFrame, label: str) -> pd.DataFrame:
     """`queries.table_1` in the paper's layout and colour code: loss, and the relative loss in parentheses."""
     a, b = ":blue[A]", ":violet[B]"
     heads = dict(zip(TABLE_1, (a, b, f"{a}→{b}", f"{b}→{a}", f"{a}→{b}→{a}", f"{b}→{a}→{b}"), strict=True))
-    out = pd.DataFrame({label: table.label})
+    out = pd.DataFrame({label: table.label, "Family": table.family.str.removesuffix("-family")})
     for key in TABLE_1:
         relative = table[f"{key}_relative"]
         out[heads[key]] = [
