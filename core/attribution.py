@@ -1,0 +1,160 @@
+"""How alike a feature's part in the next token is before and after transfer: attribution correlation (5.1, Eq. 10).
+
+The attribution of feature i at a position is its activation there times its logit weight for the token that in fact
+came next: decoder direction · unembedding row, with the final norm's gain folded in. Inactive features have none, so
+one pass over paired positions costs as much as features are active, and features x vocabulary is never formed.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from core.corpus import Document
+from core.harvest import norm_limits, read_window, windows, within
+from core.models import LiveModel
+from core.pairs import LayerPair
+from core.progress import Progress
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+
+BLOCKS = 64
+"""Groups of positions between which the bootstrap draws."""
+BOOTSTRAPS = 400
+LEAST_JOINT = 20
+"""A feature that is active in both models at fewer positions is marked as unreliable."""
+ROWS = 65_536
+"""Active features worked on at a time: x 640 x 4 bytes are 168 MB for each of the two gathers."""
+
+
+def logit_rows(model: LiveModel, ids: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
+    """Unembedding rows of tokens as directions of the residual stream, float32: `h · row` is the logit times the final
+    norm's scale (its bias left out). A LayerNorm's centring is folded in too."""
+    norm = model.bridge.ln_final.original_component
+    rows = model.hf.get_output_embeddings().weight[ids.to(model.where.device)].float()
+    with torch.inference_mode():
+        if isinstance(norm, torch.nn.LayerNorm):
+            rows = rows * norm.weight.float()
+            return (rows - rows.mean(-1, keepdim=True)).cpu()
+        ones = torch.ones(1, 1, rows.shape[-1], dtype=model.where.dtype, device=model.where.device)
+        return (rows * norm(ones)[0].float()).cpu()  # an RMS norm gives its gain where every entry is one
+
+
+def contributions(
+    acts: Float[Tensor, "n f"], decoder: Float[Tensor, "f d"], rows: Float[Tensor, "n d"]
+) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]:
+    """(position, feature, attribution) of every active feature, ordered by position and feature."""
+    at, feature = acts.nonzero(as_tuple=True)
+    value = torch.empty(len(at))
+    for part in torch.arange(len(at)).split(ROWS):
+        value[part] = torch.einsum("md,md->m", decoder[feature[part]], rows[at[part]])
+    return at, feature, value * acts[at, feature]
+
+
+class Attribution:
+    """Accumulates what Eq. 10 needs, for each block of positions apart; `table` freezes it.
+
+    sums [BLOCKS, 8, features] float64: x, y, x², y², xy, active in A, active in B, active in both.
+    """
+
+    def __init__(self, features: int) -> None:
+        self.features = features
+        self.sums = torch.zeros(BLOCKS, 8, features, dtype=torch.float64)
+        self.n = torch.zeros(BLOCKS, dtype=torch.float64)
+        self.largest = torch.zeros(2, features)
+        """Maximal activation in A and B."""
+
+    def update(
+        self, block: int, acts_a: Float[Tensor, "n f"], acts_b: Float[Tensor, "n f"],
+        attributed_a: tuple[Tensor, Tensor, Tensor], attributed_b: tuple[Tensor, Tensor, Tensor],
+    ) -> None:  # fmt: skip
+        """Paired positions of one block; `attributed_*` as `contributions` gives them."""
+        into = self.sums[block]
+        (at_a, f_a, x), (at_b, f_b, y) = attributed_a, attributed_b
+        x, y = x.double(), y.double()
+        key_a, key_b = at_a * self.features + f_a, at_b * self.features + f_b  # both rise
+        where = torch.searchsorted(key_b, key_a).clamp(max=max(len(key_b) - 1, 0))
+        both = key_b[where] == key_a if len(key_b) else torch.zeros(len(key_a), dtype=torch.bool)
+        joint = f_a[both]
+        for row, feature, value in (
+            (0, f_a, x), (1, f_b, y), (2, f_a, x * x), (3, f_b, y * y), (4, joint, x[both] * y[where[both]]),
+            (5, f_a, torch.ones_like(x)), (6, f_b, torch.ones_like(y)), (7, joint, torch.ones_like(x[both])),
+        ):  # fmt: skip
+            into[row].index_add_(0, feature, value)
+        self.n[block] += len(acts_a)
+        for side, acts in enumerate((acts_a, acts_b)):
+            if len(acts):
+                self.largest[side] = torch.maximum(self.largest[side], acts.max(0).values)
+
+    def table(self, seed: int = 0) -> pd.DataFrame:
+        """One row a feature: `feature`; `correlation` (Eq. 10), NaN where one side never varies, with `low` and `high`
+        (95 %, bootstrap over blocks); `joint` positions active in both; `density_a`, `density_b` in [0, 1]; `max_a`,
+        `max_b`; `reliable` where `joint` is LEAST_JOINT or more."""
+        n, sums = self.n.sum(), self.sums.sum(0)
+        draws = np.random.default_rng(seed).multinomial(BLOCKS, np.full(BLOCKS, 1 / BLOCKS), size=BOOTSTRAPS)
+        weights = torch.from_numpy(draws).double()
+        low, high = torch.full((2, self.features), torch.nan, dtype=torch.float64)
+        counts = weights @ self.n
+        for part in torch.arange(self.features).split(4096):
+            drawn = torch.einsum("kb,bsf->skf", weights, self.sums[:, :5, part])
+            r = _pearson(counts[:, None], *drawn)
+            low[part], high[part] = torch.nanquantile(r, torch.tensor([0.025, 0.975], dtype=r.dtype), dim=0)
+        joint = sums[7].long()
+        return pd.DataFrame({
+            "feature": np.arange(self.features), "correlation": _pearson(n, *sums[:5]).numpy(), "low": low.numpy(),
+            "high": high.numpy(), "joint": joint.numpy(), "density_a": (sums[5] / n).numpy(),
+            "density_b": (sums[6] / n).numpy(), "max_a": self.largest[0].numpy(), "max_b": self.largest[1].numpy(),
+            "reliable": (joint >= LEAST_JOINT).numpy(),
+        })  # fmt: skip
+
+
+def _pearson(n: Tensor, x: Tensor, y: Tensor, xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
+    """Pearson's r from sums; NaN where a variance is zero."""
+    cov, var_x, var_y = n * xy - x * y, n * xx - x * x, n * yy - y * y
+    scale = (var_x.clamp(min=0) * var_y.clamp(min=0)).sqrt()
+    floor = 1e-12 * (n * n * xx * yy).sqrt().clamp(min=1e-300)
+    return torch.where(scale > floor, cov / scale.clamp(min=1e-300), torch.nan)
+
+
+def measure_attribution(
+    a: LiveModel, b: LiveModel, sae_a: "SAE[Any]", sae_b: "SAE[Any]", documents: Sequence[Document], pair: LayerPair,
+    desc: str = "attribution correlation", positions: int | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Eq. 10 of every feature of `sae_a` on A against the same feature of `sae_b` on B, over paired positions that have
+    a next token in both models; outlier rows are left out. See `Attribution.table`."""
+    gathered = Attribution(sae_a.cfg.d_sae)
+    decoders = [s.W_dec.detach().float() for s in (sae_a, sae_b)]
+    limits: dict[str, float] = {}
+    todo, read = windows(documents), 0
+    with Progress(desc, positions or sum(len(d.text) for d in documents) / 4, "pos") as bar:
+        for k, docs in enumerate(todo):
+            chunk = read_window(a, b, docs, [pair.a], [pair.b])
+            limits = limits or norm_limits(chunk)
+            keep = within(chunk, limits, pair)
+            sides = []
+            for model, at in ((a, chunk.at_a), (b, chunk.at_b)):
+                encoded = model.encode([d.text for d in docs])
+                starts = np.cumsum([0] + [len(e.ids) for e in encoded])
+                here = starts[chunk.document] + at
+                keep &= torch.from_numpy(here + 1 < starts[chunk.document + 1])
+                ids = np.append(np.concatenate([e.ids for e in encoded]), 0)
+                sides.append(torch.from_numpy(ids[here + 1].astype(np.int64)))
+            acts = []
+            for h, sae in ((chunk.h_a[pair.a], sae_a), (chunk.h_b[pair.b], sae_b)):
+                with torch.inference_mode():
+                    acts.append(torch.relu(sae.encode(h[keep].float())))
+            attributed = [
+                contributions(x, decoder, logit_rows(model, ids[keep]))
+                for x, decoder, model, ids in zip(acts, decoders, (a, b), sides, strict=True)
+            ]
+            gathered.update(k % BLOCKS, acts[0], acts[1], attributed[0], attributed[1])
+            read += len(acts[0])
+            bar.advance(len(acts[0]))
+            if positions is not None and read >= positions:
+                break
+    return gathered.table()

@@ -1,0 +1,129 @@
+"""Eq. 10 is SciPy's Pearson correlation of a dense computation; logit rows are the model's own logits."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import KINDS, Tiny
+from sae_lens import SAE
+from scipy.stats import pearsonr
+
+from core import attribution, hooks
+from core.attribution import Attribution, contributions, logit_rows, measure_attribution
+from core.corpus import Corpus
+from core.harvest import norm_limits, read_window, within
+from core.pairs import LayerPair
+from core.stitch import Stitch
+from core.transfer import transfer_sae
+
+LAYERS = LayerPair(a=1, b=2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logit_rows_are_logits_times_the_norms_scale(tiny: Tiny, kind: str) -> None:
+    model = tiny(kind)
+    h = torch.randn(5, model.spec.d_model, generator=torch.Generator().manual_seed(0)) * 3
+    norm = model.bridge.ln_final.original_component
+    layer_norm = isinstance(norm, torch.nn.LayerNorm)
+    eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+    spread = h - h.mean(-1, keepdim=True) if layer_norm else h
+    scale = (spread.pow(2).mean(-1, keepdim=True) + eps).sqrt()
+    with torch.inference_mode():
+        normed = norm(h[None])[0]
+        if layer_norm:
+            normed = normed - norm.bias
+        logits = model.hf.get_output_embeddings()(normed)
+    ids = torch.arange(0, 40)
+    assert torch.allclose(h @ logit_rows(model, ids).T, logits[:, :40] * scale, rtol=1e-3, atol=1e-3)
+
+
+def sparse(n: int, features: int, seed: int, share: float = 0.2) -> torch.Tensor:
+    g = torch.Generator().manual_seed(seed)
+    on = torch.rand(n, features, generator=g) < share
+    return torch.rand(n, features, generator=g) * on
+
+
+def test_it_is_scipys_pearson() -> None:
+    n, f, d = 900, 30, 16
+    acts_a = sparse(n, f, 0)
+    acts_b = torch.where(torch.rand(n, f) < 0.7, acts_a, sparse(n, f, 1))
+    acts_b[:, 5] = 0
+    dec_a, dec_b = torch.randn(f, d), torch.randn(f, d)
+    rows_a = torch.randn(n, d)
+    rows_b = rows_a + 0.5 * torch.randn(n, d)
+    gathered = Attribution(f)
+    for k, part in enumerate(torch.arange(n).split(100)):
+        gathered.update(
+            k, acts_a[part], acts_b[part], contributions(acts_a[part], dec_a, rows_a[part]),
+            contributions(acts_b[part], dec_b, rows_b[part]),
+        )  # fmt: skip
+    table = gathered.table()
+    x, y = acts_a * (rows_a @ dec_a.T), acts_b * (rows_b @ dec_b.T)
+    for i in range(f):
+        row = table.iloc[i]
+        if i == 5:
+            assert np.isnan(row.correlation), "never active in B"
+            continue
+        assert row.correlation == pytest.approx(float(pearsonr(x[:, i], y[:, i]).statistic), abs=1e-6)
+        assert row.low <= row.correlation <= row.high
+        assert row.joint == int(((acts_a[:, i] > 0) & (acts_b[:, i] > 0)).sum())
+        assert row.density_a == pytest.approx(float((acts_a[:, i] > 0).float().mean()))
+        assert row.max_b == pytest.approx(float(acts_b[:, i].max()))
+    assert not table.reliable[5]
+
+
+def test_the_same_feature_correlates_fully_and_another_does_not() -> None:
+    n, f, d = 2000, 12, 8
+    acts, decoder, rows = sparse(n, f, 3), torch.randn(f, d), torch.randn(n, d)
+    same = contributions(acts, decoder, rows)
+    other_acts, other_rows = sparse(n, f, 4), torch.randn(n, d)
+    gathered, control = Attribution(f), Attribution(f)
+    gathered.update(0, acts, acts, same, same)
+    control.update(0, acts, other_acts, same, contributions(other_acts, decoder, other_rows))
+    assert np.allclose(gathered.table().correlation, 1)
+    assert abs(control.table().correlation).max() < 0.15
+
+
+def test_parts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    acts, decoder, rows = sparse(50, 9, 5), torch.randn(9, 4), torch.randn(50, 4)
+    whole = contributions(acts, decoder, rows)
+    monkeypatch.setattr(attribution, "ROWS", 7)
+    assert all(torch.equal(x, y) for x, y in zip(whole, contributions(acts, decoder, rows), strict=True))
+
+
+def test_over_real_models_it_is_the_dense_reference(tiny: Tiny, english: Corpus) -> None:
+    """Two tokenizers; the reference forms features x vocabulary, one document at a time."""
+    a, b = tiny("nano-a"), tiny("gemma")
+    g = torch.Generator().manual_seed(0)
+    d_a, d_b = a.spec.d_model, b.spec.d_model
+    stitch = Stitch(
+        torch.randn(d_a, d_b, generator=g) / 10, torch.zeros(d_b), torch.randn(d_b, d_a, generator=g) / 10,
+        torch.zeros(d_a),
+    )  # fmt: skip
+    config = {"architecture": "topk", "k": 6, "d_in": d_a, "d_sae": 40, "dtype": "float32", "device": "cpu"}
+    torch.manual_seed(0)
+    sae_a = SAE.from_dict(config)
+    sae_b = transfer_sae(sae_a, stitch)
+    documents = english.split("select")[:8]
+    table = measure_attribution(a, b, sae_a, sae_b, documents, LAYERS)
+    chunk = read_window(a, b, documents, [1], [2])
+    keep = within(chunk, norm_limits(chunk), LAYERS).numpy()
+    values: list[list[torch.Tensor]] = [[], []]
+    for k, document in enumerate(documents):
+        mine = (chunk.document == k) & keep
+        encoded = [m.encode([document.text])[0].ids for m in (a, b)]
+        mine &= (chunk.at_a + 1 < len(encoded[0])) & (chunk.at_b + 1 < len(encoded[1]))
+        both = zip((a, b), (sae_a, sae_b), encoded, (chunk.at_a, chunk.at_b), (1, 2), values, strict=True)
+        for model, sae, ids, at, layer, out in both:
+            with torch.inference_mode():
+                h = hooks.residuals(model, model.pad([ids]), [layer])[layer][0].float()
+                weights = sae.W_dec @ logit_rows(model, torch.arange(len(model.tokenizer))).T
+                here = torch.from_numpy(at[mine])
+                acts = torch.relu(sae.encode(h[here]))
+                out.append(acts * weights[:, torch.from_numpy(ids[at[mine] + 1].astype(np.int64))].T)
+    x, y = (torch.cat(v).numpy() for v in values)
+    checked = 0
+    for i in range(40):
+        if x[:, i].std() > 0 and y[:, i].std() > 0:
+            assert table.correlation[i] == pytest.approx(float(pearsonr(x[:, i], y[:, i]).statistic), abs=1e-3)
+            checked += 1
+    assert checked > 10
