@@ -71,6 +71,19 @@ def _wheel(source: Source) -> str:
     return f"{source.ref} installed, hash {h.hexdigest()[:12]} as published"
 
 
+def _shipped(source: Source) -> str:
+    """A model that comes with the project: its weights are those of its card."""
+    folder = PROJECT / source.ref
+    try:
+        digest = sha256_file(folder / "model.safetensors")
+        known = digest in (folder / "README.md").read_text("utf-8")
+    except OSError as e:
+        raise StitchLensError(f"{source.ref} incomplete ({e.strerror})", "its folder", "restore it") from None
+    if not known:
+        raise StitchLensError(f"{source.ref} with hash {digest[:12]}", "the one in its README.md", "restore the folder")
+    return f"{source.ref}, hash {digest[:12]} as in its card"
+
+
 def doctor() -> list[dict[str, Any]]:
     """Checks in order: {what, ok, found, todo}. Opens no model and reaches no network."""
     from core.models import runtime
@@ -107,10 +120,11 @@ def doctor() -> list[dict[str, Any]]:
     models = {m.key: m for p in PAIRS.values() for m in (p.a, p.b)}
     for spec in models.values():
         for source in spec.sources:
-            if source.kind != "wheel":
+            shipped = source.kind == "folder" and not source.ref.startswith(("~", "/"))
+            if source.kind != "wheel" and not shipped:
                 continue
             try:
-                add(f"model {spec.title}", True, _wheel(source))
+                add(f"model {spec.title}", True, _shipped(source) if shipped else _wheel(source))
             except StitchLensError as e:
                 add(f"model {spec.title}", False, e.found, e.todo)
     for folder in sorted((user_cache() / "models").glob("*/model.safetensors")):

@@ -1,0 +1,116 @@
+"""Top contexts are those of a full sort, a document counts once, quantiles are ordered, overlaps have known values."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import Tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sae_lens import SAE
+
+from core import hooks
+from core.corpus import Corpus, Document
+from core.examples import (
+    FROM_EACH,
+    QUANTILES,
+    TOP,
+    Examples,
+    find_examples,
+    jaccard,
+    overlap,
+    rank_biased_overlap,
+)
+
+
+def made_up(documents: int, features: int, seed: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+    """Sparse activations of documents with 1 to 30 tokens each; ties are likely."""
+    g = np.random.default_rng(seed)
+    lengths = g.integers(1, 31, documents)
+    document = np.repeat(np.arange(documents), lengths)
+    position = np.concatenate([np.arange(1, n + 1) for n in lengths])
+    acts = np.where(g.random((len(document), features)) < 0.1, g.integers(1, 50, (len(document), features)), 0)
+    return torch.from_numpy(acts.astype(np.float32)), document, position
+
+
+def named(n: int) -> list[Document]:
+    return [Document(id=f"d{k}@0", label="eng", text="-") for k in range(n)]
+
+
+@given(seed=st.integers(0, 1000), step=st.integers(1, 60))
+@settings(deadline=None, max_examples=15)
+def test_tops_are_those_of_a_full_sort(seed: int, step: int) -> None:
+    acts, document, position = made_up(60, 5, seed)
+    found = Examples(5)
+    for first in range(0, 60, step):
+        part = (document >= first) & (document < first + step)
+        found.update(acts[torch.from_numpy(part)], document[part], position[part])
+    table = found.table(named(60))
+    for feature in range(5):
+        rows = pd.DataFrame({"document": document, "position": position, "value": acts[:, feature].numpy()})
+        rows = rows[rows.value > 0].sort_values(["value", "position"], ascending=[False, True])
+        best = rows.drop_duplicates("document").sort_values(["value", "document"], ascending=[False, True])[:TOP]
+        top = table[(table.feature == feature) & (table.group == "top")]
+        assert top.activation.tolist() == best.value.tolist()
+        assert top.document.tolist() == [f"d{d}@0" for d in best.document]
+        assert top.position.tolist() == best.position.tolist()
+        assert top["rank"].tolist() == list(range(len(top)))
+
+
+def test_quantiles_are_ordered_and_apart_from_the_top() -> None:
+    acts, document, position = made_up(400, 3, 1)
+    found = Examples(3)
+    found.update(acts, document, position)
+    table = found.table(named(400))
+    for _, rows in table.groupby("feature"):
+        assert rows.document.is_unique
+        groups = {str(g): part.activation for g, part in rows.groupby("group", observed=True)}
+        assert {f"q{q}" for q in range(1, QUANTILES + 1)} < set(groups)
+        for q in range(1, QUANTILES):
+            assert len(groups[f"q{q}"]) == FROM_EACH
+            assert groups[f"q{q}"].max() <= groups[f"q{q + 1}"].min()
+        assert groups[f"q{QUANTILES}"].max() <= groups["top"].min()
+
+
+def test_a_silent_feature_has_no_examples() -> None:
+    found = Examples(2)
+    found.update(torch.tensor([[0.0, 1.0]]), np.array([0]), np.array([1]))
+    assert set(found.table(named(1)).feature) == {1}
+    assert Examples(2).table(named(1)).empty
+
+
+def test_overlaps_have_known_values() -> None:
+    letters = list("abcdefghij")
+    assert rank_biased_overlap(letters, letters) == pytest.approx(1)
+    assert rank_biased_overlap(letters, list("klmnopqrst")) == 0
+    assert rank_biased_overlap([], letters) == 0
+    # two swapped at the head cost more than two swapped at the tail
+    head, tail = ["b", "a", *letters[2:]], [*letters[:8], "j", "i"]
+    assert rank_biased_overlap(letters, head) < rank_biased_overlap(letters, tail) < 1
+    assert rank_biased_overlap(letters, head) == pytest.approx(1 - 0.1)  # only depth 1 differs: weight 1 - p
+    assert rank_biased_overlap(letters[:4], letters) == pytest.approx(1), "a prefix is extrapolated"
+    assert jaccard("abc", "bcd") == pytest.approx(0.5)
+    assert jaccard([], []) == 0
+    a = pd.DataFrame({"feature": 3, "group": "top", "rank": range(3), "document": ["x", "y", "z"]})
+    b = pd.DataFrame({"feature": [3, 3, 4], "group": "top", "rank": [0, 1, 0], "document": ["y", "w", "x"]})
+    both = overlap(a, b).set_index("feature")
+    assert both.jaccard.to_dict() == {3: 0.25, 4: 0.0}
+
+
+def test_over_a_real_model(tiny: Tiny, english: Corpus) -> None:
+    """The activation at a pointer, computed again from its document alone, is the one that was stored."""
+    model, layer = tiny("llama"), 2
+    torch.manual_seed(0)
+    sae = SAE.from_dict({"architecture": "topk", "k": 4, "d_in": model.spec.d_model, "d_sae": 30,
+                         "dtype": "float32", "device": "cpu"})  # fmt: skip
+    documents = english.split("select")[:20]
+    table = find_examples(model, sae, documents, layer)
+    assert len(table) > 100
+    text = {d.id: d.text for d in documents}
+    for row in table.sample(12, random_state=0).itertuples():
+        (e,) = model.encode([text[str(row.document)]])
+        with torch.inference_mode():
+            h = hooks.residuals(model, model.pad([e.ids]), [layer])[layer][0].float()
+            value = float(torch.relu(sae.encode(h))[int(str(row.position)), int(str(row.feature))])
+        assert e.usable[int(str(row.position))]
+        assert value == pytest.approx(float(str(row.activation)), rel=1e-3)
