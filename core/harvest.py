@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -199,26 +200,31 @@ def harvest_moments(
 
 
 class Recording:
-    """Recorded activations of one layer pair on disk, in shards of one window, memory-mapped on reading."""
+    """Recorded activations on disk, in shards of one window; each holds the same named tensors of equal length."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.shards = sorted(folder.glob("shard-*.safetensors"))
-        self.rows = [load_file(s)["h_a"].shape[0] for s in self.shards]
+        self.rows = [_rows_of(s) for s in self.shards]
 
     @property
     def n(self) -> int:
         return sum(self.rows)
 
-    def epoch(self, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(h_a [batch, d_A], h_b [batch, d_B]) float32, shards and rows within eight shards in a seeded order."""
+    def epoch(self, batch: int, seed: int, names: Sequence[str] = ("h_a", "h_b")) -> Iterator[tuple[Tensor, ...]]:
+        """The named tensors [batch, d] as float32, shards and rows within eight shards in a seeded order."""
         g = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.shards), generator=g).tolist()
         for i in range(0, len(order), 8):
             group = [load_file(self.shards[k]) for k in order[i : i + 8]]
-            h_a, h_b = (torch.cat([s[name] for s in group]) for name in ("h_a", "h_b"))
-            for rows in torch.randperm(len(h_a), generator=g).split(batch):
-                yield h_a[rows].float(), h_b[rows].float()
+            together = [torch.cat([s[name] for s in group]) for name in names]
+            for rows in torch.randperm(len(together[0]), generator=g).split(batch):
+                yield tuple(h[rows].float() for h in together)
+
+
+def _rows_of(shard: Path) -> int:
+    with safe_open(shard, "pt") as f:
+        return f.get_slice(next(iter(f.keys()))).get_shape()[0]
 
 
 def harvest_recording(
@@ -229,40 +235,63 @@ def harvest_recording(
     config: dict[str, Any],
     desc: str = "record",
 ) -> Recording:
-    """Like `harvest_moments`, but keeps the rows themselves; needed by the `adam` fitter. Resumes shard by shard."""
+    """Like `harvest_moments`, but keeps the rows themselves, as `h_a` and `h_b`; needed by the `adam` fitter."""
+
+    def read(docs: Sequence[Document], limits: dict[str, float]) -> tuple[dict[str, Tensor], dict[str, float]]:
+        chunk = read_window(a, b, docs, [pair.a], [pair.b])
+        limits = limits or norm_limits(chunk)
+        keep = within(chunk, limits, pair)
+        return {"h_a": chunk.h_a[pair.a][keep], "h_b": chunk.h_b[pair.b][keep]}, limits
+
     folder = _folder("activations", config | {"layer_pair": pair.name})
+    return _shards(folder, documents, config, read, desc)
+
+
+def harvest_rows(
+    model: LiveModel, documents: Sequence[Document], layer: int, config: dict[str, Any], desc: str = "record"
+) -> Recording:
+    """The residual stream of one model before `layer` at every usable position, as `h`: what an SAE is trained on.
+    Outlier rows are dropped as in `harvest_moments`."""
+
+    def read(docs: Sequence[Document], limits: dict[str, float]) -> tuple[dict[str, Tensor], dict[str, float]]:
+        encoded = model.encode([d.text for d in docs])
+        h = record(model, encoded, [np.flatnonzero(e.usable) for e in encoded], [layer])[layer]
+        norm = h.float().norm(dim=-1)
+        if not limits and len(h):
+            limits = {"h": OUTLIER * float(norm.median())}
+        return {"h": h[norm <= limits.get("h", np.inf)]}, limits
+
+    return _shards(_folder("activations", config | {"layer": layer}), documents, config, read, desc)
+
+
+def _shards(
+    folder: Path, documents: Sequence[Document], config: dict[str, Any],
+    read: Callable[[Sequence[Document], dict[str, float]], tuple[dict[str, Tensor], dict[str, float]]], desc: str,
+) -> Recording:  # fmt: skip
+    """One shard a window until the documents or `config['positions']` are read; those that are there are kept."""
     most = config["positions"]
-    with only_one(fingerprint(config), "recording"):
+    with only_one(fingerprint([config, folder.name]), "recording"):
         if not (folder / "finished").exists():
-            limits: dict[str, float] = {}
+            note = folder / "limits.json"
+            limits: dict[str, float] = json.loads(note.read_text()) if note.exists() else {}
             n = 0
             with Progress(desc, most or _plan(documents, None)[1] / 4, "pos") as bar:
                 for k, docs in enumerate(windows(documents)):
                     shard = folder / f"shard-{k:05d}.safetensors"
-                    note = folder / "limits.json"
                     if not shard.exists():
-                        chunk = read_window(a, b, docs, [pair.a], [pair.b])
-                        if not limits and note.exists():
-                            limits = json.loads(note.read_text())
-                        if not limits:
-                            limits = norm_limits(chunk)
-                            with beside(note) as part:
-                                part.write_text(json.dumps(limits))
-                        keep = within(chunk, limits, pair)
-                        rows = {
-                            "h_a": chunk.h_a[pair.a][keep].contiguous(),
-                            "h_b": chunk.h_b[pair.b][keep].contiguous(),
-                        }
+                        rows, limits = read(docs, limits)
+                        with beside(note) as part:
+                            part.write_text(json.dumps(limits))
                         with beside(shard) as part:
-                            save_file(rows, part)
-                    rows_in = len(load_file(shard)["h_a"])
-                    n += rows_in
-                    bar.advance(rows_in)
+                            save_file({name: h.contiguous() for name, h in rows.items()}, part)
+                    here = _rows_of(shard)
+                    n += here
+                    bar.advance(here)
                     if most is not None and n >= most:
                         break
             with beside(folder / "finished") as part:
                 part.write_text(json.dumps(config))
         recording = Recording(folder)
     if recording.n == 0:
-        raise StitchLensError("no paired positions", "at least one", "use a corpus with text that both models read")
+        raise StitchLensError("no positions to record", "at least one", "use a corpus with text that the models read")
     return recording

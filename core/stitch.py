@@ -241,7 +241,7 @@ def fit_adam(recording: Recording, moments: Moments, config: FitConfig) -> Stitc
     return Stitch(p_up.float(), b_up.float(), p_down.float(), b_down.float(), done)
 
 
-def _epochs(recording: Recording, config: FitConfig) -> Iterator[tuple[Tensor, Tensor]]:
+def _epochs(recording: Recording, config: FitConfig) -> Iterator[tuple[Tensor, ...]]:
     for epoch in range(config.epochs):
         yield from recording.epoch(config.batch, config.seed + epoch)
 

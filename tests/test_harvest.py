@@ -29,6 +29,7 @@ from core.harvest import (
     harvest_config,
     harvest_moments,
     harvest_recording,
+    harvest_rows,
     norm_limits,
     read_window,
     record,
@@ -353,6 +354,18 @@ def test_a_recording_keeps_its_budget(tiny: Tiny, documents: list[Document]) -> 
 def test_no_paired_rows_is_one_sentence(tiny: Tiny) -> None:
     a, b = tiny("nano-a"), tiny("nano-b")
     empty = [Document(id="none@0+0", label="none", text="")]
-    with pytest.raises(StitchLensError, match="no paired positions"):
+    with pytest.raises(StitchLensError, match="no positions to record"):
         harvest_recording(a, b, empty, PAIRS[0], config(a, b))
     assert (user_cache() / "activations").exists()
+
+
+def test_rows_of_one_model_are_its_usable_positions(tiny: Tiny, documents: list[Document]) -> None:
+    model = tiny("nano-b")
+    setup = {"model": model.makers, "positions": None}
+    recording = harvest_rows(model, documents[:9], 2, setup)
+    rows = torch.cat([load_file(s)["h"] for s in recording.shards])
+    expected = torch.cat([h[torch.from_numpy(e.usable)] for e, h in (by_hand(model, d.text, 2) for d in documents[:9])])
+    assert torch.allclose(rows, expected, atol=1e-4)
+    (batch,) = next(recording.epoch(32, 0, ("h",)))
+    assert batch.shape == (32, model.spec.d_model)
+    assert harvest_rows(model, documents[:9], 3, setup).folder != recording.folder

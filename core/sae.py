@@ -1,0 +1,168 @@
+"""Sparse autoencoders as SAELens': trained by its trainer on recorded activations, loaded, measured (3.1, C, D)."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from core.errors import StitchLensError
+from core.harvest import Recording
+from core.pairs import Frozen
+from core.progress import Progress
+from core.store import fingerprint
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+
+
+class SaeConfig(Frozen):
+    """A TopK SAE and its training; the defaults are the paper's (D) but for width, k and epochs."""
+
+    width: int = Field(4096, ge=1)
+    k: int = Field(32, ge=1)
+    epochs: int = Field(3, ge=1)
+    lr: float = Field(1e-4, gt=0, le=1)
+    """Constant."""
+    batch: int = Field(4096, ge=1)
+    auxiliary: float = Field(0.0, ge=0)
+    """Coefficient of the auxiliary loss on dead features; the paper uses none."""
+    scaled: bool = True
+    """Train on activations scaled to an average norm of sqrt(d); the scale is folded into the weights afterwards."""
+    seed: int = 0
+
+
+def train_sae(
+    recording: Recording, name: str, config: SaeConfig, metadata: dict[str, Any], desc: str = "training an SAE"
+) -> "SAE[Any]":
+    """A TopK SAE of the recorded tensor `name`, trained by SAELens' own trainer; decoder norms are 1 in the result.
+
+    Encoder and decoder are tied at the start and the decoder bias starts at the mean. Raises StitchLensError where
+    there are fewer rows than one batch, or the loss is not finite.
+    """
+    from sae_lens import SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens.config import SAETrainerConfig
+
+    if recording.n < config.batch:
+        raise StitchLensError(f"{recording.n} positions", f"{config.batch} or more, one batch", "record more text")
+    torch.manual_seed(config.seed)
+    steps = recording.n // config.batch * config.epochs
+    first = next(recording.epoch(min(recording.n, 65_536), config.seed, (name,)))[0]
+    scale = first.shape[1] ** 0.5 / float(first.norm(dim=-1).mean()) if config.scaled else 1.0
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(
+        d_in=first.shape[1], d_sae=config.width, k=config.k, aux_loss_coefficient=config.auxiliary,
+        decoder_init_norm=1.0, rescale_acts_by_decoder_norm=True, apply_b_dec_to_input=True,
+    ))  # fmt: skip
+    with torch.no_grad():
+        sae.b_dec.copy_(first.mean(0) * scale)
+
+    def batches() -> Iterator[Tensor]:
+        for epoch in range(config.epochs + 1):
+            for (rows,) in recording.epoch(config.batch, config.seed + epoch, (name,)):
+                if len(rows) == config.batch:
+                    yield rows * scale
+
+    setup = SAETrainerConfig(
+        total_training_samples=steps * config.batch, train_batch_size_samples=config.batch, lr=config.lr,
+        lr_end=config.lr, autocast=False,
+    )  # fmt: skip
+    rows = batches()
+    trainer = SAETrainer(setup, sae, rows)
+    with Progress(desc, steps * config.batch, "pos") as bar:
+        for step in range(steps):
+            out = trainer.step(next(rows))
+            trainer.n_training_steps += 1
+            bar.advance(config.batch)
+            if step % 100 == 0 and not torch.isfinite(out.loss):
+                raise StitchLensError(f"a loss of {out.loss.item()} at step {step}", "a finite one", "lower `lr`")
+    sae.fold_activation_norm_scaling_factor(scale)
+    sae.fold_W_dec_norm()
+    sae.cfg.rescale_acts_by_decoder_norm = False
+    return _resting(sae, metadata | {"stitchlens": config.model_dump(), "training_positions": recording.n})
+
+
+def _resting(sae: Any, metadata: dict[str, Any]) -> "SAE[Any]":
+    """The inference SAE of a training SAE, without its gradients."""
+    from sae_lens import SAE
+
+    out = SAE.from_dict(sae.cfg.get_inference_sae_cfg_dict() | {"metadata": sae.cfg.metadata.to_dict() | metadata})
+    out.load_state_dict({k: v.detach().clone() for k, v in sae.state_dict().items()})
+    return out.eval().requires_grad_(False)
+
+
+def random_sae(like: "SAE[Any]", seed: int = 0) -> "SAE[Any]":
+    """A control of the same shape, kind and norms: random decoder directions, encoder tied to them with the norms of
+    `like`, biases as they are."""
+    from sae_lens import SAE
+
+    out = SAE.from_dict(like.cfg.to_dict())
+    out.load_state_dict(like.state_dict())
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        directions = torch.nn.functional.normalize(torch.randn(like.W_dec.shape, generator=g), dim=-1)
+        out.W_dec.copy_(directions * like.W_dec.norm(dim=-1, keepdim=True))
+        out.W_enc.copy_(directions.T * like.W_enc.norm(dim=0, keepdim=True))
+    return out.eval().requires_grad_(False)
+
+
+def load_sae(folder: Path, d_in: int | None = None) -> "SAE[Any]":
+    """An SAELens folder. Raises StitchLensError where it is none, or is for another width than `d_in`."""
+    from sae_lens import SAE
+
+    try:
+        config = json.loads((folder / "cfg.json").read_text("utf-8"))
+        sae = SAE.load_from_disk(folder, device="cpu", dtype="float32")
+    except Exception as e:  # SAELens raises many kinds
+        why = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
+        raise StitchLensError(
+            f"{folder.name} that SAELens does not open ({why})",
+            "a folder with cfg.json and sae_weights.safetensors", "save it with SAELens' `save_model`",
+        ) from e  # fmt: skip
+    if d_in is not None and sae.cfg.d_in != d_in:
+        raise StitchLensError(
+            f"an SAE for width {config.get('d_in')}", f"{d_in}", "check which model and layer it was trained on"
+        )
+    return sae.eval().requires_grad_(False)
+
+
+def sae_hash(sae: "SAE[Any]") -> str:
+    """16 hex digits over the weights and what decides their meaning."""
+    config = {k: v for k, v in sae.cfg.to_dict().items() if k not in ("metadata", "device")}
+    sums = {k: [list(v.shape), float(v.double().sum()), float(v.double().pow(2).sum())]
+            for k, v in sae.state_dict().items()}  # fmt: skip
+    return fingerprint([config, sums])
+
+
+def reconstruction(sae: "SAE[Any]", rows: Iterable[Tensor]) -> dict[str, float]:
+    """How an SAE does on rows [n, d] of a residual stream, under SAEBench's names:
+
+    `explained_variance` 1 - FUV, about the mean; `fuv` the fraction of variance unexplained; `cossim` mean cosine of
+    reconstruction and row; `l2_ratio` mean norm of the reconstruction over the row's; `l0` active features a row;
+    `frac_alive` features that were active at least once; `dead` the others; `n` rows.
+    """
+    n, cos, ratio, active = 0, 0.0, 0.0, 0.0
+    total = error = squares = None
+    alive = torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
+    with torch.inference_mode():
+        for h in rows:
+            acts = sae.encode(h)
+            back = sae.decode(acts)
+            h64 = h.double()
+            add = (h64.sum(0), (h64 - back.double()).pow(2).sum(0), h64.pow(2).sum(0))
+            total, error, squares = add if total is None else (total + add[0], error + add[1], squares + add[2])
+            cos += float(torch.cosine_similarity(h, back, dim=-1).sum())
+            ratio += float((back.norm(dim=-1) / h.norm(dim=-1).clamp(min=1e-9)).sum())
+            active += float((acts > 0).sum())
+            alive |= (acts > 0).any(0)
+            n += len(h)
+    if total is None or error is None or squares is None:
+        raise StitchLensError("no rows to measure an SAE on", "at least one", "use more text")
+    fuv = float(error.sum() / (squares - total.pow(2) / n).sum())
+    share = float(alive.double().mean())
+    return {
+        "explained_variance": 1 - fuv, "fuv": fuv, "cossim": cos / n, "l2_ratio": ratio / n, "l0": active / n,
+        "frac_alive": share, "dead": 1 - share, "n": float(n),
+    }  # fmt: skip
