@@ -47,7 +47,7 @@ class _Kept:
     ) -> None:  # fmt: skip
         """Candidates, at most one a feature and document; equal keys go to the lower document."""
         order = np.lexsort((document, -key, feature))
-        feature, key, value, document, position = (x[order] for x in (feature, key, value, document, position))
+        feature = feature[order]
         first = np.searchsorted(feature, feature)
         rank = np.arange(len(feature)) - first
         near = rank < self.size
@@ -56,7 +56,7 @@ class _Kept:
                for name in ("key", "value", "document", "position")}  # fmt: skip
         new["key"][:] = -np.inf
         for name, x in (("key", key), ("value", value), ("document", document), ("position", position)):
-            new[name][where, rank[near]] = x[near]
+            new[name][where, rank[near]] = x[order][near]
         both = {name: np.concatenate([getattr(self, name)[touched], x], axis=1) for name, x in new.items()}
         best = np.argsort(-both["key"], axis=1, kind="stable")[:, : self.size]
         for name, x in both.items():
@@ -109,7 +109,7 @@ class Examples:
         )
         ids = np.array([d.id for d in documents])
         out = out.assign(document=ids[out.document], group=pd.Categorical(groups))
-        return out[["feature", "group", "rank", "document", "position", "activation"]]
+        return out.reindex(columns=["feature", "group", "rank", "document", "position", "activation"])
 
 
 def _rows(
@@ -166,7 +166,9 @@ def rank_biased_overlap(one: Sequence[str], other: Sequence[str], p: float = PER
 def overlap(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     """How alike the top lists of each feature are in two tables of examples: `feature`, `jaccard`, `rbo`, both over
     documents; features that are active in neither are left out."""
-    tops = [t[t.group == "top"].sort_values(["feature", "rank"]).groupby("feature").document.agg(list) for t in (a, b)]
+    tops = [
+        t.query("group == 'top'").sort_values(["feature", "rank"]).groupby("feature").document.agg(list) for t in (a, b)
+    ]
     features = sorted(set(tops[0].index) | set(tops[1].index))
     rows = []
     for f in features:

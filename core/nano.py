@@ -63,7 +63,7 @@ class NanoConfig(Frozen):
     documents: int | None = None
     """Of the fit split; None reads all."""
     a: Size = Size(layers=4, width=128, heads=2, epochs=8, rows=8)
-    b: Size = Size(layers=6, width=256, heads=4, epochs=6, rows=12, dropout=0.1)
+    b: Size = Size(layers=6, width=256, heads=4, epochs=5, rows=12, dropout=0.1)
 
 
 FAST = NanoConfig(

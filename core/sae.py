@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 class SaeConfig(Frozen):
     """A TopK SAE and its training; the defaults are the paper's (D) but for width, k and epochs."""
 
-    width: int = Field(4096, ge=1)
-    k: int = Field(32, ge=1)
-    epochs: int = Field(3, ge=1)
-    lr: float = Field(1e-4, gt=0, le=1)
+    width: int = Field(default=4096, ge=1)
+    k: int = Field(default=32, ge=1)
+    epochs: int = Field(default=3, ge=1)
+    lr: float = Field(default=1e-4, gt=0, le=1)
     """Constant."""
-    batch: int = Field(4096, ge=1)
-    auxiliary: float = Field(0.0, ge=0)
+    batch: int = Field(default=4096, ge=1)
+    auxiliary: float = Field(default=0.0, ge=0)
     """Coefficient of the auxiliary loss on dead features; the paper uses none."""
     scaled: bool = True
     """Train on activations scaled to an average norm of sqrt(d); the scale is folded into the weights afterwards."""
@@ -144,21 +144,22 @@ def reconstruction(sae: "SAE[Any]", rows: Iterable[Tensor]) -> dict[str, float]:
     `frac_alive` features that were active at least once; `dead` the others; `n` rows.
     """
     n, cos, ratio, active = 0, 0.0, 0.0, 0.0
-    total = error = squares = None
+    total = error = squares = torch.zeros(sae.cfg.d_in, dtype=torch.float64)
     alive = torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
     with torch.inference_mode():
         for h in rows:
             acts = sae.encode(h)
             back = sae.decode(acts)
             h64 = h.double()
-            add = (h64.sum(0), (h64 - back.double()).pow(2).sum(0), h64.pow(2).sum(0))
-            total, error, squares = add if total is None else (total + add[0], error + add[1], squares + add[2])
+            total = total + h64.sum(0)
+            error = error + (h64 - back.double()).pow(2).sum(0)
+            squares = squares + h64.pow(2).sum(0)
             cos += float(torch.cosine_similarity(h, back, dim=-1).sum())
             ratio += float((back.norm(dim=-1) / h.norm(dim=-1).clamp(min=1e-9)).sum())
             active += float((acts > 0).sum())
             alive |= (acts > 0).any(0)
             n += len(h)
-    if total is None or error is None or squares is None:
+    if n == 0:
         raise StitchLensError("no rows to measure an SAE on", "at least one", "use more text")
     fuv = float(error.sum() / (squares - total.pow(2) / n).sum())
     share = float(alive.double().mean())

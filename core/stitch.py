@@ -44,12 +44,12 @@ class FitConfig(Frozen):
     standard deviation, or whitened (shrunk)."""
     alpha: float = 1.0
     """α of Eq. 3, the strength of inversion; the paper uses 1."""
-    tolerance: float = Field(1e-5, gt=0)
+    tolerance: float = Field(default=1e-5, gt=0)
     """exact: stops when a round improves Eq. 3 by less than this share."""
-    max_rounds: int = Field(200, ge=1)
-    lr: float = Field(1e-4, gt=0, le=1)
-    epochs: int = Field(2, ge=1, le=10_000)
-    batch: int = Field(4096, ge=1)
+    max_rounds: int = Field(default=200, ge=1)
+    lr: float = Field(default=1e-4, gt=0, le=1)
+    epochs: int = Field(default=2, ge=1, le=10_000)
+    batch: int = Field(default=4096, ge=1)
     """adam: the paper's recipe (A)."""
     seed: int = 0
 

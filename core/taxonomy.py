@@ -220,7 +220,7 @@ def validate_rewriter(rewrite: Rewriter, k: int = REWRITES, each: int = 12, seed
         return np.array([[w in words for w in vocabulary] for words in found])
 
     table = consistency(active, texts, rewrite, k, "validating the rewriter")
-    table = table[table.sentences > 0]
+    table = table.query("sentences > 0")
     truth = np.array([vocabulary[i] in structural for i in table.feature])
     said = (kinds_of_features(table, least=1) == "structural").to_numpy()
     right = float((truth & said).sum())

@@ -95,12 +95,9 @@ def paper(ws: Workspace) -> None:
     table = ask(queries.table_1, ws, queries.others(ws))
     label = "Pair of model and layer"
     rows = figures.table_1_rows(table, label)
-    names = {
-        "this workspace": lambda r: plain(r.label),
-        "another workspace": lambda r: f"{plain(r.pair)}, {plain(r.label)}",
-        "the paper": lambda r: f"*paper*: {plain(r.label)}",
-    }
-    rows[label] = [names[r.source](r) for r in table.itertuples()]
+    before = {"this workspace": "", "another workspace": "{}, ", "the paper": "*paper*: "}
+    described = zip(table.source, table.pair, table.label, strict=True)
+    rows[label] = [before[source].format(plain(pair)) + plain(name) for source, pair, name in described]
     st.table(rows.set_index(label), border="horizontal")
     st.caption(
         "Next-token cross-entropy, nats/token (↓ better), and its increase over the model that comes last, as in "

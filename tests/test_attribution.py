@@ -1,5 +1,7 @@
 """Eq. 10 is SciPy's Pearson correlation of a dense computation; logit rows are the model's own logits."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,12 @@ def test_logit_rows_are_logits_times_the_norms_scale(tiny: Tiny, kind: str) -> N
     assert torch.allclose(h @ logit_rows(model, ids).T, logits[:, :40] * scale, rtol=1e-3, atol=1e-3)
 
 
+def reference(x: Any, y: Any) -> float:
+    """SciPy's Pearson correlation."""
+    found: Any = pearsonr(x, y)
+    return float(found.statistic)
+
+
 def sparse(n: int, features: int, seed: int, share: float = 0.2) -> torch.Tensor:
     g = torch.Generator().manual_seed(seed)
     on = torch.rand(n, features, generator=g) < share
@@ -63,7 +71,7 @@ def test_it_is_scipys_pearson() -> None:
         if i == 5:
             assert np.isnan(row.correlation), "never active in B"
             continue
-        assert row.correlation == pytest.approx(float(pearsonr(x[:, i], y[:, i]).statistic), abs=1e-6)
+        assert row.correlation == pytest.approx(reference(x[:, i], y[:, i]), abs=1e-6)
         assert row.low <= row.correlation <= row.high
         assert row.joint == int(((acts_a[:, i] > 0) & (acts_b[:, i] > 0)).sum())
         assert row.density_a == pytest.approx(float((acts_a[:, i] > 0).float().mean()))
@@ -124,6 +132,6 @@ def test_over_real_models_it_is_the_dense_reference(tiny: Tiny, english: Corpus)
     checked = 0
     for i in range(40):
         if x[:, i].std() > 0 and y[:, i].std() > 0:
-            assert table.correlation[i] == pytest.approx(float(pearsonr(x[:, i], y[:, i]).statistic), abs=1e-3)
+            assert table.correlation[i] == pytest.approx(reference(x[:, i], y[:, i]), abs=1e-3)
             checked += 1
     assert checked > 10

@@ -48,8 +48,8 @@ def test_tops_are_those_of_a_full_sort(seed: int, step: int) -> None:
     table = found.table(named(60))
     for feature in range(5):
         rows = pd.DataFrame({"document": document, "position": position, "value": acts[:, feature].numpy()})
-        rows = rows[rows.value > 0].sort_values(["value", "position"], ascending=[False, True])
-        best = rows.drop_duplicates("document").sort_values(["value", "document"], ascending=[False, True])[:TOP]
+        rows = rows.assign(less=-rows.value).query("value > 0").sort_values(["less", "position"])
+        best = rows.drop_duplicates("document").sort_values(["less", "document"])[:TOP]
         top = table[(table.feature == feature) & (table.group == "top")]
         assert top.activation.tolist() == best.value.tolist()
         assert top.document.tolist() == [f"d{d}@0" for d in best.document]
@@ -107,10 +107,10 @@ def test_over_a_real_model(tiny: Tiny, english: Corpus) -> None:
     table = find_examples(model, sae, documents, layer)
     assert len(table) > 100
     text = {d.id: d.text for d in documents}
-    for row in table.sample(12, random_state=0).itertuples():
-        (e,) = model.encode([text[str(row.document)]])
+    for row in table.sample(12, random_state=0).to_dict("records"):
+        (e,) = model.encode([text[row["document"]]])
         with torch.inference_mode():
             h = hooks.residuals(model, model.pad([e.ids]), [layer])[layer][0].float()
-            value = float(torch.relu(sae.encode(h))[int(str(row.position)), int(str(row.feature))])
-        assert e.usable[int(str(row.position))]
-        assert value == pytest.approx(float(str(row.activation)), rel=1e-3)
+            value = float(torch.relu(sae.encode(h))[row["position"], row["feature"]])
+        assert e.usable[row["position"]]
+        assert value == pytest.approx(row["activation"], rel=1e-3)

@@ -338,8 +338,9 @@ def test_what_a_killed_writer_left_is_cleared_after_a_day(tmp_path: Path) -> Non
     old, young, other = (tmp_path / n for n in (".a.txt.1.part", ".a.txt.2.part", ".b.txt.1.part"))
     for path in (old, young, other):
         path.write_text("half")
+    long_ago = time.time() - 2 * STALE_SECONDS
     for path in (old, other):
-        os.utime(path, (time.time() - 2 * STALE_SECONDS,) * 2)
+        os.utime(path, (long_ago, long_ago))
     with beside(tmp_path / "a.txt") as part:
         part.write_text("whole")
     assert {p.name for p in tmp_path.iterdir()} == {"a.txt", young.name, other.name}

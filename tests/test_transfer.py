@@ -31,9 +31,10 @@ def sae(kind: str, d_in: int = D_A, **changed: Any) -> Any:
     with torch.no_grad():
         for name, p in out.named_parameters():
             p.copy_(torch.randn(p.shape, generator=g) * (0.3 if name != "threshold" else 0))
-        out.W_dec *= torch.linspace(0.5, 1.5, D_SAE)[:, None]
+        weights = dict(out.named_parameters())
+        weights["W_dec"].mul_(torch.linspace(0.5, 1.5, D_SAE)[:, None])
         if kind == "jumprelu":
-            out.threshold.uniform_(0, 1.0, generator=g)
+            weights["threshold"].uniform_(0, 1.0, generator=g)
     return out
 
 
