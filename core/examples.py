@@ -27,6 +27,8 @@ QUANTILES = 4
 FROM_EACH = 5
 SAMPLE = 100
 """Contexts sampled a feature, from which those of the quantiles are taken."""
+BEFORE, AFTER = 14, 6
+"""Tokens kept around the strongest one, with their activations."""
 PERSISTENCE = 0.9
 """p of rank-biased overlap: how fast the weight of lower ranks falls."""
 
@@ -36,44 +38,62 @@ class _Kept:
 
     def __init__(self, features: int, size: int) -> None:
         self.size = size
-        self.key = np.full((features, size), -np.inf)
-        self.value = np.zeros((features, size), dtype=np.float32)
-        self.document = np.full((features, size), -1, dtype=np.int64)
-        self.position = np.full((features, size), -1, dtype=np.int64)
+        self.columns: dict[str, NDArray[Any]] = {
+            "key": np.full((features, size), -np.inf),
+            "activation": np.zeros((features, size), dtype=np.float32),
+            "document": np.full((features, size), -1, dtype=np.int64),
+            "position": np.full((features, size), -1, dtype=np.int64),
+            "ends": np.zeros((features, size, BEFORE + 1 + AFTER + 1), dtype=np.int32),
+            "heat": np.zeros((features, size, BEFORE + 1 + AFTER), dtype=np.float16),
+        }
 
-    def add(
-        self, feature: NDArray[np.int64], key: NDArray[np.float64], value: NDArray[np.float32],
-        document: NDArray[np.int64], position: NDArray[np.int64],
-    ) -> None:  # fmt: skip
+    @property
+    def filled(self) -> NDArray[np.bool_]:
+        return self.columns["document"] >= 0
+
+    def add(self, feature: NDArray[np.int64], new: dict[str, NDArray[Any]]) -> None:
         """Candidates, at most one a feature and document; equal keys go to the lower document."""
-        order = np.lexsort((document, -key, feature))
+        order = np.lexsort((new["document"], -new["key"], feature))
         feature = feature[order]
-        first = np.searchsorted(feature, feature)
-        rank = np.arange(len(feature)) - first
+        rank = np.arange(len(feature)) - np.searchsorted(feature, feature)
         near = rank < self.size
         touched, where = np.unique(feature[near], return_inverse=True)
-        new = {name: np.zeros((len(touched), self.size), dtype=getattr(self, name).dtype)
-               for name in ("key", "value", "document", "position")}  # fmt: skip
-        new["key"][:] = -np.inf
-        for name, x in (("key", key), ("value", value), ("document", document), ("position", position)):
-            new[name][where, rank[near]] = x[order][near]
-        both = {name: np.concatenate([getattr(self, name)[touched], x], axis=1) for name, x in new.items()}
+        both = {}
+        for name, old in self.columns.items():
+            more = np.full((len(touched), *old.shape[1:]), -np.inf if name == "key" else 0, dtype=old.dtype)
+            if name == "document":
+                more[:] = -1
+            more[where, rank[near]] = new[name][order[near]]
+            both[name] = np.concatenate([old[touched], more], axis=1)
         best = np.argsort(-both["key"], axis=1, kind="stable")[:, : self.size]
         for name, x in both.items():
-            getattr(self, name)[touched] = np.take_along_axis(x, best, axis=1)
+            picked = best[..., None] if x.ndim == 3 else best
+            self.columns[name][touched] = np.take_along_axis(x, picked, axis=1)
 
 
 def strongest(
-    acts: Float[Tensor, "n f"], document: NDArray[np.int64], position: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """(feature, activation, document, position): of each feature and document, the strongest active token."""
+    acts: Float[Tensor, "n f"], document: NDArray[np.int64], position: NDArray[np.int64], ends: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
+    """(feature, columns) of each feature and document at its strongest active token: `activation`, `document`,
+    `position`; `heat` the activations of BEFORE tokens before it to AFTER behind it (0 outside of the document); `ends`
+    where these tokens end in the text, the first entry where the first of them begins (-1 outside)."""
     at, feature = (x.numpy() for x in acts.nonzero(as_tuple=True))
     value = acts.numpy()[at, feature]
     order = np.lexsort((position[at], -value, document[at], feature))
     at, feature, value = at[order], feature[order], value[order]
     new = np.ones(len(at), dtype=bool)
     new[1:] = (feature[1:] != feature[:-1]) | (document[at][1:] != document[at][:-1])
-    return feature[new], value[new], document[at][new], position[at][new]
+    at, feature, value = at[new], feature[new], value[new]
+    around = at[:, None] + np.arange(-BEFORE - 1, AFTER + 1)
+    inside = np.clip(around, 0, max(len(acts) - 1, 0))
+    same = (inside == around) & (document[inside] == document[at][:, None])
+    spans = np.where(same, ends[inside], -1)
+    first = np.argmax(same, axis=1)
+    cut = np.flatnonzero(first > 0)
+    spans[cut, first[cut] - 1] = 0  # the document's first token begins it
+    heat = np.where(same[:, 1:], acts.numpy()[inside[:, 1:], feature[:, None]], 0).astype(np.float16)
+    return feature, {"activation": value, "document": document[at], "position": position[at], "ends": spans,
+                     "heat": heat}  # fmt: skip
 
 
 class Examples:
@@ -83,40 +103,46 @@ class Examples:
         self.top, self.sample = _Kept(features, TOP), _Kept(features, SAMPLE)
         self._rng = np.random.default_rng(seed)
 
-    def update(self, acts: Float[Tensor, "n f"], document: NDArray[np.int64], position: NDArray[np.int64]) -> None:
-        """Activations at tokens `position` of documents `document`; a document's tokens come in one call."""
-        feature, value, where, at = strongest(acts, document, position)
-        self.top.add(feature, value.astype(np.float64), value, where, at)
-        self.sample.add(feature, self._rng.random(len(feature)), value, where, at)
+    def update(
+        self, acts: Float[Tensor, "n f"], document: NDArray[np.int64], position: NDArray[np.int64],
+        ends: NDArray[np.int64],
+    ) -> None:  # fmt: skip
+        """Activations at tokens `position` of documents `document` that end at character `ends`; a document's tokens
+        come in one call and in order."""
+        feature, columns = strongest(acts, document, position, ends)
+        self.top.add(feature, columns | {"key": columns["activation"].astype(np.float64)})
+        self.sample.add(feature, columns | {"key": self._rng.random(len(feature))})
 
     def table(self, documents: Sequence[Document]) -> pd.DataFrame:
         """One row an example, strongest first in each group: `feature`, `group` ('top', or 'q1' (weakest) to 'q4'),
-        `rank` from 0, `document` (its id), `position` (token index), `activation`. An example of a quantile is not
-        among the top ones."""
-        feature, slot = np.nonzero(self.top.document >= 0)
+        `rank` from 0, `document` (its id), `position` (token index), `activation`, `ends` and `heat` (see `strongest`).
+        An example of a quantile is not among the top ones."""
+        feature, slot = np.nonzero(self.top.filled)
         parts = [_rows(self.top, "top", feature, slot, slot)]
-        for one in np.flatnonzero(self.top.document[:, 0] >= 0):
-            seen = np.flatnonzero(self.sample.document[one] >= 0)
-            seen = seen[~np.isin(self.sample.document[one, seen], self.top.document[one])]
-            seen = seen[np.argsort(self.sample.value[one, seen], kind="stable")]
+        filled, sampled = self.sample.filled, self.sample.columns
+        for one in np.flatnonzero(self.top.filled[:, 0]):
+            seen = np.flatnonzero(filled[one])
+            seen = seen[~np.isin(sampled["document"][one, seen], self.top.columns["document"][one])]
+            seen = seen[np.argsort(sampled["activation"][one, seen], kind="stable")]
             for q, share in enumerate(np.array_split(seen, QUANTILES), 1):
                 drawn = share[np.linspace(len(share) - 1, 0, min(FROM_EACH, len(share))).round().astype(int)]
                 parts.append(_rows(self.sample, f"q{q}", np.full(len(drawn), one), drawn, np.arange(len(drawn))))
-        groups = np.concatenate([np.full(len(part[0]), group) for group, part in parts])
-        columns = ("feature", "rank", "document", "position", "activation")
-        out = pd.DataFrame(
-            dict(zip(columns, map(np.concatenate, zip(*(p for _, p in parts), strict=True)), strict=True))
-        )
+        groups = np.concatenate([np.full(len(part["feature"]), group) for group, part in parts])
+        out = {name: np.concatenate([part[name] for _, part in parts]) for name in parts[0][1]}
         ids = np.array([d.id for d in documents])
-        out = out.assign(document=ids[out.document], group=pd.Categorical(groups))
-        return out.reindex(columns=["feature", "group", "rank", "document", "position", "activation"])
+        return pd.DataFrame({
+            "feature": out["feature"], "group": pd.Categorical(groups), "rank": out["rank"],
+            "document": ids[out["document"]], "position": out["position"], "activation": out["activation"],
+            "ends": list(out["ends"]), "heat": list(out["heat"]),
+        })  # fmt: skip
 
 
 def _rows(
     kept: _Kept, group: str, feature: NDArray[np.int64], slot: NDArray[np.int64], rank: NDArray[np.int64]
-) -> tuple[str, tuple[NDArray[Any], ...]]:
-    """(group, the columns of `Examples.table` but the group) of chosen slots."""
-    return group, (feature, rank, *(x[feature, slot] for x in (kept.document, kept.position, kept.value)))
+) -> tuple[str, dict[str, NDArray[Any]]]:
+    """(group, columns of `Examples.table`) of chosen slots."""
+    names = ("document", "position", "activation", "ends", "heat")
+    return group, {"feature": feature, "rank": rank} | {name: kept.columns[name][feature, slot] for name in names}
 
 
 def find_examples(
@@ -139,7 +165,8 @@ def find_examples(
             where = np.repeat(np.arange(len(docs)) + start, [len(p) for p in kept])[keep]
             with torch.inference_mode():
                 acts = torch.relu(sae.encode(h[torch.from_numpy(keep)]))
-            found.update(acts, where, np.concatenate(kept)[keep])
+            ends = np.concatenate([e.ends[p] for e, p in zip(encoded, kept, strict=True)]).astype(np.int64)
+            found.update(acts, where, np.concatenate(kept)[keep], ends[keep])
             start += len(docs)
             bar.advance(sum(len(d.text) for d in docs))
     return found.table(documents)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -55,7 +56,7 @@ class Artifact(Frozen):
     sha256: str
     bytes: int
     kind: str
-    """'stitch', 'table' or 'record'."""
+    """'stitch', 'control', 'sae', 'table' or 'record'."""
     makers: dict[str, Any] = Field(default_factory=dict)
     """What it was made from: model ids and weight hashes, hooks, corpus fingerprint, counts, config."""
     versions: dict[str, str] = Field(default_factory=dict)
@@ -73,6 +74,23 @@ class Manifest(Frozen):
 def sha256_file(path: Path) -> str:
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def sha256_path(path: Path) -> str:
+    """Of a file; of a folder, over the names and hashes of all files in it."""
+    if path.is_file():
+        return sha256_file(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    listed = json.dumps([[str(p.relative_to(path)), sha256_file(p)] for p in files])
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _gone(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def fingerprint(value: Any) -> str:
@@ -211,7 +229,6 @@ class Workspace:
     def put(self, name: str, write: Callable[[Path], None], kind: str, suffix: str, makers: dict[str, Any]) -> Artifact:
         """Write one artifact (`write` fills the path it is given) and point the manifest at it."""
         with self._only_writer():
-            old = self.manifest().artifacts if self.exists else {}
             target = self.root / f"{name}{suffix}"
             with beside(target) as part:
                 write(part)
@@ -219,14 +236,35 @@ class Workspace:
                 size = part.stat().st_size
             final = target.with_name(f"{target.name.removesuffix(suffix)}.{digest[:8]}{suffix}")
             target.replace(final)
-            new = Artifact(
-                path=str(final.relative_to(self.root)), sha256=digest, bytes=size, kind=kind, makers=makers,
-                versions=versions(), made=datetime.now(UTC).isoformat(timespec="seconds"),
-            )  # fmt: skip
-            self._replace_manifest(old | {name: new})
-            if name in old and old[name].path != new.path:
-                (self.root / old[name].path).unlink(missing_ok=True)
-            return new
+            return self._point(name, final, digest, size, kind, makers)
+
+    def put_folder(self, name: str, write: Callable[[Path], None], kind: str, makers: dict[str, Any]) -> Artifact:
+        """Like `put`, for an artifact that is a folder of files (an SAELens SAE)."""
+        target = self.root / name
+        with self._only_writer(), disk_faults(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{target.name[:40]}.", dir=target.parent) as scratch:
+                part = Path(scratch) / "folder"
+                part.mkdir()
+                write(part)
+                digest = sha256_path(part)
+                size = sum(p.stat().st_size for p in part.rglob("*") if p.is_file())
+                final = target.with_name(f"{target.name}.{digest[:8]}")
+                _gone(final)
+                part.rename(final)
+            return self._point(name, final, digest, size, kind, makers)
+
+    def _point(self, name: str, final: Path, digest: str, size: int, kind: str, makers: dict[str, Any]) -> Artifact:
+        """Point the manifest at a finished artifact and remove the one that it replaces."""
+        old = self.manifest().artifacts if self.exists else {}
+        new = Artifact(
+            path=str(final.relative_to(self.root)), sha256=digest, bytes=size, kind=kind, makers=makers,
+            versions=versions(), made=datetime.now(UTC).isoformat(timespec="seconds"),
+        )  # fmt: skip
+        self._replace_manifest(old | {name: new})
+        if name in old and old[name].path != new.path:
+            _gone(self.root / old[name].path)
+        return new
 
     def put_table(self, name: str, table: pd.DataFrame, makers: dict[str, Any]) -> Artifact:
         return self.put(name, lambda p: table.to_parquet(p, index=False), "table", ".parquet", makers)
@@ -245,7 +283,7 @@ class Workspace:
             gone = artifacts.pop(name, None)
             self._replace_manifest(artifacts)
             if gone:
-                (self.root / gone.path).unlink(missing_ok=True)
+                _gone(self.root / gone.path)
 
     def names(self, kind: str | None = None, prefix: str = "") -> list[str]:
         return [n for n, a in self.manifest().artifacts.items() if n.startswith(prefix) and kind in (None, a.kind)]
@@ -262,7 +300,7 @@ class Workspace:
         return artifacts[name]
 
     def path(self, name: str) -> Path:
-        """The artifact's file, its hash checked. Raises StitchLensError where a byte differs or it is gone."""
+        """The artifact's file or folder, hash checked. Raises StitchLensError where a byte differs or it is gone."""
         entry = self.entry(name)
         if not (self.root / entry.path).exists():  # replaced between the two reads?
             entry = self.entry(name)
@@ -272,7 +310,7 @@ class Workspace:
                 f"{entry.path} missing from workspace '{self.pair}'", "the file its manifest names",
                 f"restore it, or run `python -m core build {self.pair}`",
             )  # fmt: skip
-        found = sha256_file(path)
+        found = sha256_path(path)
         if found != entry.sha256:
             raise StitchLensError(
                 f"{entry.path} with hash {found[:12]}", f"{entry.sha256[:12]} as in its manifest",

@@ -12,6 +12,8 @@ from sae_lens import SAE
 from core import hooks
 from core.corpus import Corpus, Document
 from core.examples import (
+    AFTER,
+    BEFORE,
     FROM_EACH,
     QUANTILES,
     TOP,
@@ -44,7 +46,7 @@ def test_tops_are_those_of_a_full_sort(seed: int, step: int) -> None:
     found = Examples(5)
     for first in range(0, 60, step):
         part = (document >= first) & (document < first + step)
-        found.update(acts[torch.from_numpy(part)], document[part], position[part])
+        found.update(acts[torch.from_numpy(part)], document[part], position[part], 3 * position[part])
     table = found.table(named(60))
     for feature in range(5):
         rows = pd.DataFrame({"document": document, "position": position, "value": acts[:, feature].numpy()})
@@ -60,7 +62,7 @@ def test_tops_are_those_of_a_full_sort(seed: int, step: int) -> None:
 def test_quantiles_are_ordered_and_apart_from_the_top() -> None:
     acts, document, position = made_up(400, 3, 1)
     found = Examples(3)
-    found.update(acts, document, position)
+    found.update(acts, document, position, 3 * position)
     table = found.table(named(400))
     for _, rows in table.groupby("feature"):
         assert rows.document.is_unique
@@ -72,9 +74,28 @@ def test_quantiles_are_ordered_and_apart_from_the_top() -> None:
         assert groups[f"q{QUANTILES}"].max() <= groups["top"].min()
 
 
+def test_heat_is_that_of_the_tokens_around() -> None:
+    """Every token ends at three times its position, which runs from 1 in each document."""
+    acts, document, position = made_up(30, 2, 4)
+    found = Examples(2)
+    found.update(acts, document, position, 3 * position)
+    table = found.table(named(30))
+    value = {(d, p): a for d, p, a in zip(document.tolist(), position.tolist(), acts.tolist(), strict=True)}
+    for row in table.to_dict("records"):
+        d = int(row["document"][1:].split("@")[0])
+        assert len(row["heat"]) == len(row["ends"]) - 1 == BEFORE + 1 + AFTER
+        assert row["heat"][BEFORE] == row["activation"]
+        for k, p in enumerate(range(row["position"] - BEFORE, row["position"] + AFTER + 1)):
+            inside = (d, p) in value
+            assert row["heat"][k] == (value[d, p][row["feature"]] if inside else 0)
+            assert row["ends"][k + 1] == (3 * p if inside else -1 if p != 0 else 0)
+            if inside:
+                assert row["ends"][k] == 3 * (p - 1), "a token begins where the one before it ends"
+
+
 def test_a_silent_feature_has_no_examples() -> None:
     found = Examples(2)
-    found.update(torch.tensor([[0.0, 1.0]]), np.array([0]), np.array([1]))
+    found.update(torch.tensor([[0.0, 1.0]]), np.array([0]), np.array([1]), np.array([4]))
     assert set(found.table(named(1)).feature) == {1}
     assert Examples(2).table(named(1)).empty
 

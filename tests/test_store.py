@@ -334,6 +334,33 @@ def test_a_lock_is_waited_for(ws: Workspace) -> None:
     assert "late0" in ws.names()
 
 
+def test_a_folder_is_an_artifact_too(ws: Workspace) -> None:
+    def write(text: str) -> Any:
+        def into(folder: Path) -> None:
+            (folder / "cfg.json").write_text(text)
+            (folder / "weights").write_bytes(b"w")
+
+        return into
+
+    first = ws.put_folder("saes/one", write("a"), "sae", {"k": 1})
+    assert sorted(p.name for p in ws.path("saes/one").iterdir()) == ["cfg.json", "weights"]
+    second = ws.put_folder("saes/one", write("b"), "sae", {"k": 2})
+    assert (ws.path("saes/one") / "cfg.json").read_text() == "b"
+    assert first.sha256 != second.sha256 and not (ws.root / first.path).exists()
+    assert second.bytes == 2 and ws.verify() == {}
+    (ws.path("saes/one") / "weights").write_bytes(b"v")
+    assert "the file was changed" in refuse(ws.path, "saes/one")
+
+    def fails(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise OSError(28, "No space left on device")
+
+    assert "a full disk" in refuse(ws.put_folder, "saes/two", fails, "sae", {})
+    assert [p.name for p in (ws.root / "saes").iterdir()] == [Path(second.path).name]
+    ws.remove("saes/one")
+    assert list((ws.root / "saes").iterdir()) == []
+
+
 def test_what_a_killed_writer_left_is_cleared_after_a_day(tmp_path: Path) -> None:
     old, young, other = (tmp_path / n for n in (".a.txt.1.part", ".a.txt.2.part", ".b.txt.1.part"))
     for path in (old, young, other):

@@ -1,0 +1,191 @@
+"""What the feature explorer shows of an SAE of A and its transfer to B: from a stitch to tables (3.1, 5.1, C, G, H)."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from core import downstream
+from core.attribution import measure_attribution
+from core.errors import StitchLensError
+from core.examples import find_examples, overlap
+from core.harvest import harvest_rows, norm_limits, read_window, windows, within
+from core.pairs import Frozen, LayerPair
+from core.pipeline import Bench
+from core.sae import SaeConfig, load_sae, random_sae, reconstruction, train_sae
+from core.stitch import Stitch, load_stitch
+from core.store import fingerprint
+from core.taxonomy import REWRITES, TagRewriter, active_features, consistency, english_sentences
+from core.transfer import transfer_sae
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+
+
+class ExploreConfig(Frozen):
+    """How much is measured. Tokens are of model B."""
+
+    positions: int | None = None
+    """Paired held-out positions for Eq. 10; None reads the split whole."""
+    reconstruction_positions: int = 20_000
+    tokens: int = 5_000
+    """Scored for the losses with an SAE in place."""
+    sentences: int = 300
+    """Each with REWRITES rewrites."""
+    seed: int = 0
+
+
+def train(bench: Bench, layer: int, config: SaeConfig, positions: int | None = None) -> str:
+    """The name of an SAE of A before `layer`, trained on the fit split and kept as `saes/<name>`."""
+    bench.pair.check_layers(layer, 0)
+    name = f"L{layer}-{config.width}"
+    makers = {
+        "pair": bench.pair.key, "a": bench.a.makers, "corpus": bench.corpus.fingerprint, "layer_a": layer,
+        "hook_a": f"blocks.{layer}.hook_resid_pre", "positions": positions, **config.model_dump(),
+    }  # fmt: skip
+    if not bench.current(f"saes/{name}", makers):
+        setup = {"model": bench.a.makers, "corpus": bench.corpus.fingerprint, "split": "fit", "positions": positions}
+        rows = harvest_rows(bench.a, bench.corpus.split("fit"), layer, setup, f"recording A before layer {layer}")
+        about = {"model_name": bench.pair.a.key, "hook_name": makers["hook_a"], "prepend_bos": True}
+        sae = train_sae(rows, "h", config, about, f"training SAE {name}").half()
+        sae.cfg.dtype = "float16"
+        bench.workspace.put_folder(f"saes/{name}", sae.save_model, "sae", makers)
+    return name
+
+
+def variants(sae: "SAE[Any]", stitch: Stitch, shuffled: Stitch, seed: int = 0) -> dict[str, tuple[str, "SAE[Any]"]]:
+    """(model it is for, SAE) by name: the original and its transfer, and what they must beat."""
+    control = random_sae(sae, seed)
+    g = torch.Generator().manual_seed(seed)
+
+    def like(t: Tensor) -> Tensor:
+        drawn = torch.randn(t.shape, generator=g)
+        return drawn * t.norm() / drawn.norm()
+
+    drawn = Stitch(like(stitch.P_up), like(stitch.b_up), like(stitch.P_down), like(stitch.b_down))
+    return {
+        "original": ("a", sae),
+        "random SAE": ("a", control),
+        "transferred": ("b", transfer_sae(sae, stitch)),
+        "shuffled-pair stitch": ("b", transfer_sae(sae, shuffled)),
+        "random stitch": ("b", transfer_sae(sae, drawn)),
+        "random SAE, transferred": ("b", transfer_sae(control, stitch)),
+    }
+
+
+def zero_shot(
+    bench: Bench, saes: dict[str, tuple[str, "SAE[Any]"]], layers: LayerPair, config: ExploreConfig
+) -> pd.DataFrame:
+    """Table 2 with controls, a row a variant: `name`, `model`; the measures of `core.sae.reconstruction`; `rank` of the
+    decoder; and with the reconstruction in the residual stream's place at paired positions, nats/token of that model:
+    `loss`, `loss_clean`, `loss_ablated` (zeros in its place), `delta_loss` (loss - loss_clean) and `ce_loss_score`,
+    (loss_ablated - loss) / (loss_ablated - loss_clean)."""
+    documents = bench.corpus.split("held-out")
+    kept: dict[str, list[Tensor]] = {"a": [], "b": []}
+    limits: dict[str, float] = {}
+    for docs in windows(documents):
+        chunk = read_window(bench.a, bench.b, docs, [layers.a], [layers.b])
+        limits = limits or norm_limits(chunk)
+        keep = within(chunk, limits, layers)
+        kept["a"].append(chunk.h_a[layers.a][keep].float())
+        kept["b"].append(chunk.h_b[layers.b][keep].float())
+        if sum(map(len, kept["a"])) >= config.reconstruction_positions:
+            break
+    conditions = downstream.unpatched()
+    for side in ("a", "b"):
+        conditions.append(downstream.Condition(f"zeros {side}", side, _in_place(side, torch.zeros_like)))
+    for name, (side, sae) in saes.items():
+        conditions.append(downstream.Condition(name, side, _in_place(side, sae)))
+    measured = downstream.measure(
+        bench.a, bench.b, documents, layers, conditions, "losses with SAEs in place", config.tokens
+    )
+    loss = downstream.mean_losses(measured)
+    rows = []
+    for name, (side, sae) in saes.items():
+        clean, ablated, mine = loss[side], loss[f"zeros {side}"], loss[name]
+        rows.append({
+            "name": name, "model": side, **reconstruction(sae, kept[side]),
+            "rank": int(torch.linalg.matrix_rank(sae.W_dec.double())), "loss": mine, "loss_clean": clean,
+            "loss_ablated": ablated, "delta_loss": mine - clean,
+            "ce_loss_score": (ablated - mine) / (ablated - clean),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _in_place(side: str, new: Any) -> downstream.Rows:
+    """Rows of that side's own residual stream, handed through `new`."""
+
+    def rows(x: Tensor, y: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return new(x if side == "a" else y)
+
+    return rows
+
+
+def explore(bench: Bench, sae_name: str, stitch_name: str, config: ExploreConfig | None = None) -> None:
+    """Measure an SAE of the workspace and its transfer through a stitch of the workspace, and keep the tables
+    `sae_quality/`, `examples_a/`, `examples_b/` and `features/` of that SAE. Steps that are there and current are kept.
+
+    Raises StitchLensError where SAE and stitch belong to different layers.
+    """
+    config = config or ExploreConfig()
+    ws = bench.workspace
+    about, stitched = ws.entry(f"saes/{sae_name}").makers, ws.entry(f"stitches/{stitch_name}").makers
+    if about["layer_a"] != stitched["layer_a"]:
+        raise StitchLensError(
+            f"SAE {sae_name} at layer {about['layer_a']} of A, stitch {stitch_name} at {stitched['layer_a']}",
+            "one layer", "choose a stitch from the SAE's layer, or train an SAE at the stitch's",
+        )  # fmt: skip
+    layers = LayerPair(a=stitched["layer_a"], b=stitched["layer_b"])
+    sae = load_sae(ws.path(f"saes/{sae_name}"), bench.pair.a.d_model)
+    stitch, shuffled = load_stitch(ws.path(f"stitches/{stitch_name}")), load_stitch(ws.path(f"controls/{stitch_name}"))
+    makers = bench.makers | {
+        "sae": fingerprint(about), "stitch": fingerprint(stitched), "sae_name": sae_name, "stitch_name": stitch_name,
+        "layer_a": layers.a, "layer_b": layers.b, "rewrites": REWRITES, **config.model_dump(),
+    }  # fmt: skip
+    saes = variants(sae, stitch, shuffled, config.seed)
+    if not bench.current(f"sae_quality/{sae_name}", makers):
+        ws.put_table(f"sae_quality/{sae_name}", zero_shot(bench, saes, layers, config), makers)
+    documents = [*bench.corpus.split("held-out"), *bench.corpus.split("select")]
+    for side, name, model, layer in (("a", "original", bench.a, layers.a), ("b", "transferred", bench.b, layers.b)):
+        if not bench.current(f"examples_{side}/{sae_name}", makers):
+            table = find_examples(model, saes[name][1], documents, layer, f"examples in {side.upper()}")
+            ws.put_table(f"examples_{side}/{sae_name}", table, makers)
+    if not bench.current(f"features/{sae_name}", makers):
+        ws.put_table(f"features/{sae_name}", _features(bench, saes, layers, sae_name, config), makers)
+
+
+def _features(
+    bench: Bench, saes: dict[str, tuple[str, "SAE[Any]"]], layers: LayerPair, sae_name: str, config: ExploreConfig
+) -> pd.DataFrame:
+    """One row a feature: the columns of `Attribution.table`; `control` and `control_joint`, the same of a random SAE's
+    feature; `sentences`, `consistent`, `consistency`; `jaccard`, `rbo` of the top examples; `x`, `y` of a UMAP of
+    decoder directions."""
+    ws, held_out = bench.workspace, bench.corpus.split("held-out")
+
+    def attribution(one: str, other: str) -> pd.DataFrame:
+        return measure_attribution(
+            bench.a, bench.b, saes[one][1], saes[other][1], held_out, layers, f"Eq. 10 of {one}", config.positions
+        )
+
+    table = attribution("original", "transferred")
+    control = attribution("random SAE", "random SAE, transferred")
+    table = table.assign(control=control.correlation, control_joint=control.joint)
+    rewrite = TagRewriter(bench.corpus.split("fit"), config.seed)
+    sentences = english_sentences(held_out, config.sentences)
+    stays = consistency(active_features(bench.a, saes["original"][1], layers.a), sentences, rewrite)
+    tops = overlap(ws.table(f"examples_a/{sae_name}"), ws.table(f"examples_b/{sae_name}"))
+    table = table.merge(stays, on="feature", how="left").merge(tops, on="feature", how="left")
+    x, y = _map(saes["original"][1].W_dec.float().numpy(), config.seed)
+    return table.assign(x=x, y=y)
+
+
+def _map(directions: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two UMAP coordinates of each direction, by cosine."""
+    from umap import UMAP
+
+    neighbours = min(15, len(directions) - 1)
+    found = np.asarray(UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed).fit_transform(directions))
+    return found[:, 0].astype(np.float32), found[:, 1].astype(np.float32)
