@@ -28,6 +28,9 @@ BLOCKS = 64
 BOOTSTRAPS = 400
 LEAST_JOINT = 20
 """A feature that is active in both models at fewer positions is marked as unreliable."""
+EXTREMES = 8
+PART = 16_384
+"""Tokens of the vocabulary read at a time."""
 ROWS = 65_536
 """Active features worked on at a time: x 640 x 4 bytes are 168 MB for each of the two gathers."""
 
@@ -43,6 +46,24 @@ def logit_rows(model: LiveModel, ids: Int[Tensor, " n"]) -> Float[Tensor, "n d"]
             return (rows - rows.mean(-1, keepdim=True)).cpu()
         ones = torch.ones(1, 1, rows.shape[-1], dtype=model.where.dtype, device=model.where.device)
         return (rows * norm(ones)[0].float()).cpu()  # an RMS norm gives its gain where every entry is one
+
+
+def extreme_tokens(
+    model: LiveModel, directions: Float[Tensor, "f d"], k: int = EXTREMES
+) -> tuple[Float[Tensor, "f k2"], Int[Tensor, "f k2"]]:
+    """(logit weights, token ids) of the k tokens that each direction raises most, then the k that it lowers most, each
+    from the strongest. The vocabulary is read in parts; features x vocabulary is never held."""
+    vocabulary = model.hf.get_output_embeddings().weight.shape[0]
+    best: list[tuple[Tensor, Tensor]] = []
+    for sign in (1.0, -1.0):
+        value, ids = torch.full((len(directions), k), -torch.inf), torch.zeros(len(directions), k, dtype=torch.long)
+        for part in torch.arange(vocabulary).split(PART):
+            weights = sign * directions @ logit_rows(model, part).T
+            more, where = weights.topk(min(k, len(part)), dim=1)
+            value, order = torch.cat([value, more], dim=1).topk(k, dim=1)
+            ids = torch.cat([ids, part[where]], dim=1).gather(1, order)
+        best.append((sign * value, ids))
+    return torch.cat([v for v, _ in best], dim=1), torch.cat([i for _, i in best], dim=1)
 
 
 def contributions(

@@ -22,6 +22,10 @@ app = typer.Typer(
 )  # fmt: skip
 stitch = typer.Typer(help="Fit, evaluate and remove stitches (Eq. 1-3).", no_args_is_help=True)
 app.add_typer(stitch, name="stitch")
+features = typer.Typer(help="Features of an SAE before and after transfer (3.1, 5.1).", no_args_is_help=True)
+app.add_typer(features, name="features")
+sae_app = typer.Typer(help="Carry sparse autoencoders through a stitch (Eq. 6).", no_args_is_help=True)
+app.add_typer(sae_app, name="sae")
 nano = typer.Typer(help="The small within-family pair that ships with the project.", no_args_is_help=True)
 app.add_typer(nano, name="nano")
 
@@ -183,6 +187,105 @@ def remove_command(pair: PairArg, name: Annotated[str, typer.Argument(help="A st
 
     pipeline.remove_stitch(Workspace(get_pair(pair).key), name)
     print(f"Removed {name}.")
+
+
+@features.command("build")
+@_guarded
+def features_build_command(
+    pair: PairArg,
+    stitch_name: Annotated[
+        str | None, typer.Option("--stitch", help="A stitch of the workspace; the default one if not given.")
+    ] = None,
+    width: Annotated[int, typer.Option(min=1, help="Features of the SAE.")] = 4096,
+    k: Annotated[int, typer.Option(min=1, help="Active features a token (TopK).")] = 32,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the fit split.")] = 3,
+    lr: Annotated[float, typer.Option(help="Learning rate, constant; the paper uses 1e-4.")] = 1e-4,
+    positions: Annotated[
+        int | None, typer.Option(min=1, help="Rows to train on; the whole fit split if not given.")
+    ] = None,
+) -> None:
+    """Train an SAE of A at a stitch's layer, transfer it (Eq. 6), and measure every feature before and after."""
+    from core import explore, pipeline, queries
+    from core.sae import SaeConfig
+
+    bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
+    names = queries.stitch_names(bench.workspace)
+    if not names:
+        raise StitchLensError(f"no stitch in workspace '{pair}'", "one", f"run `python -m core build {pair}`")
+    chosen = stitch_name or names[0]
+    layer = bench.workspace.entry(f"stitches/{chosen}").makers["layer_a"]
+    name = explore.train(bench, layer, SaeConfig(width=width, k=k, epochs=epochs, lr=lr), positions)
+    explore.explore(bench, name, chosen)
+    print(f"SAE {name} of A, carried to B by {chosen}: {queries.feature_counts(bench.workspace, name)['counts']}")
+
+
+@features.command("show")
+@_guarded
+def features_show_command(
+    pair: PairArg,
+    index: Annotated[int, typer.Argument(min=0, help="A feature.")],
+    sae: Annotated[str | None, typer.Option(help="An SAE of the workspace; the first if not given.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print one feature: its measures, and the tokens it raises and lowers in A and, transferred, in B."""
+    from core import queries
+
+    ws = Workspace(get_pair(pair).key)
+    names = queries.saes(ws)
+    if not names:
+        raise StitchLensError(
+            f"no features in workspace '{pair}'", "measured ones", f"run `python -m core features build {pair}`"
+        )
+    sae = sae or names[0]
+    table = queries.features(ws, sae)
+    if index >= len(table):
+        raise StitchLensError(f"feature {index}", f"0 to {len(table) - 1} of SAE {sae}", "choose one of these")
+    row = json.loads(table.iloc[index].to_json())
+    logits = {s: queries.feature_logits(ws, sae, s, index).to_dict("records") for s in ("a", "b")}
+    lines = [f"{k:12} {v}" for k, v in row.items()]
+    for side in ("a", "b"):
+        for what, rows in (("raises", [t for t in logits[side] if t["rank"] >= 0]),
+                           ("lowers", [t for t in logits[side] if t["rank"] < 0])):  # fmt: skip
+            lines.append(f"{side.upper()} {what}: " + " ".join(repr(t["token"]) for t in rows))
+    _show(row | {"logits": logits}, as_json, "\n".join(lines))
+
+
+@sae_app.command("transfer")
+@_guarded
+def sae_transfer_command(
+    pair: PairArg,
+    sae: Annotated[Path, typer.Option(help="An SAELens folder of A, or the name of an SAE of the workspace.")],
+    out: Annotated[Path, typer.Option(help="Where the transferred SAE goes: a folder that is not there yet.")],
+    stitch_name: Annotated[
+        str | None, typer.Option("--stitch", help="A stitch of the workspace; the default one if not given.")
+    ] = None,
+    direction: Annotated[str, typer.Option(help="up: from A to B; down: from B to A.")] = "up",
+) -> None:
+    """Carry an SAE through a stitch (Eq. 6) into an ordinary SAELens folder."""
+    from core import queries
+    from core.sae import load_sae
+    from core.stitch import load_stitch
+    from core.transfer import save_sae, transfer_sae
+
+    ws = Workspace(get_pair(pair).key)
+    if direction not in ("up", "down"):
+        raise StitchLensError(f"direction '{direction}'", "up or down", "choose one")
+    if out.exists():
+        raise StitchLensError(f"{out.name} there already", "a free place", "name another --out")
+    names = queries.stitch_names(ws) if ws.exists else []
+    if not names:
+        raise StitchLensError(f"no stitch in workspace '{pair}'", "one", f"run `python -m core build {pair}`")
+    chosen = stitch_name or names[0]
+    folder = sae if sae.exists() else ws.path(f"saes/{sae}")
+    makers = ws.entry(f"stitches/{chosen}").makers
+    to, side = ("b", "layer_b") if direction == "up" else ("a", "layer_a")
+    provenance = {
+        "model_name": makers[to]["model"], "hook_name": f"blocks.{makers[side]}.hook_resid_pre",
+        "transferred_from": folder.name, "stitch": chosen, "stitch_makers": makers,
+    }  # fmt: skip
+    stitched = load_stitch(ws.path(f"stitches/{chosen}"))
+    save_sae(transfer_sae(load_sae(folder), stitched, "up" if direction == "up" else "down", None, provenance), out)
+    print(f"SAE for {makers[to]['model']} before layer {makers[side]}: {out}")
 
 
 @nano.command("train")

@@ -29,6 +29,7 @@ SAMPLE = 100
 """Contexts sampled a feature, from which those of the quantiles are taken."""
 BEFORE, AFTER = 14, 6
 """Tokens kept around the strongest one, with their activations."""
+BINS = 60
 PERSISTENCE = 0.9
 """p of rank-biased overlap: how fast the weight of lower ranks falls."""
 
@@ -96,11 +97,20 @@ def strongest(
                      "heat": heat}  # fmt: skip
 
 
+def bins(acts: Tensor) -> Tensor:
+    """The bin of each positive activation in `Examples.histogram`: half octaves from 2^-10 to 2^20."""
+    return (2 * acts.log2() + 20).floor().clamp(0, BINS - 1).long()
+
+
 class Examples:
-    """Accumulates the contexts of every feature; `table` freezes them."""
+    """Accumulates the contexts of every feature; `table` freezes them.
+
+    histogram [features, BINS]: at how many tokens a feature was active in each bin (see `bins`).
+    """
 
     def __init__(self, features: int, seed: int = 0) -> None:
         self.top, self.sample = _Kept(features, TOP), _Kept(features, SAMPLE)
+        self.histogram = np.zeros((features, BINS), dtype=np.int64)
         self._rng = np.random.default_rng(seed)
 
     def update(
@@ -109,6 +119,8 @@ class Examples:
     ) -> None:  # fmt: skip
         """Activations at tokens `position` of documents `document` that end at character `ends`; a document's tokens
         come in one call and in order."""
+        at, active = acts.nonzero(as_tuple=True)
+        np.add.at(self.histogram, (active.numpy(), bins(acts[at, active]).numpy()), 1)
         feature, columns = strongest(acts, document, position, ends)
         self.top.add(feature, columns | {"key": columns["activation"].astype(np.float64)})
         self.sample.add(feature, columns | {"key": self._rng.random(len(feature))})
@@ -147,9 +159,9 @@ def _rows(
 
 def find_examples(
     model: LiveModel, sae: "SAE[Any]", documents: Sequence[Document], layer: int, desc: str = "examples"
-) -> pd.DataFrame:
-    """The contexts of every feature of `sae` in the residual stream before `layer`; special tokens and rows whose norm
-    is above OUTLIER medians are left out. See `Examples.table`."""
+) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+    """(`Examples.table`, `Examples.histogram`) of every feature of `sae` in the residual stream before `layer`; special
+    tokens and rows whose norm is above OUTLIER medians are left out."""
     found = Examples(sae.cfg.d_sae)
     limit: float | None = None
     start = 0
@@ -169,7 +181,7 @@ def find_examples(
             found.update(acts, where, np.concatenate(kept)[keep], ends[keep])
             start += len(docs)
             bar.advance(sum(len(d.text) for d in docs))
-    return found.table(documents)
+    return found.table(documents), found.histogram
 
 
 def jaccard(one: Iterable[str], other: Iterable[str]) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from core import downstream
-from core.attribution import measure_attribution
+from core.attribution import extreme_tokens, measure_attribution
 from core.errors import StitchLensError
 from core.examples import find_examples, overlap
 from core.harvest import harvest_rows, norm_limits, read_window, windows, within
@@ -18,7 +18,7 @@ from core.sae import SaeConfig, load_sae, random_sae, reconstruction, train_sae
 from core.stitch import Stitch, load_stitch
 from core.store import fingerprint
 from core.taxonomy import REWRITES, TagRewriter, active_features, consistency, english_sentences
-from core.transfer import transfer_sae
+from core.transfer import save_sae, transfer_sae
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -51,7 +51,7 @@ def train(bench: Bench, layer: int, config: SaeConfig, positions: int | None = N
         about = {"model_name": bench.pair.a.key, "hook_name": makers["hook_a"], "prepend_bos": True}
         sae = train_sae(rows, "h", config, about, f"training SAE {name}").half()
         sae.cfg.dtype = "float16"
-        bench.workspace.put_folder(f"saes/{name}", sae.save_model, "sae", makers)
+        bench.workspace.put_folder(f"saes/{name}", lambda folder: save_sae(sae, folder), "sae", makers)
     return name
 
 
@@ -126,7 +126,8 @@ def _in_place(side: str, new: Any) -> downstream.Rows:
 
 def explore(bench: Bench, sae_name: str, stitch_name: str, config: ExploreConfig | None = None) -> None:
     """Measure an SAE of the workspace and its transfer through a stitch of the workspace, and keep the tables
-    `sae_quality/`, `examples_a/`, `examples_b/` and `features/` of that SAE. Steps that are there and current are kept.
+    `sae_quality/`, `examples_a/` and `_b/`, `histograms_a/` and `_b/`, `logits/` and `features/` of that SAE. Steps
+    that are there and current are kept.
 
     Raises StitchLensError where SAE and stitch belong to different layers.
     """
@@ -151,8 +152,12 @@ def explore(bench: Bench, sae_name: str, stitch_name: str, config: ExploreConfig
     documents = [*bench.corpus.split("held-out"), *bench.corpus.split("select")]
     for side, name, model, layer in (("a", "original", bench.a, layers.a), ("b", "transferred", bench.b, layers.b)):
         if not bench.current(f"examples_{side}/{sae_name}", makers):
-            table = find_examples(model, saes[name][1], documents, layer, f"examples in {side.upper()}")
+            table, histogram = find_examples(model, saes[name][1], documents, layer, f"examples in {side.upper()}")
+            active = pd.DataFrame({"feature": np.arange(len(histogram)), "histogram": list(histogram.astype(np.int32))})
+            ws.put_table(f"histograms_{side}/{sae_name}", active, makers)
             ws.put_table(f"examples_{side}/{sae_name}", table, makers)
+    if not bench.current(f"logits/{sae_name}", makers):
+        ws.put_table(f"logits/{sae_name}", _logits(bench, saes), makers)
     if not bench.current(f"features/{sae_name}", makers):
         ws.put_table(f"features/{sae_name}", _features(bench, saes, layers, sae_name, config), makers)
 
@@ -160,9 +165,9 @@ def explore(bench: Bench, sae_name: str, stitch_name: str, config: ExploreConfig
 def _features(
     bench: Bench, saes: dict[str, tuple[str, "SAE[Any]"]], layers: LayerPair, sae_name: str, config: ExploreConfig
 ) -> pd.DataFrame:
-    """One row a feature: the columns of `Attribution.table`; `control` and `control_joint`, the same of a random SAE's
-    feature; `sentences`, `consistent`, `consistency`; `jaccard`, `rbo` of the top examples; `x`, `y` of a UMAP of
-    decoder directions."""
+    """One row a feature: the columns of `Attribution.table`; `random`, the correlation of a random SAE's feature, and
+    `shuffled`, of the same feature through a stitch of shuffled pairs; `sentences`, `consistent`, `consistency`;
+    `jaccard`, `rbo` of the top examples; `x`, `y` of a UMAP of decoder directions."""
     ws, held_out = bench.workspace, bench.corpus.split("held-out")
 
     def attribution(one: str, other: str) -> pd.DataFrame:
@@ -171,8 +176,8 @@ def _features(
         )
 
     table = attribution("original", "transferred")
-    control = attribution("random SAE", "random SAE, transferred")
-    table = table.assign(control=control.correlation, control_joint=control.joint)
+    table["random"] = attribution("random SAE", "random SAE, transferred").correlation
+    table["shuffled"] = attribution("original", "shuffled-pair stitch").correlation
     rewrite = TagRewriter(bench.corpus.split("fit"), config.seed)
     sentences = english_sentences(held_out, config.sentences)
     stays = consistency(active_features(bench.a, saes["original"][1], layers.a), sentences, rewrite)
@@ -180,6 +185,23 @@ def _features(
     table = table.merge(stays, on="feature", how="left").merge(tops, on="feature", how="left")
     x, y = _map(saes["original"][1].W_dec.float().numpy(), config.seed)
     return table.assign(x=x, y=y)
+
+
+def _logits(bench: Bench, saes: dict[str, tuple[str, "SAE[Any]"]]) -> pd.DataFrame:
+    """The tokens that each feature raises and lowers most: `feature`, `side` ('a', 'b'), `rank` (0 upwards for raised
+    ones, -1 downwards for lowered ones), `token` (its text), `weight` (its logit weight)."""
+    parts = []
+    for side, name, model in (("a", "original", bench.a), ("b", "transferred", bench.b)):
+        weights, ids = extreme_tokens(model, saes[name][1].W_dec.float())
+        known, where = np.unique(ids.numpy(), return_inverse=True)
+        texts = np.array([model.tokenizer.decode([i]) for i in known.tolist()], dtype=object)
+        f, k2 = ids.shape
+        ranks = np.r_[np.arange(k2 // 2), -1 - np.arange(k2 // 2)]
+        parts.append(pd.DataFrame({
+            "feature": np.repeat(np.arange(f), k2), "side": side, "rank": np.tile(ranks, f),
+            "token": texts[where.reshape(-1)], "weight": weights.numpy().reshape(-1),
+        }))  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
 
 
 def _map(directions: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -59,6 +59,14 @@ WHAT = {
     "kinds": "Downstream losses by kind of text",
     "quality": "Variance unexplained, inversion errors",
     "controls": "Controls: stitches of shuffled pairs",
+    "saes": "Sparse autoencoders of A",
+    "sae_quality": "SAEs before and after transfer (Table 2)",
+    "features": "Features: Eq. 10, semantic or structural",
+    "examples_a": "Top contexts of features in A",
+    "examples_b": "Top contexts of features in B",
+    "histograms_a": "Activation histograms in A",
+    "histograms_b": "Activation histograms in B",
+    "logits": "Tokens that features raise and lower",
 }
 """What each group of artifacts is."""
 METHODS = {
@@ -251,6 +259,75 @@ def study(ws: Workspace) -> pd.DataFrame:
         all(makers.get(key) == row[key] for key in ("method", "metric", "alpha")) for row in table.to_dict("records")
     ]
     return table.sort_values(["layer_a", "layer_b", "a_to_b"]).reset_index(drop=True)
+
+
+def saes(ws: Workspace) -> list[str]:
+    """The SAEs of A whose features were measured, by name."""
+    return [n.removeprefix("features/") for n in ws.names(prefix="features/")]
+
+
+def features(ws: Workspace, sae: str) -> pd.DataFrame:
+    """One row a feature of an SAE: Eq. 10 before and after transfer with its interval and controls, densities, activity
+    in rewritten sentences, overlap of the top examples, place on the map (see `core.explore`), and `raises`, the tokens
+    it raises most in A."""
+    table = ws.table(f"features/{sae}")
+    _need(table.columns, ("feature", "correlation", "low", "high", "joint", "density_a", "density_b", "random",
+                          "shuffled", "consistency", "sentences", "reliable"), f"table 'features/{sae}'")  # fmt: skip
+    tokens = ws.table(f"logits/{sae}").query("side == 'a' and rank >= 0 and rank < 5").sort_values(["feature", "rank"])
+    raised = tokens.groupby("feature").token.agg(lambda t: " ".join(repr(x)[1:-1] for x in t))
+    return table.assign(raises=table.feature.map(raised).fillna(""))
+
+
+def kinds_of_features(table: pd.DataFrame, threshold: float = 0.5, least: int = 3) -> pd.Series:
+    """Of `features`: 'dead' where never active in A; 'unseen' where active in fewer than `least` of the rewritten
+    sentences; 'structural' where it stays active in all versions of a share `threshold` of them or more; 'semantic'."""
+    kind = table.consistency.ge(threshold).map({True: "structural", False: "semantic"})
+    kind = kind.mask(table.sentences < least, "unseen")
+    return kind.mask(table.density_a == 0, "dead").rename("kind")
+
+
+def feature_examples(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:
+    """The contexts of one feature in A ('a') or, transferred, in B ('b'): see `core.examples.Examples.table`."""
+    table = ws.table(f"examples_{side}/{sae}")
+    return table.loc[table.feature == feature].reset_index(drop=True)
+
+
+def feature_logits(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:
+    """The tokens that one feature raises (`rank` 0 and up) and lowers (-1 and down) most: `rank`, `token`, `weight`."""
+    table = ws.table(f"logits/{sae}")
+    rows = table.loc[(table.feature == feature) & (table.side == side), ["rank", "token", "weight"]]
+    return rows.reset_index(drop=True)
+
+
+def feature_histogram(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:
+    """How often one feature was active, by half octave: `low`, `high` of the activation, `tokens`."""
+    table = ws.table(f"histograms_{side}/{sae}").set_index("feature")
+    counts = list(table.histogram[feature])
+    lows = [2.0 ** (k / 2 - 10) for k in range(len(counts) + 1)]
+    return pd.DataFrame({"low": lows[:-1], "high": lows[1:], "tokens": counts})
+
+
+def sae_quality(ws: Workspace, sae: str) -> pd.DataFrame:
+    """Table 2 with its controls, one row a variant: see `core.explore.zero_shot`."""
+    table = ws.table(f"sae_quality/{sae}")
+    _need(table.columns, ("name", "model", "fuv", "l0", "dead", "delta_loss", "ce_loss_score"),
+          f"table 'sae_quality/{sae}'")  # fmt: skip
+    return table
+
+
+def feature_counts(ws: Workspace, sae: str) -> dict[str, Any]:
+    """What `report --json` says of an SAE's features: `counts` by kind; `correlation` of transferred, random and
+    shuffled (mean, median, q05, q95) over the features with enough joint activations."""
+    table = ws.table(f"features/{sae}")
+    counts = kinds_of_features(table).value_counts()
+    kinds = ("semantic", "structural", "unseen", "dead")
+    correlation = {}
+    for name, column in (("transferred", "correlation"), ("random", "random"), ("shuffled", "shuffled")):
+        values = table.loc[table.reliable, column].dropna()
+        if len(values):
+            q05, median, q95 = (float(values.quantile(q)) for q in (0.05, 0.5, 0.95))
+            correlation[name] = {"mean": float(values.mean()), "median": median, "q05": q05, "q95": q95}
+    return {"counts": {k: int(counts.get(k, 0)) for k in kinds}, "correlation": correlation}
 
 
 def provenance(ws: Workspace, name: str) -> pd.DataFrame:

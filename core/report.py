@@ -6,10 +6,14 @@ import shutil
 import sys
 from typing import Any
 
+from core import queries
 from core.corpus import wheel_folder
 from core.errors import StitchLensError
 from core.pairs import PAIRS, PairSpec, Source
 from core.store import PROJECT, Workspace, sha256_file, user_cache
+
+REPORTED = {"random SAE, transferred": "random", "shuffled-pair stitch": "shuffled"}
+"""Short names of Table 2's controls."""
 
 
 def report(pair: PairSpec) -> dict[str, Any]:
@@ -39,6 +43,11 @@ def report(pair: PairSpec) -> dict[str, Any]:
         out["alpha_sweep"] = w.table("alpha_sweep").to_dict("records")
     if "study" in w.names("table"):
         out["study"] = w.table("study").to_dict("records")
+    measured = queries.saes(w)
+    if measured:
+        out["sae"], out["features"] = {"name": measured[0]}, queries.feature_counts(w, measured[0])
+        for row in queries.sae_quality(w, measured[0]).to_dict("records"):
+            out["sae"][REPORTED.get(str(row["name"]), str(row["name"]))] = row
     return out
 
 

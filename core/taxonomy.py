@@ -169,12 +169,6 @@ def consistency(
     return pd.DataFrame({"feature": np.arange(len(seen)), "sentences": seen, "consistent": stays, "consistency": share})
 
 
-def kinds_of_features(table: pd.DataFrame, threshold: float = 0.5, least: int = 3) -> pd.Series:
-    """'structural' where `consistency` is `threshold` or more, else 'semantic'; 'unseen' below `least` sentences."""
-    kind = np.where(table.consistency >= threshold, "structural", "semantic")
-    return pd.Series(np.where(table.sentences < least, "unseen", kind), index=table.index)
-
-
 FRAMES = (
     "The {n} of the {n} was {a} , and the {n} did not {v} it .",
     "When a {n} {d} a {n} , they {d} the {a} {n} as well .",
@@ -222,6 +216,6 @@ def validate_rewriter(rewrite: Rewriter, k: int = REWRITES, each: int = 12, seed
     table = consistency(active, texts, rewrite, k, "validating the rewriter")
     table = table.query("sentences > 0")
     truth = np.array([vocabulary[i] in structural for i in table.feature])
-    said = (kinds_of_features(table, least=1) == "structural").to_numpy()
+    said = (table.consistency >= 0.5).to_numpy()
     right = float((truth & said).sum())
     return {"precision": right / max(said.sum(), 1), "recall": right / max(truth.sum(), 1), "n": float(len(table))}

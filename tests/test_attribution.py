@@ -10,7 +10,7 @@ from sae_lens import SAE
 from scipy.stats import pearsonr
 
 from core import attribution, hooks
-from core.attribution import Attribution, contributions, logit_rows, measure_attribution
+from core.attribution import Attribution, contributions, extreme_tokens, logit_rows, measure_attribution
 from core.corpus import Corpus
 from core.harvest import norm_limits, read_window, within
 from core.pairs import LayerPair
@@ -36,6 +36,17 @@ def test_logit_rows_are_logits_times_the_norms_scale(tiny: Tiny, kind: str) -> N
         logits = model.hf.get_output_embeddings()(normed)
     ids = torch.arange(0, 40)
     assert torch.allclose(h @ logit_rows(model, ids).T, logits[:, :40] * scale, rtol=1e-3, atol=1e-3)
+
+
+def test_extreme_tokens_are_those_of_the_dense_product(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("gemma")
+    directions = torch.randn(7, model.spec.d_model, generator=torch.Generator().manual_seed(1))
+    dense = directions @ logit_rows(model, torch.arange(len(model.tokenizer))).T
+    monkeypatch.setattr(attribution, "PART", 100)
+    values, ids = extreme_tokens(model, directions, 5)
+    assert torch.equal(ids[:, :5], dense.topk(5).indices)
+    assert torch.equal(ids[:, 5:], (-dense).topk(5).indices)
+    assert torch.allclose(values, dense.gather(1, ids), atol=1e-5)
 
 
 def reference(x: Any, y: Any) -> float:

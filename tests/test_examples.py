@@ -14,10 +14,12 @@ from core.corpus import Corpus, Document
 from core.examples import (
     AFTER,
     BEFORE,
+    BINS,
     FROM_EACH,
     QUANTILES,
     TOP,
     Examples,
+    bins,
     find_examples,
     jaccard,
     overlap,
@@ -93,6 +95,14 @@ def test_heat_is_that_of_the_tokens_around() -> None:
                 assert row["ends"][k] == 3 * (p - 1), "a token begins where the one before it ends"
 
 
+def test_bins_are_half_octaves() -> None:
+    acts = torch.tensor([1.0, 1.4, 1.5, 2.0, 2.0**-10, 1e-9, 1e9])
+    assert bins(acts).tolist() == [20, 20, 21, 22, 0, 0, BINS - 1]
+    found = Examples(2)
+    found.update(torch.tensor([[1.0, 0.0], [1.5, 0.0], [1.5, 3.0]]), np.zeros(3, int), np.arange(3), np.arange(3))
+    assert (found.histogram[0, 20], found.histogram[0, 21], found.histogram[1].sum()) == (1, 2, 1)
+
+
 def test_a_silent_feature_has_no_examples() -> None:
     found = Examples(2)
     found.update(torch.tensor([[0.0, 1.0]]), np.array([0]), np.array([1]), np.array([4]))
@@ -125,8 +135,11 @@ def test_over_a_real_model(tiny: Tiny, english: Corpus) -> None:
     sae = SAE.from_dict({"architecture": "topk", "k": 4, "d_in": model.spec.d_model, "d_sae": 30,
                          "dtype": "float32", "device": "cpu"})  # fmt: skip
     documents = english.split("select")[:20]
-    table = find_examples(model, sae, documents, layer)
+    table, histogram = find_examples(model, sae, documents, layer)
     assert len(table) > 100
+    tokens = sum(int(e.usable.sum()) for e in model.encode([d.text for d in documents]))
+    assert 0 < histogram.sum() <= 4 * tokens
+    assert (histogram.sum(1) > 0).nonzero()[0].tolist() == sorted(set(table.feature))
     text = {d.id: d.text for d in documents}
     for row in table.sample(12, random_state=0).to_dict("records"):
         (e,) = model.encode([text[row["document"]]])

@@ -8,6 +8,7 @@ from conftest import Tiny
 from sae_lens import SAE
 
 from core.corpus import Corpus, load_corpus
+from core.queries import kinds_of_features
 from core.taxonomy import (
     REWRITES,
     TagRewriter,
@@ -15,7 +16,6 @@ from core.taxonomy import (
     consistency,
     english_sentences,
     is_content,
-    kinds_of_features,
     validate_rewriter,
 )
 
@@ -79,8 +79,9 @@ def test_consistency_is_a_count() -> None:
     assert table.consistent.tolist() == [2, 1, 0]
     assert table.consistency[:2].tolist() == pytest.approx([2 / 3, 1.0])
     assert np.isnan(table.consistency[2])
-    assert kinds_of_features(table, 0.7, least=1).tolist() == ["semantic", "structural", "unseen"]
-    assert kinds_of_features(table, 0.5, least=2).tolist() == ["structural", "unseen", "unseen"]
+    table["density_a"] = [0.1, 0.1, 0.0]
+    assert kinds_of_features(table, 0.7, least=1).tolist() == ["semantic", "structural", "dead"]
+    assert kinds_of_features(table, 0.5, least=2).tolist() == ["structural", "unseen", "dead"]
     assert consistency(active, [], lambda s, k: [], 2).empty
 
 

@@ -1,0 +1,136 @@
+"""From a stitch to the explorer's tables on the nano pair: every table is there, controls lose, queries read them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sae_lens import SAE
+from typer.testing import CliRunner
+
+from core import explore, queries
+from core.cli import app
+from core.errors import StitchLensError
+from core.explore import ExploreConfig
+from core.pairs import PairSpec
+from core.pipeline import Bench, BuildConfig, fit_stitch
+from core.sae import SaeConfig
+from core.stitch import FitConfig, load_stitch
+from core.store import Workspace
+
+SMALL = ExploreConfig(reconstruction_positions=2000, tokens=400, sentences=12)
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STITCHLENS_DTYPE", "float32")
+        patch.setenv("STITCHLENS_WORKSPACES", str(tmp_path_factory.mktemp("workspaces")))
+        found = Bench(tiny_pair, BuildConfig(held_out_tokens=200, positions=3000))
+        (layers,) = tiny_pair.layer_pairs
+        fit_stitch(found, "L1-L2", layers, FitConfig(), 3000)
+        name = explore.train(found, 1, SaeConfig(width=96, k=8, epochs=6, lr=3e-3, batch=512))
+        assert name == "L1-96"
+        explore.explore(found, name, "L1-L2", SMALL)
+        yield found
+
+
+@pytest.fixture
+def ws(bench: Bench) -> Workspace:
+    return bench.workspace
+
+
+def test_every_table_is_there(ws: Workspace) -> None:
+    kinds = ("saes", "sae_quality", "examples_a", "examples_b", "histograms_a", "histograms_b", "logits", "features")
+    assert {f"{kind}/L1-96" for kind in kinds} < set(ws.names())
+    assert ws.verify() == {}
+    table = queries.features(ws, "L1-96")
+    assert len(table) == 96
+    assert table.correlation.dropna().between(-1, 1).all()
+    assert (table.raises != "").all()
+    assert np.isfinite(table[["x", "y"]].to_numpy()).all()
+
+
+def test_the_sae_is_an_ordinary_one(ws: Workspace) -> None:
+    sae = SAE.load_from_disk(ws.path("saes/L1-96"))
+    assert sae.cfg.metadata["hook_name"] == "blocks.1.hook_resid_pre"
+    assert sae.cfg.dtype == "float16"
+
+
+def test_the_original_and_its_transfer_beat_their_controls(ws: Workspace) -> None:
+    table = queries.sae_quality(ws, "L1-96").set_index("name")
+    assert table.fuv["original"] < table.fuv["random SAE"]
+    controls = ["shuffled-pair stitch", "random stitch", "random SAE, transferred"]
+    assert table.fuv["transferred"] < table.fuv[controls].min()
+    assert table.loss["transferred"] < table.loss[controls].min()
+    assert table.ce_loss_score["original"] > table.ce_loss_score["random SAE"]
+    assert table["rank"]["transferred"] <= 128
+    assert (table.l0 <= 8).all()
+    assert (table.delta_loss - (table.loss - table.loss_clean)).abs().max() < 1e-9
+
+
+def test_transferred_features_correlate_and_controls_do_not(ws: Workspace) -> None:
+    found = queries.feature_counts(ws, "L1-96")
+    assert sum(found["counts"].values()) == 96
+    correlation = found["correlation"]
+    assert correlation["transferred"]["median"] > correlation["shuffled"]["median"] + 0.1
+
+
+def test_kinds_follow_the_threshold(ws: Workspace) -> None:
+    table = queries.features(ws, "L1-96")
+    counts = [queries.kinds_of_features(table, t, 1).value_counts() for t in (0.0, 0.5, 1.1)]
+    assert counts[0].get("semantic", 0) == 0 and counts[2].get("structural", 0) == 0
+    assert counts[0].get("structural", 0) == counts[2].get("semantic", 0) > 0
+
+
+def test_one_feature_in_full(ws: Workspace) -> None:
+    table = queries.features(ws, "L1-96")
+    f = int(table.joint.idxmax())
+    for side in ("a", "b"):
+        rows = queries.feature_examples(ws, "L1-96", side, f)
+        top = rows[rows.group == "top"]
+        assert top.activation.is_monotonic_decreasing and len(top) > 3
+        assert top.activation.max() <= table[f"max_{side}"][f] * 1.5 + 1e-3
+        logits = queries.feature_logits(ws, "L1-96", side, f)
+        assert logits[logits["rank"] >= 0].weight.min() > logits[logits["rank"] < 0].weight.max()
+        bars = queries.feature_histogram(ws, "L1-96", side, f)
+        assert bars.tokens.sum() >= len(top)
+        assert (bars.low < bars.high).all()
+
+
+def test_again_changes_nothing_and_layers_must_fit(bench: Bench, ws: Workspace, tiny_pair: PairSpec) -> None:
+    before = {n: a.made for n, a in ws.manifest().artifacts.items()}
+    explore.explore(bench, "L1-96", "L1-L2", SMALL)
+    assert {n: a.made for n, a in ws.manifest().artifacts.items()} == before
+    other = tiny_pair.layer_pairs[0].model_copy(update={"a": 2, "b": 3})
+    fit_stitch(bench, "L2-L3", other, FitConfig(), 3000)
+    with pytest.raises(StitchLensError, match="one layer"):
+        explore.explore(bench, "L1-96", "L2-L3", SMALL)
+
+
+def test_the_command_line_carries_an_sae(ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a plain SAELens script: what it opens is T_up(SAE(T_down(x)))."""
+    ws.root.rename(tmp_path / "nano")
+    manifest = tmp_path / "nano" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"pair": "tiny"', '"pair": "nano"', 1))
+    monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path))
+    call = CliRunner()
+    done = call.invoke(
+        app, ["sae", "transfer", "nano", "--sae", "L1-96", "--out", str(tmp_path / "out"), "--stitch", "L1-L2"]
+    )
+    assert done.exit_code == 0, done.output
+    nano = Workspace("nano", tmp_path)
+    old, new = SAE.load_from_disk(nano.path("saes/L1-96"), dtype="float32"), SAE.load_from_disk(tmp_path / "out")
+    stitch = load_stitch(nano.path("stitches/L1-L2"))
+    x = torch.randn(50, 256, generator=torch.Generator().manual_seed(0)) * 3
+    with torch.no_grad():
+        expected = stitch.up(old(stitch.down(x)))
+        assert float((new(x) - expected).norm() / expected.norm()) < 1e-5
+    assert new.cfg.metadata["hook_name"] == "blocks.2.hook_resid_pre"
+    again = call.invoke(app, transfer)
+    assert again.exit_code == 2 and "there already" in again.stderr
+    shown = call.invoke(app, ["features", "show", "nano", "3", "--json"])
+    assert json.loads(shown.stdout)["feature"] == 3
+    assert call.invoke(app, ["features", "show", "nano", "96"]).exit_code == 2
