@@ -15,6 +15,7 @@ st.logo(str(MARK), size="large")
 pages = [
     st.Page("pages/overview.py", title="Overview", icon=":material/dashboard:", default=True),
     st.Page("pages/stitches.py", title="Stitches", icon=":material/hub:"),
+    st.Page("pages/features.py", title="Features", icon=":material/scatter_plot:"),
 ]
 page = st.navigation(pages)
 st.set_page_config(page_title=f"{page.title} · StitchLens")

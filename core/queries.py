@@ -261,6 +261,18 @@ def study(ws: Workspace) -> pd.DataFrame:
     return table.sort_values(["layer_a", "layer_b", "a_to_b"]).reset_index(drop=True)
 
 
+def makers(ws: Workspace, name: str) -> dict[str, Any]:
+    """What an artifact was made from."""
+    return ws.entry(name).makers
+
+
+def texts(corpus: str) -> dict[str, str]:
+    """The documents of a corpus by id: what example pointers point at."""
+    from core.corpus import load_corpus
+
+    return {d.id: d.text for d in load_corpus(corpus).documents}
+
+
 def saes(ws: Workspace) -> list[str]:
     """The SAEs of A whose features were measured, by name."""
     return [n.removeprefix("features/") for n in ws.names(prefix="features/")]

@@ -45,9 +45,9 @@ def report(pair: PairSpec) -> dict[str, Any]:
         out["study"] = w.table("study").to_dict("records")
     measured = queries.saes(w)
     if measured:
-        out["sae"], out["features"] = {"name": measured[0]}, queries.feature_counts(w, measured[0])
-        for row in queries.sae_quality(w, measured[0]).to_dict("records"):
-            out["sae"][REPORTED.get(str(row["name"]), str(row["name"]))] = row
+        rows = queries.sae_quality(w, measured[0]).to_dict("records")
+        out["sae"] = {"sae": measured[0]} | {REPORTED.get(str(r["name"]), str(r["name"])): r for r in rows}
+        out["features"] = queries.feature_counts(w, measured[0])
     return out
 
 

@@ -49,7 +49,7 @@ def test_every_table_is_there(ws: Workspace) -> None:
     table = queries.features(ws, "L1-96")
     assert len(table) == 96
     assert table.correlation.dropna().between(-1, 1).all()
-    assert (table.raises != "").all()
+    assert "" not in set(table.raises)
     assert np.isfinite(table[["x", "y"]].to_numpy()).all()
 
 
@@ -67,7 +67,7 @@ def test_the_original_and_its_transfer_beat_their_controls(ws: Workspace) -> Non
     assert table.loss["transferred"] < table.loss[controls].min()
     assert table.ce_loss_score["original"] > table.ce_loss_score["random SAE"]
     assert table["rank"]["transferred"] <= 128
-    assert (table.l0 <= 8).all()
+    assert table.l0.max() <= 8
     assert (table.delta_loss - (table.loss - table.loss_clean)).abs().max() < 1e-9
 
 
@@ -81,8 +81,8 @@ def test_transferred_features_correlate_and_controls_do_not(ws: Workspace) -> No
 def test_kinds_follow_the_threshold(ws: Workspace) -> None:
     table = queries.features(ws, "L1-96")
     counts = [queries.kinds_of_features(table, t, 1).value_counts() for t in (0.0, 0.5, 1.1)]
-    assert counts[0].get("semantic", 0) == 0 and counts[2].get("structural", 0) == 0
-    assert counts[0].get("structural", 0) == counts[2].get("semantic", 0) > 0
+    assert "semantic" not in counts[0] and "structural" not in counts[2]
+    assert int(counts[0]["structural"]) == int(counts[2]["semantic"])
 
 
 def test_one_feature_in_full(ws: Workspace) -> None:
@@ -91,10 +91,12 @@ def test_one_feature_in_full(ws: Workspace) -> None:
     for side in ("a", "b"):
         rows = queries.feature_examples(ws, "L1-96", side, f)
         top = rows[rows.group == "top"]
-        assert top.activation.is_monotonic_decreasing and len(top) > 3
+        assert top.activation.tolist() == sorted(top.activation, reverse=True)
+        assert len(top) > 3
         assert top.activation.max() <= table[f"max_{side}"][f] * 1.5 + 1e-3
         logits = queries.feature_logits(ws, "L1-96", side, f)
-        assert logits[logits["rank"] >= 0].weight.min() > logits[logits["rank"] < 0].weight.max()
+        weights = dict(zip(logits["rank"], logits.weight, strict=True))
+        assert min(w for r, w in weights.items() if r >= 0) > max(w for r, w in weights.items() if r < 0)
         bars = queries.feature_histogram(ws, "L1-96", side, f)
         assert bars.tokens.sum() >= len(top)
         assert (bars.low < bars.high).all()
@@ -117,9 +119,8 @@ def test_the_command_line_carries_an_sae(ws: Workspace, tmp_path: Path, monkeypa
     manifest.write_text(manifest.read_text().replace('"pair": "tiny"', '"pair": "nano"', 1))
     monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path))
     call = CliRunner()
-    done = call.invoke(
-        app, ["sae", "transfer", "nano", "--sae", "L1-96", "--out", str(tmp_path / "out"), "--stitch", "L1-L2"]
-    )
+    transfer = ["sae", "transfer", "nano", "--sae", "L1-96", "--out", str(tmp_path / "out"), "--stitch", "L1-L2"]
+    done = call.invoke(app, transfer)
     assert done.exit_code == 0, done.output
     nano = Workspace("nano", tmp_path)
     old, new = SAE.load_from_disk(nano.path("saes/L1-96"), dtype="float32"), SAE.load_from_disk(tmp_path / "out")

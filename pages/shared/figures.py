@@ -2,9 +2,11 @@
 
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
+from plotly.subplots import make_subplots
 
 from core.queries import BY_KEY, STITCHED, TABLE_1
 from pages.shared.frame import NARROW, loss, percent
@@ -19,11 +21,11 @@ ROLES = {"unpatched": "unpatched", "transferred": "stitched", "control": "contro
 
 
 def colours() -> dict[str, str]:
-    """Of the active theme, from `.streamlit/config.toml`: `a`, `b`, `control`, `ink`, `paper`."""
+    """Of the active theme, by meaning (see `.streamlit/config.toml`), and its `ink` and `paper`."""
     theme = st.context.theme.type or "light"
     chart = st.get_option(f"theme.{theme}.chartCategoricalColors")
     return {
-        "a": chart[0], "b": chart[1], "control": chart[4],
+        "a": chart[0], "b": chart[1], "semantic": chart[2], "structural": chart[3], "control": chart[4],
         "ink": st.get_option(f"theme.{theme}.textColor"), "paper": st.get_option(f"theme.{theme}.backgroundColor"),
     }  # fmt: skip
 
@@ -183,6 +185,123 @@ def alpha_sweep(table: pd.DataFrame, unit: Literal["loss", "relative"] = "loss")
         tickvals=[a or floor for a in alphas], ticktext=[f"{a:g}" for a in alphas], showgrid=False, zeroline=False,
     )  # fmt: skip
     figure.update_yaxes(title=f"{title} (↓ better)", fixedrange=True, zeroline=False)
+    return figure
+
+
+def correlations(table: pd.DataFrame) -> go.Figure:
+    """Fig. 14: transferred features as bars in B's purple outlined in A's blue, both controls as grey lines."""
+    c = colours()
+    edges = np.linspace(-1, 1, 61)
+    middle = (edges[1:] + edges[:-1]) / 2
+    figure = go.Figure()
+    counts, _ = np.histogram(table.correlation.dropna(), edges)
+    figure.add_bar(
+        x=middle, y=counts, name="transferred", marker={"color": c["b"], "line": {"color": c["a"], "width": 1}},
+        hovertemplate="Eq. 10 about %{x:.2f}<br>%{y} features<extra>transferred</extra>",
+    )  # fmt: skip
+    for column, name, dash in (("random", "random SAE", "solid"), ("shuffled", "shuffled-pair stitch", "dot")):
+        counts, _ = np.histogram(table[column].dropna(), edges)
+        figure.add_scatter(
+            x=middle, y=counts, name=name, mode="lines",
+            line={"color": c["control"], "width": 2, "dash": dash, "shape": "hvh"},
+            hovertemplate=f"Eq. 10 about %{{x:.2f}}<br>%{{y}} features<extra>{name}</extra>",
+        )  # fmt: skip
+    figure.update_layout(
+        height=340,
+        margin={"l": 0, "r": 8, "t": 30, "b": 0},
+        bargap=0,
+        dragmode=False,
+        hovermode="closest",
+        legend=LEGEND,
+    )
+    figure.update_xaxes(
+        title="attribution correlation, Eq. 10 (→ alike)", range=[-1, 1], fixedrange=True, zeroline=False
+    )
+    figure.update_yaxes(title="features", fixedrange=True, zeroline=False)
+    return figure
+
+
+def classes(table: pd.DataFrame) -> go.Figure:
+    """Fig. 4b: both classes' densities, and above them the share of structural features at each correlation."""
+    c = colours()
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.3, 0.7], vertical_spacing=0.06)
+    grid = np.linspace(-1, 1, 201)
+    density = {}
+    for kind in ("semantic", "structural"):
+        values = table.correlation[table.kind == kind].dropna().to_numpy()
+        width = 0.06
+        density[kind] = np.exp(-0.5 * ((grid[:, None] - values) / width) ** 2).mean(1) / (width * np.sqrt(2 * np.pi))
+        figure.add_scatter(
+            x=grid, y=density[kind], name=kind, fill="tozeroy", mode="lines", row=2, col=1,
+            line={"color": c[kind], "width": 2, "dash": "solid" if kind == "semantic" else "dash"},
+            hovertemplate=f"Eq. 10 = %{{x:.2f}}<br>density %{{y:.2f}}<extra>{kind}, {len(values):,} features</extra>",
+        )  # fmt: skip
+    both = density["semantic"] + density["structural"]
+    share = np.where(both > 0.02, density["structural"] / np.where(both > 0, both, 1), np.nan)
+    figure.add_scatter(
+        x=grid, y=share, mode="lines", line={"color": c["structural"], "width": 2}, showlegend=False, row=1, col=1,
+        hovertemplate="Eq. 10 = %{x:.2f}<br>structural %{y:.0%} of both densities<extra></extra>",
+    )  # fmt: skip
+    figure.add_hline(y=0.5, line={"color": c["control"], "width": 1, "dash": "dot"}, row=1, col=1)  # type: ignore[arg-type]
+    figure.update_layout(
+        height=400, margin={"l": 0, "r": 8, "t": 30, "b": 0}, dragmode=False, hovermode="closest", legend=LEGEND
+    )
+    figure.update_xaxes(range=[-1, 1], fixedrange=True, zeroline=False)
+    figure.update_xaxes(title="attribution correlation, Eq. 10 (→ alike)", row=2, col=1)
+    figure.update_yaxes(
+        title="structural", range=[0, 1], tickformat=".0%", fixedrange=True, zeroline=False, row=1, col=1
+    )
+    figure.update_yaxes(title="density", fixedrange=True, zeroline=False, row=2, col=1)
+    return figure
+
+
+def feature_map(table: pd.DataFrame, colour: str) -> go.Figure:
+    """Every feature at its place on the map; `customdata` begins with its index. Drawn with WebGL."""
+    c = colours()
+    figure = go.Figure()
+    data = table[["feature", "kind", "correlation", "density_a", "raises"]]
+    says = (
+        "<b>feature %{customdata[0]}</b>, %{customdata[1]}<br>Eq. 10 %{customdata[2]:.2f}<br>density in A "
+        "%{customdata[3]:.2%}<br>raises %{customdata[4]}<extra></extra>"
+    )
+    if colour == "kind":
+        symbols = {"semantic": "circle", "structural": "diamond", "unseen": "circle-open", "dead": "x-thin-open"}
+        for kind, symbol in symbols.items():
+            rows = table.query("kind == @kind")
+            figure.add_scattergl(
+                x=rows.x, y=rows.y, name=kind, mode="markers", customdata=rows.reindex(columns=data.columns).to_numpy(),
+                marker={"color": c.get(kind, c["control"]), "size": 6, "symbol": symbol}, hovertemplate=says,
+            )  # fmt: skip
+    else:
+        values = np.log10(table.density_a.clip(lower=1e-6)) if colour == "density_a" else table.correlation
+        figure.add_scattergl(
+            x=table.x, y=table.y, mode="markers", customdata=data.to_numpy(), showlegend=False, hovertemplate=says,
+            marker={"color": values, "size": 6, "showscale": True, "colorbar": {"thickness": 10},
+                    "cmin": None if colour == "density_a" else -1, "cmax": None if colour == "density_a" else 1},
+        )  # fmt: skip
+    figure.update_layout(
+        height=460, margin={"l": 0, "r": 0, "t": 30, "b": 0}, dragmode="lasso", hovermode="closest", legend=LEGEND,
+        clickmode="event+select",
+    )  # fmt: skip
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False, scaleanchor="x")
+    return figure
+
+
+def activations(bars: pd.DataFrame, side: str) -> go.Figure:
+    """How often a feature was active, by half octave of its activation."""
+    kept = bars[bars.tokens > 0]
+    rows = bars.loc[kept.index.min() : kept.index.max()]
+    figure = go.Figure(
+        go.Bar(
+            x=[f"{low:.2g}" for low in rows.low], y=rows.tokens, marker={"color": colours()[side]},
+            customdata=rows[["low", "high"]].to_numpy(),
+            hovertemplate="%{customdata[0]:.3g} to %{customdata[1]:.3g}<br>%{y} tokens<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_layout(height=150, margin={"l": 0, "r": 8, "t": 4, "b": 0}, bargap=0.05, dragmode=False)
+    figure.update_xaxes(title="activation, by half octave", fixedrange=True, type="category")
+    figure.update_yaxes(title="tokens", fixedrange=True, zeroline=False)
     return figure
 
 

@@ -185,9 +185,10 @@ def refusal() -> None:
         st.error(said, icon=":material/error:")
 
 
-def door(what: str, command: str, label: str, start: Callable[[], jobs.Job]) -> None:
-    """An empty state: what is missing, the command that makes it and a button that runs that command."""
+def door(what: str, command: str, label: str = "", start: Callable[[], jobs.Job] | None = None) -> None:
+    """An empty state: what is missing, the command that makes it and, where it is short work, a button that runs it."""
     with st.container(border=True):
         st.markdown(what)
         st.code(command, language="bash")
-        st.button(label, on_click=begin, args=(start,), key=f"door-{command}")
+        if start is not None:
+            st.button(label, on_click=begin, args=(start,), key=f"door-{command}")

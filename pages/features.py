@@ -1,0 +1,272 @@
+"""How each feature of an SAE fared: the histograms, a map, a table, and one feature before and after transfer."""
+
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from core import queries
+from core.errors import StitchLensError
+from core.pairs import PairSpec, get_pair
+from core.store import Workspace
+from pages.shared import figures, frame, heat
+from pages.shared.frame import ask, percent, plain, section
+
+SIDES = {"a": "A, with the original SAE", "b": "B, with the transferred SAE"}
+GROUPS = {"top": "Top contexts", "q4": "Strong", "q3": "Upper middle", "q2": "Lower middle", "q1": "Weak"}
+COLOURS = {"kind": "Class", "correlation": "Attribution correlation", "density_a": "Density in A (log)"}
+
+
+def page() -> None:
+    ws = frame.workspace()
+    with section():
+        pair = get_pair(ws.pair)
+        st.title("Features")
+        st.markdown(
+            f"Features of a sparse autoencoder of :blue[{plain(pair.a.title)}], carried to "
+            f":violet[{plain(pair.b.title)}] by a stitch: which do the same there?"
+        )
+        names = queries.saes(ws) if ws.exists else []
+        if not names:
+            frame.door(
+                "**No features measured yet.** This trains an SAE of A, carries it through the default stitch (Eq. 6) "
+                "and measures every feature before and after.",
+                f"python -m core features build {ws.pair}",
+            )
+            return
+        sae = st.selectbox("SAE", names, key="sae", bind="query-params") if len(names) > 1 else names[0]
+        table = ask(queries.features, ws, sae)
+        settings = ask(queries.makers, ws, f"features/{sae}")
+        follow(table)
+        with section():
+            correlations(table, settings)
+        with section():
+            table = classes(table, settings)
+        with section():
+            chosen = overview(table)
+            listed(chosen, len(table))
+        with section():
+            one(ws, pair, sae, table)
+        with section():
+            quality(ws, sae)
+
+
+def follow(table: pd.DataFrame) -> None:
+    """Settle, before any widget is drawn, which feature is shown: the link's, or the one that correlates best."""
+    now = st.session_state
+    linked = st.query_params.get("feature", "")
+    if "feature" not in now:
+        usual = int(table.correlation.where(table.reliable).fillna(-1).idxmax())
+        wanted = int(linked) if linked.isdecimal() else usual
+        if wanted >= len(table):
+            st.warning(f"No feature {wanted} here, they run from 0 to {len(table) - 1}; showing {usual}.")
+            wanted = usual
+        now["feature"] = wanted
+    now["feature"] = min(now["feature"], len(table) - 1)
+
+
+def correlations(table: pd.DataFrame, settings: dict[str, Any]) -> None:
+    rows = table.query("reliable")
+    random, shuffled = rows["random"].median(), rows["shuffled"].median()
+    figures.draw(
+        figures.correlations(rows),
+        f"Eq. 10 (Fig. 14): Pearson correlation, over paired held-out positions, of a feature's attribution to the "
+        f"next token in A and, after transfer through {plain(settings['stitch_name'])}, in B; {len(rows):,} of "
+        f"{len(table):,} features, those active in both at 20 positions or more. Median {rows.correlation.median():.2f}; "
+        f"controls: a random SAE through the same stitch, {random:.2f}, and the same features through a stitch of "
+        f"shuffled pairs, {shuffled:.2f}.",
+        key="correlations", alt="Histogram of attribution correlation with two controls",
+    )  # fmt: skip
+
+
+def classes(table: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
+    """Fig. 4b; returns the table with its `kind`."""
+    st.subheader("Semantic or structural", anchor="classes")
+    left, right = st.columns([3, 1], gap="large")
+    threshold = right.slider(
+        "Structural from a consistency of", 0.0, 1.0, 0.5, 0.05,
+        help="Share of the sentences with the feature in which it stays active in all rewrites that keep structure and "
+        "function words and change content (5.1).",
+    )  # fmt: skip
+    least = right.slider(
+        "At least so many sentences", 1, 30, 3, help="Features active in fewer of the sampled sentences are left out."
+    )
+    table = table.assign(kind=queries.kinds_of_features(table, threshold, least))
+    counts = table.kind.value_counts()
+    right.markdown(
+        f":orange[**{counts.get('semantic', 0):,} semantic**], :green[**{counts.get('structural', 0):,} structural**], "
+        f"{counts.get('unseen', 0):,} unseen, {counts.get('dead', 0):,} dead"
+    )
+    rows = table.query("reliable and kind in ['semantic', 'structural']")
+    with left:
+        if rows.kind.nunique() < 2:
+            st.markdown("With these thresholds all features fall into one class.")
+        else:
+            figures.draw(
+                figures.classes(rows),
+                "Fig. 4b: densities of Eq. 10 for both classes, and above them the share of structural features among "
+                f"both at each correlation (dotted: the share over all); {len(rows):,} features, "
+                f"{settings['sentences']:,} English sentences with {settings['rewrites']} rewrites each.",
+                key="classes", alt="Densities of attribution correlation of semantic and structural features",
+            )  # fmt: skip
+    return table
+
+
+def overview(table: pd.DataFrame) -> pd.DataFrame:
+    """The map of decoder directions; returns the features that are selected on it, or all."""
+    st.subheader("All features", anchor="all")
+    colour = st.segmented_control(
+        "Colour by", list(COLOURS), default="kind", required=True, format_func=lambda c: COLOURS[c], key="map-colour"
+    )
+    drawn = figures.draw(
+        figures.feature_map(table, str(colour)),
+        "UMAP (cosine) of the decoder directions in A: near means alike. Select with box or lasso to filter the table "
+        "below; click one feature to open it.",
+        key="map", alt="Map of all features", on_select=partial(pick, "map"), selection_mode=("points", "box", "lasso"),
+    )  # fmt: skip
+    picked = [int(p["customdata"][0]) for p in drawn.selection.points if p.get("customdata")]
+    return table.loc[table.feature.isin(picked)] if len(picked) > 1 else table
+
+
+def pick(key: str) -> None:
+    points: list[dict[str, Any]] = st.session_state[key].selection.points
+    if len(points) == 1 and (data := points[0].get("customdata")):
+        st.session_state["feature"] = int(data[0])
+
+
+def listed(table: pd.DataFrame, total: int) -> None:
+    view = table[[
+        "feature", "kind", "correlation", "low", "high", "consistency", "density_a", "density_b", "max_a", "max_b",
+        "rbo", "raises",
+    ]]  # fmt: skip
+    number = st.column_config.NumberColumn
+    key = f"features-{len(table)}-{table.feature.sum()}"
+    st.dataframe(
+        view, hide_index=True, key=key, height=320, alt="Features", on_select=partial(_row, key, view.feature.tolist()),
+        selection_mode="single-row", placeholder="–",
+        column_config={
+            "feature": number("Feature", pinned=True), "kind": "Class",
+            "correlation": number("Eq. 10 ↑", format="%.2f", help="Attribution correlation before and after transfer."),
+            "low": number("low", format="%.2f", help="95 % interval, bootstrap over blocks of documents."),
+            "high": number("high", format="%.2f", help="95 % interval, bootstrap over blocks of documents."),
+            "consistency": number("Consistency", format="%.2f", help="Share of sentences whose rewrites all keep it."),
+            "density_a": number("Density A", format="percent"), "density_b": number("Density B", format="percent"),
+            "max_a": number("Max A", format="%.3g"), "max_b": number("Max B", format="%.3g"),
+            "rbo": number("Overlap", format="%.2f", help="Rank-biased overlap of the top contexts in A and in B."),
+            "raises": st.column_config.TextColumn("Raises in A", help="Tokens with the largest logit weight."),
+        },
+    )  # fmt: skip
+    st.caption(f"{len(table):,} of {total:,} features. Sort by a head, search with the lens, choose a row to open it.")
+
+
+def _row(key: str, features: list[int]) -> None:
+    if rows := st.session_state[key].selection.rows:
+        st.session_state["feature"] = features[rows[0]]
+
+
+def step(by: int, most: int) -> None:
+    st.session_state["feature"] = min(max(st.session_state["feature"] + by, 0), most)
+
+
+def one(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> None:
+    """The same feature in A and in B, side by side."""
+    last = len(table) - 1
+    bar = st.container(horizontal=True, vertical_alignment="bottom")
+    f = int(bar.number_input("Feature", 0, last, key="feature", bind="query-params", width=150))
+    bar.button("Previous", on_click=step, args=(-1, last), disabled=f == 0, icon=":material/chevron_left:")
+    bar.button("Next", on_click=step, args=(1, last), disabled=f == last, icon=":material/chevron_right:")
+    row = table.iloc[f]
+    known, rewritten, shared = (row[x] == row[x] for x in ("correlation", "consistency", "jaccard"))
+    st.header(f"Feature {f}", anchor="feature")
+    frame.cells([
+        ("Eq. 10 ↑", f"{row.correlation:.2f} [{row.low:.2f}, {row.high:.2f}]" if known else "–",
+         f"{row.joint:,} joint activations" + ("" if row.reliable else ", too few to rely on")),
+        ("Class", str(row.kind), f"consistency {row.consistency:.2f}" if rewritten else ""),
+        (":blue[A]", percent(row.density_a, sign=False), f"of positions, up to {row.max_a:.3g}"),
+        (":violet[B]", percent(row.density_b, sign=False), f"of positions, up to {row.max_b:.3g}"),
+        ("Same top contexts", f"{row.jaccard:.2f} Jaccard" if shared else "–",
+         f"{row.rbo:.2f} rank-biased" if shared else ""),
+    ])  # fmt: skip
+    texts = documents(pair)
+    scale = {side: float(row[f"max_{side}"]) for side in SIDES}
+    left, right = st.columns(2, gap="large")
+    for side, column in (("a", left), ("b", right)):
+        with column, section():
+            panel(ws, sae, side, f, texts, scale[side], table)
+
+
+@st.cache_resource(max_entries=2, show_spinner="Opening the corpus")
+def _texts(corpus: str) -> dict[str, str]:
+    return queries.texts(corpus)
+
+
+def documents(pair: PairSpec) -> dict[str, str]:
+    try:
+        return _texts(pair.corpus)
+    except StitchLensError as e:
+        st.error(frame.sentence(e), icon=":material/error:")
+        return {}
+
+
+def panel(ws: Workspace, sae: str, side: str, f: int, texts: dict[str, str], scale: float, table: pd.DataFrame) -> None:
+    st.subheader(f":{'blue' if side == 'a' else 'violet'}[{SIDES[side]}]", anchor=f"side-{side}")
+    bars = ask(queries.feature_histogram, ws, sae, side, f)
+    if bars.tokens.sum():
+        figures.draw(
+            figures.activations(bars, side), f"How often it was active, {bars.tokens.sum():,} tokens in all.",
+            key=f"bars-{side}", alt="Histogram of activations",
+        )  # fmt: skip
+    logits = ask(queries.feature_logits, ws, sae, side, f)
+    for what, rows in (("Raises", logits[logits["rank"] >= 0]), ("Lowers", logits[logits["rank"] < 0])):
+        words = " ".join(f"`{token}`" for token in (t.replace("`", "ˋ").replace("\n", "⏎") for t in rows.token))
+        st.markdown(f"**{what}** {words}", help="Tokens with the largest and least logit weight, Eq. 10.")
+    examples = ask(queries.feature_examples, ws, sae, side, f)
+    if examples.empty:
+        st.markdown("Not active in any of the documents that were read for examples.")
+        return
+    groups = [g for g in GROUPS if g in set(examples.group)]
+    shown = st.segmented_control(
+        "Contexts", groups, default=groups[0], required=True, format_func=lambda g: GROUPS[g], key=f"group-{side}"
+    )
+    rows = examples[examples.group.eq(str(shown))].head(10)
+    lost = 0
+    lines = []
+    for row in rows.to_dict("records"):
+        text = texts.get(row["document"])
+        if text is None:
+            lost += 1
+            continue
+        lines.append(heat.tokens(text, row["ends"], row["heat"], len(row["heat"]) - 7, scale, side))
+    st.html('<div style="display:flex;flex-direction:column;gap:0.6rem;">' + "".join(lines) + "</div>")
+    if lost:
+        st.caption(
+            f"{lost} contexts point into another version of the corpus than the one installed; `python -m core doctor` "
+            "says which."
+        )
+    st.caption(
+        "Tint: activation over the largest in this model; underlined: the strongest token, dotted: the next one, which "
+        "it helps predict. Hover for values."
+    )
+
+
+def quality(ws: Workspace, sae: str) -> None:
+    st.subheader("The SAE before and after transfer", anchor="table-2")
+    table = ask(queries.sae_quality, ws, sae)
+    view = pd.DataFrame({
+        "SAE": table.name, "Model": table.model.str.upper(), "L0": table.l0, "FUV ↓": table.fuv,
+        "Cosine ↑": table.cossim, "L2 ratio": table.l2_ratio, "Dead ↓": table.dead,
+        "Δ loss ↓": table.delta_loss, "CE score ↑": table.ce_loss_score, "Rank": table["rank"],
+    })  # fmt: skip
+    digits = {"L0": "{:.1f}", "Cosine ↑": "{:.2f}", "L2 ratio": "{:.2f}", "Δ loss ↓": "{:+.2f}", "CE score ↑": "{:.2f}"}
+    percents = dict.fromkeys(("FUV ↓", "Dead ↓"), partial(percent, sign=False))
+    st.dataframe(view.style.format(digits | percents), hide_index=True, alt="Table 2 with controls")
+    st.caption(
+        "Table 2 with its controls, held-out split. FUV: fraction of variance unexplained about the mean. Δ loss: nats "
+        "per token lost with the reconstruction in the residual stream's place; CE score: the share of the loss "
+        "that zeros cost which it wins back. Rank: of the decoder; a transferred SAE writes along at most A's width."
+    )
+
+
+frame.routed()
+page()

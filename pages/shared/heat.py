@@ -1,0 +1,39 @@
+"""Token heat, the shared visual alphabet: text with every token tinted by a value, on one scale left and right."""
+
+import html
+from collections.abc import Sequence
+
+RGB = {"a": (66, 133, 244), "b": (154, 92, 214)}
+"""Between the two themes' blues and purples; the tint's strength carries the value, over either background."""
+STRONGEST = 0.62
+
+
+def visible(text: str) -> str:
+    """Escaped text whose line breaks and runs of blanks can be seen."""
+    shown = html.escape(text).replace("\r\n", "\n").replace("\r", "\n")
+    return shown.replace("\n", "⏎ ").replace("\t", "⇥ ").replace("  ", "␣␣")
+
+
+def tokens(text: str, ends: Sequence[int], heat: Sequence[float], peak: int, scale: float, side: str) -> str:
+    """HTML: the tokens of `text` between `ends` [n + 1] (-1: none), each tinted by `heat` [n] over `scale`, with its
+    value on hover; token `peak` is underlined and the one after it, which it predicts, dotted."""
+    r, g, b = RGB[side]
+    parts = []
+    for k, value in enumerate(heat):
+        start, end = ends[k], ends[k + 1]
+        if end < 0 or start < 0:
+            continue
+        mark = "underline" if k == peak else "underline dotted" if k == peak + 1 else "none"
+        share = min(1.0, max(0.0, value / scale)) if scale > 0 else 0.0
+        tint = f"background-color:rgba({r},{g},{b},{STRONGEST * share:.2f});" if share else ""
+        what = " (the token it predicts)" if k == peak + 1 else ""
+        parts.append(
+            f'<span style="{tint}text-decoration:{mark};border-radius:3px;" title="{value:.3g}{what}">'
+            f"{visible(text[start:end])}</span>"
+        )
+    before = "…" if parts and next((e for e in ends if e >= 0), 0) > 0 else ""
+    last = max((e for e in ends if e >= 0), default=0)
+    return (
+        f'<div dir="auto" style="line-height:1.7;unicode-bidi:plaintext;white-space:pre-wrap;overflow-wrap:anywhere;">'
+        f"{before}{''.join(parts)}{'…' if last < len(text) else ''}</div>"
+    )
