@@ -73,9 +73,9 @@ def correlations(table: pd.DataFrame, settings: dict[str, Any]) -> None:
         figures.correlations(rows),
         f"Eq. 10 (Fig. 14): Pearson correlation, over paired held-out positions, of a feature's attribution to the "
         f"next token in A and, after transfer through {plain(settings['stitch_name'])}, in B; {len(rows):,} of "
-        f"{len(table):,} features, those active in both at 20 positions or more. Median {rows.correlation.median():.2f}; "
-        f"controls: a random SAE through the same stitch, {random:.2f}, and the same features through a stitch of "
-        f"shuffled pairs, {shuffled:.2f}.",
+        f"{len(table):,} features, those active in both at 20 positions or more. Median "
+        f"{rows.correlation.median():.2f}; controls: a random SAE through the same stitch, {random:.2f}, and the same "
+        f"features through a stitch of shuffled pairs, {shuffled:.2f}.",
         key="correlations", alt="Histogram of attribution correlation with two controls",
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ STRONGEST = 0.62
 def visible(text: str) -> str:
     """Escaped text whose line breaks and runs of blanks can be seen."""
     shown = html.escape(text).replace("\r\n", "\n").replace("\r", "\n")
-    return shown.replace("\n", "⏎ ").replace("\t", "⇥ ").replace("  ", "␣␣")
+    return shown.replace("  ", "␣␣").replace("\n", "⏎ ").replace("\t", "⇥ ")
 
 
 def tokens(text: str, ends: Sequence[int], heat: Sequence[float], peak: int, scale: float, side: str) -> str:
