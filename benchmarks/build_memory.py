@@ -1,7 +1,8 @@
 """Peak memory of a harvest and fit at N and at 4 N positions, each in a fresh process: it must not grow.
 
-The corpus wheel holds about 0.85 M fit positions; for more, its documents are read again. The targets' own sizes are
-`--sizes 500000 2000000`. `--whole` builds a whole workspace (SVCCA, study, Table 1) in a scratch folder instead.
+A pair's corpus holds about a million fit positions; for more, its documents are read again. The targets' own sizes are
+`--sizes 500000 2000000`: minutes with `--pair nano`, an hour with the large pair. `--whole` builds a whole workspace
+(SVCCA, study, Table 1) in a scratch folder instead.
 """
 
 import argparse
@@ -15,21 +16,20 @@ from typing import Any
 
 from benchmarks._measure import Line, parser, peak_rss, quiet, say, show
 
-PAIR = "smollm2-gemma3"
 
-
-def work(positions: int, whole: bool) -> dict[str, Any]:
+def work(pair: str, positions: int, whole: bool) -> dict[str, Any]:
     """In the measured process: what a build does at this size, then its peak in bytes."""
     from core import pipeline
     from core.harvest import harvest_config, harvest_moments
-    from core.pairs import LayerPair, get_pair
+    from core.pairs import get_pair
     from core.stitch import FitConfig, fit_moments
 
     config = pipeline.BuildConfig(positions=positions)
     if whole:
-        pipeline.build(get_pair(PAIR), config)
+        pipeline.build(get_pair(pair), config)
         return {"positions": positions, "peak": peak_rss()}
-    bench, layers = pipeline.Bench(get_pair(PAIR), config), LayerPair(a=20, b=9)
+    bench = pipeline.Bench(get_pair(pair), config)
+    layers = bench.pair.layer_pairs[0]
     documents = bench.corpus.split("fit")
     repeats = 1 + 4 * positions // sum(len(d.text) for d in documents)
     setup = harvest_config(bench.a, bench.b, bench.corpus.fingerprint, "fit", positions)
@@ -39,7 +39,7 @@ def work(positions: int, whole: bool) -> dict[str, Any]:
     return {"positions": moments.n, "peak": peak_rss()}
 
 
-def measured(positions: int, whole: bool) -> dict[str, Any]:
+def measured(pair: str, positions: int, whole: bool) -> dict[str, Any]:
     """`work` in a process whose caches are empty but for the models."""
     from core.store import user_cache
 
@@ -48,46 +48,47 @@ def measured(positions: int, whole: bool) -> dict[str, Any]:
         models.mkdir(parents=True, exist_ok=True)
         (Path(scratch) / "models").symlink_to(models, target_is_directory=True)
         environment = os.environ | {"STITCHLENS_CACHE": scratch, "STITCHLENS_WORKSPACES": str(Path(scratch) / "cache")}
-        command = [sys.executable, "-m", "benchmarks.build_memory", "--worker", str(positions)]
+        command = [sys.executable, "-m", "benchmarks.build_memory", "--pair", pair, "--worker", str(positions)]
         done = subprocess.run(
             [*command, *(["--whole"] if whole else [])], env=environment, stdout=subprocess.PIPE, text=True, check=True
         )
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def prepare() -> None:
+def prepare(pair: str) -> None:
     """Make the models' folders first, so that dequantising them is in neither measurement."""
     from core.models import locate
     from core.pairs import get_pair
 
-    for spec in (get_pair(PAIR).a, get_pair(PAIR).b):
+    for spec in (get_pair(pair).a, get_pair(pair).b):
         locate(spec)
 
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
-    prepare()
+    prepare(args.pair)
     lines, peaks = [], []
     for positions in args.sizes:
         say(f"{positions:,} positions")
-        found = measured(positions, args.whole)
+        found = measured(args.pair, positions, args.whole)
         peaks.append(found["peak"])
         what = f"peak resident memory, {found['positions']:,} positions"
         lines.append(Line(what, found["peak"] / 1e9, "GB", at_most=6))
     growth = 100 * (max(peaks) / min(peaks) - 1)
     lines.append(Line("largest peak above the smallest", growth, "%", at_most=10))
-    what = "whole build" if args.whole else "harvest and fit, L20 and L9"
-    return {"pair": PAIR, "what": what, "sizes": "/".join(map(str, args.sizes))}, lines
+    what = "whole build" if args.whole else "harvest and fit at one layer pair"
+    return {"pair": args.pair, "what": what, "sizes": "/".join(map(str, args.sizes))}, lines
 
 
 def main() -> None:
     quiet()
     p = parser(__doc__)
+    p.add_argument("--pair", default="smollm2-gemma3", help="a pair with layer pairs of its own")
     p.add_argument("--sizes", type=int, nargs="+", default=[20_000, 80_000], help="positions to harvest")
     p.add_argument("--whole", action="store_true", help="build a whole workspace, in a scratch folder")
     p.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.worker is not None:
-        print(json.dumps(work(args.worker, args.whole)))
+        print(json.dumps(work(args.pair, args.worker, args.whole)))
         return
     settings, lines = run(args)
     show("build_memory: peak memory does not grow with the corpus", settings, lines, args.json)
