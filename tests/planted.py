@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from core.corpus import Document
 from core.pairs import get_pair
 from core.queries import CONDITIONS
 from core.store import Workspace
@@ -77,3 +79,49 @@ def put_stitch(ws: Workspace, name: str, layer_a: int, layer_b: int, metric: str
     }  # fmt: skip
     ws.put(f"stitches/{name}", lambda p: p.touch(), "stitch", ".safetensors", makers)
     return makers
+
+
+def plant_features(ws: Workspace, documents: list[Document], sae: str = "L20-12", n: int = 12) -> None:
+    """Features of one SAE: even ones structural, odd ones semantic, the last dead, the one before it too rare; each
+    with three contexts at the heads of `documents`, five characters a token."""
+    makers = MAKERS | {"stitch_name": "L20-L9", "sentences": 50, "rewrites": 5}
+    f = np.arange(n)
+    dead = f == n - 1
+    correlation = np.where(dead, np.nan, 0.9 - 0.1 * (f % 7))
+    ws.put_table(f"features/{sae}", pd.DataFrame({
+        "feature": f, "correlation": correlation, "low": correlation - 0.1, "high": correlation + 0.05,
+        "joint": np.where(f >= n - 2, 3, 100 + f), "density_a": np.where(dead, 0, 0.01), "density_b": 0.02,
+        "max_a": 4.0, "max_b": 8.0, "reliable": f < n - 2, "random": 0.01 * (f % 3), "shuffled": -0.02 * (f % 3),
+        "sentences": np.where(dead, 0, 10), "consistent": np.where(f % 2, 1, 9),
+        "consistency": np.where(dead, np.nan, np.where(f % 2, 0.1, 0.9)), "jaccard": 0.5, "rbo": 0.6,
+        "x": np.cos(f), "y": np.sin(f),
+    }), makers)  # fmt: skip
+    tokens = pd.DataFrame([(k, s, r, f"<b>{s}{r}", 1.0 - 0.1 * r) for k in f for s in "ab" for r in (0, 1, -1, -2)],
+                          columns=["feature", "side", "rank", "token", "weight"])  # fmt: skip
+    ws.put_table(f"logits/{sae}", tokens, makers)
+    for side, top in (("a", 4.0), ("b", 8.0)):
+        rows = []
+        for k in f[~dead]:
+            for rank, d in enumerate(documents[:3]):
+                at = np.arange(-14, 8)
+                ends = np.where(at < 0, -1, 5 * at)
+                heat = np.where(at[1:] >= 1, top / (1 + np.abs(at[1:] - 1)), 0).astype(np.float16)
+                rows.append((k, "top" if rank < 2 else "q1", rank % 2, d.id, 1, top - rank, ends, heat))
+        columns = ["feature", "group", "rank", "document", "position", "activation", "ends", "heat"]
+        ws.put_table(f"examples_{side}/{sae}", pd.DataFrame(rows, columns=columns), makers)
+        bars = [np.where((np.arange(60) >= 18) & (np.arange(60) < 24) & (k != n - 1), 7, 0) for k in f]
+        ws.put_table(f"histograms_{side}/{sae}", pd.DataFrame({"feature": f, "histogram": bars}), makers)
+    names = (
+        "original",
+        "random SAE",
+        "transferred",
+        "shuffled-pair stitch",
+        "random stitch",
+        "random SAE, transferred",
+    )
+    ws.put_table(f"sae_quality/{sae}", pd.DataFrame([
+        {"name": name, "model": "a" if k < 2 else "b", "l0": 8.0, "fuv": 0.2 + 0.1 * k, "cossim": 0.9, "l2_ratio": 0.95,
+         "dead": 0.01, "delta_loss": 0.1 * k, "ce_loss_score": 0.9, "rank": 12, "loss": 4.0, "loss_clean": 3.9,
+         "loss_ablated": 8.0}
+        for k, name in enumerate(names)
+    ]), makers)  # fmt: skip

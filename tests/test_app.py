@@ -9,9 +9,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core import jobs
+from core.corpus import Document, load_corpus
 from core.store import PROJECT, Workspace
 from pages.shared import frame
-from tests.planted import MAKERS, PAIR, losses, plant
+from tests.planted import MAKERS, PAIR, losses, plant, plant_features
 
 
 @pytest.fixture
@@ -100,6 +101,37 @@ def test_stitches_shows_one_in_full_and_a_link_picks_it(ws: Workspace) -> None:
     assert app.header[0].value == r"L10\-L9"
     assert [n.value for n in app.number_input[:2]] == [10, 9]
     assert "α was swept for the layer pairs of the build only" in text(app)
+
+
+def test_features_shows_the_histograms_and_one_feature_twice(ws: Workspace) -> None:
+    plant_features(ws, list(load_corpus().documents))
+    app = opened("features")
+    assert not app.exception and not app.error
+    said = text(app)
+    for words in ("Eq. 10", "Fig. 14", "Fig. 4b", "shuffled pairs", "Table 2", "5 semantic", "6 structural", "1 dead"):
+        assert words in said, words
+    assert app.number_input(key="feature").value == 0, "the one that correlates best"
+    assert [h.value for h in app.header] == ["Feature 0"]
+    next(b for b in app.button if b.label == "Next").click().run()
+    assert not app.exception and [h.value for h in app.header] == ["Feature 1"]
+    app.number_input(key="feature").set_value(11).run()
+    assert not app.exception and "Not active in any" in text(app)
+    app.slider[0].set_value(1.0).run()
+    assert not app.exception and "11 semantic" in text(app)
+
+
+def test_a_feature_that_is_not_there_is_said(ws: Workspace) -> None:
+    plant_features(ws, list(load_corpus().documents))
+    app = opened("features", feature="99")
+    assert not app.exception
+    assert any("from 0 to 11" in w.value for w in app.warning)
+
+
+def test_examples_of_another_corpus_are_said(ws: Workspace) -> None:
+    gone = [Document(id=f"gone@{k}+0", label="eng", text="-") for k in range(3)]
+    plant_features(ws, gone)
+    app = opened("features")
+    assert not app.exception and "another version of the corpus" in text(app)
 
 
 def test_an_unknown_link_is_said(ws: Workspace) -> None:
