@@ -331,7 +331,7 @@ def feature_counts(ws: Workspace, sae: str) -> dict[str, Any]:
     """What `report --json` says of an SAE's features: `counts` by kind; `correlation` of transferred, random and
     shuffled (mean, median, q05, q95) over the features with enough joint activations."""
     table = ws.table(f"features/{sae}")
-    counts = kinds_of_features(table).value_counts()
+    found = kinds_of_features(table).tolist()
     kinds = ("semantic", "structural", "unseen", "dead")
     correlation = {}
     for name, column in (("transferred", "correlation"), ("random", "random"), ("shuffled", "shuffled")):
@@ -339,7 +339,7 @@ def feature_counts(ws: Workspace, sae: str) -> dict[str, Any]:
         if len(values):
             q05, median, q95 = (float(values.quantile(q)) for q in (0.05, 0.5, 0.95))
             correlation[name] = {"mean": float(values.mean()), "median": median, "q05": q05, "q95": q95}
-    return {"counts": {k: int(counts.get(k, 0)) for k in kinds}, "correlation": correlation}
+    return {"counts": {k: found.count(k) for k in kinds}, "correlation": correlation}
 
 
 def provenance(ws: Workspace, name: str) -> pd.DataFrame:

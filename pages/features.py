@@ -229,7 +229,7 @@ def panel(ws: Workspace, sae: str, side: str, f: int, texts: dict[str, str], sca
     shown = st.segmented_control(
         "Contexts", groups, default=groups[0], required=True, format_func=lambda g: GROUPS[g], key=f"group-{side}"
     )
-    rows = examples[examples.group.eq(str(shown))].head(10)
+    rows = examples.loc[examples.group == shown].head(10)
     lost = 0
     lines = []
     for row in rows.to_dict("records"):
