@@ -31,8 +31,8 @@ from core.store import beside, fingerprint, only_one, sha256_file, user_cache
 FIRST = "<|endoftext|>"
 SAVE_SECONDS = 60.0
 PROMPTS = {
-    "English": "The history of the city", "French": "La philosophie est", "German": "Die Geschichte der",
-    "Spanish": "La ciencia es una",
+    "English": "The history of the city", "French": "La philosophie est une discipline qui",
+    "German": "Die Geschichte der", "Spanish": "El lenguaje es una herramienta que",
 }  # fmt: skip
 
 
