@@ -173,11 +173,12 @@ def study(bench: Bench, pair: LayerPair, grams: dict[str, dict[str, Gram]]) -> p
 
 
 def best_setting(table: pd.DataFrame, inversion: float = 0.05) -> FitConfig:
-    """The exact setting with the least A→B loss among those whose round trips cost at most `inversion` (5 %)."""
+    """The exact setting with the least increase of A→B and B→A together, among those whose round trips cost at most
+    `inversion` (5 %)."""
     exact = table[table.method == "exact"]
     worst = pd.concat([exact.a_to_b_to_a / exact.a, exact.b_to_a_to_b / exact.b], axis=1).max(axis=1) - 1
     good = worst <= inversion if (worst <= inversion).any() else worst <= worst.max()
-    row = exact.loc[exact.a_to_b.where(good).idxmin()]
+    row = exact.loc[(exact.a_to_b / exact.b + exact.b_to_a / exact.a).where(good).idxmin()]
     return FitConfig(metric=row.metric, alpha=float(row.alpha))
 
 

@@ -294,7 +294,7 @@ def kinds_of_features(table: pd.DataFrame, threshold: float = 0.5, least: int = 
     """Of `features`: 'dead' where never active in A; 'unseen' where active in fewer than `least` of the rewritten
     sentences; 'structural' where it stays active in all versions of a share `threshold` of them or more; 'semantic'."""
     kind = table.consistency.ge(threshold).map({True: "structural", False: "semantic"})
-    kind = kind.mask(table.sentences < least, "unseen")
+    kind = kind.mask(~table.sentences.ge(least), "unseen")
     return kind.mask(table.density_a == 0, "dead").rename("kind")
 
 

@@ -354,8 +354,8 @@ def study(ws: Workspace, layer_a: int, layer_b: int) -> None:
     st.dataframe(view.style.format(percents | {"α": "{:g}"}), hide_index=True, alt="Study of metrics and methods")
     st.caption(
         f"Eq. 3 solved at {where} with errors measured in each metric: increase of the next-token loss over the "
-        "unpatched model that comes last, on the select split. The build used the setting with the least A→B loss "
-        "among those whose round trips cost at most 5 %."
+        "unpatched model that comes last, on the select split. The build used the setting with the least A→B and B→A "
+        "together among those whose round trips cost at most 5 %."
     )
 
 

@@ -20,7 +20,7 @@ from core.sae import SaeConfig
 from core.stitch import FitConfig, load_stitch
 from core.store import Workspace
 
-SMALL = ExploreConfig(reconstruction_positions=2000, tokens=400, sentences=12)
+SMALL = ExploreConfig(positions=6000, reconstruction_positions=2000, tokens=400, sentences=12)
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +28,11 @@ def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STITCHLENS_DTYPE", "float32")
         patch.setenv("STITCHLENS_WORKSPACES", str(tmp_path_factory.mktemp("workspaces")))
-        found = Bench(tiny_pair, BuildConfig(held_out_tokens=200, positions=3000))
+        pair = tiny_pair.model_copy(update={"corpus": "wheel:eng"})
+        found = Bench(pair, BuildConfig(held_out_tokens=200, positions=3000))
         (layers,) = tiny_pair.layer_pairs
         fit_stitch(found, "L1-L2", layers, FitConfig(), 3000)
-        name = explore.train(found, 1, SaeConfig(width=96, k=8, epochs=6, lr=3e-3, batch=512))
+        name = explore.train(found, 1, SaeConfig(width=96, k=8, epochs=6, lr=3e-3, batch=512), 12_000)
         assert name == "L1-96"
         explore.explore(found, name, "L1-L2", SMALL)
         yield found

@@ -12,6 +12,7 @@ from conftest import FLOAT32, KINDS, SCRIPTS, Tiny, TinySpec
 from core.errors import StitchLensError
 from core.models import LiveModel, load, locate, runtime, weights_hash
 from core.pairs import ModelSpec, Source
+from core.store import PROJECT
 
 
 def refuse(spec: ModelSpec) -> str:
@@ -61,16 +62,16 @@ def test_a_missing_model_names_everything_that_was_tried(tiny_spec: TinySpec, tm
 def test_sources_are_tried_in_order(tiny_spec: TinySpec, tmp_path: Path) -> None:
     spec = tiny_spec("nano-a")
     missing = Source(kind="folder", ref=str(tmp_path / "nowhere"))
-    assert locate(spec.model_copy(update={"sources": (missing, *spec.sources)})) == Path(spec.sources[0].ref)
+    assert locate(spec.model_copy(update={"sources": (missing, *spec.sources)})) == PROJECT / spec.sources[0].ref
     other = tiny_spec("nano-b").sources[0]
-    assert locate(spec.model_copy(update={"sources": (other, *spec.sources)})) == Path(other.ref)
+    assert locate(spec.model_copy(update={"sources": (other, *spec.sources)})) == PROJECT / other.ref
 
 
 def test_another_model_in_the_folder_is_refused(tiny_spec: TinySpec) -> None:
     spec = tiny_spec("nano-a")
     message = refuse(spec.model_copy(update={"d_model": 64}))
-    assert "3 layers of width 32" in message
-    assert "3 of 64" in message
+    assert "4 layers of width 128" in message
+    assert "4 of 64" in message
     message = refuse(spec.model_copy(update={"n_layers": 4}))
     assert "4 of 32" in message
 

@@ -218,6 +218,7 @@ def test_the_best_setting_pays_for_inversion_first(workspace: Workspace) -> None
     exact = table.method == "exact"
     table.loc[exact, ["a_to_b_to_a", "b_to_a_to_b"]] = table.loc[exact, ["a", "b"]].to_numpy() * 1.01
     table.loc[exact, "a_to_b"] = np.arange(exact.sum(), 0, -1) + 3.0
+    table.loc[exact, "b_to_a"] = table.loc[exact, "a"] * 1.1
     cheapest = table[exact].iloc[-1]
     assert best_setting(table) == FitConfig(metric=cheapest.metric, alpha=float(cheapest.alpha))
     table.loc[table[exact].index[-1], "a_to_b_to_a"] *= 1.2
