@@ -16,8 +16,9 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from core import jobs
+from core.corpus import load_corpus
 from core.store import PROJECT, user_cache
-from tests.planted import PAIR, plant
+from tests.planted import PAIR, plant, plant_features
 
 pytestmark = pytest.mark.browser
 REAL = PROJECT / "cache" / PAIR
@@ -66,7 +67,7 @@ def no_job_left() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("planted")
-    plant(root / "workspaces")
+    plant_features(plant(root / "workspaces"), list(load_corpus().documents))
     return root
 
 
@@ -141,7 +142,7 @@ def test_a_link_to_a_page_is_the_first_thing_a_server_hears(home: Path, visit: C
         expect(page.locator("h2")).to_have_text("L10-L9")
         assert page.get_by_role("link", name="Overview").count() == 1
         entries = page.locator("[data-testid=stSidebarNav] a").all_inner_texts()
-        assert [entry.split("\n")[-1] for entry in entries] == ["Overview", "Stitches"]
+        assert [entry.split("\n")[-1] for entry in entries] == ["Overview", "Stitches", "Features"]
         page.close()  # before its server goes
 
 
@@ -198,6 +199,20 @@ def test_keys_and_rows_choose_too(url: str, visit: Callable[..., Page]) -> None:
     page.mouse.click(box["x"] + 15, box["y"] + 35 + 35 + 17)  # the second row's mark
     settled(page)
     expect(page.locator("h2")).to_have_text("L10-L9")
+
+
+def test_a_feature_is_seen_on_both_sides_and_can_be_linked(url: str, visit: Callable[..., Page]) -> None:
+    page = visit(f"{url}/features?feature=4")
+    expect(page.locator("h2").first).to_have_text("Feature 4")
+    assert page.get_by_text("Attribution correlation").count() >= 1 or page.get_by_text("Eq. 10").count() >= 1
+    heats = page.locator("[data-testid=stHtml] div[dir=auto]")
+    expect(heats).to_have_count(4)  # two contexts on each side
+    page.get_by_role("button", name="Next").click()
+    expect(page.locator("h2").first).to_have_text("Feature 5")
+    settled(page)
+    assert "feature=5" in page.url
+    again = visit(page.url)
+    expect(again.locator("h2").first).to_have_text("Feature 5")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
