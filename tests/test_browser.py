@@ -220,7 +220,7 @@ def test_a_feature_is_seen_on_both_sides_and_can_be_linked(url: str, visit: Call
 def test_pages_fit_the_window(
     url: str, visit: Callable[..., Page], size: tuple[int, int], theme: str, tmp_path: Path
 ) -> None:
-    for name in ("", "stitches"):
+    for name in ("", "stitches", "features"):
         page = visit(f"{url}/{name}", size, theme)
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
         wide = page.evaluate(
@@ -262,7 +262,7 @@ def test_a_job_lives_through_a_reload_and_can_be_cancelled(
 @pytest.mark.skipif(not REAL.exists(), reason=f"no committed workspace {PAIR}")
 def test_the_committed_workspace_opens(tmp_path: Path, visit: Callable[..., Page]) -> None:
     with serving(PROJECT / "cache", tmp_path / "cache") as url:
-        for name in ("", "stitches"):
+        for name in ("", "stitches", "features"):
             page = visit(f"{url}/{name}")
             assert page.locator("[data-testid=stAlert]").all_inner_texts() == []
             expect(page.locator(".js-plotly-plot").first).to_be_visible()
