@@ -72,8 +72,8 @@ def test_another_model_in_the_folder_is_refused(tiny_spec: TinySpec) -> None:
     message = refuse(spec.model_copy(update={"d_model": 64}))
     assert "4 layers of width 128" in message
     assert "4 of 64" in message
-    message = refuse(spec.model_copy(update={"n_layers": 4}))
-    assert "4 of 32" in message
+    message = refuse(spec.model_copy(update={"n_layers": 5}))
+    assert "5 of 128" in message
 
 
 def test_spoilt_folders_are_one_sentence(tiny_spec: TinySpec, tmp_path: Path) -> None:
