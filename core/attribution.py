@@ -5,7 +5,7 @@ came next: decoder direction · unembedding row, with the final norm's gain fold
 one pass over paired positions costs as much as features are active, and features x vocabulary is never formed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,39 +143,39 @@ def _pearson(n: Tensor, x: Tensor, y: Tensor, xx: Tensor, yy: Tensor, xy: Tensor
 
 
 def measure_attribution(
-    a: LiveModel, b: LiveModel, sae_a: "SAE[Any]", sae_b: "SAE[Any]", documents: Sequence[Document], pair: LayerPair,
-    desc: str = "attribution correlation", positions: int | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """Eq. 10 of every feature of `sae_a` on A against the same feature of `sae_b` on B, over paired positions that have
-    a next token in both models; outlier rows are left out. See `Attribution.table`."""
-    gathered = Attribution(sae_a.cfg.d_sae)
-    decoders = [s.W_dec.detach().float() for s in (sae_a, sae_b)]
+    a: LiveModel, b: LiveModel, saes: Mapping[str, tuple["SAE[Any]", "SAE[Any]"]], documents: Sequence[Document],
+    pair: LayerPair, desc: str = "attribution correlation", positions: int | None = None,
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """Eq. 10 of every feature of an SAE on A against the same feature of an SAE on B, for several such pairs by name in
+    one pass, over paired positions that have a next token in both models; outlier rows are left out. See
+    `Attribution.table`."""
+    gathered = {name: Attribution(sae_a.cfg.d_sae) for name, (sae_a, _) in saes.items()}
     limits: dict[str, float] = {}
-    todo, read = windows(documents), 0
+    read = 0
     with Progress(desc, positions or sum(len(d.text) for d in documents) / 4, "pos") as bar:
-        for k, docs in enumerate(todo):
+        for k, docs in enumerate(windows(documents)):
             chunk = read_window(a, b, docs, [pair.a], [pair.b])
             limits = limits or norm_limits(chunk)
             keep = within(chunk, limits, pair)
-            sides = []
+            following = []
             for model, at in ((a, chunk.at_a), (b, chunk.at_b)):
                 encoded = model.encode([d.text for d in docs])
                 starts = np.cumsum([0] + [len(e.ids) for e in encoded])
                 here = starts[chunk.document] + at
                 keep &= torch.from_numpy(here + 1 < starts[chunk.document + 1])
                 ids = np.append(np.concatenate([e.ids for e in encoded]), 0)
-                sides.append(torch.from_numpy(ids[here + 1].astype(np.int64)))
-            acts = []
-            for h, sae in ((chunk.h_a[pair.a], sae_a), (chunk.h_b[pair.b], sae_b)):
+                following.append(torch.from_numpy(ids[here + 1].astype(np.int64)))
+            h = [chunk.h_a[pair.a][keep].float(), chunk.h_b[pair.b][keep].float()]
+            rows = [logit_rows(model, ids[keep]) for model, ids in zip((a, b), following, strict=True)]
+            for name, both in saes.items():
                 with torch.inference_mode():
-                    acts.append(torch.relu(sae.encode(h[keep].float())))
-            attributed = [
-                contributions(x, decoder, logit_rows(model, ids[keep]))
-                for x, decoder, model, ids in zip(acts, decoders, (a, b), sides, strict=True)
-            ]
-            gathered.update(k % BLOCKS, acts[0], acts[1], attributed[0], attributed[1])
-            read += len(acts[0])
-            bar.advance(len(acts[0]))
+                    acts = [torch.relu(sae.encode(x)) for sae, x in zip(both, h, strict=True)]
+                attributed = [
+                    contributions(x, sae.W_dec.detach().float(), r) for x, sae, r in zip(acts, both, rows, strict=True)
+                ]
+                gathered[name].update(k % BLOCKS, acts[0], acts[1], attributed[0], attributed[1])
+            read += len(h[0])
+            bar.advance(len(h[0]))
             if positions is not None and read >= positions:
                 break
-    return gathered.table()
+    return {name: found.table() for name, found in gathered.items()}

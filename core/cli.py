@@ -189,6 +189,16 @@ def remove_command(pair: PairArg, name: Annotated[str, typer.Argument(help="A st
     print(f"Removed {name}.")
 
 
+def _default_stitch(ws: Workspace) -> str:
+    """Raises StitchLensError where the workspace has none."""
+    from core import queries
+
+    names = queries.stitch_names(ws) if ws.exists else []
+    if not names:
+        raise StitchLensError(f"no stitch in workspace '{ws.pair}'", "one", f"run `python -m core build {ws.pair}`")
+    return names[0]
+
+
 @features.command("build")
 @_guarded
 def features_build_command(
@@ -209,10 +219,7 @@ def features_build_command(
     from core.sae import SaeConfig
 
     bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
-    names = queries.stitch_names(bench.workspace)
-    if not names:
-        raise StitchLensError(f"no stitch in workspace '{pair}'", "one", f"run `python -m core build {pair}`")
-    chosen = stitch_name or names[0]
+    chosen = stitch_name or _default_stitch(bench.workspace)
     layer = bench.workspace.entry(f"stitches/{chosen}").makers["layer_a"]
     name = explore.train(bench, layer, SaeConfig(width=width, k=k, epochs=epochs, lr=lr), positions)
     explore.explore(bench, name, chosen)
@@ -262,7 +269,6 @@ def sae_transfer_command(
     direction: Annotated[str, typer.Option(help="up: from A to B; down: from B to A.")] = "up",
 ) -> None:
     """Carry an SAE through a stitch (Eq. 6) into an ordinary SAELens folder."""
-    from core import queries
     from core.sae import load_sae
     from core.stitch import load_stitch
     from core.transfer import save_sae, transfer_sae
@@ -272,10 +278,7 @@ def sae_transfer_command(
         raise StitchLensError(f"direction '{direction}'", "up or down", "choose one")
     if out.exists():
         raise StitchLensError(f"{out.name} there already", "a free place", "name another --out")
-    names = queries.stitch_names(ws) if ws.exists else []
-    if not names:
-        raise StitchLensError(f"no stitch in workspace '{pair}'", "one", f"run `python -m core build {pair}`")
-    chosen = stitch_name or names[0]
+    chosen = stitch_name or _default_stitch(ws)
     folder = sae if sae.exists() else ws.path(f"saes/{sae}")
     makers = ws.entry(f"stitches/{chosen}").makers
     to, side = ("b", "layer_b") if direction == "up" else ("a", "layer_a")

@@ -170,14 +170,13 @@ def _features(
     `jaccard`, `rbo` of the top examples; `x`, `y` of a UMAP of decoder directions."""
     ws, held_out = bench.workspace, bench.corpus.split("held-out")
 
-    def attribution(one: str, other: str) -> pd.DataFrame:
-        return measure_attribution(
-            bench.a, bench.b, saes[one][1], saes[other][1], held_out, layers, f"Eq. 10 of {one}", config.positions
-        )
-
-    table = attribution("original", "transferred")
-    table["random"] = attribution("random SAE", "random SAE, transferred").correlation
-    table["shuffled"] = attribution("original", "shuffled-pair stitch").correlation
+    sides = {
+        "correlation": ("original", "transferred"), "random": ("random SAE", "random SAE, transferred"),
+        "shuffled": ("original", "shuffled-pair stitch"),
+    }  # fmt: skip
+    both = {column: (saes[one][1], saes[other][1]) for column, (one, other) in sides.items()}
+    found = measure_attribution(bench.a, bench.b, both, held_out, layers, "Eq. 10", config.positions)
+    table = found["correlation"].assign(random=found["random"].correlation, shuffled=found["shuffled"].correlation)
     rewrite = TagRewriter(bench.corpus.split("fit"), config.seed)
     sentences = english_sentences(held_out, config.sentences)
     stays = consistency(active_features(bench.a, saes["original"][1], layers.a), sentences, rewrite)

@@ -7,7 +7,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from core.errors import StitchLensError
 from core.pairs import ModelSpec, Source
-from core.store import PROJECT, disk_faults, fingerprint, sha256_file, user_cache
+from core.store import PROJECT, disk_faults, fingerprint, folder_beside, sha256_file, user_cache
 
 MAX_TOKENS = 1024
 """Context cap in tokens of the model at hand; longer texts are cut and the cut-off rest is unpaired."""
@@ -186,12 +185,9 @@ def _dequantised(spec: ModelSpec, source: Source) -> Path:
             # dequantised weights are ordinary ones; transformers refuses to save while they are marked as quantised
             model.hf_quantizer = None  # type: ignore[assignment]
             model.config.__dict__.pop("quantization_config", None)
-            beside = Path(scratch) / "folder"
-            with disk_faults(target):
-                model.save_pretrained(beside)
-                AutoTokenizer.from_pretrained(**where).save_pretrained(beside)
-                shutil.rmtree(target, ignore_errors=True)
-                beside.rename(target)
+            with folder_beside(target) as folder:
+                model.save_pretrained(folder)
+                AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
     return target
 
 

@@ -5,8 +5,6 @@ dropout of a step depend on the seed and on their number alone, so a killed trai
 """
 
 import json
-import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +24,7 @@ from core.errors import StitchLensError
 from core.models import Runtime, keep_freed_memory, runtime
 from core.pairs import NANO_CORPUS, Frozen
 from core.progress import Progress
-from core.store import beside, fingerprint, only_one, sha256_file, user_cache
+from core.store import beside, fingerprint, folder_beside, only_one, sha256_file, user_cache
 
 FIRST = "<|endoftext|>"
 SAVE_SECONDS = 60.0
@@ -326,18 +324,13 @@ def train(config: NanoConfig, out: Path, replace: bool = False, where: Runtime |
 
 def _write_folder(target: Path, model: Any, tokenizer: Any, report: dict[str, Any], side: str) -> None:
     """An ordinary Hugging Face folder in float16 with a model card, written beside and renamed into place."""
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        folder = Path(scratch) / "folder"
+    with folder_beside(target) as folder:
         model.cpu().half().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         report[side]["sha256"] = {
             name: sha256_file(folder / name) for name in ("model.safetensors", "tokenizer.json")
         }  # fmt: skip
         (folder / "README.md").write_text(card(report, side), "utf-8")
-        if target.exists():
-            target.rename(Path(scratch) / "old")
-        folder.rename(target)
-        shutil.rmtree(Path(scratch) / "old", ignore_errors=True)
 
 
 def card(report: dict[str, Any], side: str) -> str:

@@ -14,6 +14,7 @@ from core.harvest import Recording
 from core.pairs import Frozen
 from core.progress import Progress
 from core.store import fingerprint
+from core.transfer import at_rest
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -81,15 +82,9 @@ def train_sae(
     sae.fold_activation_norm_scaling_factor(scale)
     sae.fold_W_dec_norm()
     sae.cfg.rescale_acts_by_decoder_norm = False
-    return _resting(sae, metadata | {"stitchlens": config.model_dump(), "training_positions": recording.n})
-
-
-def _resting(sae: Any, metadata: dict[str, Any]) -> "SAE[Any]":
-    """The inference SAE of a training SAE, without its gradients."""
-    from sae_lens import SAE
-
-    out = SAE.from_dict(sae.cfg.get_inference_sae_cfg_dict() | {"metadata": sae.cfg.metadata.to_dict() | metadata})
-    out.load_state_dict({k: v.detach().clone() for k, v in sae.state_dict().items()})
+    out = at_rest(sae)
+    for key, value in (metadata | {"stitchlens": config.model_dump(), "training_positions": recording.n}).items():
+        out.cfg.metadata[key] = value
     return out.eval().requires_grad_(False)
 
 

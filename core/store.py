@@ -135,6 +135,18 @@ def beside(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def folder_beside(target: Path) -> Iterator[Path]:
+    """Like `beside`, for a folder: an empty one to fill, which takes the place of `target` on success."""
+    with disk_faults(target), tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+        folder = Path(scratch) / "folder"
+        folder.mkdir()
+        yield folder
+        if target.exists():
+            target.rename(Path(scratch) / "old")
+        folder.rename(target)
+
+
+@contextlib.contextmanager
 def disk_faults(target: Path) -> Iterator[None]:
     """Turns what the system says of a full disk or a closed place, on writing `target`, into a StitchLensError."""
     try:

@@ -123,7 +123,7 @@ def test_over_real_models_it_is_the_dense_reference(tiny: Tiny, english: Corpus)
     sae_a = SAE.from_dict(config)
     sae_b = transfer_sae(sae_a, stitch)
     documents = english.split("select")[:8]
-    table = measure_attribution(a, b, sae_a, sae_b, documents, LAYERS)
+    table = measure_attribution(a, b, {"one": (sae_a, sae_b)}, documents, LAYERS)["one"]
     chunk = read_window(a, b, documents, [1], [2])
     keep = within(chunk, norm_limits(chunk), LAYERS).numpy()
     values: list[list[torch.Tensor]] = [[], []]
