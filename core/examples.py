@@ -3,8 +3,8 @@
 One pass over documents. A context is a document; each counts once a feature, at its strongest token. No text is kept.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.corpus import Document
-from core.harvest import OUTLIER, record, windows
-from core.models import Encoded, LiveModel
+from core.errors import StitchLensError
+from core.harvest import OUTLIER, kept_positions, record, windows
+from core.models import LiveModel
 from core.progress import Progress
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class _Kept:
             "activation": np.zeros((features, size), dtype=np.float32),
             "document": np.full((features, size), -1, dtype=np.int64),
             "position": np.full((features, size), -1, dtype=np.int64),
-            "ends": np.zeros((features, size, BEFORE + 1 + AFTER + 1), dtype=np.int32),
+            "spans": np.zeros((features, size, BEFORE + 1 + AFTER + 1), dtype=np.int32),
             "heat": np.zeros((features, size, BEFORE + 1 + AFTER), dtype=np.float16),
         }
 
@@ -76,8 +77,7 @@ def strongest(
     acts: Float[Tensor, "n f"], document: NDArray[np.int64], position: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
     """(feature, columns) of each feature and document at its strongest active token: `activation`, `document`,
-    `position`; `heat` the activations of BEFORE tokens before it to AFTER behind it (0 outside of the document); `ends`
-    where these tokens end in the text, the first entry where the first of them begins (-1 outside)."""
+    `position`, and `spans`, `heat` (see `around`)."""
     at, feature = (x.numpy() for x in acts.nonzero(as_tuple=True))
     value = acts.numpy()[at, feature]
     order = np.lexsort((position[at], -value, document[at], feature))
@@ -85,16 +85,42 @@ def strongest(
     new = np.ones(len(at), dtype=bool)
     new[1:] = (feature[1:] != feature[:-1]) | (document[at][1:] != document[at][:-1])
     at, feature, value = at[new], feature[new], value[new]
-    around = at[:, None] + np.arange(-BEFORE - 1, AFTER + 1)
-    inside = np.clip(around, 0, max(len(acts) - 1, 0))
-    same = (inside == around) & (document[inside] == document[at][:, None])
+    spans, heat = around(acts, at, feature, document, ends)
+    return feature, {"activation": value, "document": document[at], "position": position[at], "spans": spans,
+                     "heat": heat}  # fmt: skip
+
+
+def around(
+    acts: Float[Tensor, "n f"], at: NDArray[np.int64], feature: NDArray[np.int64], document: NDArray[np.int64],
+    ends: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.float16]]:  # fmt: skip
+    """What lies around rows `at` of `acts` [m], for one feature each: `spans` [m, BEFORE + AFTER + 2], where the tokens
+    from BEFORE before to AFTER behind end in the text, the first entry where the first of them begins (-1 outside of
+    the document), and `heat` [m, BEFORE + AFTER + 1], their activations."""
+    rows = at[:, None] + np.arange(-BEFORE - 1, AFTER + 1)
+    inside = np.clip(rows, 0, max(len(acts) - 1, 0))
+    same = (inside == rows) & (document[inside] == document[at][:, None])
     spans = np.where(same, ends[inside], -1)
     first = np.argmax(same, axis=1)
     cut = np.flatnonzero(first > 0)
     spans[cut, first[cut] - 1] = 0  # the document's first token begins it
     heat = np.where(same[:, 1:], acts.numpy()[inside[:, 1:], feature[:, None]], 0).astype(np.float16)
-    return feature, {"activation": value, "document": document[at], "position": position[at], "ends": spans,
-                     "heat": heat}  # fmt: skip
+    return spans, heat
+
+
+def packed(spans: NDArray[Any], heat: NDArray[np.float16], scale: NDArray[np.float32]) -> dict[str, Any]:
+    """`spans` and `heat` of `around` as small columns: `begin`, the character at which the first token shown begins;
+    `lengths` of the tokens in characters; `heat` of each in 255ths of `scale`; `peak`, which of them is the middle."""
+    shown = (spans[:, 1:] >= 0) & (spans[:, :-1] >= 0)
+    first = shown.argmax(axis=1)
+    cuts = np.cumsum(shown.sum(axis=1))
+    lengths = np.diff(spans, axis=1)[shown].astype(np.uint16)
+    share = 255 * heat.astype(np.float32) / np.maximum(scale, 1e-20)[:, None]
+    return {
+        "begin": spans[np.arange(len(spans)), first].astype(np.uint16), "peak": (BEFORE - first).astype(np.uint8),
+        "lengths": np.split(lengths, cuts)[:-1],
+        "heat": np.split(share.round().clip(0, 255)[shown].astype(np.uint8), cuts)[:-1],
+    }  # fmt: skip
 
 
 def bins(acts: Tensor) -> Tensor:
@@ -126,9 +152,9 @@ class Examples:
         self.sample.add(feature, columns | {"key": self._rng.random(len(feature))})
 
     def table(self, documents: Sequence[Document]) -> pd.DataFrame:
-        """One row an example, strongest first in each group: `feature`, `group` ('top', or 'q1' (weakest) to 'q4'),
-        `rank` from 0, `document` (its id), `position` (token index), `activation`, `ends` and `heat` (see `strongest`).
-        An example of a quantile is not among the top ones."""
+        """One row an example, by feature and in each group strongest first: `feature`, `group` ('top', or 'q1'
+        (weakest) to 'q4'), `rank` from 0, `document` (its id), `position` (token index), `activation`, and the columns
+        of `packed`. An example of a quantile is not among the top ones."""
         feature, slot = np.nonzero(self.top.filled)
         parts = [_rows(self.top, "top", feature, slot, slot)]
         filled, sampled = self.sample.filled, self.sample.columns
@@ -141,34 +167,47 @@ class Examples:
                 parts.append(_rows(self.sample, f"q{q}", np.full(len(drawn), one), drawn, np.arange(len(drawn))))
         groups = np.concatenate([np.full(len(part["feature"]), group) for group, part in parts])
         out = {name: np.concatenate([part[name] for _, part in parts]) for name in parts[0][1]}
-        ids = np.array([d.id for d in documents])
-        return pd.DataFrame({
-            "feature": out["feature"], "group": pd.Categorical(groups), "rank": out["rank"],
-            "document": ids[out["document"]], "position": out["position"], "activation": out["activation"],
-            "ends": list(out["ends"]), "heat": list(out["heat"]),
+        table = pd.DataFrame({
+            "feature": out["feature"].astype(np.int32), "group": pd.Categorical(groups),
+            "rank": out["rank"].astype(np.uint8), "document": _ids(documents)[out["document"]],
+            "position": out["position"].astype(np.uint16), "activation": out["activation"],
         })  # fmt: skip
+        table = table.assign(**packed(out["spans"], out["heat"], out["activation"]))
+        return table.sort_values("feature", kind="stable", ignore_index=True)
+
+
+def _ids(documents: Sequence[Document]) -> NDArray[np.object_]:
+    return np.array([d.id for d in documents], dtype=object)
 
 
 def _rows(
     kept: _Kept, group: str, feature: NDArray[np.int64], slot: NDArray[np.int64], rank: NDArray[np.int64]
 ) -> tuple[str, dict[str, NDArray[Any]]]:
     """(group, columns of `Examples.table`) of chosen slots."""
-    names = ("document", "position", "activation", "ends", "heat")
+    names = ("document", "position", "activation", "spans", "heat")
     return group, {"feature": feature, "rank": rank} | {name: kept.columns[name][feature, slot] for name in names}
 
 
-def find_examples(
-    model: LiveModel, sae: "SAE[Any]", documents: Sequence[Document], layer: int, desc: str = "examples"
-) -> tuple[pd.DataFrame, NDArray[np.int64]]:
-    """(`Examples.table`, `Examples.histogram`) of every feature of `sae` in the residual stream before `layer`; special
-    tokens and rows whose norm is above OUTLIER medians are left out."""
-    found = Examples(sae.cfg.d_sae)
+class Read(NamedTuple):
+    """Activations [n, f] at the usable tokens of some documents, in their order; `document` counts from 0 over all
+    documents, `ends` in characters."""
+
+    acts: Tensor
+    document: NDArray[np.int64]
+    position: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
+def read(
+    model: LiveModel, partner: LiveModel | None, sae: "SAE[Any]", documents: Sequence[Document], layer: int, desc: str
+) -> Iterator[Read]:
+    """The features of `sae` in the residual stream of `model` before `layer` at `kept_positions`, a window of documents
+    at a time; rows whose norm is above OUTLIER medians (of the first window) are left out."""
     limit: float | None = None
     start = 0
     with Progress(desc, sum(len(d.text) for d in documents), "chr") as bar:
         for docs in windows(documents):
-            encoded: list[Encoded] = model.encode([d.text for d in docs])
-            kept = [np.flatnonzero(e.usable) for e in encoded]
+            encoded, kept = kept_positions(model, [d.text for d in docs], partner)
             h = record(model, encoded, kept, [layer])[layer].float()
             norm = h.norm(dim=-1)
             if limit is None and len(norm):
@@ -178,10 +217,69 @@ def find_examples(
             with torch.inference_mode():
                 acts = torch.relu(sae.encode(h[torch.from_numpy(keep)]))
             ends = np.concatenate([e.ends[p] for e, p in zip(encoded, kept, strict=True)]).astype(np.int64)
-            found.update(acts, where, np.concatenate(kept)[keep], ends[keep])
+            yield Read(acts, where, np.concatenate(kept)[keep], ends[keep])
             start += len(docs)
             bar.advance(sum(len(d.text) for d in docs))
+
+
+def read_text(model: LiveModel, sae: "SAE[Any]", layer: int, text: str) -> Read:
+    """One text by itself, outliers and all. Raises StitchLensError where no token of it can be used."""
+    (encoded,), (kept,) = kept_positions(model, [text], None)
+    if not len(kept):
+        raise StitchLensError("a text without a token", "a few words", "type some")
+    h = record(model, [encoded], [kept], [layer])[layer].float()
+    with torch.inference_mode():
+        acts = torch.relu(sae.encode(h))
+    return Read(acts, np.zeros(len(kept), dtype=np.int64), kept, encoded.ends[kept].astype(np.int64))
+
+
+def find_examples(
+    model: LiveModel, partner: LiveModel | None, sae: "SAE[Any]", documents: Sequence[Document], layer: int,
+    desc: str = "examples",
+) -> tuple[pd.DataFrame, NDArray[np.int64]]:  # fmt: skip
+    """(`Examples.table`, `Examples.histogram`) of every feature, from what `read` gives."""
+    found = Examples(sae.cfg.d_sae)
+    for window in read(model, partner, sae, documents, layer, desc):
+        found.update(*window)
     return found.table(documents), found.histogram
+
+
+def shared_places(a: pd.DataFrame, b: pd.DataFrame, each: int = 5) -> pd.DataFrame:
+    """The `each` top contexts of every feature in two tables of examples, a document once: `feature`, `document`,
+    `at` (the character where the strongest token ends), `found` ('a' or 'b')."""
+    tops = []
+    for side, table in (("a", a), ("b", b)):
+        top = table[(table.group == "top") & (table["rank"] < each)]
+        at = [
+            begin + int(np.sum(x[: peak + 1])) for begin, x, peak in zip(top.begin, top.lengths, top.peak, strict=True)
+        ]
+        tops.append(pd.DataFrame({"feature": top.feature, "document": top.document, "at": at, "found": side}))
+    both = pd.concat(tops).drop_duplicates(["feature", "document"])
+    return both.sort_values("feature", kind="stable", ignore_index=True)
+
+
+def read_places(
+    model: LiveModel, partner: LiveModel | None, sae: "SAE[Any]", documents: Sequence[Document], layer: int,
+    places: pd.DataFrame, desc: str,
+) -> pd.DataFrame:  # fmt: skip
+    """`places` as `model` reads them: `feature`, `document`, `found`, `activation` (the largest shown) and the columns
+    of `packed` around the first token that has read up to `at`; documents without a token that is kept are left out."""
+    number = {d.id: k for k, d in enumerate(documents)}
+    wanted = places.assign(number=places.document.map(number)).sort_values("number", kind="stable")
+    order = np.sort(wanted.number.unique())
+    needed = [documents[k] for k in order]
+    parts = []
+    for window in read(model, partner, sae, needed, layer, desc):
+        document = order[window.document]
+        key = document * 1_000_000 + window.ends
+        here = wanted[wanted.number.isin(document)]
+        at = np.searchsorted(key, here.number.to_numpy() * 1_000_000 + here["at"].to_numpy())
+        at = np.minimum(at, len(key) - 1)
+        at = np.where(document[at] == here.number, at, at - 1)  # where it is behind the last token that is kept
+        spans, heat = around(window.acts, at, here.feature.to_numpy(np.int64), document, window.ends)
+        most = heat.max(axis=1, initial=0).astype(np.float32)
+        parts.append(here[["feature", "document", "found"]].assign(activation=most, **packed(spans, heat, most)))
+    return pd.concat(parts).sort_values("feature", kind="stable", ignore_index=True)
 
 
 def jaccard(one: Iterable[str], other: Iterable[str]) -> float:

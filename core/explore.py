@@ -10,7 +10,7 @@ from torch import Tensor
 from core import downstream
 from core.attribution import extreme_tokens, measure_attribution
 from core.errors import StitchLensError
-from core.examples import find_examples, overlap
+from core.examples import find_examples, overlap, read_places, shared_places
 from core.harvest import harvest_rows, norm_limits, read_window, windows, within
 from core.pairs import Frozen, LayerPair
 from core.pipeline import Bench
@@ -38,7 +38,8 @@ class ExploreConfig(Frozen):
 
 
 def train(bench: Bench, layer: int, config: SaeConfig, positions: int | None = None) -> str:
-    """The name of an SAE of A before `layer`, trained on the fit split and kept as `saes/<name>`."""
+    """The name of an SAE of A before `layer`, trained on the fit split at positions that pair up with one of B (so not
+    on the bytes of scripts that A spells out), kept as `saes/<name>`."""
     bench.pair.check_layers(layer, 0)
     name = f"L{layer}-{config.width}"
     makers = {
@@ -46,8 +47,16 @@ def train(bench: Bench, layer: int, config: SaeConfig, positions: int | None = N
         "hook_a": f"blocks.{layer}.hook_resid_pre", "positions": positions, **config.model_dump(),
     }  # fmt: skip
     if not bench.current(f"saes/{name}", makers):
-        setup = {"model": bench.a.makers, "corpus": bench.corpus.fingerprint, "split": "fit", "positions": positions}
-        rows = harvest_rows(bench.a, bench.corpus.split("fit"), layer, setup, f"recording A before layer {layer}")
+        setup = {
+            "model": bench.a.makers,
+            "paired": bench.b.makers["tokenizer"],
+            "corpus": bench.corpus.fingerprint,
+            "split": "fit",
+            "positions": positions,
+        }
+        rows = harvest_rows(
+            bench.a, bench.corpus.split("fit"), layer, setup, f"recording A before layer {layer}", bench.b
+        )
         about = {"model_name": bench.pair.a.key, "hook_name": makers["hook_a"], "prepend_bos": True}
         sae = train_sae(rows, "h", config, about, f"training SAE {name}").half()
         sae.cfg.dtype = "float16"
@@ -126,7 +135,8 @@ def _in_place(side: str, new: Any) -> downstream.Rows:
 
 def explore(bench: Bench, sae_name: str, stitch_name: str, config: ExploreConfig | None = None) -> None:
     """Measure an SAE of the workspace and its transfer through a stitch of the workspace, and keep the tables
-    `sae_quality/`, `examples_a/` and `_b/`, `histograms_a/` and `_b/`, `logits/` and `features/` of that SAE. Steps
+    `sae_quality/`, `examples_a/` and `_b/`, `histograms_a/` and `_b/`, `together_a/` and `_b/`, `logits/` and
+    `features/` of that SAE. Steps
     that are there and current are kept.
 
     Raises StitchLensError where SAE and stitch belong to different layers.
@@ -150,12 +160,20 @@ def explore(bench: Bench, sae_name: str, stitch_name: str, config: ExploreConfig
     if not bench.current(f"sae_quality/{sae_name}", makers):
         ws.put_table(f"sae_quality/{sae_name}", zero_shot(bench, saes, layers, config), makers)
     documents = [*bench.corpus.split("held-out"), *bench.corpus.split("select")]
-    for side, name, model, layer in (("a", "original", bench.a, layers.a), ("b", "transferred", bench.b, layers.b)):
+    sides = {"a": ("original", bench.a, bench.b, layers.a), "b": ("transferred", bench.b, bench.a, layers.b)}
+    for side, (name, model, partner, layer) in sides.items():
         if not bench.current(f"examples_{side}/{sae_name}", makers):
-            table, histogram = find_examples(model, saes[name][1], documents, layer, f"examples in {side.upper()}")
+            desc = f"examples in {side.upper()}"
+            table, histogram = find_examples(model, partner, saes[name][1], documents, layer, desc)
             active = pd.DataFrame({"feature": np.arange(len(histogram)), "histogram": list(histogram.astype(np.int32))})
             ws.put_table(f"histograms_{side}/{sae_name}", active, makers)
             ws.put_table(f"examples_{side}/{sae_name}", table, makers)
+    if not all(bench.current(f"together_{side}/{sae_name}", makers) for side in ("a", "b")):
+        places = shared_places(ws.table(f"examples_a/{sae_name}"), ws.table(f"examples_b/{sae_name}"))
+        for side, (name, model, partner, layer) in sides.items():
+            desc = f"the same text in {side.upper()}"
+            table = read_places(model, partner, saes[name][1], documents, layer, places, desc)
+            ws.put_table(f"together_{side}/{sae_name}", table, makers)
     if not bench.current(f"logits/{sae_name}", makers):
         ws.put_table(f"logits/{sae_name}", _logits(bench, saes), makers)
     if not bench.current(f"features/{sae_name}", makers):

@@ -247,15 +247,28 @@ def harvest_recording(
     return _shards(folder, documents, config, read, desc)
 
 
+def kept_positions(
+    model: LiveModel, texts: Sequence[str], partner: LiveModel | None
+) -> tuple[list[Encoded], list[NDArray[np.intp]]]:
+    """The texts' tokens, and of each the positions that pair up with one of `partner` (None: every usable one)."""
+    encoded = model.encode(texts)
+    if partner is None:
+        return encoded, [np.flatnonzero(e.usable) for e in encoded]
+    same = model.tokenizer_hash == partner.tokenizer_hash
+    pairs = zip(encoded, partner.encode(texts), strict=True)
+    return encoded, [pair_positions(x, y, same)[0] for x, y in pairs]
+
+
 def harvest_rows(
-    model: LiveModel, documents: Sequence[Document], layer: int, config: dict[str, Any], desc: str = "record"
-) -> Recording:
-    """The residual stream of one model before `layer` at every usable position, as `h`: what an SAE is trained on.
-    Outlier rows are dropped as in `harvest_moments`."""
+    model: LiveModel, documents: Sequence[Document], layer: int, config: dict[str, Any], desc: str = "record",
+    partner: LiveModel | None = None,
+) -> Recording:  # fmt: skip
+    """The residual stream of one model before `layer` at `kept_positions`, as `h`: what an SAE is trained on. Outlier
+    rows are dropped as in `harvest_moments`."""
 
     def read(docs: Sequence[Document], limits: dict[str, float]) -> tuple[dict[str, Tensor], dict[str, float]]:
-        encoded = model.encode([d.text for d in docs])
-        h = record(model, encoded, [np.flatnonzero(e.usable) for e in encoded], [layer])[layer]
+        encoded, kept = kept_positions(model, [d.text for d in docs], partner)
+        h = record(model, encoded, kept, [layer])[layer]
         norm = h.float().norm(dim=-1)
         if not limits and len(h):
             limits = {"h": OUTLIER * float(norm.median())}

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from core.errors import StitchLensError
@@ -64,6 +65,8 @@ WHAT = {
     "features": "Features: Eq. 10, semantic or structural",
     "examples_a": "Top contexts of features in A",
     "examples_b": "Top contexts of features in B",
+    "together_a": "The same contexts as A reads them",
+    "together_b": "The same contexts as B reads them",
     "histograms_a": "Activation histograms in A",
     "histograms_b": "Activation histograms in B",
     "logits": "Tokens that features raise and lower",
@@ -299,22 +302,37 @@ def kinds_of_features(table: pd.DataFrame, threshold: float = 0.5, least: int = 
 
 
 def feature_examples(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:
-    """The contexts of one feature in A ('a') or, transferred, in B ('b'): see `core.examples.Examples.table`."""
-    table = ws.table(f"examples_{side}/{sae}")
-    return table.loc[table.feature == feature].reset_index(drop=True)
+    """The contexts of one feature in A ('a') or, transferred, in B ('b'): see `core.examples.Examples.table` and
+    `unpacked`."""
+    return unpacked(ws.table(f"examples_{side}/{sae}", feature=feature))
+
+
+def same_text(ws: Workspace, sae: str, feature: int) -> pd.DataFrame:
+    """The top contexts of one feature on either side, as both models read them, a row a context: `document`, `found`
+    (the side on whose list it is), and for each side `<side>_ends`, `_heat`, `_peak`, `_activation`."""
+    parts = []
+    for side in ("a", "b"):
+        part = unpacked(ws.table(f"together_{side}/{sae}", feature=feature)).drop(columns="feature")
+        parts.append(part.set_index(["document", "found"]).add_prefix(f"{side}_"))
+    return pd.concat(parts, axis=1, join="inner").reset_index()
+
+
+def unpacked(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with `activation` and the columns of `core.examples.packed`: `ends` [n + 1] in the place of `begin` and
+    `lengths`, `heat` [n] in activations."""
+    ends = [begin + np.cumsum([0, *lengths]) for begin, lengths in zip(table.begin, table.lengths, strict=True)]
+    heat = [np.asarray(h) * (scale / 255) for h, scale in zip(table.heat, table.activation, strict=True)]
+    return table.drop(columns=["begin", "lengths"]).assign(ends=ends, heat=heat)
 
 
 def feature_logits(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:
     """The tokens that one feature raises (`rank` 0 and up) and lowers (-1 and down) most: `rank`, `token`, `weight`."""
-    table = ws.table(f"logits/{sae}")
-    rows = table.loc[(table.feature == feature) & (table.side == side), ["rank", "token", "weight"]]
-    return rows.reset_index(drop=True)
+    return ws.table(f"logits/{sae}", feature=feature, side=side)[["rank", "token", "weight"]]
 
 
 def feature_histogram(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:
     """How often one feature was active, by half octave: `low`, `high` of the activation, `tokens`."""
-    table = ws.table(f"histograms_{side}/{sae}").set_index("feature")
-    counts = list(table.histogram[feature])
+    (counts,) = ws.table(f"histograms_{side}/{sae}", feature=feature).histogram
     lows = [2.0 ** (k / 2 - 10) for k in range(len(counts) + 1)]
     return pd.DataFrame({"low": lows[:-1], "high": lows[1:], "tokens": counts})
 

@@ -33,6 +33,8 @@ from core.pairs import Frozen
 SCHEMA = 1
 STALE_SECONDS = 86_400
 LOCK_SECONDS = 10.0
+ROW_GROUP = 8_192
+"""Rows of a table that are read together, at the least."""
 """How long a writer waits for another one."""
 PROJECT = Path(__file__).resolve().parent.parent
 WORKSPACES = PROJECT / "cache"
@@ -279,7 +281,10 @@ class Workspace:
         return new
 
     def put_table(self, name: str, table: pd.DataFrame, makers: dict[str, Any]) -> Artifact:
-        return self.put(name, lambda p: table.to_parquet(p, index=False), "table", ".parquet", makers)
+        def write(path: Path) -> None:
+            table.to_parquet(path, index=False, compression="zstd", row_group_size=ROW_GROUP)
+
+        return self.put(name, write, "table", ".parquet", makers)
 
     def put_record(self, name: str, record: dict[str, Any], makers: dict[str, Any]) -> Artifact:
         text = json.dumps(record, indent=1, sort_keys=True)
@@ -330,8 +335,10 @@ class Workspace:
             )  # fmt: skip
         return path
 
-    def table(self, name: str) -> pd.DataFrame:
-        return pd.read_parquet(self.path(name))
+    def table(self, name: str, **equal: Any) -> pd.DataFrame:
+        """Whole, or the rows in which columns are `equal` to given values; of a table that is sorted by such a column
+        only the parts that hold them are read."""
+        return pd.read_parquet(self.path(name), filters=[(k, "==", v) for k, v in equal.items()] or None)
 
     def record(self, name: str) -> dict[str, Any]:
         return json.loads(self.path(name).read_text("utf-8"))

@@ -237,7 +237,7 @@ def panel(ws: Workspace, sae: str, side: str, f: int, texts: dict[str, str], sca
         if text is None:
             lost += 1
             continue
-        lines.append(heat.tokens(text, row["ends"], row["heat"], len(row["heat"]) - 7, scale, side))
+        lines.append(heat.tokens(text, row["ends"], row["heat"], row["peak"], scale, side))
     st.html('<div style="display:flex;flex-direction:column;gap:0.6rem;">' + "".join(lines) + "</div>")
     if lost:
         st.caption(

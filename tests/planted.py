@@ -103,12 +103,14 @@ def plant_features(ws: Workspace, documents: list[Document], sae: str = "L20-12"
         rows = []
         for k in f[~dead]:
             for rank, d in enumerate(documents[:3]):
-                at = np.arange(-14, 8)
-                ends = np.where(at < 0, -1, 5 * at)
-                heat = np.where(at[1:] >= 1, top / (1 + np.abs(at[1:] - 1)), 0).astype(np.float16)
-                rows.append((k, "top" if rank < 2 else "q1", rank % 2, d.id, 1, top - rank, ends, heat))
-        columns = ["feature", "group", "rank", "document", "position", "activation", "ends", "heat"]
-        ws.put_table(f"examples_{side}/{sae}", pd.DataFrame(rows, columns=columns), makers)
+                heat = (255 / (1 + np.abs(np.arange(8) - 1))).astype(np.uint8)
+                window = (0, 1, np.full(8, 5, dtype=np.uint16), heat)
+                rows.append((k, "top" if rank < 2 else "q1", rank % 2, d.id, 1, top - rank, *window))
+        columns = ["feature", "group", "rank", "document", "position", "activation", "begin", "peak", "lengths", "heat"]
+        table = pd.DataFrame(rows, columns=columns)
+        ws.put_table(f"examples_{side}/{sae}", table, makers)
+        together = table.query("group == 'top'").drop(columns=["group", "rank", "position"]).assign(found="a")
+        ws.put_table(f"together_{side}/{sae}", together, makers)
         bars = [np.where((np.arange(60) >= 18) & (np.arange(60) < 24) & (k != n - 1), 7, 0) for k in f]
         ws.put_table(f"histograms_{side}/{sae}", pd.DataFrame({"feature": f, "histogram": bars}), makers)
     names = (

@@ -1,5 +1,7 @@
 """Top contexts are those of a full sort, a document counts once, quantiles are ordered, overlaps have known values."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from sae_lens import SAE
 
 from core import hooks
 from core.corpus import Corpus, Document
+from core.errors import StitchLensError
 from core.examples import (
     AFTER,
     BEFORE,
@@ -24,7 +27,11 @@ from core.examples import (
     jaccard,
     overlap,
     rank_biased_overlap,
+    read_places,
+    read_text,
+    shared_places,
 )
+from core.queries import unpacked
 
 
 def made_up(documents: int, features: int, seed: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
@@ -81,18 +88,16 @@ def test_heat_is_that_of_the_tokens_around() -> None:
     acts, document, position = made_up(30, 2, 4)
     found = Examples(2)
     found.update(acts, document, position, 3 * position)
-    table = found.table(named(30))
+    table = unpacked(found.table(named(30)))
     value = {(d, p): a for d, p, a in zip(document.tolist(), position.tolist(), acts.tolist(), strict=True)}
     for row in table.to_dict("records"):
         d = int(row["document"][1:].split("@")[0])
-        assert len(row["heat"]) == len(row["ends"]) - 1 == BEFORE + 1 + AFTER
-        assert row["heat"][BEFORE] == row["activation"]
-        for k, p in enumerate(range(row["position"] - BEFORE, row["position"] + AFTER + 1)):
-            inside = (d, p) in value
-            assert row["heat"][k] == (value[d, p][row["feature"]] if inside else 0)
-            assert row["ends"][k + 1] == (3 * p if inside else -1 if p != 0 else 0)
-            if inside:
-                assert row["ends"][k] == 3 * (p - 1), "a token begins where the one before it ends"
+        around = range(row["position"] - BEFORE, row["position"] + AFTER + 1)
+        inside = [p for p in around if (d, p) in value]
+        assert inside[row["peak"]] == row["position"]
+        assert row["heat"] == pytest.approx([value[d, p][row["feature"]] for p in inside], abs=row["activation"] / 500)
+        assert row["heat"][row["peak"]] == pytest.approx(row["activation"])
+        assert list(row["ends"]) == [3 * (inside[0] - 1), *(3 * p for p in inside)], "each begins where one ended"
 
 
 def test_bins_are_half_octaves() -> None:
@@ -135,8 +140,9 @@ def test_over_a_real_model(tiny: Tiny, english: Corpus) -> None:
     sae = SAE.from_dict({"architecture": "topk", "k": 4, "d_in": model.spec.d_model, "d_sae": 30,
                          "dtype": "float32", "device": "cpu"})  # fmt: skip
     documents = english.split("select")[:20]
-    table, histogram = find_examples(model, sae, documents, layer)
+    table, histogram = find_examples(model, None, sae, documents, layer)
     assert len(table) > 100
+    assert table.feature.is_monotonic_increasing
     tokens = sum(int(e.usable.sum()) for e in model.encode([d.text for d in documents]))
     assert 0 < histogram.sum() <= 4 * tokens
     assert (histogram.sum(1) > 0).nonzero()[0].tolist() == sorted(set(table.feature))
@@ -148,3 +154,29 @@ def test_over_a_real_model(tiny: Tiny, english: Corpus) -> None:
             value = float(torch.relu(sae.encode(h))[row["position"], row["feature"]])
         assert e.usable[row["position"]]
         assert value == pytest.approx(row["activation"], rel=1e-3)
+
+    again = unpacked(read_places(model, None, sae, documents, layer, shared_places(table, table.iloc[:0]), "again"))
+    tops = unpacked(table[(table.group == "top") & (table["rank"] < 5)]).set_index(["feature", "document"])
+    assert len(again) == len(tops) > 100, "the same model finds its own tops again"
+    for row in again.to_dict("records"):
+        top = tops.loc[(row["feature"], row["document"])]
+        assert list(row["ends"]) == list(top.ends) and row["peak"] == top.peak
+        assert row["heat"] == pytest.approx(top.heat, abs=0.01 * float(top.activation))
+    one = documents[0]
+    found = read_text(model, sae, layer, one.text)
+    mine = table[table.document == one.id]
+    for feature, position, activation in zip(mine.feature, mine.position, mine.activation, strict=True):
+        assert float(found.acts[found.position == position, feature]) == pytest.approx(activation, rel=1e-3)
+    with pytest.raises(StitchLensError, match="a few words"):
+        read_text(model, sae, layer, "")
+
+
+def test_places_are_those_of_both_lists() -> None:
+    """A document that is on both lists counts once, where the first has it."""
+    columns: dict[str, Any] = {"group": "top", "begin": 10, "peak": 1}
+    a = pd.DataFrame([{"feature": 1, "document": "x", "rank": 0} | columns])
+    b = pd.DataFrame([{"feature": 1, "document": d, "rank": r} | columns | {"peak": 2} for r, d in enumerate("xyz")])
+    for table in (a, b):
+        table["lengths"] = [np.array([2, 3, 4])] * len(table)
+    found = shared_places(a, b, each=2)
+    assert found.to_dict("list") == {"feature": [1, 1], "document": ["x", "y"], "at": [15, 19], "found": ["a", "b"]}

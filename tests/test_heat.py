@@ -35,7 +35,7 @@ def test_tokens_are_the_text_in_order() -> None:
 
 
 def test_what_lies_outside_is_left_out_and_said() -> None:
-    line = heat.tokens(TEXT, [-1, 4, 14], [9.0, 1.0], 1, 1.0, "a")
+    line = heat.tokens(TEXT, [4, 14], [1.0], 0, 1.0, "a")
     assert len(spans(line)) == 1
     assert line.count("…") == 2
     assert 'dir="auto"' in line

@@ -15,25 +15,20 @@ def visible(text: str) -> str:
 
 
 def tokens(text: str, ends: Sequence[int], heat: Sequence[float], peak: int, scale: float, side: str) -> str:
-    """HTML: the tokens of `text` between `ends` [n + 1] (-1: none), each tinted by `heat` [n] over `scale`, with its
-    value on hover; token `peak` is underlined and the one after it, which it predicts, dotted."""
+    """HTML: the tokens of `text` between `ends` [n + 1], each tinted by `heat` [n] over `scale`, with its value on
+    hover; token `peak` is underlined and the one after it, which it predicts, dotted."""
     r, g, b = RGB[side]
     parts = []
     for k, value in enumerate(heat):
-        start, end = ends[k], ends[k + 1]
-        if end < 0 or start < 0:
-            continue
         mark = "underline" if k == peak else "underline dotted" if k == peak + 1 else "none"
         share = min(1.0, max(0.0, value / scale)) if scale > 0 else 0.0
         tint = f"background-color:rgba({r},{g},{b},{STRONGEST * share:.2f});" if share else ""
         what = " (the token it predicts)" if k == peak + 1 else ""
         parts.append(
             f'<span style="{tint}text-decoration:{mark};border-radius:3px;" title="{value:.3g}{what}">'
-            f"{visible(text[start:end])}</span>"
+            f"{visible(text[ends[k] : ends[k + 1]])}</span>"
         )
-    before = "…" if parts and next((e for e in ends if e >= 0), 0) > 0 else ""
-    last = max((e for e in ends if e >= 0), default=0)
     return (
         f'<div dir="auto" style="line-height:1.7;unicode-bidi:plaintext;white-space:pre-wrap;overflow-wrap:anywhere;">'
-        f"{before}{''.join(parts)}{'…' if last < len(text) else ''}</div>"
+        f"{'…' if ends[0] > 0 else ''}{''.join(parts)}{'…' if ends[-1] < len(text) else ''}</div>"
     )
