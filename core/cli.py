@@ -30,6 +30,10 @@ nano = typer.Typer(help="The small within-family pair that ships with the projec
 app.add_typer(nano, name="nano")
 
 PairArg = Annotated[str, typer.Argument(help="A pair from `python -m core pairs`, such as smollm2-gemma3.")]
+SaeArg = Annotated[str, typer.Option(help="An SAE of A: its name in the workspace, an SAELens folder, or RELEASE:ID.")]
+StitchArg = Annotated[
+    str | None, typer.Option("--stitch", help="A stitch of the workspace; the default one if not given.")
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 
 
@@ -203,8 +207,9 @@ def _default_stitch(ws: Workspace) -> str:
 @_guarded
 def features_build_command(
     pair: PairArg,
-    stitch_name: Annotated[
-        str | None, typer.Option("--stitch", help="A stitch of the workspace; the default one if not given.")
+    stitch_name: StitchArg = None,
+    sae: Annotated[
+        str | None, typer.Option(help="An SAE of A instead of training one: a name, an SAELens folder, or RELEASE:ID.")
     ] = None,
     width: Annotated[int, typer.Option(min=1, help="Features of the SAE.")] = 4096,
     k: Annotated[int, typer.Option(min=1, help="Active features a token (TopK).")] = 32,
@@ -214,14 +219,17 @@ def features_build_command(
         int | None, typer.Option(min=1, help="Rows to train on; the whole fit split if not given.")
     ] = None,
 ) -> None:
-    """Train an SAE of A at a stitch's layer, transfer it (Eq. 6), and measure every feature before and after."""
+    """Train an SAE of A at a stitch's layer, or take one; carry it over (Eq. 6); measure features before and after."""
     from core import explore, pipeline, queries
     from core.sae import SaeConfig
 
     bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
     chosen = stitch_name or _default_stitch(bench.workspace)
     layer = bench.workspace.entry(f"stitches/{chosen}").makers["layer_a"]
-    name = explore.train(bench, layer, SaeConfig(width=width, k=k, epochs=epochs, lr=lr), positions)
+    if sae is None:
+        name = explore.train(bench, layer, SaeConfig(width=width, k=k, epochs=epochs, lr=lr), positions)
+    else:
+        name = explore.adopt(bench, sae, layer)
     explore.explore(bench, name, chosen)
     print(f"SAE {name} of A, carried to B by {chosen}: {queries.feature_counts(bench.workspace, name)['counts']}")
 
@@ -261,15 +269,13 @@ def features_show_command(
 @_guarded
 def sae_transfer_command(
     pair: PairArg,
-    sae: Annotated[Path, typer.Option(help="An SAELens folder of A, or the name of an SAE of the workspace.")],
+    sae: SaeArg,
     out: Annotated[Path, typer.Option(help="Where the transferred SAE goes: a folder that is not there yet.")],
-    stitch_name: Annotated[
-        str | None, typer.Option("--stitch", help="A stitch of the workspace; the default one if not given.")
-    ] = None,
+    stitch_name: StitchArg = None,
     direction: Annotated[str, typer.Option(help="up: from A to B; down: from B to A.")] = "up",
 ) -> None:
     """Carry an SAE through a stitch (Eq. 6) into an ordinary SAELens folder."""
-    from core.sae import load_sae
+    from core.sae import open_sae
     from core.stitch import load_stitch
     from core.transfer import save_sae, transfer_sae
 
@@ -279,16 +285,43 @@ def sae_transfer_command(
     if out.exists():
         raise StitchLensError(f"{out.name} there already", "a free place", "name another --out")
     chosen = stitch_name or _default_stitch(ws)
-    folder = sae if sae.exists() else ws.path(f"saes/{sae}")
     makers = ws.entry(f"stitches/{chosen}").makers
     to, side = ("b", "layer_b") if direction == "up" else ("a", "layer_a")
     provenance = {
         "model_name": makers[to]["model"], "hook_name": f"blocks.{makers[side]}.hook_resid_pre",
-        "transferred_from": folder.name, "stitch": chosen, "stitch_makers": makers,
+        "transferred_from": sae.rstrip("/").split("/")[-1], "stitch": chosen, "stitch_makers": makers,
     }  # fmt: skip
     stitched = load_stitch(ws.path(f"stitches/{chosen}"))
-    save_sae(transfer_sae(load_sae(folder), stitched, "up" if direction == "up" else "down", None, provenance), out)
+    save_sae(transfer_sae(open_sae(sae, ws), stitched, "up" if direction == "up" else "down", None, provenance), out)
     print(f"SAE for {makers[to]['model']} before layer {makers[side]}: {out}")
+
+
+@sae_app.command("eval")
+@_guarded
+def sae_eval_command(
+    pair: PairArg,
+    sae: SaeArg,
+    stitch_name: StitchArg = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of B scored for the losses.")] = 5_000,
+    positions: Annotated[int, typer.Option(min=1, help="Paired positions for the reconstruction.")] = 20_000,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure an SAE of A, its transfer and their controls on the held-out split (Table 2); nothing is kept."""
+    from core import explore, pipeline
+    from core.sae import open_sae
+    from core.stitch import load_stitch
+
+    bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
+    ws = bench.workspace
+    chosen = stitch_name or _default_stitch(ws)
+    makers = ws.entry(f"stitches/{chosen}").makers
+    stitched, shuffled = load_stitch(ws.path(f"stitches/{chosen}")), load_stitch(ws.path(f"controls/{chosen}"))
+    saes = explore.variants(open_sae(sae, ws, bench.pair.a.d_model), stitched, shuffled)
+    layers = LayerPair(a=makers["layer_a"], b=makers["layer_b"])
+    config = explore.ExploreConfig(tokens=tokens, reconstruction_positions=positions)
+    table = explore.zero_shot(bench, saes, layers, config)
+    text = table.set_index("name").T.to_string(float_format=lambda x: f"{x:.4g}")
+    _show({"sae": sae, "stitch": chosen, "variants": table.to_dict("records")}, as_json, text)
 
 
 @nano.command("train")

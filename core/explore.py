@@ -1,5 +1,7 @@
 """What the feature explorer shows of an SAE of A and its transfer to B: from a stitch to tables (3.1, 5.1, C, G, H)."""
 
+import re
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,11 +12,20 @@ from torch import Tensor
 from core import downstream
 from core.attribution import extreme_tokens, measure_attribution
 from core.errors import StitchLensError
-from core.examples import find_examples, overlap, read_places, shared_places
+from core.examples import Read, find_examples, overlap, read_places, read_text, shared_places
 from core.harvest import harvest_rows, norm_limits, read_window, windows, within
-from core.pairs import Frozen, LayerPair
-from core.pipeline import Bench
-from core.sae import SaeConfig, load_sae, random_sae, reconstruction, train_sae
+from core.pairs import Frozen, LayerPair, PairSpec
+from core.pipeline import Bench, BuildConfig
+from core.sae import (
+    SaeConfig,
+    hook_layer,
+    load_sae,
+    open_sae,
+    random_sae,
+    reconstruction,
+    sae_hash,
+    train_sae,
+)
 from core.stitch import Stitch, load_stitch
 from core.store import fingerprint
 from core.taxonomy import REWRITES, TagRewriter, active_features, consistency, english_sentences
@@ -64,6 +75,33 @@ def train(bench: Bench, layer: int, config: SaeConfig, positions: int | None = N
     return name
 
 
+def adopt(bench: Bench, ref: str, layer: int) -> str:
+    """The name of someone else's SAE of A before `layer`, kept as `saes/<name>`; see `open_sae` for `ref`.
+
+    Raises StitchLensError where it was trained at another place of the model, or on another model.
+    """
+    if f"saes/{ref}" in (bench.workspace.names() if bench.workspace.exists else []):
+        return ref
+    sae = open_sae(ref, bench.workspace, bench.pair.a.d_model)
+    at = hook_layer(sae)
+    if at is not None and at != layer:
+        raise StitchLensError(f"an SAE before layer {at}", f"layer {layer}, the stitch's", "choose a stitch from there")
+    spec, said = bench.pair.a, str(sae.cfg.metadata.model_name or "").split("/")[-1]
+    names = {spec.key, spec.title, *(s.ref.split("/")[-1] for s in spec.sources)}
+    if said and said.lower() not in {name.lower() for name in names}:
+        raise StitchLensError(
+            f"an SAE of {said}", f"one of {spec.title}",
+            f"if that is the same model, write {spec.key} as `model_name` into the metadata of its cfg.json",
+        )  # fmt: skip
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", ref.rstrip("/").split("/")[-1]).strip("-.") or "sae"
+    sae = sae.half()
+    sae.cfg.dtype = "float16"
+    makers = {"pair": bench.pair.key, "a": bench.a.makers, "layer_a": layer, "from": sae_hash(sae), "name": name}
+    if not bench.current(f"saes/{name}", makers):
+        bench.workspace.put_folder(f"saes/{name}", lambda folder: save_sae(sae, folder), "sae", makers)
+    return name
+
+
 def variants(sae: "SAE[Any]", stitch: Stitch, shuffled: Stitch, seed: int = 0) -> dict[str, tuple[str, "SAE[Any]"]]:
     """(model it is for, SAE) by name: the original and its transfer, and what they must beat."""
     control = random_sae(sae, seed)
@@ -82,6 +120,34 @@ def variants(sae: "SAE[Any]", stitch: Stitch, shuffled: Stitch, seed: int = 0) -
         "random stitch": ("b", transfer_sae(sae, drawn)),
         "random SAE, transferred": ("b", transfer_sae(control, stitch)),
     }
+
+
+class Live:
+    """Both models with an SAE of the workspace and its transfer at hand, to read texts that were typed in; one text at
+    a time, whoever asks.
+
+    Raises StitchLensError where the stitch is not the one that the features were measured through.
+    """
+
+    def __init__(self, pair: PairSpec, sae_name: str) -> None:
+        bench = Bench(pair, BuildConfig())
+        ws = bench.workspace
+        makers = ws.entry(f"features/{sae_name}").makers
+        name = makers["stitch_name"]
+        if fingerprint(ws.entry(f"stitches/{name}").makers) != makers["stitch"]:
+            raise StitchLensError(
+                f"stitch {name} fitted again since", "the one that the features were measured through",
+                f"run `python -m core features build {pair.key} --stitch {name} --sae {sae_name}`",
+            )  # fmt: skip
+        sae = load_sae(ws.path(f"saes/{sae_name}"), pair.a.d_model)
+        moved = transfer_sae(sae, load_stitch(ws.path(f"stitches/{name}")))
+        self._sides = {"a": (bench.a, sae, makers["layer_a"]), "b": (bench.b, moved, makers["layer_b"])}
+        self._lock = threading.Lock()
+
+    def read(self, text: str) -> dict[str, Read]:
+        """Activations in A ('a') and, transferred, in B ('b')."""
+        with self._lock:
+            return {side: read_text(model, sae, at, text) for side, (model, sae, at) in self._sides.items()}
 
 
 def zero_shot(

@@ -4,6 +4,8 @@ Losses are in nats per token of the model that comes last and is scored; relativ
 fractions. Every function raises StitchLensError where an artifact is missing, damaged or lacks a column.
 """
 
+import json
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -72,6 +74,8 @@ WHAT = {
     "logits": "Tokens that features raise and lower",
 }
 """What each group of artifacts is."""
+RAISED = 5
+"""Tokens that stand for a feature in a table."""
 METHODS = {
     "exact": ("exact solves", "each map given the other is solved exactly from the moments, in turns, to convergence"),
     "adam": ("Adam, as in the paper", "Adam on both maps at once, 2 epochs (A)"),
@@ -288,9 +292,10 @@ def features(ws: Workspace, sae: str) -> pd.DataFrame:
     table = ws.table(f"features/{sae}")
     _need(table.columns, ("feature", "correlation", "low", "high", "joint", "density_a", "density_b", "random",
                           "shuffled", "consistency", "sentences", "reliable"), f"table 'features/{sae}'")  # fmt: skip
-    tokens = ws.table(f"logits/{sae}").query("side == 'a' and rank >= 0 and rank < 5").sort_values(["feature", "rank"])
-    raised = tokens.groupby("feature").token.agg(lambda t: " ".join(repr(x)[1:-1] for x in t))
-    return table.assign(raises=table.feature.map(raised).fillna(""))
+    tokens = ws.table(f"logits/{sae}", side="a")
+    tokens = tokens[(tokens["rank"] >= 0) & (tokens["rank"] < RAISED)].sort_values(["feature", "rank"], kind="stable")
+    shown = tokens.token.map({t: repr(t)[1:-1] for t in tokens.token.unique()})
+    return table.assign(raises=table.feature.map(shown.groupby(tokens.feature).agg(" ".join)).fillna(""))
 
 
 def kinds_of_features(table: pd.DataFrame, threshold: float = 0.5, least: int = 3) -> pd.Series:
@@ -335,6 +340,30 @@ def feature_histogram(ws: Workspace, sae: str, side: str, feature: int) -> pd.Da
     (counts,) = ws.table(f"histograms_{side}/{sae}", feature=feature).histogram
     lows = [2.0 ** (k / 2 - 10) for k in range(len(counts) + 1)]
     return pd.DataFrame({"low": lows[:-1], "high": lows[1:], "tokens": counts})
+
+
+def neuronpedia(ws: Workspace, sae: str, feature: int) -> str | None:
+    """The feature's page on Neuronpedia, for an SAE of a release that has one there."""
+    config = json.loads((ws.path(f"saes/{sae}") / "cfg.json").read_text("utf-8"))
+    known = (config.get("metadata") or {}).get("neuronpedia_id")
+    if not isinstance(known, str) or not re.fullmatch(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", known):
+        return None
+    return f"https://www.neuronpedia.org/{known}/{feature}"
+
+
+def feature_record(ws: Workspace, sae: str, feature: int) -> dict[str, Any]:
+    """All that is known of one feature, for a file: its measures, tokens, histograms and contexts (as pointers)."""
+    (row,) = ws.table(f"features/{sae}", feature=feature).to_dict("records")
+    record: dict[str, Any] = {"pair": ws.pair, "sae": sae, "makers": makers(ws, f"features/{sae}"), "feature": row}
+    for side in ("a", "b"):
+        bars = feature_histogram(ws, sae, side, feature)
+        record[side] = {
+            "logits": feature_logits(ws, sae, side, feature), "histogram": bars[bars.tokens > 0],
+            "contexts": feature_examples(ws, sae, side, feature),
+        }  # fmt: skip
+        record[side] = {what: json.loads(table.to_json(orient="records")) for what, table in record[side].items()}
+    record["feature"] = {k: None if v != v else v for k, v in row.items()}
+    return record
 
 
 def sae_quality(ws: Workspace, sae: str) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Sparse autoencoders as SAELens': trained by its trainer on recorded activations, loaded, measured (3.1, C, D)."""
 
-import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,14 @@ from core.errors import StitchLensError
 from core.harvest import Recording
 from core.pairs import Frozen
 from core.progress import Progress
-from core.store import fingerprint
+from core.store import Workspace, fingerprint
 from core.transfer import at_rest
 
 if TYPE_CHECKING:
     from sae_lens import SAE
+
+
+HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
 
 
 class SaeConfig(Frozen):
@@ -108,7 +111,6 @@ def load_sae(folder: Path, d_in: int | None = None) -> "SAE[Any]":
     from sae_lens import SAE
 
     try:
-        config = json.loads((folder / "cfg.json").read_text("utf-8"))
         sae = SAE.load_from_disk(folder, device="cpu", dtype="float32")
     except Exception as e:  # SAELens raises many kinds
         why = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
@@ -116,11 +118,62 @@ def load_sae(folder: Path, d_in: int | None = None) -> "SAE[Any]":
             f"{folder.name} that SAELens does not open ({why})",
             "a folder with cfg.json and sae_weights.safetensors", "save it with SAELens' `save_model`",
         ) from e  # fmt: skip
+    return _fitting(sae, d_in)
+
+
+def _fitting(sae: "SAE[Any]", d_in: int | None) -> "SAE[Any]":
     if d_in is not None and sae.cfg.d_in != d_in:
         raise StitchLensError(
-            f"an SAE for width {config.get('d_in')}", f"{d_in}", "check which model and layer it was trained on"
+            f"an SAE for width {sae.cfg.d_in}", f"{d_in}", "check which model and layer it was trained on"
         )
+    for name, weight in sae.state_dict().items():
+        if not torch.isfinite(weight).all():
+            raise StitchLensError(f"NaN or infinite numbers in {name} of the SAE", "finite weights", "use another SAE")
     return sae.eval().requires_grad_(False)
+
+
+def open_sae(ref: str, workspace: Workspace, d_in: int | None = None) -> "SAE[Any]":
+    """`ref` is the name of an SAE of the workspace, an SAELens folder, or RELEASE:ID for one that SAELens fetches.
+
+    Raises StitchLensError where it is none of these, or is for another width than `d_in`.
+    """
+    known = [n.removeprefix("saes/") for n in workspace.names(prefix="saes/")] if workspace.exists else []
+    if ref in known:
+        return load_sae(workspace.path(f"saes/{ref}"), d_in)
+    if Path(ref).expanduser().exists() or ":" not in ref:
+        if not Path(ref).expanduser().is_dir():
+            raise StitchLensError(
+                f"no SAE '{ref}'",
+                f"a folder, RELEASE:ID, or one of the workspace's ({', '.join(known) or 'none yet'})",
+                f"`python -m core features build {workspace.pair}` trains one",
+            )  # fmt: skip
+        return load_sae(Path(ref).expanduser(), d_in)
+    from sae_lens import SAE
+
+    release, _, name = ref.partition(":")
+    try:
+        sae = SAE.from_pretrained(release, name, device="cpu")
+    except Exception as e:  # unknown release or id, no network, no disk: SAELens raises many kinds
+        why = str(e).splitlines()[0][:160] if str(e) else type(e).__name__
+        raise StitchLensError(
+            f"no SAE '{name}' of release '{release}' ({why})", "one that SAELens knows and can fetch",
+            "see SAELens' table of pretrained SAEs, check the network, or give a folder",
+        ) from e  # fmt: skip
+    return _fitting(sae, d_in)
+
+
+def hook_layer(sae: "SAE[Any]") -> int | None:
+    """The layer before which it reads the residual stream (`resid_post` of layer L is before L + 1); None where the SAE
+    does not say. Raises StitchLensError where it reads something else."""
+    hook = sae.cfg.metadata.hook_name
+    if not hook:
+        return None
+    found = HOOK.fullmatch(str(hook))
+    if found is None:
+        raise StitchLensError(
+            f"an SAE at {hook}", "one of the residual stream (hook_resid_pre or hook_resid_post)", "use another SAE"
+        )
+    return int(found[1]) + (found[2] == "post")
 
 
 def sae_hash(sae: "SAE[Any]") -> str:

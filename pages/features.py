@@ -1,7 +1,8 @@
 """How each feature of an SAE fared: the histograms, a map, a table, and one feature before and after transfer."""
 
+import json
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
@@ -13,9 +14,20 @@ from core.store import Workspace
 from pages.shared import figures, frame, heat
 from pages.shared.frame import ask, percent, plain, section
 
+if TYPE_CHECKING:
+    from core import explore
+
 SIDES = {"a": "A, with the original SAE", "b": "B, with the transferred SAE"}
 GROUPS = {"top": "Top contexts", "q4": "Strong", "q3": "Upper middle", "q2": "Lower middle", "q1": "Weak"}
+VIEWS = {"each": "Top contexts of each", "same": "The same text in both", "own": "Your own text"}
 COLOURS = {"kind": "Class", "correlation": "Attribution correlation", "density_a": "Density in A (log)"}
+OWN = "The committee will meet in Paris on Monday, and nobody knows whether they will agree."
+LONGEST = 2000
+"""Characters of a text that is typed in."""
+MARKS = (
+    "Tint: activation over the largest in that model; underlined: the strongest token, dotted: the next one, which it "
+    "helps predict. Hover for values."
+)
 
 
 def page() -> None:
@@ -39,13 +51,13 @@ def page() -> None:
         table = ask(queries.features, ws, sae)
         settings = ask(queries.makers, ws, f"features/{sae}")
         follow(table)
+        brushed = None
         with section():
-            correlations(table, settings)
+            brushed = correlations(table, settings)
         with section():
             table = classes(table, settings)
         with section():
-            chosen = overview(table)
-            listed(chosen, len(table))
+            listed(overview(table), len(table), brushed)
         with section():
             one(ws, pair, sae, table)
         with section():
@@ -66,18 +78,21 @@ def follow(table: pd.DataFrame) -> None:
     now["feature"] = min(now["feature"], len(table) - 1)
 
 
-def correlations(table: pd.DataFrame, settings: dict[str, Any]) -> None:
-    rows = table.query("reliable")
+def correlations(table: pd.DataFrame, settings: dict[str, Any]) -> tuple[float, float] | None:
+    """Fig. 14; returns the range of correlations that is selected on it."""
+    rows = table[table.reliable]
     random, shuffled = rows["random"].median(), rows["shuffled"].median()
-    figures.draw(
+    drawn = figures.draw(
         figures.correlations(rows),
         f"Eq. 10 (Fig. 14): Pearson correlation, over paired held-out positions, of a feature's attribution to the "
         f"next token in A and, after transfer through {plain(settings['stitch_name'])}, in B; {len(rows):,} of "
         f"{len(table):,} features, those active in both at 20 positions or more. Median "
         f"{rows.correlation.median():.2f}; controls: a random SAE through the same stitch, {random:.2f}, and the same "
-        f"features through a stitch of shuffled pairs, {shuffled:.2f}.",
-        key="correlations", alt="Histogram of attribution correlation with two controls",
+        f"features through a stitch of shuffled pairs, {shuffled:.2f}. Drag over bars to list their features below.",
+        key="correlations", alt="Histogram of attribution correlation with two controls", on_select="rerun",
+        selection_mode=("points", "box"),
     )  # fmt: skip
+    return figures.picked_range(drawn)
 
 
 def classes(table: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
@@ -135,7 +150,10 @@ def pick(key: str) -> None:
         st.session_state["feature"] = int(data[0])
 
 
-def listed(table: pd.DataFrame, total: int) -> None:
+def listed(table: pd.DataFrame, total: int, brushed: tuple[float, float] | None) -> None:
+    """The table of those features that the map and the histogram leave."""
+    if brushed is not None:
+        table = table[table.reliable & table.correlation.between(*brushed)]
     view = table[[
         "feature", "kind", "correlation", "low", "high", "consistency", "density_a", "density_b", "max_a", "max_b",
         "rbo", "raises",
@@ -157,7 +175,15 @@ def listed(table: pd.DataFrame, total: int) -> None:
             "raises": st.column_config.TextColumn("Raises in A", help="Tokens with the largest logit weight."),
         },
     )  # fmt: skip
-    st.caption(f"{len(table):,} of {total:,} features. Sort by a head, search with the lens, choose a row to open it.")
+    said = f"{len(table):,} of {total:,} features"
+    if brushed is not None:
+        said += f", with Eq. 10 from {brushed[0]:.2f} to {brushed[1]:.2f} (double-click the histogram for all)"
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(f"{said}. Sort by a head, search with the lens, choose a row to open it.")
+        st.download_button(
+            "Table", lambda: view.to_csv(index=False).encode(), "features.csv", "text/csv", on_click="ignore",
+            icon=":material/download:", help="These features as CSV.",
+        )  # fmt: skip
 
 
 def _row(key: str, features: list[int]) -> None:
@@ -176,6 +202,12 @@ def one(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> None:
     f = int(bar.number_input("Feature", 0, last, key="feature", bind="query-params", width=150))
     bar.button("Previous", on_click=step, args=(-1, last), disabled=f == 0, icon=":material/chevron_left:")
     bar.button("Next", on_click=step, args=(1, last), disabled=f == last, icon=":material/chevron_right:")
+    bar.download_button(
+        "Feature", lambda: json.dumps(queries.feature_record(ws, sae, f)).encode(), f"{sae}-{f}.json",
+        "application/json", on_click="ignore", icon=":material/download:", help="All that is known of it, as JSON.",
+    )  # fmt: skip
+    if address := ask(queries.neuronpedia, ws, sae, f):
+        bar.link_button("Neuronpedia", address, icon=":material/open_in_new:")
     row = table.iloc[f]
     known, rewritten, shared = (row[x] == row[x] for x in ("correlation", "consistency", "jaccard"))
     st.header(f"Feature {f}", anchor="feature")
@@ -188,12 +220,23 @@ def one(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> None:
         ("Same top contexts", f"{row.jaccard:.2f} Jaccard" if shared else "–",
          f"{row.rbo:.2f} rank-biased" if shared else ""),
     ])  # fmt: skip
-    texts = documents(pair)
     scale = {side: float(row[f"max_{side}"]) for side in SIDES}
-    left, right = st.columns(2, gap="large")
-    for side, column in (("a", left), ("b", right)):
-        with column, section():
-            panel(ws, sae, side, f, texts, scale[side], table)
+    view = st.segmented_control(
+        "Compare", list(VIEWS), default="each", required=True, format_func=lambda v: VIEWS[v], key="view",
+        bind="query-params", help="Contexts where each model finds it strongest; the same ones in both; or a text of "
+        "yours, read by both models now.",
+    )  # fmt: skip
+    match view:
+        case "same":
+            same(ws, sae, f, documents(pair), scale)
+        case "own":
+            own(ws, pair, sae, f, scale)
+        case _:
+            texts = documents(pair)
+            left, right = st.columns(2, gap="large")
+            for side, column in (("a", left), ("b", right)):
+                with column, section():
+                    panel(ws, sae, side, f, texts, scale[side])
 
 
 @st.cache_resource(max_entries=2, show_spinner="Opening the corpus")
@@ -209,7 +252,7 @@ def documents(pair: PairSpec) -> dict[str, str]:
         return {}
 
 
-def panel(ws: Workspace, sae: str, side: str, f: int, texts: dict[str, str], scale: float, table: pd.DataFrame) -> None:
+def panel(ws: Workspace, sae: str, side: str, f: int, texts: dict[str, str], scale: float) -> None:
     st.subheader(f":{'blue' if side == 'a' else 'violet'}[{SIDES[side]}]", anchor=f"side-{side}")
     bars = ask(queries.feature_histogram, ws, sae, side, f)
     if bars.tokens.sum():
@@ -229,25 +272,85 @@ def panel(ws: Workspace, sae: str, side: str, f: int, texts: dict[str, str], sca
     shown = st.segmented_control(
         "Contexts", groups, default=groups[0], required=True, format_func=lambda g: GROUPS[g], key=f"group-{side}"
     )
-    rows = examples.loc[examples.group == shown].head(10)
-    lost = 0
-    lines = []
-    for row in rows.to_dict("records"):
-        text = texts.get(row["document"])
-        if text is None:
-            lost += 1
-            continue
-        lines.append(heat.tokens(text, row["ends"], row["heat"], row["peak"], scale, side))
+    rows = examples.loc[examples.group == shown].head(10).to_dict("records")
+    lines = [
+        heat.tokens(texts[row["document"]], row["ends"], row["heat"], row["peak"], scale, side)
+        for row in rows if row["document"] in texts
+    ]  # fmt: skip
     st.html('<div style="display:flex;flex-direction:column;gap:0.6rem;">' + "".join(lines) + "</div>")
-    if lost:
+    missing(len(rows) - len(lines))
+    st.caption(MARKS)
+
+
+def missing(contexts: int) -> None:
+    if contexts:
         st.caption(
-            f"{lost} contexts point into another version of the corpus than the one installed; `python -m core doctor` "
-            "says which."
+            f"{contexts} contexts point into another version of the corpus than the one installed; "
+            "`python -m core doctor` says which."
         )
-    st.caption(
-        "Tint: activation over the largest in this model; underlined: the strongest token, dotted: the next one, which "
-        "it helps predict. Hover for values."
-    )
+
+
+def same(ws: Workspace, sae: str, f: int, texts: dict[str, str], scale: dict[str, float]) -> None:
+    """Both models over the contexts that are strongest in either."""
+    rows = ask(queries.same_text, ws, sae, f).to_dict("records")
+    if not rows:
+        st.markdown("Not active in any of the documents that were read for examples.")
+        return
+    for found, title in (("a", "Strongest in :blue[A]"), ("b", "Strongest in :violet[B] and not among these")):
+        shown = [row for row in rows if row["found"] == found and row["document"] in texts]
+        if not shown:
+            continue
+        st.subheader(title, anchor=f"strongest-{found}")
+        for row in shown:
+            for side, column in zip(SIDES, st.columns(2, gap="large"), strict=True):
+                text, peak = texts[row["document"]], int(row[f"{side}_peak"])
+                column.html(heat.tokens(text, row[f"{side}_ends"], row[f"{side}_heat"], peak, scale[side], side))
+    missing(sum(row["document"] not in texts for row in rows))
+    st.caption(f"Left A with the original SAE, right B with the transferred one, around the same place. {MARKS}")
+
+
+@st.cache_resource(max_entries=1, show_spinner="Opening both models")
+def _live(pair: str, sae: str, stamp: str) -> "explore.Live":
+    from core.explore import Live
+
+    return Live(get_pair(pair), sae)
+
+
+def own(ws: Workspace, pair: PairSpec, sae: str, f: int, scale: dict[str, float]) -> None:
+    """A text that was typed in, read by both models: this feature in it, and the features that are strongest there."""
+    with st.form("own-text", border=False):
+        text = st.text_area(
+            "Text", OWN, max_chars=LONGEST, key="text", bind="query-params",
+            help=f"At most {LONGEST:,} characters. Both models read it up to the stitched layers.",
+        )  # fmt: skip
+        asked = st.form_submit_button("Read", type="primary")
+    now = st.session_state
+    if asked:
+        with st.spinner("Reading"):
+            now["read"] = (ws.pair, sae, text, _live(ws.pair, sae, queries.stamp(ws)).read(text))
+    if "read" not in now or now["read"][:2] != (ws.pair, sae):
+        st.caption("Press Read: both models are opened once, which takes some seconds, and then read in a moment.")
+        return
+    _, _, text, found = now["read"]
+    strongest = {side: found[side].acts.max(0).values for side in SIDES}
+    for side, column in zip(SIDES, st.columns(2, gap="large"), strict=True):
+        read, colour = found[side], "blue" if side == "a" else "violet"
+        values = read.acts[:, f].tolist()
+        ends = [int(read.ends[0]) - 1 if len(read.ends) else 0, *read.ends.tolist()]
+        ends[0] = 0
+        column.subheader(f":{colour}[{SIDES[side]}]", anchor=f"own-{side}")
+        peak = max(range(len(values)), key=values.__getitem__) if max(values) > 0 else -2
+        column.html(heat.tokens(text, ends, values, peak, scale[side], side))
+    both = pd.DataFrame({"feature": range(len(strongest["a"])), "a": strongest["a"], "b": strongest["b"]})
+    both = both[(both.a > 0) | (both.b > 0)].sort_values("a", ascending=False)
+    number, key = st.column_config.NumberColumn, f"own-{hash(text)}"
+    st.dataframe(
+        both, hide_index=True, key=key, height=280, alt="Features active in this text", selection_mode="single-row",
+        on_select=partial(_row, key, both.feature.tolist()),
+        column_config={"feature": number("Feature"), "a": number("Max here, A", format="%.3g"),
+                       "b": number("Max here, B", format="%.3g")},
+    )  # fmt: skip
+    st.caption(f"Every feature that is active in this text; choose a row to open it. {MARKS}")
 
 
 def quality(ws: Workspace, sae: str) -> None:

@@ -1,5 +1,6 @@
 """A small workspace with known numbers: data for the tests of queries and pages, put there through the store."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,12 @@ def plant_features(ws: Workspace, documents: list[Document], sae: str = "L20-12"
     """Features of one SAE: even ones structural, odd ones semantic, the last dead, the one before it too rare; each
     with three contexts at the heads of `documents`, five characters a token."""
     makers = MAKERS | {"stitch_name": "L20-L9", "sentences": 50, "rewrites": 5}
+    config = {"d_sae": n, "metadata": {"neuronpedia_id": "planted/20-sae"}}
+
+    def write(folder: Path) -> None:
+        (folder / "cfg.json").write_text(json.dumps(config))
+
+    ws.put_folder(f"saes/{sae}", write, "sae", makers)
     f = np.arange(n)
     dead = f == n - 1
     correlation = np.where(dead, np.nan, 0.9 - 0.1 * (f % 7))

@@ -188,37 +188,43 @@ def alpha_sweep(table: pd.DataFrame, unit: Literal["loss", "relative"] = "loss")
     return figure
 
 
+BINS = np.linspace(-1, 1, 61)
+
+
 def correlations(table: pd.DataFrame) -> go.Figure:
-    """Fig. 14: transferred features as bars in B's purple outlined in A's blue, both controls as grey lines."""
+    """Fig. 14: transferred features as bars in B's purple outlined in A's blue, both controls as grey lines. A box or a
+    click selects bars; their x is the middle of a bin of BINS."""
     c = colours()
-    edges = np.linspace(-1, 1, 61)
-    middle = (edges[1:] + edges[:-1]) / 2
+    middle = (BINS[1:] + BINS[:-1]) / 2
     figure = go.Figure()
-    counts, _ = np.histogram(table.correlation.dropna(), edges)
+    counts, _ = np.histogram(table.correlation.dropna(), BINS)
     figure.add_bar(
         x=middle, y=counts, name="transferred", marker={"color": c["b"], "line": {"color": c["a"], "width": 1}},
         hovertemplate="Eq. 10 about %{x:.2f}<br>%{y} features<extra>transferred</extra>",
     )  # fmt: skip
     for column, name, dash in (("random", "random SAE", "solid"), ("shuffled", "shuffled-pair stitch", "dot")):
-        counts, _ = np.histogram(table[column].dropna(), edges)
+        counts, _ = np.histogram(table[column].dropna(), BINS)
         figure.add_scatter(
             x=middle, y=counts, name=name, mode="lines",
             line={"color": c["control"], "width": 2, "dash": dash, "shape": "hvh"},
             hovertemplate=f"Eq. 10 about %{{x:.2f}}<br>%{{y}} features<extra>{name}</extra>",
         )  # fmt: skip
     figure.update_layout(
-        height=340,
-        margin={"l": 0, "r": 8, "t": 30, "b": 0},
-        bargap=0,
-        dragmode=False,
-        hovermode="closest",
-        legend=LEGEND,
-    )
+        height=340, margin={"l": 0, "r": 8, "t": 30, "b": 0}, bargap=0, dragmode="select", selectdirection="h",
+        hovermode="closest", legend=LEGEND, clickmode="event+select",
+    )  # fmt: skip
     figure.update_xaxes(
         title="attribution correlation, Eq. 10 (→ alike)", range=[-1, 1], fixedrange=True, zeroline=False
     )
     figure.update_yaxes(title="features", fixedrange=True, zeroline=False)
     return figure
+
+
+def picked_range(drawn: Any) -> tuple[float, float] | None:
+    """From the first to the last bar selected in `correlations`; None where none is."""
+    bars = [float(p["x"]) for p in drawn.selection.points if p.get("curve_number") == 0]
+    half = (BINS[1] - BINS[0]) / 2
+    return (min(bars) - half, max(bars) + half) if bars else None
 
 
 def classes(table: pd.DataFrame) -> go.Figure:
@@ -256,32 +262,34 @@ def classes(table: pd.DataFrame) -> go.Figure:
 
 
 def feature_map(table: pd.DataFrame, colour: str) -> go.Figure:
-    """Every feature at its place on the map; `customdata` begins with its index. Drawn with WebGL."""
+    """Every feature at its place on the map; `customdata` begins with its index. Drawn with WebGL, from arrays that go
+    to the browser as they are in memory."""
     c = colours()
     figure = go.Figure()
-    data = table[["feature", "kind", "correlation", "density_a", "raises"]]
-    says = (
-        "<b>feature %{customdata[0]}</b>, %{customdata[1]}<br>Eq. 10 %{customdata[2]:.2f}<br>density in A "
-        "%{customdata[3]:.2%}<br>raises %{customdata[4]}<extra></extra>"
-    )
+    says = "<b>feature %{customdata[0]}</b><br>Eq. 10 %{customdata[1]:.2f}<br>density in A %{customdata[2]:.2%}"
+    size = 6 if len(table) < 10_000 else 3
+
+    def marks(rows: pd.DataFrame, name: str, marker: dict[str, Any]) -> None:
+        figure.add_scattergl(
+            x=rows.x.to_numpy(np.float32), y=rows.y.to_numpy(np.float32), name=name, mode="markers",
+            customdata=rows[["feature", "correlation", "density_a"]].to_numpy(np.float32),
+            marker={"size": size} | marker, hovertemplate=f"{says}<extra>{name}</extra>",
+        )  # fmt: skip
+
     if colour == "kind":
         symbols = {"semantic": "circle", "structural": "diamond", "unseen": "circle-open", "dead": "x-thin-open"}
         for kind, symbol in symbols.items():
-            rows = table.query("kind == @kind")
-            figure.add_scattergl(
-                x=rows.x, y=rows.y, name=kind, mode="markers", customdata=rows.reindex(columns=data.columns).to_numpy(),
-                marker={"color": c.get(kind, c["control"]), "size": 6, "symbol": symbol}, hovertemplate=says,
-            )  # fmt: skip
+            rows = table[table.kind == kind]
+            marks(rows, kind, {"color": c.get(kind, c["control"]), "symbol": symbol})
     else:
-        values = np.log10(table.density_a.clip(lower=1e-6)) if colour == "density_a" else table.correlation
-        figure.add_scattergl(
-            x=table.x, y=table.y, mode="markers", customdata=data.to_numpy(), showlegend=False, hovertemplate=says,
-            marker={"color": values, "size": 6, "showscale": True, "colorbar": {"thickness": 10},
-                    "cmin": None if colour == "density_a" else -1, "cmax": None if colour == "density_a" else 1},
-        )  # fmt: skip
+        density = colour == "density_a"
+        values = np.log10(table.density_a.clip(lower=1e-6)) if density else table.correlation
+        scale = {} if density else {"cmin": -1, "cmax": 1}
+        bar = {"showscale": True, "colorbar": {"thickness": 10}}
+        marks(table, "", {"color": values.to_numpy(np.float32)} | bar | scale)
     figure.update_layout(
         height=460, margin={"l": 0, "r": 0, "t": 30, "b": 0}, dragmode="lasso", hovermode="closest", legend=LEGEND,
-        clickmode="event+select",
+        clickmode="event+select", showlegend=colour == "kind",
     )  # fmt: skip
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False, scaleanchor="x")
