@@ -46,7 +46,7 @@ def _number(x: float) -> str:
     """Three significant digits, no exponent where a person would not write one."""
     if x == 0 or 0.001 <= abs(x) < 1000:
         return f"{x:.3g}"
-    return f"{x:,.0f}" if abs(x) < 1e7 else f"{x:.2e}"
+    return f"{x:,.0f}" if 1 <= abs(x) < 1e7 else f"{x:.2g}"
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

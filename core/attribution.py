@@ -5,8 +5,9 @@ came next: decoder direction · unembedding row, with the final norm's gain fold
 one pass over paired positions costs as much as features are active, and features x vocabulary is never formed.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,8 +32,8 @@ LEAST_JOINT = 20
 EXTREMES = 8
 PART = 16_384
 """Tokens of the vocabulary read at a time."""
-ROWS = 65_536
-"""Active features worked on at a time: x 640 x 4 bytes are 168 MB for each of the two gathers."""
+ENCODED = 2**26
+"""Activations held at a time, active or not: 268 MB for each model."""
 
 
 def logit_rows(model: LiveModel, ids: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
@@ -66,15 +67,28 @@ def extreme_tokens(
     return torch.cat([v for v, _ in best], dim=1), torch.cat([i for _, i in best], dim=1)
 
 
-def contributions(
-    acts: Float[Tensor, "n f"], decoder: Float[Tensor, "f d"], rows: Float[Tensor, "n d"]
-) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"], Float[Tensor, " m"]]:
-    """(position, feature, attribution) of every active feature, ordered by position and feature."""
+class Active(NamedTuple):
+    """The active features of n positions, m in all, ordered by position and feature: `at` [m] in [0, n), `feature` [m],
+    `activation` [m], `attribution` [m]."""
+
+    n: int
+    at: Tensor
+    feature: Tensor
+    activation: Tensor
+    attribution: Tensor
+
+
+def contributions(acts: Float[Tensor, "n f"], decoder: Float[Tensor, "f d"], rows: Float[Tensor, "n d"]) -> Active:
+    """Attributions of the active features: a product of `rows` and `decoder` that is formed there alone."""
     at, feature = acts.nonzero(as_tuple=True)
-    value = torch.empty(len(at))
-    for part in torch.arange(len(at)).split(ROWS):
-        value[part] = torch.einsum("md,md->m", decoder[feature[part]], rows[at[part]])
-    return at, feature, value * acts[at, feature]
+    activation = acts[at, feature]
+    starts = torch.zeros(len(acts) + 1, dtype=torch.long)
+    starts[1:] = torch.bincount(at, minlength=len(acts)).cumsum(0)
+    with warnings.catch_warnings():  # torch says once that its CSR tensors are young
+        warnings.simplefilter("ignore", UserWarning)
+        where = torch.sparse_csr_tensor(starts, feature, activation, acts.shape, check_invariants=False)
+        weights = torch.sparse.sampled_addmm(where, rows, decoder.T, beta=0.0).values()
+    return Active(len(acts), at, feature, activation, weights * activation)
 
 
 class Attribution:
@@ -90,27 +104,23 @@ class Attribution:
         self.largest = torch.zeros(2, features)
         """Maximal activation in A and B."""
 
-    def update(
-        self, block: int, acts_a: Float[Tensor, "n f"], acts_b: Float[Tensor, "n f"],
-        attributed_a: tuple[Tensor, Tensor, Tensor], attributed_b: tuple[Tensor, Tensor, Tensor],
-    ) -> None:  # fmt: skip
-        """Paired positions of one block; `attributed_*` as `contributions` gives them."""
+    def update(self, block: int, a: Active, b: Active) -> None:
+        """Paired positions of one block, in A and in B."""
         into = self.sums[block]
-        (at_a, f_a, x), (at_b, f_b, y) = attributed_a, attributed_b
-        x, y = x.double(), y.double()
-        key_a, key_b = at_a * self.features + f_a, at_b * self.features + f_b  # both rise
+        x, y = a.attribution.double(), b.attribution.double()
+        key_a, key_b = a.at * self.features + a.feature, b.at * self.features + b.feature  # both rise
         where = torch.searchsorted(key_b, key_a).clamp(max=max(len(key_b) - 1, 0))
         both = key_b[where] == key_a if len(key_b) else torch.zeros(len(key_a), dtype=torch.bool)
-        joint = f_a[both]
+        joint = a.feature[both]
         for row, feature, value in (
-            (0, f_a, x), (1, f_b, y), (2, f_a, x * x), (3, f_b, y * y), (4, joint, x[both] * y[where[both]]),
-            (5, f_a, torch.ones_like(x)), (6, f_b, torch.ones_like(y)), (7, joint, torch.ones_like(x[both])),
+            (0, a.feature, x), (1, b.feature, y), (2, a.feature, x * x), (3, b.feature, y * y),
+            (4, joint, x[both] * y[where[both]]), (5, a.feature, torch.ones_like(x)),
+            (6, b.feature, torch.ones_like(y)), (7, joint, torch.ones_like(x[both])),
         ):  # fmt: skip
             into[row].index_add_(0, feature, value)
-        self.n[block] += len(acts_a)
-        for side, acts in enumerate((acts_a, acts_b)):
-            if len(acts):
-                self.largest[side] = torch.maximum(self.largest[side], acts.max(0).values)
+        self.n[block] += a.n
+        for side, active in enumerate((a, b)):
+            self.largest[side].scatter_reduce_(0, active.feature, active.activation, "amax")
 
     def table(self, seed: int = 0) -> pd.DataFrame:
         """One row a feature: `feature`; `correlation` (Eq. 10), NaN where one side never varies, with `low` and `high`
@@ -168,12 +178,13 @@ def measure_attribution(
             h = [chunk.h_a[pair.a][keep].float(), chunk.h_b[pair.b][keep].float()]
             rows = [logit_rows(model, ids[keep]) for model, ids in zip((a, b), following, strict=True)]
             for name, both in saes.items():
-                with torch.inference_mode():
-                    acts = [torch.relu(sae.encode(x)) for sae, x in zip(both, h, strict=True)]
-                attributed = [
-                    contributions(x, sae.W_dec.detach().float(), r) for x, sae, r in zip(acts, both, rows, strict=True)
-                ]
-                gathered[name].update(k % BLOCKS, acts[0], acts[1], attributed[0], attributed[1])
+                for part in torch.arange(len(h[0])).split(max(1, ENCODED // both[0].cfg.d_sae)):
+                    with torch.inference_mode():
+                        found = [
+                            contributions(torch.relu(sae.encode(x[part])), sae.W_dec.float(), r[part])
+                            for sae, x, r in zip(both, h, rows, strict=True)
+                        ]
+                    gathered[name].update(k % BLOCKS, *found)
             read += len(h[0])
             bar.advance(len(h[0]))
             if positions is not None and read >= positions:

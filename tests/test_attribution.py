@@ -71,10 +71,8 @@ def test_it_is_scipys_pearson() -> None:
     rows_b = rows_a + 0.5 * torch.randn(n, d)
     gathered = Attribution(f)
     for k, part in enumerate(torch.arange(n).split(100)):
-        gathered.update(
-            k, acts_a[part], acts_b[part], contributions(acts_a[part], dec_a, rows_a[part]),
-            contributions(acts_b[part], dec_b, rows_b[part]),
-        )  # fmt: skip
+        both = ((acts_a, dec_a, rows_a), (acts_b, dec_b, rows_b))
+        gathered.update(k, *(contributions(acts[part], dec, rows[part]) for acts, dec, rows in both))
     table = gathered.table()
     x, y = acts_a * (rows_a @ dec_a.T), acts_b * (rows_b @ dec_b.T)
     for i in range(f):
@@ -96,17 +94,36 @@ def test_the_same_feature_correlates_fully_and_another_does_not() -> None:
     same = contributions(acts, decoder, rows)
     other_acts, other_rows = sparse(n, f, 4), torch.randn(n, d)
     gathered, control = Attribution(f), Attribution(f)
-    gathered.update(0, acts, acts, same, same)
-    control.update(0, acts, other_acts, same, contributions(other_acts, decoder, other_rows))
+    gathered.update(0, same, same)
+    control.update(0, same, contributions(other_acts, decoder, other_rows))
     assert np.allclose(gathered.table().correlation, 1)
     assert abs(control.table().correlation).max() < 0.15
 
 
-def test_parts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contributions_are_entries_of_the_dense_product() -> None:
     acts, decoder, rows = sparse(50, 9, 5), torch.randn(9, 4), torch.randn(50, 4)
-    whole = contributions(acts, decoder, rows)
-    monkeypatch.setattr(attribution, "ROWS", 7)
-    assert all(torch.equal(x, y) for x, y in zip(whole, contributions(acts, decoder, rows), strict=True))
+    found = contributions(acts, decoder, rows)
+    assert torch.equal(torch.stack([found.at, found.feature], dim=1), acts.nonzero())
+    assert torch.equal(found.activation, acts[found.at, found.feature])
+    dense = acts * (rows @ decoder.T)
+    assert torch.allclose(found.attribution, dense[found.at, found.feature], atol=1e-6)
+    none = contributions(torch.zeros(3, 9), decoder, rows[:3])
+    assert none.n == 3 and len(none.at) == len(none.attribution) == 0
+
+
+@pytest.mark.parametrize("limit", [1, 400])
+def test_parts_do_not_matter(tiny: Tiny, english: Corpus, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    a = tiny("nano-a")
+    sae = SAE.from_dict({"architecture": "topk", "k": 4, "d_in": a.spec.d_model, "d_sae": 30, "dtype": "float32",
+                         "device": "cpu"})  # fmt: skip
+
+    def table() -> Any:
+        return measure_attribution(a, a, {"one": (sae, sae)}, english.split("select")[:2], LAYERS)["one"]
+
+    whole = table()
+    monkeypatch.setattr(attribution, "ENCODED", limit)
+    assert np.allclose(whole.correlation, table().correlation, atol=1e-6, equal_nan=True)
+    assert whole.joint.tolist() == table().joint.tolist()
 
 
 def test_over_real_models_it_is_the_dense_reference(tiny: Tiny, english: Corpus) -> None:
