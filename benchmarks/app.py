@@ -30,6 +30,7 @@ PAIR = "smollm2-gemma3"
 FIGURES = {"Overview": "overview-table-1", "Stitches": "svcca"}
 """Each page's first figure by its Streamlit key, of which the container's class is made."""
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 DRAWN = """([key, heading]) => {
   const title = document.querySelector('[data-testid="stMain"] h1');
@@ -73,15 +74,16 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[tuple[str, float]]:
+def serving(workspaces: Path | None = None) -> Iterator[tuple[str, float]]:
     """The app in a process of its own: (address, time of its start), once it answers. Ended on leaving."""
+    environment = os.environ | ({} if workspaces is None else {"STITCHLENS_WORKSPACES": str(workspaces)})
     port = _free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.address", "127.0.0.1",
                "--server.port", str(port), "--server.headless", "true"]  # fmt: skip
     with tempfile.TemporaryFile() as log:
         started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             while not _answers(address):
                 if process.poll() is not None or time.perf_counter() - started > 120:
@@ -154,8 +156,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
     if not (workspaces_dir() / PAIR / "manifest.json").exists():
         sys.exit(f"No workspace of {PAIR} in {workspaces_dir()}: run `python -m core build {PAIR}` first.")
     with sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=chromium(), args=options)
+        browser = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_OPTIONS)
         say("first start")
         cold = first_paint(browser)
         say("second start")

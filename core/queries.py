@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from core.errors import StitchLensError
 from core.pairs import PAIRS, LayerPair, PairSpec
@@ -74,6 +75,8 @@ WHAT = {
     "logits": "Tokens that features raise and lower",
 }
 """What each group of artifacts is."""
+RESAMPLES = 200
+"""Draws of a bootstrap."""
 RAISED = 5
 """Tokens that stand for a feature in a table."""
 METHODS = {
@@ -376,17 +379,41 @@ def sae_quality(ws: Workspace, sae: str) -> pd.DataFrame:
 
 def feature_counts(ws: Workspace, sae: str) -> dict[str, Any]:
     """What `report --json` says of an SAE's features: `counts` by kind; `correlation` of transferred, random and
-    shuffled (mean, median, q05, q95) over the features with enough joint activations."""
+    shuffled (mean, median, q05, q95) over the features with enough joint activations; `effect` of the transfer against
+    each control, see `effect`."""
     table = ws.table(f"features/{sae}")
     found = kinds_of_features(table).tolist()
     kinds = ("semantic", "structural", "unseen", "dead")
+    values = {
+        name: table.loc[table.reliable, column].dropna().to_numpy()
+        for name, column in (("transferred", "correlation"), ("random", "random"), ("shuffled", "shuffled"))
+    }
     correlation = {}
-    for name, column in (("transferred", "correlation"), ("random", "random"), ("shuffled", "shuffled")):
-        values = table.loc[table.reliable, column].dropna()
-        if len(values):
-            q05, median, q95 = (float(values.quantile(q)) for q in (0.05, 0.5, 0.95))
-            correlation[name] = {"mean": float(values.mean()), "median": median, "q05": q05, "q95": q95}
-    return {"counts": {k: found.count(k) for k in kinds}, "correlation": correlation}
+    for name, x in values.items():
+        if len(x):
+            q05, median, q95 = (float(np.quantile(x, q)) for q in (0.05, 0.5, 0.95))
+            correlation[name] = {"mean": float(x.mean()), "median": median, "q05": q05, "q95": q95}
+    against = {c: effect(values["transferred"], values[c]) for c in ("random", "shuffled") if len(values[c])}
+    return {"counts": {k: found.count(k) for k in kinds}, "correlation": correlation, "effect": against}
+
+
+def effect(values: NDArray[np.float64], control: NDArray[np.float64], seed: int = 0) -> dict[str, float]:
+    """How far `values` lie above `control`: `superiority`, the chance that one drawn from `values` exceeds one drawn
+    from `control` (0.5: none; ties count half), and `median_difference`, each with `_low` and `_high` (95 %, bootstrap
+    over features)."""
+    g = np.random.default_rng(seed)
+
+    def measure(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
+        y = np.sort(y)
+        below, upto = np.searchsorted(y, x, "left"), np.searchsorted(y, x, "right")
+        return float((below + upto).mean() / (2 * len(y))), float(np.median(x) - np.median(y))
+
+    drawn = [measure(g.choice(values, len(values)), g.choice(control, len(control))) for _ in range(RESAMPLES)]
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    out = {}
+    for k, (name, value) in enumerate(zip(("superiority", "median_difference"), measure(values, control), strict=True)):
+        out |= {name: value, f"{name}_low": float(low[k]), f"{name}_high": float(high[k])}
+    return out
 
 
 def provenance(ws: Workspace, name: str) -> pd.DataFrame:

@@ -17,11 +17,13 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from core import jobs
 from core.corpus import load_corpus
-from core.store import PROJECT, user_cache
+from core.pairs import get_pair
+from core.store import PROJECT
 from tests.planted import PAIR, plant, plant_features
 
 pytestmark = pytest.mark.browser
-REAL = PROJECT / "cache" / PAIR
+SHIPPED = PROJECT / "cache"
+expect.set_options(timeout=30_000)
 DESK, PHONE = (1440, 900), (390, 844)
 JOB = ".st-key-job"
 # On a link to a page, Streamlit's client first looks for its server below that page's address.
@@ -60,8 +62,9 @@ def no_job_left() -> Iterator[None]:
     try:
         yield
     finally:
-        for job in jobs.jobs(PAIR):
-            job.cancel()
+        for pair in (PAIR, "nano"):
+            for job in jobs.jobs(pair):
+                job.cancel()
 
 
 @pytest.fixture(scope="module")
@@ -121,13 +124,15 @@ def settled(page: Page) -> Page:
     return page
 
 
-def cell(page: Page, layer_a: int, layer_b: int) -> tuple[float, float]:
+def cell(page: Page, layer_a: int, layer_b: int, pair: str = PAIR) -> tuple[float, float]:
     """Where the heatmap shows a layer pair."""
+    spec = get_pair(pair)
     plot = page.locator(".st-key-svcca .nsewdrag")
     plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
     assert box
-    return box["x"] + (layer_a + 0.5) / 30 * box["width"], box["y"] + box["height"] * (1 - (layer_b + 0.5) / 18)
+    across, up = (layer_a + 0.5) / spec.a.n_layers, (layer_b + 0.5) / spec.b.n_layers
+    return box["x"] + across * box["width"], box["y"] + box["height"] * (1 - up)
 
 
 def expect_picked(page: Page, *layers: str) -> None:
@@ -259,11 +264,11 @@ def test_a_job_lives_through_a_reload_and_can_be_cancelled(
         expect(page.locator(JOB)).to_have_count(0)
 
 
-@pytest.mark.skipif(not REAL.exists(), reason=f"no committed workspace {PAIR}")
-def test_the_committed_workspace_opens(tmp_path: Path, visit: Callable[..., Page]) -> None:
-    with serving(PROJECT / "cache", tmp_path / "cache") as url:
+@pytest.mark.parametrize("pair", [PAIR, "nano"])
+def test_the_committed_workspaces_open(tmp_path: Path, visit: Callable[..., Page], pair: str) -> None:
+    with serving(SHIPPED, tmp_path / "cache") as url:
         for name in ("", "stitches", "features"):
-            page = visit(f"{url}/{name}")
+            page = visit(f"{url}/{name}?pair={pair}")
             assert page.locator("[data-testid=stAlert]").all_inner_texts() == []
             expect(page.locator(".js-plotly-plot").first).to_be_visible()
             page.screenshot(path=tmp_path / f"{name or 'overview'}.png")
@@ -271,25 +276,68 @@ def test_the_committed_workspace_opens(tmp_path: Path, visit: Callable[..., Page
 
 
 @pytest.mark.model
-@pytest.mark.timeout(1800)
-@pytest.mark.skipif(not REAL.exists(), reason=f"no committed workspace {PAIR}")
+def test_features_from_the_histogram_to_a_text_of_ones_own(visit: Callable[..., Page], tmp_path: Path) -> None:
+    """On the shipped nano pair: brush, open a row, both sides, its link, the same text, and a text typed in."""
+    with serving(SHIPPED, tmp_path / "cache") as url:
+        page = visit(f"{url}/features?pair=nano")
+        listed = page.get_by_text(re.compile(r"^[\d,]+ of [\d,]+ features"))
+        everything = listed.inner_text()
+        plot = page.locator(".st-key-correlations .nsewdrag").first
+        plot.scroll_into_view_if_needed()
+        box = plot.bounding_box()
+        assert box
+        y = box["y"] + box["height"] / 2
+        page.mouse.move(box["x"] + 0.5 * box["width"], y)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.8 * box["width"], y, steps=5)
+        page.mouse.up()
+        expect(listed).to_contain_text(re.compile(r"with Eq\. 10 from 0\.\d\d to 0\.\d\d"))
+        assert listed.inner_text() != everything
+        settled(page)
+        before = page.locator("h2#feature").inner_text()
+        table = page.locator("[data-testid=stDataFrame]").first
+        table.scroll_into_view_if_needed()
+        place = table.bounding_box()
+        assert place
+        page.mouse.click(place["x"] + 15, place["y"] + 35 + 35 + 17)  # the second row's mark
+        expect(page.locator("h2#feature")).not_to_have_text(before)
+        settled(page)
+        heats = page.locator("[data-testid=stHtml] div[dir=auto]")
+        sides = page.locator("h3[id^=side-]")
+        expect(sides).to_have_count(2)
+        assert heats.count() >= 2
+        name = page.locator("h2#feature").inner_text()
+        again = visit(page.url)
+        expect(again.locator("h2#feature")).to_have_text(name)
+        again.get_by_text("The same text in both").click()
+        expect(again.locator("h3#strongest-a")).to_be_visible()
+        assert "view=same" in again.url and again.locator("[data-testid=stHtml] div[dir=auto]").count() % 2 == 0
+        again.get_by_text("Your own text").click()
+        box_of_text = again.get_by_role("textbox", name="Text")
+        box_of_text.fill("<b>The house</b> & the garden of my mother.")
+        again.get_by_role("button", name="Read", exact=True).click()
+        expect(again.locator("h3#own-b")).to_be_visible(timeout=120_000)
+        shown = again.locator("[data-testid=stHtml] div[dir=auto]")
+        expect(shown).to_have_count(2)
+        assert "<b>The house</b> & the garden of my mother." in shown.first.inner_text()
+        page.close()
+        again.close()
+
+
+@pytest.mark.model
+@pytest.mark.timeout(900)
 def test_a_stitch_is_fitted_from_the_page(
     tmp_path: Path, visit: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Real models: pick a layer pair, fit from 4,000 positions, see the row appear by itself with its losses."""
-    shutil.copytree(REAL, tmp_path / "workspaces" / PAIR)
+    """On the nano pair: pick layers, fit from 4,000 positions, see the row appear by itself with its losses."""
+    shutil.copytree(SHIPPED / "nano", tmp_path / "workspaces" / "nano")
     cache = tmp_path / "cache"
-    cache.mkdir()
-    user_cache().mkdir(parents=True, exist_ok=True)
-    for part in ("models", "hashes", "moments", "activations"):  # what takes long to make again is shared; jobs are not
-        (user_cache() / part).mkdir(exist_ok=True)
-        (cache / part).symlink_to(user_cache() / part)
     monkeypatch.setenv("STITCHLENS_CACHE", str(cache))
     with no_job_left(), serving(tmp_path / "workspaces", cache) as url:
-        page = visit(f"{url}/stitches")
-        page.mouse.click(*cell(page, 8, 5))
+        page = visit(f"{url}/stitches?pair=nano")
+        page.mouse.click(*cell(page, 1, 2, "nano"))
         settled(page)
-        page.get_by_text("Fit a stitch from layer 8 to layer 5").click()
+        page.get_by_text("Fit a stitch from layer 1 to layer 2").click()
         positions = page.get_by_role("spinbutton", name="Positions")
         positions.fill("4000")
         positions.press("Tab")
@@ -299,11 +347,11 @@ def test_a_stitch_is_fitted_from_the_page(
         expect(page.locator(JOB)).to_contain_text("Fit from-the-page")
         page.reload()
         settled(page)
-        expect(page.locator("h2")).to_have_text("from-the-page", timeout=1_700_000)
+        expect(page.locator("h2")).to_have_text("from-the-page", timeout=800_000)
         expect(page.locator(JOB)).to_contain_text("is done")
         settled(page)
         assert "stitch=from-the-page" in page.url
-        expect_picked(page, "8", "5")
+        expect_picked(page, "1", "2")
         expect(page.locator(".st-key-table-1 .js-plotly-plot")).to_contain_text("mean-ablated")
         page.screenshot(path=tmp_path / "fitted.png", full_page=True)
         page.close()

@@ -1,17 +1,21 @@
 """Queries give the planted numbers back, tidy and in order, and name what is missing or damaged."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import mannwhitneyu
 
 from core import queries
+from core.corpus import Document
 from core.errors import StitchLensError
 from core.pairs import get_pair
 from core.store import PROJECT, Workspace
-from tests.planted import ALPHAS, LOSSES, MAKERS, PAIR, losses, plant
+from tests.planted import ALPHAS, LOSSES, MAKERS, PAIR, losses, plant, plant_features
 
 
 @pytest.fixture
@@ -139,6 +143,31 @@ def test_computed_groups_artifacts(ws: Workspace) -> None:
         "pair": 1, "svcca": 1, "study": 1, "alpha_sweep": 1, "stitches": 3, "downstream": 2, "quality": 2,
     }  # fmt: skip
     assert table.what["stitches"] == queries.WHAT["stitches"]
+
+
+def test_an_effect_is_the_u_statistic() -> None:
+    g = np.random.default_rng(0)
+    x, y = g.normal(0.5, 1, 300).round(1), g.normal(0, 1, 200).round(1)
+    found = queries.effect(x, y)
+    expected = mannwhitneyu(x, y).statistic / (len(x) * len(y))
+    assert found["superiority"] == pytest.approx(expected)
+    assert found["superiority_low"] < expected < found["superiority_high"]
+    assert found["median_difference"] == pytest.approx(np.median(x) - np.median(y))
+    same = queries.effect(y, y)
+    assert same["superiority"] == 0.5 and same["superiority_low"] < 0.5 < same["superiority_high"]
+
+
+def test_a_feature_in_a_file_and_on_neuronpedia(ws: Workspace) -> None:
+    plant_features(ws, [Document(id=f"d@{k}+0", label="eng", text="x" * 50) for k in range(3)])
+    record = json.loads(json.dumps(queries.feature_record(ws, "L20-12", 3)))
+    assert record["feature"]["feature"] == 3 and record["makers"]["stitch_name"] == "L20-L9"
+    assert [c["document"] for c in record["b"]["contexts"]] == ["d@0+0", "d@1+0", "d@2+0"]
+    assert len(record["a"]["contexts"][0]["ends"]) == len(record["a"]["contexts"][0]["heat"]) + 1
+    assert json.dumps(queries.feature_record(ws, "L20-12", 11)), "a dead one has no correlation"
+    assert queries.neuronpedia(ws, "L20-12", 3) == "https://www.neuronpedia.org/planted/20-sae/3"
+    rows = queries.same_text(ws, "L20-12", 3)
+    assert rows.document.tolist() == ["d@0+0", "d@1+0"]
+    assert rows.a_activation.tolist() != rows.b_activation.tolist()
 
 
 def test_names_are_free(ws: Workspace) -> None:

@@ -1,0 +1,155 @@
+"""Seconds to open the Features page, to brush its histogram and to open a feature, in Chromium.
+
+At the shipped size, and at `--features` features: the shipped tables repeated, each copy with its own feature numbers.
+Opening is timed from the request to the feature's heading below the drawn histogram, in a fresh page of a warm server;
+brushing from the end of the drag to the new count under the table; a feature from the click on Next to its contexts.
+"""
+
+import argparse
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from benchmarks._measure import Line, parser, percentile, say, show
+from benchmarks.app import CHROMIUM_OPTIONS, chromium, serving
+from core import queries
+from core.store import Workspace, workspaces_dir
+
+TABLES = (
+    "features", "logits", "examples_a", "examples_b", "together_a", "together_b", "histograms_a", "histograms_b",
+)  # fmt: skip
+
+
+def enlarged(pair: str, features: int, into: Path) -> Path:
+    """A folder of workspaces with that of `pair` whose SAE has `features` features."""
+    source = Workspace(pair)
+    shutil.copytree(source.root, into / pair)
+    ws, sae = Workspace(pair, into), queries.saes(source)[0]
+    width = len(source.table(f"features/{sae}"))
+    for name in TABLES:
+        table, makers = source.table(f"{name}/{sae}"), source.entry(f"{name}/{sae}").makers
+        copies = [table.assign(feature=table.feature + k * width) for k in range(-(-features // width))]
+        whole = pd.concat(copies, ignore_index=True)
+        ws.put_table(f"{name}/{sae}", whole[whole.feature < features].reset_index(drop=True), makers)
+    return into
+
+
+def painted(page: Page) -> None:
+    page.wait_for_function(
+        "() => { const bars = document.querySelector('.st-key-correlations .js-plotly-plot .barlayer .point path');"
+        " const heat = document.querySelector('[data-testid=stHtml] div[dir=auto]'); return !!bars && !!heat; }",
+        timeout=300_000, polling="raf",
+    )  # fmt: skip
+
+
+def opened(browser: Browser, address: str) -> tuple[float, Page]:
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(300_000)
+    started = time.perf_counter()
+    page.goto(address)
+    painted(page)
+    return time.perf_counter() - started, page
+
+
+def brushed(page: Page, share: float) -> float:
+    """Drags over the bars from the middle to `share` of the right half; seconds until the table's count changes."""
+    plot = page.locator(".st-key-correlations .nsewdrag").first
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    assert box is not None
+    count = "[...document.querySelectorAll('[data-testid=stCaptionContainer]')].map(e => e.innerText)"
+    count += ".find(t => / of [0-9,]+ features/.test(t))"
+    before, y = page.evaluate(count), box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] / 2, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * (0.5 + share / 2), y, steps=5)
+    started = time.perf_counter()
+    page.mouse.up()
+    page.wait_for_function(f"before => {count} !== before", arg=before, polling="raf")
+    return time.perf_counter() - started
+
+
+def stepped(page: Page) -> float:
+    """Seconds from the click on Next to the next feature's contexts."""
+    heading = page.locator("h2#feature").inner_text()
+    contexts = "document.querySelector('[data-testid=stHtml]')?.innerHTML"
+    before = page.evaluate(contexts)
+    button = page.get_by_role("button", name="Next")
+    button.scroll_into_view_if_needed()
+    started = time.perf_counter()
+    button.click()
+    page.wait_for_function(
+        f"([heading, before]) => document.querySelector('h2#feature').innerText !== heading && {contexts} !== before",
+        arg=[heading, before], polling="raf",
+    )  # fmt: skip
+    return time.perf_counter() - started
+
+
+def measure(browser: Browser, pair: str, workspaces: Path, turns: int, targets: bool) -> list[Line]:
+    sae = queries.saes(Workspace(pair, workspaces))[0]
+    table = queries.features(Workspace(pair, workspaces), sae)
+    what = f"{len(table):,} features: "
+    # a run of features with contexts on both sides, so that each step shows new ones
+    good = table.reliable & table.jaccard.notna()
+    first = int(good.rolling(turns + 2).sum().idxmax()) - turns - 1
+    with serving(workspaces) as (address, _):
+        url = f"{address}/features?pair={pair}&feature={max(first, 0)}"
+        opened(browser, url)[1].close()
+        opens, brushes, steps = [], [], []
+        for _ in range(turns):
+            took, page = opened(browser, url)
+            opens.append(took)
+            page.close()
+        say(f"{what}opened")
+        _, page = opened(browser, url)
+        page.wait_for_timeout(2000)
+        for turn in range(turns):
+            brushes.append(brushed(page, 0.3 + 0.6 * turn / turns))
+            page.wait_for_timeout(500)
+        say(f"{what}brushed")
+        for _ in range(turns):
+            steps.append(stepped(page))
+            page.wait_for_timeout(500)
+        page.close()
+    return [
+        Line(what + "open, p95", percentile(opens, 0.95), "s", at_most=2 if targets else None,
+             note=f"median {statistics.median(opens):.2f}"),
+        Line(what + "brush, median", statistics.median(brushes), "s", at_most=1 if targets else None,
+             note=f"slowest {max(brushes):.2f}"),
+        Line(what + "feature view, median", statistics.median(steps), "s", at_most=1 if targets else None,
+             note=f"slowest {max(steps):.2f}"),
+    ]  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
+    if not queries.saes(Workspace(args.pair)):
+        sys.exit(f"No features of {args.pair}: run `python -m core features build {args.pair}` first.")
+    with tempfile.TemporaryDirectory(prefix="stitchlens-page-") as scratch, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_OPTIONS)
+        lines = measure(browser, args.pair, workspaces_dir(), args.turns, False)
+        lines += measure(browser, args.pair, enlarged(args.pair, args.features, Path(scratch)), args.turns, True)
+        browser.close()
+    return {"pair": args.pair, "turns": args.turns, "browser": Path(chromium()).name}, lines
+
+
+def main() -> None:
+    p = parser(__doc__)
+    p.add_argument("--pair", default="smollm2-gemma3", help="a pair whose features were measured")
+    p.add_argument("--features", type=int, default=65_536, help="features of the enlarged SAE")
+    p.add_argument("--turns", type=int, default=10, help="repeats of each action")
+    args = p.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the app is ended too
+    settings, lines = run(args)
+    show("features_page: open, brush, open a feature", settings, lines, args.json)
+
+
+if __name__ == "__main__":
+    main()
