@@ -53,6 +53,10 @@ class _Kept:
     def filled(self) -> NDArray[np.bool_]:
         return self.columns["document"] >= 0
 
+    def wants(self, feature: NDArray[np.int64], key: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which candidates exceed the least key that their feature keeps; all where it has room."""
+        return key > self.columns["key"].min(axis=1)[feature]
+
     def add(self, feature: NDArray[np.int64], new: dict[str, NDArray[Any]]) -> None:
         """Candidates, at most one a feature and document; equal keys go to the lower document."""
         order = np.lexsort((new["document"], -new["key"], feature))
@@ -74,20 +78,16 @@ class _Kept:
 
 
 def strongest(
-    acts: Float[Tensor, "n f"], document: NDArray[np.int64], position: NDArray[np.int64], ends: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]]]:
-    """(feature, columns) of each feature and document at its strongest active token: `activation`, `document`,
-    `position`, and `spans`, `heat` (see `around`)."""
+    acts: Float[Tensor, "n f"], document: NDArray[np.int64], position: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """(row, feature, activation) of each feature and document at its strongest active token, the first of equals."""
     at, feature = (x.numpy() for x in acts.nonzero(as_tuple=True))
     value = acts.numpy()[at, feature]
     order = np.lexsort((position[at], -value, document[at], feature))
     at, feature, value = at[order], feature[order], value[order]
     new = np.ones(len(at), dtype=bool)
     new[1:] = (feature[1:] != feature[:-1]) | (document[at][1:] != document[at][:-1])
-    at, feature, value = at[new], feature[new], value[new]
-    spans, heat = around(acts, at, feature, document, ends)
-    return feature, {"activation": value, "document": document[at], "position": position[at], "spans": spans,
-                     "heat": heat}  # fmt: skip
+    return at[new], feature[new], value[new]
 
 
 def around(
@@ -147,9 +147,14 @@ class Examples:
         come in one call and in order."""
         at, active = acts.nonzero(as_tuple=True)
         np.add.at(self.histogram, (active.numpy(), bins(acts[at, active]).numpy()), 1)
-        feature, columns = strongest(acts, document, position, ends)
-        self.top.add(feature, columns | {"key": columns["activation"].astype(np.float64)})
-        self.sample.add(feature, columns | {"key": self._rng.random(len(feature))})
+        at, feature, value = strongest(acts, document, position)
+        for kept, key in ((self.top, value.astype(np.float64)), (self.sample, self._rng.random(len(feature)))):
+            near = kept.wants(feature, key)
+            spans, heat = around(acts, at[near], feature[near], document, ends)
+            kept.add(feature[near], {
+                "key": key[near], "activation": value[near], "document": document[at[near]],
+                "position": position[at[near]], "spans": spans, "heat": heat,
+            })  # fmt: skip
 
     def table(self, documents: Sequence[Document]) -> pd.DataFrame:
         """One row an example, by feature and in each group strongest first: `feature`, `group` ('top', or 'q1'
