@@ -334,13 +334,10 @@ def own(ws: Workspace, pair: PairSpec, sae: str, f: int, scale: dict[str, float]
     _, _, text, found = now["read"]
     strongest = {side: found[side].acts.max(0).values for side in SIDES}
     for side, column in zip(SIDES, st.columns(2, gap="large"), strict=True):
-        read, colour = found[side], "blue" if side == "a" else "violet"
-        values = read.acts[:, f].tolist()
-        ends = [int(read.ends[0]) - 1 if len(read.ends) else 0, *read.ends.tolist()]
-        ends[0] = 0
-        column.subheader(f":{colour}[{SIDES[side]}]", anchor=f"own-{side}")
+        values = found[side].acts[:, f].tolist()
         peak = max(range(len(values)), key=values.__getitem__) if max(values) > 0 else -2
-        column.html(heat.tokens(text, ends, values, peak, scale[side], side))
+        column.subheader(f":{'blue' if side == 'a' else 'violet'}[{SIDES[side]}]", anchor=f"own-{side}")
+        column.html(heat.tokens(text, [0, *found[side].ends.tolist()], values, peak, scale[side], side))
     both = pd.DataFrame({"feature": range(len(strongest["a"])), "a": strongest["a"], "b": strongest["b"]})
     both = both[(both.a > 0) | (both.b > 0)].sort_values("a", ascending=False)
     number, key = st.column_config.NumberColumn, f"own-{hash(text)}"

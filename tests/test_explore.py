@@ -115,6 +115,34 @@ def test_again_changes_nothing_and_layers_must_fit(bench: Bench, ws: Workspace, 
         explore.explore(bench, "L1-96", "L2-L3", SMALL)
 
 
+def test_an_sae_from_elsewhere_is_checked_and_kept(bench: Bench, ws: Workspace, tmp_path: Path) -> None:
+    mine = SAE.load_from_disk(ws.path("saes/L1-96"), dtype="float32")
+    mine.save_model(tmp_path / "my sae")
+    name = explore.adopt(bench, str(tmp_path / "my sae"), 1)
+    assert name == "my-sae" == explore.adopt(bench, name, 1)
+    assert np.allclose(SAE.load_from_disk(ws.path("saes/my-sae"), dtype="float32").W_dec.numpy(), mine.W_dec.numpy())
+    with pytest.raises(StitchLensError, match="before layer 1; wanted layer 2"):
+        explore.adopt(bench, str(tmp_path / "my sae"), 2)
+    config = json.loads((tmp_path / "my sae" / "cfg.json").read_text())
+
+    def changed(**metadata: str) -> str:
+        text = json.dumps(config | {"metadata": config["metadata"] | metadata})
+        (tmp_path / "my sae" / "cfg.json").write_text(text)
+        return str(tmp_path / "my sae")
+
+    with pytest.raises(StitchLensError, match="an SAE of gpt2; wanted one of"):
+        explore.adopt(bench, changed(model_name="gpt2"), 1)
+    with pytest.raises(StitchLensError, match="hook_z"):
+        explore.adopt(bench, changed(hook_name="blocks.1.attn.hook_z"), 1)
+    with pytest.raises(StitchLensError, match="before layer 2"):
+        explore.adopt(bench, changed(hook_name="blocks.1.hook_resid_post"), 1)
+    for wrong in ("nowhere", str(tmp_path / "nowhere")):
+        with pytest.raises(StitchLensError, match="a folder, RELEASE:ID, or one of the workspace's"):
+            explore.adopt(bench, wrong, 1)
+    with pytest.raises(StitchLensError, match="release 'no-such-release'"):
+        explore.adopt(bench, "no-such-release:layer_1", 1)
+
+
 def test_the_command_line_carries_an_sae(ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a plain SAELens script: what it opens is T_up(SAE(T_down(x)))."""
     ws.root.rename(tmp_path / "nano")

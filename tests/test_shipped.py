@@ -1,0 +1,85 @@
+"""The committed feature tables: targets met, controls beaten, pointers that lead to what they say."""
+
+import json
+
+import numpy as np
+import pytest
+from sae_lens import SAE
+from typer.testing import CliRunner
+
+from core import explore, queries
+from core.cli import app
+from core.pairs import get_pair
+from core.store import WORKSPACES, Workspace
+
+PAIRS = ("nano", "smollm2-gemma3")
+
+
+@pytest.fixture(params=PAIRS)
+def ws(request: pytest.FixtureRequest) -> Workspace:
+    return Workspace(request.param, WORKSPACES)
+
+
+def test_the_sae_and_its_transfer_meet_their_targets(ws: Workspace) -> None:
+    (sae, *_) = queries.saes(ws)
+    table = queries.sae_quality(ws, sae).set_index("name")
+    measured = {str(name): dict(row) for name, row in table.iterrows()}
+    assert measured["original"]["explained_variance"] >= 0.8
+    assert measured["original"]["dead"] < 0.1
+    for control in ("shuffled-pair stitch", "random stitch", "random SAE, transferred"):
+        assert measured["transferred"]["fuv"] < 0.7 * measured[control]["fuv"], control
+        assert measured["transferred"]["loss"] < measured[control]["loss"] - 0.1, control
+
+
+def test_transferred_features_lie_apart_from_the_controls(ws: Workspace) -> None:
+    found = queries.feature_counts(ws, queries.saes(ws)[0])
+    for control in ("random", "shuffled"):
+        assert found["effect"][control]["superiority_low"] > 0.75, control
+        assert found["effect"][control]["median_difference_low"] > 0.1, control
+    assert min(found["counts"][kind] for kind in ("semantic", "structural")) > 20
+
+
+def test_one_feature_reads_in_full(ws: Workspace) -> None:
+    sae = queries.saes(ws)[0]
+    table = queries.features(ws, sae)
+    texts = queries.texts(get_pair(ws.pair).corpus)
+    f = int(table.joint.idxmax())
+    for side in ("a", "b"):
+        rows = queries.feature_examples(ws, sae, side, f)
+        assert {"top", "q1", "q2", "q3", "q4"} <= set(rows.group)
+        for row in rows.to_dict("records"):
+            assert row["ends"][-1] <= len(texts[row["document"]])
+    both = queries.same_text(ws, sae, f)
+    assert 5 <= len(both) <= 10
+    assert SAE.load_from_disk(ws.path(f"saes/{sae}")).cfg.d_sae == len(table)
+
+
+@pytest.mark.model
+def test_what_is_read_live_is_what_a_pointer_says() -> None:
+    ws = Workspace("nano", WORKSPACES)
+    sae = queries.saes(ws)[0]
+    live = explore.Live(get_pair("nano"), sae)
+    texts = queries.texts(get_pair("nano").corpus)
+    f = int(queries.features(ws, sae).joint.idxmax())
+    for side in ("a", "b"):
+        row = queries.feature_examples(ws, sae, side, f).iloc[0]
+        read = live.read(texts[row.document])[side]
+        value = float(read.acts[read.position == row.position, f])
+        assert value == pytest.approx(row.activation, rel=0.05), "bfloat16, another batch"
+        at = int(np.flatnonzero(read.position == row.position)[0])
+        assert read.ends[at] == row.ends[row.peak + 1]
+
+
+@pytest.mark.model
+def test_the_command_line_measures_the_sae_again() -> None:
+    ws = Workspace("nano", WORKSPACES)
+    sae = queries.saes(ws)[0]
+    stitch = ws.entry(f"features/{sae}").makers["stitch_name"]
+    done = CliRunner().invoke(app, ["sae", "eval", "nano", "--sae", sae, "--stitch", stitch, "--json"])
+    assert done.exit_code == 0, done.output
+    again = {row["name"]: row for row in json.loads(done.stdout)["variants"]}
+    for row in queries.sae_quality(ws, sae).to_dict("records"):
+        assert again[row["name"]]["fuv"] == pytest.approx(row["fuv"], rel=0.02), row["name"]
+        assert again[row["name"]]["loss"] == pytest.approx(row["loss"], rel=0.02), row["name"]
+    lost = CliRunner().invoke(app, ["sae", "eval", "nano", "--sae", "no-such"])
+    assert lost.exit_code == 2 and "no SAE 'no-such'" in lost.stderr
