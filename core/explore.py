@@ -12,7 +12,7 @@ from torch import Tensor
 from core import downstream
 from core.attribution import extreme_tokens, measure_attribution
 from core.errors import StitchLensError
-from core.examples import Read, find_examples, overlap, read_places, read_text, shared_places
+from core.examples import Read, find_examples, overlap, read_places, read_text, shared_places, short
 from core.harvest import harvest_rows, norm_limits, read_window, windows, within
 from core.pairs import Frozen, LayerPair, PairSpec
 from core.pipeline import Bench, BuildConfig
@@ -282,7 +282,7 @@ def _logits(bench: Bench, saes: dict[str, tuple[str, "SAE[Any]"]]) -> pd.DataFra
         ranks = np.r_[np.arange(k2 // 2), -1 - np.arange(k2 // 2)]
         parts.append(pd.DataFrame({
             "feature": np.repeat(np.arange(f), k2), "side": side, "rank": np.tile(ranks, f),
-            "token": texts[where.reshape(-1)], "weight": weights.numpy().reshape(-1),
+            "token": texts[where.reshape(-1)], "weight": short(weights.numpy().reshape(-1)),
         }))  # fmt: skip
     return pd.concat(parts, ignore_index=True)
 

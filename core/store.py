@@ -282,7 +282,7 @@ class Workspace:
 
     def put_table(self, name: str, table: pd.DataFrame, makers: dict[str, Any]) -> Artifact:
         def write(path: Path) -> None:
-            table.to_parquet(path, index=False, compression="zstd", row_group_size=ROW_GROUP)
+            table.to_parquet(path, index=False, compression="zstd", compression_level=12, row_group_size=ROW_GROUP)
 
         return self.put(name, write, "table", ".parquet", makers)
 

@@ -30,6 +30,7 @@ from core.examples import (
     read_places,
     read_text,
     shared_places,
+    short,
 )
 from core.queries import unpacked
 
@@ -98,6 +99,11 @@ def test_heat_is_that_of_the_tokens_around() -> None:
         assert row["heat"] == pytest.approx([value[d, p][row["feature"]] for p in inside], abs=row["activation"] / 500)
         assert row["heat"][row["peak"]] == pytest.approx(row["activation"])
         assert list(row["ends"]) == [3 * (inside[0] - 1), *(3 * p for p in inside)], "each begins where one ended"
+
+
+@given(st.floats(2.0**-60, 2.0**60, width=32))
+def test_what_is_kept_is_right_to_three_digits(x: float) -> None:
+    assert short(np.array([x, 0.0], dtype=np.float32)) == pytest.approx([x, 0.0], rel=2**-11)
 
 
 def test_bins_are_half_octaves() -> None:
