@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from core import explore
 
 SIDES = {"a": "A, with the original SAE", "b": "B, with the transferred SAE"}
-GROUPS = {"top": "Top contexts", "q4": "Strong", "q3": "Upper middle", "q2": "Lower middle", "q1": "Weak"}
-VIEWS = {"each": "Top contexts of each", "same": "The same text in both", "own": "Your own text"}
+GROUPS = {"top": "Top", "q4": "Strong", "q3": "Upper", "q2": "Lower", "q1": "Weak"}
+EACH, SAME, OWN = "Contexts of each", "Same text", "Your own text"
 COLOURS = {"kind": "Class", "correlation": "Attribution correlation", "density_a": "Density in A (log)"}
-OWN = "The committee will meet in Paris on Monday, and nobody knows whether they will agree."
+SAMPLE = "The committee will meet in Paris on Monday, and nobody knows whether they will agree."
 LONGEST = 2000
 """Characters of a text that is typed in."""
 MARKS = (
@@ -65,11 +65,11 @@ def page() -> None:
 
 
 def follow(table: pd.DataFrame) -> None:
-    """Settle, before any widget is drawn, which feature is shown: the link's, or the one that correlates best."""
+    """Settle, before any widget is drawn, which feature is shown: the link's, or the one most alike in both."""
     now = st.session_state
     linked = st.query_params.get("feature", "")
     if "feature" not in now:
-        usual = int(table.correlation.where(table.reliable).fillna(-1).idxmax())
+        usual = int((table.correlation + table.rbo).where(table.reliable).fillna(-1).idxmax())
         wanted = int(linked) if linked.isdecimal() else usual
         if wanted >= len(table):
             st.warning(f"No feature {wanted} here, they run from 0 to {len(table) - 1}; showing {usual}.")
@@ -81,14 +81,15 @@ def follow(table: pd.DataFrame) -> None:
 def correlations(table: pd.DataFrame, settings: dict[str, Any]) -> tuple[float, float] | None:
     """Fig. 14; returns the range of correlations that is selected on it."""
     rows = table[table.reliable]
-    random, shuffled = rows["random"].median(), rows["shuffled"].median()
+    random, shuffled = (round(float(rows[control].median()), 2) + 0.0 for control in ("random", "shuffled"))
     drawn = figures.draw(
         figures.correlations(rows),
         f"Eq. 10 (Fig. 14): Pearson correlation, over paired held-out positions, of a feature's attribution to the "
         f"next token in A and, after transfer through {plain(settings['stitch_name'])}, in B; {len(rows):,} of "
         f"{len(table):,} features, those active in both at 20 positions or more. Median "
         f"{rows.correlation.median():.2f}; controls: a random SAE through the same stitch, {random:.2f}, and the same "
-        f"features through a stitch of shuffled pairs, {shuffled:.2f}. Drag over bars to list their features below.",
+        f"features through a stitch of shuffled pairs, {shuffled:.2f} (its peak is cut off). "
+        "Drag over bars to list their features below.",
         key="correlations", alt="Histogram of attribution correlation with two controls", on_select="rerun",
         selection_mode=("points", "box"),
     )  # fmt: skip
@@ -222,21 +223,21 @@ def one(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> None:
     ])  # fmt: skip
     scale = {side: float(row[f"max_{side}"]) for side in SIDES}
     view = st.segmented_control(
-        "Compare", list(VIEWS), default="each", required=True, format_func=lambda v: VIEWS[v], key="view",
-        bind="query-params", help="Contexts where each model finds it strongest; the same ones in both; or a text of "
+        "Compare", (EACH, SAME, OWN), default=EACH, required=True, key="view", bind="query-params",
+        help="Contexts where each model finds it strongest; the same ones in both; or a text of "
         "yours, read by both models now.",
     )  # fmt: skip
-    match view:
-        case "same":
-            same(ws, sae, f, documents(pair), scale)
-        case "own":
-            own(ws, pair, sae, f, scale)
-        case _:
-            texts = documents(pair)
-            left, right = st.columns(2, gap="large")
-            for side, column in (("a", left), ("b", right)):
-                with column, section():
-                    panel(ws, sae, side, f, texts, scale[side])
+    if view == OWN:
+        own(ws, pair, sae, f, scale)
+        return
+    texts = documents(pair)
+    if view == SAME:
+        same(ws, sae, f, texts, scale)
+        return
+    left, right = st.columns(2, gap="large")
+    for side, column in (("a", left), ("b", right)):
+        with column, section():
+            panel(ws, sae, side, f, texts, scale[side])
 
 
 @st.cache_resource(max_entries=2, show_spinner="Opening the corpus")
@@ -270,8 +271,9 @@ def panel(ws: Workspace, sae: str, side: str, f: int, texts: dict[str, str], sca
         return
     groups = [g for g in GROUPS if g in set(examples.group)]
     shown = st.segmented_control(
-        "Contexts", groups, default=groups[0], required=True, format_func=lambda g: GROUPS[g], key=f"group-{side}"
-    )
+        "Contexts", groups, default=groups[0], required=True, format_func=lambda g: GROUPS[g], key=f"group-{side}",
+        help="The strongest contexts, or a sample from each quarter of the others by activation.",
+    )  # fmt: skip
     rows = examples.loc[examples.group == shown].head(10).to_dict("records")
     lines = [
         heat.tokens(texts[row["document"]], row["ends"], row["heat"], row["peak"], scale, side)
@@ -309,7 +311,7 @@ def same(ws: Workspace, sae: str, f: int, texts: dict[str, str], scale: dict[str
     st.caption(f"Left A with the original SAE, right B with the transferred one, around the same place. {MARKS}")
 
 
-@st.cache_resource(max_entries=1, show_spinner="Opening both models")
+@st.cache_resource(max_entries=1, show_spinner=False)
 def _live(pair: str, sae: str, stamp: str) -> "explore.Live":
     from core.explore import Live
 
@@ -320,13 +322,13 @@ def own(ws: Workspace, pair: PairSpec, sae: str, f: int, scale: dict[str, float]
     """A text that was typed in, read by both models: this feature in it, and the features that are strongest there."""
     with st.form("own-text", border=False):
         text = st.text_area(
-            "Text", OWN, max_chars=LONGEST, key="text", bind="query-params",
+            "Text", SAMPLE, max_chars=LONGEST, key="text", bind="query-params",
             help=f"At most {LONGEST:,} characters. Both models read it up to the stitched layers.",
         )  # fmt: skip
         asked = st.form_submit_button("Read", type="primary")
     now = st.session_state
     if asked:
-        with st.spinner("Reading"):
+        with st.spinner("Reading; the first time, both models are opened"):
             now["read"] = (ws.pair, sae, text, _live(ws.pair, sae, queries.stamp(ws)).read(text))
     if "read" not in now or now["read"][:2] != (ws.pair, sae):
         st.caption("Press Read: both models are opened once, which takes some seconds, and then read in a moment.")

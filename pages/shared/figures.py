@@ -196,16 +196,16 @@ def correlations(table: pd.DataFrame) -> go.Figure:
     click selects bars; their x is the middle of a bin of BINS."""
     c = colours()
     middle = (BINS[1:] + BINS[:-1]) / 2
+    counts = {column: np.histogram(table[column].dropna(), BINS)[0] for column in ("correlation", "random", "shuffled")}
     figure = go.Figure()
-    counts, _ = np.histogram(table.correlation.dropna(), BINS)
     figure.add_bar(
-        x=middle, y=counts, name="transferred", marker={"color": c["b"], "line": {"color": c["a"], "width": 1}},
+        x=middle, y=counts["correlation"], name="transferred",
+        marker={"color": c["b"], "line": {"color": c["a"], "width": 1}},
         hovertemplate="Eq. 10 about %{x:.2f}<br>%{y} features<extra>transferred</extra>",
     )  # fmt: skip
     for column, name, dash in (("random", "random SAE", "solid"), ("shuffled", "shuffled-pair stitch", "dot")):
-        counts, _ = np.histogram(table[column].dropna(), BINS)
         figure.add_scatter(
-            x=middle, y=counts, name=name, mode="lines",
+            x=middle, y=counts[column], name=name, mode="lines",
             line={"color": c["control"], "width": 2, "dash": dash, "shape": "hvh"},
             hovertemplate=f"Eq. 10 about %{{x:.2f}}<br>%{{y}} features<extra>{name}</extra>",
         )  # fmt: skip
@@ -216,7 +216,8 @@ def correlations(table: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(
         title="attribution correlation, Eq. 10 (→ alike)", range=[-1, 1], fixedrange=True, zeroline=False
     )
-    figure.update_yaxes(title="features", fixedrange=True, zeroline=False)
+    most = max(counts["correlation"].max(initial=1), counts["random"].max(initial=1))
+    figure.update_yaxes(title="features", range=[0, 1.2 * most], fixedrange=True, zeroline=False)
     return figure
 
 
