@@ -1,7 +1,7 @@
 """Record and replace the residual stream at `blocks.{L}.hook_resid_pre`; hooks are always undone."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +10,10 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from core.models import LiveModel
+
+
+Change = Callable[[Tensor], Tensor]
+"""The residual stream [rows, pos, d] to what takes its place."""
 
 
 class _Stop(Exception):
@@ -38,6 +42,18 @@ def residuals(
     with torch.inference_mode(), contextlib.suppress(_Stop), model.bridge.hooks(fwd_hooks=wanted):
         model.body(input_ids=ids, use_cache=False)
     return seen
+
+
+@contextlib.contextmanager
+def changed(model: "LiveModel", changes: Mapping[int, Change]) -> Iterator[None]:
+    """While it holds, the residual stream before each of the layers is what its callable makes of it."""
+
+    def through(change: Change) -> Callable[..., Tensor]:
+        return lambda tensor, hook: change(tensor).to(tensor)
+
+    wanted = [(_name(layer), through(change)) for layer, change in changes.items()]
+    with model.bridge.hooks(fwd_hooks=wanted):
+        yield
 
 
 @contextlib.contextmanager

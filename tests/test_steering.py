@@ -1,0 +1,271 @@
+"""Operators do what Eq. 8 and 9 say, lanes together are lanes alone, hooks are gone afterwards, turns are kept."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+import torch
+from conftest import Tiny
+
+from core import hooks, steering
+from core.corpus import Corpus, load_corpus
+from core.errors import StitchLensError
+from core.models import LiveModel
+from core.pairs import PAIRS
+from core.steering import (
+    OPERATORS,
+    Lane,
+    Sampling,
+    Turns,
+    Vector,
+    Written,
+    diff_mean,
+    draw,
+    encode_prompt,
+    generate,
+    means,
+    moved,
+    random_like,
+)
+from core.stitch import Stitch
+
+LAYER = 2
+SHORT = Sampling(tokens=8, seed=3)
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return load_corpus(PAIRS["nano"].corpus)
+
+
+@pytest.fixture
+def nano(tiny: Tiny) -> LiveModel:
+    return tiny("nano-b")
+
+
+def texts(corpus: Corpus, language: str, n: int = 30) -> list[str]:
+    return [d.text for d in corpus.split("fit") if d.label.split("/")[0] == language][:n]
+
+
+@pytest.fixture
+def french(nano: LiveModel, corpus: Corpus) -> Vector:
+    return diff_mean(means(nano, texts(corpus, "fra"), texts(corpus, "eng"), LAYER))
+
+
+def last(stream: Any) -> list[Written]:
+    out: list[Written] = []
+    for step in stream:
+        out = step
+    return out
+
+
+def test_diff_mean_is_that_of_dense_activations(nano: LiveModel, corpus: Corpus) -> None:
+    plus, minus = texts(corpus, "fra", 5), texts(corpus, "eng", 5)
+    vector = diff_mean(means(nano, plus, minus, LAYER))
+    rows = []
+    for side in (plus, minus):
+        parts = []
+        for e in nano.encode(side):
+            h = hooks.residuals(nano, nano.pad([e.ids]), [LAYER])[LAYER][0]
+            parts.append(h[torch.from_numpy(e.usable)])
+        rows.append(torch.cat(parts).double())
+    v = rows[0].mean(0) - rows[1].mean(0)
+    v = (v / v.norm()).float()
+    assert torch.allclose(vector.v, v, atol=1e-4)
+    assert vector.mean == pytest.approx(float((rows[0].float() @ v).mean()), rel=1e-3)
+    with pytest.raises(StitchLensError, match="no length"):
+        diff_mean(means(nano, plus, plus, LAYER))
+    with pytest.raises(StitchLensError, match="without a token"):
+        means(nano, [""], plus, LAYER)
+    with pytest.raises(StitchLensError, match="layer 99"):
+        means(nano, plus, minus, 99)
+
+
+def test_a_moved_vector_is_renormalised_and_measured_anew(nano: LiveModel, corpus: Corpus, french: Vector) -> None:
+    d = nano.spec.d_model
+    stitch = Stitch(3 * torch.eye(d), torch.ones(d), torch.eye(d) / 3, torch.zeros(d))
+    found = means(nano, texts(corpus, "fra", 5), texts(corpus, "eng", 5), LAYER)
+    vector = moved(french, stitch, "up", found)
+    assert torch.allclose(vector.v, french.v, atol=1e-5), "the bias takes no part, the scale goes"
+    assert vector.mean == pytest.approx(float(found.positive @ vector.v))
+    control = random_like(french, found, 1)
+    assert float(control.v.norm()) == pytest.approx(1)
+    assert abs(float(control.v @ french.v)) < 0.3
+    push = [x.mean - float(found.negative @ x.v) for x in (french, control)]
+    assert push[0] == pytest.approx(push[1], rel=1e-4)
+
+
+def test_a_clamp_of_1_puts_the_component_to_the_mean(nano: LiveModel, french: Vector) -> None:
+    h = 3 * torch.randn(2, 7, nano.spec.d_model, generator=torch.Generator().manual_seed(0))
+    shape = (1, 1, 1)
+    mean, v = torch.full(shape, french.mean), french.v[None, None]
+    one = OPERATORS["clamp"](h, v, mean, torch.ones(shape))
+    assert torch.allclose(one @ french.v, torch.full((2, 7), french.mean), atol=1e-4)
+    across = lambda x: x - (x @ french.v)[..., None] * french.v  # noqa: E731
+    assert torch.allclose(across(one), across(h), atol=1e-4), "nothing else changes"
+    for operator in OPERATORS.values():
+        assert torch.equal(operator(h, v, mean, torch.zeros(shape)), h)
+    half = OPERATORS["add"](h, v, mean, torch.full(shape, 0.5))
+    assert torch.allclose(half - h, (0.5 * mean * v).expand_as(h), atol=1e-5)
+
+
+def test_every_position_but_special_ones_is_steered(nano: LiveModel, french: Vector) -> None:
+    """What the layer reads in a stream: the prompt at its first pass, then one token after the other."""
+    read: list[torch.Tensor] = []
+    original = nano.body.forward
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        with hooks.changed(nano, {LAYER: lambda h: read.append(h.clone()) or h}):
+            return original(*args, **kwargs)
+
+    nano.body.forward = watched
+    try:
+        last(generate(nano, "The house", [Lane(french), Lane(), Lane(french, prompt=False)], Sampling(tokens=3)))
+    finally:
+        nano.body.forward = original
+    at = torch.stack([h @ french.v for h in (x[0, 1:] for x in read[:1])])[0]
+    assert torch.allclose(at, torch.full_like(at, french.mean), atol=1e-4)
+    assert float(read[0][0, 0] @ french.v) != pytest.approx(french.mean, abs=1e-3), "the special token is left alone"
+    assert torch.equal(read[0][1], read[0][2]), "a lane that leaves the prompt alone reads what an unsteered one reads"
+    for h in read[1:]:
+        for lane in (0, 2):
+            assert float(h[lane, 0] @ french.v) == pytest.approx(french.mean, abs=1e-4)
+        assert float(h[1, 0] @ french.v) != pytest.approx(french.mean, abs=1e-3)
+
+
+def test_without_vectors_the_logits_are_the_models_own(nano: LiveModel) -> None:
+    """Greedy decoding by hand, without a cache, writes the same."""
+    ids = encode_prompt(nano, "The house of my", 6).tolist()
+    n = len(ids)
+    for _ in range(6):
+        with torch.inference_mode():
+            hidden = nano.body(input_ids=torch.tensor([ids])).last_hidden_state[0, -1:]
+            ids.append(int(nano.logits(hidden)[0].argmax()))
+    greedy = Sampling(tokens=6, temperature=0, repetition=1)
+    assert last(generate(nano, "The house of my", [Lane()], greedy))[0].ids == ids[n:]
+
+
+def test_a_lane_writes_the_same_beside_any_others(nano: LiveModel, french: Vector) -> None:
+    lanes = [Lane(), Lane(french), Lane(french, "add", 0.5), Lane(french, strength=2.0), Lane(french, prompt=False)]
+    together = last(generate(nano, "The house of my", lanes, SHORT))
+    assert len({tuple(x.ids) for x in together}) > 2
+    for lane, written in zip(lanes, together, strict=True):
+        (alone,) = last(generate(nano, "The house of my", [lane], SHORT))
+        assert alone.ids == written.ids and alone.text == written.text
+    assert last(generate(nano, "The house of my", [Lane()], Sampling(tokens=8, seed=4)))[0].ids != together[0].ids
+
+
+def test_hooks_are_gone_after_a_stream_and_after_one_that_was_dropped(nano: LiveModel, french: Vector) -> None:
+    ids = torch.tensor([encode_prompt(nano, "The house", 1).tolist()])
+    with torch.inference_mode():
+        before = nano.body(input_ids=ids).last_hidden_state
+    last(generate(nano, "The house", [Lane(french)], SHORT))
+    next(iter(generate(nano, "The house", [Lane(french)], SHORT)))
+    with pytest.raises(ZeroDivisionError), hooks.changed(nano, {LAYER: lambda h: h / (1 // 0)}):
+        nano.body(input_ids=ids)
+    with torch.inference_mode():
+        assert torch.equal(nano.body(input_ids=ids).last_hidden_state, before)
+
+
+def test_a_stop_is_heard_within_a_token(nano: LiveModel) -> None:
+    seen: list[int] = []
+    for written in generate(nano, "The house", [Lane()], SHORT, stop=lambda: len(seen) == 2):
+        seen.append(len(written[0].ids))
+    assert seen == [1, 2]
+
+
+def test_steering_to_a_language_moves_what_is_written(nano: LiveModel, french: Vector) -> None:
+    """The science on small models: the mean of French goes up in what the model expects next."""
+    stream = Sampling(tokens=24, temperature=0.7, seed=1)
+    plain, steered = last(generate(nano, "The house of my mother is", [Lane(), Lane(french, strength=1.5)], stream))
+    assert plain.text != steered.text
+    ids = torch.tensor([[0, *steered.ids], [0, *plain.ids]][0:1])
+    h = hooks.residuals(nano, ids, [LAYER])[LAYER][0, 1:].float()
+    other = hooks.residuals(nano, torch.tensor([[0, *plain.ids]]), [LAYER])[LAYER][0, 1:].float()
+    assert float((h @ french.v).mean()) > float((other @ french.v).mean())
+
+
+@pytest.mark.parametrize(("prompt", "says"), [("", "an empty prompt"), ("a " * 5000, "shorten it")])
+def test_prompts_that_do_not_fit_are_said(nano: LiveModel, prompt: str, says: str) -> None:
+    with pytest.raises(StitchLensError, match=says):
+        last(generate(nano, prompt, [Lane()], SHORT))
+
+
+def test_bad_vectors_and_strengths_are_said(nano: LiveModel) -> None:
+    with pytest.raises(StitchLensError, match="width 3"):
+        last(generate(nano, "The", [Lane(Vector(LAYER, torch.ones(3), 1.0))], SHORT))
+    for strength in (1e9, float("nan"), float("-inf")):
+        with pytest.raises(StitchLensError, match="1 is Eq"):
+            Lane(strength=strength)
+
+
+@pytest.mark.parametrize("prompt", ["שלום עולם", "🙂🙂🙂", "a" * 400, "<b>&amp;</b>\n\n"])
+def test_odd_prompts_go_on(nano: LiveModel, prompt: str) -> None:
+    (written,) = last(generate(nano, prompt, [Lane()], SHORT))
+    assert 0 < len(written.ids) <= 8
+
+
+def test_draws_follow_the_shares() -> None:
+    logits = torch.tensor([0.0, 1.0, 2.0, 3.0, -9.0])
+    seen = torch.tensor([4])
+    g = torch.Generator().manual_seed(0)
+    n, counts = 4000, torch.zeros(5)
+    plain = Sampling(temperature=1, top_p=1, repetition=1)
+    for _ in range(n):
+        counts[draw(logits, seen, plain, g)] += 1
+    assert torch.allclose(counts / n, torch.softmax(logits, 0), atol=0.03)
+    narrow = Sampling(temperature=1, top_p=0.6, repetition=1)
+    assert {draw(logits, seen, narrow, g) for _ in range(100)} == {3}
+    tired = Sampling(temperature=0, repetition=2)
+    assert draw(logits, torch.tensor([3]), tired, g) == 2
+
+
+def test_the_whole_vocabulary_is_looked_at_where_it_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steering, "LIKELY", 4)
+    flat, g = torch.zeros(64), torch.Generator().manual_seed(0)
+    drawn = {draw(flat, torch.tensor([0]), Sampling(temperature=1, top_p=1, repetition=1), g) for _ in range(600)}
+    assert len(drawn) > 55
+
+
+def test_turns_are_first_come_first_served() -> None:
+    turns, order, places = Turns(), [], []
+    inside = threading.Event()
+
+    def use(k: int) -> None:
+        with turns.turn(lambda place: places.append((k, place))):
+            order.append(k)
+            if k == 0:
+                inside.wait(5)
+
+    threads = []
+    for k in range(4):
+        threads.append(threading.Thread(target=use, args=(k,)))
+        threads[-1].start()
+        time.sleep(0.05)
+    inside.set()
+    for thread in threads:
+        thread.join(5)
+    assert order == [0, 1, 2, 3]
+    assert {(1, 1), (2, 2), (3, 3)} <= set(places)
+    with pytest.raises(ZeroDivisionError), turns.turn():
+        _ = 1 // 0
+    with turns.turn():
+        pass
+
+
+def test_streams_at_once_are_streams_one_by_one(nano: LiveModel, french: Vector) -> None:
+    turns, found = Turns(), {}
+    lanes = {k: [Lane(french, strength=0.5 * k), Lane()] for k in range(4)}
+
+    def write(k: int) -> None:
+        with turns.turn():
+            found[k] = [x.ids for x in last(generate(nano, f"The {k} houses", lanes[k], SHORT))]
+
+    threads = [threading.Thread(target=write, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k in range(4):
+        assert found[k] == [x.ids for x in last(generate(nano, f"The {k} houses", lanes[k], SHORT))]
