@@ -182,11 +182,17 @@ def zero_shot(
         clean, ablated, mine = loss[side], loss[f"zeros {side}"], loss[name]
         rows.append({
             "name": name, "model": side, **reconstruction(sae, kept[side]),
-            "rank": int(torch.linalg.matrix_rank(sae.W_dec.double())), "loss": mine, "loss_clean": clean,
+            "rank": rank(sae.W_dec), "loss": mine, "loss_clean": clean,
             "loss_ablated": ablated, "delta_loss": mine - clean,
             "ce_loss_score": (ablated - mine) / (ablated - clean),
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def rank(weights: Tensor) -> int:
+    """Singular values above float32's rounding of the largest: what a product with a narrower map leaves."""
+    rounding = max(weights.shape) * torch.finfo(torch.float32).eps
+    return int(torch.linalg.matrix_rank(weights.double(), rtol=rounding))
 
 
 def _in_place(side: str, new: Any) -> downstream.Rows:
