@@ -257,7 +257,7 @@ def _features(
 ) -> pd.DataFrame:
     """One row a feature: the columns of `Attribution.table`; `random`, the correlation of a random SAE's feature, and
     `shuffled`, of the same feature through a stitch of shuffled pairs; `sentences`, `consistent`, `consistency`;
-    `jaccard`, `rbo` of the top examples; `x`, `y` of a UMAP of decoder directions."""
+    `jaccard`, `rbo` of the top examples; `x`, `y` of a UMAP of decoder directions; `raises`, see `raised`."""
     ws, held_out = bench.workspace, bench.corpus.split("held-out")
 
     sides = {
@@ -273,7 +273,7 @@ def _features(
     tops = overlap(ws.table(f"examples_a/{sae_name}"), ws.table(f"examples_b/{sae_name}"))
     table = table.merge(stays, on="feature", how="left").merge(tops, on="feature", how="left")
     x, y = _map(saes["original"][1].W_dec.float().numpy(), config.seed)
-    return table.assign(x=x, y=y)
+    return table.assign(x=x, y=y, raises=raised(ws.table(f"logits/{sae_name}", side="a")).to_numpy())
 
 
 def _logits(bench: Bench, saes: dict[str, tuple[str, "SAE[Any]"]]) -> pd.DataFrame:
@@ -291,6 +291,13 @@ def _logits(bench: Bench, saes: dict[str, tuple[str, "SAE[Any]"]]) -> pd.DataFra
             "token": texts[where.reshape(-1)], "weight": short(weights.numpy().reshape(-1)),
         }))  # fmt: skip
     return pd.concat(parts, ignore_index=True)
+
+
+def raised(logits: pd.DataFrame, most: int = 5) -> "pd.Series[str]":
+    """By feature, the tokens that it raises most, in one line."""
+    tokens = logits[(logits["rank"] >= 0) & (logits["rank"] < most)].sort_values(["feature", "rank"], kind="stable")
+    shown = tokens.token.map({t: repr(t)[1:-1] for t in tokens.token.unique()})
+    return shown.groupby(tokens.feature).agg(" ".join)
 
 
 def _map(directions: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -77,8 +77,6 @@ WHAT = {
 """What each group of artifacts is."""
 RESAMPLES = 200
 """Draws of a bootstrap."""
-RAISED = 5
-"""Tokens that stand for a feature in a table."""
 METHODS = {
     "exact": ("exact solves", "each map given the other is solved exactly from the moments, in turns, to convergence"),
     "adam": ("Adam, as in the paper", "Adam on both maps at once, 2 epochs (A)"),
@@ -290,15 +288,15 @@ def saes(ws: Workspace) -> list[str]:
 
 def features(ws: Workspace, sae: str) -> pd.DataFrame:
     """One row a feature of an SAE: Eq. 10 before and after transfer with its interval and controls, densities, activity
-    in rewritten sentences, overlap of the top examples, place on the map (see `core.explore`), and `raises`, the tokens
-    it raises most in A."""
+    in rewritten sentences, overlap of the top examples, place on the map, and the tokens it raises most in A (see
+    `core.explore`)."""
     table = ws.table(f"features/{sae}")
-    _need(table.columns, ("feature", "correlation", "low", "high", "joint", "density_a", "density_b", "random",
-                          "shuffled", "consistency", "sentences", "reliable"), f"table 'features/{sae}'")  # fmt: skip
-    tokens = ws.table(f"logits/{sae}", side="a")
-    tokens = tokens[(tokens["rank"] >= 0) & (tokens["rank"] < RAISED)].sort_values(["feature", "rank"], kind="stable")
-    shown = tokens.token.map({t: repr(t)[1:-1] for t in tokens.token.unique()})
-    return table.assign(raises=table.feature.map(shown.groupby(tokens.feature).agg(" ".join)).fillna(""))
+    columns = (
+        "feature", "correlation", "low", "high", "joint", "density_a", "density_b", "random", "shuffled", "consistency",
+        "sentences", "reliable", "raises",
+    )  # fmt: skip
+    _need(table.columns, columns, f"table 'features/{sae}'")
+    return table
 
 
 def kinds_of_features(table: pd.DataFrame, threshold: float = 0.5, least: int = 3) -> pd.Series:

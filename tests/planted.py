@@ -101,7 +101,7 @@ def plant_features(ws: Workspace, documents: list[Document], sae: str = "L20-12"
         "max_a": 4.0, "max_b": 8.0, "reliable": f < n - 2, "random": 0.01 * (f % 3), "shuffled": -0.02 * (f % 3),
         "sentences": np.where(dead, 0, 10), "consistent": np.where(f % 2, 1, 9),
         "consistency": np.where(dead, np.nan, np.where(f % 2, 0.1, 0.9)), "jaccard": 0.5, "rbo": 0.6,
-        "x": np.cos(f), "y": np.sin(f),
+        "x": np.cos(f), "y": np.sin(f), "raises": [f"<b>a0 <i>{k}" for k in f],
     }), makers)  # fmt: skip
     tokens = pd.DataFrame([(k, s, r, f"<b>{s}{r}", 1.0 - 0.1 * r) for k in f for s in "ab" for r in (0, 1, -1, -2)],
                           columns=["feature", "side", "rank", "token", "weight"])  # fmt: skip
