@@ -157,8 +157,9 @@ def measure_attribution(
     pair: LayerPair, desc: str = "attribution correlation", positions: int | None = None,
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
     """Eq. 10 of every feature of an SAE on A against the same feature of an SAE on B, for several such pairs by name in
-    one pass, over paired positions that have a next token in both models; outlier rows are left out. See
-    `Attribution.table`."""
+    one pass, over paired positions whose next tokens pair up too, so that both models are asked for the same text;
+    outlier rows are left out. See `Attribution.table`."""
+    same = a.tokenizer_hash == b.tokenizer_hash
     gathered = {name: Attribution(sae_a.cfg.d_sae) for name, (sae_a, _) in saes.items()}
     limits: dict[str, float] = {}
     read = 0
@@ -167,14 +168,19 @@ def measure_attribution(
             chunk = read_window(a, b, docs, [pair.a], [pair.b])
             limits = limits or norm_limits(chunk)
             keep = within(chunk, limits, pair)
-            following = []
+            following, reached = [], []
             for model, at in ((a, chunk.at_a), (b, chunk.at_b)):
                 encoded = model.encode([d.text for d in docs])
                 starts = np.cumsum([0] + [len(e.ids) for e in encoded])
-                here = starts[chunk.document] + at
-                keep &= torch.from_numpy(here + 1 < starts[chunk.document + 1])
-                ids = np.append(np.concatenate([e.ids for e in encoded]), 0)
-                following.append(torch.from_numpy(ids[here + 1].astype(np.int64)))
+                here = starts[chunk.document] + at + 1
+                keep &= torch.from_numpy(here < starts[chunk.document + 1])
+                ids, ends = (
+                    np.append(np.concatenate(x), 0) for x in zip(*((e.ids, e.ends) for e in encoded), strict=True)
+                )
+                following.append(torch.from_numpy(ids[here].astype(np.int64)))
+                reached.append(torch.from_numpy(ends[here]))
+            if not same:
+                keep &= (reached[0] == reached[1]) & (reached[0] >= 0)
             h = [chunk.h_a[pair.a][keep].float(), chunk.h_b[pair.b][keep].float()]
             rows = [logit_rows(model, ids[keep]) for model, ids in zip((a, b), following, strict=True)]
             for name, both in saes.items():
@@ -186,7 +192,7 @@ def measure_attribution(
                         ]
                     gathered[name].update(k % BLOCKS, *found)
             read += len(h[0])
-            bar.advance(len(h[0]))
+            bar.advance(len(h[0] if positions else keep))
             if positions is not None and read >= positions:
                 break
     return {name: found.table() for name, found in gathered.items()}

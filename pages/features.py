@@ -84,8 +84,8 @@ def correlations(table: pd.DataFrame, settings: dict[str, Any]) -> tuple[float, 
     random, shuffled = (round(float(rows[control].median()), 2) + 0.0 for control in ("random", "shuffled"))
     drawn = figures.draw(
         figures.correlations(rows),
-        f"Eq. 10 (Fig. 14): Pearson correlation, over paired held-out positions, of a feature's attribution to the "
-        f"next token in A and, after transfer through {plain(settings['stitch_name'])}, in B; {len(rows):,} of "
+        "Eq. 10 (Fig. 14): Pearson correlation, over held-out positions where the same text comes next, of a feature's "
+        f"attribution to the next token in A and, after transfer through {plain(settings['stitch_name'])}, in B; {len(rows):,} of "
         f"{len(table):,} features, those active in both at 20 positions or more. Median "
         f"{rows.correlation.median():.2f}; controls: a random SAE through the same stitch, {random:.2f}, and the same "
         f"features through a stitch of shuffled pairs, {shuffled:.2f} (its peak is cut off). "
