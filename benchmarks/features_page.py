@@ -39,7 +39,7 @@ def enlarged(pair: str, features: int, into: Path) -> Path:
         table, makers = source.table(f"{name}/{sae}"), source.entry(f"{name}/{sae}").makers
         copies = [table.assign(feature=table.feature + k * width) for k in range(-(-features // width))]
         whole = pd.concat(copies, ignore_index=True)
-        ws.put_table(f"{name}/{sae}", whole[whole.feature < features].reset_index(drop=True), makers)
+        ws.put_table(f"{name}/{sae}", whole.loc[whole.feature < features].reset_index(drop=True), makers)
     return into
 
 

@@ -282,7 +282,7 @@ def read_places(
     for window in read(model, partner, sae, needed, layer, desc):
         document = order[window.document]
         key = document * 1_000_000 + window.ends
-        here = wanted[wanted.number.isin(document)]
+        here = wanted.loc[wanted.number.isin(document)]
         at = np.searchsorted(key, here.number.to_numpy() * 1_000_000 + here["at"].to_numpy())
         at = np.minimum(at, len(key) - 1)
         at = np.where(document[at] == here.number, at, at - 1)  # where it is behind the last token that is kept

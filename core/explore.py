@@ -293,9 +293,9 @@ def _logits(bench: Bench, saes: dict[str, tuple[str, "SAE[Any]"]]) -> pd.DataFra
     return pd.concat(parts, ignore_index=True)
 
 
-def raised(logits: pd.DataFrame, most: int = 5) -> "pd.Series[str]":
+def raised(logits: pd.DataFrame, most: int = 5) -> pd.Series:
     """By feature, the tokens that it raises most, in one line."""
-    tokens = logits[(logits["rank"] >= 0) & (logits["rank"] < most)].sort_values(["feature", "rank"], kind="stable")
+    tokens = logits.loc[(logits["rank"] >= 0) & (logits["rank"] < most)].sort_values(["feature", "rank"], kind="stable")
     shown = tokens.token.map({t: repr(t)[1:-1] for t in tokens.token.unique()})
     return shown.groupby(tokens.feature).agg(" ".join)
 

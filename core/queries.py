@@ -333,7 +333,7 @@ def unpacked(table: pd.DataFrame) -> pd.DataFrame:
 
 def feature_logits(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:
     """The tokens that one feature raises (`rank` 0 and up) and lowers (-1 and down) most: `rank`, `token`, `weight`."""
-    return ws.table(f"logits/{sae}", feature=feature, side=side)[["rank", "token", "weight"]]
+    return ws.table(f"logits/{sae}", feature=feature, side=side).loc[:, ["rank", "token", "weight"]]
 
 
 def feature_histogram(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:

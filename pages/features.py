@@ -80,13 +80,13 @@ def follow(table: pd.DataFrame) -> None:
 
 def correlations(table: pd.DataFrame, settings: dict[str, Any]) -> tuple[float, float] | None:
     """Fig. 14; returns the range of correlations that is selected on it."""
-    rows = table[table.reliable]
-    random, shuffled = (round(float(rows[control].median()), 2) + 0.0 for control in ("random", "shuffled"))
+    rows = table.loc[table.reliable]
+    random, shuffled = (round(float(rows[control].quantile()), 2) + 0.0 for control in ("random", "shuffled"))
     drawn = figures.draw(
         figures.correlations(rows),
         "Eq. 10 (Fig. 14): Pearson correlation, over held-out positions where the same text comes next, of a feature's "
-        f"attribution to the next token in A and, after transfer through {plain(settings['stitch_name'])}, in B; {len(rows):,} of "
-        f"{len(table):,} features, those active in both at 20 positions or more. Median "
+        f"attribution to the next token in A and, after transfer through {plain(settings['stitch_name'])}, in B; "
+        f"{len(rows):,} of {len(table):,} features, those active in both at 20 positions or more. Median "
         f"{rows.correlation.median():.2f}; controls: a random SAE through the same stitch, {random:.2f}, and the same "
         f"features through a stitch of shuffled pairs, {shuffled:.2f} (its peak is cut off). "
         "Drag over bars to list their features below.",
@@ -154,7 +154,7 @@ def pick(key: str) -> None:
 def listed(table: pd.DataFrame, total: int, brushed: tuple[float, float] | None) -> None:
     """The table of those features that the map and the histogram leave."""
     if brushed is not None:
-        table = table[table.reliable & table.correlation.between(*brushed)]
+        table = table.loc[table.reliable & table.correlation.between(*brushed)]
     view = table[[
         "feature", "kind", "correlation", "low", "high", "consistency", "density_a", "density_b", "max_a", "max_b",
         "rbo", "raises",
@@ -341,7 +341,7 @@ def own(ws: Workspace, pair: PairSpec, sae: str, f: int, scale: dict[str, float]
         column.subheader(f":{'blue' if side == 'a' else 'violet'}[{SIDES[side]}]", anchor=f"own-{side}")
         column.html(heat.tokens(text, [0, *found[side].ends.tolist()], values, peak, scale[side], side))
     both = pd.DataFrame({"feature": range(len(strongest["a"])), "a": strongest["a"], "b": strongest["b"]})
-    both = both[(both.a > 0) | (both.b > 0)].sort_values("a", ascending=False)
+    both = both.loc[(both.a > 0) | (both.b > 0)].sort_values("a", ascending=False)
     number, key = st.column_config.NumberColumn, f"own-{hash(text)}"
     st.dataframe(
         both, hide_index=True, key=key, height=280, alt="Features active in this text", selection_mode="single-row",

@@ -162,7 +162,7 @@ def test_over_a_real_model(tiny: Tiny, english: Corpus) -> None:
         assert value == pytest.approx(row["activation"], rel=1e-3)
 
     again = unpacked(read_places(model, None, sae, documents, layer, shared_places(table, table.iloc[:0]), "again"))
-    tops = unpacked(table[(table.group == "top") & (table["rank"] < 5)]).set_index(["feature", "document"])
+    tops = unpacked(table.loc[(table.group == "top") & (table["rank"] < 5)]).set_index(["feature", "document"])
     assert len(again) == len(tops) > 100, "the same model finds its own tops again"
     for row in again.to_dict("records"):
         top = tops.loc[(row["feature"], row["document"])]

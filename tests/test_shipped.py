@@ -22,8 +22,7 @@ def ws(request: pytest.FixtureRequest) -> Workspace:
 
 def test_the_sae_and_its_transfer_meet_their_targets(ws: Workspace) -> None:
     (sae, *_) = queries.saes(ws)
-    table = queries.sae_quality(ws, sae).set_index("name")
-    measured = {str(name): dict(row) for name, row in table.iterrows()}
+    measured = {row["name"]: row for row in queries.sae_quality(ws, sae).to_dict("records")}
     assert measured["original"]["explained_variance"] >= 0.8
     assert measured["original"]["dead"] < 0.1
     for control in ("shuffled-pair stitch", "random stitch", "random SAE, transferred"):

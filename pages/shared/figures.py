@@ -280,7 +280,7 @@ def feature_map(table: pd.DataFrame, colour: str) -> go.Figure:
     if colour == "kind":
         symbols = {"semantic": "circle", "structural": "diamond", "unseen": "circle-open", "dead": "x-thin-open"}
         for kind, symbol in symbols.items():
-            rows = table[table.kind == kind]
+            rows = table.loc[table.kind == kind]
             marks(rows, kind, {"color": c.get(kind, c["control"]), "symbol": symbol})
     else:
         density = colour == "density_a"
