@@ -22,6 +22,8 @@ GROUPS = {"top": "Top", "q4": "Strong", "q3": "Upper", "q2": "Lower", "q1": "Wea
 EACH, SAME, OWN = "Contexts of each", "Same text", "Your own text"
 COLOURS = {"kind": "Class", "correlation": "Attribution correlation", "density_a": "Density in A (log)"}
 SAMPLE = "The committee will meet in Paris on Monday, and nobody knows whether they will agree."
+DRAWN = 16_384
+"""Features on the map; more hide one another and cost seconds."""
 LONGEST = 2000
 """Characters of a text that is typed in."""
 MARKS = (
@@ -135,10 +137,12 @@ def overview(table: pd.DataFrame) -> pd.DataFrame:
     colour = st.segmented_control(
         "Colour by", list(COLOURS), default="kind", required=True, format_func=lambda c: COLOURS[c], key="map-colour"
     )
+    shown = table if len(table) <= DRAWN else table.sample(DRAWN, random_state=0)
+    some = "" if len(shown) == len(table) else f"; {len(shown):,} of {len(table):,}, drawn at random"
     drawn = figures.draw(
-        figures.feature_map(table, str(colour)),
-        "UMAP (cosine) of the decoder directions in A: near means alike. Select with box or lasso to filter the table "
-        "below; click one feature to open it.",
+        figures.feature_map(shown, str(colour)),
+        f"UMAP (cosine) of the decoder directions in A: near means alike{some}. Select with box or lasso to filter the "
+        "table below; click one feature to open it.",
         key="map", alt="Map of all features", on_select=partial(pick, "map"), selection_mode=("points", "box", "lasso"),
     )  # fmt: skip
     picked = [int(p["customdata"][0]) for p in drawn.selection.points if p.get("customdata")]
@@ -159,10 +163,11 @@ def listed(table: pd.DataFrame, total: int, brushed: tuple[float, float] | None)
         "feature", "kind", "correlation", "low", "high", "consistency", "density_a", "density_b", "max_a", "max_b",
         "rbo", "raises",
     ]]  # fmt: skip
+    sent = view.astype({"kind": "category"} | dict.fromkeys(view.select_dtypes("float64"), "float32"))  # half of it
     number = st.column_config.NumberColumn
     key = f"features-{len(table)}-{table.feature.sum()}"
     st.dataframe(
-        view, hide_index=True, key=key, height=320, alt="Features", on_select=partial(_row, key, view.feature.tolist()),
+        sent, hide_index=True, key=key, height=320, alt="Features", on_select=partial(_row, key, view.feature.tolist()),
         selection_mode="single-row", placeholder="–",
         column_config={
             "feature": number("Feature", pinned=True), "kind": "Class",
