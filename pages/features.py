@@ -183,7 +183,7 @@ def listed(table: pd.DataFrame, total: int, brushed: tuple[float, float] | None)
     )  # fmt: skip
     said = f"{len(table):,} of {total:,} features"
     if brushed is not None:
-        said += f", with Eq. 10 from {brushed[0]:.2f} to {brushed[1]:.2f} (double-click the histogram for all)"
+        said += f", with Eq. 10 from {brushed[0]:.2g} to {brushed[1]:.2g} (double-click the histogram for all)"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f"{said}. Sort by a head, search with the lens, choose a row to open it.")
         st.download_button(

@@ -225,7 +225,7 @@ def picked_range(drawn: Any) -> tuple[float, float] | None:
     """From the first to the last bar selected in `correlations`; None where none is."""
     bars = [float(p["x"]) for p in drawn.selection.points if p.get("curve_number") == 0]
     half = (BINS[1] - BINS[0]) / 2
-    return (min(bars) - half, max(bars) + half) if bars else None
+    return (round(min(bars) - half, 6) + 0.0, round(max(bars) + half, 6)) if bars else None
 
 
 def classes(table: pd.DataFrame) -> go.Figure:
