@@ -378,9 +378,10 @@ def sae_quality(ws: Workspace, sae: str) -> pd.DataFrame:
 def feature_counts(ws: Workspace, sae: str) -> dict[str, Any]:
     """What `report --json` says of an SAE's features: `counts` by kind; `correlation` of transferred, random and
     shuffled (mean, median, q05, q95) over the features with enough joint activations; `effect` of the transfer against
-    each control, see `effect`."""
+    each control, see `effect`; `median_by_kind` of Eq. 10."""
     table = ws.table(f"features/{sae}")
-    found = kinds_of_features(table).tolist()
+    table["kind"] = kinds_of_features(table)
+    found = table.kind.tolist()
     kinds = ("semantic", "structural", "unseen", "dead")
     values = {
         name: table.loc[table.reliable, column].dropna().to_numpy()
@@ -392,7 +393,11 @@ def feature_counts(ws: Workspace, sae: str) -> dict[str, Any]:
             q05, median, q95 = (float(np.quantile(x, q)) for q in (0.05, 0.5, 0.95))
             correlation[name] = {"mean": float(x.mean()), "median": median, "q05": q05, "q95": q95}
     against = {c: effect(values["transferred"], values[c]) for c in ("random", "shuffled") if len(values[c])}
-    return {"counts": {k: found.count(k) for k in kinds}, "correlation": correlation, "effect": against}
+    by_kind = table.loc[table.reliable].groupby("kind").correlation.median()
+    return {
+        "counts": {k: found.count(k) for k in kinds}, "correlation": correlation, "effect": against,
+        "median_by_kind": {str(k): float(x) for k, x in by_kind.items()},
+    }  # fmt: skip
 
 
 def effect(values: NDArray[np.float64], control: NDArray[np.float64], seed: int = 0) -> dict[str, float]:

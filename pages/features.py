@@ -233,7 +233,7 @@ def one(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> None:
         "yours, read by both models now.",
     )  # fmt: skip
     if view == OWN:
-        own(ws, pair, sae, f, scale)
+        own(ws, pair, sae, f, scale, table)
         return
     texts = documents(pair)
     if view == SAME:
@@ -323,7 +323,7 @@ def _live(pair: str, sae: str, stamp: str) -> "explore.Live":
     return Live(get_pair(pair), sae)
 
 
-def own(ws: Workspace, pair: PairSpec, sae: str, f: int, scale: dict[str, float]) -> None:
+def own(ws: Workspace, pair: PairSpec, sae: str, f: int, scale: dict[str, float], table: pd.DataFrame) -> None:
     """A text that was typed in, read by both models: this feature in it, and the features that are strongest there."""
     with st.form("own-text", border=False):
         text = st.text_area(
@@ -345,14 +345,18 @@ def own(ws: Workspace, pair: PairSpec, sae: str, f: int, scale: dict[str, float]
         peak = max(range(len(values)), key=values.__getitem__) if max(values) > 0 else -2
         column.subheader(f":{'blue' if side == 'a' else 'violet'}[{SIDES[side]}]", anchor=f"own-{side}")
         column.html(heat.tokens(text, [0, *found[side].ends.tolist()], values, peak, scale[side], side))
-    both = pd.DataFrame({"feature": range(len(strongest["a"])), "a": strongest["a"], "b": strongest["b"]})
+    both = table[["feature", "kind", "correlation", "raises"]].assign(a=strongest["a"], b=strongest["b"])
     both = both.loc[(both.a > 0) | (both.b > 0)].sort_values("a", ascending=False)
     number, key = st.column_config.NumberColumn, f"own-{hash(text)}"
     st.dataframe(
         both, hide_index=True, key=key, height=280, alt="Features active in this text", selection_mode="single-row",
         on_select=partial(_row, key, both.feature.tolist()),
-        column_config={"feature": number("Feature"), "a": number("Max here, A", format="%.3g"),
-                       "b": number("Max here, B", format="%.3g")},
+        column_order=["feature", "a", "b", "kind", "correlation", "raises"],
+        column_config={
+            "feature": number("Feature"), "a": number("Max here, A", format="%.3g"),
+            "b": number("Max here, B", format="%.3g"), "kind": "Class", "raises": "Raises in A",
+            "correlation": number("Eq. 10 ↑", format="%.2f"),
+        },
     )  # fmt: skip
     st.caption(f"Every feature that is active in this text; choose a row to open it. {MARKS}")
 
@@ -366,7 +370,7 @@ def quality(ws: Workspace, sae: str) -> None:
         "Δ loss ↓": table.delta_loss, "CE score ↑": table.ce_loss_score, "Rank": table["rank"],
     })  # fmt: skip
     digits = {"L0": "{:.1f}", "Cosine ↑": "{:.2f}", "L2 ratio": "{:.2f}", "Δ loss ↓": "{:+.2f}", "CE score ↑": "{:.2f}"}
-    percents = dict.fromkeys(("FUV ↓", "Dead ↓"), partial(percent, sign=False))
+    percents = dict.fromkeys(("FUV ↓", "Dead ↓"), lambda x: percent(x, sign=False) if x < 10 else ">\u202f1,000\u202f%")
     st.dataframe(view.style.format(digits | percents), hide_index=True, alt="Table 2 with controls")
     st.caption(
         "Table 2 with its controls, held-out split. FUV: fraction of variance unexplained about the mean. Δ loss: nats "
