@@ -123,11 +123,11 @@ def test_again_changes_nothing_and_layers_must_fit(bench: Bench, ws: Workspace, 
 
 
 def test_an_sae_from_elsewhere_is_checked_and_kept(bench: Bench, ws: Workspace, tmp_path: Path) -> None:
-    mine = SAE.load_from_disk(ws.path("saes/L1-96"), dtype="float32")
+    mine = SAE.load_from_disk(ws.path("saes/L1-96"), dtype="float32").requires_grad_(False)
     mine.save_model(tmp_path / "my sae")
     name = explore.adopt(bench, str(tmp_path / "my sae"), 1)
     assert name == "my-sae" == explore.adopt(bench, name, 1)
-    assert np.allclose(SAE.load_from_disk(ws.path("saes/my-sae"), dtype="float32").W_dec.numpy(), mine.W_dec.numpy())
+    assert torch.equal(SAE.load_from_disk(ws.path("saes/my-sae"), dtype="float32").W_dec, mine.W_dec)
     with pytest.raises(StitchLensError, match="before layer 1; wanted layer 2"):
         explore.adopt(bench, str(tmp_path / "my sae"), 2)
     config = json.loads((tmp_path / "my sae" / "cfg.json").read_text())
