@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import statistics
+import subprocess
 import sys
 import time
 import warnings
@@ -128,6 +129,13 @@ def matmul_rate(dtype: torch.dtype, size: int = 2048, repeats: int = 5) -> float
     g = torch.Generator().manual_seed(0)
     x, y = (torch.randn(size, size, generator=g).to(dtype) for _ in range(2))
     return 2 * size**3 / median_seconds(lambda: x @ y, repeats)
+
+
+def alone(module: str, *arguments: object, environment: dict[str, str] | None = None) -> Any:
+    """What a benchmark prints last, as JSON, when it runs in a process of its own with these arguments."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def peak_rss() -> float:

@@ -10,14 +10,12 @@ no blocks for a bootstrap, ours does. Encoding is in neither: it is the same wor
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks._measure import Line, parser, peak_rss, say, seconds, show
+from benchmarks._measure import Line, alone, parser, peak_rss, say, seconds, show
 from core.attribution import BLOCKS, ENCODED, Attribution, contributions
 
 D_A, D_B = 576, 640
@@ -107,9 +105,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
     lines = [line for f in args.features for line in compare(f, args.k, args.rows, args.turns)]
     most = max(args.features)
     say(f"memory over {args.positions:,} positions")
-    command = [sys.executable, "-m", "benchmarks.attribution", "--worker", str(most), "--k", str(args.k)]
-    done = subprocess.run([*command, "--positions", str(args.positions)], stdout=subprocess.PIPE, text=True, check=True)
-    peak = json.loads(done.stdout.splitlines()[-1])
+    peak = alone("attribution", "--worker", most, "--k", args.k, "--positions", args.positions)
     lines.append(Line(f"peak memory, {most:,} features, {args.positions:,} positions", peak / 1e9, "GB", at_most=4))
     return {"k": args.k, "widths": f"{D_A}/{D_B}", "positions a turn": args.rows, "turns": args.turns}, lines
 

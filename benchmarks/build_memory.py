@@ -8,13 +8,11 @@ A pair's corpus holds about a million fit positions; for more, its documents are
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks._measure import Line, parser, peak_rss, quiet, say, show
+from benchmarks._measure import Line, alone, parser, peak_rss, quiet, say, show
 
 
 def work(pair: str, positions: int, whole: bool) -> dict[str, Any]:
@@ -48,11 +46,8 @@ def measured(pair: str, positions: int, whole: bool) -> dict[str, Any]:
         models.mkdir(parents=True, exist_ok=True)
         (Path(scratch) / "models").symlink_to(models, target_is_directory=True)
         environment = os.environ | {"STITCHLENS_CACHE": scratch, "STITCHLENS_WORKSPACES": str(Path(scratch) / "cache")}
-        command = [sys.executable, "-m", "benchmarks.build_memory", "--pair", pair, "--worker", str(positions)]
-        done = subprocess.run(
-            [*command, *(["--whole"] if whole else [])], env=environment, stdout=subprocess.PIPE, text=True, check=True
-        )
-    return json.loads(done.stdout.splitlines()[-1])
+        arguments = ["--pair", pair, "--worker", positions, *(["--whole"] if whole else [])]
+        return alone("build_memory", *arguments, environment=environment)
 
 
 def prepare(pair: str) -> None:

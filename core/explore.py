@@ -69,10 +69,15 @@ def train(bench: Bench, layer: int, config: SaeConfig, positions: int | None = N
             bench.a, bench.corpus.split("fit"), layer, setup, f"recording A before layer {layer}", bench.b
         )
         about = {"model_name": bench.pair.a.key, "hook_name": makers["hook_a"], "prepend_bos": True}
-        sae = train_sae(rows, "h", config, about, f"training SAE {name}").half()
-        sae.cfg.dtype = "float16"
-        bench.workspace.put_folder(f"saes/{name}", lambda folder: save_sae(sae, folder), "sae", makers)
+        _keep(bench, name, train_sae(rows, "h", config, about, f"training SAE {name}"), makers)
     return name
+
+
+def _keep(bench: Bench, name: str, sae: "SAE[Any]", makers: dict[str, Any]) -> None:
+    """In half precision, as `saes/<name>`."""
+    sae = sae.half()
+    sae.cfg.dtype = "float16"
+    bench.workspace.put_folder(f"saes/{name}", lambda folder: save_sae(sae, folder), "sae", makers)
 
 
 def adopt(bench: Bench, ref: str, layer: int) -> str:
@@ -94,11 +99,9 @@ def adopt(bench: Bench, ref: str, layer: int) -> str:
             f"if that is the same model, write {spec.key} as `model_name` into the metadata of its cfg.json",
         )  # fmt: skip
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", ref.rstrip("/").split("/")[-1]).strip("-.") or "sae"
-    sae = sae.half()
-    sae.cfg.dtype = "float16"
     makers = {"pair": bench.pair.key, "a": bench.a.makers, "layer_a": layer, "from": sae_hash(sae), "name": name}
     if not bench.current(f"saes/{name}", makers):
-        bench.workspace.put_folder(f"saes/{name}", lambda folder: save_sae(sae, folder), "sae", makers)
+        _keep(bench, name, sae, makers)
     return name
 
 

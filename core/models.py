@@ -91,7 +91,7 @@ class LiveModel:
             else sorted(self.tokenizer.get_vocab().items())
         )
         self.blocks_return_tuples = False
-        self._special = np.array(sorted(set(self.tokenizer.all_special_ids)), dtype=np.int32)
+        self.special = np.array(sorted(set(self.tokenizer.all_special_ids)), dtype=np.int32)
 
     @property
     def makers(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class LiveModel:
             ends = np.maximum.accumulate(spans[:, 1])
             inside = (spans[1:, 0] < ends[:-1]) & (ends[:-1] < ends[1:])  # the next token finishes its last character
             i = np.array(ids, dtype=np.int32)
-            ends[np.isin(ends, ends[:-1][inside]) | np.isin(i, self._special)] = -1
+            ends[np.isin(ends, ends[:-1][inside]) | np.isin(i, self.special)] = -1
             lead = 0 if self.bos is None else 1
             if len(i) > max_tokens - lead:
                 i, ends = i[: max_tokens - lead], ends[: max_tokens - lead].copy()

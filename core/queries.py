@@ -355,15 +355,17 @@ def neuronpedia(ws: Workspace, sae: str, feature: int) -> str | None:
 def feature_record(ws: Workspace, sae: str, feature: int) -> dict[str, Any]:
     """All that is known of one feature, for a file: its measures, tokens, histograms and contexts (as pointers)."""
     (row,) = ws.table(f"features/{sae}", feature=feature).to_dict("records")
-    record: dict[str, Any] = {"pair": ws.pair, "sae": sae, "makers": makers(ws, f"features/{sae}"), "feature": row}
+    record: dict[str, Any] = {
+        "pair": ws.pair, "sae": sae, "makers": makers(ws, f"features/{sae}"),
+        "feature": {k: None if v != v else v for k, v in row.items()},
+    }  # fmt: skip
     for side in ("a", "b"):
         bars = feature_histogram(ws, sae, side, feature)
-        record[side] = {
+        tables = {
             "logits": feature_logits(ws, sae, side, feature), "histogram": bars[bars.tokens > 0],
             "contexts": feature_examples(ws, sae, side, feature),
         }  # fmt: skip
-        record[side] = {what: json.loads(table.to_json(orient="records")) for what, table in record[side].items()}
-    record["feature"] = {k: None if v != v else v for k, v in row.items()}
+        record[side] = {what: json.loads(table.to_json(orient="records")) for what, table in tables.items()}
     return record
 
 

@@ -14,7 +14,7 @@ from core.harvest import Recording
 from core.pairs import Frozen
 from core.progress import Progress
 from core.store import Workspace, fingerprint
-from core.transfer import at_rest
+from core.transfer import at_rest, check_finite
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -126,9 +126,7 @@ def _fitting(sae: "SAE[Any]", d_in: int | None) -> "SAE[Any]":
         raise StitchLensError(
             f"an SAE for width {sae.cfg.d_in}", f"{d_in}", "check which model and layer it was trained on"
         )
-    for name, weight in sae.state_dict().items():
-        if not torch.isfinite(weight).all():
-            raise StitchLensError(f"NaN or infinite numbers in {name} of the SAE", "finite weights", "use another SAE")
+    check_finite(sae)
     return sae.eval().requires_grad_(False)
 
 

@@ -250,8 +250,7 @@ class _Group:
         self.seen = [ids.clone() for _ in lanes]
         self.cache: Any = None
         self.random = [torch.Generator().manual_seed(sampling.seed) for _ in lanes]
-        special = torch.tensor(sorted(set(model.tokenizer.all_special_ids)))
-        self.prompt = ~torch.isin(ids, special)
+        self.prompt = ~torch.isin(ids, torch.from_numpy(model.special))
         self.ends = _stop_tokens(model)
 
     def step(self) -> None:

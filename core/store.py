@@ -33,9 +33,9 @@ from core.pairs import Frozen
 SCHEMA = 1
 STALE_SECONDS = 86_400
 LOCK_SECONDS = 10.0
+"""How long a writer waits for another one."""
 ROW_GROUP = 8_192
 """Rows of a table that are read together, at the least."""
-"""How long a writer waits for another one."""
 PROJECT = Path(__file__).resolve().parent.parent
 WORKSPACES = PROJECT / "cache"
 

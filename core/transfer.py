@@ -77,10 +77,8 @@ def transfer_sae(
     kind = sae.cfg.architecture()
     p_in, b_in, p_out, b_out = maps(stitch, direction)
     _check(sae, kind, p_in.shape[1], scale)
+    check_finite(sae)
     w = {name: p.detach().cpu().double() for name, p in sae.named_parameters()}
-    for name, value in w.items():
-        if not torch.isfinite(value).all():
-            raise StitchLensError(f"NaN or infinite numbers in {name} of the SAE", "finite weights", "use another SAE")
     if sae.cfg.normalize_activations == "expected_average_only_in":
         assert scale is not None
         w |= {"W_enc": w["W_enc"] * scale, "W_dec": w["W_dec"] / scale, "b_dec": w["b_dec"] / scale}
@@ -110,6 +108,13 @@ def transfer_sae(
     out = SAE.from_dict(config)
     out.load_state_dict({name: value.float().contiguous() for name, value in new.items()})
     return out.eval().requires_grad_(False)
+
+
+def check_finite(sae: "SAE[Any]") -> None:
+    """Raises StitchLensError that names the weight where a number is NaN or infinite."""
+    for name, weight in sae.state_dict().items():
+        if not torch.isfinite(weight).all():
+            raise StitchLensError(f"NaN or infinite numbers in {name} of the SAE", "finite weights", "use another SAE")
 
 
 def _check(sae: "SAE[Any]", kind: str, width: int, scale: float | None) -> None:

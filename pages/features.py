@@ -17,7 +17,8 @@ from pages.shared.frame import ask, percent, plain, section
 if TYPE_CHECKING:
     from core import explore
 
-SIDES = {"a": "A, with the original SAE", "b": "B, with the transferred SAE"}
+SIDES = {"a": ":blue[A, with the original SAE]", "b": ":violet[B, with the transferred SAE]"}
+SILENT = "Not active in any of the documents that were read for examples."
 GROUPS = {"top": "Top", "q4": "Strong", "q3": "Upper", "q2": "Lower", "q1": "Weak"}
 EACH, SAME, OWN = "Contexts of each", "Same text", "Your own text"
 COLOURS = {"kind": "Class", "correlation": "Attribution correlation", "density_a": "Density in A (log)"}
@@ -259,7 +260,7 @@ def documents(pair: PairSpec) -> dict[str, str]:
 
 
 def panel(ws: Workspace, sae: str, side: str, f: int, texts: dict[str, str], scale: float) -> None:
-    st.subheader(f":{'blue' if side == 'a' else 'violet'}[{SIDES[side]}]", anchor=f"side-{side}")
+    st.subheader(SIDES[side], anchor=f"side-{side}")
     bars = ask(queries.feature_histogram, ws, sae, side, f)
     if bars.tokens.sum():
         figures.draw(
@@ -272,7 +273,7 @@ def panel(ws: Workspace, sae: str, side: str, f: int, texts: dict[str, str], sca
         st.markdown(f"**{what}** {words}", help="Tokens with the largest and least logit weight, Eq. 10.")
     examples = ask(queries.feature_examples, ws, sae, side, f)
     if examples.empty:
-        st.markdown("Not active in any of the documents that were read for examples.")
+        st.markdown(SILENT)
         return
     groups = [g for g in GROUPS if g in set(examples.group)]
     shown = st.segmented_control(
@@ -301,7 +302,7 @@ def same(ws: Workspace, sae: str, f: int, texts: dict[str, str], scale: dict[str
     """Both models over the contexts that are strongest in either."""
     rows = ask(queries.same_text, ws, sae, f).to_dict("records")
     if not rows:
-        st.markdown("Not active in any of the documents that were read for examples.")
+        st.markdown(SILENT)
         return
     for found, title in (("a", "Strongest in :blue[A]"), ("b", "Strongest in :violet[B] and not among these")):
         shown = [row for row in rows if row["found"] == found and row["document"] in texts]
@@ -343,7 +344,7 @@ def own(ws: Workspace, pair: PairSpec, sae: str, f: int, scale: dict[str, float]
     for side, column in zip(SIDES, st.columns(2, gap="large"), strict=True):
         values = found[side].acts[:, f].tolist()
         peak = max(range(len(values)), key=values.__getitem__) if max(values) > 0 else -2
-        column.subheader(f":{'blue' if side == 'a' else 'violet'}[{SIDES[side]}]", anchor=f"own-{side}")
+        column.subheader(SIDES[side], anchor=f"own-{side}")
         column.html(heat.tokens(text, [0, *found[side].ends.tolist()], values, peak, scale[side], side))
     both = table[["feature", "kind", "correlation", "raises"]].assign(a=strongest["a"], b=strongest["b"])
     both = both.loc[(both.a > 0) | (both.b > 0)].sort_values("a", ascending=False)
