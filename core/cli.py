@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from core.errors import StitchLensError
 from core.pairs import PAIRS, LayerPair, get_pair
@@ -26,6 +27,22 @@ features = typer.Typer(help="Features of an SAE before and after transfer (3.1, 
 app.add_typer(features, name="features")
 sae_app = typer.Typer(help="Carry sparse autoencoders through a stitch (Eq. 6).", no_args_is_help=True)
 app.add_typer(sae_app, name="sae")
+
+
+class _RunIsDefault(typer.core.TyperGroup):
+    """`steer PAIR …` is `steer run PAIR …`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        named = not args or args[0] in self.commands or args[0].startswith("-")
+        return super().parse_args(ctx, args if named else ["run", *args])
+
+
+steer = typer.Typer(
+    cls=_RunIsDefault, help="Generate under steering vectors of either model (4, Eq. 8-9).", no_args_is_help=True
+)
+app.add_typer(steer, name="steer")
+vector = typer.Typer(help="Steering vectors as files.", no_args_is_help=True)
+app.add_typer(vector, name="vector")
 nano = typer.Typer(help="The small within-family pair that ships with the project.", no_args_is_help=True)
 app.add_typer(nano, name="nano")
 
@@ -33,6 +50,13 @@ PairArg = Annotated[str, typer.Argument(help="A pair from `python -m core pairs`
 SaeArg = Annotated[str, typer.Option(help="An SAE of A: its name in the workspace, an SAELens folder, or RELEASE:ID.")]
 StitchArg = Annotated[
     str | None, typer.Option("--stitch", help="A stitch of the workspace; the default one if not given.")
+]
+SourceOpt = Annotated[
+    str,
+    typer.Option(
+        help="Where the direction comes from: lang:fr, feature:SAE/INDEX, concept:POSITIVE.txt,NEGATIVE.txt (one "
+        "example a line) or file:VECTOR.safetensors."
+    ),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 
@@ -322,6 +346,135 @@ def sae_eval_command(
     table = explore.zero_shot(bench, saes, layers, config)
     text = table.set_index("name").T.to_string(float_format=lambda x: f"{x:.4g}")
     _show({"sae": sae, "stitch": chosen, "variants": table.to_dict("records")}, as_json, text)
+
+
+def _span(text: str | None) -> tuple[int, int] | None:
+    """`12` or `12-15`. Raises StitchLensError for anything else."""
+    if text is None:
+        return None
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and (last or first).isdecimal()):
+        raise StitchLensError(f"layers '{text}'", "a layer or a range, such as 12 or 12-15", "mend it")
+    return int(first), int(last or first)
+
+
+@steer.command("run")
+@_guarded
+def steer_command(
+    pair: PairArg,
+    prompt: Annotated[str, typer.Option(help="What the models go on from.")],
+    source: SourceOpt = "lang:fr",
+    lanes: Annotated[
+        str, typer.Option(help="SIDE:KIND joined by commas; kinds: none, own, transferred, random, shuffled.")
+    ] = "b:none,b:own,b:transferred",
+    stitch_name: StitchArg = None,
+    strength: Annotated[float, typer.Option(help="Multiplies c of Eq. 8; 1 is the paper's.")] = 1.0,
+    operator: Annotated[str, typer.Option(help="clamp (Eq. 8-9) or add.")] = "clamp",
+    layers_a: Annotated[str | None, typer.Option(help="Layers steered in A, as 20 or 20-23; the stitch's.")] = None,
+    layers_b: Annotated[str | None, typer.Option(help="Layers steered in B, as 12 or 12-15; the stitch's.")] = None,
+    output_only: Annotated[bool, typer.Option("--output-only", help="Leave the prompt's tokens alone.")] = False,
+    tokens: Annotated[int, typer.Option(min=1, max=1000, help="Most tokens written.")] = 60,
+    temperature: Annotated[float, typer.Option(min=0, max=5, help="0 takes the likeliest token.")] = 0.5,
+    top_p: Annotated[float, typer.Option(help="Share of the probability that is drawn from.")] = 0.95,
+    repetition: Annotated[float, typer.Option(min=0.5, max=3, help="Penalty on tokens that were used.")] = 1.1,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same text.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Let lanes of either model go on from a prompt; texts stream to the terminal one lane after the other."""
+    from core import pipeline
+    from core.steering import Sampling
+    from core.studio import Setting, Studio, check, lane_key, run_record
+
+    bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
+    studio = Studio(bench, stitch_name or _default_stitch(bench.workspace))
+    setting = check(
+        Setting, operator=operator, strength=strength, prompt=not output_only,
+        layers_a=_span(layers_a), layers_b=_span(layers_b),
+    )  # fmt: skip
+    sampling = check(
+        Sampling, tokens=tokens, temperature=temperature, top_p=top_p, repetition=repetition, seed=seed
+    )  # fmt: skip
+    keys = [lane_key(text) for text in lanes.split(",")]
+    written = {}
+    for written in studio.run(studio.source(source), keys, prompt, setting, sampling):
+        print(f"\r{max(len(w.ids) for w in written.values())} tokens", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    judged = studio.judge(prompt, written)
+    record = run_record(studio, source, prompt, setting, sampling, written, judged)
+    lines = []
+    for lane in record["lanes"]:
+        said = f"{lane['language'] or '?'} {lane['probability']:.2f}, {lane['loss']:.2f} nats/token"
+        lines += [f"[{lane['lane']}] {said}, {lane['repetition']:.0%} repeated", f"{prompt}{lane['text']}", ""]
+    _show(record, as_json, "\n".join(lines))
+
+
+@steer.command("eval")
+@_guarded
+def steer_eval_command(
+    pair: PairArg,
+    languages: Annotated[
+        str | None, typer.Option(help="Codes joined by commas, such as fr,nl; all if not given.")
+    ] = None,
+    prompts: Annotated[
+        int | None, typer.Option(min=1, help="Prompts of the second half that are measured; all if not given.")
+    ] = None,
+    choosing: Annotated[int, typer.Option(min=1, help="Prompts of the first half that choose settings.")] = 8,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of a response.")] = 40,
+    stitches: Annotated[str | None, typer.Option(help="Stitches to choose from, joined by commas; all.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure response languages under own, transferred and random vectors, both ways (Fig. 3b, Tables 5 and 6)."""
+    from core import evaluation, pipeline
+    from core.report import report
+
+    bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
+    _default_stitch(bench.workspace)
+    config = evaluation.SteerConfig(
+        languages=tuple(languages.split(",")) if languages else None, prompts=prompts, choosing=choosing, tokens=tokens,
+        stitches=tuple(stitches.split(",")) if stitches else None,
+    )  # fmt: skip
+    evaluation.evaluate(bench, config)
+    found = report(bench.pair)["steering"]
+    _show(found, as_json, _steering_text(found))
+
+
+def _steering_text(found: dict[str, Any]) -> str:
+    lines = []
+    for way, title in (("a_to_b", "B steered"), ("b_to_a", "A steered")):
+        lines.append(f"{title}: share of responses in the language (95 % interval)")
+        for language, kinds in found[way].items():
+            cells = [f"{kind} {x['rate']:.2f} ({x['low']:.2f}, {x['high']:.2f})" for kind, x in kinds.items()]
+            lines.append(f"  {language}: " + "  ".join(cells))
+    return "\n".join(lines)
+
+
+@vector.command("export")
+@_guarded
+def vector_export_command(
+    pair: PairArg,
+    out: Annotated[Path, typer.Option(help="A new file; its ending is the format: .safetensors, .gguf or .json.")],
+    source: SourceOpt = "lang:fr",
+    lane: Annotated[
+        str, typer.Option(help="Whose vector: SIDE:KIND, such as b:transferred or a:own.")
+    ] = "b:transferred",
+    stitch_name: StitchArg = None,
+    layer: Annotated[int | None, typer.Option(help="Layer it acts before; the stitch's if not given.")] = None,
+) -> None:
+    """Write a steering vector: safetensors (ours), a GGUF control vector (llama.cpp), or Neuronpedia's JSON."""
+    from core import pipeline
+    from core.studio import Setting, Studio, export, lane_key
+
+    bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
+    studio = Studio(bench, stitch_name or _default_stitch(bench.workspace))
+    span = None if layer is None else (layer, layer)
+    key = lane_key(lane)
+    vectors = studio.vectors(studio.source(source), key, Setting(layers_a=span, layers_b=span))
+    if not vectors:
+        raise StitchLensError(f"lane '{lane}'", "one with a vector", "such as b:transferred")
+    if out.exists():
+        raise StitchLensError(f"{out.name} there already", "a free place", "name another --out")
+    export(vectors[0], bench.pair.a if key.side == "a" else bench.pair.b, f"{source} {lane}", out)
+    print(f"{lane} of {source}, before layer {vectors[0].layer}: {out}")
 
 
 @nano.command("train")

@@ -1,8 +1,9 @@
 """Record and replace the residual stream at `blocks.{L}.hook_resid_pre`; hooks are always undone."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -46,13 +47,22 @@ def residuals(
 
 @contextlib.contextmanager
 def changed(model: "LiveModel", changes: Mapping[int, Change]) -> Iterator[None]:
-    """While it holds, the residual stream before each of the layers is what its callable makes of it."""
+    """While it holds, the residual stream of `model.plain` before each of the layers is what its callable makes of it.
 
-    def through(change: Change) -> Callable[..., Tensor]:
-        return lambda tensor, hook: change(tensor).to(tensor)
+    Only passes of the thread that asked for it are changed.
+    """
+    mine = threading.get_ident()
 
-    wanted = [(_name(layer), through(change)) for layer, change in changes.items()]
-    with model.bridge.hooks(fwd_hooks=wanted):
+    def through(change: Change) -> Callable[..., tuple[Any, ...] | None]:
+        def hook(block: object, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            return (change(args[0]).to(args[0]), *args[1:]) if threading.get_ident() == mine else None
+
+        return hook
+
+    with contextlib.ExitStack() as undo:
+        for layer, change in changes.items():
+            handle = model.plain_blocks[layer].register_forward_pre_hook(through(change))
+            undo.callback(handle.remove)
         yield
 
 

@@ -73,6 +73,10 @@ WHAT = {
     "histograms_a": "Activation histograms in A",
     "histograms_b": "Activation histograms in B",
     "logits": "Tokens that features raise and lower",
+    "language_means": "Mean residual streams of each language",
+    "steering": "Response languages under steering (Tables 5, 6)",
+    "steering_choice": "Settings that the first half of the prompts chose from",
+    "generations": "What was written under steering",
 }
 """What each group of artifacts is."""
 RESAMPLES = 200

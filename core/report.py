@@ -48,6 +48,23 @@ def report(pair: PairSpec) -> dict[str, Any]:
         rows = queries.sae_quality(w, measured[0]).to_dict("records")
         out["sae"] = {"sae": measured[0]} | {REPORTED.get(str(r["name"]), str(r["name"])): r for r in rows}
         out["features"] = queries.feature_counts(w, measured[0])
+    if queries.has(w, "steering"):
+        out["steering"] = steering(w)
+    return out
+
+
+def steering(w: Workspace) -> dict[str, Any]:
+    """`a_to_b` (B steered, transferred vectors from A) and `b_to_a`, by language code and kind of vector: `rate` of
+    responses in the language with its interval `low`, `high`, `n`; `success`, those that are fluent besides; `fluency`,
+    nats/token under the unsteered model, beside `natural`, that of real text; the setting; `gap` (Eq. 16)."""
+    out: dict[str, Any] = {"a_to_b": {}, "b_to_a": {}}
+    for row in w.table("steering").to_dict("records"):
+        way = out["a_to_b" if row.pop("side") == "b" else "b_to_a"]
+        fluency, gap = row.pop("loss"), row.pop("gap")
+        cell = {k: v for k, v in row.items() if k not in ("label", "language", "name", "kind")} | {"fluency": fluency}
+        if gap == gap:
+            cell["gap"] = gap
+        way.setdefault(row["language"], {})[row["kind"]] = cell
     return out
 
 

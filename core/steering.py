@@ -1,122 +1,35 @@
-"""Steering: difference-of-means vectors, the operators that apply them, and lanes that generate side by side (4, F).
+"""Steering: the operators that apply a vector (Eq. 8-9), and lanes that generate side by side.
 
-A vector is learned from two sets of texts (DiffMean); z̄ is the mean component over the positive ones, always measured
-in the model that is steered. Lanes of one model share every forward pass; each has its own vector and random numbers.
+Lanes of one model share every forward pass; each has its own vectors and random numbers.
 """
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor
 
 from core import hooks
 from core.errors import StitchLensError
-from core.harvest import OUTLIER, kept_positions, record
 from core.models import LiveModel
 from core.pairs import Frozen
-from core.stitch import Stitch
-from core.transfer import Direction, transfer_vector
+from core.progress import Progress
+from core.vectors import Vector
 
 SLOTS = 3
 """Rows of every forward pass, empty ones too: a lane's numbers do not depend on how many others run."""
-
-
+ROWS = 128
+"""Rows of a pass where texts are written in bulk: the least time a token on a processor."""
 STRONGEST = 20.0
 LIKELY = 1024
 """Tokens among which a draw looks first for `top_p` of the probability."""
-
-
-@dataclass(frozen=True)
-class Means:
-    """Mean residual streams of one model before `layer`, over the usable tokens of positive and negative texts."""
-
-    layer: int
-    positive: Float[Tensor, " d"]
-    negative: Float[Tensor, " d"]
-    tokens: tuple[int, int]
-    makers: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Vector:
-    """A direction `v` [d] of unit norm before `layer`, and `mean`, z̄ of Eq. 8: ⟨h, v⟩ over positive tokens, on average,
-    in the model that it steers (residual units)."""
-
-    layer: int
-    v: Float[Tensor, " d"]
-    mean: float
-    makers: Mapping[str, Any] = field(default_factory=dict)
-
-
-def mean_residual(model: LiveModel, texts: Sequence[str], layer: int) -> tuple[Float[Tensor, " d"], int]:
-    """(mean over usable tokens, how many), outlier norms left out. Raises StitchLensError where there is no token."""
-    total, n, limit = torch.zeros(model.spec.d_model, dtype=torch.float64), 0, None
-    for i in range(0, len(texts), 64):
-        encoded, kept = kept_positions(model, texts[i : i + 64], None)
-        if not sum(map(len, kept)):
-            continue
-        h = record(model, encoded, kept, [layer])[layer].double()
-        norm = h.norm(dim=-1)
-        limit = limit or OUTLIER * float(norm.median())
-        h = h[norm <= limit]
-        total, n = total + h.sum(0), n + len(h)
-    if n == 0:
-        raise StitchLensError("texts without a token", "some words", "give more text")
-    return (total / n).float(), n
-
-
-def means(
-    model: LiveModel,
-    positive: Sequence[str],
-    negative: Sequence[str],
-    layer: int,
-    makers: Mapping[str, Any] | None = None,
-) -> Means:
-    """Both means of one model. Raises StitchLensError where a side has no token or the layer is out of range."""
-    if not 0 <= layer < model.spec.n_layers:
-        raise StitchLensError(f"layer {layer} of {model.spec.title}", f"0 to {model.spec.n_layers - 1}", "choose one")
-    (plus, n), (minus, m) = (mean_residual(model, texts, layer) for texts in (positive, negative))
-    return Means(layer, plus, minus, (n, m), dict(makers or {}) | model.makers)
-
-
-def diff_mean(found: Means) -> Vector:
-    """v = (μ₊ - μ₋) / ‖μ₊ - μ₋‖ and z̄ = ⟨μ₊, v⟩. Raises StitchLensError where the means are the same."""
-    return _unit(found.positive - found.negative, found, dict(found.makers))
-
-
-def moved(vector: Vector, stitch: Stitch, direction: Direction, found: Means) -> Vector:
-    """A vector of the other model in this one: `v P` without the bias, renormalised; z̄ from `found`, this model's own
-    means at the stitched layer."""
-    v = transfer_vector(vector.v, stitch, direction)
-    return _unit(v, found, {"from": dict(vector.makers), "stitch": dict(stitch.makers), "direction": direction})
-
-
-def random_like(vector: Vector, found: Means, seed: int = 0) -> Vector:
-    """A control: a random direction, with z̄ as far from the negative mean's component as that of `vector` is, so that a
-    clamp changes as much."""
-    v = torch.randn(vector.v.shape, generator=torch.Generator().manual_seed(seed))
-    v = v / v.norm()
-    push = vector.mean - float(found.negative @ vector.v)
-    return Vector(vector.layer, v, float(found.negative @ v) + push, {"control": "random", "seed": seed})
-
-
-def _unit(v: Tensor, found: Means, makers: dict[str, Any]) -> Vector:
-    norm = float(v.norm())
-    if not np.isfinite(norm) or norm < 1e-6:
-        raise StitchLensError(
-            "a direction of no length", "two sets of texts that differ", "the texts are the same, or too short"
-        )
-    v = v / norm
-    return Vector(found.layer, v, float(found.positive @ v), makers | {"tokens": found.tokens, "norm": norm})
-
 
 Operator = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(h [rows, pos, d], v [rows, 1, d], z̄ [rows, 1, 1], strength [rows, 1, 1]) to the steered h; float32."""
@@ -137,10 +50,10 @@ OPERATORS: dict[str, Operator] = {"clamp": clamp, "add": add}
 
 @dataclass(frozen=True)
 class Lane:
-    """How one lane is steered; without a vector it is the model as it is. Raises StitchLensError for a strength that is
-    not in [-STRONGEST, STRONGEST]."""
+    """How one lane is steered: each vector before its own layer. Without one it is the model as it is. Raises
+    StitchLensError for a strength that is not in [-STRONGEST, STRONGEST]."""
 
-    vector: Vector | None = None
+    vectors: tuple[Vector, ...] = ()
     operator: Literal["clamp", "add"] = "clamp"
     strength: float = 1.0
     prompt: bool = True
@@ -155,7 +68,7 @@ class Sampling(Frozen):
     """How tokens are drawn. Temperature 0 takes the likeliest."""
 
     tokens: int = Field(default=60, ge=1, le=1000)
-    temperature: float = Field(default=0.8, ge=0, le=5, allow_inf_nan=False)
+    temperature: float = Field(default=0.7, ge=0, le=5, allow_inf_nan=False)
     top_p: float = Field(default=0.95, gt=0, le=1)
     repetition: float = Field(default=1.15, ge=0.5, le=3, allow_inf_nan=False)
     """Logits of tokens that were used are divided by this where positive, multiplied where negative."""
@@ -172,7 +85,7 @@ class Written:
 
 
 class Turns:
-    """First come, first served: one stream at a time uses a model."""
+    """First come, first served: one stream at a time computes."""
 
     def __init__(self) -> None:
         self._waiting: deque[object] = deque()
@@ -180,7 +93,7 @@ class Turns:
 
     @contextmanager
     def turn(self, waiting: Callable[[int], None] = lambda place: None) -> Iterator[None]:
-        """Holds the model; meanwhile `waiting` hears how many are ahead whenever that changes."""
+        """Holds the turn; meanwhile `waiting` hears how many are ahead, whenever that changes and every second."""
         me = object()
         with self._changed:
             self._waiting.append(me)
@@ -200,6 +113,10 @@ class Turns:
                 self._changed.notify_all()
 
 
+TURNS = Turns()
+"""Whoever computes with a shared model in this process takes a turn here."""
+
+
 def encode_prompt(model: LiveModel, prompt: str, tokens: int) -> Int[Tensor, " n"]:
     """Token ids, the first special one included. Raises StitchLensError where the prompt is empty or leaves no room for
     `tokens` more."""
@@ -214,6 +131,21 @@ def encode_prompt(model: LiveModel, prompt: str, tokens: int) -> Int[Tensor, " n
     return torch.from_numpy(encoded.ids.astype(np.int64))
 
 
+def check_width(model: LiveModel, lanes: Sequence[Lane]) -> None:
+    """Raises StitchLensError where a vector is not one of this model's residual stream."""
+    for vector in (v for lane in lanes for v in lane.vectors):
+        if vector.v.shape != (model.spec.d_model,):
+            raise StitchLensError(
+                f"a vector of width {len(vector.v)}", f"{model.spec.d_model}, that of {model.spec.title}",
+                "use one of this model, or carry it over through a stitch",
+            )  # fmt: skip
+        if not 0 <= vector.layer < model.spec.n_layers:
+            raise StitchLensError(
+                f"a vector before layer {vector.layer}", f"0 to {model.spec.n_layers - 1}, those of {model.spec.title}",
+                "choose a layer in that range",
+            )  # fmt: skip
+
+
 def generate(
     model: LiveModel, prompt: str, lanes: Sequence[Lane], sampling: Sampling | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -225,67 +157,102 @@ def generate(
     """
     sampling = sampling or Sampling()
     ids = encode_prompt(model, prompt, sampling.tokens)
-    for lane in lanes:
-        if lane.vector is not None and lane.vector.v.shape != (model.spec.d_model,):
-            raise StitchLensError(
-                f"a vector of width {len(lane.vector.v)}", f"{model.spec.d_model}, that of {model.spec.title}",
-                "use one of this model, or carry it over through a stitch",
-            )  # fmt: skip
-    groups = [_Group(model, ids, lanes[i : i + SLOTS], sampling) for i in range(0, len(lanes), SLOTS)]
+    check_width(model, lanes)
+    batches = []
+    for i in range(0, len(lanes), SLOTS):
+        some = lanes[i : i + SLOTS]
+        batches.append(_Batch(model, [ids] * len(some), some, sampling, [sampling.seed] * len(some), SLOTS))
     for _ in range(sampling.tokens):
-        if stop() or all(lane.done for group in groups for lane in group.written):
+        if stop() or all(lane.done for batch in batches for lane in batch.written):
             break
-        for group in groups:
-            group.step()
-        yield [lane for group in groups for lane in group.written]
+        for batch in batches:
+            batch.step()
+        yield [lane for batch in batches for lane in batch.written]
 
 
-class _Group:
-    """Up to SLOTS lanes with one cache."""
+def respond(
+    model: LiveModel, rows: Sequence[tuple[str, Lane, int]], sampling: Sampling, desc: str = "writing"
+) -> list[Written]:
+    """What is written for each (prompt, lane, seed), in bulk: rows with prompts of the same length go together, so
+    nothing is padded."""
+    check_width(model, [lane for _, lane, _ in rows])
+    ids = [encode_prompt(model, prompt, sampling.tokens) for prompt, _, _ in rows]
+    out: list[Written] = [Written([]) for _ in rows]
+    by_length: dict[int, list[int]] = {}
+    for i, x in enumerate(ids):
+        by_length.setdefault(len(x), []).append(i)
+    with Progress(desc, len(rows) * sampling.tokens) as bar:
+        for some in by_length.values():
+            for k in range(0, len(some), ROWS):
+                at = some[k : k + ROWS]
+                lanes, seeds = [rows[i][1] for i in at], [rows[i][2] for i in at]
+                batch = _Batch(model, [ids[i] for i in at], lanes, sampling, seeds, len(at))
+                while not all(w.done for w in batch.written):
+                    batch.step()
+                    bar.advance(len(at))
+                for i, written in zip(at, batch.written, strict=True):
+                    out[i] = written
+    return out
 
-    def __init__(self, model: LiveModel, ids: Tensor, lanes: Sequence[Lane], sampling: Sampling) -> None:
-        self.model, self.sampling, self.lanes = model, sampling, lanes
+
+def response_losses(
+    model: LiveModel, prompts: Sequence[Tensor], responses: Sequence[Sequence[int]], rows: int = 32
+) -> list[float]:
+    """Nats/token of each response (token ids) after its prompt (token ids) under the unsteered model; NaN for none."""
+    out = [float("nan")] * len(responses)
+    order = sorted(
+        (i for i in range(len(responses)) if responses[i]), key=lambda i: len(prompts[i]) + len(responses[i])
+    )
+    for k in range(0, len(order), rows):
+        some = order[k : k + rows]
+        ids = model.pad([np.r_[prompts[i].numpy(), responses[i]].astype(np.int32) for i in some])
+        with torch.inference_mode():
+            hidden = model.plain.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            for r, i in enumerate(some):
+                n, m = len(prompts[i]), len(responses[i])
+                logits = model.logits(hidden[r, n - 1 : n + m - 1])
+                out[i] = float(torch.nn.functional.cross_entropy(logits, ids[r, n : n + m]))
+    return out
+
+
+class _Batch:
+    """Rows with prompts of the same length and one cache; rows beyond the lanes are copies that nobody reads."""
+
+    def __init__(
+        self, model: LiveModel, prompts: Sequence[Tensor], lanes: Sequence[Lane], sampling: Sampling,
+        seeds: Sequence[int], rows: int,
+    ) -> None:  # fmt: skip
+        self.model, self.sampling, self.rows = model, sampling, rows
         self.written = [Written([]) for _ in lanes]
-        self.next = ids.expand(SLOTS, -1).to(model.where.device)
-        self.seen = [ids.clone() for _ in lanes]
+        self.next = torch.stack([*prompts, *[prompts[0]] * (rows - len(lanes))]).to(model.where.device)
+        self.seen = [ids.unique() for ids in prompts]
         self.cache: Any = None
-        self.random = [torch.Generator().manual_seed(sampling.seed) for _ in lanes]
-        self.prompt = ~torch.isin(ids, torch.from_numpy(model.special))
-        self.ends = _stop_tokens(model)
+        self.random = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.steered = ~torch.isin(self.next, torch.from_numpy(model.special).to(self.next))
+        self.ends = stop_tokens(model)
+        self.changes = [_changes([x if x.prompt else Lane() for x in lanes]), _changes(lanes)]
 
     def step(self) -> None:
-        if all(lane.done for lane in self.written):
-            return
-        with torch.inference_mode(), hooks.changed(self.model, self._changes()):
-            out = self.model.body(input_ids=self.next, past_key_values=self.cache, use_cache=True)
+        first = self.cache is None
+        with torch.inference_mode(), hooks.changed(self.model, self._hooks(first)):
+            out = self.model.plain.base_model(input_ids=self.next, past_key_values=self.cache, use_cache=True)
             self.cache = out.past_key_values
-            logits = self.model.logits(out.last_hidden_state[:, -1]).float().cpu()
-        drawn = [self._draw(k, logits[k]) for k in range(len(self.lanes))]
-        drawn += [drawn[0]] * (SLOTS - len(drawn))
+            logits = self.model.logits(out.last_hidden_state[:, -1]).cpu()
+        drawn = [self._draw(k, logits[k]) for k in range(len(self.written))]
+        drawn += drawn[:1] * (self.rows - len(drawn))
         self.next = torch.tensor(drawn)[:, None].to(self.model.where.device)
 
-    def _changes(self) -> dict[int, hooks.Change]:
-        first = self.cache is None
-        layers: dict[int, list[int]] = {}
-        for k, lane in enumerate(self.lanes):
-            if lane.vector is not None and (lane.prompt or not first):
-                layers.setdefault(lane.vector.layer, []).append(k)
-        where = self.prompt if first else torch.ones(1, dtype=torch.bool)
-        return {layer: self._change(rows, where) for layer, rows in layers.items()}
+    def _hooks(self, first: bool) -> dict[int, hooks.Change]:
+        def change(groups: list["_Steered"]) -> hooks.Change:
+            def steer(h: Tensor) -> Tensor:
+                out = h.float()
+                for group in groups:
+                    out = group(out, self.steered if first else None)
+                return out
 
-    def _change(self, rows: list[int], where: Tensor) -> hooks.Change:
-        def change(h: Tensor) -> Tensor:
-            out = h.float().clone()
-            for k in rows:
-                lane = self.lanes[k]
-                assert lane.vector is not None
-                v = lane.vector.v.to(out)[None, None]
-                mean, strength = (out.new_tensor(x).view(1, 1, 1) for x in (lane.vector.mean, lane.strength))
-                at = where.to(out.device)
-                out[k : k + 1, at] = OPERATORS[lane.operator](out[k : k + 1, at], v, mean, strength)
-            return out
+            return steer
 
-        return change
+        return {layer: change(groups) for layer, groups in self.changes[0 if first else 1].items()}
 
     def _draw(self, k: int, logits: Tensor) -> int:
         written = self.written[k]
@@ -295,7 +262,7 @@ class _Group:
         if token in self.ends:
             written.done = True
             return 0
-        self.seen[k] = torch.cat([self.seen[k], torch.tensor([token])])
+        self.seen[k] = torch.cat([self.seen[k], torch.tensor([token])]).unique()
         written.ids.append(token)
         text = self.model.tokenizer.decode(written.ids, skip_special_tokens=True)
         written.text = text.removesuffix("\ufffd") if len(written.ids) < self.sampling.tokens else text
@@ -303,18 +270,51 @@ class _Group:
         return token
 
 
-def _stop_tokens(model: LiveModel) -> set[int]:
+@dataclass
+class _Steered:
+    """The rows of a batch that one operator steers before one layer."""
+
+    operator: Operator
+    rows: Tensor
+    v: Tensor
+    mean: Tensor
+    strength: Tensor
+
+    def __call__(self, h: Tensor, where: Tensor | None) -> Tensor:
+        """A new h; of the positions only those in `where` [rows, pos] are steered."""
+        rows = self.rows.to(h.device)
+        old = h[rows]
+        new = self.operator(old, self.v.to(h), self.mean.to(h), self.strength.to(h))
+        if where is not None:
+            new = torch.where(where[rows, :, None], new, old)
+        return h.index_copy(0, rows, new)
+
+
+def _changes(lanes: Sequence[Lane]) -> dict[int, list[_Steered]]:
+    """By layer, lanes of the same operator together."""
+    found: dict[tuple[int, str], list[tuple[int, Vector, float]]] = {}
+    for k, lane in enumerate(lanes):
+        for vector in lane.vectors:
+            found.setdefault((vector.layer, lane.operator), []).append((k, vector, lane.strength))
+    out: dict[int, list[_Steered]] = {}
+    for (layer, operator), some in found.items():
+        column = [torch.tensor(x, dtype=torch.float32).view(-1, 1, 1)
+                  for x in ([v.mean for _, v, _ in some], [s for _, _, s in some])]  # fmt: skip
+        rows, v = torch.tensor([k for k, _, _ in some]), torch.stack([v.v for _, v, _ in some])[:, None]
+        out.setdefault(layer, []).append(_Steered(OPERATORS[operator], rows, v, column[0], column[1]))
+    return out
+
+
+def stop_tokens(model: LiveModel) -> set[int]:
     """Ids at which a text ends: those of the model's generation config and of its tokenizer."""
     said = getattr(model.hf.generation_config, "eos_token_id", None)
     ends = said if isinstance(said, list) else [said]
     return {int(i) for i in [*ends, model.tokenizer.eos_token_id] if i is not None}
 
 
-def draw(
-    logits: Float[Tensor, " vocabulary"], seen: Int[Tensor, " n"], sampling: Sampling, random: torch.Generator
-) -> int:
-    """One token id: repetition penalty, temperature, then the smallest set that holds `top_p` of the probability."""
-    used = seen.unique()
+def draw(logits: Tensor, used: Tensor, sampling: Sampling, random: torch.Generator) -> int:
+    """One token id of `logits` [vocabulary], float32: repetition penalty on the `used` ids, temperature, then the
+    smallest set that holds `top_p` of the probability."""
     logits = logits.clone()
     logits[used] = torch.where(logits[used] > 0, logits[used] / sampling.repetition, logits[used] * sampling.repetition)
     number = float(torch.rand((), generator=random, dtype=torch.float64))  # one each token, whatever the temperature

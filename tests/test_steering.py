@@ -18,17 +18,14 @@ from core.steering import (
     Lane,
     Sampling,
     Turns,
-    Vector,
     Written,
-    diff_mean,
     draw,
     encode_prompt,
     generate,
-    means,
-    moved,
-    random_like,
+    respond,
+    response_losses,
 )
-from core.stitch import Stitch
+from core.vectors import Vector, diff_mean, means
 
 LAYER = 2
 SHORT = Sampling(tokens=8, seed=3)
@@ -60,42 +57,6 @@ def last(stream: Any) -> list[Written]:
     return out
 
 
-def test_diff_mean_is_that_of_dense_activations(nano: LiveModel, corpus: Corpus) -> None:
-    plus, minus = texts(corpus, "fra", 5), texts(corpus, "eng", 5)
-    vector = diff_mean(means(nano, plus, minus, LAYER))
-    rows = []
-    for side in (plus, minus):
-        parts = []
-        for e in nano.encode(side):
-            h = hooks.residuals(nano, nano.pad([e.ids]), [LAYER])[LAYER][0]
-            parts.append(h[torch.from_numpy(e.usable)])
-        rows.append(torch.cat(parts).double())
-    v = rows[0].mean(0) - rows[1].mean(0)
-    v = (v / v.norm()).float()
-    assert torch.allclose(vector.v, v, atol=1e-4)
-    assert vector.mean == pytest.approx(float((rows[0].float() @ v).mean()), rel=1e-3)
-    with pytest.raises(StitchLensError, match="no length"):
-        diff_mean(means(nano, plus, plus, LAYER))
-    with pytest.raises(StitchLensError, match="without a token"):
-        means(nano, [""], plus, LAYER)
-    with pytest.raises(StitchLensError, match="layer 99"):
-        means(nano, plus, minus, 99)
-
-
-def test_a_moved_vector_is_renormalised_and_measured_anew(nano: LiveModel, corpus: Corpus, french: Vector) -> None:
-    d = nano.spec.d_model
-    stitch = Stitch(3 * torch.eye(d), torch.ones(d), torch.eye(d) / 3, torch.zeros(d))
-    found = means(nano, texts(corpus, "fra", 5), texts(corpus, "eng", 5), LAYER)
-    vector = moved(french, stitch, "up", found)
-    assert torch.allclose(vector.v, french.v, atol=1e-5), "the bias takes no part, the scale goes"
-    assert vector.mean == pytest.approx(float(found.positive @ vector.v))
-    control = random_like(french, found, 1)
-    assert float(control.v.norm()) == pytest.approx(1)
-    assert abs(float(control.v @ french.v)) < 0.3
-    push = [x.mean - float(found.negative @ x.v) for x in (french, control)]
-    assert push[0] == pytest.approx(push[1], rel=1e-4)
-
-
 def test_a_clamp_of_1_puts_the_component_to_the_mean(nano: LiveModel, french: Vector) -> None:
     h = 3 * torch.randn(2, 7, nano.spec.d_model, generator=torch.Generator().manual_seed(0))
     shape = (1, 1, 1)
@@ -110,20 +71,22 @@ def test_a_clamp_of_1_puts_the_component_to_the_mean(nano: LiveModel, french: Ve
     assert torch.allclose(half - h, (0.5 * mean * v).expand_as(h), atol=1e-5)
 
 
+def watched(model: LiveModel, work: Any) -> list[torch.Tensor]:
+    """What block LAYER reads, pass by pass, after whatever hook came before."""
+    read: list[torch.Tensor] = []
+    norm = model.plain_blocks[LAYER].input_layernorm
+    handle = norm.register_forward_pre_hook(lambda block, args: read.append(args[0].clone()))
+    try:
+        work()
+    finally:
+        handle.remove()
+    return read
+
+
 def test_every_position_but_special_ones_is_steered(nano: LiveModel, french: Vector) -> None:
     """What the layer reads in a stream: the prompt at its first pass, then one token after the other."""
-    read: list[torch.Tensor] = []
-    original = nano.body.forward
-
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        with hooks.changed(nano, {LAYER: lambda h: read.append(h.clone()) or h}):
-            return original(*args, **kwargs)
-
-    nano.body.forward = watched
-    try:
-        last(generate(nano, "The house", [Lane(french), Lane(), Lane(french, prompt=False)], Sampling(tokens=3)))
-    finally:
-        nano.body.forward = original
+    lanes = [Lane((french,)), Lane(), Lane((french,), prompt=False)]
+    read = watched(nano, lambda: last(generate(nano, "The house", lanes, Sampling(tokens=3))))
     at = torch.stack([h @ french.v for h in (x[0, 1:] for x in read[:1])])[0]
     assert torch.allclose(at, torch.full_like(at, french.mean), atol=1e-4)
     assert float(read[0][0, 0] @ french.v) != pytest.approx(french.mean, abs=1e-3), "the special token is left alone"
@@ -147,7 +110,13 @@ def test_without_vectors_the_logits_are_the_models_own(nano: LiveModel) -> None:
 
 
 def test_a_lane_writes_the_same_beside_any_others(nano: LiveModel, french: Vector) -> None:
-    lanes = [Lane(), Lane(french), Lane(french, "add", 0.5), Lane(french, strength=2.0), Lane(french, prompt=False)]
+    lanes = [
+        Lane(),
+        Lane((french,)),
+        Lane((french,), "add", 0.5),
+        Lane((french,), strength=2.0),
+        Lane((french,), prompt=False),
+    ]
     together = last(generate(nano, "The house of my", lanes, SHORT))
     assert len({tuple(x.ids) for x in together}) > 2
     for lane, written in zip(lanes, together, strict=True):
@@ -159,13 +128,14 @@ def test_a_lane_writes_the_same_beside_any_others(nano: LiveModel, french: Vecto
 def test_hooks_are_gone_after_a_stream_and_after_one_that_was_dropped(nano: LiveModel, french: Vector) -> None:
     ids = torch.tensor([encode_prompt(nano, "The house", 1).tolist()])
     with torch.inference_mode():
-        before = nano.body(input_ids=ids).last_hidden_state
-    last(generate(nano, "The house", [Lane(french)], SHORT))
-    next(iter(generate(nano, "The house", [Lane(french)], SHORT)))
+        before = nano.plain.base_model(input_ids=ids).last_hidden_state
+    last(generate(nano, "The house", [Lane((french,))], SHORT))
+    next(iter(generate(nano, "The house", [Lane((french,))], SHORT)))
     with pytest.raises(ZeroDivisionError), hooks.changed(nano, {LAYER: lambda h: h / (1 // 0)}):
-        nano.body(input_ids=ids)
+        nano.plain.base_model(input_ids=ids)
     with torch.inference_mode():
-        assert torch.equal(nano.body(input_ids=ids).last_hidden_state, before)
+        assert torch.equal(nano.plain.base_model(input_ids=ids).last_hidden_state, before)
+    assert not any(block._forward_pre_hooks for block in nano.plain_blocks)
 
 
 def test_a_stop_is_heard_within_a_token(nano: LiveModel) -> None:
@@ -178,7 +148,7 @@ def test_a_stop_is_heard_within_a_token(nano: LiveModel) -> None:
 def test_steering_to_a_language_moves_what_is_written(nano: LiveModel, french: Vector) -> None:
     """The science on small models: the mean of French goes up in what the model expects next."""
     stream = Sampling(tokens=24, temperature=0.7, seed=1)
-    plain, steered = last(generate(nano, "The house of my mother is", [Lane(), Lane(french, strength=1.5)], stream))
+    plain, steered = last(generate(nano, "The house of my mother is", [Lane(), Lane((french,), strength=1.5)], stream))
     assert plain.text != steered.text
     ids = torch.tensor([[0, *steered.ids], [0, *plain.ids]][0:1])
     h = hooks.residuals(nano, ids, [LAYER])[LAYER][0, 1:].float()
@@ -194,7 +164,7 @@ def test_prompts_that_do_not_fit_are_said(nano: LiveModel, prompt: str, says: st
 
 def test_bad_vectors_and_strengths_are_said(nano: LiveModel) -> None:
     with pytest.raises(StitchLensError, match="width 3"):
-        last(generate(nano, "The", [Lane(Vector(LAYER, torch.ones(3), 1.0))], SHORT))
+        last(generate(nano, "The", [Lane((Vector(LAYER, torch.ones(3), 1.0),))], SHORT))
     for strength in (1e9, float("nan"), float("-inf")):
         with pytest.raises(StitchLensError, match="1 is Eq"):
             Lane(strength=strength)
@@ -256,7 +226,7 @@ def test_turns_are_first_come_first_served() -> None:
 
 def test_streams_at_once_are_streams_one_by_one(nano: LiveModel, french: Vector) -> None:
     turns, found = Turns(), {}
-    lanes = {k: [Lane(french, strength=0.5 * k), Lane()] for k in range(4)}
+    lanes = {k: [Lane((french,), strength=0.5 * k), Lane()] for k in range(4)}
 
     def write(k: int) -> None:
         with turns.turn():
@@ -269,3 +239,42 @@ def test_streams_at_once_are_streams_one_by_one(nano: LiveModel, french: Vector)
         thread.join()
     for k in range(4):
         assert found[k] == [x.ids for x in last(generate(nano, f"The {k} houses", lanes[k], SHORT))]
+
+
+def test_a_range_of_layers_is_steered_at_each(nano: LiveModel, corpus: Corpus) -> None:
+    plus, minus = texts(corpus, "fra"), texts(corpus, "eng")
+    vectors = tuple(diff_mean(means(nano, plus, minus, layer)) for layer in (LAYER, LAYER + 1))
+    ids = torch.tensor([encode_prompt(nano, "The house of my", 1).tolist()])
+    lane, seen = Lane(vectors), []
+    batch = steering._Batch(nano, [ids[0]], [lane], Sampling(tokens=2), [0], 1)
+    norms = [nano.plain_blocks[layer].input_layernorm for layer in (LAYER, LAYER + 1)]
+    handles = [n.register_forward_pre_hook(lambda block, args: seen.append(args[0][0, 1:])) for n in norms]
+    batch.step()
+    for handle in handles:
+        handle.remove()
+    for h, vector in zip(seen, vectors, strict=True):
+        assert torch.allclose(h @ vector.v, torch.full((len(h),), vector.mean), atol=1e-4)
+
+
+def test_written_in_bulk_is_written_alone(nano: LiveModel, french: Vector) -> None:
+    prompts = ["The house of my", "A", "In the morning we went to the", "The dog and the"]
+    rows = [(p, lane, k) for k, p in enumerate(prompts) for lane in (Lane(), Lane((french,)))]
+    together = respond(nano, rows, SHORT)
+    for (prompt, lane, seed), written in zip(rows, together, strict=True):
+        (alone,) = respond(nano, [(prompt, lane, seed)], SHORT)
+        assert alone.ids == written.ids and alone.done
+        (live,) = last(generate(nano, prompt, [lane], SHORT.model_copy(update={"seed": seed})))
+        assert live.ids == written.ids
+
+
+def test_losses_of_responses_are_those_of_a_whole_pass(nano: LiveModel) -> None:
+    prompts = [encode_prompt(nano, p, 1) for p in ("The house of my", "A dog")]
+    responses = [nano.encode([t])[0].ids[1:].tolist() for t in (" mother is old and small.", " ran")]
+    found = response_losses(nano, [*prompts, prompts[0]], [*responses, []])
+    assert found[2] != found[2], "an empty response has no loss"
+    for ids, response, loss in zip(prompts, responses, found[:2], strict=True):
+        whole = torch.tensor([[*ids.tolist(), *response]])
+        logits = nano.hf(input_ids=whole).logits[0].float()
+        n = len(ids)
+        expected = torch.nn.functional.cross_entropy(logits[n - 1 : -1], whole[0, n:])
+        assert loss == pytest.approx(float(expected), rel=1e-4)

@@ -1,0 +1,538 @@
+"""Steer live: one prompt, several lanes of both models side by side; below, how often it works."""
+
+import html
+import json
+import tempfile
+import time
+from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import streamlit as st
+
+from core import queries, responses
+from core.errors import StitchLensError
+from core.languages import LANGUAGES
+from core.pairs import PairSpec, get_pair
+from core.store import Workspace, fingerprint
+from pages.shared import figures, frame
+from pages.shared.frame import ask, count, percent, plain, section
+
+if TYPE_CHECKING:
+    from core.studio import Source, Studio
+
+LANES = ("b:none", "b:own", "b:transferred", "a:none", "a:own", "a:transferred")
+CONTROLS = ("b:random", "b:shuffled", "a:random", "a:shuffled")
+DEFAULT = ["b:none", "b:own", "b:transferred"]
+SOURCES = {"lang": "A language", "concept": "Two texts", "feature": "An SAE feature", "file": "A file"}
+PROMPT = "The best way to keep bread fresh is"
+HISTORY = 8
+LARGEST = 1_000_000
+"""Bytes of a vector that is uploaded."""
+WAYS = {"b": "B steered", "a": "A steered"}
+PLUS = "I love this, it is wonderful.\nWhat a beautiful and happy day.\nThis is the best gift I ever got."
+MINUS = "I hate this, it is terrible.\nWhat an ugly and sad day.\nThis is the worst gift I ever got."
+
+
+def page() -> None:
+    ws = frame.workspace()
+    with section():
+        pair = get_pair(ws.pair)
+        st.title("Steering")
+        st.markdown(
+            f"One prompt, several lanes: a model by itself, under its own vector, and under a vector that was learned in "
+            f"the *other* model and carried through the stitch. :blue[A is {plain(pair.a.title)}], "
+            f":violet[B is {plain(pair.b.title)}]."
+        )
+        frame.refusal()
+        names = ask(queries.stitch_names, ws) if ws.exists else []
+        if not names:
+            frame.door(
+                f"**No stitch for {plain(pair.title)} yet.** Vectors cross through one.", f"python -m core build {ws.pair}"
+            )
+            return
+        if not queries.has(ws, "language_means/b"):
+            frame.door(
+                "**No language means yet.** Steering to a language needs the mean residual stream of each, in both models; "
+                "the evaluation makes them and measures how often steering works.",
+                f"python -m core steer eval {ws.pair}",
+            )  # fmt: skip
+        with section():
+            live(ws, pair, names)
+        if queries.has(ws, "steering"):
+            with section():
+                evaluation(ws, pair)
+
+
+# live
+
+
+def live(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
+    now = st.session_state
+    presets(ws)
+    st.text_area(
+        "Prompt", PROMPT, key="prompt", bind="query-params", height=80, max_chars=20_000,
+        help="What every lane goes on from. Both models are base or lightly tuned ones: give the beginning of a text.",
+    )  # fmt: skip
+    lanes = st.pills(
+        "Lanes", [*LANES, *CONTROLS], default=DEFAULT, selection_mode="multi", key="lanes", bind="query-params",
+        format_func=lane_name, help="Columns, left to right. Lanes of one model share every pass, so three cost little "
+        "more than one. Random and shuffled are controls: a clamp as strong along a random direction, and the other "
+        "model's vector through a stitch fitted on shuffled pairs.",
+    )  # fmt: skip
+    with st.expander("Vector, strength, layers, sampling", icon=":material/tune:", key="options"):
+        ask_for = options(ws, pair, names)
+    bar = st.container(horizontal=True, vertical_alignment="bottom")
+    bar.slider(
+        "Strength", -5.0, 5.0, 1.0, 0.1, key="strength", bind="query-params", width=320, on_change=again,
+        help="Multiplies c of Eq. 8: 1 sets the component along v to z̄, as in the paper; 0 changes nothing. Moving it "
+        "writes again and keeps the text before.",
+    )  # fmt: skip
+    go = bar.button("Go", type="primary", icon=":material/play_arrow:", key="go") or now.pop("again", False)
+    bar.button("Stop", icon=":material/stop:", disabled=not go, key="stop", help="Stops within a token; the text stays.")
+    place = st.container(key="columns")
+    if go and not lanes:
+        place.warning("No lane is chosen: choose at least one above.")
+        go = False
+    if go:
+        stream(ws, pair, ask_for, [str(x) for x in lanes], place)
+    runs: list[dict[str, Any]] = [r for r in now.get("runs", []) if r["pair"] == ws.pair]
+    if not go:
+        if runs:
+            show(runs[-1], place)
+        else:
+            example(ws, place)
+    after(ws, runs)
+
+
+def again() -> None:
+    """The dial writes again where something has been written."""
+    if st.session_state.get("runs"):
+        st.session_state["again"] = True
+
+
+def lane_name(lane: str) -> str:
+    side, _, kind = lane.partition(":")
+    return f":{'blue' if side == 'a' else 'violet'}[{side.upper()}] {responses.KINDS[kind][0]}"
+
+
+def presets(ws: Workspace) -> None:
+    found = ask(responses.presets, ws)
+    if not found:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(":small[Try]")
+        for preset in found:
+            st.button(
+                preset["name"], key=f"preset-{preset['language']}", on_click=choose, args=(preset,),
+                help=f"Steer B to {preset['name']}: \"{preset['prompt']}\", stitch {preset['stitch']}, strength "
+                f"{preset['strength']:g}.",
+            )  # fmt: skip
+
+
+def choose(preset: dict[str, Any]) -> None:
+    """A preset's whole setting, and go."""
+    now = st.session_state
+    now["prompt"], now["source"], now["lang"] = preset["prompt"], "lang", preset["language"]
+    now["stitch"], now["strength"], now["lanes"] = preset["stitch"], preset["strength"], DEFAULT
+    now["layers_for"] = preset["stitch"]
+    now["layers_b"] = (preset["first"], preset["last"])
+    now.pop("layers_a", None)
+    now["again"] = True
+
+
+def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
+    """What is steered and how; the values that `stream` needs besides those bound to keys."""
+    now, out = st.session_state, dict[str, Any]()
+    left, middle, right = st.columns(3, gap="large")
+    with left:
+        st.markdown("**Vector**")
+        kind = str(st.segmented_control(
+            "From", list(SOURCES), default="lang", required=True, key="source", bind="query-params",
+            format_func=lambda k: SOURCES[k], help="DiffMean of texts (4), a decoder direction, or a file.",
+        ))  # fmt: skip
+        out |= {"kind": kind} | given(ws, kind)
+    with middle:
+        st.markdown("**Where**")
+        stitch = st.selectbox(
+            "Stitch", names, key="stitch", bind="query-params",
+            help="Carries the vector across by v P, without the bias, renormalised (4).",
+        )  # fmt: skip
+        makers = ask(queries.makers, ws, f"stitches/{stitch}")
+        if now.get("layers_for") not in (None, stitch):
+            now.pop("layers_a", None), now.pop("layers_b", None)
+        now["layers_for"] = stitch
+        for side, spec in (("a", pair.a), ("b", pair.b)):
+            at = int(makers[f"layer_{side}"])
+            st.slider(
+                f"Layers of {side.upper()}", 0, spec.n_layers - 1, (at, at), key=f"layers_{side}", bind="query-params",
+                help=f"Steered before each of these; z̄ is measured at each. The stitch joins layer {at}.",
+            )  # fmt: skip
+        st.segmented_control(
+            "Operator", ["clamp", "add"], default="clamp", required=True, key="operator", bind="query-params",
+            help="clamp: Eq. 8 and 9. add: strength times z̄ v on top of what is there.",
+        )  # fmt: skip
+        st.toggle(
+            "Steer the prompt too", True, key="on_prompt", bind="query-params",
+            help="Special tokens are never steered. Off: only what is generated.",
+        )  # fmt: skip
+    with right:
+        st.markdown("**Sampling**")
+        number = partial(st.number_input, bind="query-params")
+        number("Tokens", 1, 400, 48, key="tokens", help="Most tokens that a lane writes.")
+        number("Temperature", 0.0, 5.0, 0.5, 0.1, key="temperature", help="0 takes the likeliest token.")
+        number("Top p", 0.05, 1.0, 0.95, 0.05, key="top_p", help="The smallest set with this probability is drawn from.")
+        number("Repetition penalty", 0.5, 3.0, 1.1, 0.05, key="repetition", help="Divides logits of used tokens.")
+        number("Seed", 0, 2**31, 0, key="seed", help="The same seed writes the same text in a lane, whichever others run.")
+    return out | {"stitch": stitch}
+
+
+def given(ws: Workspace, kind: str) -> dict[str, Any]:
+    match kind:
+        case "lang":
+            labels = ask(language_labels, ws)
+            codes = [LANGUAGES[x][0] for x in labels if x != "eng"]
+            names = dict(LANGUAGES.values())
+            start = codes.index("nl") if "nl" in codes else 0
+            code = st.selectbox(
+                "Language", codes, index=start, key="lang", bind="query-params", format_func=lambda c: names[c],
+                help="Positive: texts in it; negative: English; each model reads both itself (DiffMean).",
+            ) if codes else None  # fmt: skip
+            return {"source": f"lang:{code}"}
+        case "concept":
+            words = "Examples, one a line. v is the difference of the mean residual streams."
+            plus = st.text_area("More of this", PLUS, key="plus", bind="query-params", max_chars=5000, help=words)
+            minus = st.text_area("Less of this", MINUS, key="minus", bind="query-params", max_chars=5000, help=words)
+            return {"source": "concept", "plus": plus, "minus": minus}
+        case "feature":
+            saes = queries.saes(ws)
+            if not saes:
+                st.markdown("No SAE yet: see the Features page.")
+                return {"source": "feature:"}
+            sae = st.selectbox("SAE", saes, key="steer_sae", help="Of model A; choose a stitch from its layer.")
+            index = st.number_input(
+                "Feature", 0, 10**6, 0, key="steer_feature", bind="query-params",
+                help="v is its decoder direction; z̄ the mean component where it is active in its top contexts.",
+            )  # fmt: skip
+            return {"source": f"feature:{sae}/{int(index)}"}
+    file = st.file_uploader(
+        "Vector", type=["safetensors"], max_upload_size=1, help="As `vector export` writes it; at most 1 MB. Not part of "
+        "the link.",
+    )  # fmt: skip
+    return {"source": "file", "file": file}
+
+
+def language_labels(ws: Workspace) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(ws.path("language_means/b"), "np") as f:
+        return list(json.loads((f.metadata() or {}).get("labels", "[]")))
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def studio(pair: str, stitch: str, stamp: str) -> "Studio":
+    from core.pipeline import Bench, BuildConfig
+    from core.studio import Studio
+
+    return Studio(Bench(get_pair(pair), BuildConfig()), stitch)
+
+
+def resolve(chosen: dict[str, Any], here: "Studio") -> "Source":
+    match chosen["kind"]:
+        case "concept":
+            return here.concept(chosen["plus"], chosen["minus"])
+        case "file":
+            from core.vectors import load_vector
+
+            file = chosen["file"]
+            if file is None:
+                raise StitchLensError("no file", "a vector", "drop one into the box, or choose another source")
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "vector.safetensors"
+                path.write_bytes(file.getvalue())
+                return here.file(load_vector(path))
+    return here.source(chosen["source"])
+
+
+def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[str], place: Any) -> None:
+    """Write, a token at a time, into a column a lane; what there is is kept whenever this is interrupted."""
+    with place, st.spinner("Opening the models, once", show_time=True):
+        from core.steering import Sampling
+        from core.studio import Setting, check, lane_key, run_record
+
+    now = st.session_state
+    said = place.empty()
+    try:
+        here = studio(pair.key, chosen["stitch"], fingerprint([queries.makers(ws, f"stitches/{chosen['stitch']}"),
+                      queries.has(ws, "language_means/b")]))  # fmt: skip
+        setting = check(
+            Setting, operator=now["operator"], strength=now["strength"], prompt=now["on_prompt"],
+            layers_a=now["layers_a"], layers_b=now["layers_b"],
+        )  # fmt: skip
+        sampling = check(Sampling, **{k: now[k] for k in ("tokens", "temperature", "top_p", "repetition", "seed")})
+        keys = [lane_key(lane) for lane in lanes]
+        prompt = now["prompt"]
+        with place, st.spinner("Opening the models, once", show_time=True):
+            for side in sorted({key.side for key in keys}):
+                here.model(side)  # type: ignore[arg-type]
+        source = resolve(chosen, here)
+        with place:
+            boxes = columns(lanes)
+        record: dict[str, Any] | None = None
+        began = time.perf_counter()
+        waiting = lambda n: said.info(f"{n} before you: one stream at a time computes.", icon=":material/hourglass:")  # noqa: E731
+        with closing(here.run(source, keys, prompt, setting, sampling, waiting)) as texts:
+            for written in texts:
+                if record is None:
+                    said.empty()
+                    record = run_record(here, chosen["source"], prompt, setting, sampling, written, {})
+                    now.setdefault("runs", []).append(record)
+                    del now["runs"][:-HISTORY]
+                for lane, w in zip(record["lanes"], written.values(), strict=True):
+                    lane["text"], lane["tokens"] = w.text, len(w.ids)
+                    boxes[lane["lane"]].html(text_html(prompt, w.text, lane["lane"]))
+                record["seconds"] = time.perf_counter() - began
+        if record is not None:
+            judged = here.judge(prompt, written)
+            kept = {k: record[k] for k in ("seconds",)}
+            record.update(run_record(here, chosen["source"], prompt, setting, sampling, written, judged) | kept)
+    except StitchLensError as e:
+        said.error(frame.sentence(e), icon=":material/error:")
+        return
+    st.rerun()
+
+
+def columns(lanes: list[str]) -> dict[str, Any]:
+    """A heading and an empty box a lane."""
+    boxes = {}
+    for lane, column in zip(lanes, st.columns(len(lanes), gap="medium"), strict=True):
+        column.markdown(f"**{lane_name(lane)}**", help=responses.KINDS[lane.partition(":")[2]][1])
+        boxes[lane] = column.empty()
+    return boxes
+
+
+def text_html(prompt: str, text: str, lane: str) -> str:
+    """Escaped: the prompt grey, what was written on a tint of its model."""
+    rgb = "66,133,244" if lane.startswith("a") else "154,92,214"
+    return (
+        '<div dir="auto" style="unicode-bidi:plaintext;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.6;">'
+        f'<span style="opacity:0.62;">{html.escape(prompt)}</span>'
+        f'<span style="background-color:rgba({rgb},0.16);border-radius:3px;">{html.escape(text)}</span></div>'
+    )
+
+
+def show(run: dict[str, Any], place: Any) -> None:
+    """A run as it ended, with what can be said of each text."""
+    with place:
+        boxes = columns([lane["lane"] for lane in run["lanes"]])
+        for lane in run["lanes"]:
+            with boxes[lane["lane"]].container():
+                st.html(text_html(run["prompt"], lane["text"], lane["lane"]))
+                st.caption(verdict(lane, run.get("seconds")))
+
+
+def verdict(lane: dict[str, Any], seconds: float | None) -> str:
+    parts = []
+    if lane.get("language"):
+        name = dict(LANGUAGES.values()).get(lane["language"], lane["language"])
+        parts.append(f"**{plain(name)}** ({lane['probability']:.2f})")
+    if lane.get("loss") is not None:
+        parts.append(f"{lane['loss']:.2f} nats/token")
+        parts.append(f"{percent(lane['repetition'], sign=False)} repeated")
+    if seconds and lane.get("tokens"):
+        parts.append(f"{lane['tokens'] / seconds:.1f} tokens/s")
+    return " · ".join(parts)
+
+
+def example(ws: Workspace, place: Any) -> None:
+    """Before anything was written: a preset as the evaluation wrote it."""
+    found = ask(responses.presets, ws)
+    if not found:
+        place.caption("Press Go: both models are opened once, which takes some seconds, and then write at once.")
+        return
+    one, lanes = found[0], []
+    for kind in ("none", "own", "transferred"):
+        table = ask(responses.generations, ws, "b", one["language"], kind)
+        row = table.loc[table.prompt == one["prompt"]].iloc[0]
+        lanes.append({
+            "lane": f"b:{kind}", "text": row.text, "language": row.detected, "probability": row.probability,
+            "loss": row.loss, "repetition": row.repetition,
+        })  # fmt: skip
+    show({"prompt": one["prompt"], "lanes": lanes}, place)
+    place.caption(
+        f"As the evaluation wrote it, steering to {one['name']}; press a language above, or Go, to write anew. nats/token: "
+        "the loss of the text under the unsteered model (lower is more fluent)."
+    )
+
+
+def after(ws: Workspace, runs: list[dict[str, Any]]) -> None:
+    """Downloads and the runs before."""
+    if not runs:
+        return
+    last = runs[-1]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.download_button(
+            "Run", json.dumps(last, indent=1, ensure_ascii=False), "run.json", "application/json", on_click="ignore",
+            icon=":material/download:", help="Texts, settings and figures of the run above, as JSON.",
+        )  # fmt: skip
+        if not last["source"].startswith(("file", "concept")):
+            lane = next((x["lane"] for x in last["lanes"] if not x["lane"].endswith(":none")), "b:transferred")
+            for ending, what in (("safetensors", "Vector"), ("gguf", "GGUF"), ("json", "Neuronpedia")):
+                st.download_button(
+                    what, partial(exported, ws.pair, last, lane, ending), f"{lane.replace(':', '-')}.{ending}",
+                    on_click="ignore", icon=":material/download:", key=f"export-{ending}",
+                    help=f"The vector of lane {lane}: " + {
+                        "safetensors": "opens here again.", "gguf": "a control vector for llama.cpp.",
+                        "json": "the form of Neuronpedia's vector upload."}[ending],
+                )  # fmt: skip
+    earlier = runs[-2::-1]
+    if earlier:
+        with st.expander(f"Earlier runs ({len(earlier)})", expanded=same_but_strength(last, earlier[0]), key="earlier"):
+            for run in earlier:
+                setting = run["setting"]
+                st.markdown(
+                    f":small[{plain(run['source'])}, strength {setting['strength']:g}, {setting['operator']}, stitch "
+                    f"{plain(run['stitch'])}, seed {run['sampling']['seed']}]"
+                )
+                show(run, st.container())
+
+
+def same_but_strength(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    strip = lambda r: {k: v for k, v in r["setting"].items() if k != "strength"} | {"s": r["source"], "p": r["prompt"]}  # noqa: E731
+    return bool(strip(one) == strip(other) and one["setting"] != other["setting"])
+
+
+def exported(pair: str, run: dict[str, Any], lane: str, ending: str) -> bytes:
+    from core.studio import Setting, export, lane_key
+
+    ws = Workspace(pair)
+    mark = fingerprint([queries.makers(ws, f"stitches/{run['stitch']}"), queries.has(ws, "language_means/b")])
+    here, key = studio(pair, run["stitch"], mark), lane_key(lane)
+    vector = here.vectors(here.source(run["source"]), key, Setting.model_validate(run["setting"]))[0]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"vector.{ending}"
+        export(vector, here.bench.pair.a if key.side == "a" else here.bench.pair.b, f"{run['source']} {lane}", path)
+        return path.read_bytes()
+
+
+# the evaluation
+
+
+def evaluation(ws: Workspace, pair: PairSpec) -> None:
+    st.header("How often it works", anchor="evaluation")
+    makers = ask(queries.makers, ws, "steering")
+    side = str(st.segmented_control(
+        "Which model is steered", list(WAYS), default="b", required=True, format_func=lambda s: WAYS[s], key="way",
+        bind="query-params", help="B steered: vectors go from A to B. A steered: from B to A.",
+    ))  # fmt: skip
+    table = ask(responses.steering, ws, side)
+    spec, other = (pair.b, pair.a) if side == "b" else (pair.a, pair.b)
+    n = int(table.n.max())
+    left, right = st.columns([3, 2], gap="large")
+    with left, section():
+        figures.draw(
+            figures.languages(table, side),
+            f"Tables 5 and 6: share of {plain(spec.title)}'s responses to {n} neutral English prompts that langdetect finds "
+            f"in the language of the vector, with 95 % Clopper-Pearson intervals; transferred vectors were learned in "
+            f"{plain(other.title)}. Control: a random vector that moves as far. Click a mark to read what was written.",
+            key="languages", alt="Share of responses in the language, by language and vector",
+            on_select=partial(pick, side), selection_mode="points",
+        )  # fmt: skip
+    with right, section():
+        figures.draw(
+            figures.means(ask(responses.means, ws, side), side),
+            f"Fig. 3b: the mean over {table.language.nunique()} languages, with 95 % bootstrap intervals over them; "
+            f"hollow: the paper's {'Gemma-2-9B under vectors from 2B' if side == 'b' else 'Gemma-2-2B under vectors of 9B'} "
+            "(its own prompts and languages).",
+            key="means", alt="Mean share of responses in the language by kind of vector",
+        )  # fmt: skip
+        gaps = ask(responses.gaps, ws, side)
+        theirs = responses.paper().query("side == @side")
+        figures.draw(
+            figures.gaps(gaps, theirs),
+            "Fig. 3c: clipped relative transfer gap (Eq. 16), transferred over own performance; 0/0 counts as 0. "
+            "Outlined: the paper's.",
+            key="gaps", alt="Histogram of relative transfer gaps",
+        )  # fmt: skip
+        against = str(st.segmented_control(
+            "Against", ["characters", "natural"], default="characters", required=True, key="against",
+            format_func={"characters": "Text in the corpus", "natural": "Loss of real text"}.__getitem__,
+            help="Fig. 11 takes the log frequency of the language in the corpus; this corpus holds about as much of each, "
+            "so the loss of real text under the model that the vector comes from tells more.",
+        ))  # fmt: skip
+        figures.draw(
+            figures.gap_against(gaps, against, other.title),
+            f"Fig. 11: the gap against "
+            + (f"the characters of each language in the corpus {plain(makers.get('corpus_name', pair.corpus))}."
+               if against == "characters" else f"the loss of real text in it under {plain(other.title)}, nats/token.")
+            + f" Spearman {gaps.gap.corr(gaps[against], method='spearman'):+.2f}.",
+            key="gap-against", alt="Transfer gap against frequency of the language",
+        )  # fmt: skip
+    cells(ws, side, table)
+    with st.expander("What moved it: settings that the first half of the prompts chose from", icon=":material/tune:"):
+        chosen = ask(responses.choices, ws, side)
+        st.dataframe(
+            chosen, hide_index=True, alt="Settings", column_config={
+                "stitch": "Stitch", "span": "Layers", "strength": "Strength",
+                "rate": st.column_config.NumberColumn("In the language ↑", format="percent"),
+                "success": st.column_config.NumberColumn("and fluent ↑", format="percent"),
+                "loss": st.column_config.NumberColumn("nats/token ↓", format="%.2f"),
+            },
+        )  # fmt: skip
+        st.caption(
+            "Transferred vectors, mean over languages on the prompts that choose; each language takes its own best setting, "
+            "and the figures above come from the other half of the prompts."
+        )
+
+
+def pick(side: str) -> None:
+    points: list[dict[str, Any]] = st.session_state["languages"].selection.points
+    if points and (data := points[0].get("customdata")):
+        st.session_state["cell_language"], st.session_state["cell_kind"] = str(data[0]), str(data[1])
+
+
+def cells(ws: Workspace, side: str, table: pd.DataFrame) -> None:
+    """What was written in one cell of the table."""
+    st.subheader("What was written", anchor="written")
+    names = dict(zip(table.language, table.name, strict=True))
+    bar = st.container(horizontal=True, vertical_alignment="bottom")
+    language = bar.selectbox(
+        "Language of the vector", list(names), key="cell_language", bind="query-params", width=260,
+        format_func=lambda c: names.get(c, c),
+    )  # fmt: skip
+    kinds = [k for k in responses.KINDS if k in set(table.kind)]
+    kind = str(bar.segmented_control(
+        "Vector", kinds, default="transferred", required=True, key="cell_kind", bind="query-params",
+        format_func=lambda k: responses.KINDS[k][0],
+    ))  # fmt: skip
+    row = table.loc[(table.language == language) & (table.kind == kind)].iloc[0]
+    written = ask(responses.generations, ws, side, str(language), kind)
+    setting = "" if kind == "none" else (
+        f"; stitch {plain(row.stitch)}, {int(row.span)} layer{'s' if row.span > 1 else ''}, strength {row.strength:g}"
+    )  # fmt: skip
+    st.markdown(
+        f"**{percent(row.rate, row.low, row.high, sign=False)}** in {plain(names[language])}, "
+        f"{percent(row.success, sign=False)} fluent besides; {row.loss:.2f} nats/token (real text {row.natural:.2f}), "
+        f"{percent(row.repetition, sign=False)} repeated{setting}."
+    )
+    st.dataframe(
+        written[["prompt", "text", "detected", "probability", "loss", "repetition", "fluent"]], hide_index=True, height=320,
+        alt="Generations", row_height=60,
+        column_config={
+            "prompt": st.column_config.TextColumn("Prompt", width="small"),
+            "text": st.column_config.TextColumn("Response", width="large"),
+            "detected": "Detected", "probability": st.column_config.NumberColumn("p", format="%.2f"),
+            "loss": st.column_config.NumberColumn("nats/token ↓", format="%.2f"),
+            "repetition": st.column_config.NumberColumn("Repeated ↓", format="percent"), "fluent": "Fluent",
+        },
+    )  # fmt: skip
+    st.caption(
+        "Fluent: at most 30 % of its runs of four words repeated, and a loss under the unsteered model of at most that of "
+        "real text in the language."
+    )
+
+
+frame.routed()
+page()

@@ -1,0 +1,176 @@
+"""Vectors are what their means say, moved ones are measured anew, and files give back what was put in."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Tiny
+from gguf import GGUFReader
+
+from core import hooks
+from core.corpus import Corpus, Document, load_corpus
+from core.errors import StitchLensError
+from core.models import LiveModel
+from core.pairs import NANO_B, PAIRS
+from core.stitch import Stitch
+from core.vectors import (
+    Means,
+    Vector,
+    diff_mean,
+    language_means,
+    load_means,
+    load_vector,
+    means,
+    moved,
+    neuronpedia_vector,
+    random_like,
+    save_gguf,
+    save_vector,
+)
+
+LAYER = 2
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return load_corpus(PAIRS["nano"].corpus)
+
+
+@pytest.fixture
+def nano(tiny: Tiny) -> LiveModel:
+    return tiny("nano-b")
+
+
+def texts(corpus: Corpus, language: str, n: int = 30) -> list[str]:
+    return [d.text for d in corpus.split("fit") if d.label.split("/")[0] == language][:n]
+
+
+@pytest.fixture
+def french(nano: LiveModel, corpus: Corpus) -> Vector:
+    return diff_mean(means(nano, texts(corpus, "fra"), texts(corpus, "eng"), LAYER))
+
+
+def test_diff_mean_is_that_of_dense_activations(nano: LiveModel, corpus: Corpus) -> None:
+    plus, minus = texts(corpus, "fra", 5), texts(corpus, "eng", 5)
+    vector = diff_mean(means(nano, plus, minus, LAYER))
+    rows = []
+    for side in (plus, minus):
+        parts = []
+        for e in nano.encode(side):
+            h = hooks.residuals(nano, nano.pad([e.ids]), [LAYER])[LAYER][0]
+            parts.append(h[torch.from_numpy(e.usable)])
+        rows.append(torch.cat(parts).double())
+    v = rows[0].mean(0) - rows[1].mean(0)
+    v = (v / v.norm()).float()
+    assert torch.allclose(vector.v, v, atol=1e-4)
+    assert vector.mean == pytest.approx(float((rows[0].float() @ v).mean()), rel=1e-3)
+    with pytest.raises(StitchLensError, match="the same text"):
+        diff_mean(means(nano, plus, plus, LAYER))
+    with pytest.raises(StitchLensError, match="without a token"):
+        means(nano, [""], plus, LAYER)
+    with pytest.raises(StitchLensError, match="layer 99"):
+        means(nano, plus, minus, 99)
+
+
+def test_a_moved_vector_is_renormalised_and_measured_anew(nano: LiveModel, corpus: Corpus, french: Vector) -> None:
+    d = nano.spec.d_model
+    stitch = Stitch(3 * torch.eye(d), torch.ones(d), torch.eye(d) / 3, torch.zeros(d))
+    found = means(nano, texts(corpus, "fra", 5), texts(corpus, "eng", 5), LAYER)
+    vector = moved(french, stitch, "up", found)
+    assert torch.allclose(vector.v, french.v, atol=1e-5), "the bias takes no part, the scale goes"
+    assert vector.mean == pytest.approx(float(found.positive @ vector.v))
+    control = random_like(french, found, 1)
+    assert float(control.v.norm()) == pytest.approx(1)
+    assert abs(float(control.v @ french.v)) < 0.3
+    push = [x.mean - float(found.negative @ x.v) for x in (french, control)]
+    assert push[0] == pytest.approx(push[1], rel=1e-4)
+    assert control.mean - control.base == pytest.approx(french.mean - french.base, rel=1e-4)
+
+
+def test_means_of_no_length_are_refused() -> None:
+    same = torch.ones(4)
+    with pytest.raises(StitchLensError, match="no length"):
+        diff_mean(Means(0, same, same))
+
+
+def test_language_means_are_those_of_the_texts(nano: LiveModel, corpus: Corpus, tmp_path: Path) -> None:
+    documents = [d for d in corpus.split("fit") if d.label.split("/")[0] in ("fra", "eng", "coding")]
+    found = language_means(nano, documents, None, 8)
+    assert sorted(found.labels) == ["eng", "fra"] and found.mean.shape == (2, 6, 256)
+    wanted = means(nano, texts(corpus, "fra", 8), texts(corpus, "eng", 8), LAYER)
+    got = found.of("fra", LAYER)
+    assert torch.allclose(got.positive, wanted.positive, atol=1e-5)
+    assert torch.allclose(got.negative, wanted.negative, atol=1e-5)
+    found.save(tmp_path / "m.safetensors")
+    back = load_means(tmp_path / "m.safetensors").of("fra", LAYER)
+    cosine = torch.nn.functional.cosine_similarity(diff_mean(back).v, diff_mean(got).v, dim=0)
+    assert float(cosine) > 1 - 1e-5, "half precision keeps the direction"
+    with pytest.raises(StitchLensError, match="no text in German"):
+        found.of("deu", LAYER)
+    with pytest.raises(StitchLensError, match="layer 9"):
+        found.of("fra", 9)
+    with pytest.raises(StitchLensError, match="with a language"):
+        language_means(nano, [Document("x@0+0", "prose", "words")])
+    (tmp_path / "bad.safetensors").write_bytes(b"no")
+    with pytest.raises(StitchLensError, match="no language means in bad"):
+        load_means(tmp_path / "bad.safetensors")
+
+
+def test_a_file_gives_the_vector_back(french: Vector, tmp_path: Path) -> None:
+    path = tmp_path / "french.safetensors"
+    save_vector(french, path)
+    back = load_vector(path)
+    assert torch.equal(back.v, french.v) and back.layer == french.layer
+    assert (back.mean, back.base) == (french.mean, french.base)
+    assert back.makers["model"] == "nano-b" and back.makers["positive"]
+
+
+def test_bad_vector_files_are_said(french: Vector, tmp_path: Path) -> None:
+    path = tmp_path / "bad.safetensors"
+    for v in (2 * french.v, torch.full((4,), float("nan")), torch.zeros(4), french.v[None]):
+        save_vector(Vector(1, v, 0.0), path)
+        with pytest.raises(StitchLensError, match=r"bad\.safetensors"):
+            load_vector(path)
+    for junk in (b"", b"junk", b"\x00" * 64):
+        path.write_bytes(junk)
+        with pytest.raises(StitchLensError, match="no readable vector"):
+            load_vector(path)
+    with pytest.raises(StitchLensError, match="no readable vector"):
+        load_vector(tmp_path / "nowhere.safetensors")
+
+
+def test_a_control_vector_is_read_back(french: Vector, tmp_path: Path) -> None:
+    """llama.cpp adds `direction.N` after block N: what acts before layer L is N = L - 1."""
+    path = tmp_path / "french.gguf"
+    save_gguf(french, NANO_B, path)
+    reader = GGUFReader(path)
+    (tensor,) = reader.tensors
+    assert tensor.name == f"direction.{LAYER - 1}" and tensor.data.dtype == np.float32
+    push = french.mean - french.base
+    assert np.allclose(tensor.data, push * french.v.numpy(), atol=1e-6)
+    fields = {k: f.contents() for k, f in reader.fields.items()}
+    assert fields["general.architecture"] == "controlvector"
+    assert fields["controlvector.model_hint"] == "nano-b" and fields["controlvector.layer_count"] == 6
+    with pytest.raises(StitchLensError, match="before layer 0"):
+        save_gguf(Vector(0, french.v, 1.0), NANO_B, path)
+
+
+def test_an_added_control_vector_does_what_a_clamp_does_on_average(
+    nano: LiveModel, french: Vector, corpus: Corpus
+) -> None:
+    """A negative token's component goes to z̄, on average, where the control vector is added at scale 1."""
+    (encoded,) = nano.encode(texts(corpus, "eng", 1))
+    h = hooks.residuals(nano, nano.pad([encoded.ids]), [LAYER])[LAYER][0, 1:]
+    moved_by = (french.mean - french.base) * french.v
+    assert float(((h + moved_by) @ french.v).mean()) == pytest.approx(
+        french.mean, abs=0.3 * abs(french.mean - french.base)
+    )
+
+
+def test_neuronpedia_gets_what_its_form_asks(french: Vector) -> None:
+    body = json.loads(json.dumps(neuronpedia_vector(french, NANO_B, "French")))
+    assert body["modelId"] == "nano-b" and body["layerNumber"] == LAYER and body["hookType"] == "resid-pre"
+    assert torch.allclose(torch.tensor(body["vector"]), french.v) and body["vectorLabel"] == "French"
+    assert body["vectorDefaultSteerStrength"] == pytest.approx(french.mean - french.base, abs=1e-3)
