@@ -9,7 +9,7 @@ import importlib.util
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -80,7 +80,9 @@ class LiveModel:
         self.plain = plain
         """The same weights in transformers' own modules: one token a pass takes two thirds of the bridge's time."""
         self.hf = bridge.original_model
-        stacks = (list(m) for m in plain.base_model.modules() if isinstance(m, torch.nn.ModuleList))
+        stacks: Iterator[list[Any]] = (
+            list(m) for m in plain.base_model.modules() if isinstance(m, torch.nn.ModuleList)
+        )
         self.plain_blocks = next(stack for stack in stacks if len(stack) == spec.n_layers)
         self.body = self.hf.base_model
         self.tokenizer = bridge.tokenizer

@@ -16,27 +16,29 @@ KINDS = {
     "shuffled": ("shuffled stitch", "the other model's vector through a stitch fitted on shuffled pairs"),
 }
 """Lanes: a short name and what it is."""
-_BOTH = "bg cs da de el es et fi fr hu it lt lv nl pl pt ro sk sl sv".split()
-_OWN_2B = (.31, .42, .42, .81, .85, .74, .28, .40, .83, .72, .69, .23, .50, .67, .62, .76, .40, .19, .28, .69)  # fmt: skip
-_MOVED_2B = (.01, .02, .25, .79, .48, .69, .01, .06, .77, .06, .60, .00, .00, .64, .18, .63, .09, .01, .02, .48)  # fmt: skip
-_OWN_9B = (.24, .55, .65, .85, .87, .80, .36, .17, .09, .02, .07, .00, .00, .09, .01, .09, .00, .40, .27, .79)  # fmt: skip
-_MOVED_9B = (.00, .00, .14, .83, .04, .69, .00, .01, .69, .01, .56, .00, .00, .53, .01, .62, .01, .01, .00, .31)  # fmt: skip
+_PAPER = """
+bg .31 .01 .24 .00 | cs .42 .02 .55 .00 | da .42 .25 .65 .14 | de .81 .79 .85 .83 | el .85 .48 .87 .04
+es .74 .69 .80 .69 | et .28 .01 .36 .00 | fi .40 .06 .17 .01 | fr .83 .77 .09 .69 | hu .72 .06 .02 .01
+it .69 .60 .07 .56 | lt .23 .00 .00 .00 | lv .50 .00 .00 .00 | nl .67 .64 .09 .53 | pl .62 .18 .01 .01
+pt .76 .63 .09 .62 | ro .40 .09 .00 .01 | sk .19 .01 .40 .01 | sl .28 .02 .27 .00 | sv .69 .48 .79 .31
+"""
+"""Tables 5 and 6: language; own and transferred rates of Gemma-2-2B; own and transferred rates of Gemma-2-9B."""
 
 
 def paper() -> pd.DataFrame:
     """Tables 5 and 6: `side` ('a' Gemma-2-2B, 'b' Gemma-2-9B, the model that is steered), `language`, `name`, `own`,
     `transferred`, `gap` (Eq. 16)."""
-    names = dict(LANGUAGES.values())
-    rows = []
-    for side, own, transferred in (("a", _OWN_2B, _MOVED_2B), ("b", _OWN_9B, _MOVED_9B)):
-        for code, x, y in zip(_BOTH, own, transferred, strict=True):
-            rows.append((side, code, names[code], x, y, transfer_gap(y, x)))
-    return pd.DataFrame(rows, columns=["side", "language", "name", "own", "transferred", "gap"])
+    names, rows = dict(LANGUAGES.values()), []
+    for cell in _PAPER.replace("\n", "|").split("|"):
+        if parts := cell.split():
+            code, *x = parts[0], *map(float, parts[1:])
+            rows += [("a", code, names[code], x[0], x[1]), ("b", code, names[code], x[2], x[3])]
+    table = pd.DataFrame(rows, columns=["side", "language", "name", "own", "transferred"])
+    return table.assign(gap=[transfer_gap(y, x) for x, y in zip(table.own, table.transferred, strict=True)])
 
 
 def steering(ws: Workspace, side: str) -> pd.DataFrame:
-    """One row a language and kind of vector, for the model that is steered: see `core.evaluation.summary`; the languages
-    with the most transferred responses first."""
+    """One row a language and kind of vector, for the steered model: see `core.evaluation.summary`; the languages with the most transferred responses first."""
     table = ws.table("steering", side=side)
     order = table.loc[table.kind == "transferred"].sort_values(["rate", "success"], ascending=False).language.to_list()
     return table.sort_values("language", key=lambda s: s.map(order.index), kind="stable").reset_index(drop=True)
@@ -67,7 +69,9 @@ def gaps(ws: Workspace, side: str) -> pd.DataFrame:
     other = ws.table("steering", side="b" if side == "a" else "a").drop_duplicates("language").set_index("language")
     wide["gap"] = wide.language.map(gap)
     wide["natural"] = wide.language.map(other.natural)
-    wide["characters"] = wide.language.map(ws.table("steering").drop_duplicates("language").set_index("language").characters)
+    wide["characters"] = wide.language.map(
+        ws.table("steering").drop_duplicates("language").set_index("language").characters
+    )
     return wide
 
 
@@ -76,18 +80,15 @@ def generations(ws: Workspace, side: str, language: str, kind: str) -> pd.DataFr
     `fluent`."""
     label = next((label for label, (code, _) in LANGUAGES.items() if code == language), language)
     table = ws.table("generations", side=side, kind=kind)
-    if kind == "none":
-        table = table.assign(hit=table.detected == language)
-    else:
-        table = table.loc[table.label == label]
+    table = table.assign(hit=table.detected == language) if kind == "none" else table.loc[table.label == label]
     return table.assign(prompt=[prompts()[1][k] for k in table.prompt]).reset_index(drop=True)
 
 
 def choices(ws: Workspace, side: str, kind: str = "transferred") -> pd.DataFrame:
     """What the first half of the prompts chose from: means over languages by `stitch`, `span`, `strength`."""
     table = ws.table("steering_choice", side=side, kind=kind)
-    groups = table.groupby(["stitch", "span", "strength"], as_index=False)
-    return groups[["rate", "success", "loss"]].mean().sort_values("success", ascending=False).reset_index(drop=True)
+    found = pd.DataFrame(table.pivot_table(index=["stitch", "span", "strength"], values=["rate", "success", "loss"]))
+    return found.reset_index().sort_values("success", ascending=False).reset_index(drop=True)
 
 
 def presets(ws: Workspace, most: int = 6) -> list[dict[str, Any]]:

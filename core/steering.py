@@ -5,7 +5,7 @@ Lanes of one model share every forward pass; each has its own vectors and random
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -149,7 +149,7 @@ def check_width(model: LiveModel, lanes: Sequence[Lane]) -> None:
 def generate(
     model: LiveModel, prompt: str, lanes: Sequence[Lane], sampling: Sampling | None = None,
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[list[Written]]:  # fmt: skip
+) -> Generator[list[Written], None, None]:  # fmt: skip
     """After every token, what each lane has written: all lanes in one pass a token (SLOTS of them; more go in groups).
 
     A lane draws from random numbers of its own, so the same seed writes the same text whichever other lanes run. `stop`

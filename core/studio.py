@@ -5,7 +5,7 @@ Side A's transferred vector was learned in B and came down; B's was learned in A
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -325,7 +325,7 @@ class Studio:
     def run(
         self, source: Source, lanes: Sequence[LaneKey], prompt: str, setting: Setting, sampling: Sampling,
         waiting: Callable[[int], None] = lambda place: None, stop: Callable[[], bool] = lambda: False,
-    ) -> Iterator[dict[LaneKey, Written]]:  # fmt: skip
+    ) -> Generator[dict[LaneKey, Written], None, None]:  # fmt: skip
         """After every token, what each lane has written. Both models go on in turns; others wait meanwhile, and
         `waiting` hears how many are ahead."""
         with TURNS.turn(waiting):

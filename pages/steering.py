@@ -4,7 +4,7 @@ import html
 import json
 import tempfile
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from core.languages import LANGUAGES
 from core.pairs import PairSpec, get_pair
 from core.store import Workspace, fingerprint
 from pages.shared import figures, frame
-from pages.shared.frame import ask, count, percent, plain, section
+from pages.shared.frame import ask, percent, plain, section
 
 if TYPE_CHECKING:
     from core.studio import Source, Studio
@@ -50,7 +50,8 @@ def page() -> None:
         names = ask(queries.stitch_names, ws) if ws.exists else []
         if not names:
             frame.door(
-                f"**No stitch for {plain(pair.title)} yet.** Vectors cross through one.", f"python -m core build {ws.pair}"
+                f"**No stitch for {plain(pair.title)} yet.** Vectors cross through one.",
+                f"python -m core build {ws.pair}",
             )
             return
         if not queries.has(ws, "language_means/b"):
@@ -91,7 +92,9 @@ def live(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
         "writes again and keeps the text before.",
     )  # fmt: skip
     go = bar.button("Go", type="primary", icon=":material/play_arrow:", key="go") or now.pop("again", False)
-    bar.button("Stop", icon=":material/stop:", disabled=not go, key="stop", help="Stops within a token; the text stays.")
+    bar.button(
+        "Stop", icon=":material/stop:", disabled=not go, key="stop", help="Stops within a token; the text stays."
+    )
     place = st.container(key="columns")
     if go and not lanes:
         place.warning("No lane is chosen: choose at least one above.")
@@ -162,7 +165,8 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
         )  # fmt: skip
         makers = ask(queries.makers, ws, f"stitches/{stitch}")
         if now.get("layers_for") not in (None, stitch):
-            now.pop("layers_a", None), now.pop("layers_b", None)
+            for side in ("a", "b"):
+                now.pop(f"layers_{side}", None)
         now["layers_for"] = stitch
         for side, spec in (("a", pair.a), ("b", pair.b)):
             at = int(makers[f"layer_{side}"])
@@ -183,9 +187,13 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
         number = partial(st.number_input, bind="query-params")
         number("Tokens", 1, 400, 48, key="tokens", help="Most tokens that a lane writes.")
         number("Temperature", 0.0, 5.0, 0.5, 0.1, key="temperature", help="0 takes the likeliest token.")
-        number("Top p", 0.05, 1.0, 0.95, 0.05, key="top_p", help="The smallest set with this probability is drawn from.")
+        number(
+            "Top p", 0.05, 1.0, 0.95, 0.05, key="top_p", help="The smallest set with this probability is drawn from."
+        )
         number("Repetition penalty", 0.5, 3.0, 1.1, 0.05, key="repetition", help="Divides logits of used tokens.")
-        number("Seed", 0, 2**31, 0, key="seed", help="The same seed writes the same text in a lane, whichever others run.")
+        number(
+            "Seed", 0, 2**31, 0, key="seed", help="The same seed writes the same text in a lane, whichever others run."
+        )
     return out | {"stitch": stitch}
 
 
@@ -464,7 +472,7 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
         ))  # fmt: skip
         figures.draw(
             figures.gap_against(gaps, against, other.title),
-            f"Fig. 11: the gap against "
+            "Fig. 11: the gap against "
             + (f"the characters of each language in the corpus {plain(makers.get('corpus_name', pair.corpus))}."
                if against == "characters" else f"the loss of real text in it under {plain(other.title)}, nats/token.")
             + f" Spearman {gaps.gap.corr(gaps[against], method='spearman'):+.2f}.",
