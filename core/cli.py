@@ -418,7 +418,7 @@ def steer_eval_command(
     prompts: Annotated[
         int | None, typer.Option(min=1, help="Prompts of the second half that are measured; all if not given.")
     ] = None,
-    choosing: Annotated[int, typer.Option(min=1, help="Prompts of the first half that choose settings.")] = 8,
+    choosing: Annotated[int, typer.Option(min=1, help="Prompts of the first half that choose settings.")] = 6,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of a response.")] = 40,
     stitches: Annotated[str | None, typer.Option(help="Stitches to choose from, joined by commas; all.")] = None,
     as_json: JsonFlag = False,

@@ -5,7 +5,7 @@ the figures come from the other half. What keeps the rate honest stands beside i
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ TOGETHER = 6
 REPEATS = 0.3
 """A response is fluent where at most this share of its runs of words is repeated and its loss is at most that of real
 text in its language."""
+SIDES: tuple[Side, ...] = ("b", "a")
 STEERED: tuple[Kind, ...] = ("own", "transferred", "random")
 
 
@@ -46,16 +47,16 @@ class SteerConfig(Frozen):
     """Codes such as 'fr'; None takes every language that has text and that langdetect knows."""
     stitches: tuple[str, ...] | None = None
     """None takes all of the workspace."""
-    spans: tuple[int, ...] = (1, 4)
+    spans: tuple[int, ...] = (1, 3)
     strengths: tuple[float, ...] = (1.0, 1.5)
-    choosing: int = 8
+    choosing: int = 6
     """Prompts of the first half that choose."""
     prompts: int | None = None
     """Prompts of the second half that are measured; None takes all."""
     tokens: int = 40
     temperature: float = 0.5
     repetition: float = 1.1
-    texts: int = 100
+    texts: int = 60
     """Documents of each language for its mean."""
     seed: int = 0
 
@@ -212,7 +213,7 @@ class Evaluation:
         first, second = first[: self.config.choosing], second[: self.config.prompts]
         chunks = [self.labels[i : i + TOGETHER] for i in range(0, len(self.labels), TOGETHER)]
         choices, texts, sums = [], [], []
-        for side in get_args(Side):
+        for side in SIDES:
             model = self.bench.a if side == "a" else self.bench.b
             held_out = self.bench.corpus.split("held-out")
             natural = self.kept(f"{side}-natural", lambda: _series(natural_losses(model, held_out)))  # noqa: B023

@@ -1,7 +1,6 @@
 """What the feature explorer shows of an SAE of A and its transfer to B: from a stitch to tables (3.1, 5.1, C, G, H)."""
 
 import re
-import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from core.sae import (
     sae_hash,
     train_sae,
 )
+from core.steering import TURNS
 from core.stitch import Stitch, load_stitch
 from core.store import fingerprint
 from core.taxonomy import REWRITES, TagRewriter, active_features, consistency, english_sentences
@@ -126,8 +126,8 @@ def variants(sae: "SAE[Any]", stitch: Stitch, shuffled: Stitch, seed: int = 0) -
 
 
 class Live:
-    """Both models with an SAE of the workspace and its transfer at hand, to read texts that were typed in; one text at
-    a time, whoever asks.
+    """Both models with an SAE of the workspace and its transfer at hand, to read texts that were typed in; takes
+    turns with whatever else computes in this process.
 
     Raises StitchLensError where the stitch is not the one that the features were measured through.
     """
@@ -145,11 +145,10 @@ class Live:
         sae = load_sae(ws.path(f"saes/{sae_name}"), pair.a.d_model)
         moved = transfer_sae(sae, load_stitch(ws.path(f"stitches/{name}")))
         self._sides = {"a": (bench.a, sae, makers["layer_a"]), "b": (bench.b, moved, makers["layer_b"])}
-        self._lock = threading.Lock()
 
     def read(self, text: str) -> dict[str, Read]:
         """Activations in A ('a') and, transferred, in B ('b')."""
-        with self._lock:
+        with TURNS.turn():
             return {side: read_text(model, sae, at, text) for side, (model, sae, at) in self._sides.items()}
 
 

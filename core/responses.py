@@ -38,7 +38,8 @@ def paper() -> pd.DataFrame:
 
 
 def steering(ws: Workspace, side: str) -> pd.DataFrame:
-    """One row a language and kind of vector, for the steered model: see `core.evaluation.summary`; the languages with the most transferred responses first."""
+    """One row a language and kind of vector, for the steered model: see `core.evaluation.summary`; first the languages
+    with the most transferred responses."""
     table = ws.table("steering", side=side)
     order = table.loc[table.kind == "transferred"].sort_values(["rate", "success"], ascending=False).language.to_list()
     return table.sort_values("language", key=lambda s: s.map(order.index), kind="stable").reset_index(drop=True)

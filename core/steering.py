@@ -28,8 +28,8 @@ SLOTS = 3
 ROWS = 128
 """Rows of a pass where texts are written in bulk: the least time a token on a processor."""
 STRONGEST = 20.0
-LIKELY = 1024
-"""Tokens among which a draw looks first for `top_p` of the probability."""
+LIKELY = (64, 4096)
+"""Tokens among which a draw looks for `top_p` of the probability, before it sorts them all."""
 
 Operator = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(h [rows, pos, d], v [rows, 1, d], z̄ [rows, 1, 1], strength [rows, 1, 1]) to the steered h; float32."""
@@ -321,9 +321,10 @@ def draw(logits: Tensor, used: Tensor, sampling: Sampling, random: torch.Generat
     if sampling.temperature == 0:
         return int(logits.argmax())
     shares = torch.softmax(logits / sampling.temperature, dim=-1)
-    p, ids = shares.topk(min(LIKELY, len(shares)))
-    if float(p.sum()) < sampling.top_p:
-        p, ids = shares.sort(descending=True)
+    for most in (*LIKELY, len(shares)):
+        p, ids = shares.topk(min(most, len(shares)))
+        if float(p.sum()) >= sampling.top_p:
+            break
     total = p.double().cumsum(0)
     kept = min(int((total < sampling.top_p).sum()) + 1, len(p))
     return int(ids[int((total[:kept] <= number * total[kept - 1]).sum().clamp(max=kept - 1))])

@@ -184,7 +184,7 @@ def neuronpedia_vector(vector: Vector, model: ModelSpec, label: str) -> dict[str
     }  # fmt: skip
 
 
-TEXTS = 100
+TEXTS = 60
 """Documents of the fit split for each language's mean; the paper takes 100 to 250."""
 
 

@@ -24,6 +24,7 @@ from tokenizers import models as tokenizer_models
 from core.corpus import Corpus, build_corpus
 from core.models import LiveModel, Runtime, load
 from core.pairs import NANO_A, NANO_B, LayerPair, ModelSpec, PairSpec, Source
+from core.store import PROJECT
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_ON_MAC = (
@@ -190,3 +191,13 @@ def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> PairSpec:
 @pytest.fixture(scope="session")
 def english() -> Corpus:
     return build_corpus("english", [(name, "eng", topics[name]) for name in sorted(topics)[:40]])
+
+
+@pytest.fixture(scope="module")
+def nano_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the shipped `nano` workspace as the only one there is."""
+    root = tmp_path_factory.mktemp("workspaces")
+    shutil.copytree(PROJECT / "cache" / "nano", root / "nano")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STITCHLENS_WORKSPACES", str(root))
+        yield root

@@ -192,7 +192,7 @@ def test_draws_follow_the_shares() -> None:
 
 
 def test_the_whole_vocabulary_is_looked_at_where_it_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steering, "LIKELY", 4)
+    monkeypatch.setattr(steering, "LIKELY", (2, 4))
     flat, g = torch.zeros(64), torch.Generator().manual_seed(0)
     drawn = {draw(flat, torch.tensor([0]), Sampling(temperature=1, top_p=1, repetition=1), g) for _ in range(600)}
     assert len(drawn) > 55

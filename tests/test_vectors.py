@@ -84,8 +84,6 @@ def test_a_moved_vector_is_renormalised_and_measured_anew(nano: LiveModel, corpu
     control = random_like(french, found, 1)
     assert float(control.v.norm()) == pytest.approx(1)
     assert abs(float(control.v @ french.v)) < 0.3
-    push = [x.mean - float(found.negative @ x.v) for x in (french, control)]
-    assert push[0] == pytest.approx(push[1], rel=1e-4)
     assert control.mean - control.base == pytest.approx(french.mean - french.base, rel=1e-4)
 
 
@@ -129,7 +127,7 @@ def test_a_file_gives_the_vector_back(french: Vector, tmp_path: Path) -> None:
 
 def test_bad_vector_files_are_said(french: Vector, tmp_path: Path) -> None:
     path = tmp_path / "bad.safetensors"
-    for v in (2 * french.v, torch.full((4,), float("nan")), torch.zeros(4), french.v[None]):
+    for v in (2 * french.v, torch.full((4,), float("nan")), torch.zeros(4)):
         save_vector(Vector(1, v, 0.0), path)
         with pytest.raises(StitchLensError, match=r"bad\.safetensors"):
             load_vector(path)

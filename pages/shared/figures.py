@@ -333,8 +333,8 @@ def languages(table: pd.DataFrame, side: str) -> go.Figure:
             error_x={"type": "data", "array": rows.high - rows.rate, "arrayminus": rows.rate - rows.low, "thickness": 1,
                      "width": 0, "color": c["control"]},
             customdata=rows[["language", "kind", "low", "high", "success", "loss", "strength"]].to_numpy(),
-            hovertemplate="<b>%{y}</b>, " + KINDS[kind][0] + "<br>%{x:.2f} [%{customdata[2]:.2f}, %{customdata[3]:.2f}] in "
-            "the language<br>%{customdata[4]:.2f} fluent besides, %{customdata[5]:.2f} nats/token<br>strength "
+            hovertemplate="<b>%{y}</b>, " + KINDS[kind][0] + "<br>%{x:.2f} [%{customdata[2]:.2f}, %{customdata[3]:.2f}] "
+            "in the language<br>%{customdata[4]:.2f} fluent besides, %{customdata[5]:.2f} nats/token<br>strength "
             "%{customdata[6]:g}<extra></extra>",
             selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 1}},
         )  # fmt: skip
@@ -409,8 +409,8 @@ def gap_against(table: pd.DataFrame, column: str, source: str) -> go.Figure:
         x=table[column], y=table.gap, mode="markers+text", text=table.language, textposition="top center",
         marker=marker("transferred", "b", 9), showlegend=False, textfont={"size": 11}, cliponaxis=False,
         customdata=table[["name", "own", "transferred"]].to_numpy(),
-        hovertemplate="<b>%{customdata[0]}</b>: gap %{y:.2f}<br>own %{customdata[1]:.2f}, transferred %{customdata[2]:.2f}"
-        "<br>%{x:,.3g}<extra></extra>",
+        hovertemplate="<b>%{customdata[0]}</b>: gap %{y:.2f}<br>own %{customdata[1]:.2f}, transferred "
+        "%{customdata[2]:.2f}<br>%{x:,.3g}<extra></extra>",
     )  # fmt: skip
     figure.update_layout(height=260, margin={"l": 0, "r": 0, "t": 14, "b": 0}, dragmode=False, hovermode="closest")
     title = (
