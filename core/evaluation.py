@@ -5,6 +5,7 @@ the figures come from the other half. What keeps the rate honest stands beside i
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from core.languages import LABELS, LANGUAGES, UNKNOWN, detect, interval, prompts
 from core.models import LiveModel
 from core.pairs import Frozen
 from core.pipeline import Bench
+from core.progress import Progress
 from core.steering import Lane, Sampling, encode_prompt, respond, response_losses
 from core.store import beside, fingerprint, only_one, user_cache
 from core.studio import Kind, LaneKey, Setting, Side, Studio
@@ -73,11 +75,11 @@ def natural_losses(model: LiveModel, documents: Sequence[Document], most: int = 
         if label in LANGUAGES and len(by_label.setdefault(label, [])) < most:
             by_label[label].append(d.text)
     out = {}
-    for label, texts in by_label.items():
-        ids = [e.ids for e in model.encode(texts, 160)]
-        out[label] = float(
-            np.mean(response_losses(model, [torch.tensor(x[:1]) for x in ids], [x[1:].tolist() for x in ids]))
-        )
+    with Progress(f"real text under {model.spec.title}", sum(map(len, by_label.values())), "texts") as bar:
+        for label, texts in by_label.items():
+            ids = [torch.from_numpy(e.ids) for e in model.encode(texts, 160)]
+            out[label] = float(np.mean(response_losses(model, [x[:1] for x in ids], [x[1:].tolist() for x in ids])))
+            bar.advance(len(texts))
     return out
 
 
@@ -216,15 +218,15 @@ class Evaluation:
         for side in SIDES:
             model = self.bench.a if side == "a" else self.bench.b
             held_out = self.bench.corpus.split("held-out")
-            natural = self.kept(f"{side}-natural", lambda: _series(natural_losses(model, held_out)))  # noqa: B023
+            natural = self.kept(f"{side}-natural", partial(_natural, model, held_out))
             self.natural[side] = dict(zip(natural.label, natural.loss, strict=True))
-            plain = self.kept(f"{side}-none", lambda: self.unsteered(side, second))  # noqa: B023
+            plain = self.kept(f"{side}-none", partial(self.unsteered, side, second))
             parts = []
             for chunk in chunks:
                 name = f"{side}-{fingerprint(chunk)}"
-                choice = self.kept(f"{name}-choice", lambda: self.choose(side, chunk, first))  # noqa: B023
+                choice = self.kept(f"{name}-choice", partial(self.choose, side, chunk, first))
                 choices.append(choice.assign(side=side))
-                parts.append(self.kept(name, lambda: self.measure(side, chunk, choice, second)))  # noqa: B023
+                parts.append(self.kept(name, partial(self.measure, side, chunk, choice, second)))
             written = pd.concat([plain, *parts], ignore_index=True)
             texts.append(written.assign(side=side))
             sums.append(summary(written, self.natural[side]).assign(side=side))
@@ -239,7 +241,8 @@ class Evaluation:
         ws.put_table("steering", put(sums, ignore_index=True), self.makers)
 
 
-def _series(values: dict[str, float]) -> pd.DataFrame:
+def _natural(model: LiveModel, documents: Sequence[Document]) -> pd.DataFrame:
+    values = natural_losses(model, documents)
     return pd.DataFrame({"label": list(values), "loss": list(values.values())})
 
 

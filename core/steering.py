@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -79,9 +79,15 @@ class Sampling(Frozen):
 class Written:
     """What a lane has written so far; `done` once it stopped by itself or reached the end."""
 
-    ids: list[int]
-    text: str = ""
+    model: LiveModel
+    ids: list[int] = field(default_factory=list)
     done: bool = False
+
+    @property
+    def text(self) -> str:
+        """A character whose last bytes are still to come is left out."""
+        text = self.model.tokenizer.decode(self.ids, skip_special_tokens=True)
+        return text if self.done else text.removesuffix("\ufffd")
 
 
 class Turns:
@@ -177,7 +183,7 @@ def respond(
     nothing is padded."""
     check_width(model, [lane for _, lane, _ in rows])
     ids = [encode_prompt(model, prompt, sampling.tokens) for prompt, _, _ in rows]
-    out: list[Written] = [Written([]) for _ in rows]
+    out: list[Written] = [Written(model) for _ in rows]
     by_length: dict[int, list[int]] = {}
     for i, x in enumerate(ids):
         by_length.setdefault(len(x), []).append(i)
@@ -223,7 +229,7 @@ class _Batch:
         seeds: Sequence[int], rows: int,
     ) -> None:  # fmt: skip
         self.model, self.sampling, self.rows = model, sampling, rows
-        self.written = [Written([]) for _ in lanes]
+        self.written = [Written(model) for _ in lanes]
         self.next = torch.stack([*prompts, *[prompts[0]] * (rows - len(lanes))]).to(model.where.device)
         self.seen = [ids.unique() for ids in prompts]
         self.cache: Any = None
@@ -264,8 +270,6 @@ class _Batch:
             return 0
         self.seen[k] = torch.cat([self.seen[k], torch.tensor([token])]).unique()
         written.ids.append(token)
-        text = self.model.tokenizer.decode(written.ids, skip_special_tokens=True)
-        written.text = text.removesuffix("\ufffd") if len(written.ids) < self.sampling.tokens else text
         written.done = len(written.ids) == self.sampling.tokens
         return token
 

@@ -42,8 +42,8 @@ def page() -> None:
         pair = get_pair(ws.pair)
         st.title("Steering")
         st.markdown(
-            f"One prompt, several lanes: a model by itself, under its own vector, and under a vector that was learned in "
-            f"the *other* model and carried through the stitch. :blue[A is {plain(pair.a.title)}], "
+            "One prompt, several lanes: a model by itself, under its own vector, and under one that was learned in the "
+            f"*other* model and carried through the stitch. :blue[A is {plain(pair.a.title)}], "
             f":violet[B is {plain(pair.b.title)}]."
         )
         frame.refusal()
@@ -56,8 +56,8 @@ def page() -> None:
             return
         if not queries.has(ws, "language_means/b"):
             frame.door(
-                "**No language means yet.** Steering to a language needs the mean residual stream of each, in both models; "
-                "the evaluation makes them and measures how often steering works.",
+                "**No language means yet.** Steering to a language needs the mean residual stream of each, in both "
+                "models; the evaluation makes them and measures how often steering works.",
                 f"python -m core steer eval {ws.pair}",
             )  # fmt: skip
         with section():
@@ -226,8 +226,8 @@ def given(ws: Workspace, kind: str) -> dict[str, Any]:
             )  # fmt: skip
             return {"source": f"feature:{sae}/{int(index)}"}
     file = st.file_uploader(
-        "Vector", type=["safetensors"], max_upload_size=1, help="As `vector export` writes it; at most 1 MB. Not part of "
-        "the link.",
+        "Vector", type=["safetensors"], max_upload_size=1,
+        help="As `vector export` writes it; at most 1 MB. Not part of the link.",
     )  # fmt: skip
     return {"source": "file", "file": file}
 
@@ -370,8 +370,8 @@ def example(ws: Workspace, place: Any) -> None:
         })  # fmt: skip
     show({"prompt": one["prompt"], "lanes": lanes}, place)
     place.caption(
-        f"As the evaluation wrote it, steering to {one['name']}; press a language above, or Go, to write anew. nats/token: "
-        "the loss of the text under the unsteered model (lower is more fluent)."
+        f"As the evaluation wrote it, steering to {one['name']}; press a language above, or Go, to write anew. "
+        "nats/token: the loss of the text under the unsteered model (lower is more fluent)."
     )
 
 
@@ -442,8 +442,8 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
     with left, section():
         figures.draw(
             figures.languages(table, side),
-            f"Tables 5 and 6: share of {plain(spec.title)}'s responses to {n} neutral English prompts that langdetect finds "
-            f"in the language of the vector, with 95 % Clopper-Pearson intervals; transferred vectors were learned in "
+            f"Tables 5 and 6: share of {plain(spec.title)}'s responses to {n} neutral English prompts that langdetect "
+            "finds in the language of the vector, with 95 % Clopper-Pearson intervals; transferred vectors come from "
             f"{plain(other.title)}. Control: a random vector that moves as far. Click a mark to read what was written.",
             key="languages", alt="Share of responses in the language, by language and vector",
             on_select=partial(pick, side), selection_mode="points",
@@ -452,8 +452,8 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
         figures.draw(
             figures.means(ask(responses.means, ws, side), side),
             f"Fig. 3b: the mean over {table.language.nunique()} languages, with 95 % bootstrap intervals over them; "
-            f"hollow: the paper's {'Gemma-2-9B under vectors from 2B' if side == 'b' else 'Gemma-2-2B under vectors of 9B'} "
-            "(its own prompts and languages).",
+            f"hollow: the paper's {'Gemma-2-9B under vectors from 2B' if side == 'b' else 'Gemma-2-2B from 9B'} (other "
+            "prompts and languages).",
             key="means", alt="Mean share of responses in the language by kind of vector",
         )  # fmt: skip
         gaps = ask(responses.gaps, ws, side)
@@ -467,8 +467,8 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
         against = str(st.segmented_control(
             "Against", ["characters", "natural"], default="characters", required=True, key="against",
             format_func={"characters": "Text in the corpus", "natural": "Loss of real text"}.__getitem__,
-            help="Fig. 11 takes the log frequency of the language in the corpus; this corpus holds about as much of each, "
-            "so the loss of real text under the model that the vector comes from tells more.",
+            help="Fig. 11 takes the log frequency of the language in the corpus; this corpus holds about as much of "
+            "each, so the loss of real text under the model that the vector comes from tells more.",
         ))  # fmt: skip
         figures.draw(
             figures.gap_against(gaps, against, other.title),
@@ -490,8 +490,8 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
             },
         )  # fmt: skip
         st.caption(
-            "Transferred vectors, mean over languages on the prompts that choose; each language takes its own best setting, "
-            "and the figures above come from the other half of the prompts."
+            "Transferred vectors, mean over languages on the prompts that choose; each language takes its own best "
+            "setting, and the figures above come from the other half of the prompts."
         )
 
 
@@ -526,8 +526,8 @@ def cells(ws: Workspace, side: str, table: pd.DataFrame) -> None:
         f"{percent(row.repetition, sign=False)} repeated{setting}."
     )
     st.dataframe(
-        written[["prompt", "text", "detected", "probability", "loss", "repetition", "fluent"]], hide_index=True, height=320,
-        alt="Generations", row_height=60,
+        written[["prompt", "text", "detected", "probability", "loss", "repetition", "fluent"]], hide_index=True,
+        height=320, alt="Generations", row_height=60,
         column_config={
             "prompt": st.column_config.TextColumn("Prompt", width="small"),
             "text": st.column_config.TextColumn("Response", width="large"),
@@ -537,8 +537,8 @@ def cells(ws: Workspace, side: str, table: pd.DataFrame) -> None:
         },
     )  # fmt: skip
     st.caption(
-        "Fluent: at most 30 % of its runs of four words repeated, and a loss under the unsteered model of at most that of "
-        "real text in the language."
+        "Fluent: at most 30 % of its runs of four words repeated, and a loss under the unsteered model of at most that "
+        "of real text in the language."
     )
 
 

@@ -34,8 +34,8 @@ def ran(
     studio: Studio, source: Any, lanes: list[str], setting: Setting | None = None, **kwargs: Any
 ) -> dict[str, Written]:
     out: dict[LaneKey, Written] = {}
-    for out in studio.run(source, [lane_key(x) for x in lanes], PROMPT, setting or Setting(), SHORT, **kwargs):
-        pass
+    for step in studio.run(source, [lane_key(x) for x in lanes], PROMPT, setting or Setting(), SHORT, **kwargs):
+        out = step
     return {str(key): w for key, w in out.items()}
 
 

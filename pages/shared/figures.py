@@ -333,9 +333,9 @@ def languages(table: pd.DataFrame, side: str) -> go.Figure:
             error_x={"type": "data", "array": rows.high - rows.rate, "arrayminus": rows.rate - rows.low, "thickness": 1,
                      "width": 0, "color": c["control"]},
             customdata=rows[["language", "kind", "low", "high", "success", "loss", "strength"]].to_numpy(),
-            hovertemplate="<b>%{y}</b>, " + KINDS[kind][0] + "<br>%{x:.2f} [%{customdata[2]:.2f}, %{customdata[3]:.2f}] "
-            "in the language<br>%{customdata[4]:.2f} fluent besides, %{customdata[5]:.2f} nats/token<br>strength "
-            "%{customdata[6]:g}<extra></extra>",
+            hovertemplate="<b>%{y}</b>, " + KINDS[kind][0] + "<br>%{x:.2f} [%{customdata[2]:.2f}, "
+            "%{customdata[3]:.2f}] in the language<br>%{customdata[4]:.2f} fluent besides, %{customdata[5]:.2f} "
+            "nats/token<br>strength %{customdata[6]:g}<extra></extra>",
             selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 1}},
         )  # fmt: skip
     figure.update_layout(
