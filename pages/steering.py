@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
+from safetensors import safe_open
 
 from core import queries, responses
 from core.errors import StitchLensError
@@ -72,14 +73,18 @@ def page() -> None:
 
 def live(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
     now = st.session_state
+    first = {"prompt": PROMPT, "lanes": DEFAULT, "strength": 1.0, "source": "lang"}
+    for key, value in first.items():  # not as the widgets' own defaults: presets set them too
+        if key not in now and key not in st.query_params:
+            now[key] = value
     presets(ws)
     st.text_area(
-        "Prompt", PROMPT, key="prompt", bind="query-params", height=80, max_chars=20_000,
+        "Prompt", key="prompt", bind="query-params", height=80, max_chars=20_000,
         help="What every lane goes on from. Both models are base or lightly tuned ones: give the beginning of a text.",
     )  # fmt: skip
     lanes = st.pills(
-        "Lanes", [*LANES, *CONTROLS], default=DEFAULT, selection_mode="multi", key="lanes", bind="query-params",
-        format_func=lane_name, help="Columns, left to right. Lanes of one model share every pass, so three cost little "
+        "Lanes", [*LANES, *CONTROLS], selection_mode="multi", key="lanes", bind="query-params",
+        format_func=lambda lane: name_of(lane).replace(":", " "), help="Columns, left to right. Lanes of one model share every pass, so three cost little "
         "more than one. Random and shuffled are controls: a clamp as strong along a random direction, and the other "
         "model's vector through a stitch fitted on shuffled pairs.",
     )  # fmt: skip
@@ -87,7 +92,7 @@ def live(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
         ask_for = options(ws, pair, names)
     bar = st.container(horizontal=True, vertical_alignment="bottom")
     bar.slider(
-        "Strength", -5.0, 5.0, 1.0, 0.1, key="strength", bind="query-params", width=320, on_change=again,
+        "Strength", -5.0, 5.0, step=0.1, key="strength", bind="query-params", width=320, on_change=again,
         help="Multiplies c of Eq. 8: 1 sets the component along v to z̄, as in the paper; 0 changes nothing. Moving it "
         "writes again and keeps the text before.",
     )  # fmt: skip
@@ -116,9 +121,15 @@ def again() -> None:
         st.session_state["again"] = True
 
 
-def lane_name(lane: str) -> str:
+def name_of(lane: str) -> str:
+    """`B:own vector`; what a link calls a lane, with a blank for the colon."""
     side, _, kind = lane.partition(":")
-    return f":{'blue' if side == 'a' else 'violet'}[{side.upper()}] {responses.KINDS[kind][0]}"
+    return f"{side.upper()}:{responses.KINDS[kind][0]}"
+
+
+def heading(lane: str) -> str:
+    side, _, kind = lane.partition(":")
+    return f"**:{'blue' if side == 'a' else 'violet'}[{side.upper()}] {responses.KINDS[kind][0]}**"
 
 
 def presets(ws: Workspace) -> None:
@@ -140,9 +151,7 @@ def choose(preset: dict[str, Any]) -> None:
     now = st.session_state
     now["prompt"], now["source"], now["lang"] = preset["prompt"], "lang", preset["language"]
     now["stitch"], now["strength"], now["lanes"] = preset["stitch"], preset["strength"], DEFAULT
-    now["layers_for"] = preset["stitch"]
-    now["layers_b"] = (preset["first"], preset["last"])
-    now.pop("layers_a", None)
+    now["first_b"], now["last_b"], now["layers_for"] = preset["first"], preset["last"], preset["stitch"]
     now["again"] = True
 
 
@@ -153,7 +162,7 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
     with left:
         st.markdown("**Vector**")
         kind = str(st.segmented_control(
-            "From", list(SOURCES), default="lang", required=True, key="source", bind="query-params",
+            "From", list(SOURCES), required=True, key="source", bind="query-params",
             format_func=lambda k: SOURCES[k], help="DiffMean of texts (4), a decoder direction, or a file.",
         ))  # fmt: skip
         out |= {"kind": kind} | given(ws, kind)
@@ -164,16 +173,18 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
             help="Carries the vector across by v P, without the bias, renormalised (4).",
         )  # fmt: skip
         makers = ask(queries.makers, ws, f"stitches/{stitch}")
-        if now.get("layers_for") not in (None, stitch):
-            for side in ("a", "b"):
-                now.pop(f"layers_{side}", None)
+        other = now.get("layers_for") not in (None, stitch)
         now["layers_for"] = stitch
         for side, spec in (("a", pair.a), ("b", pair.b)):
-            at = int(makers[f"layer_{side}"])
-            st.slider(
-                f"Layers of {side.upper()}", 0, spec.n_layers - 1, (at, at), key=f"layers_{side}", bind="query-params",
-                help=f"Steered before each of these; z̄ is measured at each. The stitch joins layer {at}.",
-            )  # fmt: skip
+            at, ends = int(makers[f"layer_{side}"]), st.columns(2)
+            for end, column in zip(("first", "last"), ends, strict=True):
+                key = f"{end}_{side}"
+                if (other and not now.get("again")) or (key not in now and key not in st.query_params):
+                    now[key] = at
+                column.number_input(
+                    f"{end.capitalize()} layer of {side.upper()}", 0, spec.n_layers - 1, key=key, bind="query-params",
+                    help=f"Steered before each layer from first to last; z̄ is measured at each. The stitch joins {at}.",
+                )  # fmt: skip
         st.segmented_control(
             "Operator", ["clamp", "add"], default="clamp", required=True, key="operator", bind="query-params",
             help="clamp: Eq. 8 and 9. add: strength times z̄ v on top of what is there.",
@@ -200,14 +211,11 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
 def given(ws: Workspace, kind: str) -> dict[str, Any]:
     match kind:
         case "lang":
-            labels = ask(language_labels, ws)
-            codes = [LANGUAGES[x][0] for x in labels if x != "eng"]
-            names = dict(LANGUAGES.values())
-            start = codes.index("nl") if "nl" in codes else 0
+            codes, names = ask(language_codes, ws), dict(LANGUAGES.values())
             code = st.selectbox(
-                "Language", codes, index=start, key="lang", bind="query-params", format_func=lambda c: names[c],
+                "Language", codes, key="lang", bind="query-params", format_func=lambda c: names[c],
                 help="Positive: texts in it; negative: English; each model reads both itself (DiffMean).",
-            ) if codes else None  # fmt: skip
+            )  # fmt: skip
             return {"source": f"lang:{code}"}
         case "concept":
             words = "Examples, one a line. v is the difference of the mean residual streams."
@@ -232,11 +240,16 @@ def given(ws: Workspace, kind: str) -> dict[str, Any]:
     return {"source": "file", "file": file}
 
 
-def language_labels(ws: Workspace) -> list[str]:
-    from safetensors import safe_open
-
+def language_codes(ws: Workspace) -> list[str]:
+    """Those with means; first the ones to which transferred vectors steer B best."""
+    best: list[str] = []
+    if queries.has(ws, "steering"):
+        table = responses.steering(ws, "b")
+        best = table.loc[table.kind == "transferred"].sort_values("success", ascending=False).language.to_list()
     with safe_open(ws.path("language_means/b"), "np") as f:
-        return list(json.loads((f.metadata() or {}).get("labels", "[]")))
+        labels = json.loads((f.metadata() or {}).get("labels", "[]"))
+    codes = [LANGUAGES[x][0] for x in labels if x != "eng"]
+    return [*best, *sorted(set(codes) - set(best))]
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -277,7 +290,7 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[st
                       queries.has(ws, "language_means/b")]))  # fmt: skip
         setting = check(
             Setting, operator=now["operator"], strength=now["strength"], prompt=now["on_prompt"],
-            layers_a=now["layers_a"], layers_b=now["layers_b"],
+            layers_a=(now["first_a"], now["last_a"]), layers_b=(now["first_b"], now["last_b"]),
         )  # fmt: skip
         sampling = check(Sampling, **{k: now[k] for k in ("tokens", "temperature", "top_p", "repetition", "seed")})
         keys = [lane_key(lane) for lane in lanes]
@@ -316,7 +329,7 @@ def columns(lanes: list[str]) -> dict[str, Any]:
     """A heading and an empty box a lane."""
     boxes = {}
     for lane, column in zip(lanes, st.columns(len(lanes), gap="medium"), strict=True):
-        column.markdown(f"**{lane_name(lane)}**", help=responses.KINDS[lane.partition(":")[2]][1])
+        column.markdown(heading(lane), help=responses.KINDS[lane.partition(":")[2]][1])
         boxes[lane] = column.empty()
     return boxes
 
@@ -430,7 +443,6 @@ def exported(pair: str, run: dict[str, Any], lane: str, ending: str) -> bytes:
 
 def evaluation(ws: Workspace, pair: PairSpec) -> None:
     st.header("How often it works", anchor="evaluation")
-    makers = ask(queries.makers, ws, "steering")
     side = str(st.segmented_control(
         "Which model is steered", list(WAYS), default="b", required=True, format_func=lambda s: WAYS[s], key="way",
         bind="query-params", help="B steered: vectors go from A to B. A steered: from B to A.",
@@ -439,6 +451,7 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
     spec, other = (pair.b, pair.a) if side == "b" else (pair.a, pair.b)
     n = int(table.n.max())
     left, right = st.columns([3, 2], gap="large")
+    gaps = ask(responses.gaps, ws, side)
     with left, section():
         figures.draw(
             figures.languages(table, side),
@@ -449,17 +462,15 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
             on_select=partial(pick, side), selection_mode="points",
         )  # fmt: skip
     with right, section():
+        theirs = "Gemma-2-9B under vectors from 2B" if side == "b" else "Gemma-2-2B under vectors from 9B"
         figures.draw(
             figures.means(ask(responses.means, ws, side), side),
             f"Fig. 3b: the mean over {table.language.nunique()} languages, with 95 % bootstrap intervals over them; "
-            f"hollow: the paper's {'Gemma-2-9B under vectors from 2B' if side == 'b' else 'Gemma-2-2B from 9B'} (other "
-            "prompts and languages).",
+            f"hollow: the paper's {theirs}, over its 20 languages and prompts.",
             key="means", alt="Mean share of responses in the language by kind of vector",
         )  # fmt: skip
-        gaps = ask(responses.gaps, ws, side)
-        theirs = responses.paper().query("side == @side")
         figures.draw(
-            figures.gaps(gaps, theirs),
+            figures.gaps(gaps, responses.paper().query("side == @side")),
             "Fig. 3c: clipped relative transfer gap (Eq. 16), transferred over own performance; 0/0 counts as 0. "
             "Outlined: the paper's.",
             key="gaps", alt="Histogram of relative transfer gaps",
@@ -470,12 +481,13 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
             help="Fig. 11 takes the log frequency of the language in the corpus; this corpus holds about as much of "
             "each, so the loss of real text under the model that the vector comes from tells more.",
         ))  # fmt: skip
+        rho = gaps.gap.corr(gaps[against], method="spearman")
+        what = "the characters of each language in this pair's corpus"
+        if against == "natural":
+            what = f"the loss of real text in it under {plain(other.title)}"
         figures.draw(
             figures.gap_against(gaps, against, other.title),
-            "Fig. 11: the gap against "
-            + (f"the characters of each language in the corpus {plain(makers.get('corpus_name', pair.corpus))}."
-               if against == "characters" else f"the loss of real text in it under {plain(other.title)}, nats/token.")
-            + f" Spearman {gaps.gap.corr(gaps[against], method='spearman'):+.2f}.",
+            f"Fig. 11: the gap against {what}. Spearman's ρ {rho:+.2f} over {len(gaps)} languages.",
             key="gap-against", alt="Transfer gap against frequency of the language",
         )  # fmt: skip
     cells(ws, side, table)
@@ -525,17 +537,10 @@ def cells(ws: Workspace, side: str, table: pd.DataFrame) -> None:
         f"{percent(row.success, sign=False)} fluent besides; {row.loss:.2f} nats/token (real text {row.natural:.2f}), "
         f"{percent(row.repetition, sign=False)} repeated{setting}."
     )
-    st.dataframe(
-        written[["prompt", "text", "detected", "probability", "loss", "repetition", "fluent"]], hide_index=True,
-        height=320, alt="Generations", row_height=60,
-        column_config={
-            "prompt": st.column_config.TextColumn("Prompt", width="small"),
-            "text": st.column_config.TextColumn("Response", width="large"),
-            "detected": "Detected", "probability": st.column_config.NumberColumn("p", format="%.2f"),
-            "loss": st.column_config.NumberColumn("nats/token ↓", format="%.2f"),
-            "repetition": st.column_config.NumberColumn("Repeated ↓", format="percent"), "fluent": "Fluent",
-        },
-    )  # fmt: skip
+    with st.container(height=420, key="written"):
+        for one in written.to_dict("records"):
+            st.html(text_html(one["prompt"], one["text"], f"{side}:{kind}"))
+            st.caption(verdict(one | {"language": one["detected"]}, None) + ("" if one["fluent"] else " · not fluent"))
     st.caption(
         "Fluent: at most 30 % of its runs of four words repeated, and a loss under the unsteered model of at most that "
         "of real text in the language."

@@ -355,9 +355,9 @@ def means(table: pd.DataFrame, side: str) -> go.Figure:
     c, figure = colours(), go.Figure()
     fills = {"none": "rgba(0,0,0,0)", "own": c[side], "transferred": c["b"], "random": c["control"]}
     lines = {"none": c[side], "own": c[side], "transferred": c["a"], "random": c["control"]}
-    kinds = table.kind.to_list()
+    kinds, short = table.kind.to_list(), {k: KINDS[k][0].split()[0] for k in KINDS}
     figure.add_bar(
-        x=[KINDS[k][0] for k in kinds], y=table.rate, showlegend=False, width=0.6,
+        x=[short[k] for k in kinds], y=table.rate, showlegend=False, width=0.6,
         marker={"color": [fills[k] for k in kinds], "line": {"color": [lines[k] for k in kinds], "width": 3}},
         error_y={"type": "data", "array": table.high - table.rate, "arrayminus": table.rate - table.low,
                  "color": c["ink"], "thickness": 1.5, "width": 0},
@@ -367,7 +367,7 @@ def means(table: pd.DataFrame, side: str) -> go.Figure:
     )  # fmt: skip
     theirs = table.dropna(subset=["paper"])
     figure.add_scatter(
-        x=[KINDS[k][0] for k in theirs.kind], y=theirs.paper, mode="markers", name="the paper",
+        x=[short[k] for k in theirs.kind], y=theirs.paper, mode="markers", name="the paper",
         marker={"symbol": "diamond-open", "size": 12, "color": c["ink"], "line": {"width": 2}},
         hovertemplate="the paper: %{y:.2f}<extra></extra>",
     )  # fmt: skip
