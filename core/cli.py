@@ -525,6 +525,8 @@ def report_command(pair: PairArg, as_json: JsonFlag = False) -> None:
 
     found = report(get_pair(pair))
     text = "\n".join([found["title"], *(_stitch_text(n, s) for n, s in found["stitches"].items())])
+    if "steering" in found:
+        text += "\n" + _steering_text(found["steering"])
     _show(found, as_json, text)
 
 

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -272,10 +273,14 @@ def load(spec: ModelSpec, where: Runtime | None = None) -> LiveModel:
     return model
 
 
-@lru_cache(maxsize=4)
+_one_at_a_time = threading.Lock()
+_remembered = lru_cache(maxsize=4)(load)
+
+
 def load_shared(spec: ModelSpec) -> LiveModel:
-    """`load`, remembered within this process."""
-    return load(spec)
+    """`load`, remembered within this process; a second caller waits for the first."""
+    with _one_at_a_time:
+        return _remembered(spec)  # type: ignore[arg-type]
 
 
 def validate(model: LiveModel) -> None:

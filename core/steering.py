@@ -127,7 +127,7 @@ def encode_prompt(model: LiveModel, prompt: str, tokens: int) -> Int[Tensor, " n
     """Token ids, the first special one included. Raises StitchLensError where the prompt is empty or leaves no room for
     `tokens` more."""
     (encoded,) = model.encode([prompt], max_tokens=10**6)
-    if not encoded.usable.any():
+    if not encoded.usable.any() or not prompt.strip():
         raise StitchLensError("an empty prompt", "a few words", "type what the models shall go on from")
     room = int(getattr(model.hf.config.get_text_config(), "max_position_embeddings", 2048)) - tokens
     if len(encoded.ids) > room:

@@ -245,5 +245,6 @@ def language_means(
             found, _ = mean_residuals(model, *kept_positions(model, some, partner), layers)
             rows.append(torch.stack([found[layer] for layer in layers]))
             bar.advance(len(some))
-    makers = model.makers | {"texts": texts, "paired": None if partner is None else partner.makers["tokenizer"]}
+    paired = None if partner is None else partner.makers["tokenizer"]
+    makers = model.makers | {"texts": texts, "read": fingerprint(by_label), "paired": paired}
     return LanguageMeans(torch.stack(rows), list(by_label), makers)

@@ -3,8 +3,9 @@
 import html
 import json
 import tempfile
+import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,9 +85,10 @@ def live(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
     )  # fmt: skip
     lanes = st.pills(
         "Lanes", [*LANES, *CONTROLS], selection_mode="multi", key="lanes", bind="query-params",
-        format_func=lambda lane: name_of(lane).replace(":", " "), help="Columns, left to right. Lanes of one model share every pass, so three cost little "
-        "more than one. Random and shuffled are controls: a clamp as strong along a random direction, and the other "
-        "model's vector through a stitch fitted on shuffled pairs.",
+        format_func=name_of,
+        help="Columns, left to right. Lanes of one model share every pass, so three cost little more than one. Random "
+        "and shuffled are controls: a clamp as strong along a random direction, and the other model's vector through a "
+        "stitch fitted on shuffled pairs.",
     )  # fmt: skip
     with st.expander("Vector, strength, layers, sampling", icon=":material/tune:", key="options"):
         ask_for = options(ws, pair, names)
@@ -113,6 +115,7 @@ def live(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
         else:
             example(ws, place)
     after(ws, runs)
+    warm(pair.key)
 
 
 def again() -> None:
@@ -122,9 +125,9 @@ def again() -> None:
 
 
 def name_of(lane: str) -> str:
-    """`B:own vector`; what a link calls a lane, with a blank for the colon."""
+    """`B own vector`; a link calls a lane so, too."""
     side, _, kind = lane.partition(":")
-    return f"{side.upper()}:{responses.KINDS[kind][0]}"
+    return f"{side.upper()} {responses.KINDS[kind][0]}"
 
 
 def heading(lane: str) -> str:
@@ -258,6 +261,21 @@ def studio(pair: str, stitch: str, stamp: str) -> "Studio":
     from core.studio import Studio
 
     return Studio(Bench(get_pair(pair), BuildConfig()), stitch)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def warm(pair: str) -> threading.Thread:
+    """Opens B in the background, so that the first Go need not wait for it; a fault is said by Go."""
+
+    def work() -> None:
+        from core.models import load_shared
+
+        with suppress(StitchLensError):
+            load_shared(get_pair(pair).b)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
 
 
 def resolve(chosen: dict[str, Any], here: "Studio") -> "Source":

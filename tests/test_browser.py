@@ -147,7 +147,7 @@ def test_a_link_to_a_page_is_the_first_thing_a_server_hears(home: Path, visit: C
         expect(page.locator("h2")).to_have_text("L10-L9")
         assert page.get_by_role("link", name="Overview").count() == 1
         entries = page.locator("[data-testid=stSidebarNav] a").all_inner_texts()
-        assert [entry.split("\n")[-1] for entry in entries] == ["Overview", "Stitches", "Features"]
+        assert [entry.split("\n")[-1] for entry in entries] == ["Overview", "Stitches", "Features", "Steering"]
         page.close()  # before its server goes
 
 
@@ -225,7 +225,7 @@ def test_a_feature_is_seen_on_both_sides_and_can_be_linked(url: str, visit: Call
 def test_pages_fit_the_window(
     url: str, visit: Callable[..., Page], size: tuple[int, int], theme: str, tmp_path: Path
 ) -> None:
-    for name in ("", "stitches", "features"):
+    for name in ("", "stitches", "features", "steering"):
         page = visit(f"{url}/{name}", size, theme)
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
         wide = page.evaluate(
@@ -267,7 +267,7 @@ def test_a_job_lives_through_a_reload_and_can_be_cancelled(
 @pytest.mark.parametrize("pair", [PAIR, "nano"])
 def test_the_committed_workspaces_open(tmp_path: Path, visit: Callable[..., Page], pair: str) -> None:
     with serving(SHIPPED, tmp_path / "cache") as url:
-        for name in ("", "stitches", "features"):
+        for name in ("", "stitches", "features", "steering"):
             page = visit(f"{url}/{name}?pair={pair}")
             assert page.locator("[data-testid=stAlert]").all_inner_texts() == []
             expect(page.locator(".js-plotly-plot").first).to_be_visible()
@@ -354,4 +354,63 @@ def test_a_stitch_is_fitted_from_the_page(
         expect_picked(page, "1", "2")
         expect(page.locator(".st-key-table-1 .js-plotly-plot")).to_contain_text("mean-ablated")
         page.screenshot(path=tmp_path / "fitted.png", full_page=True)
+        page.close()
+
+
+def lengths(page: Page) -> list[int]:
+    """How much each lane shows."""
+    return [len(text) for text in page.locator(".st-key-columns [data-testid=stHtml]").all_inner_texts()]
+
+
+def grown(page: Page, before: list[int]) -> bool:
+    now = lengths(page)
+    return len(now) == len(before) and all(x > y for x, y in zip(now, before, strict=True))
+
+
+def wait(true: Callable[[], bool], page: Page, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, lengths(page)
+        page.wait_for_timeout(100)
+
+
+@pytest.mark.model
+def test_three_lanes_grow_stop_and_come_back_from_the_link(visit: Callable[..., Page], tmp_path: Path) -> None:
+    with serving(SHIPPED, tmp_path / "cache") as url:
+        page = visit(f"{url}/steering?pair=nano&prompt=The+<b>old</b>+house&tokens=400&strength=1.5")
+        page.locator(".st-key-go button").first.click()
+        wait(lambda: len(lengths(page)) == 3, page)
+        first = lengths(page)
+        wait(lambda: grown(page, first), page)
+        page.screenshot(path=tmp_path / "growing.png")
+        page.locator(".st-key-stop button").first.click()
+        settled(page)
+        stopped = lengths(page)
+        assert len(stopped) == 3 and all(x > 20 for x in stopped), "the text stays"
+        page.wait_for_timeout(1500)
+        assert lengths(page) == stopped
+        shown = page.locator(".st-key-columns [data-testid=stHtml]").first
+        assert "The <b>old</b> house" in shown.inner_text() and shown.locator("b").count() == 0, "escaped"
+        again = visit(page.url)
+        expect(again.get_by_role("textbox", name="Prompt")).to_have_value("The <b>old</b> house")
+        expect(again.get_by_role("slider", name="Strength")).to_have_attribute("aria-valuenow", "1.5")
+        again.locator(".st-key-go button").first.click()
+        wait(lambda: len(lengths(again)) == 3 and grown(again, first), again)
+        again.close()  # a tab closed while generating
+        other = visit(f"{url}/steering?pair=nano&tokens=5")
+        other.locator(".st-key-go button").first.click()
+        expect(other.locator(".st-key-columns")).to_contain_text("tokens/s")
+        other.close()
+        page.close()
+
+
+@pytest.mark.model
+def test_a_preset_streams_three_lanes_of_gemma(visit: Callable[..., Page], tmp_path: Path) -> None:
+    """On the shipped workspace of the large pair, with nothing set up."""
+    with serving(SHIPPED, tmp_path / "cache") as url:
+        page = visit(f"{url}/steering?tokens=16")
+        page.locator("[class*=st-key-preset-] button").first.click()
+        expect(page.locator(".st-key-columns")).to_contain_text("tokens/s", timeout=180_000)
+        assert len(lengths(page)) == 3
+        page.screenshot(path=tmp_path / "gemma.png")
         page.close()
