@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sae_lens import SAE
 
 TOP = 20
+SHOWN = 10
+"""Of the top contexts those with the activations around; the others count where tops are compared."""
 QUANTILES = 4
 """Equal shares of a feature's sampled contexts by activation."""
 FROM_EACH = 5
@@ -184,6 +186,16 @@ class Examples:
         })  # fmt: skip
         table = table.assign(**packed(out["spans"], out["heat"], out["activation"]))
         return table.sort_values("feature", kind="stable", ignore_index=True)
+
+
+def lean(table: pd.DataFrame) -> pd.DataFrame:
+    """`Examples.table` as it is kept: top contexts from rank SHOWN on are pointers without `lengths` and `heat`."""
+    far = (table.group == "top") & (table["rank"] >= SHOWN)
+    empty = np.zeros(0, dtype=np.uint8)
+    return table.assign(**{
+        column: [empty if less else x for less, x in zip(far, table[column], strict=True)]
+        for column in ("lengths", "heat")
+    })  # fmt: skip
 
 
 def _ids(documents: Sequence[Document]) -> NDArray[np.object_]:

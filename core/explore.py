@@ -11,7 +11,7 @@ from torch import Tensor
 from core import downstream
 from core.attribution import extreme_tokens, measure_attribution
 from core.errors import StitchLensError
-from core.examples import Read, find_examples, overlap, read_places, read_text, shared_places, short
+from core.examples import Read, find_examples, lean, overlap, read_places, read_text, shared_places, short
 from core.harvest import harvest_rows, norm_limits, read_window, windows, within
 from core.pairs import Frozen, LayerPair, PairSpec
 from core.pipeline import Bench, BuildConfig
@@ -241,7 +241,7 @@ def explore(bench: Bench, sae_name: str, stitch_name: str, config: ExploreConfig
             table, histogram = find_examples(model, partner, saes[name][1], documents, layer, desc)
             active = pd.DataFrame({"feature": np.arange(len(histogram)), "histogram": list(histogram.astype(np.int32))})
             ws.put_table(f"histograms_{side}/{sae_name}", active, makers)
-            ws.put_table(f"examples_{side}/{sae_name}", table, makers)
+            ws.put_table(f"examples_{side}/{sae_name}", lean(table), makers)
     if not all(bench.current(f"together_{side}/{sae_name}", makers) for side in ("a", "b")):
         places = shared_places(ws.table(f"examples_a/{sae_name}"), ws.table(f"examples_b/{sae_name}"))
         for side, (name, model, partner, layer) in sides.items():

@@ -312,9 +312,10 @@ def kinds_of_features(table: pd.DataFrame, threshold: float = 0.5, least: int = 
 
 
 def feature_examples(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:
-    """The contexts of one feature in A ('a') or, transferred, in B ('b'): see `core.examples.Examples.table` and
-    `unpacked`."""
-    return unpacked(ws.table(f"examples_{side}/{sae}", feature=feature))
+    """The contexts of one feature in A ('a') or, transferred, in B ('b'), those that can be shown: see
+    `core.examples.Examples.table` and `unpacked`."""
+    table = ws.table(f"examples_{side}/{sae}", feature=feature)
+    return unpacked(table.loc[table.heat.str.len() > 0].reset_index(drop=True))
 
 
 def same_text(ws: Workspace, sae: str, feature: int) -> pd.DataFrame:

@@ -179,3 +179,56 @@ def test_the_committed_workspace_reports_table_1() -> None:
     assert best["a_to_b_to_a"] < 1.05 * best["a"]
     assert best["b_to_a_to_b"] < 1.05 * best["b"]
     assert run("report", PAIR, STITCHLENS_WORKSPACES=str(ROOT / "cache")).returncode == 0
+
+
+STEER = ("steer", "nano", "--prompt", "The house of my", "--tokens", "6")
+
+
+@pytest.mark.usefixtures("nano_home")
+def test_steer_writes_every_lane(tmp_path: Path) -> None:
+    lanes = ("--lanes", "b:none,b:own,b:transferred,a:transferred", "--source", "lang:fr", "--stitch", "L3-L4")
+    done = call(*STEER, *lanes, "--layers-b", "4-5", "--strength", "1.5", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [x["lane"] for x in found["lanes"]] == lanes[1].split(",")
+    assert found["setting"]["layers_b"] == [4, 5] and found["source"] == "lang:fr"
+    for lane in found["lanes"]:
+        assert lane["tokens"] == 6 and lane["loss"] > 0
+    again = json.loads(call(*STEER, *lanes, "--layers-b", "4-5", "--strength", "1.5", "--json").stdout)
+    assert again == found, "the same seed writes the same"
+    plain = call("steer", "run", *STEER[1:], *lanes)
+    assert "[b:transferred]" in plain.stdout and "nats/token" in plain.stdout
+
+
+@pytest.mark.usefixtures("nano_home")
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--source", "lang:xx"), "no text in xx"), (("--lanes", "b:mine"), "b:transferred"),
+        (("--strength", "1e9"), "strength"), (("--strength", "nan"), "strength"), (("--layers-b", "x"), "12-15"),
+        (("--layers-b", "1-99"), "0 to 5"), (("--operator", "push"), "operator"), (("--top-p", "0"), "top_p"),
+        (("--stitch", "L9-L9"), "no 'stitches/L9-L9'"), (("--prompt", ""), "an empty prompt"),
+    ],
+)  # fmt: skip
+def test_steer_refuses_in_a_sentence(options: tuple[str, str], named: str) -> None:
+    done = call(*STEER, *options)
+    assert done.exit_code == 2 and named in done.stderr.splitlines()[-1], done.output
+
+
+@pytest.mark.usefixtures("nano_home")
+@pytest.mark.parametrize("ending", ["safetensors", "gguf", "json"])
+def test_vectors_are_exported(tmp_path: Path, ending: str) -> None:
+    out = tmp_path / f"french.{ending}"
+    options = ("vector", "export", "nano", "--source", "lang:fr", "--lane", "b:transferred")
+    done = call(*options, "--out", str(out))
+    assert done.exit_code == 0 and out.stat().st_size > 500, done.output
+    assert "a free place" in fault(*options, "--out", str(out))
+    assert ".gguf" in fault(*options, "--out", str(tmp_path / "french.bin"))
+    assert "one with a vector" in fault(*options[:-1], "b:none", "--out", str(tmp_path / f"none.{ending}"))
+
+
+@pytest.mark.usefixtures("nano_home")
+def test_the_shipped_evaluation_is_reported() -> None:
+    found = json.loads(call("report", "nano", "--json").stdout)["steering"]
+    assert set(found) == {"a_to_b", "b_to_a"} and len(found["a_to_b"]) >= 12
+    assert "B steered" in call("report", "nano").stdout

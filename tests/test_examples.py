@@ -20,11 +20,13 @@ from core.examples import (
     BINS,
     FROM_EACH,
     QUANTILES,
+    SHOWN,
     TOP,
     Examples,
     bins,
     find_examples,
     jaccard,
+    lean,
     overlap,
     rank_biased_overlap,
     read_places,
@@ -99,6 +101,18 @@ def test_heat_is_that_of_the_tokens_around() -> None:
         assert row["heat"] == pytest.approx([value[d, p][row["feature"]] for p in inside], abs=row["activation"] / 500)
         assert row["heat"][row["peak"]] == pytest.approx(row["activation"])
         assert list(row["ends"]) == [3 * (inside[0] - 1), *(3 * p for p in inside)], "each begins where one ended"
+
+
+def test_what_is_kept_is_lean_and_shows_the_first() -> None:
+    acts, document, position = made_up(60, 3, 2)
+    found = Examples(3)
+    found.update(acts, document, position, 3 * position)
+    whole = found.table(named(60))
+    kept = lean(whole)
+    assert kept.document.to_list() == whole.document.to_list(), "tops are compared over all of them"
+    shown = kept.heat.str.len() > 0
+    assert shown.to_list() == ((whole.group != "top") | (whole["rank"] < SHOWN)).to_list() and not shown.all()
+    assert unpacked(kept[shown]).heat.map(len).to_list() == unpacked(whole[shown]).heat.map(len).to_list()
 
 
 @given(st.floats(2.0**-60, 2.0**60, width=32))
