@@ -16,6 +16,8 @@ KINDS = {
     "shuffled": ("shuffled stitch", "the other model's vector through a stitch fitted on shuffled pairs"),
 }
 """Lanes: a short name and what it is."""
+OPERATORS = {"clamp": "Eq. 8 and 9: h + strength (z̄ - ⟨h, v⟩) v", "add": "h + strength z̄ v, on top of what is there"}
+"""Those of `core.steering`, in words."""
 _PAPER = """
 bg .31 .01 .24 .00 | cs .42 .02 .55 .00 | da .42 .25 .65 .14 | de .81 .79 .85 .83 | el .85 .48 .87 .04
 es .74 .69 .80 .69 | et .28 .01 .36 .00 | fi .40 .06 .17 .01 | fr .83 .77 .09 .69 | hu .72 .06 .02 .01

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,15 +51,18 @@ OPERATORS: dict[str, Operator] = {"clamp": clamp, "add": add}
 @dataclass(frozen=True)
 class Lane:
     """How one lane is steered: each vector before its own layer. Without one it is the model as it is. Raises
-    StitchLensError for a strength that is not in [-STRONGEST, STRONGEST]."""
+    StitchLensError for an unknown operator and for a strength that is not in [-STRONGEST, STRONGEST]."""
 
     vectors: tuple[Vector, ...] = ()
-    operator: Literal["clamp", "add"] = "clamp"
+    operator: str = "clamp"
+    """One of OPERATORS."""
     strength: float = 1.0
     prompt: bool = True
     """Also steer the prompt's tokens (special ones never); else what is generated alone."""
 
     def __post_init__(self) -> None:
+        if self.operator not in OPERATORS:
+            raise StitchLensError(f"operator '{self.operator}'", f"one of {', '.join(OPERATORS)}", "choose one")
         if not abs(self.strength) <= STRONGEST:
             raise StitchLensError(f"strength {self.strength:g}", f"{-STRONGEST:g} to {STRONGEST:g}", "1 is Eq. 8")
 

@@ -58,7 +58,7 @@ class Source:
 class Setting(Frozen):
     """How every lane of a run is steered."""
 
-    operator: Literal["clamp", "add"] = "clamp"
+    operator: str = "clamp"
     strength: float = Field(default=1.0, ge=-STRONGEST, le=STRONGEST)
     """Multiplies c of Eq. 8."""
     prompt: bool = True

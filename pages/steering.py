@@ -189,8 +189,8 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
                     help=f"Steered before each layer from first to last; z̄ is measured at each. The stitch joins {at}.",
                 )  # fmt: skip
         st.segmented_control(
-            "Operator", ["clamp", "add"], default="clamp", required=True, key="operator", bind="query-params",
-            help="clamp: Eq. 8 and 9. add: strength times z̄ v on top of what is there.",
+            "Operator", list(responses.OPERATORS), default="clamp", required=True, key="operator", bind="query-params",
+            help="  \n".join(f"{name}: {what}." for name, what in responses.OPERATORS.items()),
         )  # fmt: skip
         st.toggle(
             "Steer the prompt too", True, key="on_prompt", bind="query-params",

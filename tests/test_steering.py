@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import Tiny
 
-from core import hooks, steering
+from core import hooks, responses, steering
 from core.corpus import Corpus, load_corpus
 from core.errors import StitchLensError
 from core.models import LiveModel
@@ -168,6 +168,9 @@ def test_bad_vectors_and_strengths_are_said(nano: LiveModel) -> None:
     for strength in (1e9, float("nan"), float("-inf")):
         with pytest.raises(StitchLensError, match="1 is Eq"):
             Lane(strength=strength)
+    with pytest.raises(StitchLensError, match="operator 'push'"):
+        Lane(operator="push")
+    assert list(responses.OPERATORS) == list(OPERATORS), "the page knows them all"
 
 
 @pytest.mark.parametrize("prompt", ["שלום עולם", "🙂🙂🙂", "a" * 400, "<b>&amp;</b>\n\n"])
