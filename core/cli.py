@@ -207,6 +207,33 @@ def eval_command(
     _show(found | {"name": name}, as_json, _stitch_text(name, found))
 
 
+@stitch.command("import")
+@_guarded
+def import_command(
+    pair: PairArg,
+    file: Annotated[Path, typer.Argument(help="safetensors, a PyTorch state_dict, or .npz: see the README.")],
+    layer_a: Annotated[int, typer.Option(help="It was trained before this layer of A.")],
+    layer_b: Annotated[int, typer.Option(help="It was trained before this layer of B.")],
+    name: Annotated[str | None, typer.Option(help="Name in the workspace; the file's by default.")] = None,
+    orientation: Annotated[
+        str | None, typer.Option(help="Only for equal widths: linear ([out, in]) or paper ([in, out]).")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Bring a stitch that you trained: it is recognised, measured (report card) and kept."""
+    from core import cards, pipeline
+
+    spec = get_pair(pair)
+    spec.check_layers(layer_a, layer_b)
+    if orientation not in (None, "linear", "paper"):
+        raise StitchLensError(f"orientation '{orientation}'", "linear or paper", "choose one")
+    bench = pipeline.Bench(spec, pipeline.BuildConfig())
+    name = name or file.stem
+    layers = LayerPair(a=layer_a, b=layer_b, why="imported")
+    card = cards.import_stitch(bench, file, layers, name, orientation)  # type: ignore[arg-type]
+    _show(card | {"name": name}, as_json, cards.as_text(name, card))
+
+
 @stitch.command("remove")
 @_guarded
 def remove_command(pair: PairArg, name: Annotated[str, typer.Argument(help="A stitch of the workspace.")]) -> None:

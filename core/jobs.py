@@ -28,7 +28,7 @@ from pydantic import ValidationError
 from core.errors import StitchLensError
 from core.pairs import Frozen, get_pair
 from core.progress import STATUS_ENV
-from core.store import PROJECT, Workspace, beside, user_cache
+from core.store import PROJECT, STALE_SECONDS, Workspace, beside, user_cache
 
 State = Literal["running", "done", "failed", "cancelled", "lost"]
 CORE = (sys.executable, "-m", "core")
@@ -217,6 +217,44 @@ def start_fit(
     Raises StitchLensError for a name that is taken or unfit for a file, a layer out of range, or a job already running.
     """
     get_pair(pair).check_layers(layer_a, layer_b)
+    _free(pair, name)
+    args = {
+        "--layer-a": layer_a, "--layer-b": layer_b, "--method": method, "--metric": metric,
+        "--alpha": f"{alpha:g}", "--positions": positions, "--name": name,
+    }  # fmt: skip
+    flat = [str(part) for item in args.items() for part in item]
+    return start(pair, ["stitch", "fit", pair, *flat, "--json"], f"Fit {name}", makes=f"stitches/{name}")
+
+
+def start_import(pair: str, file: Path, layer_a: int, layer_b: int, name: str, orientation: str | None = None) -> Job:
+    """Bring a stitch from a file in the background; it ends as artifact `stitches/<name>` with its report card.
+
+    Raises StitchLensError for a name that is taken or unfit for a file, a layer out of range, or a job already running.
+    """
+    get_pair(pair).check_layers(layer_a, layer_b)
+    _free(pair, name)
+    args = ["stitch", "import", pair, str(file), "--layer-a", str(layer_a), "--layer-b", str(layer_b), "--name", name]
+    if orientation:
+        args += ["--orientation", orientation]
+    return start(pair, [*args, "--json"], f"Import {name}", makes=f"stitches/{name}")
+
+
+def uploaded(name: str, content: bytes) -> Path:
+    """Where an uploaded file is kept for a job: in the user's cache, under its own name with odd signs taken out."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).strip("-.")[-80:] or "upload"
+    home = user_cache() / "uploads"
+    for old in home.glob("*"):
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(old)
+    folder = home / secrets.token_hex(6)
+    folder.mkdir(parents=True)
+    with beside(folder / stem) as part:
+        part.write_bytes(content)
+    return folder / stem
+
+
+def _free(pair: str, name: str) -> None:
     if not _NAME.fullmatch(name):
         raise StitchLensError(
             f"the name '{name}'", "up to 64 letters, digits, '.', '_' and '-', the first a letter or digit",
@@ -225,12 +263,6 @@ def start_fit(
     workspace = Workspace(pair)
     if workspace.exists and f"stitches/{name}" in workspace.manifest().artifacts:
         raise StitchLensError(f"a stitch named '{name}'", "a name that is free", "choose another name")
-    args = {
-        "--layer-a": layer_a, "--layer-b": layer_b, "--method": method, "--metric": metric,
-        "--alpha": f"{alpha:g}", "--positions": positions, "--name": name,
-    }  # fmt: skip
-    flat = [str(part) for item in args.items() for part in item]
-    return start(pair, ["stitch", "fit", pair, *flat, "--json"], f"Fit {name}", makes=f"stitches/{name}")
 
 
 def start_build(pair: str) -> Job:

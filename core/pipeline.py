@@ -320,7 +320,7 @@ def build(pair: PairSpec, config: BuildConfig | None = None) -> Workspace:
 def remove_stitch(workspace: Workspace, name: str) -> None:
     """Take a stitch and what was measured of it out of a workspace."""
     workspace.entry(f"stitches/{name}")
-    for kind in ("kinds", "downstream", "quality", "controls", "stitches"):
+    for kind in ("cards", "kinds", "downstream", "quality", "controls", "stitches"):
         if f"{kind}/{name}" in workspace.manifest().artifacts:
             workspace.remove(f"{kind}/{name}")
 
@@ -328,6 +328,8 @@ def remove_stitch(workspace: Workspace, name: str) -> None:
 def evaluate_stitch(bench: Bench, name: str) -> None:
     """Measure a stitch of the workspace again, with its control. Raises StitchLensError where either does not fit."""
     entry = bench.workspace.entry(f"stitches/{name}")
+    if entry.makers.get("method") == "imported":
+        raise StitchLensError(f"an imported stitch '{name}'", "one that was fitted here", "its report card has it all")
     expect = {k: entry.makers[k] for k in ("pair", "layer_a", "layer_b")} | {
         side: {k: model.makers[k] for k in ("model", "weights", "tokenizer")}
         for side, model in (("a", bench.a), ("b", bench.b))

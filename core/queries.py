@@ -63,6 +63,7 @@ WHAT = {
     "kinds": "Downstream losses by kind of text",
     "quality": "Variance unexplained, inversion errors",
     "controls": "Controls: stitches of shuffled pairs",
+    "cards": "Report cards of imported stitches",
     "saes": "Sparse autoencoders of A",
     "sae_quality": "SAEs before and after transfer (Table 2)",
     "features": "Features: Eq. 10, semantic or structural",
@@ -189,6 +190,11 @@ def kinds(ws: Workspace, name: str) -> pd.DataFrame:
 def quality(ws: Workspace, name: str) -> dict[str, Any]:
     """FUV and inversion error of one stitch, each way, and Eq. 3, on the held-out split: fractions of variance."""
     return ws.record(f"quality/{name}")
+
+
+def card(ws: Workspace, name: str) -> dict[str, Any]:
+    """The report card of an imported stitch: see `core.cards.report_card`."""
+    return ws.record(f"cards/{name}")
 
 
 def others(ws: Workspace) -> tuple[tuple[str, str], ...]:

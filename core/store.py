@@ -32,6 +32,8 @@ from core.pairs import Frozen
 
 SCHEMA = 1
 STALE_SECONDS = 86_400
+WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz")
+"""Endings of files that may bring weights."""
 LOCK_SECONDS = 10.0
 """How long a writer waits for another one."""
 ROW_GROUP = 8_192

@@ -7,8 +7,9 @@ import pandas as pd
 import streamlit as st
 
 from core import jobs, queries
+from core.errors import StitchLensError
 from core.pairs import LayerPair, PairSpec, get_pair
-from core.store import Workspace
+from core.store import WEIGHT_FILES, Workspace
 from pages.shared import figures, frame
 from pages.shared.frame import ask, count, loss, percent, plain, section
 
@@ -118,6 +119,8 @@ def layers(ws: Workspace, pair: PairSpec) -> None:
             )  # fmt: skip
         with section():
             form(ws, pair, a, b)
+        with section():
+            bring(ws, a, b)
 
 
 def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
@@ -150,6 +153,60 @@ def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
                 ws.pair, a, b, method=method, metric=metric, alpha=alpha, positions=int(positions), name=name
             )
             st.rerun()
+
+
+def bring(ws: Workspace, a: int, b: int) -> None:
+    """A stitch of one's own: recognised, measured and kept by a background job."""
+    with st.expander("Bring your own stitch", icon=":material/upload:"), st.form("bring", border=False):
+        file = st.file_uploader(
+            "File", type=[e.removeprefix(".") for e in WEIGHT_FILES], max_upload_size=1000,
+            help="Two nn.Linear layers under any sensible naming (up/down, a_to_b/b_to_a, encoder/decoder …), or P_up, "
+            "b_up, P_down, b_down; one way alone will do. safetensors, a PyTorch state_dict or .npz; at most 1 GB. "
+            "Nothing in it is run.",
+        )  # fmt: skip
+        left, right = st.columns(2)
+        layer_a = left.number_input("Trained before layer of A", 0, get_pair(ws.pair).a.n_layers - 1, a)
+        layer_b = right.number_input("Trained before layer of B", 0, get_pair(ws.pair).b.n_layers - 1, b)
+        name = st.text_input("Name", placeholder="the file's", max_chars=64, key="bring-name")
+        if st.form_submit_button("Import"):
+            if file is None:
+                raise StitchLensError("no file", "a stitch", "drop one into the box")
+            place = jobs.uploaded(file.name, file.getvalue())
+            jobs.start_import(ws.pair, place, int(layer_a), int(layer_b), name.strip() or place.stem)
+            st.rerun()
+
+
+def card(ws: Workspace, name: str) -> None:
+    """The report card of an imported stitch."""
+    if not queries.has(ws, f"cards/{name}"):
+        return
+    found = ask(queries.card, ws, name)
+    st.subheader("Report card", anchor="card")
+    for warning in found["warnings"]:
+        st.warning(f"{plain(warning['says'])} :small[{plain(warning['test'])}]", icon=":material/warning:")
+    if not found["warnings"]:
+        st.markdown(":material/check: Nothing looks wrong.")
+    facts = []
+    for way in found["ways"]:
+        facts += [
+            (f"FUV {way} ↓", percent(found[f"fuv_{way}"], sign=False), "variance unexplained, held-out sample"),
+            (f"Effective rank {way}", f"{found[f'rank_{way}']:.0f}", f"norm {found[f'norm_{way}']:.3g}"),
+            (f"Distance to ours {way}", f"{found[f'distance_{way}']:.2f}", f"relative; ours {found['ours']}"),
+        ]  # fmt: skip
+    if "inversion_a" in found:
+        facts += [
+            (f"Inversion {k.upper()} ↓", percent(found[f"inversion_{k}"], sign=False), "Eq. 3") for k in ("a", "b")
+        ]
+    frame.cells(facts)
+    read = "; ".join(f"{plain(k)} is {plain(v)}" for k, v in found["layout"].items())
+    losses = ", ".join(
+        f"{queries.BY_KEY[row['condition']].label} {percent(row['relative'])}" for row in found["table_1"]
+        if row["condition"] not in ("a", "b")
+    )  # fmt: skip
+    st.caption(
+        f"As read: {read}. Next-token loss above the unpatched model (Table 1): {losses}. "
+        f"{found['positions']:,} paired positions."
+    )
 
 
 def listed(words: dict[str, tuple[str, str]]) -> str:
@@ -200,10 +257,14 @@ def _row(key: str, names: list[str]) -> None:
 def one(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> None:
     """One stitch in full."""
     row = table[table.name == name].iloc[0]
-    st.markdown(
-        f":blue[A] before layer {row.layer_a} ↔ :violet[B] before layer {row.layer_b}; {plain(row.method)}, metric "
-        f"{plain(row.metric)}, α = {row.alpha:g}, {count(row.positions)} positions."
-    )
+    ends = f":blue[A] before layer {row.layer_a} ↔ :violet[B] before layer {row.layer_b}"
+    how = f"{plain(row.method)}, metric {plain(row.metric)}, α = {row.alpha:g}, {count(row.positions)} positions"
+    imported = row.method == "imported"
+    st.markdown(f"{ends}; {'imported' if imported else how}.")
+    with section():
+        card(ws, name)
+    if imported and not queries.has(ws, f"downstream/{name}"):  # one way alone
+        return
     with section():
         losses(ws, pair, name)
     with section():

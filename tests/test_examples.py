@@ -112,7 +112,7 @@ def test_what_is_kept_is_lean_and_shows_the_first() -> None:
     assert kept.document.to_list() == whole.document.to_list(), "tops are compared over all of them"
     shown = kept.heat.str.len() > 0
     assert shown.to_list() == ((whole.group != "top") | (whole["rank"] < SHOWN)).to_list() and not shown.all()
-    assert unpacked(kept[shown]).heat.map(len).to_list() == unpacked(whole[shown]).heat.map(len).to_list()
+    assert unpacked(kept.loc[shown]).heat.map(len).to_list() == unpacked(whole.loc[shown]).heat.map(len).to_list()
 
 
 @given(st.floats(2.0**-60, 2.0**60, width=32))
