@@ -55,7 +55,7 @@ SourceOpt = Annotated[
     str,
     typer.Option(
         help="Where the direction comes from: lang:fr, feature:SAE/INDEX, concept:POSITIVE.txt,NEGATIVE.txt (one "
-        "example a line) or file:VECTOR.safetensors."
+        "example a line) or file:PATH (safetensors, GGUF, JSON or .npy; file:PATH@b:13 for B's layer 13)."
     ),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]

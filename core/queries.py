@@ -139,6 +139,8 @@ def stitches(ws: Workspace) -> pd.DataFrame:
         entry = artifacts[f"stitches/{name}"]
         row: dict[str, Any] = {"name": name, "made": pd.Timestamp(entry.made) if entry.made else pd.NaT, "fault": ""}
         row |= {k: entry.makers.get(k) for k in ("layer_a", "layer_b", "method", "metric", "alpha")}
+        if row["method"] == "imported":
+            row["alpha"] = np.nan
         row["positions"] = entry.makers.get("n_fit") or entry.makers.get("positions")
         try:
             if f"downstream/{name}" in artifacts:

@@ -4,6 +4,7 @@ Side A's transferred vector was learned in B and came down; B's was learned in A
 """
 
 import json
+import re
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,11 +30,11 @@ from core.vectors import (
     along,
     diff_mean,
     load_means,
-    load_vector,
     mean_residuals,
     means,
     moved,
     neuronpedia_vector,
+    open_vector,
     random_like,
     save_gguf,
     save_vector,
@@ -154,7 +155,8 @@ class Studio:
     # sources
 
     def source(self, text: str) -> Source:
-        """`lang:fr`, `feature:SAE/INDEX`, `file:PATH` or `concept:POSITIVE.txt,NEGATIVE.txt` (files of text).
+        """`lang:fr`, `feature:SAE/INDEX`, `file:PATH` (`file:PATH@b:13` where the file does not say that it is for B's
+        layer 13) or `concept:POSITIVE.txt,NEGATIVE.txt` (files of text).
 
         Raises StitchLensError that says what is possible.
         """
@@ -168,7 +170,10 @@ class Studio:
                     raise StitchLensError(f"feature '{rest}'", "SAE/INDEX, such as L15-4096/12", "name one")
                 return self.feature(sae, int(index))
             case "file":
-                return self.file(load_vector(Path(rest).expanduser()))
+                if said := re.fullmatch(r"(.+)@([ab]):(\d{1,4})", rest):
+                    side: Side = "a" if said[2] == "a" else "b"
+                    return self.file(self.open(Path(said[1]).expanduser(), side, int(said[3])))
+                return self.file(self.open(Path(rest).expanduser()))
             case "concept":
                 from core.corpus import read_text
 
@@ -256,6 +261,11 @@ class Studio:
             for at in (on, [e.usable & ~x for e, x in zip(encoded, on, strict=True)])
         ]
         return Means(layer, sides[0], sides[1], model.makers | {"contexts": len(active)})
+
+    def open(self, path: Path, side: Side | None = None, layer: int | None = None) -> Vector:
+        """A vector's file; `side` and `layer` where it does not say its model and layer itself."""
+        pair = self.bench.pair
+        return open_vector(path, side and {"a": pair.a.key, "b": pair.b.key}[side], layer)
 
     def file(self, vector: Vector) -> Source:
         """A vector on file; on the other side z̄ is where the stitch takes A's or B's mean English residual stream with

@@ -4,6 +4,7 @@ z̄, the value that a clamp sets, is always measured in the model that is steere
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,6 +153,95 @@ def load_vector(path: Path) -> Vector:
     if abs(norm - 1) > 1e-3:
         raise StitchLensError(f"a vector of norm {norm:.3g} in {path.name}", "norm 1", "export it again")
     return vector
+
+
+LARGEST = 64_000_000
+"""Bytes of a vector's file."""
+VECTOR_FILES = (".safetensors", ".gguf", ".json", ".npy")
+
+
+def open_vector(path: Path, model: str | None = None, layer: int | None = None) -> Vector:
+    """A vector from a file: ours (safetensors), a GGUF control vector, Neuronpedia's JSON, or a NumPy row.
+
+    `model` and `layer` say what the file does not (a NumPy row says neither); a control vector holds several layers.
+    A vector that is not ours pushes by its own length: z̄ is that much above 0. Raises StitchLensError.
+    """
+    if path.suffix not in VECTOR_FILES:
+        raise StitchLensError(f"'{path.name}'", f"a name that ends with {', '.join(VECTOR_FILES)}", "save it as one")
+    try:
+        size = path.stat().st_size
+    except OSError as e:
+        raise StitchLensError(f"{path.name} unreadable ({e.strerror})", "a readable file", "check the path") from None
+    if size > LARGEST:
+        raise StitchLensError(f"{path.name} of {size:,} bytes", f"at most {LARGEST:,}", "a vector is small: check it")
+    if path.suffix == ".safetensors":
+        return load_vector(path)
+    push: float | None = None
+    try:
+        match path.suffix:
+            case ".gguf":
+                v, found_model, at = _gguf(path, layer)
+            case ".json":
+                v, found_model, at, push = _neuronpedia(path)
+            case _:
+                v, found_model, at = _npy(path), model, layer
+    except StitchLensError:
+        raise
+    except Exception as e:  # noqa: BLE001 - parsers of hostile bytes raise many kinds
+        said = (str(e).splitlines() or [""])[0][:120] or type(e).__name__
+        wanted = "a GGUF control vector, Neuronpedia's JSON, or a NumPy row"
+        raise StitchLensError(f"no readable vector in {path.name} ({said})", wanted, "check the file") from None
+    if found_model is None or at is None:
+        raise StitchLensError(
+            f"{path.name}, which does not say its model and layer", "both", "say them: file:PATH@b:13 for B's layer 13"
+        )
+    norm = float(np.linalg.norm(v)) if v.ndim == 1 else float("nan")
+    if v.ndim != 1 or not np.isfinite(norm) or norm < 1e-6:
+        raise StitchLensError(f"a vector of shape {v.shape} and norm {norm:.3g} in {path.name}",
+                              "one row of finite numbers, not all 0", "check the file")  # fmt: skip
+    makers = {"learned": "on file", "file": path.name, "model": str(model or found_model), "layer": at}
+    unit = abs(norm - 1) < 1e-3 and push is not None
+    return Vector(
+        at, torch.from_numpy((v / norm).astype(np.float32)), float(push or norm) if unit else norm, 0.0, makers
+    )
+
+
+def _npy(path: Path) -> NDArray[np.float64]:
+    """A NumPy row, whose claimed size was compared with the file's before anything was allocated."""
+    with path.open("rb") as f:
+        version = np.lib.format.read_magic(f)
+        first = version == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(f, max_header_size=10_000)
+    size = path.stat().st_size
+    if dtype.kind not in "fiu" or int(np.prod(shape, dtype=object)) * dtype.itemsize > size:
+        raise ValueError(f"{dtype} of shape {shape} in {size:,} bytes")
+    return np.load(path, allow_pickle=False).astype(np.float64).squeeze()
+
+
+def _neuronpedia(path: Path) -> tuple[NDArray[np.float64], str, int, float | None]:
+    """(vector, model, layer, strength) of the body of Neuronpedia's `vector/new`."""
+    body = json.loads(path.read_bytes())
+    if not re.fullmatch(r"(hook_)?resid[-_]pre", str(body.get("hookType", "resid-pre"))):
+        raise ValueError(f"hookType {body['hookType']!r}, not resid-pre")
+    push = body.get("vectorDefaultSteerStrength")
+    v = np.asarray(body["vector"], dtype=np.float64)
+    return v, str(body["modelId"]), int(body["layerNumber"]), None if push is None else float(push)
+
+
+def _gguf(path: Path, layer: int | None) -> tuple[NDArray[np.float64], str, int]:
+    """(direction, model hint, layer it acts before) of a control vector."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    fields = {k: f.contents() for k, f in reader.fields.items() if k.startswith(("general.arch", "controlvector."))}
+    if fields.get("general.architecture") != "controlvector":
+        raise ValueError(f"architecture {fields.get('general.architecture')!r}, not controlvector")
+    found = {int(t.name.split(".")[1]) + 1: t for t in reader.tensors if re.fullmatch(r"direction\.\d{1,4}", t.name)}
+    if not found or (layer is not None and layer not in found):
+        raise ValueError(f"directions before layers {sorted(found)}, none before {layer}")
+    at = layer if layer is not None else sorted(found)[len(found) // 2]
+    return np.array(found[at].data, dtype=np.float64), str(fields.get("controlvector.model_hint", "")), at
 
 
 def save_gguf(vector: Vector, model: ModelSpec, path: Path) -> None:

@@ -237,10 +237,15 @@ def given(ws: Workspace, kind: str) -> dict[str, Any]:
             )  # fmt: skip
             return {"source": f"feature:{sae}/{int(index)}"}
     file = st.file_uploader(
-        "Vector", type=["safetensors"], max_upload_size=1,
-        help="As `vector export` writes it; at most 1 MB. Not part of the link.",
+        "Vector", type=["safetensors", "gguf", "json", "npy"], max_upload_size=10,
+        help="As `vector export` writes it, a GGUF control vector, Neuronpedia's JSON, or a NumPy row; at most 10 MB. "
+        "Not part of the link.",
     )  # fmt: skip
-    return {"source": "file", "file": file}
+    side = st.segmented_control(
+        "It is for", ["as it says", "a", "b"], default="as it says", required=True, key="file_side",
+        help="A NumPy row does not say its model and layer: they are this side and the stitch's layer there.",
+    )  # fmt: skip
+    return {"source": "file", "file": file, "side": None if side == "as it says" else side}
 
 
 def language_codes(ws: Workspace) -> list[str]:
@@ -283,15 +288,13 @@ def resolve(chosen: dict[str, Any], here: "Studio") -> "Source":
         case "concept":
             return here.concept(chosen["plus"], chosen["minus"])
         case "file":
-            from core.vectors import load_vector
-
-            file = chosen["file"]
+            file, side = chosen["file"], chosen["side"]
             if file is None:
                 raise StitchLensError("no file", "a vector", "drop one into the box, or choose another source")
             with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "vector.safetensors"
+                path = Path(folder) / f"vector{Path(file.name).suffix.lower()}"
                 path.write_bytes(file.getvalue())
-                return here.file(load_vector(path))
+                return here.file(here.open(path, side, here.stitched(side) if side else None))
     return here.source(chosen["source"])
 
 

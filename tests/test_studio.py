@@ -140,7 +140,7 @@ def test_a_vector_on_file_steers_where_it_came_from_and_beyond(studio: Studio, t
     [
         ("lang:xx", "no text in xx"), ("lang:en", "another language"), ("lang:", "no text in"),
         ("feature:L2-1024/99999", "0 to 1023"), ("feature:nothing/3", "no 'saes/nothing'"), ("feature:7", "no 'saes/'"),
-        ("feature:L2-1024/x", "SAE/INDEX"), ("file:/nowhere.safetensors", "no readable vector"),
+        ("feature:L2-1024/x", "SAE/INDEX"), ("file:/nowhere.safetensors", "unreadable"),
         ("concept:one.txt", "give both"), ("concept:one.txt,two.txt", "unreadable"), ("words", "lang:"),
     ],
 )  # fmt: skip

@@ -25,6 +25,7 @@ from core.vectors import (
     means,
     moved,
     neuronpedia_vector,
+    open_vector,
     random_like,
     save_gguf,
     save_vector,
@@ -172,3 +173,42 @@ def test_neuronpedia_gets_what_its_form_asks(french: Vector) -> None:
     assert body["modelId"] == "nano-b" and body["layerNumber"] == LAYER and body["hookType"] == "resid-pre"
     assert torch.allclose(torch.tensor(body["vector"]), french.v) and body["vectorLabel"] == "French"
     assert body["vectorDefaultSteerStrength"] == pytest.approx(french.mean - french.base, abs=1e-3)
+
+
+def test_vectors_of_others_are_opened(french: Vector, tmp_path: Path) -> None:
+    save_gguf(french, NANO_B, tmp_path / "v.gguf")
+    (tmp_path / "v.json").write_text(json.dumps(neuronpedia_vector(french, NANO_B, "French")))
+    np.save(tmp_path / "v.npy", 3 * french.v.numpy()[None])
+    save_vector(french, tmp_path / "v.safetensors")
+    push = french.mean - french.base
+    for ending, pushes in (("gguf", push), ("json", push), ("npy", 3.0)):
+        path = tmp_path / f"v.{ending}"
+        found = open_vector(path, "nano-b", LAYER) if ending == "npy" else open_vector(path)
+        assert torch.allclose(found.v, french.v, atol=1e-5) and found.layer == LAYER
+        assert found.makers["model"] == "nano-b"
+        assert found.mean - found.base == pytest.approx(pushes, rel=1e-3)
+    assert torch.equal(open_vector(tmp_path / "v.safetensors").v, french.v)
+    with pytest.raises(StitchLensError, match="does not say its model and layer"):
+        open_vector(tmp_path / "v.npy")
+    with pytest.raises(StitchLensError, match="none before 5"):
+        open_vector(tmp_path / "v.gguf", None, 5)
+
+
+def test_bad_vectors_of_others_are_said(tmp_path: Path) -> None:
+    files = {
+        "empty.gguf": b"", "junk.gguf": b"GGUF" + b"\xff" * 200, "zeros.gguf": b"\0" * 400, "junk.json": b"{",
+        "list.json": b"[1]", "deep.json": b"[" * 100_000, "vector.txt": b"1 2 3", "junk.safetensors": b"junk",
+        "words.json": b'{"modelId": "m", "layerNumber": 1, "vector": ["a"]}',
+        "post.json": b'{"modelId": "m", "layerNumber": 1, "vector": [1.0], "hookType": "resid-post"}',
+        "zero.json": b'{"modelId": "m", "layerNumber": 1, "vector": [0.0, 0.0]}',
+        "nan.json": b'{"modelId": "m", "layerNumber": 1, "vector": [NaN, 1.0]}', "junk.npy": b"junk",
+        "vast.npy": b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999,), }",
+    }  # fmt: skip
+    np.save(tmp_path / "matrix.npy", np.ones((3, 4)))
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    for name, raw in files.items():
+        (tmp_path / name).write_bytes(raw)
+    for name in [*files, "matrix.npy", "objects.npy", "missing.npy"]:
+        with pytest.raises(StitchLensError) as e:
+            open_vector(tmp_path / name, "nano-b", 1) if name.endswith("npy") else open_vector(tmp_path / name)
+        assert str(e.value).startswith("Found ") and "\n" not in str(e.value), name
