@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from core import jobs
 from core.corpus import load_corpus
 from core.pairs import get_pair
-from core.store import PROJECT
+from core.stitch import load_stitch
+from core.store import PROJECT, Workspace
 from tests.planted import PAIR, plant, plant_features
 
 pytestmark = pytest.mark.browser
@@ -393,7 +395,7 @@ def test_three_lanes_grow_stop_and_come_back_from_the_link(visit: Callable[..., 
         assert "The <b>old</b> house" in shown.inner_text() and shown.locator("b").count() == 0, "escaped"
         again = visit(page.url)
         expect(again.get_by_role("textbox", name="Prompt")).to_have_value("The <b>old</b> house")
-        expect(again.get_by_role("slider", name="Strength")).to_have_attribute("aria-valuenow", "1.5")
+        expect(again.get_by_role("slider", name="Strength")).to_have_value("1.5")
         again.locator(".st-key-go button").first.click()
         wait(lambda: len(lengths(again)) == 3 and grown(again, first), again)
         again.close()  # a tab closed while generating
@@ -413,4 +415,38 @@ def test_a_preset_streams_three_lanes_of_gemma(visit: Callable[..., Page], tmp_p
         expect(page.locator(".st-key-columns")).to_contain_text("tokens/s", timeout=180_000)
         assert len(lengths(page)) == 3
         page.screenshot(path=tmp_path / "gemma.png")
+        page.close()
+
+
+@pytest.mark.model
+def test_a_stitch_of_ones_own_gets_a_card_and_steers(
+    tmp_path: Path, visit: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nn.Linear layers, saved the ordinary way, from the file to a report card and on to a steered text."""
+    shutil.copytree(SHIPPED / "nano", tmp_path / "workspaces" / "nano")
+    ours = load_stitch(Workspace("nano", SHIPPED).path("stitches/L2-L3"))
+    up, down = torch.nn.Linear(128, 256), torch.nn.Linear(256, 128)
+    module = torch.nn.ModuleDict({"a_to_b": up, "b_to_a": down})
+    with torch.no_grad():
+        for layer, p, bias in ((up, ours.P_up, ours.b_up), (down, ours.P_down, ours.b_down)):
+            layer.weight.copy_(p.T)
+            layer.bias.copy_(bias)
+    torch.save(module.state_dict(), tmp_path / "from-torch.pt")
+    monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
+    with no_job_left(), serving(tmp_path / "workspaces", tmp_path / "cache") as url:
+        page = visit(f"{url}/stitches?pair=nano")
+        page.get_by_text("Bring your own stitch").click()
+        page.set_input_files("input[type=file]", str(tmp_path / "from-torch.pt"))
+        page.get_by_text("from-torch.pt").first.wait_for()
+        page.get_by_role("button", name="Import", exact=True).click()
+        expect(page.locator("h3#card")).to_be_visible(timeout=180_000)
+        expect(page.locator("h2")).to_have_text("from-torch")
+        expect(page.get_by_text("Nothing looks wrong")).to_be_visible()
+        settled(page)
+        page.screenshot(path=tmp_path / "card.png", full_page=True)
+        page.goto(f"{url}/steering?pair=nano&stitch=from-torch&tokens=6")
+        settled(page)
+        page.locator(".st-key-go button").first.click()
+        expect(page.locator(".st-key-columns")).to_contain_text("tokens/s", timeout=60_000)
+        assert len(lengths(page)) == 3
         page.close()
