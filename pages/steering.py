@@ -67,6 +67,7 @@ def page() -> None:
         if queries.has(ws, "steering"):
             with section():
                 evaluation(ws, pair)
+        warm(pair.key)  # last: importing torch beside it would slow the page
 
 
 # live
@@ -115,7 +116,6 @@ def live(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
         else:
             example(ws, place)
     after(ws, runs)
-    warm(pair.key)
 
 
 def again() -> None:
@@ -503,7 +503,8 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
             "each, so the loss of real text under the model that the vector comes from tells more.",
         ))  # fmt: skip
         rho = gaps.gap.corr(gaps[against], method="spearman")
-        what = "the characters of each language in this pair's corpus"
+        corpus = ask(queries.about, ws)["corpus"]["name"].partition(":")[0]
+        what = f"the characters of each language in this pair's corpus ({plain(corpus)})"
         if against == "natural":
             what = f"the loss of real text in it under {plain(other.title)}"
         figures.draw(
