@@ -8,6 +8,7 @@ draws with temperature, top p and repetition penalty). `pip install --no-deps st
 second peer; without it its line is left out. Rates are medians over rounds that alternate.
 """
 
+import importlib
 import importlib.util
 import statistics
 import sys
@@ -54,11 +55,10 @@ def generate(model: LiveModel, hf: Any) -> Callable[[], None]:
 
 def packaged(studio: Studio, model: LiveModel, hf: Any) -> Callable[[], None]:
     """One row steered by the `steering-vectors` package: our own vector, added after the block before its layer."""
-    from steering_vectors import SteeringVector
-
+    peer = importlib.import_module("steering_vectors")  # not among the requirements: see the top
     (vector,) = studio.vectors(studio.language("fr"), LaneKey("b", "own"), Setting())
     push = (vector.mean - vector.base) * vector.v
-    packed = SteeringVector({vector.layer - 1: push}, "decoder_block")
+    packed = peer.SteeringVector({vector.layer - 1: push}, "decoder_block")
     work = generate(model, hf)
 
     def steered() -> None:
