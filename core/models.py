@@ -84,7 +84,7 @@ class LiveModel:
         stacks: Iterator[list[Any]] = (
             list(m) for m in plain.base_model.modules() if isinstance(m, torch.nn.ModuleList)
         )
-        self.plain_blocks = next(stack for stack in stacks if len(stack) == spec.n_layers)
+        self.plain_blocks = next((stack for stack in stacks if len(stack) == spec.n_layers), [])
         self.body = self.hf.base_model
         self.tokenizer = bridge.tokenizer
         if spec.bos is not None and spec.bos not in self.tokenizer.get_vocab():
@@ -278,9 +278,10 @@ _remembered = lru_cache(maxsize=4)(load)
 
 
 def load_shared(spec: ModelSpec) -> LiveModel:
-    """`load`, remembered within this process; a second caller waits for the first."""
+    """`load`, remembered within this process for each device and precision; a second caller waits for the first."""
+    where = runtime()
     with _one_at_a_time:
-        return _remembered(spec)  # type: ignore[arg-type]
+        return _remembered(spec, where)  # type: ignore[arg-type]
 
 
 def validate(model: LiveModel) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LANES = ("b:none", "b:own", "b:transferred", "a:none", "a:own", "a:transferred")
 CONTROLS = ("b:random", "b:shuffled", "a:random", "a:shuffled")
 DEFAULT = ["b:none", "b:own", "b:transferred"]
-SOURCES = {"lang": "A language", "concept": "Two texts", "feature": "An SAE feature", "file": "A file"}
+SOURCES = {"lang": "Language", "concept": "Texts", "feature": "Feature", "file": "File"}
 PROMPT = "The best way to keep bread fresh is"
 HISTORY = 8
 LARGEST = 1_000_000
@@ -300,12 +300,12 @@ def resolve(chosen: dict[str, Any], here: "Studio") -> "Source":
 
 def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[str], place: Any) -> None:
     """Write, a token at a time, into a column a lane; what there is is kept whenever this is interrupted."""
-    with place, st.spinner("Opening the models, once", show_time=True):
+    said = place.empty()
+    with said, st.spinner("Opening the models, once", show_time=True):
         from core.steering import Sampling
         from core.studio import Setting, check, lane_key, run_record
 
     now = st.session_state
-    said = place.empty()
     try:
         here = studio(pair.key, chosen["stitch"], fingerprint([queries.makers(ws, f"stitches/{chosen['stitch']}"),
                       queries.has(ws, "language_means/b")]))  # fmt: skip
@@ -316,7 +316,7 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[st
         sampling = check(Sampling, **{k: now[k] for k in ("tokens", "temperature", "top_p", "repetition", "seed")})
         keys = [lane_key(lane) for lane in lanes]
         prompt = now["prompt"]
-        with place, st.spinner("Opening the models, once", show_time=True):
+        with said, st.spinner("Opening the models, once", show_time=True):
             for side in sorted({key.side for key in keys}):
                 here.model(side)  # type: ignore[arg-type]
         source = resolve(chosen, here)
@@ -366,7 +366,8 @@ def text_html(prompt: str, text: str, lane: str) -> str:
 
 
 def show(run: dict[str, Any], place: Any) -> None:
-    """A run as it ended, with what can be said of each text."""
+    """A run as it ended, with what can be said of each text; laid out as `stream` does, so that it takes its place."""
+    place.empty()
     with place:
         boxes = columns([lane["lane"] for lane in run["lanes"]])
         for lane in run["lanes"]:

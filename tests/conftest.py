@@ -32,6 +32,8 @@ CHROMIUM_ON_MAC = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
 )
 USERS_CACHE = os.environ.get("STITCHLENS_CACHE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # workers side by side, a core each
 
 
 @cache

@@ -20,7 +20,7 @@ from core import jobs
 from core.corpus import load_corpus
 from core.pairs import get_pair
 from core.stitch import load_stitch
-from core.store import PROJECT, Workspace
+from core.store import PROJECT, Workspace, user_cache
 from tests.planted import PAIR, plant, plant_features
 
 pytestmark = pytest.mark.browser
@@ -266,8 +266,14 @@ def test_a_job_lives_through_a_reload_and_can_be_cancelled(
         expect(page.locator(JOB)).to_have_count(0)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("pair", [PAIR, "nano"])
 def test_the_committed_workspaces_open(tmp_path: Path, visit: Callable[..., Page], pair: str) -> None:
+    """With nothing set up: every page, and a preset streams three lanes."""
+    models = user_cache() / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "models").symlink_to(models)  # what is dequantised there need not be made again
     with serving(SHIPPED, tmp_path / "cache") as url:
         for name in ("", "stitches", "features", "steering"):
             page = visit(f"{url}/{name}?pair={pair}")
@@ -275,6 +281,13 @@ def test_the_committed_workspaces_open(tmp_path: Path, visit: Callable[..., Page
             expect(page.locator(".js-plotly-plot").first).to_be_visible()
             page.screenshot(path=tmp_path / f"{name or 'overview'}.png")
             page.close()
+        page = visit(f"{url}/steering?pair={pair}&tokens=12")
+        page.locator("[class*=st-key-preset-] button").first.click()
+        expect(page.locator(".st-key-columns")).to_contain_text("tokens/s", timeout=180_000)
+        settled(page)
+        assert len(lengths(page)) == 3
+        page.screenshot(path=tmp_path / "preset.png")
+        page.close()
 
 
 @pytest.mark.model
@@ -407,18 +420,6 @@ def test_three_lanes_grow_stop_and_come_back_from_the_link(visit: Callable[..., 
 
 
 @pytest.mark.model
-def test_a_preset_streams_three_lanes_of_gemma(visit: Callable[..., Page], tmp_path: Path) -> None:
-    """On the shipped workspace of the large pair, with nothing set up."""
-    with serving(SHIPPED, tmp_path / "cache") as url:
-        page = visit(f"{url}/steering?tokens=16")
-        page.locator("[class*=st-key-preset-] button").first.click()
-        expect(page.locator(".st-key-columns")).to_contain_text("tokens/s", timeout=180_000)
-        assert len(lengths(page)) == 3
-        page.screenshot(path=tmp_path / "gemma.png")
-        page.close()
-
-
-@pytest.mark.model
 def test_a_stitch_of_ones_own_gets_a_card_and_steers(
     tmp_path: Path, visit: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -448,5 +449,6 @@ def test_a_stitch_of_ones_own_gets_a_card_and_steers(
         settled(page)
         page.locator(".st-key-go button").first.click()
         expect(page.locator(".st-key-columns")).to_contain_text("tokens/s", timeout=60_000)
+        settled(page)
         assert len(lengths(page)) == 3
         page.close()
