@@ -47,11 +47,11 @@ app: $(RUN_STAMP) ## Set up if need be, start the app on 127.0.0.1 and print its
 
 .PHONY: test
 test: $(DEV_STAMP) ## All tests: unit, real models, browser
-	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: test-fast
 test-fast: $(DEV_STAMP) ## The tests that need neither a wheel's model nor a browser
-	@$(PY) -m pytest -n 2 --dist loadfile -m "not model and not browser" $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not model and not browser" $(ARGS)
 
 .PHONY: bench
 bench: $(DEV_STAMP) ## The benchmarks, each printing the ratio it claims
