@@ -12,6 +12,9 @@ from typing import Any
 # Before any Hugging Face import: what the hub would say must not depend on the machine.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Threads that wait give their core away: the other worker's, and the app's under test, need it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 from pydoc_data.topics import topics
 

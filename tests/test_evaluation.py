@@ -16,7 +16,7 @@ from core.store import Workspace, user_cache
 
 CONFIG = SteerConfig(
     languages=("fr", "nl"), stitches=("L2-L3",), spans=(1, 9), strengths=(1.0, 2.0), choosing=2, prompts=4, tokens=10,
-    texts=12,
+    texts=4,
 )  # fmt: skip
 
 

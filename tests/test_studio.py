@@ -10,7 +10,6 @@ import torch
 from gguf import GGUFReader
 
 from core.errors import StitchLensError
-from core.evaluation import SteerConfig, prepare
 from core.pairs import get_pair
 from core.pipeline import Bench, BuildConfig
 from core.steering import Sampling, Written
@@ -25,9 +24,7 @@ LANES = ["b:none", "b:own", "b:transferred", "a:none", "a:own", "a:transferred"]
 
 @pytest.fixture(scope="module")
 def studio(nano_home: Path) -> Studio:
-    bench = Bench(get_pair("nano"), BuildConfig())
-    prepare(bench, SteerConfig(texts=12))
-    return Studio(bench, "L2-L3")
+    return Studio(Bench(get_pair("nano"), BuildConfig()), "L2-L3")
 
 
 def ran(
