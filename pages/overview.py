@@ -129,6 +129,11 @@ def computed(ws: Workspace) -> None:
                 label=f"{plain(row['name'])}: A→B {percent(row['a_to_b_relative'])}, "
                 f"B→A {percent(row['b_to_a_relative'])}",
             )  # fmt: skip
+        if queries.has(ws, "steering"):
+            st.page_link(
+                "pages/steering.py", icon=":material/explore:", query_params={"pair": ws.pair},
+                label="Steer with a vector of the other model",
+            )  # fmt: skip
         st.page_link(
             STITCHES, icon=":material/grid_on:", query_params={"pair": ws.pair},
             label="Pick layers and fit your own",
