@@ -25,9 +25,9 @@ from core.pipeline import NAME, Bench
 from core.progress import Progress
 from core.stitch import FitConfig, Stitch, fit_moments, load_stitch, quality, save_stitch, with_makers
 
-POSITIONS = 3_000
+POSITIONS = 2_000
 """Paired positions of the sample."""
-DOCUMENTS = 16
+DOCUMENTS = 12
 """Scored for Table 1."""
 USELESS = 0.95
 """FUV from which a map says no more than the mean."""
