@@ -4,11 +4,11 @@ Everything comes from one sample of the held-out split that both models read at 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -16,14 +16,15 @@ from torch import Tensor
 from core import downstream
 from core.corpus import Document
 from core.errors import StitchLensError
-from core.foreign import Foreign, Orientation, digest, read_tensors, recognise
+from core.foreign import Foreign, Orientation, read_tensors, recognise
 from core.gram import Gram
-from core.harvest import OUTLIER, read_window, windows
+from core.harvest import OUTLIER, Chunk, norm_limits, read_window, windows, within
 from core.models import LiveModel
 from core.pairs import LayerPair
 from core.pipeline import NAME, Bench
 from core.progress import Progress
 from core.stitch import FitConfig, Stitch, fit_moments, load_stitch, quality, save_stitch, with_makers
+from core.store import sha256_file
 
 POSITIONS = 2_000
 """Paired positions of the sample."""
@@ -33,32 +34,29 @@ USELESS = 0.95
 """FUV from which a map says no more than the mean."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Paired rows of both models before every layer: h_a[L] [n, d_A], h_b[L] [n, d_B], float32, outliers left out."""
-
-    h_a: dict[int, Tensor]
-    h_b: dict[int, Tensor]
-
-
-def read_sample(a: LiveModel, b: LiveModel, documents: Sequence[Document], positions: int | None = None) -> Sample:
-    """From the first documents, until `positions` (POSITIONS) pairs are read. Raises StitchLensError for none."""
+def read_sample(a: LiveModel, b: LiveModel, documents: Sequence[Document], positions: int | None = None) -> Chunk:
+    """Paired rows before every layer, float32; POSITIONS if not said. Raises StitchLensError where there is none."""
     positions = positions or POSITIONS
     layers = range(a.spec.n_layers), range(b.spec.n_layers)
-    parts: list[tuple[dict[int, Tensor], dict[int, Tensor]]] = []
+    parts: list[Chunk] = []
     n = 0
     with Progress("reading a sample at every layer", positions, "pos") as bar:
         for docs in (docs[:8] for docs in windows(documents)):
-            chunk = read_window(a, b, docs, *layers)
-            parts.append((chunk.h_a, chunk.h_b))
-            n += len(chunk.at_a)
-            bar.advance(len(chunk.at_a))
+            parts.append(read_window(a, b, docs, *layers))
+            n += len(parts[-1].at_a)
+            bar.advance(len(parts[-1].at_a))
             if n >= positions:
                 break
     if n == 0:
         raise StitchLensError("no paired position", "text that both models read", "use another corpus")
-    joined = [{k: torch.cat([part[s][k] for part in parts])[:positions].float() for k in layers[s]} for s in (0, 1)]
-    return Sample(*joined)
+    document, at_a, at_b = (
+        np.concatenate([getattr(part, name) for part in parts])[:positions] for name in ("document", "at_a", "at_b")
+    )
+    return Chunk(
+        {k: torch.cat([part.h_a[k] for part in parts])[:positions].float() for k in layers[0]},
+        {k: torch.cat([part.h_b[k] for part in parts])[:positions].float() for k in layers[1]},
+        document, at_a, at_b, sum(part.tokens for part in parts),
+    )  # fmt: skip
 
 
 def fuv(guess: Tensor, truth: Tensor) -> float:
@@ -95,7 +93,7 @@ def effective_rank(p: Tensor) -> float:
     return float(torch.exp(-(share * share.clamp(min=1e-30).log()).sum()))
 
 
-def warnings(foreign: Foreign, sample: Sample, layers: LayerPair) -> tuple[list[dict[str, str]], dict[str, float]]:
+def warnings(foreign: Foreign, sample: Chunk, layers: LayerPair) -> tuple[list[dict[str, str]], dict[str, float]]:
     """What looks wrong, each as `about`, `says` and the `test` behind it; and FUV each way at the stated layers."""
     stitch, said, measured = foreign.stitch, [], dict[str, float]()
     sides = {
@@ -148,10 +146,8 @@ def report_card(
     said, measured = warnings(foreign, sample, layers)
     stitch, both = foreign.stitch, len(foreign.ways) == 2
     gram = Gram(bench.pair.a.d_model, bench.pair.b.d_model)
-    x, y = sample.h_a[layers.a], sample.h_b[layers.b]
-    norms = x.norm(dim=-1), y.norm(dim=-1)
-    keep = (norms[0] <= OUTLIER * norms[0].median()) & (norms[1] <= OUTLIER * norms[1].median())
-    gram.update(x[keep], y[keep])
+    keep = within(sample, norm_limits(sample), layers)
+    gram.update(sample.h_a[layers.a][keep], sample.h_b[layers.b][keep])
     moments = gram.moments()
     card: dict[str, Any] = {
         "ways": list(foreign.ways),
@@ -220,7 +216,7 @@ def import_stitch(
     makers = bench.makers | {
         "layer_a": layers.a, "layer_b": layers.b, "method": "imported", "metric": "", "alpha": 0.0, "positions": None,
         "hook_a": f"blocks.{layers.a}.hook_resid_pre", "hook_b": f"blocks.{layers.b}.hook_resid_pre",
-        "why": "imported", "file": path.name, "sha256": digest(path), "ways": list(foreign.ways),
+        "why": "imported", "file": path.name, "sha256": sha256_file(path)[:16], "ways": list(foreign.ways),
         "layout": foreign.layout,
     }  # fmt: skip
     card, shuffled = report_card(bench, foreign, layers, makers)

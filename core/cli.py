@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
@@ -16,6 +16,9 @@ import typer.core
 from core.errors import StitchLensError
 from core.pairs import PAIRS, LayerPair, get_pair
 from core.store import Workspace
+
+if TYPE_CHECKING:
+    from core.studio import Studio
 
 app = typer.Typer(
     help="StitchLens: learn affine stitches between two language models and measure what survives the crossing.",
@@ -333,8 +336,7 @@ def sae_transfer_command(
     ws = Workspace(get_pair(pair).key)
     if direction not in ("up", "down"):
         raise StitchLensError(f"direction '{direction}'", "up or down", "choose one")
-    if out.exists():
-        raise StitchLensError(f"{out.name} there already", "a free place", "name another --out")
+    _free_place(out)
     chosen = stitch_name or _default_stitch(ws)
     makers = ws.entry(f"stitches/{chosen}").makers
     to, side = ("b", "layer_b") if direction == "up" else ("a", "layer_a")
@@ -375,6 +377,20 @@ def sae_eval_command(
     _show({"sae": sae, "stitch": chosen, "variants": table.to_dict("records")}, as_json, text)
 
 
+def _free_place(out: Path) -> None:
+    """Raises StitchLensError where something is there."""
+    if out.exists():
+        raise StitchLensError(f"{out.name} there already", "a free place", "name another --out")
+
+
+def _studio(pair: str, stitch_name: str | None) -> "Studio":
+    from core import pipeline
+    from core.studio import Studio
+
+    bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
+    return Studio(bench, stitch_name or _default_stitch(bench.workspace))
+
+
 def _span(text: str | None) -> tuple[int, int] | None:
     """`12` or `12-15`. Raises StitchLensError for anything else."""
     if text is None:
@@ -408,12 +424,10 @@ def steer_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Let lanes of either model go on from a prompt; texts stream to the terminal one lane after the other."""
-    from core import pipeline
     from core.steering import Sampling
-    from core.studio import Setting, Studio, check, lane_key, run_record
+    from core.studio import Setting, check, lane_key, run_record
 
-    bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
-    studio = Studio(bench, stitch_name or _default_stitch(bench.workspace))
+    studio = _studio(pair, stitch_name)
     setting = check(
         Setting, operator=operator, strength=strength, prompt=not output_only,
         layers_a=_span(layers_a), layers_b=_span(layers_b),
@@ -488,19 +502,16 @@ def vector_export_command(
     layer: Annotated[int | None, typer.Option(help="Layer it acts before; the stitch's if not given.")] = None,
 ) -> None:
     """Write a steering vector: safetensors (ours), a GGUF control vector (llama.cpp), or Neuronpedia's JSON."""
-    from core import pipeline
-    from core.studio import Setting, Studio, export, lane_key
+    from core.studio import Setting, export, lane_key
 
-    bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
-    studio = Studio(bench, stitch_name or _default_stitch(bench.workspace))
+    studio = _studio(pair, stitch_name)
     span = None if layer is None else (layer, layer)
     key = lane_key(lane)
     vectors = studio.vectors(studio.source(source), key, Setting(layers_a=span, layers_b=span))
     if not vectors:
         raise StitchLensError(f"lane '{lane}'", "one with a vector", "such as b:transferred")
-    if out.exists():
-        raise StitchLensError(f"{out.name} there already", "a free place", "name another --out")
-    export(vectors[0], bench.pair.a if key.side == "a" else bench.pair.b, f"{source} {lane}", out)
+    _free_place(out)
+    export(vectors[0], studio.spec(key.side), f"{source} {lane}", out)
     print(f"{lane} of {source}, before layer {vectors[0].layer}: {out}")
 
 

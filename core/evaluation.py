@@ -14,7 +14,7 @@ import torch
 
 from core.corpus import Document
 from core.errors import StitchLensError
-from core.languages import LABELS, LANGUAGES, UNKNOWN, detect, interval, prompts, repetition, transfer_gap
+from core.languages import LABELS, LANGUAGES, UNKNOWN, by_language, detect, interval, prompts, repetition, transfer_gap
 from core.models import LiveModel
 from core.pairs import Frozen
 from core.pipeline import Bench
@@ -69,11 +69,7 @@ class SteerConfig(Frozen):
 
 def natural_losses(model: LiveModel, documents: Sequence[Document], most: int = 12) -> dict[str, float]:
     """Nats/token of real text, by corpus label: the first 160 tokens of the first `most` documents of each language."""
-    by_label: dict[str, list[str]] = {}
-    for d in documents:
-        label = d.label.split("/")[0]
-        if label in LANGUAGES and len(by_label.setdefault(label, [])) < most:
-            by_label[label].append(d.text)
+    by_label = by_language(documents, most)
     out = {}
     with Progress(f"real text under {model.spec.title}", sum(map(len, by_label.values())), "texts") as bar:
         for label, texts in by_label.items():
@@ -141,8 +137,8 @@ class Evaluation:
     def lane(self, side: Side, label: str, kind: Kind, c: Candidate) -> Lane | None:
         """None where there is no such lane: a span beyond the last layer."""
         studio = self.studios[c.stitch]
-        first, model = studio.stitched(side), self.bench.pair.a if side == "a" else self.bench.pair.b
-        if first + c.span > model.n_layers:
+        first = studio.stitched(side)
+        if first + c.span > studio.spec(side).n_layers:
             return None
         layers = (first, first + c.span - 1)
         setting = Setting(strength=c.strength, layers_a=layers, layers_b=layers)
@@ -155,10 +151,10 @@ class Evaluation:
               desc: str) -> pd.DataFrame:  # fmt: skip
         """A row a cell and prompt: the cell's own columns, `prompt` (its number), `text`, `detected`, `probability`,
         `loss`, `repetition`, `hit` (in the cell's language), `fluent`."""
-        model = self.bench.a if side == "a" else self.bench.b
+        model = self.any.model(side)
         rows = [(text, lane, self.config.seed + k) for _, lane in cells for k, text in texts]
         written = respond(model, rows, self.config.sampling, desc)
-        ids = [encode_prompt(model, text, 1) for text, _, _ in rows]
+        ids = [encode_prompt(model, text, 1) for _, text in texts] * len(cells)
         losses = response_losses(model, ids, [w.ids for w in written])
         out = []
         for i, (w, loss) in enumerate(zip(written, losses, strict=True)):
@@ -216,7 +212,7 @@ class Evaluation:
         chunks = [self.labels[i : i + TOGETHER] for i in range(0, len(self.labels), TOGETHER)]
         choices, texts, sums = [], [], []
         for side in SIDES:
-            model = self.bench.a if side == "a" else self.bench.b
+            model = self.any.model(side)
             held_out = self.bench.corpus.split("held-out")
             natural = self.kept(f"{side}-natural", partial(_natural, model, held_out))
             self.natural[side] = dict(zip(natural.label, natural.loss, strict=True))

@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from core.errors import StitchLensError
 from core.stitch import Stitch
-from core.store import WEIGHT_FILES, sha256_file
+from core.store import WEIGHT_FILES
 
 LARGEST = 1_000_000_000
 """Bytes of a file, and of all that it unpacks to."""
@@ -34,10 +35,6 @@ Orientation = Literal["linear", "paper"]
 """Of matrices whose widths are equal: nn.Linear's [out, in], or the paper's [in, out]."""
 
 
-def refused(found: str, wanted: str, todo: str) -> StitchLensError:
-    return StitchLensError(found, wanted, todo)
-
-
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Named float32 tensors of a safetensors, PyTorch or NumPy file; nested names are joined by dots.
 
@@ -46,59 +43,69 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     readers: dict[str, Callable[[Path], dict[str, Tensor]]] = {".safetensors": _safetensors, ".npz": _npz}
     name = path.name
     if path.suffix.lower() not in WEIGHT_FILES:
-        raise refused(
+        raise StitchLensError(
             f"'{name}'", f"a file that ends with {', '.join(WEIGHT_FILES)}", "save the weights as safetensors"
         )
     try:
         size = path.stat().st_size
     except OSError as e:
-        raise refused(f"{name} unreadable ({e.strerror})", "a readable file", "check the path") from None
+        raise StitchLensError(f"{name} unreadable ({e.strerror})", "a readable file", "check the path") from None
     if not path.is_file():
-        raise refused(f"{name}, which is no file", "one file", "name the file itself")
+        raise StitchLensError(f"{name}, which is no file", "one file", "name the file itself")
     if size == 0:
-        raise refused(f"{name} empty", "weights", "save it again")
+        raise StitchLensError(f"{name} empty", "weights", "save it again")
     if size > LARGEST:
-        raise refused(f"{name} of {size:,} bytes", f"at most {LARGEST:,}", "save only the weights of the stitch")
+        raise StitchLensError(
+            f"{name} of {size:,} bytes", f"at most {LARGEST:,}", "save only the weights of the stitch"
+        )
     tensors = readers.get(path.suffix.lower(), _torch)(path)
     if not tensors:
-        raise refused(f"no tensor in {name}", "the weights of a stitch", "save its state_dict")
+        raise StitchLensError(f"no tensor in {name}", "the weights of a stitch", "save its state_dict")
     out = {}
     for key, value in tensors.items():
         if value.is_complex() or value.dtype == torch.bool or value.is_quantized or value.layout != torch.strided:
-            raise refused(f"{key} of {value.dtype} in {name}", "real numbers", "save it as float32")
+            raise StitchLensError(f"{key} of {value.dtype} in {name}", "real numbers", "save it as float32")
         if value.numel() == 0:
-            raise refused(f"{key} of shape {tuple(value.shape)} in {name}", "a width above 0", "check how it was made")
+            raise StitchLensError(
+                f"{key} of shape {tuple(value.shape)} in {name}", "a width above 0", "check how it was made"
+            )
         x = value.float()
         if not torch.isfinite(x).all():
-            raise refused(f"NaN or infinite numbers in {key} of {name}", "finite ones", "check how it was trained")
+            raise StitchLensError(
+                f"NaN or infinite numbers in {key} of {name}", "finite ones", "check how it was trained"
+            )
         out[key] = x.contiguous()
     return out
 
 
 def _counted(n: int, name: str) -> None:
     if n > TENSORS:
-        raise refused(f"{n:,} tensors in {name}", f"at most {TENSORS}", "save only the stitch")
+        raise StitchLensError(f"{n:,} tensors in {name}", f"at most {TENSORS}", "save only the stitch")
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as f:
         length = int.from_bytes(f.read(8), "little")
         if length > min(HEADER, path.stat().st_size):
-            raise refused(f"a header of {length:,} bytes in {path.name}", f"at most {HEADER:,}", "check the file")
+            raise StitchLensError(
+                f"a header of {length:,} bytes in {path.name}", f"at most {HEADER:,}", "check the file"
+            )
         header = f.read(length)
     try:
         names = [k for k, _ in json.loads(header, object_pairs_hook=list) if k != "__metadata__"]
     except (ValueError, TypeError, RecursionError):
-        raise refused(f"no safetensors header in {path.name}", "a safetensors file", "check the file") from None
+        raise StitchLensError(f"no safetensors header in {path.name}", "a safetensors file", "check the file") from None
     _counted(len(names), path.name)
     if twice := {k for k in names if names.count(k) > 1}:
-        raise refused(f"{', '.join(sorted(twice))} twice in {path.name}", "each name once", "check how it was made")
+        raise StitchLensError(
+            f"{', '.join(sorted(twice))} twice in {path.name}", "each name once", "check how it was made"
+        )
     try:
         with safe_open(path, "pt") as f:
             return {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, ValueError, OSError, RuntimeError, AttributeError) as e:
-        raise refused(
-            f"no readable safetensors in {path.name} ({_first(e)})", "a whole file", "save it again"
+        raise StitchLensError(
+            f"no readable safetensors in {path.name} ({first_line(e)})", "a whole file", "save it again"
         ) from None
 
 
@@ -109,22 +116,30 @@ def _zip(path: Path) -> zipfile.ZipFile:
         members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
         what = "a PyTorch file of 1.6 or later" if path.suffix.lower() != ".npz" else "an .npz file"
-        raise refused(f"no zip in {path.name} ({_first(e)})", what, "save it again, best as safetensors") from None
+        raise StitchLensError(
+            f"no zip in {path.name} ({first_line(e)})", what, "save it again, best as safetensors"
+        ) from None
     if len(members) > 4 * TENSORS:
-        raise refused(f"{len(members):,} parts in {path.name}", f"at most {4 * TENSORS}", "save only the stitch")
+        raise StitchLensError(
+            f"{len(members):,} parts in {path.name}", f"at most {4 * TENSORS}", "save only the stitch"
+        )
     names = [member.filename for member in members]
     if len(set(names)) < len(names):
-        raise refused(f"parts of the same name in {path.name}", "each name once", "check how it was made")
+        raise StitchLensError(f"parts of the same name in {path.name}", "each name once", "check how it was made")
     for member in members:
         place = PurePosixPath(member.filename.replace("\\", "/"))
         if place.is_absolute() or ".." in place.parts or (member.external_attr >> 28) == 0xA:
-            raise refused(f"a part '{member.filename[:60]}' in {path.name}", "parts within the file", "do not use it")
+            raise StitchLensError(
+                f"a part '{member.filename[:60]}' in {path.name}", "parts within the file", "do not use it"
+            )
         if member.flag_bits & 1:
-            raise refused(f"a part with a password in {path.name}", "an open file", "save it again")
+            raise StitchLensError(f"a part with a password in {path.name}", "an open file", "save it again")
         if member.file_size > max(RATIO * member.compress_size, 4096):
-            raise refused(f"a part that grows {RATIO} times and more in {path.name}", "weights", "do not use it")
+            raise StitchLensError(
+                f"a part that grows {RATIO} times and more in {path.name}", "weights", "do not use it"
+            )
     if sum(member.file_size for member in members) > LARGEST:
-        raise refused(f"{path.name}, which unpacks to over {LARGEST:,} bytes", "less", "save only the stitch")
+        raise StitchLensError(f"{path.name}, which unpacks to over {LARGEST:,} bytes", "less", "save only the stitch")
     return archive
 
 
@@ -132,15 +147,17 @@ def _torch(path: Path) -> dict[str, Tensor]:
     with _zip(path) as archive:
         index = [m for m in archive.infolist() if PurePosixPath(m.filename).name == "data.pkl"]
         if len(index) != 1:
-            raise refused(f"no data.pkl in {path.name}", "a file that torch.save wrote", "save it again as safetensors")
+            raise StitchLensError(
+                f"no data.pkl in {path.name}", "a file that torch.save wrote", "save it again as safetensors"
+            )
         if index[0].file_size > HEADER:
-            raise refused(f"an index of {index[0].file_size:,} bytes in {path.name}", f"at most {HEADER:,}",
+            raise StitchLensError(f"an index of {index[0].file_size:,} bytes in {path.name}", f"at most {HEADER:,}",
                           "save the state_dict alone")  # fmt: skip
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # noqa: BLE001 - a hostile file makes it raise anything; nothing of it has run
-        raise refused(
-            f"{path.name}, which is more than weights or damaged ({_first(e)})", "a state_dict of tensors alone",
+        raise StitchLensError(
+            f"{path.name}, which is more than weights or damaged ({first_line(e)})", "a state_dict of tensors alone",
             "save it with `safetensors.torch.save_file(model.state_dict(), path)`",
         ) from None  # fmt: skip
     tensors = dict(_flat(found, path.name))
@@ -150,10 +167,12 @@ def _torch(path: Path) -> dict[str, Tensor]:
 
 def _flat(value: Any, name: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
     if depth > DEEPEST:
-        raise refused(f"weights nested over {DEEPEST} deep in {name}", "a state_dict", "save it flat")
+        raise StitchLensError(f"weights nested over {DEEPEST} deep in {name}", "a state_dict", "save it flat")
     if isinstance(value, Tensor):
         if value.numel() * value.element_size() > LARGEST:  # an expanded view may claim more than its bytes
-            raise refused(f"{prefix or 'a tensor'} of {value.numel():,} numbers in {name}", "less", "check the file")
+            raise StitchLensError(
+                f"{prefix or 'a tensor'} of {value.numel():,} numbers in {name}", "less", "check the file"
+            )
         yield prefix or "weight", value.detach()
     elif isinstance(value, Mapping):
         for key, item in value.items():
@@ -171,26 +190,33 @@ def _npz(path: Path) -> dict[str, Tensor]:
             key = member.filename.removesuffix(".npy")
             try:
                 raw = archive.read(member)
-                stream = io.BytesIO(raw)
-                version = np.lib.format.read_magic(stream)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(stream, max_header_size=10_000)
-                if dtype.hasobject:
-                    raise refused(f"pickled objects under {key} in {path.name}", "numbers", "save arrays of float32")
-                if dtype.kind not in "fiu" or int(np.prod(shape, dtype=object)) * dtype.itemsize > len(raw):
-                    raise ValueError(f"{dtype} of shape {shape} in {len(raw):,} bytes")
-                value = np.load(io.BytesIO(raw), allow_pickle=False)
+                value = read_npy(io.BytesIO(raw), len(raw), f"{key} in {path.name}")
                 out[key] = torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
             except StitchLensError:
                 raise
             except Exception as e:  # noqa: BLE001 - zlib, NumPy and the header's parser raise many kinds
-                raise refused(
-                    f"no readable array {key[:60]} in {path.name} ({_first(e)})", "numbers", "save it again"
+                raise StitchLensError(
+                    f"no readable array {key[:60]} in {path.name} ({first_line(e)})", "numbers", "save it again"
                 ) from None
     return out
 
 
-def _first(e: BaseException) -> str:
+def read_npy(stream: io.BufferedIOBase, size: int, name: str) -> NDArray[Any]:
+    """One array of numbers; the size that it claims is compared with the `size` in bytes that there is before anything
+    is allocated. Raises StitchLensError for pickled objects, and what NumPy raises for the rest."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream, max_header_size=10_000)
+    if dtype.hasobject:
+        raise StitchLensError(f"pickled objects under {name}", "numbers", "save arrays of float32")
+    if dtype.kind not in "fiu" or int(np.prod(shape, dtype=object)) * dtype.itemsize > size:
+        raise ValueError(f"{dtype} of shape {shape} in {size:,} bytes")
+    stream.seek(0)
+    return np.load(stream, allow_pickle=False)
+
+
+def first_line(e: BaseException) -> str:
+    """What an error of others says, in short."""
     return (str(e).splitlines() or [type(e).__name__])[0][:120] or type(e).__name__
 
 
@@ -224,15 +250,19 @@ def recognise(tensors: Mapping[str, Tensor], d_a: int, d_b: int, orientation: Or
     matrices = {k: v for k, v in tensors.items() if v.dim() == 2 and sorted(v.shape) == sorted((d_a, d_b))}
     biases = {k: v for k, v in tensors.items() if v.dim() == 1 and len(v) in (d_a, d_b)}
     if not matrices:
-        raise refused(f"no matrix between widths {d_a} and {d_b} ({shapes})", FORMS, "check which models it is for")
+        raise StitchLensError(
+            f"no matrix between widths {d_a} and {d_b} ({shapes})", FORMS, "check which models it is for"
+        )
     if len(matrices) > 2:
-        raise refused(f"{len(matrices)} matrices between widths {d_a} and {d_b} ({shapes})", "one or two", FORMS)
+        raise StitchLensError(
+            f"{len(matrices)} matrices between widths {d_a} and {d_b} ({shapes})", "one or two", FORMS
+        )
     found: dict[str, tuple[str, Tensor, Tensor | None, str]] = {}
     for name, matrix in matrices.items():
         bias = _partner(name, biases)
         way = _way(name, None if bias is None else biases[bias], d_a, d_b, len(matrices) == 1)
         if way in found:
-            raise refused(f"two matrices that lead {way} ({shapes})", "one each way", "name them up and down")
+            raise StitchLensError(f"two matrices that lead {way} ({shapes})", "one each way", "name them up and down")
         out = d_b if way == "up" else d_a
         if d_a != d_b:
             linear = matrix.shape[0] == out
@@ -241,11 +271,13 @@ def recognise(tensors: Mapping[str, Tensor], d_a: int, d_b: int, orientation: Or
         else:
             linear = bool(re.search(r"(^|\.)weight$", name))
             if not linear and not re.search(r"(^|[._])P(_|$)", name):
-                raise refused(f"{name} between equal widths", "to know which axis is the output",
+                raise StitchLensError(f"{name} between equal widths", "to know which axis is the output",
                               "say whether it is nn.Linear's [out, in] or the paper's [in, out]")  # fmt: skip
         value = None if bias is None else biases[bias]
         if value is not None and len(value) != out:
-            raise refused(f"bias {bias} of {len(value)} beside {name}, which leads {way}", f"{out} numbers", "check it")
+            raise StitchLensError(
+                f"bias {bias} of {len(value)} beside {name}, which leads {way}", f"{out} numbers", "check it"
+            )
         found[way] = (name, matrix.T if linear else matrix, value, "[out, in]" if linear else "[in, out]")
     layout, parts = {}, {}
     for way, shape in (("up", (d_a, d_b)), ("down", (d_b, d_a))):
@@ -281,8 +313,6 @@ def _way(name: str, bias: Tensor | None, d_a: int, d_b: int, alone: bool) -> str
         return "up" if first[1] == "0" else "down"
     if alone:
         return "up"
-    raise refused(f"'{name}', which does not say whether it leads from A to B or back", FORMS, "name it up or down")
-
-
-def digest(path: Path) -> str:
-    return sha256_file(path)[:16]
+    raise StitchLensError(
+        f"'{name}', which does not say whether it leads from A to B or back", FORMS, "name it up or down"
+    )

@@ -1,6 +1,9 @@
 """Languages: what they are called, the prompts that name none, and what a response came out as (4, F)."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from core.corpus import Document
 
 PROMPTS = Path(__file__).with_name("prompts.txt")
 LANGUAGES = {
@@ -19,6 +22,16 @@ LANGUAGES = {
 LABELS = {code: label for label, (code, _) in LANGUAGES.items()}
 UNKNOWN = ("srp",)
 """Labels of languages that langdetect does not tell."""
+
+
+def by_language(documents: Sequence[Document], most: int) -> dict[str, list[str]]:
+    """The first `most` texts of each language of LANGUAGES, by label, in order of appearance."""
+    out: dict[str, list[str]] = {}
+    for d in documents:
+        label = d.label.split("/")[0]
+        if label in LANGUAGES and len(out.setdefault(label, [])) < most:
+            out[label].append(d.text)
+    return out
 
 
 def prompts() -> tuple[list[str], list[str]]:

@@ -125,6 +125,9 @@ class Studio:
     def model(self, side: Side) -> LiveModel:
         return self.bench.a if side == "a" else self.bench.b
 
+    def spec(self, side: Side) -> ModelSpec:
+        return self.bench.pair.a if side == "a" else self.bench.pair.b
+
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         with self._lock:
             if key not in self._memory:
@@ -264,20 +267,19 @@ class Studio:
 
     def open(self, path: Path, side: Side | None = None, layer: int | None = None) -> Vector:
         """A vector's file; `side` and `layer` where it does not say its model and layer itself."""
-        pair = self.bench.pair
-        return open_vector(path, side and {"a": pair.a.key, "b": pair.b.key}[side], layer)
+        return open_vector(path, side and self.spec(side).key, layer)
 
     def file(self, vector: Vector) -> Source:
         """A vector on file; on the other side z̄ is where the stitch takes A's or B's mean English residual stream with
         the component along v put to z̄."""
         model = str(vector.makers.get("model", ""))
-        home = {self.bench.pair.a.key: "a", self.bench.pair.b.key: "b"}.get(model)
+        home = next((side for side in get_args(Side) if self.spec(side).key == model), None)
         if home is None:
             raise StitchLensError(
-                f"a vector of {model or 'no named model'}", f"{self.bench.pair.a.key} or {self.bench.pair.b.key}",
+                f"a vector of {model or 'no named model'}", f"{self.spec('a').key} or {self.spec('b').key}",
                 "choose the workspace of its model",
             )  # fmt: skip
-        width = (self.bench.pair.a if home == "a" else self.bench.pair.b).d_model
+        width = self.spec(home).d_model
         if vector.v.shape != (width,):
             raise StitchLensError(f"a vector of width {len(vector.v)}", f"{width}", "check the file")
 
@@ -305,7 +307,7 @@ class Studio:
         """Raises StitchLensError where they are not layers of that side."""
         chosen = setting.layers_a if side == "a" else setting.layers_b
         first, last = chosen or (self.stitched(side), self.stitched(side))
-        n = (self.bench.pair.a if side == "a" else self.bench.pair.b).n_layers
+        n = self.spec(side).n_layers
         if not 0 <= first <= last < n:
             raise StitchLensError(
                 f"layers {first} to {last} of {side.upper()}", f"0 to {n - 1}", "choose a range there"

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from core.corpus import Document
 from core.errors import StitchLensError
+from core.foreign import first_line, read_npy
 from core.harvest import OUTLIER, kept_positions, record
-from core.languages import LANGUAGES
+from core.languages import LANGUAGES, by_language
 from core.models import Encoded, LiveModel
 from core.pairs import ModelSpec
 from core.progress import Progress
@@ -188,9 +189,10 @@ def open_vector(path: Path, model: str | None = None, layer: int | None = None) 
     except StitchLensError:
         raise
     except Exception as e:  # noqa: BLE001 - parsers of hostile bytes raise many kinds
-        said = (str(e).splitlines() or [""])[0][:120] or type(e).__name__
         wanted = "a GGUF control vector, Neuronpedia's JSON, or a NumPy row"
-        raise StitchLensError(f"no readable vector in {path.name} ({said})", wanted, "check the file") from None
+        raise StitchLensError(
+            f"no readable vector in {path.name} ({first_line(e)})", wanted, "check the file"
+        ) from None
     if found_model is None or at is None:
         raise StitchLensError(
             f"{path.name}, which does not say its model and layer", "both", "say them: file:PATH@b:13 for B's layer 13"
@@ -209,14 +211,7 @@ def open_vector(path: Path, model: str | None = None, layer: int | None = None) 
 def _npy(path: Path) -> NDArray[np.float64]:
     """A NumPy row, whose claimed size was compared with the file's before anything was allocated."""
     with path.open("rb") as f:
-        version = np.lib.format.read_magic(f)
-        first = version == (1, 0)
-        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(f, max_header_size=10_000)
-    size = path.stat().st_size
-    if dtype.kind not in "fiu" or int(np.prod(shape, dtype=object)) * dtype.itemsize > size:
-        raise ValueError(f"{dtype} of shape {shape} in {size:,} bytes")
-    return np.load(path, allow_pickle=False).astype(np.float64).squeeze()
+        return read_npy(f, path.stat().st_size, path.name).astype(np.float64).squeeze()
 
 
 def _neuronpedia(path: Path) -> tuple[NDArray[np.float64], str, int, float | None]:
@@ -322,11 +317,7 @@ def language_means(
 
     Raises StitchLensError where no document is in a language of LANGUAGES.
     """
-    by_label: dict[str, list[str]] = {}
-    for d in documents:
-        label = d.label.split("/")[0]
-        if label in LANGUAGES and len(by_label.setdefault(label, [])) < texts:
-            by_label[label].append(d.text)
+    by_label = by_language(documents, texts)
     if not by_label:
         raise StitchLensError("no text with a language", "documents labelled eng, fra …", "use the corpus wheel")
     layers, rows = range(model.spec.n_layers), []

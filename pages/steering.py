@@ -31,8 +31,6 @@ DEFAULT = ["b:none", "b:own", "b:transferred"]
 SOURCES = {"lang": "Language", "concept": "Texts", "feature": "Feature", "file": "File"}
 PROMPT = "The best way to keep bread fresh is"
 HISTORY = 8
-LARGEST = 1_000_000
-"""Bytes of a vector that is uploaded."""
 WAYS = {"b": "B steered", "a": "A steered"}
 PLUS = "I love this, it is wonderful.\nWhat a beautiful and happy day.\nThis is the best gift I ever got."
 MINUS = "I hate this, it is terrible.\nWhat an ugly and sad day.\nThis is the worst gift I ever got."
@@ -260,8 +258,14 @@ def language_codes(ws: Workspace) -> list[str]:
     return [*best, *sorted(set(codes) - set(best))]
 
 
+def studio(ws: Workspace, stitch: str) -> "Studio":
+    """Kept until the stitch is another one or there are language means."""
+    mark = [queries.makers(ws, f"stitches/{stitch}"), queries.has(ws, "language_means/b")]
+    return _studio(ws.pair, stitch, fingerprint(mark))
+
+
 @st.cache_resource(max_entries=4, show_spinner=False)
-def studio(pair: str, stitch: str, stamp: str) -> "Studio":
+def _studio(pair: str, stitch: str, stamp: str) -> "Studio":
     from core.pipeline import Bench, BuildConfig
     from core.studio import Studio
 
@@ -307,8 +311,7 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[st
 
     now = st.session_state
     try:
-        here = studio(pair.key, chosen["stitch"], fingerprint([queries.makers(ws, f"stitches/{chosen['stitch']}"),
-                      queries.has(ws, "language_means/b")]))  # fmt: skip
+        here = studio(ws, chosen["stitch"])
         setting = check(
             Setting, operator=now["operator"], strength=now["strength"], prompt=now["on_prompt"],
             layers_a=(now["first_a"], now["last_a"]), layers_b=(now["first_b"], now["last_b"]),
@@ -338,8 +341,7 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[st
                 record["seconds"] = time.perf_counter() - began
         if record is not None:
             judged = here.judge(prompt, written)
-            kept = {k: record[k] for k in ("seconds",)}
-            record.update(run_record(here, chosen["source"], prompt, setting, sampling, written, judged) | kept)
+            record.update(run_record(here, chosen["source"], prompt, setting, sampling, written, judged))
     except StitchLensError as e:
         said.error(frame.sentence(e), icon=":material/error:")
         return
@@ -450,13 +452,11 @@ def same_but_strength(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def exported(pair: str, run: dict[str, Any], lane: str, ending: str) -> bytes:
     from core.studio import Setting, export, lane_key
 
-    ws = Workspace(pair)
-    mark = fingerprint([queries.makers(ws, f"stitches/{run['stitch']}"), queries.has(ws, "language_means/b")])
-    here, key = studio(pair, run["stitch"], mark), lane_key(lane)
+    here, key = studio(Workspace(pair), run["stitch"]), lane_key(lane)
     vector = here.vectors(here.source(run["source"]), key, Setting.model_validate(run["setting"]))[0]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"vector.{ending}"
-        export(vector, here.bench.pair.a if key.side == "a" else here.bench.pair.b, f"{run['source']} {lane}", path)
+        export(vector, here.spec(key.side), f"{run['source']} {lane}", path)
         return path.read_bytes()
 
 

@@ -24,10 +24,11 @@ from playwright.sync_api import Browser, sync_playwright
 from tokenizers import Tokenizer, decoders, normalizers, trainers
 from tokenizers import models as tokenizer_models
 
-from core.corpus import Corpus, build_corpus
+from core.corpus import Corpus, build_corpus, load_corpus
 from core.models import LiveModel, Runtime, load
-from core.pairs import NANO_A, NANO_B, LayerPair, ModelSpec, PairSpec, Source
+from core.pairs import NANO_A, NANO_B, PAIRS, LayerPair, ModelSpec, PairSpec, Source
 from core.store import PROJECT
+from core.vectors import Vector, diff_mean, means
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_ON_MAC = (
@@ -206,3 +207,23 @@ def nano_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STITCHLENS_WORKSPACES", str(root))
         yield root
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Corpus:
+    return load_corpus(PAIRS["nano"].corpus)
+
+
+@pytest.fixture
+def nano(tiny: Tiny) -> LiveModel:
+    return tiny("nano-b")
+
+
+def texts(corpus: Corpus, language: str, n: int = 30) -> list[str]:
+    return [d.text for d in corpus.split("fit") if d.label.split("/")[0] == language][:n]
+
+
+@pytest.fixture
+def french(nano: LiveModel, corpus: Corpus) -> Vector:
+    """French against English before layer 2 of nano-b."""
+    return diff_mean(means(nano, texts(corpus, "fra"), texts(corpus, "eng"), 2))

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Tiny
+from conftest import texts
 
 from core import hooks, responses, steering
-from core.corpus import Corpus, load_corpus
+from core.corpus import Corpus
 from core.errors import StitchLensError
 from core.models import LiveModel
-from core.pairs import PAIRS
 from core.steering import (
     OPERATORS,
     Lane,
@@ -29,25 +28,6 @@ from core.vectors import Vector, diff_mean, means
 
 LAYER = 2
 SHORT = Sampling(tokens=8, seed=3)
-
-
-@pytest.fixture(scope="module")
-def corpus() -> Corpus:
-    return load_corpus(PAIRS["nano"].corpus)
-
-
-@pytest.fixture
-def nano(tiny: Tiny) -> LiveModel:
-    return tiny("nano-b")
-
-
-def texts(corpus: Corpus, language: str, n: int = 30) -> list[str]:
-    return [d.text for d in corpus.split("fit") if d.label.split("/")[0] == language][:n]
-
-
-@pytest.fixture
-def french(nano: LiveModel, corpus: Corpus) -> Vector:
-    return diff_mean(means(nano, texts(corpus, "fra"), texts(corpus, "eng"), LAYER))
 
 
 def last(stream: Any) -> list[Written]:

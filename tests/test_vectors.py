@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Tiny
+from conftest import texts
 from gguf import GGUFReader
 
 from core import hooks
-from core.corpus import Corpus, Document, load_corpus
+from core.corpus import Corpus, Document
 from core.errors import StitchLensError
 from core.models import LiveModel
-from core.pairs import NANO_B, PAIRS
+from core.pairs import NANO_B
 from core.stitch import Stitch
 from core.vectors import (
     Means,
@@ -32,25 +32,6 @@ from core.vectors import (
 )
 
 LAYER = 2
-
-
-@pytest.fixture(scope="module")
-def corpus() -> Corpus:
-    return load_corpus(PAIRS["nano"].corpus)
-
-
-@pytest.fixture
-def nano(tiny: Tiny) -> LiveModel:
-    return tiny("nano-b")
-
-
-def texts(corpus: Corpus, language: str, n: int = 30) -> list[str]:
-    return [d.text for d in corpus.split("fit") if d.label.split("/")[0] == language][:n]
-
-
-@pytest.fixture
-def french(nano: LiveModel, corpus: Corpus) -> Vector:
-    return diff_mean(means(nano, texts(corpus, "fra"), texts(corpus, "eng"), LAYER))
 
 
 def test_diff_mean_is_that_of_dense_activations(nano: LiveModel, corpus: Corpus) -> None:
