@@ -5,7 +5,7 @@ from pathlib import Path
 import streamlit as st
 
 from core import __version__, queries
-from core.pairs import PAIRS
+from core.pairs import known_pairs
 
 HERE = Path(__file__).parent
 MARK = HERE / "pages" / "shared" / "mark.svg"
@@ -24,7 +24,7 @@ with st.sidebar:
     built = queries.pairs_with_workspace()
     which = "those that are built" if built else "none is built yet, so those that are known"
     st.selectbox(
-        "Workspace", built or list(PAIRS), key="pair", bind="query-params",
+        "Workspace", built or list(known_pairs()), key="pair", bind="query-params",
         help=f"A pair of models and all that was computed for it; listed: {which}.",
     )  # fmt: skip
     st.caption(f"StitchLens {__version__}")

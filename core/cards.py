@@ -21,10 +21,11 @@ from core.gram import Gram
 from core.harvest import OUTLIER, Chunk, norm_limits, read_window, windows, within
 from core.models import LiveModel
 from core.pairs import LayerPair
-from core.pipeline import NAME, Bench
+from core.pipeline import Bench
 from core.progress import Progress
 from core.stitch import FitConfig, Stitch, fit_moments, load_stitch, quality, save_stitch, with_makers
 from core.store import sha256_file
+from core.uploads import check_name
 
 POSITIONS = 2_000
 """Paired positions of the sample."""
@@ -204,13 +205,8 @@ def import_stitch(
     Raises StitchLensError for a name that is taken or unfit, layers out of range, and whatever is wrong with the file;
     nothing is kept then.
     """
-    if not NAME.fullmatch(name):
-        raise StitchLensError(
-            f"name {name!r}", "letters, digits, '.', '_' and '-', at most 64", "choose another --name"
-        )
     ws = bench.workspace
-    if ws.exists and f"stitches/{name}" in ws.names():
-        raise StitchLensError(f"a stitch named '{name}'", "a free name", "choose another --name")
+    check_name(ws, "stitches", name)
     bench.pair.check_layers(layers.a, layers.b)
     foreign = recognise(read_tensors(path), bench.pair.a.d_model, bench.pair.b.d_model, orientation)
     makers = bench.makers | {

@@ -14,7 +14,7 @@ import typer
 import typer.core
 
 from core.errors import StitchLensError
-from core.pairs import PAIRS, LayerPair, get_pair
+from core.pairs import LayerPair, get_pair, known_pairs
 from core.store import Workspace
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def pairs_command(as_json: JsonFlag = False) -> None:
     rows = [
         {"pair": p.key, "title": p.title, "family": p.family, "sources": [s.kind for s in p.a.sources + p.b.sources],
          "workspace": Workspace(p.key).exists}
-        for p in PAIRS.values()
+        for p in known_pairs().values()
     ]  # fmt: skip
     lines = [f"{r['pair']:20} {'built' if r['workspace'] else '-':6} {r['family']:14} {r['title']}" for r in rows]
     _show({"pairs": rows}, as_json, "\n".join(lines))

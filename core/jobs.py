@@ -4,6 +4,7 @@ A job is a folder `jobs/<pair>/<id>/` in the user's cache with `job.json`, `prog
 `stdout`, `stderr` and, once over, `rc`. All that is known of a job is read from there, so nothing is lost with the app.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -21,26 +22,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 from filelock import FileLock
 from pydantic import ValidationError
 
 from core.errors import StitchLensError
 from core.pairs import Frozen, get_pair
 from core.progress import STATUS_ENV
-from core.store import PROJECT, STALE_SECONDS, Workspace, beside, user_cache
+from core.places import PRIVATE_ENV, PROJECT, user_cache
+from core.store import Workspace, beside
+from core.uploads import check_name
 
-State = Literal["running", "done", "failed", "cancelled", "lost"]
+State = Literal["running", "paused", "done", "failed", "cancelled", "lost"]
 CORE = (sys.executable, "-m", "core")
 KEEP = 20
 """Finished jobs kept for a pair; older ones are removed when a new one starts."""
-START_GRACE = 10.0
-"""Seconds in which a job may have no process yet."""
 
 # Runs the command ("$@") and writes its exit code to the file $0, whole or not at all. It outlives SIGTERM to do so.
 _WRAPPER = 'trap : TERM; "$@"; echo $? > "$0.part"; mv -f "$0.part" "$0"'
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Record(Frozen):
@@ -54,8 +53,9 @@ class Record(Frozen):
     started: float
     """Seconds since the epoch."""
     pid: int | None = None
-    pid_started: float | None = None
-    """Start time of that process, so that a reused pid is not taken for the job."""
+    """Of the process group too."""
+    private: str | None = None
+    """The folder of the person's private workspaces that it writes to, if any."""
 
 
 @dataclass(frozen=True)
@@ -77,21 +77,24 @@ class Job:
 
     @property
     def alive(self) -> bool:
-        return bool(_processes(self.record))
+        return _alive(self.folder)
 
     @property
     def state(self) -> State:
         rc = self.rc
         if rc is None:
-            starting = self.record.pid is None and time.time() - self.record.started < START_GRACE
-            if starting or self.alive:
-                return "running"
+            if self.alive:
+                return "paused" if (self.folder / "paused").exists() else "running"
             rc = self.rc  # it may have ended just now
         if rc == 0:
             return "done"
         if (self.folder / "cancelled").exists():
             return "cancelled"
         return "lost" if rc is None else "failed"
+
+    @property
+    def over(self) -> bool:
+        return self.state not in ("running", "paused")
 
     @property
     def progress(self) -> dict[str, Any]:
@@ -105,7 +108,7 @@ class Job:
     @property
     def seconds(self) -> float:
         """How long it has run, or ran."""
-        return max(0.0, (time.time() if self.state == "running" else self.ended) - self.record.started)
+        return max(0.0, (self.ended if self.over else time.time()) - self.record.started)
 
     @property
     def ended(self) -> float:
@@ -119,10 +122,10 @@ class Job:
     def message(self) -> str:
         """Why it is over: the last sentence on stderr, progress bars left out; empty for a job that runs or is done."""
         match self.state:
-            case "running" | "done":
+            case "running" | "paused" | "done":
                 return ""
             case "cancelled":
-                return "Cancelled; what it had read so far is kept."
+                return "Cancelled; what it had read so far is kept, and it goes on from there."
             case "lost":
                 return "Its process is gone without a word (a restart, or too little memory); start it again."
             case "failed":
@@ -140,6 +143,7 @@ class Job:
         if self.rc is not None or self.record.pid is None or not self.alive:
             return self.state
         (self.folder / "cancelled").touch()
+        self.go_on()
         for sign, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
             with suppress(ProcessLookupError):
                 os.killpg(self.record.pid, sign)
@@ -150,17 +154,43 @@ class Job:
                 break
         return self.state
 
+    def pause(self) -> State:
+        """Stop the whole process group where it is: its memory stays, its cores are free."""
+        if self.state == "running" and self.record.pid is not None:
+            (self.folder / "paused").touch()
+            with suppress(ProcessLookupError):
+                os.killpg(self.record.pid, signal.SIGSTOP)
+        return self.state
+
+    def go_on(self) -> State:
+        """Let a paused job run again."""
+        (self.folder / "paused").unlink(missing_ok=True)
+        if self.record.pid is not None and self.alive:
+            with suppress(ProcessLookupError):
+                os.killpg(self.record.pid, signal.SIGCONT)
+        return self.state
+
+    def again(self) -> "Job":
+        """The same command once more, for a job that is over; what it had kept is not made anew. Raises StitchLensError
+        while it, or another of the pair, runs."""
+        r = self.record
+        return start(r.pair, r.command, r.title, r.makes, (), None if r.private is None else Path(r.private))
+
     def forget(self) -> None:
         """Remove a job that is over. Raises StitchLensError while it runs."""
-        if self.state == "running":
+        if not self.over:
             raise StitchLensError(f"'{self.record.title}' running", "a job that is over", "cancel it first")
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def start(pair: str, args: Sequence[str], title: str, makes: str = "", command: Sequence[str] = CORE) -> Job:
+def start(
+    pair: str, args: Sequence[str], title: str, makes: str = "", command: Sequence[str] = CORE,
+    private: Path | None = None,
+) -> Job:  # fmt: skip
     """Run `python -m core *args` in the background.
 
-    `command` is the program that gets `args`: any executable, for what is not a subcommand of ours.
+    `command` is the program that gets `args`: any executable, for what is not a subcommand of ours. With `private`, what
+    it makes goes to that folder of one person's workspaces.
     Raises StitchLensError where a job of this pair is running: the models of one fit fill a laptop's cores.
     """
     home = _home(pair)
@@ -168,7 +198,7 @@ def start(pair: str, args: Sequence[str], title: str, makes: str = "", command: 
     with FileLock(home / ".lock", timeout=30):
         earlier = jobs(pair)
         for job in earlier:
-            if job.state == "running":
+            if not job.over:
                 raise StitchLensError(
                     f"'{job.record.title}' running for '{pair}'", "one job of a pair at a time",
                     "wait for it or cancel it",
@@ -179,18 +209,23 @@ def start(pair: str, args: Sequence[str], title: str, makes: str = "", command: 
         folder = home / f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
         folder.mkdir()
         full = (*command, *args)
-        record = Record(pair=pair, title=title, command=full, makes=makes, started=now.timestamp())
-        _write(folder, record)
-        with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
+        record = Record(
+            pair=pair, title=title, command=full, makes=makes, started=now.timestamp(), private=private and str(private)
+        )
+        env = os.environ | {STATUS_ENV: str(folder / "progress.json"), "PYTHONUNBUFFERED": "1"}
+        with (
+            (folder / "stdout").open("wb") as out,
+            (folder / "stderr").open("wb") as err,
+            (folder / "alive").open("wb") as alive,
+        ):
+            fcntl.flock(alive, fcntl.LOCK_EX)
+            _write(folder, record)
             process = subprocess.Popen(
                 ["/bin/sh", "-c", _WRAPPER, str(folder / "rc"), *full], cwd=PROJECT, start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                env=os.environ | {STATUS_ENV: str(folder / "progress.json"), "PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=(alive.fileno(),),
+                env=env | ({PRIVATE_ENV: str(private)} if private else {}),
             )  # fmt: skip
-        with suppress(psutil.NoSuchProcess):
-            record = record.model_copy(
-                update={"pid": process.pid, "pid_started": psutil.Process(process.pid).create_time()}
-            )
+        record = record.model_copy(update={"pid": process.pid})
         _write(folder, record)
         threading.Thread(target=process.wait, daemon=True).start()  # so that it leaves no zombie
         return Job(folder, record)
@@ -217,7 +252,7 @@ def start_fit(
     Raises StitchLensError for a name that is taken or unfit for a file, a layer out of range, or a job already running.
     """
     get_pair(pair).check_layers(layer_a, layer_b)
-    _free(pair, name)
+    check_name(Workspace(pair), "stitches", name)
     args = {
         "--layer-a": layer_a, "--layer-b": layer_b, "--method": method, "--metric": metric,
         "--alpha": f"{alpha:g}", "--positions": positions, "--name": name,
@@ -226,43 +261,20 @@ def start_fit(
     return start(pair, ["stitch", "fit", pair, *flat, "--json"], f"Fit {name}", makes=f"stitches/{name}")
 
 
-def start_import(pair: str, file: Path, layer_a: int, layer_b: int, name: str, orientation: str | None = None) -> Job:
+def start_import(
+    pair: str, file: Path, layer_a: int, layer_b: int, name: str, orientation: str | None = None,
+    private: Path | None = None,
+) -> Job:  # fmt: skip
     """Bring a stitch from a file in the background; it ends as artifact `stitches/<name>` with its report card.
 
     Raises StitchLensError for a name that is taken or unfit for a file, a layer out of range, or a job already running.
     """
     get_pair(pair).check_layers(layer_a, layer_b)
-    _free(pair, name)
+    check_name(Workspace(pair, private=private), "stitches", name)
     args = ["stitch", "import", pair, str(file), "--layer-a", str(layer_a), "--layer-b", str(layer_b), "--name", name]
     if orientation:
         args += ["--orientation", orientation]
-    return start(pair, [*args, "--json"], f"Import {name}", makes=f"stitches/{name}")
-
-
-def uploaded(name: str, content: bytes) -> Path:
-    """Where an uploaded file is kept for a job: in the user's cache, under its own name with odd signs taken out."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).strip("-.")[-80:] or "upload"
-    home = user_cache() / "uploads"
-    for old in home.glob("*"):
-        with suppress(OSError):
-            if time.time() - old.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(old)
-    folder = home / secrets.token_hex(6)
-    folder.mkdir(parents=True)
-    with beside(folder / stem) as part:
-        part.write_bytes(content)
-    return folder / stem
-
-
-def _free(pair: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise StitchLensError(
-            f"the name '{name}'", "up to 64 letters, digits, '.', '_' and '-', the first a letter or digit",
-            "choose another name",
-        )  # fmt: skip
-    workspace = Workspace(pair)
-    if workspace.exists and f"stitches/{name}" in workspace.manifest().artifacts:
-        raise StitchLensError(f"a stitch named '{name}'", "a name that is free", "choose another name")
+    return start(pair, [*args, "--json"], f"Import {name}", makes=f"stitches/{name}", private=private)
 
 
 def start_build(pair: str) -> Job:
@@ -282,26 +294,17 @@ def _write(folder: Path, record: Record) -> None:
         part.write_text(record.model_dump_json(indent=1), "utf-8")
 
 
-def _processes(record: Record) -> list[psutil.Process]:
-    """The job's processes that live: the first one, or, where only that was killed, what is left of its group.
-
-    A zombie is over, and another process that got the same pid later is not the job.
-    """
-    if record.pid is None or record.pid_started is None:
-        return []
-    with suppress(psutil.Error):
-        first = psutil.Process(record.pid)
-        if abs(first.create_time() - record.pid_started) > 2:
-            return []
-        if first.status() != psutil.STATUS_ZOMBIE:
-            return [first]
-    left = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            mine = os.getpgid(process.pid) == record.pid and process.create_time() > record.pid_started - 2
-            if mine and process.status() != psutil.STATUS_ZOMBIE:
-                left.append(process)
-    return left
+def _alive(folder: Path) -> bool:
+    """Whether a process of the job lives: the first one and all that it starts share a lock on the file `alive`, which
+    the system lets go with the last of them. Neither a reused pid nor a clock that jumps can deceive it."""
+    try:
+        with (folder / "alive").open("rb") as f:
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
 
 
 def _tail(path: Path, size: int = 20_000) -> str:

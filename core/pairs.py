@@ -1,10 +1,19 @@
 """Which models, where they come from, and which two are stitched: frozen specs and the registry of known pairs."""
 
+import re
+from contextlib import suppress
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.errors import StitchLensError
+from core.places import workspaces_dir
+
+KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""Of a pair: it names folders."""
+SPEC = "spec.json"
+"""Beside the manifest of a workspace: the spec of a pair that a person added."""
+SPEC_BYTES = 100_000
 
 
 class Frozen(BaseModel):
@@ -199,7 +208,38 @@ PAIRS: dict[str, PairSpec] = {
 
 
 def get_pair(key: str) -> PairSpec:
-    """The registered pair of that name. Raises StitchLensError that lists those that exist."""
-    if key not in PAIRS:
-        raise StitchLensError(f"no pair named '{key}'", f"one of {', '.join(PAIRS)}", "see `python -m core pairs`")
-    return PAIRS[key]
+    """The pair of that name: registered here, or added by a person. Raises StitchLensError that lists those there
+    are."""
+    if key in PAIRS:
+        return PAIRS[key]
+    if KEY.fullmatch(key) and (workspaces_dir() / key / SPEC).exists():
+        return _added(key)
+    raise StitchLensError(f"no pair named '{key}'", f"one of {', '.join(known_pairs())}", "see `python -m core pairs`")
+
+
+def known_pairs() -> dict[str, PairSpec]:
+    """Every registered pair, then those that were added; a broken spec is passed over (`doctor` names it)."""
+    found = dict(PAIRS)
+    for path in sorted(workspaces_dir().glob(f"*/{SPEC}")):
+        with suppress(StitchLensError):
+            if path.parent.name not in found and KEY.fullmatch(path.parent.name):
+                found[path.parent.name] = _added(path.parent.name)
+    return found
+
+
+def _added(key: str) -> PairSpec:
+    path = workspaces_dir() / key / SPEC
+    todo = f"mend {path.name} of '{key}', or add the pair again with `python -m core pair new`"
+    try:
+        if path.stat().st_size > SPEC_BYTES:
+            raise StitchLensError(f"a spec of {path.stat().st_size:,} bytes", f"at most {SPEC_BYTES:,}", todo)
+        pair = PairSpec.model_validate_json(path.read_bytes())
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its start"
+        raise StitchLensError(f"a spec with a fault at {where} ({first['msg']})", "a PairSpec", todo) from None
+    except OSError as e:
+        raise StitchLensError(f"a spec that cannot be read ({e.strerror})", "a PairSpec", todo) from None
+    if pair.key != key:
+        raise StitchLensError(f"the spec of '{pair.key}' under '{key}'", "its own folder", todo)
+    return pair

@@ -1,10 +1,10 @@
 """Recipes from specs to artifacts: the only place where the steps are wired together."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -30,10 +30,10 @@ from core.stitch import (
     with_makers,
 )
 from core.store import Workspace, fingerprint, only_one
+from core.uploads import NAME, PARTS
 
 ALPHAS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The sweep of Fig. 7."""
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class BuildConfig(Frozen):
@@ -54,6 +54,8 @@ class Bench:
 
     pair: PairSpec
     config: BuildConfig
+    private: Path | None = None
+    """What one person brought, if that is to be seen; see `Workspace`."""
 
     @cached_property
     def a(self) -> LiveModel:
@@ -69,7 +71,7 @@ class Bench:
 
     @cached_property
     def workspace(self) -> Workspace:
-        return Workspace(self.pair.key)
+        return Workspace(self.pair.key, private=self.private)
 
     @property
     def makers(self) -> dict[str, Any]:
@@ -320,9 +322,9 @@ def build(pair: PairSpec, config: BuildConfig | None = None) -> Workspace:
 def remove_stitch(workspace: Workspace, name: str) -> None:
     """Take a stitch and what was measured of it out of a workspace."""
     workspace.entry(f"stitches/{name}")
-    for kind in ("cards", "kinds", "downstream", "quality", "controls", "stitches"):
-        if f"{kind}/{name}" in workspace.manifest().artifacts:
-            workspace.remove(f"{kind}/{name}")
+    for part in reversed(PARTS["stitches"]):
+        if f"{part}/{name}" in workspace.own():
+            workspace.remove(f"{part}/{name}")
 
 
 def evaluate_stitch(bench: Bench, name: str) -> None:

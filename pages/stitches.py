@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from core import jobs, queries
+from core import jobs, queries, uploads
 from core.errors import StitchLensError
 from core.pairs import LayerPair, PairSpec, get_pair
 from core.store import WEIGHT_FILES, Workspace
@@ -171,7 +171,7 @@ def bring(ws: Workspace, a: int, b: int) -> None:
         if st.form_submit_button("Import"):
             if file is None:
                 raise StitchLensError("no file", "a stitch", "drop one into the box")
-            place = jobs.uploaded(file.name, file.getvalue())
+            place = uploads.uploaded(file.name, file.getvalue())
             jobs.start_import(ws.pair, place, int(layer_a), int(layer_b), name.strip() or place.stem)
             st.rerun()
 

@@ -1,6 +1,5 @@
 """Jobs are real processes: they end, fail, are cancelled and killed, and a new app finds them as they are."""
 
-import json
 import os
 import signal
 import subprocess
@@ -136,16 +135,58 @@ def test_what_is_left_of_a_group_still_runs() -> None:
     assert job.cancel() == "cancelled" and not job.alive
 
 
-def test_a_reused_pid_is_not_the_job() -> None:
+def test_a_process_that_got_the_same_pid_is_not_the_job() -> None:
     job = python("import time; time.sleep(60)")
     try:
-        assert job.state == "running" and job.record.pid_started
-        path = job.folder / "job.json"
-        raw = json.loads(path.read_text())
-        path.write_text(json.dumps(raw | {"pid_started": raw["pid_started"] - 1000}))
-        assert jobs.jobs(PAIR)[0].state == "lost"
+        other = jobs.start("gpt2-small-medium", ["pass"], "over at once", command=PYTHON)
+        until_over(other)
+        (other.folder / "rc").unlink()
+        (other.folder / "job.json").write_text(job.record.model_copy(update={"pair": PAIR}).model_dump_json())
+        assert jobs.jobs("gpt2-small-medium")[0].record.pid == job.record.pid
+        assert jobs.jobs("gpt2-small-medium")[0].state == "lost" and job.state == "running"
     finally:
         job.cancel()
+
+
+def test_a_clock_that_jumps_neither_loses_nor_kills_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = python("import time; time.sleep(60)")
+    try:
+        for jump in (-1e6, 1e6):
+            now = time.time()
+            with monkeypatch.context() as patch:
+                patch.setattr(time, "time", lambda now=now, jump=jump: now + jump)
+                assert jobs.jobs(PAIR)[0].state == "running" and job.seconds >= 0
+    finally:
+        job.cancel()
+
+
+def test_pause_stops_and_go_on_finishes(tmp_path: Path) -> None:
+    ticks = tmp_path / "ticks"
+    job = python(
+        f"import pathlib, time\np = pathlib.Path({str(ticks)!r})\n"
+        "for i in range(100):\n    p.open('a').write('x'); time.sleep(0.02)"
+    )
+    until(ticks)
+    assert job.pause() == "paused" and job.pause() == "paused"
+    time.sleep(0.1)
+    still = ticks.read_text()
+    time.sleep(0.3)
+    assert ticks.read_text() == still and jobs.jobs(PAIR)[0].state == "paused"
+    with pytest.raises(StitchLensError, match="one job of a pair at a time"):
+        python("pass")
+    assert job.go_on() == "running"
+    assert until_over(job).state == "done" and len(ticks.read_text()) == 100
+
+
+def test_a_paused_job_can_be_cancelled_and_started_again() -> None:
+    job = python("import time; time.sleep(60)")
+    assert job.pause() == "paused"
+    assert job.cancel() == "cancelled" and job.over and not job.alive
+    other = job.again()
+    assert other.id != job.id and other.record.command == job.record.command and other.state == "running"
+    with pytest.raises(StitchLensError, match="one job of a pair at a time"):
+        job.again()
+    other.cancel()
 
 
 def test_a_job_outlives_the_app_that_started_it(tmp_path: Path) -> None:

@@ -1,0 +1,26 @@
+"""Where things live: the project, workspaces, and the user's cache."""
+
+import os
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+PROJECT = Path(__file__).resolve().parent.parent
+WORKSPACES = PROJECT / "cache"
+PRIVATE_ENV = "STITCHLENS_PRIVATE"
+
+
+def workspaces_dir() -> Path:
+    """Where workspaces live: `cache/` of the project, or STITCHLENS_WORKSPACES."""
+    return Path(os.environ.get("STITCHLENS_WORKSPACES", WORKSPACES))
+
+
+def private_dir() -> Path | None:
+    """Where a command writes what belongs to one person alone: PRIVATE_ENV, which a page sets for its jobs."""
+    found = os.environ.get(PRIVATE_ENV)
+    return Path(found) if found else None
+
+
+def user_cache() -> Path:
+    """Where large things that can be made again live: dequantised weights, moments, recorded activations."""
+    return Path(os.environ.get("STITCHLENS_CACHE", user_cache_path("stitchlens")))
