@@ -6,6 +6,7 @@ import streamlit as st
 
 from core import __version__, queries
 from core.pairs import known_pairs
+from pages.shared import frame
 
 HERE = Path(__file__).parent
 MARK = HERE / "pages" / "shared" / "mark.svg"
@@ -27,5 +28,6 @@ with st.sidebar:
         "Workspace", built or list(known_pairs()), key="pair", bind="query-params",
         help=f"A pair of models and all that was computed for it; listed: {which}.",
     )  # fmt: skip
+    frame.yours(frame.workspace())
     st.caption(f"StitchLens {__version__}")
 page.run()

@@ -1,6 +1,7 @@
 """What the feature explorer shows of an SAE of A and its transfer to B: from a stitch to tables (3.1, 5.1, C, G, H)."""
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,8 +133,8 @@ class Live:
     Raises StitchLensError where the stitch is not the one that the features were measured through.
     """
 
-    def __init__(self, pair: PairSpec, sae_name: str) -> None:
-        bench = Bench(pair, BuildConfig())
+    def __init__(self, pair: PairSpec, sae_name: str, private: Path | None = None) -> None:
+        bench = Bench(pair, BuildConfig(), private)
         ws = bench.workspace
         makers = ws.entry(f"features/{sae_name}").makers
         name = makers["stitch_name"]

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -318,10 +319,10 @@ def same(ws: Workspace, sae: str, f: int, texts: dict[str, str], scale: dict[str
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)
-def _live(pair: str, sae: str, stamp: str) -> "explore.Live":
+def _live(pair: str, sae: str, private: Path | None, stamp: str) -> "explore.Live":
     from core.explore import Live
 
-    return Live(get_pair(pair), sae)
+    return Live(get_pair(pair), sae, private)
 
 
 def own(ws: Workspace, pair: PairSpec, sae: str, f: int, scale: dict[str, float], table: pd.DataFrame) -> None:
@@ -335,7 +336,7 @@ def own(ws: Workspace, pair: PairSpec, sae: str, f: int, scale: dict[str, float]
     now = st.session_state
     if asked:
         with st.spinner("Reading; the first time, both models are opened"):
-            now["read"] = (ws.pair, sae, text, _live(ws.pair, sae, queries.stamp(ws)).read(text))
+            now["read"] = (ws.pair, sae, text, _live(ws.pair, sae, ws.private, queries.stamp(ws)).read(text))
     if "read" not in now or now["read"][:2] != (ws.pair, sae):
         st.caption("Press Read: both models are opened once, which takes some seconds, and then read in a moment.")
         return

@@ -261,15 +261,15 @@ def language_codes(ws: Workspace) -> list[str]:
 def studio(ws: Workspace, stitch: str) -> "Studio":
     """Kept until the stitch is another one or there are language means."""
     mark = [queries.makers(ws, f"stitches/{stitch}"), queries.has(ws, "language_means/b")]
-    return _studio(ws.pair, stitch, fingerprint(mark))
+    return _studio(ws.pair, stitch, ws.private, fingerprint(mark))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _studio(pair: str, stitch: str, stamp: str) -> "Studio":
+def _studio(pair: str, stitch: str, private: Path | None, stamp: str) -> "Studio":
     from core.pipeline import Bench, BuildConfig
     from core.studio import Studio
 
-    return Studio(Bench(get_pair(pair), BuildConfig()), stitch)
+    return Studio(Bench(get_pair(pair), BuildConfig(), private), stitch)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -426,7 +426,7 @@ def after(ws: Workspace, runs: list[dict[str, Any]]) -> None:
             lane = next((x["lane"] for x in last["lanes"] if not x["lane"].endswith(":none")), "b:transferred")
             for ending, what in (("safetensors", "Vector"), ("gguf", "GGUF"), ("json", "Neuronpedia")):
                 st.download_button(
-                    what, partial(exported, ws.pair, last, lane, ending), f"{lane.replace(':', '-')}.{ending}",
+                    what, partial(exported, ws, last, lane, ending), f"{lane.replace(':', '-')}.{ending}",
                     on_click="ignore", icon=":material/download:", key=f"export-{ending}",
                     help=f"The vector of lane {lane}: " + {
                         "safetensors": "opens here again.", "gguf": "a control vector for llama.cpp.",
@@ -449,10 +449,10 @@ def same_but_strength(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return bool(strip(one) == strip(other) and one["setting"] != other["setting"])
 
 
-def exported(pair: str, run: dict[str, Any], lane: str, ending: str) -> bytes:
+def exported(ws: Workspace, run: dict[str, Any], lane: str, ending: str) -> bytes:
     from core.studio import Setting, export, lane_key
 
-    here, key = studio(Workspace(pair), run["stitch"]), lane_key(lane)
+    here, key = studio(ws, run["stitch"]), lane_key(lane)
     vector = here.vectors(here.source(run["source"]), key, Setting.model_validate(run["setting"]))[0]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"vector.{ending}"

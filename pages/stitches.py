@@ -14,6 +14,7 @@ from pages.shared import figures, frame
 from pages.shared.frame import ask, count, loss, percent, plain, section
 
 ALPHAS = "α of Eq. 3: how strongly each map must undo the other. The paper uses 1 (Fig. 7)."
+ORIENTATIONS = {"linear": "[out, in], as nn.Linear", "paper": "[in, out], as the paper"}
 POSITIONS = (
     "Paired token positions of the fit split that Eq. 3 is averaged over. 60,000 take a few minutes on a laptop; "
     "more give a better stitch."
@@ -146,7 +147,7 @@ def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
             "Name", placeholder="made from the settings", help="Names the artifact `stitches/<name>`.", max_chars=64
         )
         latest = jobs.latest(ws.pair)
-        busy = latest is not None and latest.state == "running"
+        busy = latest is not None and not latest.over
         if st.form_submit_button("Fit", type="primary", disabled=busy, help="One job at a time." if busy else None):
             name = name.strip() or queries.free_name(ws, a, b, method, metric, alpha)
             jobs.start_fit(
@@ -164,16 +165,27 @@ def bring(ws: Workspace, a: int, b: int) -> None:
             "b_up, P_down, b_down; one way alone will do. safetensors, a PyTorch state_dict or .npz; at most 1 GB. "
             "Nothing in it is run.",
         )  # fmt: skip
+        pair = get_pair(ws.pair)
         left, right = st.columns(2)
-        layer_a = left.number_input("Trained before layer of A", 0, get_pair(ws.pair).a.n_layers - 1, a)
-        layer_b = right.number_input("Trained before layer of B", 0, get_pair(ws.pair).b.n_layers - 1, b)
+        layer_a = left.number_input("Trained before layer of A", 0, pair.a.n_layers - 1, a)
+        layer_b = right.number_input("Trained before layer of B", 0, pair.b.n_layers - 1, b)
+        orientation = None
+        if pair.a.d_model == pair.b.d_model:
+            orientation = st.segmented_control(
+                "Its matrices are", list(ORIENTATIONS), format_func=lambda x: ORIENTATIONS[x],
+                help="Both widths are equal here, so the shape does not tell; names do where they say weight or P.",
+            )  # fmt: skip
         name = st.text_input("Name", placeholder="the file's", max_chars=64, key="bring-name")
         if st.form_submit_button("Import"):
             if file is None:
                 raise StitchLensError("no file", "a stitch", "drop one into the box")
             place = uploads.uploaded(file.name, file.getvalue())
-            jobs.start_import(ws.pair, place, int(layer_a), int(layer_b), name.strip() or place.stem)
+            jobs.start_import(
+                ws.pair, place, int(layer_a), int(layer_b), name.strip() or uploads.name_from(place.name), orientation,
+                frame.mine(),
+            )
             st.rerun()
+        st.caption("It stays private to this browser until you keep it; the list is in the sidebar.")
 
 
 def card(ws: Workspace, name: str) -> None:

@@ -1,8 +1,10 @@
 """What every page shares: the workspace shown, cached queries, messages in place, numbers in words, the job panel."""
 
+import hashlib
 import math
 import re
 import runpy
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,9 +13,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import streamlit as st
 
-from core import jobs, queries
+from core import jobs, queries, uploads
 from core.errors import StitchLensError
-from core.store import PROJECT, Workspace, workspaces_dir
+from core.places import PROJECT, workspaces_dir
+from core.store import Workspace
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,18 +34,37 @@ def routed() -> None:
 
 
 def workspace() -> Workspace:
-    """The workspace that the picker of the frame names."""
-    return Workspace(st.session_state.get("pair", ""))
+    """The workspace that the picker of the frame names, with what this browser brought to it."""
+    pair, private = st.session_state.get("pair", ""), mine()
+    return Workspace(pair, private=private if (private / pair / "manifest.json").exists() else None)
+
+
+def mine() -> Path:
+    """The folder of what this browser brought. The browser is known by the random cookie that Streamlit gives it
+    against forged requests; without one, this session stands for it."""
+    _, mask, token, *_ = [*st.context.cookies.get("_streamlit_xsrf", "").split("|"), "", "", ""]
+    try:
+        masked, key = bytes.fromhex(token), bytes.fromhex(mask)
+        secret = bytes(x ^ key[i % len(key)] for i, x in enumerate(masked))
+    except (ValueError, ZeroDivisionError):
+        secret = b""
+    if len(secret) < 16:
+        secret = st.session_state.setdefault("browser", secrets.token_bytes(16))
+    return uploads.private_home(hashlib.sha256(b"stitchlens" + secret).hexdigest()[:32])
 
 
 def ask(query: Callable[Concatenate[Workspace, P], T], ws: Workspace, *args: P.args, **kwargs: P.kwargs) -> T:
     """`query(ws, …)`, remembered until an artifact of the workspace changes."""
-    return _ask(query, query.__name__, ws.pair, str(workspaces_dir()), queries.stamp(ws), args, kwargs)
+    at = (ws.pair, str(workspaces_dir()), ws.private and str(ws.private))
+    return _ask(query, query.__name__, at, queries.stamp(ws), args, kwargs)
 
 
 @st.cache_data(max_entries=200, show_spinner=False)
-def _ask(_query: Callable[..., T], name: str, pair: str, root: str, stamp: str, args: Any, kwargs: Any) -> T:
-    return _query(Workspace(pair, Path(root)), *args, **kwargs)
+def _ask(
+    _query: Callable[..., T], name: str, at: tuple[str, str, str | None], stamp: str, args: Any, kwargs: Any
+) -> T:
+    pair, root, private = at
+    return _query(Workspace(pair, Path(root), private and Path(private)), *args, **kwargs)
 
 
 @contextmanager
@@ -113,10 +135,14 @@ def _fixed(x: float, digits: int, sign: bool) -> str:
 def job_panel(pair: str) -> None:
     """The pair's latest job: progress, time left and cancel while it runs, then what came of it until dismissed."""
     job = jobs.latest(pair)
-    running = job is not None and job.state == "running"
-    if job is None or not (running or time.time() - job.ended < STALE):
+    if job is None or (job.over and (time.time() - job.ended > STALE or not _visible(job))):
         return
-    st.fragment(_job, run_every=1.0 if running else None)(pair, job.id, running)
+    st.fragment(_job, run_every=None if job.over else 1.0)(pair, job.id, not job.over)
+
+
+def _visible(job: jobs.Job) -> bool:
+    """Whether it is everyone's, or this browser's own."""
+    return job.record.private in (None, str(mine()))
 
 
 def _job(pair: str, shown: str, was_running: bool) -> None:
@@ -125,12 +151,14 @@ def _job(pair: str, shown: str, was_running: bool) -> None:
         st.rerun()
     state = job.state
     title = sentence(job.record.title)
-    if was_running and state != "running":
-        if state == "done" and job.record.makes.startswith("stitches/"):
+    if was_running and job.over:
+        if state == "done" and _visible(job) and job.record.makes.startswith("stitches/"):
             st.session_state["show_stitch"] = job.record.makes.removeprefix("stitches/")
         st.rerun()
     with st.container(border=True, key="job"):
-        if state == "running":
+        if not _visible(job):
+            st.markdown(":material/hourglass_top: Somebody's private job is running; yours can start after it.")
+        elif not job.over:
             _progress(job, title)
         elif state == "done":
             st.markdown(f":material/check: **{title}** is done, in {duration(job.seconds)}.")
@@ -141,9 +169,15 @@ def _job(pair: str, shown: str, was_running: bool) -> None:
             if job.log.strip():
                 with st.expander("Its last output"):
                     st.code(job.log[-4000:], language=None, wrap_lines=True)
-        if state != "running" and st.button("Dismiss", key=f"dismiss-{job.id}"):
-            job.forget()
-            st.rerun()
+        if job.over:
+            with st.container(horizontal=True):
+                if state != "done" and st.button("Go on", key=f"again-{job.id}", help="From where it was."):
+                    with section():
+                        job.again()
+                        st.rerun()
+                if st.button("Dismiss", key=f"dismiss-{job.id}"):
+                    job.forget()
+                    st.rerun()
 
 
 def _progress(job: jobs.Job, title: str) -> None:
@@ -156,12 +190,57 @@ def _progress(job: jobs.Job, title: str) -> None:
         parts.append(f"{count(rate)} {sentence(unit)}/s")
     if (left := now.get("seconds_left")) is not None and left >= 0:
         parts.append(f"{duration(left)} left in this step")
-    words, action = st.columns([5, 1], vertical_alignment="center")
-    share = min(1.0, done / total) if total else 0.0
+    words, action = st.columns([4, 1], vertical_alignment="center")
+    share, paused = min(1.0, done / total) if total else 0.0, job.state == "paused"
+    if paused:
+        parts.insert(0, "**paused**")
     words.progress(share, text=f"**{title}**, {duration(job.seconds)}. {' · '.join(parts)}")
-    if action.button("Cancel", key=f"cancel-{job.id}", width="stretch"):
-        job.cancel()
-        st.rerun()
+    with action.container(horizontal=True):
+        if st.button(
+            "Resume" if paused else "Pause", key=f"pause-{job.id}",
+            help="A paused job keeps its memory and gives its cores away.",
+        ):  # fmt: skip
+            job.go_on() if paused else job.pause()
+            st.rerun(scope="fragment")
+        if st.button("Cancel", key=f"cancel-{job.id}", help="What it has made and read so far is kept."):
+            job.cancel()
+            st.rerun()
+
+
+def yours(ws: Workspace) -> None:
+    """What was brought to this workspace: private to this browser, or kept for all; to keep and to remove."""
+    found: list[uploads.Brought] = []
+    with section():
+        found = uploads.brought(ws)
+    if not found:
+        return
+    with st.expander(f"Brought here ({len(found)})", icon=":material/inventory_2:"):
+        for one in found:
+            key = f"{ws.pair}-{one.kind}-{one.name}"
+            st.markdown(
+                f"{':material/lock:' if one.private else ':material/group:'} **{plain(one.name)}**  \n:small["
+                f"{uploads.KINDS[one.kind]}, {one.bytes / 1e6:.2g} MB, "
+                f"{'private to this browser' if one.private else 'kept in the workspace'}]"
+            )
+            with st.container(horizontal=True):
+                if one.private:
+                    st.button(
+                        "Keep in workspace", key=f"keep-{key}", on_click=_moved,
+                        args=(uploads.keep, ws, one), help="Everyone who opens this workspace sees it then.",
+                    )  # fmt: skip
+                    st.button("Remove", key=f"remove-{key}", on_click=_moved, args=(uploads.remove, ws, one))
+                else:
+                    with st.popover("Remove", key=f"ask-{key}"):
+                        st.markdown("For everyone who uses this workspace.")
+                        st.button("Remove it", key=f"remove-{key}", on_click=_moved, args=(uploads.remove, ws, one))
+        st.caption("Private ones are removed a day after this browser was last here.")
+
+
+def _moved(change: Callable[[Workspace, uploads.Kind, str], None], ws: Workspace, one: uploads.Brought) -> None:
+    try:
+        change(ws, one.kind, one.name)
+    except StitchLensError as e:
+        st.session_state["refusal"] = sentence(e)
 
 
 def cells(items: Sequence[tuple[str, str, str]], width: int = 156) -> None:
