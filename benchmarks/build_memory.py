@@ -39,7 +39,7 @@ def work(pair: str, positions: int, whole: bool) -> dict[str, Any]:
 
 def measured(pair: str, positions: int, whole: bool) -> dict[str, Any]:
     """`work` in a process whose caches are empty but for the models."""
-    from core.store import user_cache
+    from core.places import user_cache
 
     with tempfile.TemporaryDirectory(prefix="stitchlens-memory-") as scratch:
         models = user_cache() / "models"

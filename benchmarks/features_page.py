@@ -22,7 +22,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from benchmarks._measure import Line, parser, percentile, say, show
 from benchmarks.app import CHROMIUM_OPTIONS, chromium, serving
 from core import queries
-from core.store import Workspace, workspaces_dir
+from core.places import workspaces_dir
+from core.store import Workspace
 
 TABLES = (
     "features", "logits", "examples_a", "examples_b", "together_a", "together_b", "histograms_a", "histograms_b",

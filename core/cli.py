@@ -58,7 +58,8 @@ SourceOpt = Annotated[
     str,
     typer.Option(
         help="Where the direction comes from: lang:fr, feature:SAE/INDEX, concept:POSITIVE.txt,NEGATIVE.txt (one "
-        "example a line) or file:PATH (safetensors, GGUF, JSON or .npy; file:PATH@b:13 for B's layer 13)."
+        "example a line), vector:NAME (see `vector import`) or file:PATH (safetensors, GGUF, JSON or .npy; "
+        "file:PATH@b:13 for B's layer 13)."
     ),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
@@ -349,6 +350,26 @@ def sae_transfer_command(
     print(f"SAE for {makers[to]['model']} before layer {makers[side]}: {out}")
 
 
+@sae_app.command("import")
+@_guarded
+def sae_import_command(
+    pair: PairArg,
+    sae: Annotated[str, typer.Argument(help="A zip or folder (SAELens, sparsify), or RELEASE:ID.")],
+    layer: Annotated[
+        int | None, typer.Option(help="It reads before this layer of A, where it does not say so.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name in the workspace; the file's by default.")] = None,
+    stitch_name: StitchArg = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Bring an SAE of A that you trained: it is checked, measured (report card, Table 2) and kept."""
+    from core import pipeline, sae_cards
+
+    bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
+    name, card = sae_cards.import_sae(bench, sae, layer, name, stitch_name)
+    _show(card | {"name": name}, as_json, sae_cards.as_text(name, card))
+
+
 @sae_app.command("eval")
 @_guarded
 def sae_eval_command(
@@ -489,6 +510,30 @@ def _steering_text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@vector.command("import")
+@_guarded
+def vector_import_command(
+    pair: PairArg,
+    file: Annotated[Path, typer.Argument(help="safetensors, a GGUF control vector, Neuronpedia's JSON, or .npy.")],
+    side: Annotated[str | None, typer.Option(help="a or b, where the file does not say its model.")] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="It acts before this layer, where the file does not say so.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name in the workspace; the file's by default.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Bring a steering vector: it is checked (report card) and kept as source vector:NAME."""
+    from core import pipeline, vector_cards
+    from core.uploads import name_from
+
+    if side not in (None, "a", "b"):
+        raise StitchLensError(f"side '{side}'", "a or b", "choose one")
+    bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
+    name = name or name_from(file.name)
+    card = vector_cards.import_vector(bench, file, name, side, layer)  # type: ignore[arg-type]
+    _show(card | {"name": name}, as_json, vector_cards.as_text(name, card))
+
+
 @vector.command("export")
 @_guarded
 def vector_export_command(
@@ -527,7 +572,7 @@ def nano_train_command(
 ) -> None:
     """Train the tokenizer and both models from the corpus wheel. A killed training goes on where it was."""
     from core import nano as training
-    from core.store import WORKSPACES, user_cache
+    from core.places import WORKSPACES, user_cache
 
     config = training.FAST if fast else training.NanoConfig()
     out = out or (user_cache() / "nano-fast" if fast else WORKSPACES / "models")

@@ -18,9 +18,10 @@ from core.languages import LABELS, LANGUAGES, UNKNOWN, by_language, detect, inte
 from core.models import LiveModel
 from core.pairs import Frozen
 from core.pipeline import Bench
+from core.places import user_cache
 from core.progress import Progress
 from core.steering import Lane, Sampling, encode_prompt, respond, response_losses
-from core.store import beside, fingerprint, only_one, user_cache
+from core.store import beside, fingerprint, only_one
 from core.studio import Kind, LaneKey, Setting, Side, Studio
 from core.vectors import language_means
 

@@ -1,6 +1,6 @@
 """What the feature explorer shows of an SAE of A and its transfer to B: from a stitch to tables (3.1, 5.1, C, G, H)."""
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core import downstream
 from core.attribution import extreme_tokens, measure_attribution
+from core.corpus import Document
 from core.errors import StitchLensError
 from core.examples import Read, find_examples, lean, overlap, read_places, read_text, shared_places, short
 from core.harvest import harvest_rows, norm_limits, read_window, windows, within
@@ -31,6 +32,7 @@ from core.stitch import Stitch, load_stitch
 from core.store import fingerprint
 from core.taxonomy import REWRITES, TagRewriter, active_features, consistency, english_sentences
 from core.transfer import save_sae, transfer_sae
+from core.uploads import check_name, name_from
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -81,28 +83,48 @@ def _keep(bench: Bench, name: str, sae: "SAE[Any]", makers: dict[str, Any]) -> N
     bench.workspace.put_folder(f"saes/{name}", lambda folder: save_sae(sae, folder), "sae", makers)
 
 
-def adopt(bench: Bench, ref: str, layer: int) -> str:
-    """The name of someone else's SAE of A before `layer`, kept as `saes/<name>`; see `open_sae` for `ref`.
+def foreign_sae(bench: Bench, ref: str, layer: int | None = None) -> tuple["SAE[Any]", int]:
+    """Someone else's SAE of A and the layer before which it reads; `layer` says what the SAE does not. See `open_sae`
+    for
+    `ref`.
 
     Raises StitchLensError where it was trained at another place of the model, or on another model.
     """
-    if f"saes/{ref}" in (bench.workspace.names() if bench.workspace.exists else []):
-        return ref
-    sae = open_sae(ref, bench.workspace, bench.pair.a.d_model)
+    spec = bench.pair.a
+    sae = open_sae(ref, bench.workspace, spec.d_model)
     at = hook_layer(sae)
-    if at is not None and at != layer:
-        raise StitchLensError(f"an SAE before layer {at}", f"layer {layer}, the stitch's", "choose a stitch from there")
-    spec, said = bench.pair.a, str(sae.cfg.metadata.model_name or "").split("/")[-1]
+    if at is None and layer is None:
+        raise StitchLensError("an SAE that does not say its layer", "one", "say before which layer of A it reads")
+    if at is not None and layer is not None and at != layer:
+        raise StitchLensError(f"an SAE before layer {at}", f"layer {layer}", "choose a stitch from the SAE's layer")
+    at = layer if at is None else at
+    assert at is not None
+    bench.pair.check_layers(at, 0)
+    said = str(sae.cfg.metadata.model_name or "").split("/")[-1]
     names = {spec.key, spec.title, *(s.ref.split("/")[-1] for s in spec.sources)}
     if said and said.lower() not in {name.lower() for name in names}:
         raise StitchLensError(
             f"an SAE of {said}", f"one of {spec.title}",
             f"if that is the same model, write {spec.key} as `model_name` into the metadata of its cfg.json",
         )  # fmt: skip
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", ref.rstrip("/").split("/")[-1]).strip("-.") or "sae"
-    makers = {"pair": bench.pair.key, "a": bench.a.makers, "layer_a": layer, "from": sae_hash(sae), "name": name}
+    return sae, at
+
+
+def adopt(bench: Bench, ref: str, layer: int | None = None, name: str | None = None) -> str:
+    """The name of someone else's SAE of A, kept as `saes/<name>` as precise as it came; one that is there already is
+    not opened again. Raises StitchLensError as `foreign_sae` does, and where the name is another one's."""
+    ws = bench.workspace
+    if f"saes/{ref}" in (ws.names() if ws.exists else []):
+        return ref
+    sae, at = foreign_sae(bench, ref, layer)
+    name = name or name_from(ref)
+    makers = {
+        "pair": bench.pair.key, "a": bench.a.makers, "layer_a": at, "hook_a": f"blocks.{at}.hook_resid_pre",
+        "from": sae_hash(sae), "name": name, "brought": name_from(ref),
+    }  # fmt: skip
     if not bench.current(f"saes/{name}", makers):
-        _keep(bench, name, sae, makers)
+        check_name(ws, "saes", name)
+        ws.put_folder(f"saes/{name}", lambda folder: save_sae(sae, folder), "sae", makers)
     return name
 
 
@@ -154,13 +176,15 @@ class Live:
 
 
 def zero_shot(
-    bench: Bench, saes: dict[str, tuple[str, "SAE[Any]"]], layers: LayerPair, config: ExploreConfig
-) -> pd.DataFrame:
-    """Table 2 with controls, a row a variant: `name`, `model`; the measures of `core.sae.reconstruction`; `rank` of the
-    decoder; and with the reconstruction in the residual stream's place at paired positions, nats/token of that model:
+    bench: Bench, saes: dict[str, tuple[str, "SAE[Any]"]], layers: LayerPair, config: ExploreConfig,
+    documents: Sequence[Document] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """On the held-out split, or on `documents` of it: Table 2 with controls, a row a variant: `name`, `model`; the
+    measures of `core.sae.reconstruction`; `rank` of the decoder; and with the reconstruction in the residual stream's
+    place at paired positions, nats/token of that model:
     `loss`, `loss_clean`, `loss_ablated` (zeros in its place), `delta_loss` (loss - loss_clean) and `ce_loss_score`,
     (loss_ablated - loss) / (loss_ablated - loss_clean)."""
-    documents = bench.corpus.split("held-out")
+    documents = bench.corpus.split("held-out") if documents is None else documents
     kept: dict[str, list[Tensor]] = {"a": [], "b": []}
     limits: dict[str, float] = {}
     for docs in windows(documents):

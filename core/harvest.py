@@ -24,8 +24,9 @@ from core.errors import StitchLensError
 from core.gram import Gram, load_grams, save_grams
 from core.models import Encoded, LiveModel
 from core.pairs import LayerPair
+from core.places import user_cache
 from core.progress import Progress
-from core.store import beside, fingerprint, only_one, user_cache
+from core.store import beside, fingerprint, only_one
 
 WINDOW = 64
 """Documents read at a time."""

@@ -27,8 +27,8 @@ from pydantic import ValidationError
 
 from core.errors import StitchLensError
 from core.pairs import Frozen, get_pair
-from core.progress import STATUS_ENV
 from core.places import PRIVATE_ENV, PROJECT, user_cache
+from core.progress import STATUS_ENV
 from core.store import Workspace, beside
 from core.uploads import check_name
 
@@ -189,8 +189,8 @@ def start(
 ) -> Job:  # fmt: skip
     """Run `python -m core *args` in the background.
 
-    `command` is the program that gets `args`: any executable, for what is not a subcommand of ours. With `private`, what
-    it makes goes to that folder of one person's workspaces.
+    `command` is the program that gets `args`: any executable, for what is not a subcommand of ours. With `private`,
+    what it makes goes to that folder of one person's workspaces.
     Raises StitchLensError where a job of this pair is running: the models of one fit fill a laptop's cores.
     """
     home = _home(pair)
@@ -275,6 +275,28 @@ def start_import(
     if orientation:
         args += ["--orientation", orientation]
     return start(pair, [*args, "--json"], f"Import {name}", makes=f"stitches/{name}", private=private)
+
+
+def start_sae_import(
+    pair: str, ref: str, name: str, layer: int | None = None, private: Path | None = None
+) -> Job:  # fmt: skip
+    """Bring an SAE of A from a zip or RELEASE:ID in the background; it ends as artifact `saes/<name>` with its report
+    card.
+
+    Raises StitchLensError for a name that is taken or unfit for a file, a layer out of range, or a job already running.
+    """
+    if layer is not None:
+        get_pair(pair).check_layers(layer, 0)
+    check_name(Workspace(pair, private=private), "saes", name)
+    args = ["sae", "import", pair, ref, "--name", name] + ([] if layer is None else ["--layer", str(layer)])
+    return start(pair, [*args, "--json"], f"Import SAE {name}", makes=f"saes/{name}", private=private)
+
+
+def start_features(pair: str, sae: str, stitch: str, private: Path | None = None) -> Job:
+    """Measure every feature of an SAE of the workspace before and after transfer through a stitch, in the
+    background."""
+    args = ["features", "build", pair, "--sae", sae, "--stitch", stitch]
+    return start(pair, args, f"Features of {sae}", makes=f"features/{sae}", private=private)
 
 
 def start_build(pair: str) -> Job:

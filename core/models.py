@@ -26,7 +26,8 @@ from torch import Tensor
 
 from core.errors import StitchLensError
 from core.pairs import ModelSpec, Source
-from core.store import PROJECT, disk_faults, fingerprint, folder_beside, sha256_file, user_cache
+from core.places import PROJECT, user_cache
+from core.store import disk_faults, fingerprint, folder_beside, sha256_file
 
 MAX_TOKENS = 1024
 """Context cap in tokens of the model at hand; longer texts are cut and the cut-off rest is unpaired."""

@@ -23,8 +23,9 @@ from core.corpus import load_corpus
 from core.errors import StitchLensError
 from core.models import Runtime, keep_freed_memory, runtime
 from core.pairs import NANO_CORPUS, Frozen
+from core.places import user_cache
 from core.progress import Progress
-from core.store import beside, fingerprint, folder_beside, only_one, sha256_file, user_cache
+from core.store import beside, fingerprint, folder_beside, only_one, sha256_file
 
 FIRST = "<|endoftext|>"
 SAVE_SECONDS = 60.0

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from core.errors import StitchLensError
 from core.pairs import PAIRS, LayerPair, PairSpec, get_pair, known_pairs
-from core.store import Workspace, fingerprint, workspaces_dir
+from core.places import workspaces_dir
+from core.store import Workspace, fingerprint
 
 
 class Condition(NamedTuple):
@@ -64,6 +65,9 @@ WHAT = {
     "quality": "Variance unexplained, inversion errors",
     "controls": "Controls: stitches of shuffled pairs",
     "cards": "Report cards of imported stitches",
+    "sae_cards": "Report cards of SAEs that were brought",
+    "vectors": "Steering vectors that were brought",
+    "vector_cards": "Their report cards",
     "saes": "Sparse autoencoders of A",
     "sae_quality": "SAEs before and after transfer (Table 2)",
     "features": "Features: Eq. 10, semantic or structural",
@@ -197,6 +201,26 @@ def quality(ws: Workspace, name: str) -> dict[str, Any]:
 def card(ws: Workspace, name: str) -> dict[str, Any]:
     """The report card of an imported stitch: see `core.cards.report_card`."""
     return ws.record(f"cards/{name}")
+
+
+def vectors(ws: Workspace) -> list[str]:
+    """The steering vectors that were brought, by name."""
+    return [n.removeprefix("vectors/") for n in ws.names(prefix="vectors/")]
+
+
+def sae_card(ws: Workspace, name: str) -> dict[str, Any]:
+    """The report card of an SAE that was brought: see `core.sae_cards.sae_card`."""
+    return ws.record(f"sae_cards/{name}")
+
+
+def vector_card(ws: Workspace, name: str) -> dict[str, Any]:
+    """The report card of a vector that was brought: see `core.vector_cards.vector_card`."""
+    return ws.record(f"vector_cards/{name}")
+
+
+def cards_of_saes(ws: Workspace) -> list[str]:
+    """The SAEs that were brought, by name."""
+    return [n.removeprefix("sae_cards/") for n in ws.names(prefix="sae_cards/")]
 
 
 def others(ws: Workspace) -> tuple[tuple[str, str], ...]:

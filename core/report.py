@@ -10,7 +10,8 @@ from core import queries
 from core.corpus import wheel_folder
 from core.errors import StitchLensError
 from core.pairs import PairSpec, Source, known_pairs
-from core.store import PROJECT, Workspace, sha256_file, user_cache
+from core.places import PROJECT, user_cache
+from core.store import Workspace, sha256_file
 
 REPORTED = {"random SAE, transferred": "random", "shuffled-pair stitch": "shuffled"}
 """Short names of Table 2's controls."""

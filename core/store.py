@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from core import __version__
 from core.errors import StitchLensError
 from core.pairs import Frozen
-from core.places import PROJECT, WORKSPACES, private_dir, user_cache, workspaces_dir
+from core.places import private_dir, user_cache, workspaces_dir
 
 SCHEMA = 1
 STALE_SECONDS = 86_400
@@ -195,8 +195,8 @@ class Workspace:
         return None if self.shared is self else self.root.parent
 
     def manifest(self) -> Manifest:
-        """Everything that is here. Raises StitchLensError where a manifest is missing, broken, of another pair or from a
-        newer schema."""
+        """Everything that is here. Raises StitchLensError where a manifest is missing, broken, of another pair or
+        from a newer schema."""
         if self.shared is self:
             return self._manifest()
         artifacts: dict[str, Artifact] = {}

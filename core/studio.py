@@ -7,7 +7,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -23,6 +23,7 @@ from core.sae import load_sae
 from core.steering import STRONGEST, TURNS, Lane, Sampling, Written, encode_prompt, generate, response_losses
 from core.stitch import Stitch, load_stitch
 from core.store import beside
+from core.vector_cards import Side, home
 from core.vectors import (
     LanguageMeans,
     Means,
@@ -30,6 +31,7 @@ from core.vectors import (
     along,
     diff_mean,
     load_means,
+    load_vector,
     mean_residuals,
     means,
     moved,
@@ -40,7 +42,6 @@ from core.vectors import (
     save_vector,
 )
 
-Side = Literal["a", "b"]
 Kind = Literal["none", "own", "transferred", "random", "shuffled"]
 OTHER: dict[Side, Side] = {"a": "b", "b": "a"}
 SPEAKS = 5_000
@@ -158,8 +159,9 @@ class Studio:
     # sources
 
     def source(self, text: str) -> Source:
-        """`lang:fr`, `feature:SAE/INDEX`, `file:PATH` (`file:PATH@b:13` where the file does not say that it is for B's
-        layer 13) or `concept:POSITIVE.txt,NEGATIVE.txt` (files of text).
+        """`lang:fr`, `feature:SAE/INDEX`, `vector:NAME` (one that was brought to the workspace), `file:PATH`
+        (`file:PATH@b:13` where the file does not say that it is for B's layer 13) or
+        `concept:POSITIVE.txt,NEGATIVE.txt` (files of text).
 
         Raises StitchLensError that says what is possible.
         """
@@ -177,6 +179,10 @@ class Studio:
                     side: Side = "a" if said[2] == "a" else "b"
                     return self.file(self.open(Path(said[1]).expanduser(), side, int(said[3])))
                 return self.file(self.open(Path(rest).expanduser()))
+            case "vector":
+                makers = self.bench.workspace.entry(f"vectors/{rest}").makers
+                vector = load_vector(self.bench.workspace.path(f"vectors/{rest}"))
+                return self.file(replace(vector, makers=dict(vector.makers) | makers["of"]))
             case "concept":
                 from core.corpus import read_text
 
@@ -184,7 +190,7 @@ class Studio:
                 if len(paths) != 2:
                     raise StitchLensError(f"{len(paths)} files", "POSITIVE.txt,NEGATIVE.txt", "give both")
                 return self.concept(*(read_text(p) for p in paths))
-        raise StitchLensError(f"source '{text}'", "lang:, feature:, file: or concept:", "such as lang:fr")
+        raise StitchLensError(f"source '{text}'", "lang:, feature:, vector:, file: or concept:", "such as lang:fr")
 
     def language(self, code: str) -> Source:
         """Positive: texts in that language (`fr`, or the corpus label `fra`); negative: English."""
@@ -272,19 +278,10 @@ class Studio:
     def file(self, vector: Vector) -> Source:
         """A vector on file; on the other side z̄ is where the stitch takes A's or B's mean English residual stream with
         the component along v put to z̄."""
-        model = str(vector.makers.get("model", ""))
-        home = next((side for side in get_args(Side) if self.spec(side).key == model), None)
-        if home is None:
-            raise StitchLensError(
-                f"a vector of {model or 'no named model'}", f"{self.spec('a').key} or {self.spec('b').key}",
-                "choose the workspace of its model",
-            )  # fmt: skip
-        width = self.spec(home).d_model
-        if vector.v.shape != (width,):
-            raise StitchLensError(f"a vector of width {len(vector.v)}", f"{width}", "check the file")
+        at = home(self.bench.pair, vector)
 
         def found(side: Side, layer: int) -> Means:
-            if side == home:
+            if side == at:
                 base = self.means(side).of("eng", layer).negative
                 base = base + (vector.base - base @ vector.v) * vector.v
                 return Means(layer, base + (vector.mean - vector.base) * vector.v, base)
@@ -293,9 +290,11 @@ class Studio:
             return Means(layer, across(here.positive), across(here.negative))
 
         def own(side: Side, layer: int) -> Vector:
-            if side != home:
+            if side != at:
                 raise StitchLensError(
-                    f"a vector of {model}", f"one of {'AB'[side == 'b']}'s own", "choose the transferred lane"
+                    f"a vector of {self.spec(at).key}",
+                    f"one of {'AB'[side == 'b']}'s own",
+                    "choose the transferred lane",
                 )
             return Vector(layer, vector.v, vector.mean, vector.base, vector.makers)
 
@@ -315,8 +314,8 @@ class Studio:
         return range(first, last + 1)
 
     def vectors(self, source: Source, key: LaneKey, setting: Setting) -> tuple[Vector, ...]:
-        """What steers a lane: before each of the layers, with z̄ measured there. Raises StitchLensError where the source
-        has no such vector."""
+        """What steers a lane: before each of the layers, with z̄ measured there. Raises StitchLensError where the
+        source has no such vector."""
         side, layers = key.side, self.layers(key.side, setting)
         match key.kind:
             case "none":

@@ -21,7 +21,7 @@ PARTS: dict[Kind, tuple[str, ...]] = {
         "sae_cards", "sae_quality", "examples_a", "examples_b", "histograms_a", "histograms_b", "together_a",
         "together_b", "logits", "features", "saes",
     ),
-    "vectors": ("vectors",),
+    "vectors": ("vector_cards", "vectors"),
 }  # fmt: skip
 """The artifacts of one upload, that which makes it visible last."""
 KINDS: dict[Kind, str] = {"stitches": "stitch", "saes": "SAE", "vectors": "vector"}

@@ -43,8 +43,8 @@ class Means:
 
 @dataclass(frozen=True)
 class Vector:
-    """A direction `v` [d] of unit norm before `layer`, and `mean`, z̄ of Eq. 8: ⟨h, v⟩ over positive tokens, on average,
-    in the model that it steers (residual units)."""
+    """A direction `v` [d] of unit norm before `layer`, and `mean`, z̄ of Eq. 8: ⟨h, v⟩ over positive tokens, on
+    average, in the model that it steers (residual units)."""
 
     layer: int
     v: Float[Tensor, " d"]
@@ -116,8 +116,8 @@ def moved(vector: Vector, stitch: Stitch, direction: Direction, found: Means) ->
 
 
 def random_like(vector: Vector, found: Means, seed: int = 0) -> Vector:
-    """A control: a random direction, with z̄ as far from the negative mean's component as that of `vector` is, so that a
-    clamp changes as much."""
+    """A control: a random direction, with z̄ as far from the negative mean's component as that of `vector` is, so
+    that a clamp changes as much."""
     v = torch.randn(vector.v.shape, generator=torch.Generator().manual_seed(seed))
     v = v / v.norm()
     base = float(found.negative @ v)

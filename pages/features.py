@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 
-from core import queries
+from core import jobs, queries, uploads
 from core.errors import StitchLensError
 from core.pairs import PairSpec, get_pair
 from core.store import Workspace
@@ -43,8 +43,11 @@ def page() -> None:
             f"Features of a sparse autoencoder of :blue[{plain(pair.a.title)}], carried to "
             f":violet[{plain(pair.b.title)}] by a stitch: which do the same there?"
         )
+        frame.refusal()
         names = queries.saes(ws) if ws.exists else []
         if not names:
+            with section():
+                bring(ws, pair)
             frame.door(
                 "**No features measured yet.** This trains an SAE of A, carries it through the default stitch (Eq. 6) "
                 "and measures every feature before and after.",
@@ -66,6 +69,77 @@ def page() -> None:
             one(ws, pair, sae, table)
         with section():
             quality(ws, sae)
+        with section():
+            bring(ws, pair)
+
+
+def bring(ws: Workspace, pair: PairSpec) -> None:
+    """SAEs of one's own: the form that takes one, and the report cards of those that were brought."""
+    frame.job_panel(ws.pair)
+    brought = queries.cards_of_saes(ws) if ws.exists else []
+    for name in brought:
+        with st.expander(f"Report card of {plain(name)}", icon=":material/assignment:", expanded=len(brought) == 1):
+            card(ws, name)
+    with st.expander("Bring your own SAE", icon=":material/upload:"), st.form("bring-sae", border=False):
+        file = st.file_uploader(
+            "Zip", type=["zip"], max_upload_size=1000,
+            help=f"An SAE of {pair.a.title} as SAELens' folder (cfg.json, sae_weights.safetensors) or sparsify's "
+            "(cfg.json, sae.safetensors), zipped; at most 1 GB. Nothing in it is run.",
+        )  # fmt: skip
+        known = st.text_input(
+            "or RELEASE:ID", placeholder="gemma-scope-2-270m-pt-res:layer_9_width_16k_l0_medium", max_chars=200,
+            help="An SAE that SAELens knows by release and id; it is fetched from the hub.",
+        )  # fmt: skip
+        left, right = st.columns(2)
+        layer = left.number_input(
+            "Layer, if it does not say", 0, pair.a.n_layers - 1, None,
+            help="It reads the residual stream of A before this layer; resid_post of L is before L + 1.",
+        )  # fmt: skip
+        name = right.text_input("Name", placeholder="the file's", max_chars=64, key="sae-name")
+        if st.form_submit_button("Import"):
+            if file is None and not known.strip():
+                raise StitchLensError("no SAE", "a zip, or a release and an id", "drop one into the box")
+            ref = known.strip() if file is None else str(uploads.uploaded(file.name, file.getvalue()))
+            name = name.strip() or uploads.name_from(ref)
+            jobs.start_sae_import(ws.pair, ref, name, None if layer is None else int(layer), frame.mine())
+            st.rerun()
+        st.caption("It stays private to this browser until you keep it; the list is in the sidebar.")
+
+
+def card(ws: Workspace, name: str) -> None:
+    """The report card of an SAE that was brought, and what comes next."""
+    found = ask(queries.sae_card, ws, name)
+    frame.warnings(found["warnings"])
+    frame.cells([
+        ("Architecture", plain(found["architecture"]), f"{found['d_sae']:,} features, before layer {found['layer']}"),
+        ("Explained variance ↑", percent(found["explained_variance"], sign=False), "about the mean, held-out sample"),
+        ("Active a token", f"{found['l0']:.0f}", "L0"),
+        ("Dead ↓", percent(found["dead"], sign=False), f"over {found['n']:,.0f} positions"),
+        ("Decoder norm", f"{found['norm']:.3g}", "mean over features"),
+    ])  # fmt: skip
+    if rows := found.get("table_2"):
+        view = pd.DataFrame({
+            "SAE": [row["name"] for row in rows], "Model": [row["model"].upper() for row in rows],
+            "Explained variance ↑": [percent(row["explained_variance"], sign=False) for row in rows],
+            "Loss, nats/token ↓": [row["loss"] for row in rows], "Δ ↓": [row["delta_loss"] for row in rows],
+        })  # fmt: skip
+        st.dataframe(
+            view.style.format({"Loss, nats/token ↓": "{:.2f}", "Δ ↓": "{:+.2f}"}), hide_index=True, height="content",
+            alt="Table 2 for this SAE",
+        )  # fmt: skip
+        st.caption(
+            f"Table 2 on a few documents, through stitch {plain(found['stitch'])}: each SAE's reconstruction in the "
+            "residual stream's place. Controls: an SAE at random, and a stitch of shuffled pairs."
+        )
+    else:
+        st.markdown(f"No stitch leads from layer {found['layer']} of A yet, so it cannot cross: fit one on Stitches.")
+        return
+    if not queries.has(ws, f"features/{name}"):
+        st.markdown("Its features have not been measured before and after transfer yet; that takes some minutes.")
+        st.button(
+            "Measure its features", key=f"measure-{name}", on_click=frame.begin,
+            args=(partial(jobs.start_features, ws.pair, name, found["stitch"], ws.private),),
+        )  # fmt: skip
 
 
 def follow(table: pd.DataFrame) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 import streamlit as st
 from safetensors import safe_open
 
-from core import queries, responses
+from core import queries, responses, uploads
 from core.errors import StitchLensError
 from core.languages import LANGUAGES
 from core.pairs import PairSpec, get_pair
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LANES = ("b:none", "b:own", "b:transferred", "a:none", "a:own", "a:transferred")
 CONTROLS = ("b:random", "b:shuffled", "a:random", "a:shuffled")
 DEFAULT = ["b:none", "b:own", "b:transferred"]
-SOURCES = {"lang": "Language", "concept": "Texts", "feature": "Feature", "file": "File"}
+SOURCES = {"lang": "Language", "concept": "Texts", "feature": "Feature", "vector": "Your own"}
 PROMPT = "The best way to keep bread fresh is"
 HISTORY = 8
 WAYS = {"b": "B steered", "a": "A steered"}
@@ -234,16 +234,59 @@ def given(ws: Workspace, kind: str) -> dict[str, Any]:
                 help="v is its decoder direction; z̄ the mean component where it is active in its top contexts.",
             )  # fmt: skip
             return {"source": f"feature:{sae}/{int(index)}"}
-    file = st.file_uploader(
-        "Vector", type=["safetensors", "gguf", "json", "npy"], max_upload_size=10,
-        help="As `vector export` writes it, a GGUF control vector, Neuronpedia's JSON, or a NumPy row; at most 10 MB. "
-        "Not part of the link.",
-    )  # fmt: skip
-    side = st.segmented_control(
-        "It is for", ["as it says", "a", "b"], default="as it says", required=True, key="file_side",
-        help="A NumPy row does not say its model and layer: they are this side and the stitch's layer there.",
-    )  # fmt: skip
-    return {"source": "file", "file": file, "side": None if side == "as it says" else side}
+    known = queries.vectors(ws)
+    if (added := st.session_state.pop("added_vector", None)) in known:
+        st.session_state["vector"] = added
+    name = st.selectbox("Vector", known, key="vector", bind="query-params") if known else None
+    with section():
+        if name is not None:
+            said(ask(queries.vector_card, ws, name))
+    with section():
+        bring(ws)
+    return {"source": f"vector:{name or ''}"}
+
+
+def said(card: dict[str, Any]) -> None:
+    """The report card of a vector that was brought."""
+    near = ", ".join(f"{plain(code)} {cosine:+.2f}" for code, cosine in card.get("nearest", []))
+    through = ", ".join(f"{plain(stitch)} {cosine:.2f}" for stitch, cosine in card["crossing"].items())
+    frame.warnings(card["warnings"])
+    st.caption(
+        f"For {card['side'].upper()} before layer {card['layer']}; pushes by {card['push']:.3g}"
+        + (f", the mean residual stream is {card['size']:.3g}. Nearest languages, by cosine: {near}" if near else "")
+        + (f". Through a stitch and back, cosine with itself: {through}." if through else ".")
+    )
+
+
+def bring(ws: Workspace) -> None:
+    """A vector of one's own: checked at once and kept private."""
+    with st.expander("Bring a vector", icon=":material/upload:"), st.form("bring-vector", border=False):
+        file = st.file_uploader(
+            "File", type=["safetensors", "gguf", "json", "npy"], max_upload_size=64,
+            help="As `vector export` writes it, a GGUF control vector, Neuronpedia's JSON, or a NumPy row; at most 64 "
+            "MB.",
+        )  # fmt: skip
+        left, right = st.columns(2)
+        side = left.segmented_control(
+            "It is for", ["as it says", "a", "b"], default="as it says", required=True,
+            help="A NumPy row does not say its model and layer.",
+        )  # fmt: skip
+        layer = right.number_input("Before layer, if it does not say", 0, 1000, None)
+        name = st.text_input("Name", placeholder="the file's", max_chars=64)
+        if st.form_submit_button("Add"):
+            if file is None:
+                raise StitchLensError("no file", "a vector", "drop one into the box")
+            from core.pipeline import Bench, BuildConfig
+            from core.vector_cards import import_vector
+
+            path = uploads.uploaded(file.name, file.getvalue())
+            name = name.strip() or uploads.name_from(path.name)
+            bench = Bench(get_pair(ws.pair), BuildConfig(), frame.mine())
+            where = None if side == "as it says" else side
+            import_vector(bench, path, name, where, None if layer is None else int(layer))  # type: ignore[arg-type]
+            st.session_state["added_vector"] = name
+            st.rerun()
+        st.caption("It stays private to this browser until you keep it; the list is in the sidebar.")
 
 
 def language_codes(ws: Workspace) -> list[str]:
@@ -291,14 +334,8 @@ def resolve(chosen: dict[str, Any], here: "Studio") -> "Source":
     match chosen["kind"]:
         case "concept":
             return here.concept(chosen["plus"], chosen["minus"])
-        case "file":
-            file, side = chosen["file"], chosen["side"]
-            if file is None:
-                raise StitchLensError("no file", "a vector", "drop one into the box, or choose another source")
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / f"vector{Path(file.name).suffix.lower()}"
-                path.write_bytes(file.getvalue())
-                return here.file(here.open(path, side, here.stitched(side) if side else None))
+        case "vector" if chosen["source"] == "vector:":
+            raise StitchLensError("no vector", "one of your own", "bring one below, or choose another source")
     return here.source(chosen["source"])
 
 

@@ -181,7 +181,12 @@ def bring(ws: Workspace, a: int, b: int) -> None:
                 raise StitchLensError("no file", "a stitch", "drop one into the box")
             place = uploads.uploaded(file.name, file.getvalue())
             jobs.start_import(
-                ws.pair, place, int(layer_a), int(layer_b), name.strip() or uploads.name_from(place.name), orientation,
+                ws.pair,
+                place,
+                int(layer_a),
+                int(layer_b),
+                name.strip() or uploads.name_from(place.name),
+                orientation,
                 frame.mine(),
             )
             st.rerun()
@@ -194,10 +199,7 @@ def card(ws: Workspace, name: str) -> None:
         return
     found = ask(queries.card, ws, name)
     st.subheader("Report card", anchor="card")
-    for warning in found["warnings"]:
-        st.warning(f"{plain(warning['says'])} :small[{plain(warning['test'])}]", icon=":material/warning:")
-    if not found["warnings"]:
-        st.markdown(":material/check: Nothing looks wrong.")
+    frame.warnings(found["warnings"])
     facts = []
     for way in found["ways"]:
         facts += [

@@ -27,7 +27,7 @@ from tokenizers import models as tokenizer_models
 from core.corpus import Corpus, build_corpus, load_corpus
 from core.models import LiveModel, Runtime, load
 from core.pairs import NANO_A, NANO_B, PAIRS, LayerPair, ModelSpec, PairSpec, Source
-from core.store import PROJECT
+from core.places import PROJECT
 from core.vectors import Vector, diff_mean, means
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -10,7 +10,8 @@ from streamlit.testing.v1 import AppTest
 
 from core import jobs
 from core.corpus import Document, load_corpus
-from core.store import PROJECT, Workspace
+from core.places import PROJECT
+from core.store import Workspace
 from pages.shared import frame
 from tests.planted import MAKERS, PAIR, losses, plant, plant_features
 

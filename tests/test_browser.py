@@ -19,8 +19,9 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 from core import jobs
 from core.corpus import load_corpus
 from core.pairs import get_pair
+from core.places import PROJECT, user_cache
 from core.stitch import load_stitch
-from core.store import PROJECT, Workspace, user_cache
+from core.store import Workspace
 from tests.planted import PAIR, plant, plant_features
 
 pytestmark = pytest.mark.browser

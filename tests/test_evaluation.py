@@ -11,8 +11,9 @@ from core.evaluation import STEERED, Candidate, SteerConfig, best, evaluate, sum
 from core.languages import interval, prompts
 from core.pairs import get_pair
 from core.pipeline import Bench, BuildConfig
+from core.places import user_cache
 from core.report import report
-from core.store import Workspace, user_cache
+from core.store import Workspace
 
 CONFIG = SteerConfig(
     languages=("fr", "nl"), stitches=("L2-L3",), spans=(1, 9), strengths=(1.0, 2.0), choosing=2, prompts=4, tokens=10,

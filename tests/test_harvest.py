@@ -38,7 +38,8 @@ from core.harvest import (
 )
 from core.models import Encoded, LiveModel
 from core.pairs import LayerPair
-from core.store import only_one, user_cache
+from core.places import user_cache
+from core.store import only_one
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [LayerPair(a=1, b=2), LayerPair(a=2, b=1)]

@@ -13,7 +13,8 @@ import pytest
 
 from core import jobs
 from core.errors import StitchLensError
-from core.store import PROJECT, Workspace
+from core.places import PROJECT
+from core.store import Workspace
 
 PAIR = "smollm2-gemma3"
 PYTHON = (sys.executable, "-c")

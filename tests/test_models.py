@@ -12,7 +12,7 @@ from conftest import FLOAT32, KINDS, SCRIPTS, Tiny, TinySpec
 from core.errors import StitchLensError
 from core.models import LiveModel, load, locate, runtime, weights_hash
 from core.pairs import ModelSpec, Source
-from core.store import PROJECT
+from core.places import PROJECT
 
 
 def refuse(spec: ModelSpec) -> str:

@@ -19,9 +19,10 @@ from core.errors import StitchLensError
 from core.gram import Gram
 from core.nano import PROMPTS, NanoConfig, Size, Tokens, document_loss, epoch_rows, train_model, unigram_loss, untrained
 from core.pairs import PAIRS, LayerPair
+from core.places import PROJECT
 from core.report import report
 from core.stitch import FitConfig, fit_moments
-from core.store import PROJECT, sha256_file
+from core.store import sha256_file
 
 MODELS = PROJECT / "cache" / "models"
 LAYERS = LayerPair(a=2, b=3)

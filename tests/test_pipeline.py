@@ -13,9 +13,10 @@ from core import downstream, harvest, pipeline
 from core.errors import StitchLensError
 from core.pairs import LayerPair, PairSpec, get_pair
 from core.pipeline import Bench, BuildConfig, best_setting, build, evaluate_stitch, fit_stitch, remove_stitch
+from core.places import PROJECT
 from core.report import report
 from core.stitch import FitConfig, fit_moments, load_stitch
-from core.store import PROJECT, Workspace, only_one
+from core.store import Workspace, only_one
 
 SMALL = BuildConfig(held_out_tokens=400, select_tokens=150, svcca_positions=600, positions=3000)
 TABLE_1 = {"a", "b", "a_to_b", "b_to_a", "a_to_b_to_a", "b_to_a_to_b"}

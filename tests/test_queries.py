@@ -14,7 +14,8 @@ from core import queries
 from core.corpus import Document
 from core.errors import StitchLensError
 from core.pairs import get_pair
-from core.store import PROJECT, Workspace
+from core.places import PROJECT
+from core.store import Workspace
 from tests.planted import ALPHAS, LOSSES, MAKERS, PAIR, losses, plant, plant_features
 
 

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from core import explore, queries
 from core.cli import app
 from core.pairs import get_pair
-from core.store import WORKSPACES, Workspace
+from core.places import WORKSPACES
+from core.store import Workspace
 
 PAIRS = ("nano", "smollm2-gemma3")
 

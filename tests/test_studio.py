@@ -12,8 +12,9 @@ from gguf import GGUFReader
 from core.errors import StitchLensError
 from core.pairs import get_pair
 from core.pipeline import Bench, BuildConfig
+from core.places import PROJECT
 from core.steering import Sampling, Written
-from core.store import PROJECT, Workspace
+from core.store import Workspace
 from core.studio import LaneKey, Setting, Studio, check, export, lane_key, run_record
 from core.vectors import load_vector, random_like, save_vector
 

@@ -1,4 +1,5 @@
-"""Uploads: private to one browser until kept, never in the way of what is there, and removed only by whom they are of."""
+"""Uploads: private to one browser until kept, never in the way of what is there, and removed only by whom they are
+of."""
 
 import os
 import time
@@ -80,7 +81,7 @@ def test_kept_ones_are_everyones(mine: Workspace, shared: Workspace) -> None:
 
 
 def test_names_never_overwrite(mine: Workspace, shared: Workspace) -> None:
-    with pytest.raises(StitchLensError, match="a stitch named 'ours'.*choose another name"):
+    with pytest.raises(StitchLensError, match=r"a stitch named 'ours'.*choose another name"):
         uploads.check_name(mine, "stitches", "ours")
     for bad in ("", "../x", "a/b", ".x", "a b", "x" * 65):
         with pytest.raises(StitchLensError, match="choose another name"):
@@ -88,7 +89,7 @@ def test_names_never_overwrite(mine: Workspace, shared: Workspace) -> None:
     put(mine, "stitches/new", 2.0)
     put(shared, "stitches/new", 3.0)  # somebody else kept one of that name meanwhile
     assert value(mine, "stitches/new") == 2.0
-    with pytest.raises(StitchLensError, match="another stitch named 'new' in the workspace.*under another name"):
+    with pytest.raises(StitchLensError, match=r"another stitch named 'new' in the workspace.*under another name"):
         uploads.keep(mine, "stitches", "new")
     assert value(mine, "stitches/new") == 2.0 and value(shared, "stitches/new") == 3.0
 
@@ -129,7 +130,7 @@ def test_private_homes_are_swept_after_a_day(monkeypatch: pytest.MonkeyPatch, tm
     for home in homes.values():
         home.mkdir(parents=True)
     for token in ("old", "mine"):
-        os.utime(homes[token], (time.time() - 90_000,) * 2)
+        os.utime(homes[token], (time.time() - 90_000, time.time() - 90_000))
     assert uploads.private_home("mine") == homes["mine"]
     assert homes["fresh"].exists() and homes["mine"].exists() and not homes["old"].exists()
     assert time.time() - homes["mine"].stat().st_mtime < 60

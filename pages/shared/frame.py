@@ -6,7 +6,7 @@ import re
 import runpy
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -60,11 +60,9 @@ def ask(query: Callable[Concatenate[Workspace, P], T], ws: Workspace, *args: P.a
 
 
 @st.cache_data(max_entries=200, show_spinner=False)
-def _ask(
-    _query: Callable[..., T], name: str, at: tuple[str, str, str | None], stamp: str, args: Any, kwargs: Any
-) -> T:
+def _ask(_query: Callable[..., T], name: str, at: tuple[str, str, str | None], stamp: str, args: Any, kwargs: Any) -> T:
     pair, root, private = at
-    return _query(Workspace(pair, Path(root), private and Path(private)), *args, **kwargs)
+    return _query(Workspace(pair, Path(root), Path(private) if private else None), *args, **kwargs)
 
 
 @contextmanager
@@ -248,6 +246,14 @@ def cells(items: Sequence[tuple[str, str, str]], width: int = 156) -> None:
     with st.container(horizontal=True, gap="medium"):
         for label, value, note in items:
             st.markdown(f":small[{label}]  \n**{value}**" + (f"  \n:small[{note}]" if note else ""), width=width)
+
+
+def warnings(found: Sequence[Mapping[str, str]]) -> None:
+    """What a report card warns of, each with the test behind it."""
+    for warning in found:
+        st.warning(f"{plain(warning['says'])} :small[{plain(warning['test'])}]", icon=":material/warning:")
+    if not found:
+        st.markdown(":material/check: Nothing looks wrong.")
 
 
 def begin(start: Callable[[], jobs.Job]) -> None:
