@@ -46,6 +46,8 @@ steer = typer.Typer(
 app.add_typer(steer, name="steer")
 vector = typer.Typer(help="Steering vectors as files.", no_args_is_help=True)
 app.add_typer(vector, name="vector")
+pair_app = typer.Typer(help="Pairs of models of your own.", no_args_is_help=True)
+app.add_typer(pair_app, name="pair")
 nano = typer.Typer(help="The small within-family pair that ships with the project.", no_args_is_help=True)
 app.add_typer(nano, name="nano")
 
@@ -97,6 +99,45 @@ def pairs_command(as_json: JsonFlag = False) -> None:
     ]  # fmt: skip
     lines = [f"{r['pair']:20} {'built' if r['workspace'] else '-':6} {r['family']:14} {r['title']}" for r in rows]
     _show({"pairs": rows}, as_json, "\n".join(lines))
+
+
+@pair_app.command("new")
+@_guarded
+def pair_new_command(
+    a: Annotated[str, typer.Argument(help="Model A, the smaller: a folder, a hub id, or a key such as gemma-3-270m.")],
+    b: Annotated[str, typer.Argument(help="Model B, the larger.")],
+    key: Annotated[str | None, typer.Option(help="Name of the pair; made of both by default.")] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Pairs of layers by commas, such as 6-10; the middle of A and SVCCA's pick."),
+    ] = None,
+    corpus: Annotated[str, typer.Option(help="wheel, wheel:eng,fra, hf:NAME, or a folder or file of text.")] = "wheel",
+    positions: Annotated[int | None, typer.Option(min=1, help="Pairs of positions to fit on.")] = None,
+    look: Annotated[bool, typer.Option("--look", help="Only say what was found and what a build takes.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Add a pair: what the models are, how their tokens pair up, and what a build will take."""
+    from core import prospect
+
+    found = prospect.prospect(a, b, corpus, key, _layer_pairs(layers))
+    cost = prospect.estimate(found, positions)
+    text = prospect.as_text(found, cost)
+    if not look:
+        prospect.register(found.pair)
+        few = f" --positions {positions}" if positions else ""
+        text += f"\nAdded. Build it: python -m core build {found.pair.key}{few}"
+    _show({"found": found.model_dump(), "estimate": cost.model_dump(), "added": not look}, as_json, text)
+
+
+def _layer_pairs(text: str | None) -> tuple[LayerPair, ...]:
+    """`6-10,8-12`. Raises StitchLensError for anything else."""
+    out = []
+    for part in text.split(",") if text else ():
+        first, _, last = part.strip().partition("-")
+        if not (first.isdecimal() and last.isdecimal()):
+            raise StitchLensError(f"layers '{part}'", "a layer of A and one of B, such as 6-10", "mend it")
+        out.append(LayerPair(a=int(first), b=int(last), why="chosen by hand"))
+    return tuple(out)
 
 
 @app.command("doctor")

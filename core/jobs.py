@@ -299,8 +299,10 @@ def start_features(pair: str, sae: str, stitch: str, private: Path | None = None
     return start(pair, args, f"Features of {sae}", makes=f"features/{sae}", private=private)
 
 
-def start_build(pair: str) -> Job:
-    return start(pair, ["build", pair], f"Build {pair}")
+def start_build(pair: str, positions: int | None = None) -> Job:
+    """The whole workspace of a pair in the background; what is there and current is kept."""
+    few = [] if positions is None else ["--positions", str(positions)]
+    return start(pair, ["build", pair, *few], f"Build {pair}")
 
 
 def start_svcca(pair: str) -> Job:

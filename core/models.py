@@ -74,41 +74,23 @@ class Encoded:
         return self.ends >= 0
 
 
-class LiveModel:
-    """A validated model. Shared and read-only: everything that changes it goes through `core.hooks`."""
+class Reader:
+    """How a model reads text: its tokenizer, and the token that goes before every text."""
 
-    def __init__(self, spec: ModelSpec, bridge: Any, plain: Any, folder: Path, weights: str, where: Runtime) -> None:
-        self.spec, self.bridge, self.folder, self.weights, self.where = spec, bridge, folder, weights, where
-        self.plain = plain
-        """The same weights in transformers' own modules: one token a pass takes two thirds of the bridge's time."""
-        self.hf = bridge.original_model
-        stacks: Iterator[list[Any]] = (
-            list(m) for m in plain.base_model.modules() if isinstance(m, torch.nn.ModuleList)
-        )
-        self.plain_blocks = next((stack for stack in stacks if len(stack) == spec.n_layers), [])
-        self.body = self.hf.base_model
-        self.tokenizer = bridge.tokenizer
-        if spec.bos is not None and spec.bos not in self.tokenizer.get_vocab():
+    def __init__(self, tokenizer: Any, bos: str | None, folder: Path) -> None:
+        self.tokenizer = tokenizer
+        if bos is not None and bos not in tokenizer.get_vocab():
             raise StitchLensError(
-                f"no token {spec.bos!r} in {folder.name}", f"the first token of {spec.title}", "check the spec's `bos`"
+                f"no token {bos!r} in {folder.name}", "the first token of every text", "check the spec's `bos`"
             )
-        self._bos_text = spec.bos or self.tokenizer.bos_token
-        self.bos = None if self._bos_text is None else self.tokenizer.convert_tokens_to_ids(self._bos_text)
+        self._bos_text = bos or tokenizer.bos_token
+        self.bos = None if self._bos_text is None else tokenizer.convert_tokens_to_ids(self._bos_text)
         self.tokenizer_hash = fingerprint(
             [sha256_file(folder / "tokenizer.json")]
             if (folder / "tokenizer.json").exists()
-            else sorted(self.tokenizer.get_vocab().items())
+            else sorted(tokenizer.get_vocab().items())
         )
-        self.blocks_return_tuples = False
-        self.special = np.array(sorted(set(self.tokenizer.all_special_ids)), dtype=np.int32)
-
-    @property
-    def makers(self) -> dict[str, Any]:
-        """What an artifact records of this model."""
-        return {
-            "model": self.spec.key, "weights": self.weights, "tokenizer": self.tokenizer_hash,
-            "bos": self._bos_text, "dtype": str(self.where.dtype).removeprefix("torch."), "max_tokens": MAX_TOKENS,
-        }  # fmt: skip
+        self.special = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int32)
 
     def encode(self, texts: Sequence[str], max_tokens: int = MAX_TOKENS) -> list[Encoded]:
         """Texts to tokens with the ends of their spans. An empty text gives the first token alone."""
@@ -130,6 +112,31 @@ class LiveModel:
                 i, ends = np.insert(i, 0, self.bos), np.insert(ends, 0, -1)
             out.append(Encoded(i.astype(np.int32), ends.astype(np.int32)))
         return out
+
+
+class LiveModel(Reader):
+    """A validated model. Shared and read-only: everything that changes it goes through `core.hooks`."""
+
+    def __init__(self, spec: ModelSpec, bridge: Any, plain: Any, folder: Path, weights: str, where: Runtime) -> None:
+        self.spec, self.bridge, self.folder, self.weights, self.where = spec, bridge, folder, weights, where
+        self.plain = plain
+        """The same weights in transformers' own modules: one token a pass takes two thirds of the bridge's time."""
+        self.hf = bridge.original_model
+        stacks: Iterator[list[Any]] = (
+            list(m) for m in plain.base_model.modules() if isinstance(m, torch.nn.ModuleList)
+        )
+        self.plain_blocks = next((stack for stack in stacks if len(stack) == spec.n_layers), [])
+        self.body = self.hf.base_model
+        super().__init__(bridge.tokenizer, spec.bos, folder)
+        self.blocks_return_tuples = False
+
+    @property
+    def makers(self) -> dict[str, Any]:
+        """What an artifact records of this model."""
+        return {
+            "model": self.spec.key, "weights": self.weights, "tokenizer": self.tokenizer_hash,
+            "bos": self._bos_text, "dtype": str(self.where.dtype).removeprefix("torch."), "max_tokens": MAX_TOKENS,
+        }  # fmt: skip
 
     def pad(self, rows: Sequence[NDArray[np.int32]]) -> Int[Tensor, "rows longest"]:
         """Rows to a right-padded batch. Causal attention never looks at what comes after, so no mask is needed."""

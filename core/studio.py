@@ -180,6 +180,8 @@ class Studio:
                     return self.file(self.open(Path(said[1]).expanduser(), side, int(said[3])))
                 return self.file(self.open(Path(rest).expanduser()))
             case "vector":
+                if not rest:
+                    raise StitchLensError("no vector", "one of your own", "bring one, or choose another source")
                 makers = self.bench.workspace.entry(f"vectors/{rest}").makers
                 vector = load_vector(self.bench.workspace.path(f"vectors/{rest}"))
                 return self.file(replace(vector, makers=dict(vector.makers) | makers["of"]))

@@ -184,7 +184,8 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
                     now[key] = at
                 column.number_input(
                     f"{end.capitalize()} layer of {side.upper()}", 0, spec.n_layers - 1, key=key, bind="query-params",
-                    help=f"Steered before each layer from first to last; z̄ is measured at each. The stitch joins {at}.",
+                    help=f"Steered before each layer from first to last; z̄ is measured at each. The stitch joins "
+                    f"{at}.",
                 )  # fmt: skip
         st.segmented_control(
             "Operator", list(responses.OPERATORS), default="clamp", required=True, key="operator", bind="query-params",
@@ -331,11 +332,8 @@ def warm(pair: str) -> threading.Thread:
 
 
 def resolve(chosen: dict[str, Any], here: "Studio") -> "Source":
-    match chosen["kind"]:
-        case "concept":
-            return here.concept(chosen["plus"], chosen["minus"])
-        case "vector" if chosen["source"] == "vector:":
-            raise StitchLensError("no vector", "one of your own", "bring one below, or choose another source")
+    if chosen["kind"] == "concept":
+        return here.concept(chosen["plus"], chosen["minus"])
     return here.source(chosen["source"])
 
 

@@ -286,7 +286,7 @@ def test_a_preset_sets_everything_and_goes() -> None:
     [
         ({"prompt": "   "}, "an empty prompt"), ({"prompt": "a " * 4000}, "shorten it"),
         ({"source": "Texts", "plus": "same", "minus": "same"}, "the same text in both boxes"),
-        ({"source": "File"}, "no file"), ({"first_b": "5", "last_b": "2"}, "layers 5 to 2 of B"),
+        ({"source": "Your own"}, "no vector"), ({"first_b": "5", "last_b": "2"}, "layers 5 to 2 of B"),
     ],
 )  # fmt: skip
 def test_steering_says_what_is_wrong(query: dict[str, str], says: str) -> None:

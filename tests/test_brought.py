@@ -37,8 +37,7 @@ def folder(bench: Bench, to: Path, factor: float = 1.0, hook: str | None = None,
     if noise:
         for weight in (sae.W_enc.data, sae.W_dec.data):
             weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) / 30)
-    for bias in (sae.b_enc.data, sae.b_dec.data):
-        bias *= factor
+    sae.load_state_dict({k: v * factor if k.startswith("b_") else v for k, v in sae.state_dict().items()})
     if hook:
         sae.cfg.metadata.hook_name = hook
     sae.save_model(to / "theirs")

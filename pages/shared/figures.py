@@ -421,6 +421,22 @@ def gap_against(table: pd.DataFrame, column: str, source: str) -> go.Figure:
     return figure
 
 
+def seconds(steps: dict[str, float]) -> go.Figure:
+    """Estimated minutes of each step, in the order in which they come."""
+    c = colours()
+    names, minutes = list(steps)[::-1], [s / 60 for s in steps.values()][::-1]
+    figure = go.Figure(go.Bar(
+        x=minutes, y=names, orientation="h", marker={"color": c["control"]}, cliponaxis=False,
+        text=[f"{m:.2g} min" for m in minutes], textposition="outside",
+        hovertemplate="%{y}: %{x:.2g} min<extra></extra>",
+    ))  # fmt: skip
+    figure.update_layout(
+        height=60 + 34 * len(names), margin={"l": 8, "r": 60, "t": 8, "b": 40}, xaxis={"title": "minutes"},
+        yaxis={"automargin": True},
+    )  # fmt: skip
+    return figure
+
+
 def draw(figure: go.Figure, caption: str, key: str, alt: str, **kwargs: Any) -> Any:
     """The figure, then its caption: equation or figure in the paper, sample size, control."""
     drawn = st.plotly_chart(figure, key=key, config=QUIET, alt=alt, **kwargs)
