@@ -142,10 +142,21 @@ def _layer_pairs(text: str | None) -> tuple[LayerPair, ...]:
 
 @app.command("doctor")
 @_guarded
-def doctor_command(as_json: JsonFlag = False) -> None:
+def doctor_command(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Put workspaces right: rebuild what can be, set the rest aside.")
+    ] = False,
+    build: Annotated[bool, typer.Option(help="With --repair: also build again what was lost.")] = True,
+    as_json: JsonFlag = False,
+) -> None:
     """Check what is installed, which models, corpora and workspaces are found, and say what to do about each fault."""
     from core.report import doctor
 
+    if repair:
+        from core.repair import repair_all
+
+        for done in repair_all(build):
+            print(f"{done.workspace}: {done.says}", file=sys.stderr)
     checks = doctor()
     lines = []
     for c in checks:

@@ -319,6 +319,22 @@ def build(pair: PairSpec, config: BuildConfig | None = None) -> Workspace:
     return bench.workspace
 
 
+def built_with(workspace: Workspace) -> BuildConfig:
+    """The settings that a workspace was built with, as far as its artifacts tell; the defaults for the rest."""
+    known = {} if not workspace.exists else {n: a.makers for n, a in workspace.manifest().artifacts.items()}
+    fitted = [n.split("/", 1)[1] for n, m in known.items() if n.startswith("stitches/") and m.get("why") != "imported"]
+    default = BuildConfig()
+    found: dict[str, Any] = {
+        "svcca_positions": known.get("svcca", {}).get("positions", default.svcca_positions),
+        "select_tokens": known.get("study", known.get("alpha_sweep", {})).get("tokens", default.select_tokens),
+    }
+    for name in fitted:
+        if known[f"stitches/{name}"].get("why") != "chosen by hand":
+            found["positions"] = known[f"stitches/{name}"].get("positions")
+            found["held_out_tokens"] = known.get(f"downstream/{name}", {}).get("tokens", default.held_out_tokens)
+    return BuildConfig.model_validate(found)
+
+
 def remove_stitch(workspace: Workspace, name: str) -> None:
     """Take a stitch and what was measured of it out of a workspace."""
     workspace.entry(f"stitches/{name}")

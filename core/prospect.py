@@ -92,7 +92,7 @@ def look(ref: str) -> tuple[ModelSpec, Path | None]:
     if ref in known:
         return known[ref], locate(known[ref])
     folder = Path(ref).expanduser()
-    local = folder.is_dir()
+    local = bool(ref) and folder.is_dir()
     if not local and (ref.startswith((".", "/", "~")) or not HUB_ID.fullmatch(ref)):
         raise StitchLensError(
             f"no folder '{ref}'", f"a model's folder, a hub id (owner/name), or one of {', '.join(known)}",

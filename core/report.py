@@ -168,7 +168,12 @@ def doctor() -> list[dict[str, Any]]:
             faults = workspace.verify()
             state = "; ".join(faults.values()) or "all hashes right"
             found = f"{len(workspace.manifest().artifacts)} artifacts, {state}"
-            add(f"workspace {key}", not faults, found, f"restore the files, or run `python -m core build {key}`")
+            add(
+                f"workspace {key}",
+                not faults,
+                found,
+                "restore the files, or `python -m core doctor --repair` rebuilds or sets aside",
+            )
         except StitchLensError as e:
             add(f"workspace {key}", False, e.found, e.todo)
     return out

@@ -11,10 +11,11 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,11 +28,15 @@ from safetensors import SafetensorError
 
 from core import __version__
 from core.errors import StitchLensError
-from core.pairs import Frozen
+from core.pairs import SPEC, Frozen
 from core.places import private_dir, user_cache, workspaces_dir
 
 SCHEMA = 1
 STALE_SECONDS = 86_400
+PREVIOUS = ".manifest.previous.json"
+"""The manifest before the last change."""
+ASIDE = "aside"
+"""Where a repair puts what it takes out of the way."""
 WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz")
 """Endings of files that may bring weights."""
 LOCK_SECONDS = 10.0
@@ -209,8 +214,8 @@ class Workspace:
         """What lies in this folder alone, by name; nothing where there is no manifest yet."""
         return self._manifest().artifacts if (self.root / "manifest.json").exists() else {}
 
-    def _manifest(self) -> Manifest:
-        path = self.root / "manifest.json"
+    def _manifest(self, path: Path | None = None) -> Manifest:
+        path = path or self.root / "manifest.json"
         try:
             raw = json.loads(path.read_text("utf-8"))
             if not isinstance(raw, dict):
@@ -224,7 +229,11 @@ class Workspace:
             raise StitchLensError(
                 f"an unreadable manifest ({e})", "JSON", f"restore {path.name} or rebuild '{self.pair}'"
             ) from None
-        if not isinstance(schema, int) or schema > SCHEMA:
+        if not isinstance(schema, int):
+            raise StitchLensError(
+                "a manifest without schema_version", f"schema {SCHEMA}", "run `python -m core doctor --repair`"
+            )
+        if schema > SCHEMA:
             raise StitchLensError(
                 f"workspace schema {schema!r}", f"{SCHEMA} or older", "update StitchLens to the version that wrote it"
             )
@@ -258,6 +267,10 @@ class Workspace:
             raise _disk_error(e, self.root) from e
 
     def _replace_manifest(self, artifacts: dict[str, Artifact]) -> None:
+        now, part = self.root / "manifest.json", self.root / f".{secrets.token_hex(4)}.part"
+        with contextlib.suppress(OSError):  # a second name for the old one, which `restore` goes back to
+            os.link(now, part)
+            part.replace(self.root / PREVIOUS)
         text = Manifest(pair=self.pair, artifacts=dict(sorted(artifacts.items()))).model_dump_json(indent=1)
         with beside(self.root / "manifest.json") as part:
             part.write_text(text + "\n", "utf-8")
@@ -332,6 +345,50 @@ class Workspace:
             self._replace_manifest(artifacts)
             if gone:
                 _gone(self.root / gone.path)
+
+    def set_aside(self, path: Path) -> Path | None:
+        """Move a file or folder of this workspace into its folder `aside`; nothing is deleted. None where it is
+        gone."""
+        if not path.exists():
+            return None
+        to = self.root / ASIDE / datetime.now(UTC).strftime("%Y%m%dT%H%M%S") / path.relative_to(self.root)
+        with self._only_writer(), disk_faults(to):
+            to.parent.mkdir(parents=True, exist_ok=True)
+            while to.exists():
+                to = to.with_name(f"{to.name}.again")
+            path.rename(to)
+        return to
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Take artifacts out of the manifest; their files stay where they are."""
+        with self._only_writer():
+            gone = set(names)
+            self._replace_manifest({k: v for k, v in self.own().items() if k not in gone})
+
+    def restore(self) -> bool:
+        """Put the manifest before the last one in the place of a broken one, which is set aside. False where it cannot
+        be read either."""
+        previous = self.root / PREVIOUS
+        try:
+            known = self._manifest(previous).artifacts
+        except StitchLensError:
+            return False
+        self.set_aside(self.root / "manifest.json")
+        with self._only_writer():
+            self._replace_manifest(known)
+        return True
+
+    def strays(self) -> list[Path]:
+        """Files and folders in the place of artifacts that no manifest names: what a killed writer left, or a person
+        put there."""
+        named = {self.root / a.path for a in self.own().values()}
+        beside_them = {"manifest.json", PREVIOUS, ".lock", SPEC, ASIDE}
+        out = []
+        for path in sorted(self.root.rglob("*")):
+            inside = path in named or any(p in named for p in path.parents) or any(path in n.parents for n in named)
+            if not inside and path.relative_to(self.root).parts[0] not in beside_them and path.is_file():
+                out.append(path)
+        return out
 
     def names(self, kind: str | None = None, prefix: str = "") -> list[str]:
         return [n for n, a in self.manifest().artifacts.items() if n.startswith(prefix) and kind in (None, a.kind)]

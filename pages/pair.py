@@ -30,12 +30,13 @@ def page() -> None:
     )
     frame.refusal()
     with section():
+        frame.job_panel(ws.pair)
+    with section():
         ask_for()
     if found := st.session_state.get("prospect"):
         with section():
             show(*found)
     with section():
-        frame.job_panel(ws.pair)
         added(ws.pair)
 
 

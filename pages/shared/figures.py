@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from core.queries import BY_KEY, STITCHED, TABLE_1
 from core.responses import KINDS
-from pages.shared.frame import NARROW, loss, percent
+from pages.shared.frame import NARROW, duration, loss, percent
 
 QUIET = {"displayModeBar": False, "scrollZoom": False}
 LEGEND = {
@@ -424,11 +424,10 @@ def gap_against(table: pd.DataFrame, column: str, source: str) -> go.Figure:
 def seconds(steps: dict[str, float]) -> go.Figure:
     """Estimated minutes of each step, in the order in which they come."""
     c = colours()
-    names, minutes = list(steps)[::-1], [s / 60 for s in steps.values()][::-1]
+    names, took = list(steps)[::-1], list(steps.values())[::-1]
     figure = go.Figure(go.Bar(
-        x=minutes, y=names, orientation="h", marker={"color": c["control"]}, cliponaxis=False,
-        text=[f"{m:.2g} min" for m in minutes], textposition="outside",
-        hovertemplate="%{y}: %{x:.2g} min<extra></extra>",
+        x=[s / 60 for s in took], y=names, orientation="h", marker={"color": c["control"]}, cliponaxis=False,
+        text=[duration(s) for s in took], textposition="outside", hovertemplate="%{y}: %{text}<extra></extra>",
     ))  # fmt: skip
     figure.update_layout(
         height=60 + 34 * len(names), margin={"l": 8, "r": 60, "t": 8, "b": 40}, xaxis={"title": "minutes"},
