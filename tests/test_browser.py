@@ -17,10 +17,11 @@ import torch
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from core import jobs
+from core.cards import read_sample
 from core.corpus import load_corpus
 from core.pairs import get_pair
+from core.pipeline import Bench, BuildConfig
 from core.places import PROJECT, user_cache
-from core.stitch import load_stitch
 from core.store import Workspace
 from tests.planted import PAIR, plant, plant_features
 
@@ -424,16 +425,19 @@ def test_three_lanes_grow_stop_and_come_back_from_the_link(visit: Callable[..., 
 def test_a_stitch_of_ones_own_gets_a_card_and_steers(
     tmp_path: Path, visit: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two nn.Linear layers, saved the ordinary way, from the file to a report card and on to a steered text."""
+    """A script of torch alone trains two nn.Linear layers and saves them the ordinary way; the page takes the file to a
+    report card, to a steered text, private to its browser until it is kept."""
     shutil.copytree(SHIPPED / "nano", tmp_path / "workspaces" / "nano")
-    ours = load_stitch(Workspace("nano", SHIPPED).path("stitches/L2-L3"))
-    up, down = torch.nn.Linear(128, 256), torch.nn.Linear(256, 128)
-    module = torch.nn.ModuleDict({"a_to_b": up, "b_to_a": down})
-    with torch.no_grad():
-        for layer, p, bias in ((up, ours.P_up, ours.b_up), (down, ours.P_down, ours.b_down)):
-            layer.weight.copy_(p.T)
-            layer.bias.copy_(bias)
-    torch.save(module.state_dict(), tmp_path / "from-torch.pt")
+    bench = Bench(get_pair("nano"), BuildConfig())
+    rows = read_sample(bench.a, bench.b, bench.corpus.split("fit"), 8000)
+    torch.save({"h_a": rows.h_a[2], "h_b": rows.h_b[3]}, tmp_path / "rows.pt")
+    script = PROJECT / "examples" / "train_stitch.py"
+    names = {
+        line.split()[1].split(".")[0] for line in script.read_text().split("\n") if re.match("(import|from) ", line)
+    }
+    assert names == {"sys", "torch"}
+    files = [str(tmp_path / "rows.pt"), str(tmp_path / "from-torch.pt")]
+    subprocess.run([sys.executable, str(script), *files], check=True, cwd=tmp_path, capture_output=True)
     monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
     with no_job_left(), serving(tmp_path / "workspaces", tmp_path / "cache") as url:
         page = visit(f"{url}/stitches?pair=nano")
@@ -446,10 +450,22 @@ def test_a_stitch_of_ones_own_gets_a_card_and_steers(
         expect(page.get_by_text("Nothing looks wrong")).to_be_visible()
         settled(page)
         page.screenshot(path=tmp_path / "card.png", full_page=True)
+        other = visit(f"{url}/stitches?pair=nano&stitch=from-torch")
+        expect(other.get_by_text("No stitch named from-torch here")).to_be_visible()
+        assert other.get_by_text("Brought here").count() == 0 and other.get_by_text("from-torch is done").count() == 0
         page.goto(f"{url}/steering?pair=nano&stitch=from-torch&tokens=6")
         settled(page)
         page.locator(".st-key-go button").first.click()
         expect(page.locator(".st-key-columns")).to_contain_text("tokens/s", timeout=60_000)
         settled(page)
         assert len(lengths(page)) == 3
+        page.get_by_text("Brought here (1)").click()
+        expect(page.get_by_text("private to this browser")).to_be_visible()
+        page.screenshot(path=tmp_path / "brought.png")
+        page.get_by_role("button", name="Keep in workspace").click()
+        expect(page.get_by_text("kept in the workspace")).to_be_visible()
+        assert "stitches/from-torch" in Workspace("nano", tmp_path / "workspaces").names()
+        other.goto(f"{url}/stitches?pair=nano&stitch=from-torch")
+        expect(other.locator("h2")).to_have_text("from-torch")
+        other.close()
         page.close()

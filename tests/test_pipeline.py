@@ -11,9 +11,10 @@ from conftest import Tiny
 
 from core import downstream, harvest, pipeline
 from core.errors import StitchLensError
-from core.pairs import LayerPair, PairSpec, get_pair
+from core.pairs import PAIRS, LayerPair, PairSpec, get_pair
 from core.pipeline import Bench, BuildConfig, best_setting, build, evaluate_stitch, fit_stitch, remove_stitch
 from core.places import PROJECT
+from core.repair import repair_all
 from core.report import report
 from core.stitch import FitConfig, fit_moments, load_stitch
 from core.store import Workspace, only_one
@@ -277,3 +278,18 @@ def test_the_real_pair_transfers() -> None:
     assert loss["b_to_a"] < 0.85 * min(loss["mean_ablated_a"], loss["shuffled_b_to_a"]), loss
     assert loss["a_to_b_to_a"] < 1.10 * loss["a"], loss
     assert loss["b_to_a_to_b"] < 1.25 * loss["b"], loss
+
+
+def test_what_is_lost_is_built_again_as_it_was(
+    workspace: Workspace, tiny_pair: PairSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PAIRS, "tiny", tiny_pair)
+    before = state(workspace)
+    assert pipeline.built_with(workspace) == SMALL
+    (workspace.root / workspace.entry("quality/L1-L2").path).write_text("{}")
+    (workspace.root / workspace.entry("kinds/L1-L2").path).unlink()
+    assert next(d.says for d in repair_all(rebuild=False)).startswith("kinds/L1-L2 is gone")
+    assert set(before) - set(workspace.names()) == {"quality/L1-L2", "kinds/L1-L2"}
+    assert repair_all() == [], "nothing is wrong any more"
+    pipeline.build(tiny_pair, pipeline.built_with(workspace))
+    assert state(workspace) == before and not workspace.verify(), "the same bytes again"

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import StitchLensError
-from core.pairs import PAIRS, PairSpec
-from core.pipeline import BuildConfig, build, built_with
-from core.repair import repair, repair_all
+from core.repair import repair
 from core.store import ASIDE, PREVIOUS, Workspace
 
 
@@ -91,20 +89,3 @@ def test_strays_go_aside_after_a_day(ws: Workspace) -> None:
     done = repair(ws)
     assert len(done) == 1 and "1 files" in done[0].says
     assert new.exists() and not old.exists() and b"notes of mine.txt" in everything(ws).values()
-
-
-def test_what_build_makes_is_built_again(tiny_pair: PairSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path / "workspaces"))
-    monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(PAIRS, "tiny", tiny_pair)
-    small = BuildConfig(positions=2000, held_out_tokens=300, select_tokens=200, svcca_positions=500)
-    ws = build(tiny_pair, small)
-    assert built_with(ws) == small
-    before = {n: a.sha256 for n, a in ws.manifest().artifacts.items()}
-    (ws.root / ws.entry("svcca").path).write_bytes(b"")
-    (ws.root / ws.entry("downstream/L1-L2").path).unlink()
-    done = repair_all()
-    assert [d.says for d in done][-1] == "built again" and not ws.verify()
-    after = {n: a.sha256 for n, a in ws.manifest().artifacts.items()}
-    assert after.keys() == before.keys()
-    assert {n for n in after if after[n] != before[n]} == set(), "the same bytes again"
