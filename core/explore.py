@@ -98,7 +98,7 @@ def adopt(bench: Bench, ref: str, layer: int) -> str:
             f"an SAE of {said}", f"one of {spec.title}",
             f"if that is the same model, write {spec.key} as `model_name` into the metadata of its cfg.json",
         )  # fmt: skip
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", ref.rstrip("/").split("/")[-1]).strip("-.") or "sae"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", ref.rstrip("/").split("/")[-1].removesuffix(".zip")).strip("-.") or "sae"
     makers = {"pair": bench.pair.key, "a": bench.a.makers, "layer_a": layer, "from": sae_hash(sae), "name": name}
     if not bench.current(f"saes/{name}", makers):
         _keep(bench, name, sae, makers)

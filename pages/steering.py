@@ -15,6 +15,7 @@ import streamlit as st
 from safetensors import safe_open
 
 from core import queries, responses
+from core.archives import LARGEST_VECTOR, MB
 from core.errors import StitchLensError
 from core.languages import LANGUAGES
 from core.pairs import PairSpec, get_pair
@@ -235,9 +236,9 @@ def given(ws: Workspace, kind: str) -> dict[str, Any]:
             )  # fmt: skip
             return {"source": f"feature:{sae}/{int(index)}"}
     file = st.file_uploader(
-        "Vector", type=["safetensors", "gguf", "json", "npy"], max_upload_size=10,
-        help="As `vector export` writes it, a GGUF control vector, Neuronpedia's JSON, or a NumPy row; at most 10 MB. "
-        "Not part of the link.",
+        "Vector", type=["safetensors", "gguf", "json", "npy"], max_upload_size=LARGEST_VECTOR // MB,
+        help="As `vector export` writes it, a GGUF control vector, Neuronpedia's JSON, or a NumPy row; at most "
+        f"{LARGEST_VECTOR // MB} MB. Not part of the link.",
     )  # fmt: skip
     side = st.segmented_control(
         "It is for", ["as it says", "a", "b"], default="as it says", required=True, key="file_side",
