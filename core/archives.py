@@ -9,7 +9,7 @@ import math
 import re
 import struct
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
@@ -81,7 +81,9 @@ def fits(shapes: Collection[Collection[int]], limit: int, name: str) -> None:
     """Raises StitchLensError where tensors of these shapes are over `limit` bytes as float32, or one has no width."""
     for shape in shapes:
         if 0 in shape:
-            raise StitchLensError(f"a tensor of shape {tuple(shape)} in {name}", "widths above 0", "check how it was made")
+            raise StitchLensError(
+                f"a tensor of shape {tuple(shape)} in {name}", "widths above 0", "check how it was made"
+            )
     if (size := 4 * sum(math.prod(shape) for shape in shapes)) > limit:
         raise StitchLensError(f"numbers of {size:,} bytes as float32 in {name}", f"at most {limit:,}",
                               "save only the weights")  # fmt: skip
@@ -107,11 +109,10 @@ def parse_json(raw: bytes, name: str, limit: int = LONGEST_JSON) -> dict[str, An
         raise fault(f"{len(raw):,} bytes of JSON, over {limit:,},")
     try:
         text = raw.decode("utf-8-sig")
-        depth = 0
-        for found in re.finditer(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', text, re.S):
-            depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
-            if depth > NESTED:
-                raise fault(f"brackets nested over {NESTED} deep")
+        bare = np.frombuffer(re.sub(r'"(?:[^"\\]++|\\.)*+"?', "", text, flags=re.S).encode(), dtype=np.uint8)
+        opened = np.isin(bare, [ord("["), ord("{")]).astype(np.int32) - np.isin(bare, [ord("]"), ord("}")])
+        if np.cumsum(opened).max(initial=0) > NESTED:
+            raise fault(f"brackets nested over {NESTED} deep")
         value = json.loads(text, object_pairs_hook=once, parse_constant=constant)
     except ValueError as e:
         raise fault(f"no JSON ({first_line(e)})") from None
@@ -123,8 +124,8 @@ def parse_json(raw: bytes, name: str, limit: int = LONGEST_JSON) -> dict[str, An
 def safetensors_header(path: Path, limit: int, name: str | None = None) -> dict[str, Claim]:
     """Names, dtypes and shapes that a safetensors file claims, each compared with the bytes that there are.
 
-    Raises StitchLensError for a header that is long, damaged or names a tensor twice, for what is not real numbers, has no
-    width, lies outside the file or is over `limit` bytes as float32.
+    Raises StitchLensError for a header that is long, damaged or names a tensor twice, for what is not real numbers, has
+    no width, lies outside the file or is over `limit` bytes as float32.
     """
     name = name or path.name
     with path.open("rb") as f:
@@ -153,7 +154,7 @@ def safetensors_header(path: Path, limit: int, name: str | None = None) -> dict[
         if 0 in shape:
             raise StitchLensError(f"{here} of shape {tuple(shape)}", "widths above 0", "check how it was made")
         if math.prod(shape) * BITS[dtype] // 8 != place[1] - place[0] or place[1] > body:
-            raise StitchLensError(f"{here} of shape {str(tuple(shape))[:60]} from byte {place[0]} to {place[1]} of {body:,}",
+            raise StitchLensError(f"{here} of shape {str(tuple(shape))[:60]} at bytes {place[0]} to {place[1]} of {body:,}",
                                   "as many bytes as the shape says, within the file", "save it again")  # fmt: skip
         out[key] = Claim(dtype, tuple(shape))
     fits([claim.shape for claim in out.values()], limit, name)
@@ -206,22 +207,28 @@ def zip_members(path: Path, limit: int) -> list[zipfile.ZipInfo]:
         if member.file_size > max(RATIO * member.compress_size, 4096):
             raise StitchLensError(f"{part} that grows {RATIO} times and more", "weights", "do not use it")
     if (total := sum(member.file_size for member in members)) > limit:
-        raise StitchLensError(f"{name}, which unpacks to {total:,} bytes", f"at most {limit:,}", "save only the weights")
+        raise StitchLensError(
+            f"{name}, which unpacks to {total:,} bytes", f"at most {limit:,}", "save only the weights"
+        )
     return members
 
 
 def unzip(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, name: str) -> None:
-    """Write one part to `target`, never more than it claims. Raises StitchLensError where it is damaged."""
+    """Write one part to `target`, never more than it claims. Raises StitchLensError where it is damaged, OSError where
+    `target` cannot be written."""
+    with target.open("wb") as out:
+        for piece in _pieces(archive, member, name):
+            out.write(piece)
+
+
+def _pieces(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Iterator[bytes]:
+    left = member.file_size
     try:
-        with archive.open(member) as source, target.open("wb") as out:
-            left = member.file_size
+        with archive.open(member) as source:
             while left > 0 and (piece := source.read(min(left, MB))):
-                left -= out.write(piece)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, ValueError, EOFError, NotImplementedError, RuntimeError) as e:
-        raise damaged(member, name, e) from None
-    except Exception as e:
-        if type(e).__module__ != "zlib":
-            raise
+                left -= len(piece)
+                yield piece
+    except Exception as e:  # noqa: BLE001 - zlib, zipfile and the system raise many kinds
         raise damaged(member, name, e) from None
     if left:
         raise damaged(member, name, EOFError(f"{left:,} bytes are missing"))
@@ -232,9 +239,9 @@ def damaged(member: zipfile.ZipInfo, name: str, e: BaseException) -> StitchLensE
                            "save it again")  # fmt: skip
 
 
-def read_npy(stream: IO[bytes], size: int, name: str, most: int | None = None) -> NDArray[Any]:
+def read_npy(stream: IO[bytes] | io.BufferedIOBase, size: int, name: str, most: int | None = None) -> NDArray[Any]:
     """One array of at most `most` numbers; the size that it claims is compared with the `size` in bytes that there is
-    before anything is allocated. Raises StitchLensError for what is no such array, and what NumPy raises for the rest."""
+    before anything is allocated. Raises StitchLensError for what is no such array, and what NumPy raises besides."""
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(stream, max_header_size=10_000)
@@ -244,8 +251,9 @@ def read_npy(stream: IO[bytes], size: int, name: str, most: int | None = None) -
         raise StitchLensError(f"an array of {dtype.str[:20]} under {name}", "real numbers", "save arrays of float32")
     if 0 in shape:
         raise StitchLensError(f"an array of shape {shape} under {name}", "widths above 0", "check how it was made")
-    if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize > size:
-        raise StitchLensError(f"an array of shape {str(shape)[:60]} under {name}, which has {size:,} bytes",
+    body = size - stream.tell()
+    if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize > body:
+        raise StitchLensError(f"an array of shape {str(shape)[:60]} under {name}, which has {max(body, 0):,} bytes",
                               "as many bytes as the shape says", "save it again")  # fmt: skip
     if most is not None and math.prod(shape) > most:
         raise StitchLensError(f"{math.prod(shape):,} numbers in {name}", f"at most {most:,}", "check the file")
@@ -316,4 +324,6 @@ def check_gguf(path: Path) -> None:
         if kind not in (0, 1):
             raise fault(f"{key[:60]} of GGML type {kind}", "F32 or F16")
         if not 0 < math.prod(shape) <= WIDEST or place > path.stat().st_size:
-            raise fault(f"{key[:60]} of shape {str(shape)[:60]} at byte {place:,}", f"1 to {WIDEST:,} numbers in the file")
+            raise fault(
+                f"{key[:60]} of shape {str(shape)[:60]} at byte {place:,}", f"1 to {WIDEST:,} numbers in the file"
+            )

@@ -20,7 +20,6 @@ from torch import Tensor
 from core.archives import (
     HEADER,
     LARGEST_STITCH,
-    TENSORS,
     counted,
     damaged,
     first_line,
@@ -114,10 +113,14 @@ def _torch(path: Path) -> dict[str, Tensor]:
             "save it with `safetensors.torch.save_file(model.state_dict(), path)`",
         ) from None  # fmt: skip
     tensors: dict[str, Tensor] = {}
+    most = max(m.file_size for m in members)
     for visited, (key, value) in enumerate(_flat(found, path.name)):
         if visited >= VISITED:
             raise StitchLensError(f"over {VISITED:,} values in {path.name}", "a state_dict", "save the weights alone")
         if value is not None:
+            if value.device.type == "cpu" and value.untyped_storage().nbytes() > most:
+                raise StitchLensError(f"{key[:60]} in {path.name}, which claims more bytes than any part has",
+                                      "a whole file", "save it again")  # fmt: skip
             tensors[key] = value
             counted(len(tensors), path.name)
     return tensors
@@ -144,7 +147,9 @@ def _flat(value: Any, name: str, prefix: str = "", depth: int = 0) -> Iterator[t
         yield prefix or "weight", value.detach()
         return
     yield prefix, None
-    inside = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    inside = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    )
     for key, item in inside:
         yield from _flat(item, name, f"{prefix}.{str(key)[:60]}" if prefix else str(key)[:60], depth + 1)
 
@@ -159,6 +164,8 @@ def _npz(path: Path) -> dict[str, Tensor]:
             try:
                 with archive.open(member) as part:
                     value = read_npy(part, member.file_size, f"{key[:60]} of {path.name}")
+                    if part.read(1):  # at its end the part's checksum is compared
+                        raise ValueError("bytes after the array")
             except StitchLensError:
                 raise
             except Exception as e:  # noqa: BLE001 - zlib, NumPy and the header's parser raise many kinds

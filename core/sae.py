@@ -133,14 +133,14 @@ def _fitting(sae: "SAE[Any]", d_in: int | None) -> "SAE[Any]":
 
 
 def read_sae(path: Path, d_in: int | None = None) -> "SAE[Any]":
-    """An SAE of others from a zip or a folder, as SAELens or sparsify save one; see `clean_sae`. Raises StitchLensError."""
+    """An SAE of others from a zip or a folder as SAELens or sparsify save one. Raises StitchLensError; see `clean_sae`."""
     with tempfile.TemporaryDirectory(prefix="stitchlens-sae-") as scratch:
         return load_sae(clean_sae(path, Path(scratch) / (path.stem or "sae")), d_in)
 
 
 def open_sae(ref: str, workspace: Workspace, d_in: int | None = None) -> "SAE[Any]":
-    """`ref` is the name of an SAE of the workspace, a zip or a folder as SAELens or sparsify save one, or RELEASE:ID for
-    one that SAELens fetches.
+    """`ref` is the name of an SAE of the workspace, a zip or a folder as SAELens or sparsify save one, or RELEASE:ID
+    for one that SAELens fetches.
 
     Raises StitchLensError where it is none of these, or is for another width than `d_in`.
     """

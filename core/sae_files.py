@@ -1,7 +1,7 @@
 """An SAE that others saved, as a zip or a folder, read without trusting it: SAELens' own layout, or sparsify's.
 
-What comes out is a folder of two files that were written here: a config of what is known of it, and weights whose shapes
-are those that the config claims. Nothing else of an archive is opened, pickled files least of all.
+What comes out is a folder of two files that were written here: a config of what is known of it, and weights whose
+shapes are those that the config claims. Nothing else of an archive is opened, pickled files least of all.
 """
 
 import json
@@ -58,7 +58,7 @@ class _Config(BaseModel):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of each weight, as SAELens names them."""
         rows = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": ("b_enc", "threshold")}
-        out: dict[str, tuple[int, ...]] = {name: (self.d_sae,) for name in rows.get(self.architecture, ("b_enc",))}
+        out: dict[str, tuple[int, ...]] = dict.fromkeys(rows.get(self.architecture, ("b_enc",)), (self.d_sae,))
         return out | {"W_enc": (self.d_in, self.d_sae), "W_dec": (self.d_sae, self.d_in), "b_dec": (self.d_in,)}
 
     def write(self, folder: Path) -> None:
@@ -73,7 +73,7 @@ class _Config(BaseModel):
 def clean_sae(path: Path, into: Path) -> Path:
     """`into`, a new folder that SAELens opens, from a zip or a folder of either layout.
 
-    Raises StitchLensError that names the fault: no SAE in it, too large, a config or weights that are not what they claim.
+    Raises StitchLensError that names the fault: no SAE in it, too large, a config or weights that are not as claimed.
     """
     with disk_faults(into):
         into.mkdir(parents=True)
@@ -95,8 +95,8 @@ def _pick(names: Mapping[str, int], path: Path) -> tuple[str, str, str]:
     pairs = [(top, w) for top in tops for w in (SAELENS, SPARSIFY) if str(top / w) in names]
     if len(pairs) != 1:
         there = ", ".join(sorted(names)[:6]) or "nothing"
-        raise StitchLensError(f"{len(pairs) or 'no'} SAE{'s' if pairs else ''} in {path.name} ({there})", f"one: {LAYOUTS}",
-                              "give the file of one SAE")  # fmt: skip
+        many = f"{len(pairs)} SAEs" if pairs else "no SAE"
+        raise StitchLensError(f"{many} in {path.name} ({there})", f"one: {LAYOUTS}", "give the file of one SAE")  # fmt: skip
     top, weights = pairs[0]
     config = str(top / CONFIG)
     if names[config] > HEADER:
@@ -166,7 +166,10 @@ def _metadata(found: Mapping[str, Any]) -> dict[str, Any]:
     return {
         k: printable(v) if isinstance(v, str) else v
         for k, v in found.items()
-        if k.isidentifier() and len(k) < 64 and k != "self" and not hasattr(SAEMetadata, k)
+        if k.isidentifier()
+        and len(k) < 64
+        and k != "self"
+        and not hasattr(SAEMetadata, k)
         and (isinstance(v, str | int | None) or (isinstance(v, float) and math.isfinite(v)))
     }
 
@@ -200,7 +203,9 @@ def _sparsify(raw: bytes, weights: Path, place: str, into: Path, name: str) -> N
     if config.get("activation", "topk") != "topk":
         refused.append(f"activation {config['activation']}")
     if refused:
-        raise StitchLensError(f"{', '.join(map(str, refused))} in the {CONFIG} of {name}", "a TopK SAE", "use another SAE")
+        raise StitchLensError(
+            f"{', '.join(map(str, refused))} in the {CONFIG} of {name}", "a TopK SAE", "use another SAE"
+        )
     if (hook := PLACE.fullmatch(place)) is None and "layers" in place:
         raise StitchLensError(f"an SAE at {place}", "one of the residual stream (layers.L)", "use another SAE")
     d_in, latents = config.get("d_in"), config.get("num_latents")
@@ -214,14 +219,18 @@ def _sparsify(raw: bytes, weights: Path, place: str, into: Path, name: str) -> N
     with disk_faults(into):
         folder.mkdir()
         weights = weights.rename(folder / SPARSIFY)
-        (folder / CONFIG).write_text(json.dumps({"d_in": found.d_in, "num_latents": found.d_sae, "k": found.k}), "utf-8")
+        (folder / CONFIG).write_text(
+            json.dumps({"d_in": found.d_in, "num_latents": found.d_sae, "k": found.k}), "utf-8"
+        )
     overrides = {"dtype": "float32", "apply_b_dec_to_input": True}
     try:
         fields, state = sparsify_disk_loader(folder, "cpu", overrides)
         with safe_open(weights, "pt") as f:
             state["W_dec"] = f.get_tensor("W_dec").float()
-    except Exception as e:  # noqa: BLE001 - safetensors and SAELens raise many kinds
-        raise StitchLensError(f"no readable {SPARSIFY} in {name} ({first_line(e)})", "a whole file", "save it again") from e
+    except Exception as e:
+        raise StitchLensError(
+            f"no readable {SPARSIFY} in {name} ({first_line(e)})", "a whole file", "save it again"
+        ) from e
     fields = handle_config_defaulting(fields)
     fields["metadata"] = {"hook_name": fields["metadata"]["hook_name"] if hook else None, "layout": "sparsify"}
     with disk_faults(into):

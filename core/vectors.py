@@ -148,7 +148,8 @@ def load_vector(path: Path) -> Vector:
     """What `save_vector` wrote. Raises StitchLensError that says what the file is not."""
     claims = safetensors_header(path, LARGEST_VECTOR)
     if set(claims) != {"v"} or len(claims["v"].shape) != 1 or claims["v"].shape[0] > WIDEST:
-        raise StitchLensError(f"tensors {', '.join(f'{k} {c.shape}' for k, c in claims.items()) or 'none'} in {path.name}",
+        there = ", ".join(f"{k} {c.shape}" for k, c in claims.items()) or "none"
+        raise StitchLensError(f"tensors {there} in {path.name}",
                               f"one row `v` of at most {WIDEST:,} numbers", "export it again")  # fmt: skip
     try:
         with safe_open(path, "pt") as f:
@@ -164,7 +165,9 @@ def load_vector(path: Path) -> Vector:
     except (SafetensorError, ValueError, OSError, UnicodeError) as e:
         raise StitchLensError(f"no readable vector in {path.name} ({first_line(e)})", "one that `vector export` wrote",
                               "check the file") from e  # fmt: skip
-    if not torch.isfinite(v).all() or not np.isfinite(np.float32([mean, base])).all():
+    with np.errstate(over="ignore"):
+        sizes = np.float32([mean, base])
+    if not torch.isfinite(v).all() or not np.isfinite(sizes).all():
         raise StitchLensError(f"NaN or infinite numbers in {path.name}", "finite ones", "export it again")
     norm = float(v.norm())
     if abs(norm - 1) > 1e-3:
@@ -208,8 +211,9 @@ def open_vector(path: Path, model: str | None = None, layer: int | None = None) 
         )
     if v.ndim != 1:
         raise StitchLensError(f"numbers of shape {v.shape} in {path.name}", "one row", "save one vector")
-    norm, pushes = float(np.linalg.norm(v)), np.float32(0 if push is None else push)
-    if not np.isfinite(v).all() or not np.isfinite(np.float32(norm)) or not np.isfinite(pushes):
+    with np.errstate(over="ignore"):
+        norm, sizes = float(np.linalg.norm(v)), np.float32([np.linalg.norm(v), push or 0])
+    if not np.isfinite(v).all() or not np.isfinite(sizes).all():
         raise StitchLensError(f"NaN, infinite or vast numbers in {path.name}", "finite ones", "check the file")
     if norm < 1e-6:
         raise StitchLensError(f"a vector of norm {norm:.3g} in {path.name}", "one that is not all 0", "check the file")

@@ -1,4 +1,4 @@
-"""SAEs of others: a zip or folder of either layout opens to what was saved, and what it does is the layout's formula."""
+"""SAEs of others: a zip or folder of either layout opens to what was saved, and does as its layout says."""
 
 import json
 import zipfile
@@ -117,8 +117,10 @@ def test_the_clean_folder_holds_what_was_written_here_alone(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"transcode": True}, "transcode"), ({"skip_connection": True}, "skip_connection"), ({"signed": True}, "signed"),
-        ({"activation": "groupmax"}, "groupmax"), ({"k": WIDTH + 1}, "k 11"), ({"d_in": D + 1}, "encoder.weight of shape"),
+        ({"transcode": True}, "transcode"), ({"skip_connection": True}, "skip_connection"),
+        ({"signed": True}, "signed"),
+        ({"activation": "groupmax"}, "groupmax"), ({"k": WIDTH + 1}, "k 11"),
+        ({"d_in": D + 1}, "encoder.weight of shape"),
     ],
 )  # fmt: skip
 def test_what_sparsify_saves_besides_is_said(fields: dict[str, Any], says: str, tmp_path: Path) -> None:
