@@ -154,7 +154,7 @@ def safetensors_header(path: Path, limit: int, name: str | None = None) -> dict[
         if 0 in shape:
             raise StitchLensError(f"{here} of shape {tuple(shape)}", "widths above 0", "check how it was made")
         if math.prod(shape) * BITS[dtype] // 8 != place[1] - place[0] or place[1] > body:
-            raise StitchLensError(f"{here} of shape {str(tuple(shape))[:60]} at bytes {place[0]} to {place[1]} of {body:,}",
+            raise StitchLensError(f"{here} of shape {str(shape)[:60]} at bytes {place[0]} to {place[1]} of {body:,}",
                                   "as many bytes as the shape says, within the file", "save it again")  # fmt: skip
         out[key] = Claim(dtype, tuple(shape))
     fits([claim.shape for claim in out.values()], limit, name)
@@ -204,6 +204,9 @@ def zip_members(path: Path, limit: int) -> list[zipfile.ZipInfo]:
             raise StitchLensError(f"{part} with a password", "an open file", "save it again")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise StitchLensError(f"{part} of compression {member.compress_type}", "stored or deflated", "zip it again")
+        if member.compress_type == zipfile.ZIP_STORED and member.file_size != member.compress_size:
+            raise StitchLensError(f"{part} of {member.compress_size:,} bytes kept as {member.file_size:,}", "one size",
+                                  "save it again")  # fmt: skip
         if member.file_size > max(RATIO * member.compress_size, 4096):
             raise StitchLensError(f"{part} that grows {RATIO} times and more", "weights", "do not use it")
     if (total := sum(member.file_size for member in members)) > limit:

@@ -133,7 +133,7 @@ def _fitting(sae: "SAE[Any]", d_in: int | None) -> "SAE[Any]":
 
 
 def read_sae(path: Path, d_in: int | None = None) -> "SAE[Any]":
-    """An SAE of others from a zip or a folder as SAELens or sparsify save one. Raises StitchLensError; see `clean_sae`."""
+    """An SAE of others: a zip or a folder as SAELens or sparsify save one. Raises StitchLensError (`clean_sae`)."""
     with tempfile.TemporaryDirectory(prefix="stitchlens-sae-") as scratch:
         return load_sae(clean_sae(path, Path(scratch) / (path.stem or "sae")), d_in)
 

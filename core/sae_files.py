@@ -96,7 +96,7 @@ def _pick(names: Mapping[str, int], path: Path) -> tuple[str, str, str]:
     if len(pairs) != 1:
         there = ", ".join(sorted(names)[:6]) or "nothing"
         many = f"{len(pairs)} SAEs" if pairs else "no SAE"
-        raise StitchLensError(f"{many} in {path.name} ({there})", f"one: {LAYOUTS}", "give the file of one SAE")  # fmt: skip
+        raise StitchLensError(f"{many} in {path.name} ({there})", f"one: {LAYOUTS}", "give the file of one SAE")
     top, weights = pairs[0]
     config = str(top / CONFIG)
     if names[config] > HEADER:

@@ -166,7 +166,7 @@ def load_vector(path: Path) -> Vector:
         raise StitchLensError(f"no readable vector in {path.name} ({first_line(e)})", "one that `vector export` wrote",
                               "check the file") from e  # fmt: skip
     with np.errstate(over="ignore"):
-        sizes = np.float32([mean, base])
+        sizes = np.asarray([mean, base]).astype(np.float32)
     if not torch.isfinite(v).all() or not np.isfinite(sizes).all():
         raise StitchLensError(f"NaN or infinite numbers in {path.name}", "finite ones", "export it again")
     norm = float(v.norm())
@@ -212,7 +212,7 @@ def open_vector(path: Path, model: str | None = None, layer: int | None = None) 
     if v.ndim != 1:
         raise StitchLensError(f"numbers of shape {v.shape} in {path.name}", "one row", "save one vector")
     with np.errstate(over="ignore"):
-        norm, sizes = float(np.linalg.norm(v)), np.float32([np.linalg.norm(v), push or 0])
+        norm, sizes = float(np.linalg.norm(v)), np.asarray([np.linalg.norm(v), push or 0.0]).astype(np.float32)
     if not np.isfinite(v).all() or not np.isfinite(sizes).all():
         raise StitchLensError(f"NaN, infinite or vast numbers in {path.name}", "finite ones", "check the file")
     if norm < 1e-6:

@@ -3,8 +3,9 @@
     python -m tests.fuzz [--seconds 60] [--seed 0] [--json] [--keep FOLDER]
 
 First the corpus of tests/malformed.py, one fault a file; then files made from good and bad ones by chance: bytes
-flipped, cut, repeated, spliced, lengths and JSON edited, parts of zips changed and zipped anew. Each is read in another process.
-A refusal is a StitchLensError on one line that names the fault; a damaged file may also be accepted, if all is finite.
+flipped, cut, repeated, spliced, lengths and JSON edited, parts of zips changed and zipped anew. Each is read in
+another process. A refusal is a StitchLensError on one line that names the fault; a damaged file may be accepted
+if all is finite.
 Exit status 1 where a target is missed. `--keep` gets each failing file, with its seed, number and what was seen.
 """
 
@@ -308,12 +309,13 @@ def fuzz(
                         {"file": Path(path).name, "reader": reader, "why": f"a good file was {outcome}: {said}"}
                     )
                 bar.update()
+            begun = time.monotonic()
             bar.reset(total=round(seconds))
             bar.set_description("mutations")
             bar.unit = "s"
-            while time.monotonic() - start < seconds:
+            while time.monotonic() - begun < seconds:
                 one("mutated", *next(more))
-                bar.update(min(time.monotonic() - start, seconds) - bar.n)
+                bar.update(min(time.monotonic() - begun, seconds) - bar.n)
         finally:
             bar.close()
             worker.stop()
