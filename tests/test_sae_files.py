@@ -120,7 +120,7 @@ def test_the_clean_folder_holds_what_was_written_here_alone(tmp_path: Path) -> N
         ({"transcode": True}, "transcode"), ({"skip_connection": True}, "skip_connection"),
         ({"signed": True}, "signed"),
         ({"activation": "groupmax"}, "groupmax"), ({"k": WIDTH + 1}, "k 11"),
-        ({"d_in": D + 1}, "encoder.weight of shape"),
+        ({"d_in": D + 1}, "W_dec of shape"),
     ],
 )  # fmt: skip
 def test_what_sparsify_saves_besides_is_said(fields: dict[str, Any], says: str, tmp_path: Path) -> None:
