@@ -32,8 +32,8 @@ TENSORS = 256
 HEADER = 1_000_000
 """Bytes of what describes a file's numbers: a safetensors header, a pickled index, a zip's list of parts."""
 LONGEST_JSON = 2 * MB
-NESTED = 64
-"""Brackets of JSON within brackets."""
+NESTED, LISTS = 64, 4_000
+"""Lists and objects of JSON: within each other, and in all."""
 NAME = 200
 """Letters of a tensor's name."""
 RATIO = 200
@@ -113,6 +113,8 @@ def parse_json(raw: bytes, name: str, limit: int = LONGEST_JSON) -> dict[str, An
         opened = np.isin(bare, [ord("["), ord("{")]).astype(np.int32) - np.isin(bare, [ord("]"), ord("}")])
         if np.cumsum(opened).max(initial=0) > NESTED:
             raise fault(f"brackets nested over {NESTED} deep")
+        if np.count_nonzero(opened == 1) > LISTS:
+            raise fault(f"over {LISTS:,} lists and objects")
         value = json.loads(text, object_pairs_hook=once, parse_constant=constant)
     except ValueError as e:
         raise fault(f"no JSON ({first_line(e)})") from None

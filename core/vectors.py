@@ -146,6 +146,7 @@ def save_vector(vector: Vector, path: Path) -> None:
 
 def load_vector(path: Path) -> Vector:
     """What `save_vector` wrote. Raises StitchLensError that says what the file is not."""
+    sized(path, (".safetensors",), LARGEST_VECTOR)
     claims = safetensors_header(path, LARGEST_VECTOR)
     if set(claims) != {"v"} or len(claims["v"].shape) != 1 or claims["v"].shape[0] > WIDEST:
         there = ", ".join(f"{k} {c.shape}" for k, c in claims.items()) or "none"

@@ -118,9 +118,10 @@ class Worker:
                 self.stop()
                 self.start()
                 return "traceback", "the reading process died", time.perf_counter() - start, 0
+            took = time.perf_counter() - start
             self.stop()
             self.start()
-        return "hang", f"no answer within {self.limit_s:g} s, twice", time.perf_counter() - start, 0
+        return "hang", f"no answer within {self.limit_s:g} s, twice", took, 0
 
 
 def at_fault(case: Case, outcome: str, said: str, grown: int, limit: int) -> str | None:

@@ -686,7 +686,7 @@ def corpus(tmp: Path, canary: Path) -> list[Case]:
             "vector",
             "lists.json",
             b'{"a":[' + b"[],".replace(b"[]", b"[" * 50 + b"]" * 50) * 19_000 + b"[]]}",
-            "no modelId",
+            "lists and objects",
         )
     )
     for name, arrays, says in (
