@@ -21,6 +21,9 @@ WATCH ?= none
 # Passed on to pytest, to each benchmark (BENCH_ARGS), and the benchmarks to run (all by default).
 ARGS ?=
 BENCH_ARGS ?=
+# How long `make fuzz` damages files, and from which seed.
+SECONDS ?= 60
+SEED ?= 0
 ONLY ?= $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
 
 # Runs pip and keeps its log to what tells a person how far it is: downloads of a megabyte and more, then the last steps.
@@ -38,7 +41,7 @@ help: ## List the targets
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "Variables: PORT=8600  PYTHON=python3.12  WATCH=auto  ARGS='-k stitch -x'  ONLY=harvest  BENCH_ARGS='...'"
+	@echo "Variables: PORT=8600  PYTHON=python3.12  WATCH=auto  ARGS='-k stitch -x'  ONLY=harvest  BENCH_ARGS='...'  SECONDS=60"
 
 .PHONY: app
 app: $(RUN_STAMP) ## Set up if need be, start the app on 127.0.0.1 and print its address
@@ -52,6 +55,10 @@ test: $(DEV_STAMP) ## All tests: unit, real models, browser
 .PHONY: test-fast
 test-fast: $(DEV_STAMP) ## The tests that need neither a wheel's model nor a browser
 	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not model and not browser" $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(DEV_STAMP) ## Malformed files against every reader; SECONDS=3600 for longer, KEEP=folder for what fails
+	@$(PY) -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) $(if $(KEEP),--keep $(KEEP))
 
 .PHONY: bench
 bench: $(DEV_STAMP) ## The benchmarks, each printing the ratio it claims

@@ -1,11 +1,10 @@
 """Weights that others trained: read from a file without trusting it, and recognised as a stitch.
 
-Nothing is unpickled but what `torch.load(weights_only=True)` allows, and every size that a file claims is checked
-against the bytes it has before anything is allocated.
+Nothing is unpickled but what `torch.load(weights_only=True)` allows, and of that only what tensors need.
 """
 
-import io
-import json
+import math
+import pickletools
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -15,22 +14,29 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from core.archives import (
+    HEADER,
+    LARGEST_STITCH,
+    counted,
+    damaged,
+    first_line,
+    fits,
+    read_npy,
+    safetensors_header,
+    sized,
+    zip_members,
+)
 from core.errors import StitchLensError
 from core.stitch import Stitch
 from core.store import WEIGHT_FILES
 
-LARGEST = 1_000_000_000
-"""Bytes of a file, and of all that it unpacks to."""
-TENSORS = 256
-HEADER = 1_000_000
-"""Bytes of a safetensors header or of a pickled index."""
-RATIO = 200
-"""Most times that a part of a zip may grow."""
 DEEPEST = 6
+"""Mappings and lists within each other around a tensor."""
+VISITED = 20_000
+"""Values around the tensors of a pickled file, however often it names the same one."""
 Orientation = Literal["linear", "paper"]
 """Of matrices whose widths are equal: nn.Linear's [out, in], or the paper's [in, out]."""
 
@@ -40,66 +46,27 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises StitchLensError that names the fault: what it is not, what is too large, what is not a finite number.
     """
+    sized(path, WEIGHT_FILES, LARGEST_STITCH)
     readers: dict[str, Callable[[Path], dict[str, Tensor]]] = {".safetensors": _safetensors, ".npz": _npz}
-    name = path.name
-    if path.suffix.lower() not in WEIGHT_FILES:
-        raise StitchLensError(
-            f"'{name}'", f"a file that ends with {', '.join(WEIGHT_FILES)}", "save the weights as safetensors"
-        )
-    try:
-        size = path.stat().st_size
-    except OSError as e:
-        raise StitchLensError(f"{name} unreadable ({e.strerror})", "a readable file", "check the path") from None
-    if not path.is_file():
-        raise StitchLensError(f"{name}, which is no file", "one file", "name the file itself")
-    if size == 0:
-        raise StitchLensError(f"{name} empty", "weights", "save it again")
-    if size > LARGEST:
-        raise StitchLensError(
-            f"{name} of {size:,} bytes", f"at most {LARGEST:,}", "save only the weights of the stitch"
-        )
     tensors = readers.get(path.suffix.lower(), _torch)(path)
     if not tensors:
-        raise StitchLensError(f"no tensor in {name}", "the weights of a stitch", "save its state_dict")
-    out = {}
-    for key, value in tensors.items():
-        if value.is_complex() or value.dtype == torch.bool or value.is_quantized or value.layout != torch.strided:
-            raise StitchLensError(f"{key} of {value.dtype} in {name}", "real numbers", "save it as float32")
-        if value.numel() == 0:
-            raise StitchLensError(
-                f"{key} of shape {tuple(value.shape)} in {name}", "a width above 0", "check how it was made"
-            )
-        x = value.float()
-        if not torch.isfinite(x).all():
-            raise StitchLensError(
-                f"NaN or infinite numbers in {key} of {name}", "finite ones", "check how it was trained"
-            )
-        out[key] = x.contiguous()
-    return out
+        raise StitchLensError(f"no tensor in {path.name}", "the weights of a stitch", "save its state_dict")
+    fits([value.shape for value in tensors.values()], LARGEST_STITCH, path.name)
+    return {key: finite(value, f"{key[:60]} of {path.name}") for key, value in tensors.items()}
 
 
-def _counted(n: int, name: str) -> None:
-    if n > TENSORS:
-        raise StitchLensError(f"{n:,} tensors in {name}", f"at most {TENSORS}", "save only the stitch")
+def finite(value: Tensor, name: str) -> Tensor:
+    """As float32. Raises StitchLensError for what is not real numbers, or not finite as float32."""
+    if value.is_complex() or value.dtype == torch.bool or value.is_quantized or value.layout != torch.strided:
+        raise StitchLensError(f"{name} of {value.dtype}", "real numbers", "save it as float32")
+    x = value.float()
+    if not torch.isfinite(x).all():
+        raise StitchLensError(f"NaN or infinite numbers in {name}", "finite ones", "check how it was trained")
+    return x.contiguous()
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
-    with path.open("rb") as f:
-        length = int.from_bytes(f.read(8), "little")
-        if length > min(HEADER, path.stat().st_size):
-            raise StitchLensError(
-                f"a header of {length:,} bytes in {path.name}", f"at most {HEADER:,}", "check the file"
-            )
-        header = f.read(length)
-    try:
-        names = [k for k, _ in json.loads(header, object_pairs_hook=list) if k != "__metadata__"]
-    except (ValueError, TypeError, RecursionError):
-        raise StitchLensError(f"no safetensors header in {path.name}", "a safetensors file", "check the file") from None
-    _counted(len(names), path.name)
-    if twice := {k for k in names if names.count(k) > 1}:
-        raise StitchLensError(
-            f"{', '.join(sorted(twice))} twice in {path.name}", "each name once", "check how it was made"
-        )
+    safetensors_header(path, LARGEST_STITCH)
     try:
         with safe_open(path, "pt") as f:
             return {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - no mapping
@@ -109,115 +76,106 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def _zip(path: Path) -> zipfile.ZipFile:
-    """Opened, with every member's place and size in bounds."""
-    try:
-        archive = zipfile.ZipFile(path)
-        members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
-        what = "a PyTorch file of 1.6 or later" if path.suffix.lower() != ".npz" else "an .npz file"
-        raise StitchLensError(
-            f"no zip in {path.name} ({first_line(e)})", what, "save it again, best as safetensors"
-        ) from None
-    if len(members) > 4 * TENSORS:
-        raise StitchLensError(
-            f"{len(members):,} parts in {path.name}", f"at most {4 * TENSORS}", "save only the stitch"
-        )
-    names = [member.filename for member in members]
-    if len(set(names)) < len(names):
-        raise StitchLensError(f"parts of the same name in {path.name}", "each name once", "check how it was made")
-    for member in members:
-        place = PurePosixPath(member.filename.replace("\\", "/"))
-        if place.is_absolute() or ".." in place.parts or (member.external_attr >> 28) == 0xA:
-            raise StitchLensError(
-                f"a part '{member.filename[:60]}' in {path.name}", "parts within the file", "do not use it"
-            )
-        if member.flag_bits & 1:
-            raise StitchLensError(f"a part with a password in {path.name}", "an open file", "save it again")
-        if member.file_size > max(RATIO * member.compress_size, 4096):
-            raise StitchLensError(
-                f"a part that grows {RATIO} times and more in {path.name}", "weights", "do not use it"
-            )
-    if sum(member.file_size for member in members) > LARGEST:
-        raise StitchLensError(f"{path.name}, which unpacks to over {LARGEST:,} bytes", "less", "save only the stitch")
-    return archive
+TENSORS_NEED = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter|parameter_with_state)|torch \w+Storage|"
+    r"torch\.storage UntypedStorage|torch (Size|device|b?float\d*|u?int\d+|double|half|long)"
+)
+"""What a pickle of tensors calls; `torch.load` allows more, some of which takes memory as it is told."""
 
 
 def _torch(path: Path) -> dict[str, Tensor]:
-    with _zip(path) as archive:
-        index = [m for m in archive.infolist() if PurePosixPath(m.filename).name == "data.pkl"]
-        if len(index) != 1:
-            raise StitchLensError(
-                f"no data.pkl in {path.name}", "a file that torch.save wrote", "save it again as safetensors"
-            )
-        if index[0].file_size > HEADER:
-            raise StitchLensError(f"an index of {index[0].file_size:,} bytes in {path.name}", f"at most {HEADER:,}",
-                          "save the state_dict alone")  # fmt: skip
+    members = zip_members(path, LARGEST_STITCH)
+    index = [m for m in members if PurePosixPath(m.filename).name == "data.pkl"]
+    if len(index) != 1:
+        raise StitchLensError(f"no data.pkl, or several, in {path.name}", "a file that torch.save wrote",
+                              "save it again as safetensors")  # fmt: skip
+    if index[0].file_size > HEADER:
+        raise StitchLensError(f"an index of {index[0].file_size:,} bytes in {path.name}", f"at most {HEADER:,}",
+                              "save the state_dict alone")  # fmt: skip
+    if any(m.compress_type != zipfile.ZIP_STORED for m in members):
+        raise StitchLensError(f"compressed parts in {path.name}", "parts as torch.save stores them", "save it again")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            called = list(_called(archive.read(index[0])))
+    except Exception as e:  # noqa: BLE001 - zlib, zipfile and pickletools raise many kinds
+        raise damaged(index[0], path.name, e) from None
+    for what in called:
+        if not TENSORS_NEED.fullmatch(what):
+            raise StitchLensError(
+                f"{path.name}, which calls {what[:80].replace(' ', '.')} when it is opened", "tensors alone",
+                "save it with `safetensors.torch.save_file(model.state_dict(), path)`",
+            )  # fmt: skip
+    try:  # mapped: a tensor that claims more than its part has cannot reach beyond the file
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as e:  # noqa: BLE001 - a hostile file makes it raise anything; nothing of it has run
         raise StitchLensError(
             f"{path.name}, which is more than weights or damaged ({first_line(e)})", "a state_dict of tensors alone",
             "save it with `safetensors.torch.save_file(model.state_dict(), path)`",
         ) from None  # fmt: skip
-    tensors = dict(_flat(found, path.name))
-    _counted(len(tensors), path.name)
+    tensors: dict[str, Tensor] = {}
+    most = max(m.file_size for m in members)
+    for visited, (key, value) in enumerate(_flat(found, path.name)):
+        if visited >= VISITED:
+            raise StitchLensError(f"over {VISITED:,} values in {path.name}", "a state_dict", "save the weights alone")
+        if value is not None:
+            if value.device.type == "cpu" and value.untyped_storage().nbytes() > most:
+                raise StitchLensError(f"{key[:60]} in {path.name}, which claims more bytes than any part has",
+                                      "a whole file", "save it again")  # fmt: skip
+            tensors[key] = value
+            counted(len(tensors), path.name)
     return tensors
 
 
-def _flat(value: Any, name: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+def _called(pickled: bytes) -> Iterator[str]:
+    """'module name' of everything that a pickle calls; '?' where it hides the name."""
+    for op, value, _ in pickletools.genops(pickled):
+        if op.name == "GLOBAL":
+            yield str(value)
+        elif op.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
+            yield f"? by {op.name}"
+
+
+def _flat(value: Any, name: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor | None]]:
+    """Every value within, with its name; None for what is no tensor."""
     if depth > DEEPEST:
         raise StitchLensError(f"weights nested over {DEEPEST} deep in {name}", "a state_dict", "save it flat")
     if isinstance(value, Tensor):
-        if value.numel() * value.element_size() > LARGEST:  # an expanded view may claim more than its bytes
+        if 4 * math.prod(value.shape) > LARGEST_STITCH:  # an expanded view may claim more than its bytes
             raise StitchLensError(
                 f"{prefix or 'a tensor'} of {value.numel():,} numbers in {name}", "less", "check the file"
             )
         yield prefix or "weight", value.detach()
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flat(item, name, f"{prefix}.{key}" if prefix else str(key), depth + 1)
-    elif isinstance(value, list | tuple):
-        for k, item in enumerate(value):
-            yield from _flat(item, name, f"{prefix}.{k}" if prefix else str(k), depth + 1)
+        return
+    yield prefix, None
+    inside = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    )
+    for key, item in inside:
+        yield from _flat(item, name, f"{prefix}.{str(key)[:60]}" if prefix else str(key)[:60], depth + 1)
 
 
 def _npz(path: Path) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
-    with _zip(path) as archive:
-        _counted(len(archive.infolist()), path.name)
-        for member in archive.infolist():
+    members = zip_members(path, LARGEST_STITCH)
+    counted(len(members), path.name)
+    with zipfile.ZipFile(path) as archive:
+        for member in members:
             key = member.filename.removesuffix(".npy")
             try:
-                raw = archive.read(member)
-                value = read_npy(io.BytesIO(raw), len(raw), f"{key} in {path.name}")
-                out[key] = torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
+                with archive.open(member) as part:
+                    value = read_npy(part, member.file_size, f"{key[:60]} of {path.name}")
+                    if part.read(1):  # at its end the part's checksum is compared
+                        raise ValueError("bytes after the array")
             except StitchLensError:
                 raise
             except Exception as e:  # noqa: BLE001 - zlib, NumPy and the header's parser raise many kinds
                 raise StitchLensError(
                     f"no readable array {key[:60]} in {path.name} ({first_line(e)})", "numbers", "save it again"
                 ) from None
+            fits([value.shape, *(t.shape for t in out.values())], LARGEST_STITCH, path.name)
+            with np.errstate(over="ignore"):
+                out[key] = torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
     return out
-
-
-def read_npy(stream: io.BufferedIOBase, size: int, name: str) -> NDArray[Any]:
-    """One array of numbers; the size that it claims is compared with the `size` in bytes that there is before anything
-    is allocated. Raises StitchLensError for pickled objects, and what NumPy raises for the rest."""
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream, max_header_size=10_000)
-    if dtype.hasobject:
-        raise StitchLensError(f"pickled objects under {name}", "numbers", "save arrays of float32")
-    if dtype.kind not in "fiu" or int(np.prod(shape, dtype=object)) * dtype.itemsize > size:
-        raise ValueError(f"{dtype} of shape {shape} in {size:,} bytes")
-    stream.seek(0)
-    return np.load(stream, allow_pickle=False)
-
-
-def first_line(e: BaseException) -> str:
-    """What an error of others says, in short."""
-    return (str(e).splitlines() or [type(e).__name__])[0][:120] or type(e).__name__
 
 
 _EDGE, _END = r"(^|[._\-/])", r"([._\-/]|$)"
@@ -246,7 +204,7 @@ def recognise(tensors: Mapping[str, Tensor], d_a: int, d_b: int, orientation: Or
     and where these are equal from the name (`weight` is nn.Linear's [out, in], `P…` the paper's [in, out]) or from
     `orientation`. Raises StitchLensError that says what was found and which forms are known.
     """
-    shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in list(tensors.items())[:8])
+    shapes = ", ".join(f"{k[:40]} {tuple(v.shape)}" for k, v in list(tensors.items())[:8])
     matrices = {k: v for k, v in tensors.items() if v.dim() == 2 and sorted(v.shape) == sorted((d_a, d_b))}
     biases = {k: v for k, v in tensors.items() if v.dim() == 1 and len(v) in (d_a, d_b)}
     if not matrices:

@@ -1,6 +1,7 @@
 """Sparse autoencoders as SAELens': trained by its trainer on recorded activations, loaded, measured (3.1, C, D)."""
 
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from core.errors import StitchLensError
 from core.harvest import Recording
 from core.pairs import Frozen
 from core.progress import Progress
+from core.sae_files import clean_sae
 from core.store import Workspace, fingerprint
 from core.transfer import at_rest, check_finite
 
@@ -130,8 +132,15 @@ def _fitting(sae: "SAE[Any]", d_in: int | None) -> "SAE[Any]":
     return sae.eval().requires_grad_(False)
 
 
+def read_sae(path: Path, d_in: int | None = None) -> "SAE[Any]":
+    """An SAE of others: a zip or a folder as SAELens or sparsify save one. Raises StitchLensError (`clean_sae`)."""
+    with tempfile.TemporaryDirectory(prefix="stitchlens-sae-") as scratch:
+        return load_sae(clean_sae(path, Path(scratch) / (path.stem or "sae")), d_in)
+
+
 def open_sae(ref: str, workspace: Workspace, d_in: int | None = None) -> "SAE[Any]":
-    """`ref` is the name of an SAE of the workspace, an SAELens folder, or RELEASE:ID for one that SAELens fetches.
+    """`ref` is the name of an SAE of the workspace, a zip or a folder as SAELens or sparsify save one, or RELEASE:ID
+    for one that SAELens fetches.
 
     Raises StitchLensError where it is none of these, or is for another width than `d_in`.
     """
@@ -139,13 +148,13 @@ def open_sae(ref: str, workspace: Workspace, d_in: int | None = None) -> "SAE[An
     if ref in known:
         return load_sae(workspace.path(f"saes/{ref}"), d_in)
     if Path(ref).expanduser().exists() or ":" not in ref:
-        if not Path(ref).expanduser().is_dir():
+        if not Path(ref).expanduser().exists():
             raise StitchLensError(
                 f"no SAE '{ref}'",
-                f"a folder, RELEASE:ID, or one of the workspace's ({', '.join(known) or 'none yet'})",
+                f"a zip or a folder, RELEASE:ID, or one of the workspace's ({', '.join(known) or 'none yet'})",
                 f"`python -m core features build {workspace.pair}` trains one",
             )  # fmt: skip
-        return load_sae(Path(ref).expanduser(), d_in)
+        return read_sae(Path(ref).expanduser(), d_in)
     from sae_lens import SAE
 
     release, _, name = ref.partition(":")

@@ -18,9 +18,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from core.archives import (
+    LARGEST_VECTOR,
+    LONGEST_JSON,
+    WIDEST,
+    check_gguf,
+    first_line,
+    parse_json,
+    read_npy,
+    safetensors_header,
+    sized,
+)
 from core.corpus import Document
-from core.errors import StitchLensError
-from core.foreign import first_line, read_npy
+from core.errors import StitchLensError, printable
 from core.harvest import OUTLIER, kept_positions, record
 from core.languages import LANGUAGES, by_language
 from core.models import Encoded, LiveModel
@@ -136,6 +146,12 @@ def save_vector(vector: Vector, path: Path) -> None:
 
 def load_vector(path: Path) -> Vector:
     """What `save_vector` wrote. Raises StitchLensError that says what the file is not."""
+    sized(path, (".safetensors",), LARGEST_VECTOR)
+    claims = safetensors_header(path, LARGEST_VECTOR)
+    if set(claims) != {"v"} or len(claims["v"].shape) != 1 or claims["v"].shape[0] > WIDEST:
+        there = ", ".join(f"{k} {c.shape}" for k, c in claims.items()) or "none"
+        raise StitchLensError(f"tensors {there} in {path.name}",
+                              f"one row `v` of at most {WIDEST:,} numbers", "export it again")  # fmt: skip
     try:
         with safe_open(path, "pt") as f:
             about = f.metadata() or {}
@@ -143,22 +159,26 @@ def load_vector(path: Path) -> Vector:
                 raise ValueError(f"format {about.get('format')!r}, not {FORMAT}")
             v = f.get_tensor("v").float()
             mean, base = float(about["mean"]), float(about["base"])
-            vector = Vector(int(about["layer"]), v, mean, base, json.loads(about["makers"]))
-    except (SafetensorError, KeyError, ValueError, OSError) as e:
-        raise StitchLensError(f"no readable vector in {path.name} ({e})", "one that `vector export` wrote",
+            makers = parse_json(about["makers"].encode(), f"the makers of {path.name}")
+            vector = Vector(_layer(about["layer"]), v, mean, base, makers)
+    except KeyError as e:
+        raise StitchLensError(f"no {e} in the header of {path.name}", "it", "export it again") from None
+    except (SafetensorError, ValueError, OSError, UnicodeError) as e:
+        raise StitchLensError(f"no readable vector in {path.name} ({first_line(e)})", "one that `vector export` wrote",
                               "check the file") from e  # fmt: skip
-    if v.dim() != 1 or not torch.isfinite(v).all() or not np.isfinite([mean, base]).all():
-        raise StitchLensError(f"a vector of shape {tuple(v.shape)}, or one that is not finite, in {path.name}",
-                              "one row of finite numbers", "export it again")  # fmt: skip
+    with np.errstate(over="ignore"):
+        sizes = np.asarray([mean, base]).astype(np.float32)
+    if not torch.isfinite(v).all() or not np.isfinite(sizes).all():
+        raise StitchLensError(f"NaN or infinite numbers in {path.name}", "finite ones", "export it again")
     norm = float(v.norm())
     if abs(norm - 1) > 1e-3:
         raise StitchLensError(f"a vector of norm {norm:.3g} in {path.name}", "norm 1", "export it again")
     return vector
 
 
-LARGEST = 64_000_000
-"""Bytes of a vector's file."""
 VECTOR_FILES = (".safetensors", ".gguf", ".json", ".npy")
+DEEPEST = 1_000
+"""Layers that a file may name."""
 
 
 def open_vector(path: Path, model: str | None = None, layer: int | None = None) -> Vector:
@@ -167,19 +187,12 @@ def open_vector(path: Path, model: str | None = None, layer: int | None = None) 
     `model` and `layer` say what the file does not (a NumPy row says neither); a control vector holds several layers.
     A vector that is not ours pushes by its own length: z̄ is that much above 0. Raises StitchLensError.
     """
-    if path.suffix not in VECTOR_FILES:
-        raise StitchLensError(f"'{path.name}'", f"a name that ends with {', '.join(VECTOR_FILES)}", "save it as one")
-    try:
-        size = path.stat().st_size
-    except OSError as e:
-        raise StitchLensError(f"{path.name} unreadable ({e.strerror})", "a readable file", "check the path") from None
-    if size > LARGEST:
-        raise StitchLensError(f"{path.name} of {size:,} bytes", f"at most {LARGEST:,}", "a vector is small: check it")
-    if path.suffix == ".safetensors":
-        return load_vector(path)
+    sized(path, VECTOR_FILES, LONGEST_JSON if path.suffix.lower() == ".json" else LARGEST_VECTOR)
     push: float | None = None
     try:
-        match path.suffix:
+        match path.suffix.lower():
+            case ".safetensors":
+                return load_vector(path)
             case ".gguf":
                 v, found_model, at = _gguf(path, layer)
             case ".json":
@@ -197,42 +210,63 @@ def open_vector(path: Path, model: str | None = None, layer: int | None = None) 
         raise StitchLensError(
             f"{path.name}, which does not say its model and layer", "both", "say them: file:PATH@b:13 for B's layer 13"
         )
-    norm = float(np.linalg.norm(v)) if v.ndim == 1 else float("nan")
-    if v.ndim != 1 or not np.isfinite(norm) or norm < 1e-6:
-        raise StitchLensError(f"a vector of shape {v.shape} and norm {norm:.3g} in {path.name}",
-                              "one row of finite numbers, not all 0", "check the file")  # fmt: skip
-    makers = {"learned": "on file", "file": path.name, "model": str(model or found_model), "layer": at}
+    if v.ndim != 1:
+        raise StitchLensError(f"numbers of shape {v.shape} in {path.name}", "one row", "save one vector")
+    with np.errstate(over="ignore"):
+        norm, sizes = float(np.linalg.norm(v)), np.asarray([np.linalg.norm(v), push or 0.0]).astype(np.float32)
+    if not np.isfinite(v).all() or not np.isfinite(sizes).all():
+        raise StitchLensError(f"NaN, infinite or vast numbers in {path.name}", "finite ones", "check the file")
+    if norm < 1e-6:
+        raise StitchLensError(f"a vector of norm {norm:.3g} in {path.name}", "one that is not all 0", "check the file")
+    makers = {"learned": "on file", "file": path.name, "model": printable(model or found_model), "layer": at}
     unit = abs(norm - 1) < 1e-3 and push is not None
     return Vector(
         at, torch.from_numpy((v / norm).astype(np.float32)), float(push or norm) if unit else norm, 0.0, makers
     )
 
 
+def _layer(value: object) -> int:
+    """A layer's number from a file. Raises ValueError."""
+    text = str(value)
+    if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) >= DEEPEST:
+        raise ValueError(f"layer {text[:40]!r}, not 0 to {DEEPEST - 1}")
+    return int(text)
+
+
 def _npy(path: Path) -> NDArray[np.float64]:
     """A NumPy row, whose claimed size was compared with the file's before anything was allocated."""
     with path.open("rb") as f:
-        return read_npy(f, path.stat().st_size, path.name).astype(np.float64).squeeze()
+        row = read_npy(f, path.stat().st_size, path.name, WIDEST).astype(np.float64)
+    return row.reshape(-1) if row.size == max(row.shape, default=1) else row
 
 
 def _neuronpedia(path: Path) -> tuple[NDArray[np.float64], str, int, float | None]:
     """(vector, model, layer, strength) of the body of Neuronpedia's `vector/new`."""
-    body = json.loads(path.read_bytes())
+    body = parse_json(path.read_bytes(), path.name)
+    for key in ("modelId", "layerNumber", "vector"):
+        if key not in body:
+            raise ValueError(f"no {key}")
     if not re.fullmatch(r"(hook_)?resid[-_]pre", str(body.get("hookType", "resid-pre"))):
-        raise ValueError(f"hookType {body['hookType']!r}, not resid-pre")
-    push = body.get("vectorDefaultSteerStrength")
-    v = np.asarray(body["vector"], dtype=np.float64)
-    return v, str(body["modelId"]), int(body["layerNumber"]), None if push is None else float(push)
+        raise ValueError(f"hookType {str(body['hookType'])[:40]!r}, not resid-pre")
+    push, row = body.get("vectorDefaultSteerStrength"), body["vector"]
+    if push is not None and type(push) not in (int, float):
+        raise ValueError(f"vectorDefaultSteerStrength {str(push)[:40]!r}, no number")
+    if not isinstance(row, list) or len(row) > WIDEST or any(type(x) not in (int, float) for x in row):
+        raise ValueError(f"under vector no list of at most {WIDEST:,} numbers")
+    v = np.asarray(row, dtype=np.float64)
+    return v, str(body["modelId"]), _layer(body["layerNumber"]), None if push is None else float(push)
 
 
 def _gguf(path: Path, layer: int | None) -> tuple[NDArray[np.float64], str, int]:
     """(direction, model hint, layer it acts before) of a control vector."""
     from gguf import GGUFReader
 
+    check_gguf(path)
     reader = GGUFReader(path)
     fields = {k: f.contents() for k, f in reader.fields.items() if k.startswith(("general.arch", "controlvector."))}
     if fields.get("general.architecture") != "controlvector":
-        raise ValueError(f"architecture {fields.get('general.architecture')!r}, not controlvector")
-    found = {int(t.name.split(".")[1]) + 1: t for t in reader.tensors if re.fullmatch(r"direction\.\d{1,4}", t.name)}
+        raise ValueError(f"architecture {str(fields.get('general.architecture'))[:40]!r}, not controlvector")
+    found = {int(t.name.split(".")[1]) + 1: t for t in reader.tensors if re.fullmatch(r"direction\.\d{1,3}", t.name)}
     if not found or (layer is not None and layer not in found):
         raise ValueError(f"directions before layers {sorted(found)}, none before {layer}")
     at = layer if layer is not None else sorted(found)[len(found) // 2]

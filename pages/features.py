@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from core import jobs, queries, uploads
+from core.archives import LARGEST_UPLOAD, MB
 from core.errors import StitchLensError
 from core.pairs import PairSpec, get_pair
 from core.store import Workspace
@@ -82,9 +83,10 @@ def bring(ws: Workspace, pair: PairSpec) -> None:
             card(ws, name)
     with st.expander("Bring your own SAE", icon=":material/upload:"), st.form("bring-sae", border=False):
         file = st.file_uploader(
-            "Zip", type=["zip"], max_upload_size=1000,
+            "Zip", type=["zip"], max_upload_size=LARGEST_UPLOAD // MB,
             help=f"An SAE of {pair.a.title} as SAELens' folder (cfg.json, sae_weights.safetensors) or sparsify's "
-            "(cfg.json, sae.safetensors), zipped; at most 1 GB. Nothing in it is run.",
+            f"(cfg.json, sae.safetensors), zipped; at most {LARGEST_UPLOAD // MB} MB, larger ones by the command line. "
+            "Nothing in it is run.",
         )  # fmt: skip
         known = st.text_input(
             "or RELEASE:ID", placeholder="gemma-scope-2-270m-pt-res:layer_9_width_16k_l0_medium", max_chars=200,

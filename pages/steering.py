@@ -15,6 +15,7 @@ import streamlit as st
 from safetensors import safe_open
 
 from core import queries, responses, uploads
+from core.archives import LARGEST_VECTOR, MB
 from core.errors import StitchLensError
 from core.languages import LANGUAGES
 from core.pairs import PairSpec, get_pair
@@ -263,9 +264,9 @@ def bring(ws: Workspace) -> None:
     """A vector of one's own: checked at once and kept private."""
     with st.expander("Bring a vector", icon=":material/upload:"), st.form("bring-vector", border=False):
         file = st.file_uploader(
-            "File", type=["safetensors", "gguf", "json", "npy"], max_upload_size=64,
-            help="As `vector export` writes it, a GGUF control vector, Neuronpedia's JSON, or a NumPy row; at most 64 "
-            "MB.",
+            "File", type=["safetensors", "gguf", "json", "npy"], max_upload_size=LARGEST_VECTOR // MB,
+            help="As `vector export` writes it, a GGUF control vector, Neuronpedia's JSON, or a NumPy row; at most "
+            f"{LARGEST_VECTOR // MB} MB.",
         )  # fmt: skip
         left, right = st.columns(2)
         side = left.segmented_control(

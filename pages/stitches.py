@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from core import jobs, queries, uploads
+from core.archives import LARGEST_STITCH, MB
 from core.errors import StitchLensError
 from core.pairs import LayerPair, PairSpec, get_pair
 from core.store import WEIGHT_FILES, Workspace
@@ -160,10 +161,10 @@ def bring(ws: Workspace, a: int, b: int) -> None:
     """A stitch of one's own: recognised, measured and kept by a background job."""
     with st.expander("Bring your own stitch", icon=":material/upload:"), st.form("bring", border=False):
         file = st.file_uploader(
-            "File", type=[e.removeprefix(".") for e in WEIGHT_FILES], max_upload_size=1000,
+            "File", type=[e.removeprefix(".") for e in WEIGHT_FILES], max_upload_size=LARGEST_STITCH // MB,
             help="Two nn.Linear layers under any sensible naming (up/down, a_to_b/b_to_a, encoder/decoder …), or P_up, "
-            "b_up, P_down, b_down; one way alone will do. safetensors, a PyTorch state_dict or .npz; at most 1 GB. "
-            "Nothing in it is run.",
+            "b_up, P_down, b_down; one way alone will do. safetensors, a PyTorch state_dict or .npz; at most "
+            f"{LARGEST_STITCH // MB} MB. Nothing in it is run.",
         )  # fmt: skip
         pair = get_pair(ws.pair)
         left, right = st.columns(2)

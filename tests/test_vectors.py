@@ -115,9 +115,9 @@ def test_bad_vector_files_are_said(french: Vector, tmp_path: Path) -> None:
             load_vector(path)
     for junk in (b"", b"junk", b"\x00" * 64):
         path.write_bytes(junk)
-        with pytest.raises(StitchLensError, match="no readable vector"):
+        with pytest.raises(StitchLensError, match=r"bad\.safetensors"):
             load_vector(path)
-    with pytest.raises(StitchLensError, match="no readable vector"):
+    with pytest.raises(StitchLensError, match=r"nowhere\.safetensors unreadable"):
         load_vector(tmp_path / "nowhere.safetensors")
 
 
@@ -173,23 +173,3 @@ def test_vectors_of_others_are_opened(french: Vector, tmp_path: Path) -> None:
         open_vector(tmp_path / "v.npy")
     with pytest.raises(StitchLensError, match="none before 5"):
         open_vector(tmp_path / "v.gguf", None, 5)
-
-
-def test_bad_vectors_of_others_are_said(tmp_path: Path) -> None:
-    files = {
-        "empty.gguf": b"", "junk.gguf": b"GGUF" + b"\xff" * 200, "zeros.gguf": b"\0" * 400, "junk.json": b"{",
-        "list.json": b"[1]", "deep.json": b"[" * 100_000, "vector.txt": b"1 2 3", "junk.safetensors": b"junk",
-        "words.json": b'{"modelId": "m", "layerNumber": 1, "vector": ["a"]}',
-        "post.json": b'{"modelId": "m", "layerNumber": 1, "vector": [1.0], "hookType": "resid-post"}',
-        "zero.json": b'{"modelId": "m", "layerNumber": 1, "vector": [0.0, 0.0]}',
-        "nan.json": b'{"modelId": "m", "layerNumber": 1, "vector": [NaN, 1.0]}', "junk.npy": b"junk",
-        "vast.npy": b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999,), }",
-    }  # fmt: skip
-    np.save(tmp_path / "matrix.npy", np.ones((3, 4)))
-    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    for name, raw in files.items():
-        (tmp_path / name).write_bytes(raw)
-    for name in [*files, "matrix.npy", "objects.npy", "missing.npy"]:
-        with pytest.raises(StitchLensError) as e:
-            open_vector(tmp_path / name, "nano-b", 1) if name.endswith("npy") else open_vector(tmp_path / name)
-        assert str(e.value).startswith("Found ") and "\n" not in str(e.value), name
