@@ -52,7 +52,7 @@ nano = typer.Typer(help="The small within-family pair that ships with the projec
 app.add_typer(nano, name="nano")
 
 PairArg = Annotated[str, typer.Argument(help="A pair from `python -m core pairs`, such as smollm2-gemma3.")]
-SaeArg = Annotated[str, typer.Option(help="An SAE of A: its name in the workspace, an SAELens folder, or RELEASE:ID.")]
+SaeArg = Annotated[str, typer.Option(help="An SAE of A: its name in the workspace, a zip or folder (SAELens, sparsify), or RELEASE:ID.")]
 StitchArg = Annotated[
     str | None, typer.Option("--stitch", help="A stitch of the workspace; the default one if not given.")
 ]
@@ -316,7 +316,7 @@ def features_build_command(
     pair: PairArg,
     stitch_name: StitchArg = None,
     sae: Annotated[
-        str | None, typer.Option(help="An SAE of A instead of training one: a name, an SAELens folder, or RELEASE:ID.")
+        str | None, typer.Option(help="An SAE of A instead of training one: a name, a zip or folder, or RELEASE:ID.")
     ] = None,
     width: Annotated[int, typer.Option(min=1, help="Features of the SAE.")] = 4096,
     k: Annotated[int, typer.Option(min=1, help="Active features a token (TopK).")] = 32,

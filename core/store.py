@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -170,6 +170,12 @@ def _disk_error(e: OSError, target: Path) -> StitchLensError:
     )
 
 
+def _leaves(path: str) -> bool:
+    """Whether a relative path leads out of its folder, or is none."""
+    parts = PurePosixPath(path.replace("\\", "/"))
+    return not path or "\0" in path or parts.is_absolute() or ".." in parts.parts
+
+
 class Workspace:
     """One pair's folder. Reads need no lock; writes take one and are atomic.
 
@@ -225,7 +231,7 @@ class Workspace:
             raise StitchLensError(
                 f"no workspace for '{self.pair}'", "a built one", f"run `python -m core build {self.pair}`"
             ) from None
-        except (ValueError, TypeError, OSError) as e:
+        except (ValueError, TypeError, OSError, RecursionError) as e:
             raise StitchLensError(
                 f"an unreadable manifest ({e})", "JSON", f"restore {path.name} or rebuild '{self.pair}'"
             ) from None
@@ -246,6 +252,10 @@ class Workspace:
                 f"schema {SCHEMA}",
                 f"rebuild with `python -m core build {self.pair}`",
             ) from None
+        if out := [a.path for a in manifest.artifacts.values() if _leaves(a.path)]:
+            raise StitchLensError(
+                f"an artifact at '{out[0][:80]}', outside the workspace", "paths within it", "do not use this workspace"
+            )
         if manifest.pair != self.pair:
             raise StitchLensError(
                 f"a manifest of pair '{manifest.pair}'", f"'{self.pair}'", "move it to its own folder"

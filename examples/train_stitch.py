@@ -37,4 +37,4 @@ def main(source: str, target: str, steps: int = 600, alpha: float = 1.0) -> None
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(sys.argv[1], sys.argv[2])

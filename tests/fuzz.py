@@ -94,13 +94,19 @@ class Worker:
         self.readers, self.warm, self.limit_s = readers, warm, limit_s
         self.start()
 
-    def start(self) -> None:
+    def start(self, tries: int = 2) -> None:
         context = mp.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs, self.readers, self.warm), daemon=True)
         self.process.start()
         theirs.close()
-        self.pipe.recv()
+        try:
+            self.pipe.recv()
+        except EOFError:  # killed while it was starting
+            if tries == 0:
+                raise
+            self.stop()
+            self.start(tries - 1)
 
     def stop(self) -> None:
         self.process.kill()

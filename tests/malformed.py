@@ -8,14 +8,17 @@ import io
 import json
 import os
 import pickle
+import shutil
 import struct
 import subprocess
+import tempfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -25,10 +28,11 @@ from torch import Tensor
 
 from core import archives
 from core.foreign import read_tensors, recognise
+from core.pairs import NANO_A, NANO_B, SPEC, SPEC_BYTES, PairSpec, get_pair
 from core.sae import read_sae
 from core.sae_files import PLACE
 from core.stitch import Stitch
-from core.store import WEIGHT_FILES
+from core.store import WEIGHT_FILES, Workspace
 from core.vectors import FORMAT, open_vector
 
 A, B = 3, 5
@@ -66,10 +70,30 @@ def read_an_sae(path: Path) -> bool:
     )
 
 
+def read_manifest(path: Path) -> bool:
+    """A workspace whose manifest is this file."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "pair").mkdir()
+        shutil.copyfile(path, Path(folder) / "pair" / "manifest.json")
+        ws = Workspace("pair", Path(folder))
+        ws.verify()
+        return all(isinstance(name, str) for name in ws.names())
+
+
+def read_spec(path: Path) -> bool:
+    """A pair that a person added, whose spec is this file."""
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"STITCHLENS_WORKSPACES": folder}):
+        (Path(folder) / "mine").mkdir()
+        shutil.copyfile(path, Path(folder) / "mine" / SPEC)
+        return get_pair("mine").key == "mine"
+
+
 READERS: dict[str, tuple[Callable[[Path], bool], int]] = {
     "stitch": (read_stitch, archives.LARGEST_STITCH),
     "vector": (read_vector, archives.LARGEST_VECTOR),
     "sae": (read_an_sae, archives.LARGEST_SAE),
+    "manifest": (read_manifest, archives.LONGEST_JSON),
+    "spec": (read_spec, SPEC_BYTES),
 }
 """Each with the most bytes that it takes."""
 
@@ -157,6 +181,13 @@ SPARSIFY: dict[str, Any] = {
 }  # fmt: skip
 
 
+MANIFEST: dict[str, Any] = {
+    "schema_version": 1, "pair": "pair",
+    "artifacts": {"quality/s": {"path": "quality/s.0.json", "sha256": "0", "bytes": 1, "kind": "record"}},
+}  # fmt: skip
+SPECIFIED = PairSpec(key="mine", title="mine", a=NANO_A, b=NANO_B, family="within-family")
+
+
 def weights(layout: str) -> Arrays:
     g = np.random.default_rng(3)
     wide = (WIDTH, D)
@@ -212,7 +243,10 @@ def good(tmp: Path) -> list[Case]:
            "hook_name": "blocks.2.hook_resid_pre", "activation_fn_str": "relu",
            "finetuning_scaling_factor": False}  # fmt: skip
     saes["old.zip"] = zipped(sae_parts("saelens") | {"cfg.json": json.dumps(old).encode()})
-    kinds = {"stitch": stitches, "vector": vectors, "sae": saes}
+    kinds = {
+        "stitch": stitches, "vector": vectors, "sae": saes, "manifest": {"good.json": json.dumps(MANIFEST).encode()},
+        "spec": {"good.json": SPECIFIED.model_dump_json().encode()},
+    }  # fmt: skip
     return [Case(reader, name, raw, None) for reader, files in kinds.items() for name, raw in files.items()]
 
 
@@ -645,6 +679,20 @@ def corpus(tmp: Path, canary: Path) -> list[Case]:
         ".json",
         faulty_json(NEURONPEDIA, ("modelId", "layerNumber", "vector"), archives.LONGEST_JSON),
     )
+    known = json.loads(SPECIFIED.model_dump_json())
+    for reader, value, says in (("manifest", MANIFEST, "manifest"), ("spec", known, "spec|pair named")):
+        faults = {k: (raw, says) for k, (raw, _) in faulty_json(value, ("pair",) * (reader == "manifest"), 0).items()}
+        faults.pop("long")
+        add(reader, "json-", ".json", faults)
+        for path in ("../../etc/hostname", "/etc/hostname", "a/../../b", "", "a\0b", "..\\..\\x"):
+            if reader == "manifest":
+                entry = MANIFEST["artifacts"]["quality/s"] | {"path": path}
+                raw = json.dumps(MANIFEST | {"artifacts": {"quality/s": entry}}).encode()
+                out.append(Case(reader, f"path-{len(out)}.json", raw, "outside the workspace"))
+    out.append(Case("spec", "large.json", SPECIFIED.model_dump_json().encode() + b" " * SPEC_BYTES, "bytes"))
+    out.append(Case("spec", "other.json", json.dumps(known | {"key": "other"}).encode(), "its own folder"))
+    out.append(Case("manifest", "newer.json", json.dumps(MANIFEST | {"schema_version": 99}).encode(), "99"))
+    out.append(Case("manifest", "other.json", json.dumps(MANIFEST | {"pair": "other"}).encode(), "of pair 'other'"))
     out.extend(Case("sae", f"{name}.zip", raw, says) for name, raw, says in faulty_saes())
     out.extend(pickles(canary))
     for field, value, says in (
