@@ -52,9 +52,7 @@ nano = typer.Typer(help="The small within-family pair that ships with the projec
 app.add_typer(nano, name="nano")
 
 PairArg = Annotated[str, typer.Argument(help="A pair from `python -m core pairs`, such as smollm2-gemma3.")]
-SaeArg = Annotated[
-    str, typer.Option(help="An SAE of A: its name in the workspace, a zip or folder (SAELens, sparsify), or RELEASE:ID.")
-]
+SaeArg = Annotated[str, typer.Option(help="An SAE of A: its name in the workspace, a zip or folder, or RELEASE:ID.")]
 StitchArg = Annotated[
     str | None, typer.Option("--stitch", help="A stitch of the workspace; the default one if not given.")
 ]
