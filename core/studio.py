@@ -55,6 +55,12 @@ class Source:
     title: str
     found: Callable[[Side, int], Means]
     own: Callable[[Side, int], Vector]
+    sides: tuple[Side, ...] = ("a", "b")
+    """Those that learn a vector by themselves."""
+
+    def has(self, key: "LaneKey") -> bool:
+        """Whether there is a vector for that lane: one that is carried was learned on the other side."""
+        return key.kind == "none" or (key.side if key.kind == "own" else OTHER[key.side]) in self.sides
 
 
 class Setting(Frozen):
@@ -246,7 +252,7 @@ class Studio:
             makers = {"learned": "SAE decoder direction", "sae": sae_name, "feature": index}
             return along(sae.W_dec[index].float(), found(side, layer), makers)
 
-        return Source(f"feature {index}", found, own)
+        return Source(f"feature {index}", found, own, ("a",))
 
     def _active(self, sae_name: str, index: int, side: Side, layer: int) -> Means:
         table = self.bench.workspace.table(f"examples_{side}/{sae_name}", feature=index)
@@ -300,7 +306,7 @@ class Studio:
                 )
             return Vector(layer, vector.v, vector.mean, vector.base, vector.makers)
 
-        return Source("vector on file", found, own)
+        return Source("vector on file", found, own, (at,))
 
     # lanes
 

@@ -353,13 +353,21 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[st
             layers_a=(now["first_a"], now["last_a"]), layers_b=(now["first_b"], now["last_b"]),
         )  # fmt: skip
         sampling = check(Sampling, **{k: now[k] for k in ("tokens", "temperature", "top_p", "repetition", "seed")})
+        source, prompt = resolve(chosen, here), now["prompt"]
+        left_out = [lane for lane in lanes if not source.has(lane_key(lane))]
+        lanes = [lane for lane in lanes if lane not in left_out]
         keys = [lane_key(lane) for lane in lanes]
-        prompt = now["prompt"]
+        if not keys:
+            side = "AB"[source.sides == ("b",)]
+            raise StitchLensError(
+                f"a vector of {side} alone", f"{side}'s own lane, or the other model's transferred one", "choose these"
+            )
         with said, st.spinner("Opening the models, once", show_time=True):
             for side in sorted({key.side for key in keys}):
                 here.model(side)  # type: ignore[arg-type]
-        source = resolve(chosen, here)
         with place:
+            if left_out:
+                st.caption(f"Left out, there is no such vector here: {', '.join(map(name_of, left_out))}.")
             boxes = columns(lanes)
         record: dict[str, Any] | None = None
         began = time.perf_counter()

@@ -82,6 +82,21 @@ def test_two_texts_make_a_concept(studio: Studio) -> None:
     assert len({w.text for w in ran(studio, source, ["b:none", "b:own", "b:transferred"]).values()}) == 3
 
 
+def test_a_source_knows_its_lanes(studio: Studio, tmp_path: Path) -> None:
+    vector = studio.vectors(studio.source("lang:fr"), LaneKey("b", "own"), Setting())[0]
+    export(vector, studio.spec("b"), "", tmp_path / "v.safetensors")
+    for text, own in (("lang:fr", "ab"), ("feature:L2-1024/3", "a"), (f"file:{tmp_path / 'v.safetensors'}", "b")):
+        source = studio.source(text)
+        for side, other in (("a", "b"), ("b", "a")):
+            for kind, needs in (("own", side), ("transferred", other), ("random", other), ("shuffled", other)):
+                key = LaneKey(side, kind)  # type: ignore[arg-type]
+                assert source.has(key) == (needs in own)
+                if not source.has(key):
+                    with pytest.raises(StitchLensError):
+                        studio.vectors(source, key, Setting())
+            assert source.has(LaneKey(side, "none"))  # type: ignore[arg-type]
+
+
 def test_an_sae_feature_steers_both_models(studio: Studio) -> None:
     table = studio.bench.workspace.table("features/L2-1024")
     index = int(table.loc[table.density_b > 0.01].feature.iloc[0])
