@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from core import jobs
 from core.corpus import Document, load_corpus
+from core.pairs import known_pairs
 from core.places import PROJECT
 from core.store import Workspace
 from pages.shared import frame
@@ -317,3 +318,47 @@ def test_no_lane_is_said() -> None:
 def test_steering_without_stitch_or_means_is_a_door(ws: Workspace) -> None:
     app = opened("steering")
     assert not app.exception and "steer eval smollm2-gemma3" in app.code[0].value
+
+
+def test_a_new_pair_is_looked_at_added_and_built_in_the_background(ws: Workspace) -> None:
+    app = opened("pair", ref_a="nano-a", ref_b="nano-b")
+    assert not app.exception and "What a build takes" not in text(app)
+    next(x for x in app.text_input if x.label == "Text").set_value("wheel:eng")
+    next(x for x in app.text_input if x.label == "Name").set_value("mine")
+    next(b for b in app.button if b.label == "Look").click().run()
+    assert not app.exception and not app.error
+    said = text(app)
+    assert "What a build takes" in said and "gpt\\_neox" in said and "within-family" in said
+    assert "mine" not in known_pairs(), "only looked at"
+    next(b for b in app.button if b.label == "Add and build").click().run()
+    job = jobs.latest("mine")
+    assert not app.exception and app.session_state["pair"] == "mine"
+    assert job is not None and job.record.command[-4:] == ("build", "mine", "--positions", "100000")
+    try:
+        next(b for b in app.button if b.label == "Pause").click().run()
+        assert job.state == "paused" and any(b.label == "Resume" for b in app.button)
+        next(b for b in app.button if b.label == "Cancel").click().run()
+        assert job.state == "cancelled" and any(b.label == "Go on" for b in app.button)
+    finally:
+        job.cancel()
+
+
+def test_what_is_wrong_with_a_new_pair_is_said(ws: Workspace) -> None:
+    app = opened("pair")
+    for a, b, says in (("", "", "name both"), ("nano-a", "/no/where", "no folder"), ("nano-a", "nano-a", "twice")):
+        app.text_input(key="ref_a").set_value(a)
+        app.text_input(key="ref_b").set_value(b)
+        next(x for x in app.button if x.label == "Look").click().run()
+        assert not app.exception and says in app.error[0].value
+
+
+def test_private_jobs_of_others_are_not_told(ws: Workspace, tmp_path: Path) -> None:
+    job = jobs.start(PAIR, ["import time; time.sleep(60)"], "Import secret-name", command=(sys.executable, "-c"),
+                     private=tmp_path / "somebody")  # fmt: skip
+    try:
+        app = opened("stitches")
+        assert not app.exception and "secret" not in text(app) and "Somebody's private job" in text(app)
+        assert not any(b.label in ("Cancel", "Pause") for b in app.button)
+    finally:
+        job.cancel()
+    assert "secret" not in text(opened("stitches"))

@@ -194,12 +194,10 @@ def _progress(job: jobs.Job, title: str) -> None:
         parts.insert(0, "**paused**")
     words.progress(share, text=f"**{title}**, {duration(job.seconds)}. {' · '.join(parts)}")
     with action.container(horizontal=True):
-        if st.button(
-            "Resume" if paused else "Pause", key=f"pause-{job.id}",
+        st.button(
+            "Resume" if paused else "Pause", key=f"pause-{job.id}", on_click=job.go_on if paused else job.pause,
             help="A paused job keeps its memory and gives its cores away.",
-        ):  # fmt: skip
-            job.go_on() if paused else job.pause()
-            st.rerun(scope="fragment")
+        )  # fmt: skip
         if st.button("Cancel", key=f"cancel-{job.id}", help="What it has made and read so far is kept."):
             job.cancel()
             st.rerun()
