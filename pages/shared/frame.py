@@ -195,12 +195,19 @@ def _progress(job: jobs.Job, title: str) -> None:
     words.progress(share, text=f"**{title}**, {duration(job.seconds)}. {' · '.join(parts)}")
     with action.container(horizontal=True):
         st.button(
-            "Resume" if paused else "Pause", key=f"pause-{job.id}", on_click=job.go_on if paused else job.pause,
+            "Resume" if paused else "Pause", key=f"pause-{job.id}", on_click=_toggle, args=(job,),
             help="A paused job keeps its memory and gives its cores away.",
         )  # fmt: skip
         if st.button("Cancel", key=f"cancel-{job.id}", help="What it has made and read so far is kept."):
             job.cancel()
             st.rerun()
+
+
+def _toggle(job: jobs.Job) -> None:
+    if job.state == "paused":
+        job.go_on()
+    else:
+        job.pause()
 
 
 def yours(ws: Workspace) -> None:
