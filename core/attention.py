@@ -185,5 +185,3 @@ def scores(
     attention logit of the first token. Above zero it deactivates the head, below it activates it."""
     for layer, rows in read.items():
         yield layer, torch.cat([part @ rows.T for part in decoder.split(block)])
-
-

@@ -24,7 +24,7 @@ from core.models import LiveModel
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-NULL_SHARES = (0.01, 0.02, 0.05, 0.1)
+NULL_SHARES = (0.01, 0.02, 0.05)
 """Lowest shares of the singular values that count as the effective null space; the paper's is 2 %."""
 PAPERS_SHARE = 0.02
 NEAREST = 20
@@ -198,9 +198,7 @@ def path_patch(
         both: tuple[list[Tensor], list[Tensor]] = ([], [])
         for layer, call in heads.calls(batch.ids, layers).items():
             with torch.no_grad():
-                for found, shares in zip(
-                    both, attention.ablated(heads, layer, call, batch.contribution), strict=True
-                ):
+                for found, shares in zip(both, attention.ablated(heads, layer, call, batch.contribution), strict=True):
                     found.append(shares[batch.row, :, batch.position, 0].cpu())
         parts.append((batch.index, torch.stack(both[0], dim=1), torch.stack(both[1], dim=1)))
     index = np.concatenate([i for i, _, _ in parts])

@@ -68,9 +68,7 @@ def calls(model: "LiveModel", ids: Int[Tensor, "rows pos"], layers: Sequence[int
 
     with contextlib.ExitStack() as undo, torch.no_grad(), contextlib.suppress(_Stop):
         for layer in layers:
-            undo.callback(
-                model.plain_blocks[layer].register_forward_pre_hook(keep(layer), with_kwargs=True).remove
-            )
+            undo.callback(model.plain_blocks[layer].register_forward_pre_hook(keep(layer), with_kwargs=True).remove)
         model.plain.base_model(input_ids=ids, use_cache=False)
     return seen
 

@@ -38,6 +38,8 @@ LEAST = 8
 """Places at which a feature must fire in the documents read, in both models."""
 STEP = 200
 """Shares are kept in STEPths."""
+PARTS = 1_000
+"""Attention at single places is kept in PARTSths."""
 MATCHED = ("max_a", "max_b", "density_a", "density_b")
 KINDS = {"deactivation": -1, "activation": 1}
 """Of a head by a feature, and the sign of the change in attention to the first token when the feature is ablated."""
@@ -46,7 +48,7 @@ KINDS = {"deactivation": -1, "activation": 1}
 class ScanConfig(Frozen):
     """How much is measured."""
 
-    documents: int = Field(default=512, ge=1)
+    documents: int = Field(default=320, ge=1)
     """Held-out documents in which features are looked for."""
     reading: int = Field(default=32, ge=1)
     """Documents over which the heads' reading of the first token is averaged."""
@@ -54,7 +56,7 @@ class ScanConfig(Frozen):
     """Candidates of each kind; as many random features are measured beside them."""
     each: int = Field(default=8, ge=1)
     """Documents in which one is ablated, those where it fires most strongly."""
-    tokens: int = Field(default=12, ge=1)
+    tokens: int = Field(default=8, ge=1)
     """Places kept for each pair of feature and head, for Fig. 5b."""
     seed: int = 0
 
@@ -163,7 +165,9 @@ def _null(
     about: dict[str, Any] = {"random": {}, "sink": {}}
     for side in (a, b):
         basis = functional.null_basis(side.model)
-        moved = [("a", sink["a"])] if side is a else [("transferred", transfer_vector(sink["a"], stitch)), ("b", sink["b"])]
+        moved = (
+            [("a", sink["a"])] if side is a else [("transferred", transfer_vector(sink["a"], stitch)), ("b", sink["b"])]
+        )
         for share in NULL_SHARES:
             key = f"{side.name}_{100 * share:g}"
             found = functional.null_share(side.sae.W_dec.float(), basis, share)
@@ -190,8 +194,8 @@ def _ablation(
     fired: dict[str, pd.DataFrame], config: ScanConfig,
 ) -> pd.DataFrame:  # fmt: skip
     """The causal check of entropy features, a row a side and feature: `random` for a matched control; `activation`, the
-    mean where it fires, and `norm`, of what it writes there; `entropy`, `entropy_change` and `loss_change` in nats with
-    95 % intervals; `places`, `documents`. Half of the candidates stand out in A, half in both."""
+    mean where it fires; `entropy`, `entropy_change` and `loss_change` in nats with
+    95 % intervals; `places`. Half of the candidates stand out in A, half in both."""
     column = f"{100 * PAPERS_SHARE:g}"
     near = shares.iloc[often.feature]
     rank = {
@@ -205,16 +209,14 @@ def _ablation(
         for side in sides:
             for f in (*chosen, *control):
                 some = functional.strongest_documents(fired[side.name], f, config.each)
-                direction = side.sae.W_dec[f].float()
-                found = functional.ablation(side.model, side.layer, documents, some, direction)
+                found = functional.ablation(side.model, side.layer, documents, some, side.sae.W_dec[f].float())
                 where = found.document.to_numpy()
-                row = {"side": side.name, "feature": f, "random": f in control}
-                row |= {"activation": found.activation.mean(), "norm": found.activation.mean() * float(direction.norm())}
-                row |= {"entropy": found.entropy.mean()}
+                row = {"side": side.name, "feature": f, "random": f in control, "places": len(found)}
+                row |= {"activation": found.activation.mean(), "entropy": found.entropy.mean()}
                 for name in ("entropy_change", "loss_change"):
                     values = functional.interval(found[name].to_numpy(), where, config.seed)
                     row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
-                rows.append(row | {"places": len(found), "documents": len(np.unique(where))})
+                rows.append(row)
                 bar.advance(1)
     return _lean(pd.DataFrame(rows))
 
@@ -235,7 +237,7 @@ def _heads(
     """Attention deactivation. (a row a side, feature and downstream head: `random`, `score`, the heuristic score times
     the mean activation where it fires (in attention logits), `before`, mean attention to the first token there, and
     `change` when the feature's contribution is taken out of the head's input; a row a side, feature and the head of
-    either kind that it moves most, with `before` and `after` at single places, `token` and `activation` of each)."""
+    either kind that it moves most, with `before` and `after` in PARTSths at single places, from the strongest, and the `token` there)."""
     heads = {s.name: Heads(s.model) for s in sides}
     features = torch.from_numpy(often.feature.to_numpy(np.int64))
     best: dict[str, dict[str, NDArray[Any]]] = {}
@@ -268,9 +270,7 @@ def _heads(
                 tokens += [_tokens(s, f, f in control, kind, found, change, documents, config) for kind in KINDS]
                 bar.advance(1)
     table = _lean(pd.concat(rows, ignore_index=True))
-    for column, decimals in (("before", 2), ("change", 4)):
-        table[column] = table[column].round(decimals)
-    return table, pd.DataFrame(tokens)
+    return table.round({"score": 2, "before": 2, "change": 4}), _lean(pd.DataFrame(tokens))
 
 
 def reading(side: Side, documents: Sequence[Document]) -> list[tuple[Tensor, Tensor]]:
@@ -303,9 +303,10 @@ def _tokens(
     ]
     return {
         "side": side.name, "feature": feature, "random": random, "kind": kind, "layer": int(layer) + side.layer,
-        "head": int(head), "change": round(mean, 4), "low": round(low, 4), "high": round(high, 4), "places": len(before),
-        "token": texts, "activation": short(places.activation.to_numpy(np.float32)),
-        "before": before[top].round(3).astype(np.float32), "after": after[top].round(3).astype(np.float32),
+        "head": int(head), "change": round(mean, 4), "low": round(low, 4), "high": round(high, 4),
+        "places": len(before),
+        "token": texts, "before": (before[top] * PARTS).round().astype(np.uint16),
+        "after": (after[top] * PARTS).round().astype(np.uint16),
     }  # fmt: skip
 
 
