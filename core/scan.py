@@ -175,13 +175,14 @@ def _null(
             random = functional.null_share(drawn[side.name].W_dec.float(), basis, share)
             about["random"][key] = [float(random.quantile(q)) for q in (0.05, 0.5, 0.95)]
             about["sink"] |= {
-                f"{name}_{100 * share:g}": float(functional.null_share(v[None], basis, share)[0]) for name, v in moved
+                f"{name}_{100 * share:g}": float(functional.null_share(v[None], basis, share)[0])
+                for name, v in moved.items()
             }
     return pd.DataFrame(columns), about
 
 
 def sink_direction(side: Side, documents: Sequence[Document]) -> Float[Tensor, " d"]:
-    """What sets the first token apart in the residual stream before the side's layer: it less the mean of the others."""
+    """What sets the first token apart in the residual stream before the side's layer: less the mean of the others."""
     first, total, n = torch.zeros(side.model.spec.d_model), torch.zeros(side.model.spec.d_model), 0
     for encoded in side.model.encode([d.text for d in documents]):
         (h,) = hooks.residuals(side.model, side.model.pad([encoded.ids]), [side.layer])[side.layer].float().cpu()
@@ -234,10 +235,13 @@ def _heads(
     sides: Sequence[Side], often: pd.DataFrame, documents: Sequence[Document], fired: dict[str, pd.DataFrame],
     config: ScanConfig,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
-    """Attention deactivation. (a row a side, feature and downstream head: `random`, `score`, the heuristic score times
-    the mean activation where it fires (in attention logits), `before`, mean attention to the first token there, and
-    `change` when the feature's contribution is taken out of the head's input; a row a side, feature and the head of
-    either kind that it moves most, with `before` and `after` in PARTSths at single places, from the strongest, and the `token` there)."""
+    """Attention deactivation, two tables.
+
+    A row a side, feature and downstream head: `random`; `score`, the heuristic score times the mean activation where it
+    fires (in attention logits); `before`, mean attention to the first token there, and `change`, when the feature's
+    contribution is taken out of the head's input. A row a side, feature and `kind` for the head that it moves most that
+    way: `change` with its interval, `places`, and at the strongest of them `token`, `before` and `after` in PARTSths.
+    """
     heads = {s.name: Heads(s.model) for s in sides}
     features = torch.from_numpy(often.feature.to_numpy(np.int64))
     best: dict[str, dict[str, NDArray[Any]]] = {}

@@ -20,8 +20,9 @@ LAYER, FEATURES = 3, 24
 @pytest.fixture(scope="module")
 def sae() -> "SAE":
     """TopK, random and tied, before layer 3 of nano-b."""
-    return SAE.from_dict({"architecture": "topk", "d_in": 256, "d_sae": FEATURES, "k": 4, "dtype": "float32",
-                          "device": "cpu", "apply_b_dec_to_input": False, "metadata": {}}).requires_grad_(False)  # fmt: skip
+    config = {"architecture": "topk", "d_in": 256, "d_sae": FEATURES, "k": 4, "dtype": "float32", "device": "cpu",
+              "apply_b_dec_to_input": False, "metadata": {}}  # fmt: skip
+    return SAE.from_dict(config).requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
