@@ -155,12 +155,12 @@ def to_first(look: Look) -> Float[Tensor, "rows heads pos"]:
 
 
 def readers(
-    heads: Heads, batches: Sequence[tuple[Int[Tensor, "rows pos"], Bool[Tensor, "rows pos"]]], layers: Sequence[int]
+    heads: Heads, batches: Sequence[tuple[Tensor, Tensor]], layers: Sequence[int]
 ) -> dict[int, Float[Tensor, "heads d"]]:
-    """By layer, the direction of the residual stream that each head reads for the first token: the mean gradient of
-    `to_first` with respect to the head's input, over the marked positions of token ids (never the first, and only where
-    the first can be seen). It is W_Q k_first of Gurnee et al. (2024) behind the model's own norms and rotary embedding,
-    in attention logits per unit."""
+    """By layer, the direction of the residual stream that each head reads for the first token, in attention logits per
+    unit: the mean gradient of `to_first` with respect to the head's input, over the marked positions [rows, pos] of
+    token ids [rows, pos], never the first, and only where the first can be seen. It is W_Q k_first of Gurnee et al.
+    (2024) behind the model's own norms and rotary embedding."""
     total = {layer: torch.zeros(heads.heads, heads.model.spec.d_model) for layer in layers}
     count = dict.fromkeys(layers, 0)
     for ids, wanted in batches:

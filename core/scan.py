@@ -165,9 +165,7 @@ def _null(
     about: dict[str, Any] = {"random": {}, "sink": {}}
     for side in (a, b):
         basis = functional.null_basis(side.model)
-        moved = (
-            [("a", sink["a"])] if side is a else [("transferred", transfer_vector(sink["a"], stitch)), ("b", sink["b"])]
-        )
+        moved = {"a": sink["a"]} if side is a else {"transferred": transfer_vector(sink["a"], stitch), "b": sink["b"]}
         for share in NULL_SHARES:
             key = f"{side.name}_{100 * share:g}"
             found = functional.null_share(side.sae.W_dec.float(), basis, share)
@@ -243,13 +241,13 @@ def _heads(
     way: `change` with its interval, `places`, and at the strongest of them `token`, `before` and `after` in PARTSths.
     """
     heads = {s.name: Heads(s.model) for s in sides}
-    features = torch.from_numpy(often.feature.to_numpy(np.int64))
+    features = torch.tensor(often.feature.to_list())
     best: dict[str, dict[str, NDArray[Any]]] = {}
     score: dict[str, Tensor] = {}
     for s in sides:
         read = readers(heads[s.name], reading(s, documents[: config.reading]), s.layers)
         score[s.name] = torch.stack([x for _, x in scores(s.sae.W_dec.float(), read)], dim=1)  # [f, layers, heads]
-        reach = score[s.name][features].flatten(1) * torch.from_numpy(often[f"max_{s.name}"].to_numpy())[:, None]
+        reach = score[s.name][features].flatten(1) * torch.tensor(often[f"max_{s.name}"].to_list())[:, None]
         best[s.name] = {"deactivation": reach.amax(1).numpy(), "activation": (-reach).amax(1).numpy()}
     rankings = [
         np.minimum(*(pd.Series(best[s.name][kind]).rank(pct=True).to_numpy() for s in some))

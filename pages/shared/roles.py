@@ -84,8 +84,8 @@ def ablations(table: pd.DataFrame) -> go.Figure:
                 x=rows.loss_change, y=rows.entropy_change, mode="markers", row=1, col=col, **bars,
                 marker=marker("control", side, 9) if random else marks(side), name=name,
                 showlegend=col == 1 or not random, customdata=rows[["feature", "entropy", "places"]].to_numpy(),
-                hovertemplate=f"<b>feature %{{customdata[0]}}</b>, {name}<br>loss %{{x:+.3f}}, entropy %{{y:+.3f}} nats "
-                "(of %{customdata[1]:.2f})<br>%{customdata[2]} places<extra></extra>",
+                hovertemplate=f"<b>feature %{{customdata[0]}}</b>, {name}<br>loss %{{x:+.3f}}, entropy %{{y:+.3f}} "
+                "nats (of %{customdata[1]:.2f})<br>%{customdata[2]} places<extra></extra>",
             )  # fmt: skip
         figure.update_xaxes(title="change of loss, nats", fixedrange=True, row=1, col=col)
         figure.update_yaxes(title="change of entropy, nats" if col == 1 else "", fixedrange=True, row=1, col=col)
@@ -106,9 +106,9 @@ def heads(table: pd.DataFrame, picked: int) -> go.Figure:
                 name=name, showlegend=col == 1 or not random,
                 marker=look | {"opacity": np.where(here, 1.0, 0.35), "size": np.where(here, 12, look["size"])},
                 customdata=rows[["feature", "side", "layer", "head", "before"]].to_numpy(),
-                hovertemplate=f"<b>feature %{{customdata[0]}}</b>, head %{{customdata[2]}}.%{{customdata[3]}}, {name}<br>"
-                "attention to the first token %{customdata[4]:.2f}, without the feature %{y:+.3f}<br>score %{x:.2f}"
-                "<extra></extra>",
+                hovertemplate=f"<b>feature %{{customdata[0]}}</b>, {name}<br>head %{{customdata[2]}}."
+                "%{customdata[3]}: attention to the first token %{customdata[4]:.2f}, without the feature %{y:+.3f}<br>"
+                "score %{x:.2f}<extra></extra>",
             )  # fmt: skip
         figure.add_hline(y=0, line={"color": c["control"], "width": 1, "dash": "dot"}, row=1, col=col)  # type: ignore[arg-type]
         figure.update_xaxes(title="heuristic score × mean activation, logits", fixedrange=True, row=1, col=col)
@@ -186,7 +186,8 @@ def sink(found: pd.DataFrame, labels: list[str], side: str) -> go.Figure:
         figure.add_scatter(
             x=at, y=found[column], mode="lines+markers", name=name, line=line, marker={"size": 5},
             customdata=np.c_[labels, found.activation.round(3).astype(str)],
-            hovertemplate=f"<b>%{{customdata[0]}}</b>, activation %{{customdata[1]}}<br>{name}: %{{y:.3f}}<extra></extra>",
+            hovertemplate=f"<b>%{{customdata[0]}}</b>, activation %{{customdata[1]}}<br>{name}: %{{y:.3f}}"
+            "<extra></extra>",
         )  # fmt: skip
     figure.update_layout(
         height=240, margin={"l": 0, "r": 0, "t": 30, "b": 0}, dragmode=False, legend=LEGEND, hovermode="closest"
