@@ -58,7 +58,7 @@ def heads(ws: Workspace, sae: str) -> pd.DataFrame:
 
 def moved(ws: Workspace, sae: str) -> pd.DataFrame:
     """One row a side, feature and kind ('deactivation', 'activation'): the head it moves most that way, `change` with
-    its interval, and `token`, `before`, `after` at its strongest places."""
+    its interval, and `token`, `before`, `after` at some places, from the strongest activation to the weakest."""
     table = ws.table(f"functional/{sae}/tokens")
     for column in ("before", "after"):
         table[column] = [np.asarray(x) / PARTS for x in table[column]]

@@ -57,7 +57,7 @@ class ScanConfig(Frozen):
     each: int = Field(default=8, ge=1)
     """Documents in which one is ablated, those where it fires most strongly."""
     tokens: int = Field(default=8, ge=1)
-    """Places kept for each pair of feature and head, for Fig. 5b."""
+    """Places kept for each pair of feature and head, from the strongest to the weakest, for Fig. 5b."""
     seed: int = 0
 
 
@@ -92,7 +92,7 @@ def scan(bench: Bench, sae_name: str, config: ScanConfig | None = None) -> None:
     b = Side("b", load(bench.pair.b, where), transfer_sae(sae, stitch), found["layer_b"])
     makers = {
         "pair": bench.pair.key, "a": a.model.makers, "b": b.model.makers, "corpus": bench.corpus.fingerprint,
-        "features": fingerprint(found), "sae_name": sae_name, "stitch_name": found["stitch_name"],
+        "measured": fingerprint(found), "sae_name": sae_name, "stitch_name": found["stitch_name"],
         "layer_a": a.layer, "layer_b": b.layer, **config.model_dump(),
     }  # fmt: skip
     names = {what: f"functional/{sae_name}/{what}" for what in ("null", "ablation", "heads", "tokens", "about")}
@@ -238,14 +238,14 @@ def _heads(
     A row a side, feature and downstream head: `random`; `score`, the heuristic score times the mean activation where it
     fires (in attention logits); `before`, mean attention to the first token there, and `change`, when the feature's
     contribution is taken out of the head's input. A row a side, feature and `kind` for the head that it moves most that
-    way: `change` with its interval, `places`, and at the strongest of them `token`, `before` and `after` in PARTSths.
+    way: `change` with its interval, `places`, and at some of these `token`, `before` and `after` in PARTSths.
     """
     heads = {s.name: Heads(s.model) for s in sides}
     features = torch.tensor(often.feature.to_list())
     best: dict[str, dict[str, NDArray[Any]]] = {}
     score: dict[str, Tensor] = {}
     for s in sides:
-        read = readers(heads[s.name], reading(s, documents[: config.reading]), s.layers)
+        read = readers(heads[s.name], reading(s.model, documents[: config.reading]), s.layers)
         score[s.name] = torch.stack([x for _, x in scores(s.sae.W_dec.float(), read)], dim=1)  # [f, layers, heads]
         reach = score[s.name][features].flatten(1) * torch.tensor(often[f"max_{s.name}"].to_list())[:, None]
         best[s.name] = {"deactivation": reach.amax(1).numpy(), "activation": (-reach).amax(1).numpy()}
@@ -275,12 +275,12 @@ def _heads(
     return table.round({"score": 2, "before": 2, "change": 4}), _lean(pd.DataFrame(tokens))
 
 
-def reading(side: Side, documents: Sequence[Document]) -> list[tuple[Tensor, Tensor]]:
+def reading(model: LiveModel, documents: Sequence[Document]) -> list[tuple[Tensor, Tensor]]:
     """Batches of token ids, and which are text, for `core.attention.readers`."""
-    encoded = side.model.encode([d.text for d in documents])
+    encoded = model.encode([d.text for d in documents])
     out = []
     for some in batches(encoded):
-        ids = side.model.pad([encoded[i].ids for i in some])
+        ids = model.pad([encoded[i].ids for i in some])
         wanted = torch.zeros(ids.shape, dtype=torch.bool)
         for r, i in enumerate(some):
             wanted[r, torch.from_numpy(np.flatnonzero(encoded[i].usable))] = True
@@ -293,12 +293,13 @@ def _tokens(
     documents: Sequence[Document], config: ScanConfig,
 ) -> dict[str, Any]:  # fmt: skip
     """Fig. 5b and 16: the head whose attention to the first token falls (deactivation) or rises (activation) most when
-    the feature is ablated, at the places of the strongest activations."""
+    the feature is ablated, at places spread evenly from the strongest activation to the weakest."""
     layer, head = np.unravel_index((change * KINDS[kind]).argmax(), change.shape)
     before, after = found.before[:, layer, head], found.after[:, layer, head]
     mean, low, high = functional.interval(after - before, found.fired.document.to_numpy(), config.seed)
-    top = found.fired.activation.nlargest(config.tokens).index.to_numpy()
-    places = found.fired.loc[top]
+    order = found.fired.activation.sort_values(ascending=False, kind="stable").index.to_numpy()
+    some = order[np.linspace(0, len(order) - 1, min(config.tokens, len(order))).round().astype(int)]
+    places = found.fired.loc[some]
     texts = [
         side.model.tokenizer.decode([int(side.model.encode([documents[d].text])[0].ids[p])])
         for d, p in zip(places.document, places.position, strict=True)
@@ -307,8 +308,8 @@ def _tokens(
         "side": side.name, "feature": feature, "random": random, "kind": kind, "layer": int(layer) + side.layer,
         "head": int(head), "change": round(mean, 4), "low": round(low, 4), "high": round(high, 4),
         "places": len(before),
-        "token": texts, "before": (before[top] * PARTS).round().astype(np.uint16),
-        "after": (after[top] * PARTS).round().astype(np.uint16),
+        "token": texts, "before": (before[some] * PARTS).round().astype(np.uint16),
+        "after": (after[some] * PARTS).round().astype(np.uint16),
     }  # fmt: skip
 
 

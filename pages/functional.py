@@ -161,7 +161,7 @@ def one(ws: Workspace, pair: PairSpec, sae: str, single: pd.DataFrame, table: pd
     st.header(f"Feature {f}", anchor="feature")
     bar.page_link(
         "pages/features.py", label=f"Feature {f} on the Features page", icon=":material/scatter_plot:",
-        query_params={"pair": ws.pair, "feature": str(f)},
+        query_params={"pair": ws.pair, "sae": sae, "feature": str(f)},
     )  # fmt: skip
     rows = single.loc[single.feature == f]
     words = " ".join(f"`{w}`" for w in str(table.raises[f]).replace("`", "ˋ").split(" ") if w)
@@ -182,10 +182,10 @@ def one(ws: Workspace, pair: PairSpec, sae: str, single: pd.DataFrame, table: pd
         )
     figures.draw(
         roles.places(rows),
-        f"Fig. 5b and 16: attention to the first token at its strongest places, before (open) and when the feature's "
-        f"contribution is taken out of the head's input (full), for the head of each model that it deactivates and the "
-        f"one that it activates most; this is {role}. Mean change over all places, 95 % intervals: {'; '.join(said)}. "
-        f"Random features by the same choice of head: {_control(single)}.",
+        "Fig. 5b and 16: attention to the first token at places from its strongest to its weakest, before (open) and "
+        "when the feature's contribution is taken out of the head's input (full), for the head of each model that it "
+        f"deactivates and the one that it activates most; this is {role}. Mean change over all places, 95 % intervals: "
+        f"{'; '.join(said)}. Random features by the same choice of head: {_control(single)}.",
         key="places", alt="Attention to the first token before and after path patching",
     )  # fmt: skip
 
@@ -246,7 +246,7 @@ def live(ws: Workspace, pair: PairSpec, sae: str, makers: dict[str, Any]) -> Non
     figures.draw(
         roles.patterns(found.before, found.after, labels, side),
         f"Head {layer}.{head} of {side.upper()} over this text: where each token (row) looks, then with feature {f} "
-        "taken out of its input at the current token (Eq. of path patching: all other tokens keep theirs), and the "
+        "taken out of its input at the current token alone (path patching: all other tokens keep theirs), and the "
         "difference.",
         key="patterns", alt="Attention pattern before, after, and the difference",
     )  # fmt: skip

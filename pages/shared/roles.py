@@ -37,9 +37,6 @@ def null_space(table: pd.DataFrame, random: dict[str, list[float]], picked: int)
     feature."""
     c, figure = colours(), _pair((NAMES["a"], NAMES["b"]), shared=False)
     for col, side in enumerate(("a", "b"), 1):
-        low, middle, high = random[side]
-        figure.add_vrect(x0=low, x1=high, fillcolor=c["control"], opacity=0.18, line_width=0, row=1, col=col)  # type: ignore[arg-type]
-        figure.add_vline(x=middle, line={"color": c["control"], "width": 1, "dash": "dot"}, row=1, col=col)  # type: ignore[arg-type]
         for candidate, size in ((False, 4), (True, 10)):
             rows = table.loc[table.candidate == candidate]
             look = marks(side, size) if candidate else {"size": size, "color": c[side], "opacity": 0.35}
@@ -50,6 +47,11 @@ def null_space(table: pd.DataFrame, random: dict[str, list[float]], picked: int)
                 hovertemplate="<b>feature %{customdata[0]}</b><br>share %{x:.2f}, maximal activation %{y:.3g}<br>"
                 "raises %{customdata[1]}<extra></extra>",
             )  # fmt: skip
+        low, middle, high = random[side]
+        figure.add_vrect(
+            x0=low, x1=high, fillcolor=c["control"], opacity=0.18, line_width=0, layer="below", row=1, col=col
+        )  # type: ignore[arg-type]
+        figure.add_vline(x=middle, line={"color": c["control"], "width": 1, "dash": "dot"}, row=1, col=col)  # type: ignore[arg-type]
         one = table.loc[table.feature == picked]
         figure.add_scatter(
             x=one[f"share_{side}"], y=one[f"max_{side}"], mode="markers", hoverinfo="skip", row=1, col=col,
@@ -103,13 +105,15 @@ def heads(table: pd.DataFrame, picked: int) -> go.Figure:
             look = marker("control", side, 6) if random else marks(side, 7)
             figure.add_scattergl(
                 x=rows.score.to_numpy(np.float32), y=rows.change.to_numpy(np.float32), mode="markers", row=1, col=col,
-                name=name, showlegend=col == 1 or not random,
-                marker=look | {"opacity": np.where(here, 1.0, 0.35), "size": np.where(here, 12, look["size"])},
+                name=name, showlegend=False,
+                marker=look | {"opacity": np.where(here, 1.0, 0.45), "size": np.where(here, 12, look["size"])},
                 customdata=rows[["feature", "side", "layer", "head", "before"]].to_numpy(),
                 hovertemplate=f"<b>feature %{{customdata[0]}}</b>, {name}<br>head %{{customdata[2]}}."
                 "%{customdata[3]}: attention to the first token %{customdata[4]:.2f}, without the feature %{y:+.3f}<br>"
                 "score %{x:.2f}<extra></extra>",
             )  # fmt: skip
+            if col == 1 or not random:
+                figure.add_scatter(x=[None], y=[None], mode="markers", marker=look, name=name, row=1, col=col)
         figure.add_hline(y=0, line={"color": c["control"], "width": 1, "dash": "dot"}, row=1, col=col)  # type: ignore[arg-type]
         figure.update_xaxes(title="heuristic score × mean activation, logits", fixedrange=True, row=1, col=col)
         figure.update_yaxes(
@@ -141,7 +145,9 @@ def places(table: pd.DataFrame) -> go.Figure:
                         marker={"symbol": symbol + suffix, "size": 10, "color": c[side], "line": {"width": 2}},
                         hovertemplate=f"<b>%{{customdata}}</b>, {what}: %{{y:.2f}}<extra>{name}</extra>",
                     )  # fmt: skip
-        figure.update_xaxes(showticklabels=False, title="its strongest places", fixedrange=True, row=1, col=col)
+        figure.update_xaxes(
+            showticklabels=False, title="some of its places, strongest first", fixedrange=True, row=1, col=col
+        )
         figure.update_yaxes(
             title="attention to the first token" if col == 1 else "", range=[-0.03, 1.03], fixedrange=True, row=1,
             col=col,
