@@ -5,6 +5,8 @@ The features are random directions: the work does not depend on what they are. `
 head of the model is downstream.
 """
 
+import time
+
 import torch
 
 from benchmarks._measure import Line, parser, quiet, say, seconds, show
@@ -31,6 +33,7 @@ def main() -> None:
     batches = reading(model, documents)
     say(f"{args.features:,} features x {len(layers) * heads.heads} heads of {model.spec.title}")
     read: dict[int, torch.Tensor] = {}
+    worked = time.process_time()
     first = seconds(lambda: read.update(readers(heads, batches, layers)))
     product = seconds(lambda: [x for _, x in scores(decoder, read)])
     settings = {"model": model.spec.key, "features": args.features, "heads": len(layers) * heads.heads,
@@ -39,6 +42,7 @@ def main() -> None:
         Line("scores of all features for all heads", first + product, "s", at_most=30),
         Line("of that, what heads read", first, "s"),
         Line("of that, the products", product, "s"),
+        Line("processor time", time.process_time() - worked, "s", note="what it takes where nothing else runs"),
     ]
     show("functional features: heuristic scores", settings, lines, args.json)
 

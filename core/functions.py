@@ -101,9 +101,8 @@ def summary(ws: Workspace, sae: str) -> dict[str, Any]:
         "entropy": {}, "attention": {},
     }  # fmt: skip
     for side in SIDES:
-        parts = {"candidates": tried[(tried.side == side) & ~tried.random],
-                 "random": tried[(tried.side == side) & tried.random]}  # fmt: skip
-        sizes = {k: p[["entropy_change", "loss_change"]].abs() for k, p in parts.items()}
+        here = tried.loc[tried.side == side].set_index("random")[["entropy_change", "loss_change"]].abs()
+        sizes = {"candidates": here.loc[[False]], "random": here.loc[[True]]}
         out["entropy"][side] = {
             k: {"features": len(x), "entropy": float(x.entropy_change.mean()), "loss": float(x.loss_change.mean()),
                 "ratio": float(x.entropy_change.sum() / x.loss_change.sum())}

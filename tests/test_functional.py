@@ -112,8 +112,9 @@ def test_an_ablation_is_two_passes_by_hand(
     assert some.document.nunique() == 4
     assert some.activation.max() == fired.activation[fired.feature == f].max()
     found = functional.ablation(nano, LAYER, documents, some, sae.W_dec[f])
-    for document, rows in found.groupby("document"):
-        ids = nano.pad([nano.encode([documents[int(document)].text])[0].ids])
+    for document in found.document.unique().tolist():
+        rows = found.loc[found.document == document]
+        ids = nano.pad([nano.encode([documents[document].text])[0].ids])
         with torch.no_grad():
             hidden = nano.hf(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[LAYER].clone()
             for at, act in zip(rows.position, rows.activation, strict=True):

@@ -23,8 +23,8 @@ def marks(side: str, size: int = 10) -> dict[str, Any]:
 def _pair(titles: tuple[str, str], shared: bool = True, height: int = 360) -> go.Figure:
     figure = make_subplots(rows=1, cols=2, subplot_titles=titles, shared_yaxes=shared, horizontal_spacing=0.07)
     c = colours()
-    for note, side in zip(figure.layout.annotations, ("a", "b"), strict=True):
-        note.update(font={"color": c[side], "size": 14}, y=1.0, yshift=26)
+    sides = {NAMES[side]: c[side] for side in ("a", "b")}
+    figure.for_each_annotation(lambda note: note.update(font={"color": sides[note.text], "size": 14}, y=1.0, yshift=26))
     figure.update_layout(
         height=height, margin={"l": 0, "r": 8, "t": 56, "b": 0}, hovermode="closest", dragmode=False, legend=LEGEND,
         clickmode="event+select",
@@ -48,10 +48,9 @@ def null_space(table: pd.DataFrame, random: dict[str, list[float]], picked: int)
                 "raises %{customdata[1]}<extra></extra>",
             )  # fmt: skip
         low, middle, high = random[side]
-        figure.add_vrect(
-            x0=low, x1=high, fillcolor=c["control"], opacity=0.18, line_width=0, layer="below", row=1, col=col
-        )  # type: ignore[arg-type]
-        figure.add_vline(x=middle, line={"color": c["control"], "width": 1, "dash": "dot"}, row=1, col=col)  # type: ignore[arg-type]
+        here: dict[str, Any] = {"row": 1, "col": col}
+        figure.add_vrect(x0=low, x1=high, fillcolor=c["control"], opacity=0.18, line_width=0, layer="below", **here)
+        figure.add_vline(x=middle, line={"color": c["control"], "width": 1, "dash": "dot"}, **here)
         one = table.loc[table.feature == picked]
         figure.add_scatter(
             x=one[f"share_{side}"], y=one[f"max_{side}"], mode="markers", hoverinfo="skip", row=1, col=col,
