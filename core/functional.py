@@ -202,7 +202,7 @@ def path_patch(
                     found.append(shares[batch.row, :, batch.position, 0].cpu())
         parts.append((batch.index, torch.stack(both[0], dim=1), torch.stack(both[1], dim=1)))
     index = np.concatenate([i for i, _, _ in parts])
-    before, after = (torch.cat([part[k] for part in parts]).numpy() for k in (1, 2))
+    before, after = (torch.cat(x).numpy() for x in ([b for _, b, _ in parts], [a for _, _, a in parts]))
     return Patched(fired.loc[index].reset_index(drop=True), before, after)
 
 

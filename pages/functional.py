@@ -76,7 +76,6 @@ def follow(
     for key, low, high in (("layer", first, last), ("head", 0, most)):
         if key not in now:
             now[key] = _linked(key, low, high, int(best[key]))
-        now[key] = min(max(now[key], low), high)
     now["_range"] = (first, last, most)
 
 
@@ -243,6 +242,12 @@ def live(ws: Workspace, pair: PairSpec, sae: str, makers: dict[str, Any]) -> Non
         "activation": found.activation,
     })  # fmt: skip
     change = {name: float((to_first[name] - to_first.before)[on].mean()) for name in ("after", "control") if on.any()}
+    said = ""
+    if on.any():
+        said = (
+            f" Mean change at the {int(on.sum())} of {len(on)} tokens where the feature fires: {change['after']:+.3f}, "
+            f"control {change['control']:+.3f}."
+        )
     figures.draw(
         roles.patterns(found.before, found.after, labels, side),
         f"Head {layer}.{head} of {side.upper()} over this text: where each token (row) looks, then with feature {f} "
@@ -253,9 +258,7 @@ def live(ws: Workspace, pair: PairSpec, sae: str, makers: dict[str, Any]) -> Non
     figures.draw(
         roles.sink(to_first, labels, side),
         "Column 0 of the patterns: attention to the first token. Control: a random direction as long as the feature's, "
-        "taken out at the same tokens."
-        + (f" Mean change where the feature fires ({int(on.sum())} tokens): {change['after']:+.3f}, control "
-           f"{change['control']:+.3f}." if on.any() else ""),
+        "taken out at the same tokens." + said,
         key="sink", alt="Attention to the first token with and without the feature, and a random control",
     )  # fmt: skip
 

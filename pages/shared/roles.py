@@ -141,7 +141,8 @@ def places(table: pd.DataFrame) -> go.Figure:
                     figure.add_scatter(
                         x=at, y=row[what], mode="markers", name=name if what == "after" else "", row=1, col=col,
                         showlegend=what == "after", customdata=[t.replace("<", "&lt;") for t in row["token"]],
-                        marker={"symbol": symbol + suffix, "size": 10, "color": c[side], "line": {"width": 2}},
+                        marker={"symbol": symbol + suffix, "size": 10, "color": c[side],
+                                "line": {"width": 2, "color": c["a"] if what == "after" else c[side]}},
                         hovertemplate=f"<b>%{{customdata}}</b>, {what}: %{{y:.2f}}<extra>{name}</extra>",
                     )  # fmt: skip
         figure.update_xaxes(
@@ -164,7 +165,7 @@ def patterns(before: np.ndarray, after: np.ndarray, labels: list[str], side: str
     change = after - before
     most = max(float(np.abs(change).max()), 1e-4)
     paper = c["paper"]
-    scales = [[[0, paper], [1, c[side]]]] * 2 + [[[0, c["a"]], [0.5, paper], [1, c["semantic"]]]]
+    scales = [[[0, paper], [1, c[side]]]] * 2 + [[[0, c["ink"]], [0.5, paper], [1, c[side]]]]
     for col, (values, scale) in enumerate(zip((before, after, change), scales, strict=True), 1):
         low, high = (-most, most) if col == 3 else (0.0, 1.0)
         figure.add_heatmap(
