@@ -101,8 +101,9 @@ def summary(ws: Workspace, sae: str) -> dict[str, Any]:
         "entropy": {}, "attention": {},
     }  # fmt: skip
     for side in SIDES:
-        here = tried.loc[tried.side == side].set_index("random")[["entropy_change", "loss_change"]].abs()
-        sizes = {"candidates": here.loc[[False]], "random": here.loc[[True]]}
+        here = tried.loc[tried.side == side]
+        both = here[["entropy_change", "loss_change"]].abs()
+        sizes = {"candidates": both.loc[~here.random], "random": both.loc[here.random]}
         out["entropy"][side] = {
             k: {"features": len(x), "entropy": float(x.entropy_change.mean()), "loss": float(x.loss_change.mean()),
                 "ratio": float(x.entropy_change.sum() / x.loss_change.sum())}
