@@ -76,6 +76,7 @@ def follow(
     for key, low, high in (("layer", first, last), ("head", 0, most)):
         if key not in now:
             now[key] = _linked(key, low, high, int(best[key]))
+        now[key] = min(max(now[key], low), high)
     now["_range"] = (first, last, most)
 
 
@@ -201,23 +202,30 @@ def _live(pair: str, sae: str, stamp: str) -> "scan.Live":
     return Live(get_pair(pair), sae)
 
 
+def _other_side() -> None:
+    """Layers and heads are those of a model: the clearest of the other one are shown."""
+    for key in ("layer", "head"):
+        st.session_state.pop(key, None)
+        st.query_params.pop(key, None)
+
+
 def live(ws: Workspace, pair: PairSpec, sae: str, makers: dict[str, Any]) -> None:
     """A head's pattern over a typed text, with the feature, without it, and the difference."""
     st.subheader("Look through a head", anchor="live")
     now = st.session_state
     first, last, most = now["_range"]
+    side = str(st.segmented_control(
+        "Model", list(SIDES), key="side", bind="query-params", required=True, format_func=lambda s: SIDES[s],
+        on_change=_other_side,
+    ))  # fmt: skip
     with st.form("look", border=False):
         text = st.text_area(
             "Text", SAMPLE, max_chars=LONGEST, key="text", bind="query-params", help=f"At most {LONGEST} characters."
         )
         bar = st.container(horizontal=True, vertical_alignment="bottom")
-        side = str(bar.segmented_control(
-            "Model", list(SIDES), key="side", bind="query-params", required=True, format_func=lambda s: SIDES[s]
-        ))  # fmt: skip
-        layer = int(bar.number_input("Layer", 0, None, key="layer", bind="query-params", width=130,
-                                     help=f"Of {side.upper()}: {first} to {last}, behind the features."))  # fmt: skip
-        head = int(bar.number_input("Head", 0, None, key="head", bind="query-params", width=130,
-                                    help=f"Of {side.upper()}: 0 to {most}."))  # fmt: skip
+        layer = int(bar.number_input("Layer", first, last, key="layer", bind="query-params", width=130,
+                                     help=f"{first} to {last}: behind the features."))  # fmt: skip
+        head = int(bar.number_input("Head", 0, most, key="head", bind="query-params", width=130))
         asked = bar.form_submit_button("Look", type="primary")
     f = int(now["feature"])
     key = (ws.pair, sae, text, side, f, layer, head)

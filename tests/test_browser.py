@@ -464,8 +464,8 @@ def test_a_stitch_of_ones_own_gets_a_card_and_steers(
 def test_functional_features_from_a_link_to_a_head_and_to_the_feature(
     visit: Callable[..., Page], tmp_path: Path
 ) -> None:
-    """On the shipped nano pair: a link with a head that does not exist, a text of ones own, a head that is not behind
-    the features, and the link to the feature's own view."""
+    """On the shipped nano pair: a link with a head that does not exist, a text of ones own in one model and the other,
+    and the link to the feature's own view."""
     with serving(SHIPPED, tmp_path / "cache") as url:
         page = visit(f"{url}/functional?pair=nano&feature=171&side=b&layer=4&head=9")
         expect(page.get_by_text("No head 9 here, they run from 0 to 3")).to_be_visible()
@@ -480,10 +480,10 @@ def test_functional_features_from_a_link_to_a_head_and_to_the_feature(
         expect(page.locator(".st-key-sink .legend")).to_contain_text("random direction")
         settled(page)
         page.screenshot(path=tmp_path / "head.png", full_page=True)
-        layer = page.get_by_role("spinbutton", name="Layer")
-        layer.fill("1")
+        page.get_by_text("A, original", exact=True).last.click()
+        settled(page)
         page.get_by_role("button", name="Look", exact=True).click()
-        expect(page.get_by_text("layer 1 of nano-b; wanted 3 to 5")).to_be_visible(timeout=60_000)
+        expect(page.get_by_text(re.compile(r"^Head 2\.\d of A over this text"))).to_be_visible(timeout=60_000)
         page.get_by_role("link", name="Feature 171 on the Features page").click()
         expect(page.locator("h1")).to_have_text("Features")
         settled(page)
