@@ -17,6 +17,7 @@ pages = [
     st.Page("pages/overview.py", title="Overview", icon=":material/dashboard:", default=True),
     st.Page("pages/stitches.py", title="Stitches", icon=":material/hub:"),
     st.Page("pages/features.py", title="Features", icon=":material/scatter_plot:"),
+    st.Page("pages/functional.py", title="Functional features", icon=":material/troubleshoot:"),
     st.Page("pages/steering.py", title="Steering", icon=":material/explore:"),
     st.Page("pages/pair.py", title="New pair", icon=":material/add_link:"),
 ]

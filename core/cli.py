@@ -652,6 +652,61 @@ def _stitch_text(name: str, found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+functional = typer.Typer(help="Features by what they do: entropy, attention deactivation (5.2).", no_args_is_help=True)
+app.add_typer(functional, name="functional")
+
+
+@functional.callback()
+def functional_group() -> None:
+    """A group of one command so far."""
+
+
+@functional.command("scan")
+@_guarded
+def functional_scan_command(
+    pair: PairArg,
+    sae: Annotated[
+        str | None, typer.Option(help="An SAE whose features were measured; the first if not given.")
+    ] = None,
+    documents: Annotated[int, typer.Option(min=1, help="Held-out documents in which features are looked for.")] = 320,
+    candidates: Annotated[int, typer.Option(min=1, help="Of each kind; as many random features beside them.")] = 12,
+    each: Annotated[int, typer.Option(min=1, help="Documents in which a feature is ablated.")] = 8,
+    as_json: JsonFlag = False,
+) -> None:
+    """Find entropy and attention-deactivation features, ablate them, and keep the tables of the page (Fig. 5, 16)."""
+    from core import functions, pipeline, queries, scan
+
+    bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
+    name = sae or next(iter(queries.saes(bench.workspace)), "")
+    scan.scan(bench, name, scan.ScanConfig(documents=documents, features=candidates, each=each))
+    found = functions.summary(bench.workspace, name)
+    _show(found, as_json, _functional_text(found))
+
+
+def _functional_text(found: dict[str, Any]) -> str:
+    null, sink = found["null_space"], found["sink"]
+    lines = [
+        f"SAE {found['sae']} through {found['stitch']}, {found['documents']} documents",
+        f"share in the null space (2 %), median: A {null['a']:.2f} (random SAE {null['random_a']:.2f}), "
+        f"B {null['b']:.2f} ({null['random_b']:.2f}); rank correlation of A's with B's {null['spearman']:.2f}",
+        f"sink direction: A {sink['a']:.2f}, transferred {sink['transferred']:.2f}, B's own {sink['b']:.2f}",
+    ]
+    for side in ("a", "b"):
+        entropy, attention = found["entropy"][side], found["attention"][side]
+        cells = [
+            f"{k} {x['entropy']:.3f} and {x['loss']:.3f}" for k, x in entropy.items() if k in ("candidates", "random")
+        ]
+        lines.append(f"{side.upper()} ablated, |change| of entropy and loss in nats: {', '.join(cells)}")
+        best = attention["clearest"]
+        lines.append(
+            f"{side.upper()} attention to the first token falls by {-attention['candidates']['deactivation']:.3f} "
+            f"(random {-attention['random']['deactivation']:.3f}); clearest: feature {best['feature']}, head "
+            f"{best['layer']}.{best['head']}, {best['change']:+.3f} [{best['low']:+.3f}, {best['high']:+.3f}]; rank "
+            f"correlation of heuristic score and fall {attention['spearman']:.2f}"
+        )
+    return "\n".join([*lines, f"largest falls in A and in B, rank correlation {found['attention']['kept']:.2f}"])
+
+
 @app.command("report")
 @_guarded
 def report_command(pair: PairArg, as_json: JsonFlag = False) -> None:

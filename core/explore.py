@@ -29,7 +29,7 @@ from core.sae import (
 )
 from core.steering import TURNS
 from core.stitch import Stitch, load_stitch
-from core.store import fingerprint
+from core.store import Workspace, fingerprint
 from core.taxonomy import REWRITES, TagRewriter, active_features, consistency, english_sentences
 from core.transfer import save_sae, transfer_sae
 from core.uploads import check_name, name_from
@@ -148,6 +148,19 @@ def variants(sae: "SAE[Any]", stitch: Stitch, shuffled: Stitch, seed: int = 0) -
     }
 
 
+def stitch_of(ws: Workspace, sae_name: str) -> str:
+    """The stitch that the features of an SAE were measured through. Raises StitchLensError where it was fitted again
+    since."""
+    makers = ws.entry(f"features/{sae_name}").makers
+    name = makers["stitch_name"]
+    if fingerprint(ws.entry(f"stitches/{name}").makers) != makers["stitch"]:
+        raise StitchLensError(
+            f"stitch {name} fitted again since", "the one that the features were measured through",
+            f"run `python -m core features build {ws.pair} --stitch {name} --sae {sae_name}`",
+        )  # fmt: skip
+    return name
+
+
 class Live:
     """Both models with an SAE of the workspace and its transfer at hand, to read texts that were typed in; takes
     turns with whatever else computes in this process.
@@ -158,13 +171,7 @@ class Live:
     def __init__(self, pair: PairSpec, sae_name: str, private: Path | None = None) -> None:
         bench = Bench(pair, BuildConfig(), private)
         ws = bench.workspace
-        makers = ws.entry(f"features/{sae_name}").makers
-        name = makers["stitch_name"]
-        if fingerprint(ws.entry(f"stitches/{name}").makers) != makers["stitch"]:
-            raise StitchLensError(
-                f"stitch {name} fitted again since", "the one that the features were measured through",
-                f"run `python -m core features build {pair.key} --stitch {name} --sae {sae_name}`",
-            )  # fmt: skip
+        name, makers = stitch_of(ws, sae_name), ws.entry(f"features/{sae_name}").makers
         sae = load_sae(ws.path(f"saes/{sae_name}"), pair.a.d_model)
         moved = transfer_sae(sae, load_stitch(ws.path(f"stitches/{name}")))
         self._sides = {"a": (bench.a, sae, makers["layer_a"]), "b": (bench.b, moved, makers["layer_b"])}

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -42,6 +42,34 @@ def residuals(
     wanted = [(_name(k), keep(k)) for k in layers]
     with torch.inference_mode(), contextlib.suppress(_Stop), model.bridge.hooks(fwd_hooks=wanted):
         model.body(input_ids=ids, use_cache=False)
+    return seen
+
+
+class Call(NamedTuple):
+    """What a block of `model.plain` was called with: the residual stream [rows, pos, d], and everything beside it."""
+
+    hidden: Tensor
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def calls(model: "LiveModel", ids: Int[Tensor, "rows pos"], layers: Sequence[int]) -> dict[int, Call]:
+    """The calls of the blocks `layers` in one pass of `model.plain`; nothing above the last is computed."""
+    last, mine, seen = max(layers), threading.get_ident(), dict[int, Call]()
+
+    def keep(layer: int) -> Callable[..., None]:
+        def hook(block: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if threading.get_ident() == mine:
+                seen[layer] = Call(args[0], args[1:], kwargs)
+                if layer == last:
+                    raise _Stop
+
+        return hook
+
+    with contextlib.ExitStack() as undo, torch.no_grad(), contextlib.suppress(_Stop):
+        for layer in layers:
+            undo.callback(model.plain_blocks[layer].register_forward_pre_hook(keep(layer), with_kwargs=True).remove)
+        model.plain.base_model(input_ids=ids, use_cache=False)
     return seen
 
 

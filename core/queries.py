@@ -78,6 +78,7 @@ WHAT = {
     "histograms_a": "Activation histograms in A",
     "histograms_b": "Activation histograms in B",
     "logits": "Tokens that features raise and lower",
+    "functional": "Functional features: entropy, attention (Fig. 5)",
     "language_means": "Mean residual streams of each language",
     "steering": "Response languages under steering (Tables 5, 6)",
     "steering_choice": "Settings that the first half of the prompts chose from",

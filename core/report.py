@@ -6,7 +6,7 @@ import shutil
 import sys
 from typing import Any
 
-from core import queries
+from core import functions, queries
 from core.corpus import wheel_folder
 from core.errors import StitchLensError
 from core.pairs import PairSpec, Source, known_pairs
@@ -49,6 +49,8 @@ def report(pair: PairSpec) -> dict[str, Any]:
         rows = queries.sae_quality(w, measured[0]).to_dict("records")
         out["sae"] = {"sae": measured[0]} | {REPORTED.get(str(r["name"]), str(r["name"])): r for r in rows}
         out["features"] = queries.feature_counts(w, measured[0])
+    if found := functions.scanned(w):
+        out["functional"] = functions.summary(w, found[0])
     if queries.has(w, "steering"):
         out["steering"] = steering(w)
     return out

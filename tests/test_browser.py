@@ -151,7 +151,13 @@ def test_a_link_to_a_page_is_the_first_thing_a_server_hears(home: Path, visit: C
         expect(page.locator("h2")).to_have_text("L10-L9")
         assert page.get_by_role("link", name="Overview").count() == 1
         entries = page.locator("[data-testid=stSidebarNav] a").all_inner_texts()
-        assert [entry.split("\n")[-1] for entry in entries] == ["Overview", "Stitches", "Features", "Steering"]
+        assert [entry.split("\n")[-1] for entry in entries] == [
+            "Overview",
+            "Stitches",
+            "Features",
+            "Functional features",
+            "Steering",
+        ]
         page.close()  # before its server goes
 
 
@@ -229,7 +235,7 @@ def test_a_feature_is_seen_on_both_sides_and_can_be_linked(url: str, visit: Call
 def test_pages_fit_the_window(
     url: str, visit: Callable[..., Page], size: tuple[int, int], theme: str, tmp_path: Path
 ) -> None:
-    for name in ("", "stitches", "features", "steering"):
+    for name in ("", "stitches", "features", "functional", "steering"):
         page = visit(f"{url}/{name}", size, theme)
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
         wide = page.evaluate(
@@ -277,7 +283,7 @@ def test_the_committed_workspaces_open(tmp_path: Path, visit: Callable[..., Page
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "models").symlink_to(models)  # what is dequantised there need not be made again
     with serving(SHIPPED, tmp_path / "cache") as url:
-        for name in ("", "stitches", "features", "steering"):
+        for name in ("", "stitches", "features", "functional", "steering"):
             page = visit(f"{url}/{name}?pair={pair}")
             assert page.locator("[data-testid=stAlert]").all_inner_texts() == []
             expect(page.locator(".js-plotly-plot").first).to_be_visible()
@@ -465,4 +471,35 @@ def test_a_stitch_of_ones_own_gets_a_card_and_steers(
         other.goto(f"{url}/stitches?pair=nano&stitch=from-torch")
         expect(other.locator("h2")).to_have_text("from-torch")
         other.close()
+        page.close()
+
+
+@pytest.mark.model
+def test_functional_features_from_a_link_to_a_head_and_to_the_feature(
+    visit: Callable[..., Page], tmp_path: Path
+) -> None:
+    """On the shipped nano pair: a link with a head that does not exist, a text of ones own in one model and the other,
+    and the link to the feature's own view."""
+    with serving(SHIPPED, tmp_path / "cache") as url:
+        page = visit(f"{url}/functional?pair=nano&feature=171&side=b&layer=4&head=9")
+        expect(page.get_by_text("No head 9 here, they run from 0 to 3")).to_be_visible()
+        expect(page.locator("h2#feature")).to_have_text("Feature 171")
+        for key in ("null-space", "ablations", "heads", "places"):
+            expect(page.locator(f".st-key-{key} .js-plotly-plot")).to_be_visible()
+        for key in ("null-space", "ablations", "heads"):
+            expect(page.locator(f".st-key-{key} .legend")).to_contain_text("random")
+        page.get_by_role("textbox", name="Text").fill("print(<b>(1 + 2)</b> * 3);")
+        page.get_by_role("button", name="Look", exact=True).click()
+        expect(page.locator(".st-key-patterns .js-plotly-plot")).to_be_visible(timeout=120_000)
+        expect(page.locator(".st-key-sink .legend")).to_contain_text("random direction")
+        settled(page)
+        page.screenshot(path=tmp_path / "head.png", full_page=True)
+        page.get_by_text("A, original", exact=True).last.click()
+        settled(page)
+        page.get_by_role("button", name="Look", exact=True).click()
+        expect(page.get_by_text(re.compile(r"^Head 2\.\d of A over this text"))).to_be_visible(timeout=60_000)
+        page.get_by_role("link", name="Feature 171 on the Features page").click()
+        expect(page.locator("h1")).to_have_text("Features")
+        settled(page)
+        expect(page.locator("h2#feature")).to_have_text("Feature 171")
         page.close()
