@@ -17,6 +17,7 @@ pages = [
     st.Page("pages/stitches.py", title="Stitches", icon=":material/hub:"),
     st.Page("pages/features.py", title="Features", icon=":material/scatter_plot:"),
     st.Page("pages/steering.py", title="Steering", icon=":material/explore:"),
+    st.Page("pages/probes.py", title="Probes", icon=":material/labs:"),
 ]
 page = st.navigation(pages)
 st.set_page_config(page_title=f"{page.title} · StitchLens")

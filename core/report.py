@@ -6,7 +6,7 @@ import shutil
 import sys
 from typing import Any
 
-from core import queries
+from core import probe_tables, queries
 from core.corpus import wheel_folder
 from core.errors import StitchLensError
 from core.pairs import PAIRS, PairSpec, Source
@@ -50,6 +50,8 @@ def report(pair: PairSpec) -> dict[str, Any]:
         out["features"] = queries.feature_counts(w, measured[0])
     if queries.has(w, "steering"):
         out["steering"] = steering(w)
+    if probed := probe_tables.names(w):
+        out["probes"] = {name: probe_tables.record(w, name) for name in probed}
     return out
 
 
