@@ -37,7 +37,7 @@ WAYS = {
 """In the order of their legend."""
 
 
-def names(ws: Workspace) -> list[str]:
+def evaluated(ws: Workspace) -> list[str]:
     """What was evaluated: an SAE's name, with `-absolute` where features were chosen by size."""
     return [n.removeprefix("probes/") for n in ws.names(prefix="probes/")] if ws.exists else []
 
@@ -47,7 +47,7 @@ def results(ws: Workspace, name: str) -> pd.DataFrame:
     return ws.table(f"probes/{name}")
 
 
-def settings(ws: Workspace, name: str) -> dict[str, Any]:
+def setup(ws: Workspace, name: str) -> dict[str, Any]:
     """What the tables were made from: `stitch_name`, `sae_name`, layers, `datasets` (title and what it is about), `own`
     (how B's own SAE was trained) and so on."""
     return ws.entry(f"probes/{name}").makers
@@ -62,10 +62,15 @@ def curve(ws: Workspace, name: str, dataset: str = "", label: str = "") -> pd.Da
     return words.merge(rows, on="method").sort_values("k", kind="stable").reset_index(drop=True)
 
 
-def tasks(ws: Workspace, name: str) -> pd.DataFrame:
+def ks(ws: Workspace, name: str) -> list[int]:
+    """Numbers of features that were measured."""
+    return sorted(int(k) for k in results(ws, name).k.unique() if k)
+
+
+def picker(ws: Workspace, name: str) -> pd.DataFrame:
     """One row a choice of the picker: `dataset`, `label`, `title`; first the mean, then each dataset (its mean, where
     it has several classes) and its classes."""
-    table, titles = results(ws, name), settings(ws, name)["datasets"]
+    table, titles = results(ws, name), setup(ws, name)["datasets"]
     rows = [("", "", f"Mean over {len(titles)} datasets")]
     for dataset, (title, _) in titles.items():
         labels = [x for x in table.loc[table.dataset == dataset, "label"].unique() if x]
@@ -77,12 +82,12 @@ def tasks(ws: Workspace, name: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["dataset", "label", "title"])
 
 
-def features(ws: Workspace, name: str, dataset: str, label: str, k: int) -> pd.DataFrame:
+def probed(ws: Workspace, name: str, dataset: str, label: str, k: int) -> pd.DataFrame:
     """The k features of A's SAE for one task: `rank`, `feature`, `difference` of means in A (Eq. 7) and in B after
     transfer; `raises` and Eq. 10's `correlation` of the feature explorer."""
     table = ws.table(f"probe_features/{name}")
     rows = table.loc[(table.dataset == dataset) & (table.label == label) & (table["rank"] < k)]
-    sae = settings(ws, name)["sae_name"]
+    sae = setup(ws, name)["sae_name"]
     if queries.has(ws, f"features/{sae}"):
         known = queries.features(ws, sae)[["feature", "raises", "correlation"]]
         rows = rows.merge(known, on="feature", how="left")
@@ -94,7 +99,7 @@ MEASURED = ("accuracy", "low", "high", "auc", "auc_low", "auc_high", "gap", "gap
 
 def record(ws: Workspace, name: str) -> dict[str, Any]:
     """For the report: `mean` and `datasets` by method and k (dense probes: k = 0), with what was probed."""
-    table, about = results(ws, name), settings(ws, name)
+    table, about = results(ws, name), setup(ws, name)
 
     def by_method(rows: pd.DataFrame) -> dict[str, Any]:
         out: dict[str, Any] = {}

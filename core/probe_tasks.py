@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,11 +178,15 @@ def _made(name: str, label: str, part: str, n: int, seed: int) -> list[Document]
     mine = {k: [w for i, w in enumerate(x) if (i % 3 == 2) == (part == "test")] for k, x in words.items()}
     g = np.random.default_rng([seed, *f"{name}/{label}/{part}".encode()])
     made: dict[str, None] = {}
+
+    def drawn(some: list[str]) -> str:
+        return some[int(g.integers(len(some)))]
+
     for _ in range(20 * n):  # repeats are drawn again
         if len(made) == n:
             break
-        template = str(g.choice(_TEMPLATES[name][2][label]))
-        text = re.sub(r"\{(.)(?::(\w+))?\}", lambda m: _inflected(str(g.choice(mine[m[1]])), m[2] or ""), template)
+        template = drawn(_TEMPLATES[name][2][label])
+        text = re.sub(r"\{(.)(?::(\w+))?\}", lambda m: _inflected(drawn(mine[m[1]]), m[2] or ""), template)
         made.setdefault(text[0].upper() + text[1:])
     return [Document(f"{name}/{part}/{label}@{i}", label, text) for i, text in enumerate(made)]
 
@@ -251,20 +256,53 @@ def labelled(rows: Iterable[tuple[str, str]], positive: str | None = None) -> La
     return Labelled(tuple(texts), y, positive, left_out)
 
 
-def read_csv(raw: bytes) -> list[tuple[str, str]]:
-    """(text, label) of each row of a CSV with columns `text` and `label`; at most MOST_ROWS + 1 rows are read.
+def read_labels(files: Sequence[Path]) -> Iterable[tuple[str, str]]:
+    """(text, label) from one CSV, or from two files with a text a line, 'yes' and 'no'. Raises StitchLensError."""
+    raws = []
+    for path in files:
+        try:
+            with path.open("rb") as f:
+                raws.append(f.read(MOST_BYTES + 1))
+        except OSError as e:
+            raise StitchLensError(
+                f"{path.name} unreadable ({e.strerror})", "a readable file", "check the path"
+            ) from None
+    match raws:
+        case [raw]:
+            return read_csv(raw)
+        case [yes, no]:
+            return two_lists(_text(yes, "one text a line"), _text(no, "one text a line"))
+        case _:
+            raise StitchLensError(f"{len(raws)} files", "a CSV, or two files with a text a line", "give one or two")
 
-    Raises StitchLensError where it is too large, not UTF-8, broken, or lacks a column.
-    """
-    wanted = "a CSV in UTF-8 with the columns text and label"
+
+def two_lists(yes: str, no: str) -> list[tuple[str, str]]:
+    """(text, label) of each line that is not blank, 'yes' or 'no'."""
+    return [(line, label) for text, label in ((yes, "yes"), (no, "no")) for line in text.splitlines() if line.strip()]
+
+
+def _text(raw: bytes, wanted: str) -> str:
+    """Raises StitchLensError for what is too large, not UTF-8 or binary."""
     if len(raw) > MOST_BYTES:
-        raise StitchLensError(f"a file of {len(raw):,} bytes", f"at most {MOST_BYTES:,}", "take a random sample of it")
+        raise StitchLensError(
+            f"a file of over {MOST_BYTES:,} bytes", f"at most {MOST_BYTES:,}", "take a random sample of it"
+        )
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         raise StitchLensError(f"a file not in UTF-8 (byte {e.start})", wanted, "save it as UTF-8") from None
     if "\0" in text:
         raise StitchLensError("a binary file", wanted, "save it as text")
+    return text
+
+
+def read_csv(raw: bytes) -> list[tuple[str, str]]:
+    """(text, label) of each row of a CSV with columns `text` and `label`; at most MOST_ROWS + 1 rows are read.
+
+    Raises StitchLensError where it is too large, not UTF-8, broken, or lacks a column.
+    """
+    wanted = "a CSV in UTF-8 with the columns text and label"
+    text = _text(raw, wanted)
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     out: list[tuple[str, str]] = []
     try:

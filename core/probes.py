@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from core.errors import StitchLensError
 from core.stitch import Stitch
-from core.store import folder_beside
+from core.store import disk_faults, folder_beside
 from core.transfer import transfer_probe
 
 KS = (1, 2, 5, 10, 20, 50)
@@ -160,6 +160,8 @@ def save_probe(probe: Probe, folder: Path) -> None:
     if probe.features is not None:
         weights["features"] = probe.features.astype(np.int64)
     about = {"format": FORMAT, "classes": [0, 1], "C": C} | dict(probe.about)
+    with disk_faults(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
     with folder_beside(folder) as part:
         save_file(weights, part / "probe.safetensors")
         (part / "probe.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", "utf-8")

@@ -135,7 +135,8 @@ class Prober:
 
     @property
     def own_makers(self) -> dict[str, Any]:
-        return self.bench.makers | {"layer_b": self.layers.b, "split": "fit"} | self.own_config.model_dump()
+        about = {"layer_b": self.layers.b, "split": "fit", "positions": self.about.get("positions")}
+        return self.bench.makers | about | self.own_config.model_dump()
 
     @cached_property
     def own(self) -> "SAE[Any]":

@@ -50,7 +50,7 @@ def report(pair: PairSpec) -> dict[str, Any]:
         out["features"] = queries.feature_counts(w, measured[0])
     if queries.has(w, "steering"):
         out["steering"] = steering(w)
-    if probed := probe_tables.names(w):
+    if probed := probe_tables.evaluated(w):
         out["probes"] = {name: probe_tables.record(w, name) for name in probed}
     return out
 
