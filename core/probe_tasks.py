@@ -112,8 +112,8 @@ def corpus_datasets(corpus: Corpus) -> list[Dataset]:
         kept = [x for x in belongs if len(train[x]) >= LEAST_TRAIN and len(test[x]) >= LEAST_TEST]
         wanted = tuple(x for x in (probed or belongs) if x in kept)
         if len(kept) > 1 and wanted:
-            picked = ({x: s[x] for x in kept} for s in (train, test))
-            out.append(Dataset(name, title, says, *picked, wanted))
+            kept_train, kept_test = ({x: s[x] for x in kept} for s in (train, test))
+            out.append(Dataset(name, title, says, kept_train, kept_test, wanted))
     return out
 
 

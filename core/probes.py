@@ -147,7 +147,7 @@ def folds(y: Labels, seed: int = 0, most: int = 5) -> list[tuple[Int[np.ndarray,
 
 def live_features(x: Rows) -> Bool[np.ndarray, " d"]:
     """Those that are active in any row."""
-    return (x > 0).any(0)
+    return np.asarray((x > 0).any(0))
 
 
 FORMAT = "stitchlens-probe-1"

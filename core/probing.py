@@ -170,9 +170,9 @@ class Prober:
         """Both models over texts; with a name under `kept` in the user's cache, where a stopped reading goes on."""
         out: dict[str, list[NDArray[np.float32]]] = {}
         partner = None if self.bench.a.tokenizer_hash == self.bench.b.tokenizer_hash else self.bench.b
-        for side, model, other, layer in (
-            ("a", self.bench.a, partner, self.layers.a), ("b", self.bench.b, None, self.layers.b),
-        ):  # fmt: skip
+        for side in SIDES:
+            model, layer = (self.bench.a, self.layers.a) if side == "a" else (self.bench.b, self.layers.b)
+            other = partner if side == "a" else None
             saes, limit = self.saes(side, own), None
             with Progress(f"reading texts with {side.upper()}", len(texts), "texts") as bar:
                 for k in range(0, len(texts), BLOCK):
@@ -314,10 +314,13 @@ def _at_b(probe: Probe, prober: Prober, k: int) -> Probe:
     return Probe(probe.coef, probe.intercept, probe.features, about)
 
 
-def task_probe(prober: Prober, task: str, side: Side, k: int = 0, fitted: Side = "a") -> Probe:
-    """A probe of an offline task, `DATASET/CLASS`, for one side, fitted on that or the other; `k` features, 0 for a
-    dense one. Raises StitchLensError for a task that is not there, and for a probe of A fitted on B."""
-    datasets = {d.name: d for d in offline_datasets(prober.bench.corpus)}
+def task_probe(
+    prober: Prober, task: str, side: Side, k: int = 0, fitted: Side = "a", offered: Sequence[Dataset] | None = None
+) -> Probe:
+    """A probe of a task, `DATASET/CLASS` of those offered (the offline ones if not given), for one side, fitted on that
+    or the other; `k` features, 0 for a dense one. Raises StitchLensError for a task that is not there, and for a probe
+    of A fitted on B."""
+    datasets = {d.name: d for d in (offline_datasets(prober.bench.corpus) if offered is None else offered)}
     name, _, label = task.partition("/")
     if name not in datasets or label not in datasets[name].probed:
         there = ", ".join(f"{d.name}/{c}" for d in datasets.values() for c in d.probed)
