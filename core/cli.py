@@ -518,12 +518,12 @@ def vector_export_command(
     print(f"{lane} of {source}, before layer {vectors[0].layer}: {out}")
 
 
-def _prober(pair: str, sae: str | None, stitch_name: str | None) -> "Prober":
+def _prober(pair: str, sae: str | None, stitch_name: str | None, own_positions: int | None = None) -> "Prober":
     from core import pipeline, probing
 
     bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
     usual = probing.default_names(bench)
-    return probing.Prober(bench, sae or usual[0], stitch_name or usual[1])
+    return probing.Prober(bench, sae or usual[0], stitch_name or usual[1], own_positions)
 
 
 @probes_app.command("eval")
@@ -536,13 +536,16 @@ def probes_eval_command(
     stitch_name: StitchArg = None,
     absolute: Annotated[bool, typer.Option("--absolute", help="Choose features by size, as SAEBench does.")] = False,
     saebench: Annotated[bool, typer.Option("--saebench", help="SAEBench's eight datasets from the hub.")] = False,
+    own_positions: Annotated[
+        int | None, typer.Option(min=1, help="Rows to train B's own SAE on; as many as A's if not given.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure sparse and dense probes of both models on every task (Fig. 3a, 9, 10). A killed run goes on."""
     from core import probe_evaluation, probe_tables, probing
     from core.saebench import saebench_datasets
 
-    prober = _prober(pair, sae, stitch_name)
+    prober = _prober(pair, sae, stitch_name, own_positions)
     config = probing.ProbeConfig(absolute=absolute)
     name = probe_evaluation.evaluate(prober, config, saebench_datasets() if saebench else None)
     found = probe_tables.record(prober.bench.workspace, name)

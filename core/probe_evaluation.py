@@ -104,7 +104,8 @@ def evaluate(prober: Prober, config: ProbeConfig | None = None, datasets: Sequen
     makers = bench.makers | config.model_dump(mode="json") | {
         "sae": fingerprint(prober.about), "stitch": fingerprint(prober.stitched), "sae_name": prober.sae_name,
         "stitch_name": prober.stitch_name, "layer_a": prober.layers.a, "layer_b": prober.layers.b,
-        "own": prober.own_config.model_dump(), "datasets": {d.name: [d.title, d.says] for d in datasets},
+        "own": prober.own_config.model_dump() | {"positions": prober.own_positions},
+        "datasets": {d.name: [d.title, d.says] for d in datasets},
         "texts": fingerprint([(d.id, d.text) for some in datasets for d in some.documents]),
     }  # fmt: skip
     with only_one(bench.pair.key, "probes"):

@@ -178,15 +178,11 @@ def _made(name: str, label: str, part: str, n: int, seed: int) -> list[Document]
     mine = {k: [w for i, w in enumerate(x) if (i % 3 == 2) == (part == "test")] for k, x in words.items()}
     g = np.random.default_rng([seed, *f"{name}/{label}/{part}".encode()])
     made: dict[str, None] = {}
-
-    def drawn(some: list[str]) -> str:
-        return some[int(g.integers(len(some)))]
-
     for _ in range(20 * n):  # repeats are drawn again
         if len(made) == n:
             break
-        template = drawn(_TEMPLATES[name][2][label])
-        text = re.sub(r"\{(.)(?::(\w+))?\}", lambda m: _inflected(drawn(mine[m[1]]), m[2] or ""), template)
+        template = str(g.choice(_TEMPLATES[name][2][label]))
+        text = re.sub(r"\{(.)(?::(\w+))?\}", lambda m: _inflected(str(g.choice(mine[m[1]])), m[2] or ""), template)
         made.setdefault(text[0].upper() + text[1:])
     return [Document(f"{name}/{part}/{label}@{i}", label, text) for i, text in enumerate(made)]
 

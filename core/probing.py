@@ -20,7 +20,7 @@ from core.languages import interval as exact_interval
 from core.models import LiveModel
 from core.pairs import Frozen, LayerPair
 from core.pipeline import Bench
-from core.probe_tasks import Labelled, offline_datasets, one_against_rest
+from core.probe_tasks import Dataset, Labelled, offline_datasets, one_against_rest
 from core.probes import (
     KS,
     RESAMPLES,
@@ -103,8 +103,9 @@ class Prober:
     Raises StitchLensError where SAE and stitch belong to different layers.
     """
 
-    def __init__(self, bench: Bench, sae_name: str, stitch_name: str) -> None:
+    def __init__(self, bench: Bench, sae_name: str, stitch_name: str, own_positions: int | None = None) -> None:
         self.bench, self.sae_name, self.stitch_name = bench, sae_name, stitch_name
+        self._own_positions = own_positions
         ws = bench.workspace
         self.about, self.stitched = ws.entry(f"saes/{sae_name}").makers, ws.entry(f"stitches/{stitch_name}").makers
         if self.about["layer_a"] != self.stitched["layer_a"]:
@@ -134,8 +135,13 @@ class Prober:
         return SaeConfig(width=self.sae.cfg.d_sae)
 
     @property
+    def own_positions(self) -> int | None:
+        """Rows that B's own SAE is trained on: as many as A's was if not given otherwise; None is the whole split."""
+        return self._own_positions or self.about.get("positions")
+
+    @property
     def own_makers(self) -> dict[str, Any]:
-        about = {"layer_b": self.layers.b, "split": "fit", "positions": self.about.get("positions")}
+        about = {"layer_b": self.layers.b, "split": "fit", "positions": self.own_positions}
         return self.bench.makers | about | self.own_config.model_dump()
 
     @cached_property
@@ -146,7 +152,7 @@ class Prober:
             bench, layer = self.bench, self.layers.b
             setup = {
                 "model": bench.b.makers, "paired": bench.a.makers["tokenizer"],
-                "corpus": bench.corpus.fingerprint, "split": "fit", "positions": self.about.get("positions"),
+                "corpus": bench.corpus.fingerprint, "split": "fit", "positions": self.own_positions,
             }  # fmt: skip
             desc = f"recording B before layer {layer}"
             rows = harvest_rows(bench.b, bench.corpus.split("fit"), layer, setup, desc, bench.a)
