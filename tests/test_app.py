@@ -316,3 +316,21 @@ def test_no_lane_is_said() -> None:
 def test_steering_without_stitch_or_means_is_a_door(ws: Workspace) -> None:
     app = opened("steering")
     assert not app.exception and "steer eval smollm2-gemma3" in app.code[0].value
+
+
+def test_probes_are_drawn_and_link_to_features(nano_home: Path) -> None:
+    app = opened("probes", pair="nano")
+    assert not app.exception and not app.error
+    said = text(app)
+    for words in ("Mean over 10 datasets", "Fig. 3a", "Fig. 9 and 10", "shuffled pairs", "Probe your own labels"):
+        assert words in said, words
+    assert app.dataframe[0].value.shape == (11, 8)
+    app.selectbox(key="task").select("language/fra").run()
+    assert "(features?pair=nano&sae=L2-1024&feature=" in text(app)
+    assert "French" in text(app) and not app.exception
+
+
+def test_probes_say_how_they_are_made(ws: Workspace) -> None:
+    app = opened("probes")
+    assert not app.exception
+    assert f"python -m core probes eval {PAIR}" in text(app)
