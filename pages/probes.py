@@ -21,7 +21,10 @@ from pages.shared.frame import ask, plain, section
 if TYPE_CHECKING:
     from core.probing import OwnLabels, Prober
 
-SHOWN = ("own", "retrained", "reused", "random", "shuffled", "dense_own", "dense_moved", "dense_shuffled")
+SHOWN = {
+    "own": "B's own", "retrained": "Retrained", "reused": "Reused", "random": "Random", "shuffled": "Shuffled",
+    "dense_own": "Dense, B's", "dense_moved": "Dense, A's", "dense_shuffled": "Dense, shuffled",
+}  # fmt: skip
 """Columns of the table of datasets."""
 MOST_TYPED = 20_000
 """Characters of each box."""
@@ -105,9 +108,9 @@ def curves(ws: Workspace, name: str, task: pd.Series) -> None:
     figures.draw(
         probe_figures.probes(table),
         f"Fig. 3a. {says}; half of each are of the class. Features are those of A's SAE with the largest {chosen} in "
-        f"mean activation (Eq. 7), carried by {plain(about['stitch_name'])}. Bars: 95 %, bootstrap over documents. "
-        f"Controls: random features, A's probe through a stitch of shuffled pairs. A's dense probe moved to B, against "
-        f"one fitted on B: {points.replace('-', '−')}.",
+        f"mean activation (Eq. 7), carried by {plain(about['stitch_name'])}; dense: the whole residual stream. Bars: "
+        "95 %, bootstrap over documents. Controls: random features, A's probe through a stitch of shuffled pairs. "
+        f"A's dense probe moved to B, against one fitted on B: {points.replace('-', '−')}.",
         key="curves", alt="Accuracy of probes against their number of features",
     )  # fmt: skip
 
@@ -122,9 +125,13 @@ def datasets(ws: Workspace, name: str) -> None:
     wide = rows.pivot_table(index="dataset", columns="method", values="accuracy")
     wide = wide.loc[[*titles, ""], [m for m in SHOWN if m in wide]]
     wide.index = pd.Index([*(t for t, _ in titles.values()), "Mean"], name="Dataset")
-    wide.columns = [probe_tables.WAYS[m].label + " ↑" for m in wide.columns]
-    st.dataframe(wide.style.format("{:.2f}"), alt="Accuracy by dataset")
-    st.caption("Accuracy on held-out documents, mean over a dataset's classes. Pick a task above for its features.")
+    wide.columns = [f"{SHOWN[m]} ↑" for m in wide.columns]
+    st.dataframe(wide.style.format("{:.2f}"), height="content", alt="Accuracy by dataset")
+    st.caption(
+        "Accuracy on held-out documents, mean over a dataset's classes. Sparse: B's own SAE; A's features in B with a "
+        "probe fitted there, and with A's own; the controls. Dense probes in B: B's own, A's moved, the control. "
+        "Pick a task above for its features."
+    )
 
 
 def links(ws: Workspace, sae: str, table: pd.DataFrame) -> str:

@@ -64,7 +64,7 @@ def probes(table: pd.DataFrame) -> go.Figure:
         height=430, margin={"l": 0, "r": 8, "t": 30, "b": 0}, dragmode=False, hovermode="closest", legend=LEGEND
     )
     figure.update_xaxes(
-        title="features of the probe, k; at the right end the whole residual stream", type="category",
+        title="features, k", type="category",
         categoryorder="array", categoryarray=_order(table), fixedrange=True, showgrid=False,
     )  # fmt: skip
     lowest = min(0.45, float(table.low.min()) - 0.02)
@@ -86,6 +86,7 @@ def grid(tables: dict[str, pd.DataFrame]) -> go.Figure:
         height=60 + 190 * rows, margin={"l": 0, "r": 8, "t": 60, "b": 0}, dragmode=False, hovermode="closest",
         legend=LEGEND | {"y": 1.0 + 0.16 / rows},
     )  # fmt: skip
+    figure.update_annotations(font={"size": 12})
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=order, fixedrange=True, showgrid=False)
-    figure.update_yaxes(range=[0.4, 1.02], fixedrange=True, zeroline=False)
+    figure.update_yaxes(range=[0.35, 1.03], fixedrange=True, zeroline=False)
     return figure
