@@ -301,7 +301,7 @@ def own_labels(prober: Prober, given: Labelled, config: ProbeConfig | None = Non
         outcome = Outcome(some, y)
         low, high = exact_interval(round(float(outcome.right.sum())), len(y))
         accuracy, auc = float(outcome.right.mean()), float(outcome.auc(equal)[0])
-        rows.append({**method._asdict(), "accuracy": accuracy, "low": low, "high": high, "auc": auc})
+        rows.append({"method": method.name, "k": method.k, "accuracy": accuracy, "low": low, "high": high, "auc": auc})
     classes = {"classes": [0, 1], "class_names": ["not " + given.positive, given.positive], "texts": len(y)}
     dense = fit(x["dense_a"], y, **classes, **prober.about_probe("a", 0))
     best = select(x["source"], y, max(config.ks), config.absolute)
