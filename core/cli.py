@@ -18,6 +18,7 @@ from core.pairs import LayerPair, get_pair, known_pairs
 from core.store import Workspace
 
 if TYPE_CHECKING:
+    from core.probing import Prober
     from core.studio import Studio
 
 app = typer.Typer(
@@ -48,6 +49,8 @@ vector = typer.Typer(help="Steering vectors as files.", no_args_is_help=True)
 app.add_typer(vector, name="vector")
 pair_app = typer.Typer(help="Pairs of models of your own.", no_args_is_help=True)
 app.add_typer(pair_app, name="pair")
+probes_app = typer.Typer(help="Linear probes of one model on the other (4, Eq. 7).", no_args_is_help=True)
+app.add_typer(probes_app, name="probes")
 nano = typer.Typer(help="The small within-family pair that ships with the project.", no_args_is_help=True)
 app.add_typer(nano, name="nano")
 
@@ -612,6 +615,115 @@ def vector_export_command(
     print(f"{lane} of {source}, before layer {vectors[0].layer}: {out}")
 
 
+def _prober(pair: str, sae: str | None, stitch_name: str | None, own_positions: int | None = None) -> "Prober":
+    from core import pipeline, probing
+
+    bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
+    usual = probing.default_names(bench)
+    return probing.Prober(bench, sae or usual[0], stitch_name or usual[1], own_positions)
+
+
+@probes_app.command("eval")
+@_guarded
+def probes_eval_command(
+    pair: PairArg,
+    sae: Annotated[
+        str | None, typer.Option(help="An SAE of A in the workspace; the Features page's if not given.")
+    ] = None,
+    stitch_name: StitchArg = None,
+    absolute: Annotated[bool, typer.Option("--absolute", help="Choose features by size, as SAEBench does.")] = False,
+    saebench: Annotated[bool, typer.Option("--saebench", help="SAEBench's eight datasets from the hub.")] = False,
+    own_positions: Annotated[
+        int | None, typer.Option(min=1, help="Rows to train B's own SAE on; as many as A's if not given.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure sparse and dense probes of both models on every task (Fig. 3a, 9, 10). A killed run goes on."""
+    from core import probe_evaluation, probe_tables, probing
+    from core.saebench import saebench_datasets
+
+    prober = _prober(pair, sae, stitch_name, own_positions)
+    config = probing.ProbeConfig(absolute=absolute)
+    name = probe_evaluation.evaluate(prober, config, saebench_datasets() if saebench else None)
+    found = probe_tables.record(prober.bench.workspace, name)
+    _show(found, as_json, _probes_text(name, found))
+
+
+def _probes_text(name: str, found: dict[str, Any]) -> str:
+    lines = [f"probes {name}, stitch {found['stitch']}: accuracy, mean over {found['tasks']} tasks (95 % interval)"]
+    for method, by_k in found["mean"].items():
+        cells = [f"{'' if k == '0' else f'k={k} '}{x['accuracy']:.3f} ({x['low']:.3f}, {x['high']:.3f})"
+                 for k, x in by_k.items()]  # fmt: skip
+        lines.append(f"  {method:14} " + "  ".join(cells))
+    return "\n".join(lines)
+
+
+@probes_app.command("export")
+@_guarded
+def probes_export_command(
+    pair: PairArg,
+    task: Annotated[str, typer.Option(help="DATASET/CLASS, such as language/fra; a wrong one lists them all.")],
+    out: Annotated[Path, typer.Option(help="A new folder for probe.safetensors and probe.json.")],
+    side: Annotated[str, typer.Option(help="The model it reads: a or b.")] = "b",
+    fitted: Annotated[str, typer.Option(help="The model it was fitted on: a (for b: carried over) or b.")] = "a",
+    k: Annotated[int, typer.Option(min=0, max=1000, help="SAE features it reads; 0 is a dense probe.")] = 0,
+    sae: Annotated[str | None, typer.Option(help="An SAE of A in the workspace.")] = None,
+    stitch_name: StitchArg = None,
+) -> None:
+    """Write a probe that scikit-learn can be rebuilt from: safetensors and JSON, no pickle."""
+    from core import probing
+    from core.probes import save_probe
+
+    if side not in ("a", "b") or fitted not in ("a", "b"):
+        raise StitchLensError(f"side '{side}' fitted on '{fitted}'", "a or b", "choose one of them for each")
+    _free_place(out)
+    probe = probing.task_probe(_prober(pair, sae, stitch_name), task, side, k, fitted)  # type: ignore[arg-type]
+    save_probe(probe, out)
+    print(f"{task} for {probe.about['model']} at {probe.about['hook']}: {out}")
+
+
+@probes_app.command("own")
+@_guarded
+def probes_own_command(
+    pair: PairArg,
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="A CSV with columns text and label; or two files, one text a line: yes, then no."),
+    ],
+    positive: Annotated[
+        str | None, typer.Option(help="The label that stands against all others; needed where there are over two.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for the probes, A's and B's, dense and sparse.")
+    ] = None,
+    sae: Annotated[str | None, typer.Option(help="An SAE of A in the workspace.")] = None,
+    stitch_name: StitchArg = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fit probes of A on labels of your own, move them to B at once, and cross-validate both."""
+    from core import probing
+    from core.probe_tasks import labelled, read_labels
+    from core.probes import save_probe
+
+    given = labelled(read_labels(files), positive)
+    if out is not None:
+        _free_place(out)
+    found = probing.own_labels(_prober(pair, sae, stitch_name), given)
+    if out is not None:
+        out.mkdir(parents=True)
+        for name, probe in found.probes.items():
+            save_probe(probe, out / name)
+    rows = found.table.to_dict("records")
+    record = {
+        "texts": found.n, "positive": found.positive, "left_out": found.left_out, "methods": rows,
+        "features": found.features.to_dict("records"),
+    }  # fmt: skip
+    lines = [f"{found.n} texts, {found.left_out} left out; '{found.positive}' against the rest, cross-validated"]
+    lines += [f"  {r['method']:14} k={r['k']:<3} {r['accuracy']:.3f} ({r['low']:.3f}, {r['high']:.3f})  AUC "
+              f"{r['auc']:.3f}" for r in rows]  # fmt: skip
+    _show(record, as_json, "\n".join(lines))
+
+
 @nano.command("train")
 @_guarded
 def nano_train_command(
@@ -717,6 +829,8 @@ def report_command(pair: PairArg, as_json: JsonFlag = False) -> None:
     text = "\n".join([found["title"], *(_stitch_text(n, s) for n, s in found["stitches"].items())])
     if "steering" in found:
         text += "\n" + _steering_text(found["steering"])
+    for name, some in found.get("probes", {}).items():
+        text += "\n" + _probes_text(name, some)
     _show(found, as_json, text)
 
 

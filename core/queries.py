@@ -79,6 +79,8 @@ WHAT = {
     "histograms_b": "Activation histograms in B",
     "logits": "Tokens that features raise and lower",
     "functional": "Functional features: entropy, attention (Fig. 5)",
+    "probes": "Probes of both models on every task (Fig. 3a, 9, 10)",
+    "probe_features": "Features that were probed (Eq. 7)",
     "language_means": "Mean residual streams of each language",
     "steering": "Response languages under steering (Tables 5, 6)",
     "steering_choice": "Settings that the first half of the prompts chose from",

@@ -6,7 +6,7 @@ import shutil
 import sys
 from typing import Any
 
-from core import functions, queries
+from core import functions, probe_tables, queries
 from core.corpus import wheel_folder
 from core.errors import StitchLensError
 from core.pairs import PairSpec, Source, known_pairs
@@ -53,6 +53,8 @@ def report(pair: PairSpec) -> dict[str, Any]:
         out["functional"] = functions.summary(w, found[0])
     if queries.has(w, "steering"):
         out["steering"] = steering(w)
+    if probed := probe_tables.evaluated(w):
+        out["probes"] = {name: probe_tables.record(w, name) for name in probed}
     return out
 
 

@@ -362,3 +362,21 @@ def test_private_jobs_of_others_are_not_told(ws: Workspace, tmp_path: Path) -> N
     finally:
         job.cancel()
     assert "secret" not in text(opened("stitches"))
+
+
+def test_probes_are_drawn_and_link_to_features(nano_home: Path) -> None:
+    app = opened("probes", pair="nano")
+    assert not app.exception and not app.error
+    said = text(app)
+    for words in ("Mean over 10 datasets", "Fig. 3a", "Fig. 9 and 10", "shuffled pairs", "Probe your own labels"):
+        assert words in said, words
+    assert app.dataframe[0].value.shape == (11, 8)
+    app.selectbox(key="task").select("language/fra").run()
+    assert "(features?pair=nano&sae=L2-1024&feature=" in text(app)
+    assert "French" in text(app) and not app.exception
+
+
+def test_probes_say_how_they_are_made(ws: Workspace) -> None:
+    app = opened("probes")
+    assert not app.exception
+    assert f"python -m core probes eval {PAIR}" in text(app)

@@ -503,3 +503,42 @@ def test_functional_features_from_a_link_to_a_head_and_to_the_feature(
         settled(page)
         expect(page.locator("h2#feature")).to_have_text("Feature 171")
         page.close()
+
+
+@pytest.mark.model
+def test_probes_of_ones_own_labels_lead_to_a_feature(visit: Callable[..., Page], tmp_path: Path) -> None:
+    """On the shipped nano pair: the figures, a task from the picker, one's own texts, and on to a feature."""
+    with serving(SHIPPED, tmp_path / "cache") as url:
+        page = visit(f"{url}/probes?pair=nano")
+        expect(page.locator(".st-key-curves .js-plotly-plot")).to_be_visible()
+        expect(page.locator(".st-key-grid .js-plotly-plot")).to_be_visible()
+        page.get_by_role("combobox", name="Task").click()
+        page.get_by_role("option", name="Language: French").click()
+        expect(page.locator("h3#features")).to_be_visible()
+        settled(page)
+        again = visit(page.url)
+        expect(again.locator("h3#features")).to_be_visible()
+        again.close()
+        for label, sentences in (
+            ("Yes", [f"Le {w} est dans la <b>maison</b>." for w in ("chat", "roi", "pain", "livre", "chien")]),
+            ("No", [f"The {w} is in the <b>house</b>." for w in ("cat", "king", "bread", "book", "dog")]),
+        ):
+            page.get_by_role("textbox", name=label).fill("\n".join(sentences))
+        page.get_by_role("button", name="Probe", exact=True).click()
+        expect(page.get_by_text("A, its own probe")).to_be_visible(timeout=180_000)
+        settled(page)
+        expect(page.get_by_text("10 texts")).to_be_visible()
+        link = page.locator("a[href*='features?pair=nano']").last
+        wanted = re.search(r"feature=(\d+)", link.get_attribute("href") or "")
+        assert wanted
+        with page.context.expect_page() as opened:
+            link.click()
+        feature = settled(opened.value)
+        expect(feature.locator("h2#feature")).to_have_text(f"Feature {wanted[1]}", timeout=60_000)
+        page.get_by_text("A CSV", exact=True).click()
+        (tmp_path / "one.csv").write_text("text,label\na,x\nb,x\n")
+        page.set_input_files("input[type=file]", str(tmp_path / "one.csv"))
+        page.get_by_text("one.csv").first.wait_for()
+        page.get_by_role("button", name="Probe", exact=True).click()
+        expect(page.get_by_text("one label, 'x'")).to_be_visible()
+        page.close()
