@@ -1,6 +1,7 @@
 """Features by what they do: entropy features, and features that make attention heads look away (5.2, I)."""
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -196,10 +197,10 @@ def _control(single: pd.DataFrame) -> str:
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)
-def _live(pair: str, sae: str, stamp: str) -> "scan.Live":
+def _live(pair: str, sae: str, private: Path | None, stamp: str) -> "scan.Live":
     from core.scan import Live
 
-    return Live(get_pair(pair), sae)
+    return Live(get_pair(pair), sae, private)
 
 
 def _other_side() -> None:
@@ -232,7 +233,8 @@ def live(ws: Workspace, pair: PairSpec, sae: str, makers: dict[str, Any]) -> Non
     if asked:
         now.pop("looked", None)
         with st.spinner("Looking; the first time, both models are opened"):
-            now["looked"] = (key, _live(ws.pair, sae, queries.stamp(ws)).attend(text, side, f, layer, head))
+            live = _live(ws.pair, sae, ws.private, queries.stamp(ws))
+            now["looked"] = (key, live.attend(text, side, f, layer, head))
     if "looked" not in now or now["looked"][0][:2] != (ws.pair, sae):
         st.caption("Press Look: both models are opened once, which takes some seconds, and then look in a moment.")
         return

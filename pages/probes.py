@@ -174,11 +174,11 @@ def grid(ws: Workspace, name: str) -> None:
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)
-def _prober(pair: str, sae: str, stitch: str, stamp: str) -> "Prober":
+def _prober(pair: str, sae: str, stitch: str, private: Path | None, stamp: str) -> "Prober":
     from core.pipeline import Bench, BuildConfig
     from core.probing import Prober
 
-    return Prober(Bench(get_pair(pair), BuildConfig()), sae, stitch)
+    return Prober(Bench(get_pair(pair), BuildConfig(), private), sae, stitch)
 
 
 def own(ws: Workspace, pair: PairSpec, name: str) -> None:
@@ -223,7 +223,7 @@ def probe(ws: Workspace, name: str, given: Labelled) -> "OwnLabels":
 
     about = ask(probe_tables.setup, ws, name)
     with st.spinner("Reading; the first time, both models are opened"):
-        prober = _prober(ws.pair, about["sae_name"], about["stitch_name"], queries.stamp(ws))
+        prober = _prober(ws.pair, about["sae_name"], about["stitch_name"], ws.private, queries.stamp(ws))
         return own_labels(prober, given)
 
 
