@@ -207,6 +207,13 @@ def _dequantised(spec: ModelSpec, source: Source) -> Path:
     return target
 
 
+def quiet_hub() -> None:
+    """Keep the hub client's retries out of what a person reads; its failure is said once, in our own words."""
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()
+
+
 def locate(spec: ModelSpec) -> Path:
     """The model's local folder from the first of its sources that is there; may dequantise or download, once.
 
@@ -226,6 +233,7 @@ def locate(spec: ModelSpec) -> Path:
             else:
                 from huggingface_hub import snapshot_download
 
+                quiet_hub()
                 kept = ["*.json", "*.safetensors", "tokenizer*", "*.model"]
                 return Path(snapshot_download(source.ref, allow_patterns=kept))
         except ModuleNotFoundError:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from core.align import pair_positions
 from core.corpus import Corpus, load_corpus
 from core.errors import StitchLensError
-from core.models import Reader, locate, runtime
+from core.models import Reader, locate, quiet_hub, runtime
 from core.pairs import KEY, SPEC, Frozen, LayerPair, ModelSpec, PairSpec, Source, known_pairs
 from core.places import workspaces_dir
 from core.store import beside
@@ -141,6 +141,7 @@ def _config(ref: str, folder: Path | None) -> Any:
                 f"no *.safetensors in {folder.name}", "weights in safetensors",
                 "load it with transformers and save it with `save_pretrained`",
             )  # fmt: skip
+    quiet_hub()
     try:
         return AutoConfig.from_pretrained(folder or ref, trust_remote_code=False)
     except Exception as e:  # noqa: BLE001 - no network, no such repository, a gate, an unknown type: many kinds

@@ -154,7 +154,7 @@ def test_doctor_says_what_to_do(empty: Path, tmp_path: Path, monkeypatch: pytest
     fault = checks[f"workspace {PAIR}"]
     assert not fault["ok"]
     assert path.name in fault["found"]
-    assert f"python -m core build {PAIR}" in fault["todo"]
+    assert "python -m core doctor --repair" in fault["todo"]
     assert checks["Python"]["ok"]
     assert all(c["todo"] for c in checks.values() if not c["ok"])
 
