@@ -62,12 +62,11 @@ def follow(
     now = st.session_state
     usual = functions.clearest(single)
     if "feature" not in now:
-        now["feature"] = _linked("feature", 0, len(table) - 1, usual)
+        now["feature"] = _linked(dict(st.query_params), "feature", 0, len(table) - 1, usual)
     now["feature"] = min(now["feature"], len(table) - 1)
-    if now.get("side", st.query_params.get("side")) not in SIDES:
-        now["side"] = "a"
-    elif "side" not in now:
-        now["side"] = st.query_params["side"]
+    link = dict(st.query_params) if "side" not in now else {}
+    if "side" not in now:
+        now["side"] = link["side"] if link.get("side") in SIDES else "a"
     side = now["side"]
     first, last = makers[f"layer_{side}"], (pair.a if side == "a" else pair.b).n_layers - 1
     most = int(heads.loc[heads.side == side, "head"].max())
@@ -76,14 +75,15 @@ def follow(
     best = rows.iloc[0]
     for key, low, high in (("layer", first, last), ("head", 0, most)):
         if key not in now:
-            now[key] = _linked(key, low, high, int(best[key]))
+            now[key] = _linked(link, key, low, high, int(best[key]))
         now[key] = min(max(now[key], low), high)
     now["_range"] = (first, last, most)
+    st.query_params.update({key: str(now[key]) for key in ("side", "layer", "head")})
 
 
-def _linked(key: str, low: int, high: int, usual: int) -> int:
+def _linked(link: dict[str, str], key: str, low: int, high: int, usual: int) -> int:
     """What the link says; a number that does not exist is said, and `usual` is shown."""
-    said = st.query_params.get(key, "")
+    said = link.get(key, "")
     if not said:
         return usual
     if said.isdecimal() and low <= int(said) <= high:
@@ -207,7 +207,6 @@ def _other_side() -> None:
     """Layers and heads are those of a model: the clearest of the other one are shown."""
     for key in ("layer", "head"):
         st.session_state.pop(key, None)
-        st.query_params.pop(key, None)
 
 
 def live(ws: Workspace, pair: PairSpec, sae: str, makers: dict[str, Any]) -> None:
@@ -216,17 +215,16 @@ def live(ws: Workspace, pair: PairSpec, sae: str, makers: dict[str, Any]) -> Non
     now = st.session_state
     first, last, most = now["_range"]
     side = str(st.segmented_control(
-        "Model", list(SIDES), key="side", bind="query-params", required=True, format_func=lambda s: SIDES[s],
-        on_change=_other_side,
+        "Model", list(SIDES), key="side", required=True, format_func=lambda s: SIDES[s], on_change=_other_side,
     ))  # fmt: skip
     with st.form("look", border=False):
         text = st.text_area(
             "Text", SAMPLE, max_chars=LONGEST, key="text", bind="query-params", help=f"At most {LONGEST} characters."
         )
         bar = st.container(horizontal=True, vertical_alignment="bottom")
-        layer = int(bar.number_input("Layer", first, last, key="layer", bind="query-params", width=130,
-                                     help=f"{first} to {last}: behind the features."))  # fmt: skip
-        head = int(bar.number_input("Head", 0, most, key="head", bind="query-params", width=130))
+        help_ = f"{first} to {last}: behind the features."
+        layer = int(bar.number_input("Layer", first, last, key="layer", width=130, help=help_))
+        head = int(bar.number_input("Head", 0, most, key="head", width=130))
         asked = bar.form_submit_button("Look", type="primary")
     f = int(now["feature"])
     key = (ws.pair, sae, text, side, f, layer, head)

@@ -494,7 +494,7 @@ def test_functional_features_from_a_link_to_a_head_and_to_the_feature(
         expect(page.locator(".st-key-sink .legend")).to_contain_text("random direction")
         settled(page)
         page.screenshot(path=tmp_path / "head.png", full_page=True)
-        page.get_by_text("A, original", exact=True).last.click()
+        page.get_by_role("radio", name="A, original").click()
         settled(page)
         page.get_by_role("button", name="Look", exact=True).click()
         expect(page.get_by_text(re.compile(r"^Head 2\.\d of A over this text"))).to_be_visible(timeout=60_000)

@@ -60,7 +60,8 @@ def null_space(table: pd.DataFrame, random: dict[str, list[float]], picked: int)
         figure.update_xaxes(
             title="share of norm in the null space", rangemode="tozero", fixedrange=True, row=1, col=col
         )
-        figure.update_yaxes(title="maximal activation" if col == 1 else "", fixedrange=True, row=1, col=col)
+        title = "maximal activation (log)" if col == 1 else ""
+        figure.update_yaxes(title=title, type="log", fixedrange=True, row=1, col=col)
         figure.add_scatter(x=[None], y=[None], mode="markers", marker=marks(side), row=1, col=col,
                            name=f"candidate in {side.upper()}")  # fmt: skip
     figure.add_scatter(x=[None], y=[None], mode="markers", name="random SAE, 90 %", row=1, col=1,
