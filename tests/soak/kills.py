@@ -29,16 +29,18 @@ from typing import Any
 
 import pandas as pd
 import torch
-import transformers.models.gpt_neox.modeling_gpt_neox  # imported once, before the fork
+import transformer_lens.model_bridge.sources.transformers
+import transformers.models.gpt_neox.modeling_gpt_neox
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from benchmarks._measure import Line, say
-from core import cli, explore, harvest, pipeline
+from core import cli, harvest, pipeline
 from core.pairs import Frozen
 from core.store import PROJECT, Workspace, fingerprint, sha256_path
 
-PRELOADED = (transformers, pipeline, explore)
+PRELOADED = (transformers, transformer_lens, pipeline)
+"""What a build imports late: once, before the forks."""
 PAIR = "nano"
 COMMAND = ["build", PAIR, "--positions", "12000", "--tokens", "1", "--select-tokens", "1"]
 WINDOW = 8
@@ -71,7 +73,7 @@ def build(home: str) -> None:
     os.environ |= {"STITCHLENS_WORKSPACES": f"{home}/workspaces", "STITCHLENS_CACHE": f"{home}/cache"}
     torch.set_num_threads(1)
     harvest.WINDOW = WINDOW
-    with open(f"{home}/log", "ab") as log:
+    with Path(home, "log").open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     cli.app(COMMAND)
@@ -126,7 +128,7 @@ def header(path: Path) -> dict[str, Any]:
 
 
 def makers(ws: Workspace, name: str) -> dict[str, Any]:
-    """An artifact's makers, times left out: also where they name the stitch by a fingerprint that its time is part of."""
+    """An artifact's makers without times, also where they name the stitch by a fingerprint that its time is part of."""
     artifacts = ws.manifest().artifacts
     found = artifacts[name].makers
     stitch = artifacts.get(f"stitches/{name.rpartition('/')[2]}")
@@ -136,7 +138,7 @@ def makers(ws: Workspace, name: str) -> dict[str, Any]:
 
 
 def differences(one: Workspace, other: Workspace) -> list[str]:
-    """Where two workspaces differ: names, makers, tensors by their bits, tables and records by value, times left out."""
+    """Where two workspaces differ: names, makers, tensors by their bits, tables and records by value; not in times."""
     mine, theirs = one.manifest().artifacts, other.manifest().artifacts
     found = [f"only one has {name}" for name in sorted(mine.keys() ^ theirs.keys())]
     for name in sorted(mine.keys() & theirs.keys()):
@@ -201,7 +203,7 @@ def trial(
 def run(short: bool, seed: int) -> tuple[dict[str, Any], list[Line]]:
     """The table's first line: 50 random moments and 10 writes; short, 4 and 1."""
     count, placed = (4, 1) if short else (50, 10)
-    sources = sorted((PROJECT / "core").glob("*.py")) + [Path(__file__)]
+    sources = [*sorted((PROJECT / "core").glob("*.py")), Path(__file__)]
     home = LEFT / f"kills-{fingerprint([COMMAND, count, placed, seed, *map(sha256_path, sources)])}"
     home.mkdir(parents=True, exist_ok=True)
     notes, lock, draw = home / "trials.jsonl", Lock(), random.Random(seed)
