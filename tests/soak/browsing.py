@@ -218,7 +218,9 @@ async def browse(server: Server, people: int, seconds: float, seed: int, seen: S
     watching = asyncio.create_task(watch(process, began, seen))
     chances = [random.Random(seed * 1000 + k) for k in range(people)]
     everyone = [person(f"person {k}", server.url, guide, c, began, seconds, seen) for k, c in enumerate(chances[1:])]
-    pages, *_ = await asyncio.gather(window(server.url, guide, chances[0], began, seconds, seen), *everyone)
+    real = asyncio.create_task(window(server.url, guide, chances[0], began, seconds, seen))
+    await asyncio.gather(real, *everyone)
+    pages = real.result()
     if pages < 0:
         say("No Chromium: its part was skipped")
     await asyncio.sleep(0.5)
