@@ -24,6 +24,8 @@ BENCH_ARGS ?=
 # How long `make fuzz` damages files, and from which seed.
 SECONDS ?= 60
 SEED ?= 0
+# Passed on to the soak: --short, --only kills,browsing,steering, --seed 1, --json.
+SOAK_ARGS ?=
 ONLY ?= $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
 
 # Runs pip and keeps its log to what tells a person how far it is: downloads of a megabyte and more, then the last steps.
@@ -41,7 +43,7 @@ help: ## List the targets
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "Variables: PORT=8600  PYTHON=python3.12  WATCH=auto  ARGS='-k stitch -x'  ONLY=harvest  BENCH_ARGS='...'  SECONDS=60"
+	@echo "Variables: PORT=8600  PYTHON=python3.12  WATCH=auto  ARGS='-k stitch -x'  ONLY=harvest  BENCH_ARGS='...'  SECONDS=60  SOAK_ARGS=--short"
 
 .PHONY: app
 app: $(RUN_STAMP) ## Set up if need be, start the app on 127.0.0.1 and print its address
@@ -63,6 +65,10 @@ fuzz: $(DEV_STAMP) ## Malformed files against every reader; SECONDS=3600 for lon
 .PHONY: bench
 bench: $(DEV_STAMP) ## The benchmarks, each printing the ratio it claims
 	@set -e; for name in $(ONLY); do echo "== benchmarks/$$name"; $(PY) -m benchmarks.$$name $(BENCH_ARGS); done
+
+.PHONY: soak
+soak: $(DEV_STAMP) ## Kill builds, browse and steer with many people; an hour, or SOAK_ARGS=--short
+	@$(PY) -m tests.soak $(SOAK_ARGS)
 
 .PHONY: lint
 lint: $(DEV_STAMP) ## Lint and types

@@ -152,7 +152,7 @@ def choose(preset: dict[str, Any]) -> None:
     """A preset's whole setting, and go."""
     now = st.session_state
     now["prompt"], now["source"], now["lang"] = preset["prompt"], "lang", preset["language"]
-    now["stitch"], now["strength"], now["lanes"] = preset["stitch"], preset["strength"], DEFAULT
+    now["through"], now["strength"], now["lanes"] = preset["stitch"], preset["strength"], DEFAULT
     now["first_b"], now["last_b"], now["layers_for"] = preset["first"], preset["last"], preset["stitch"]
     now["again"] = True
 
@@ -166,12 +166,12 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
         kind = str(st.segmented_control(
             "From", list(SOURCES), required=True, key="source", bind="query-params",
             format_func=lambda k: SOURCES[k], help="DiffMean of texts (4), a decoder direction, or a file.",
-        ))  # fmt: skip
+        ) or "lang")  # fmt: skip
         out |= {"kind": kind} | given(ws, kind)
     with middle:
         st.markdown("**Where**")
         stitch = st.selectbox(
-            "Stitch", names, key="stitch", bind="query-params",
+            "Stitch", names, key="through", bind="query-params",  # "stitch" is Stitches'; links there would lose it
             help="Carries the vector across by v P, without the bias, renormalised (4).",
         )  # fmt: skip
         makers = ask(queries.makers, ws, f"stitches/{stitch}")

@@ -53,12 +53,13 @@ def follow(ws: Workspace, names: list[str]) -> pd.DataFrame:
     if (wanted := now.pop("show_stitch", None)) in names:
         now["stitch"] = wanted
     linked = st.query_params.get("stitch")
+    if now.get("stitch") not in names:  # none yet, or another workspace's, which the address may still name
+        linked = None if linked == now.pop("stitch", None) else linked
     shown = now.get("stitch") or linked
     if names and shown not in names:
-        if shown and linked:
+        if shown:
             st.warning(f"No stitch named {plain(shown)} here; showing {plain(names[0])}.")
         shown = names[0]
-        now.pop("stitch", None)
     mark = (ws.pair, shown)
     if now.get("picked_for") != mark or "layer_a" not in now:
         now["picked_for"] = mark

@@ -1,5 +1,6 @@
 """The pages on a planted workspace, without a browser: what they say, what they refuse, what an empty state offers."""
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -142,6 +143,16 @@ def test_an_unknown_link_is_said(ws: Workspace) -> None:
     app.run()
     assert not app.exception
     assert [w.value for w in app.warning] == [r"No stitch named no\*such here; showing L20\-L9."]
+
+
+def test_a_stitch_of_the_workspace_before_is_no_fault(ws: Workspace) -> None:
+    """The picker of workspaces changes while the address still names it."""
+    shutil.copytree(PROJECT / "cache" / "nano", ws.root.parent / "nano")
+    app = opened("stitches", stitch="L10-L9")
+    app.session_state["pair"] = "nano"
+    app.run()
+    assert not app.exception and not app.warning
+    assert app.header[0].value == r"L2\-L3"
 
 
 def test_a_stitch_that_is_not_measured_says_how(ws: Workspace) -> None:

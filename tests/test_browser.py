@@ -1,13 +1,9 @@
 """The app in Chromium: links, clicks, jobs, both themes, desk and phone; no console error, no word to the outside."""
 
-import os
 import re
 import shutil
-import socket
-import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +17,10 @@ from core.cards import read_sample
 from core.corpus import load_corpus
 from core.pairs import get_pair
 from core.pipeline import Bench, BuildConfig
-from core.places import PROJECT, user_cache
+from core.places import PROJECT
 from core.store import Workspace
 from tests.planted import PAIR, plant, plant_features
+from tests.serving import borrow_models, running
 
 pytestmark = pytest.mark.browser
 SHIPPED = PROJECT / "cache"
@@ -37,27 +34,8 @@ PROBES = re.compile(r"/_stcore/(health|host-config)$")
 @contextmanager
 def serving(workspaces: Path, cache: Path) -> Iterator[str]:
     """The app on a free port, for these workspaces; its address."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    env = os.environ | {"STITCHLENS_WORKSPACES": str(workspaces), "STITCHLENS_CACHE": str(cache)}
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=PROJECT, env=env, stdout=log, stderr=subprocess.STDOUT)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"{url}/_stcore/health", timeout=1).close()
-                break
-            except OSError:
-                assert server.poll() is None, (cache / "server.log").read_text()
-                time.sleep(0.1)
-        yield url
-    finally:
-        server.terminate()
-        server.wait(20)
+    with running(workspaces, cache) as server:
+        yield server.url
 
 
 @contextmanager
@@ -278,12 +256,8 @@ def test_a_job_lives_through_a_reload_and_can_be_cancelled(
 @pytest.mark.parametrize("pair", [PAIR, "nano"])
 def test_the_committed_workspaces_open(tmp_path: Path, visit: Callable[..., Page], pair: str) -> None:
     """With nothing set up: every page, and a preset streams three lanes."""
-    models = user_cache() / "models"
-    models.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "models").symlink_to(models)  # what is dequantised there need not be made again
-    with serving(SHIPPED, tmp_path / "cache") as url:
-        for name in ("", "stitches", "features", "functional", "steering"):
+    with serving(SHIPPED, borrow_models(tmp_path / "cache")) as url:
+        for name in ("", "stitches", "features", "functional", "probes", "steering"):
             page = visit(f"{url}/{name}?pair={pair}")
             assert page.locator("[data-testid=stAlert]").all_inner_texts() == []
             expect(page.locator(".js-plotly-plot").first).to_be_visible()
@@ -456,7 +430,7 @@ def test_a_stitch_of_ones_own_gets_a_card_and_steers(
         other = visit(f"{url}/stitches?pair=nano&stitch=from-torch")
         expect(other.get_by_text("No stitch named from-torch here")).to_be_visible()
         assert other.get_by_text("Brought here").count() == 0 and other.get_by_text("from-torch is done").count() == 0
-        page.goto(f"{url}/steering?pair=nano&stitch=from-torch&tokens=6")
+        page.goto(f"{url}/steering?pair=nano&through=from-torch&tokens=6")
         settled(page)
         page.locator(".st-key-go button").first.click()
         expect(page.locator(".st-key-columns")).to_contain_text("tokens/s", timeout=60_000)
