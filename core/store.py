@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -170,6 +171,44 @@ def _disk_error(e: OSError, target: Path) -> StitchLensError:
     )
 
 
+@lru_cache(maxsize=64)
+def _read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manifest:
+    """A manifest that has not changed (`stamp`: its inode, size and time) is read once: a page asks a hundred times."""
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+        if not isinstance(raw, dict):
+            raise TypeError("not an object")
+        schema = raw.get("schema_version")
+    except (ValueError, TypeError, OSError, RecursionError) as e:
+        raise StitchLensError(
+            f"an unreadable manifest ({e})", "JSON", f"restore {path.name} or rebuild '{pair}'"
+        ) from None
+    if not isinstance(schema, int):
+        raise StitchLensError(
+            "a manifest without schema_version", f"schema {SCHEMA}", "run `python -m core doctor --repair`"
+        )
+    if schema > SCHEMA:
+        raise StitchLensError(
+            f"workspace schema {schema!r}", f"{SCHEMA} or older", "update StitchLens to the version that wrote it"
+        )
+    try:
+        manifest = Manifest.model_validate(raw)
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise StitchLensError(
+            f"a manifest with a fault at {'.'.join(map(str, first['loc']))} ({first['msg']})",
+            f"schema {SCHEMA}",
+            f"rebuild with `python -m core build {pair}`",
+        ) from None
+    if out := [a.path for a in manifest.artifacts.values() if _leaves(a.path)]:
+        raise StitchLensError(
+            f"an artifact at '{out[0][:80]}', outside the workspace", "paths within it", "do not use this workspace"
+        )
+    if manifest.pair != pair:
+        raise StitchLensError(f"a manifest of pair '{manifest.pair}'", f"'{pair}'", "move it to its own folder")
+    return manifest
+
+
 def _leaves(path: str) -> bool:
     """Whether a relative path leads out of its folder, or is none."""
     parts = PurePosixPath(path.replace("\\", "/"))
@@ -223,44 +262,16 @@ class Workspace:
     def _manifest(self, path: Path | None = None) -> Manifest:
         path = path or self.root / "manifest.json"
         try:
-            raw = json.loads(path.read_text("utf-8"))
-            if not isinstance(raw, dict):
-                raise TypeError("not an object")
-            schema = raw.get("schema_version")
+            stat = path.stat()
         except FileNotFoundError:
             raise StitchLensError(
                 f"no workspace for '{self.pair}'", "a built one", f"run `python -m core build {self.pair}`"
             ) from None
-        except (ValueError, TypeError, OSError, RecursionError) as e:
+        except OSError as e:
             raise StitchLensError(
-                f"an unreadable manifest ({e})", "JSON", f"restore {path.name} or rebuild '{self.pair}'"
+                f"an unreadable manifest ({e.strerror})", "a readable one", "check its permissions"
             ) from None
-        if not isinstance(schema, int):
-            raise StitchLensError(
-                "a manifest without schema_version", f"schema {SCHEMA}", "run `python -m core doctor --repair`"
-            )
-        if schema > SCHEMA:
-            raise StitchLensError(
-                f"workspace schema {schema!r}", f"{SCHEMA} or older", "update StitchLens to the version that wrote it"
-            )
-        try:
-            manifest = Manifest.model_validate(raw)
-        except ValidationError as e:
-            first = e.errors()[0]
-            raise StitchLensError(
-                f"a manifest with a fault at {'.'.join(map(str, first['loc']))} ({first['msg']})",
-                f"schema {SCHEMA}",
-                f"rebuild with `python -m core build {self.pair}`",
-            ) from None
-        if out := [a.path for a in manifest.artifacts.values() if _leaves(a.path)]:
-            raise StitchLensError(
-                f"an artifact at '{out[0][:80]}', outside the workspace", "paths within it", "do not use this workspace"
-            )
-        if manifest.pair != self.pair:
-            raise StitchLensError(
-                f"a manifest of pair '{manifest.pair}'", f"'{self.pair}'", "move it to its own folder"
-            )
-        return manifest
+        return _read_manifest(path, self.pair, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 
     @contextlib.contextmanager
     def _only_writer(self) -> Iterator[None]:

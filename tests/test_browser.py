@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator

@@ -33,7 +33,8 @@ from streamlit.proto.WidgetStates_pb2 import WidgetState
 from benchmarks._measure import Line, percentile, say
 from core import queries
 from core.pairs import get_pair
-from core.store import PROJECT, Workspace
+from core.places import PROJECT
+from core.store import Workspace
 from tests.conftest import find_chromium
 from tests.serving import Server, borrow_models, running
 from tests.soak.session import Run, Session, opened

@@ -37,7 +37,8 @@ from safetensors.numpy import load_file
 from benchmarks._measure import Line, say
 from core import cli, harvest, pipeline
 from core.pairs import Frozen
-from core.store import PROJECT, Workspace, fingerprint, sha256_path
+from core.places import PROJECT
+from core.store import Workspace, fingerprint, sha256_path
 
 PRELOADED = (transformers, transformer_lens, pipeline)
 """What a build imports late: once, before the forks."""
