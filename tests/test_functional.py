@@ -130,7 +130,7 @@ def test_an_ablation_is_two_passes_by_hand(
                 x = x[0] if isinstance(x, tuple) else x
             logs = nano.plain.get_output_embeddings()(nano.plain.base_model.final_layer_norm(x))[0].log_softmax(-1)
             clean = nano.plain(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
-        at = torch.from_numpy(rows.position.to_numpy(np.int64))
+        at = torch.tensor(rows.position.to_list())
         entropy = [-(y[at].exp() * y[at]).sum(-1).numpy() for y in (clean, logs)]
         loss = [-y[at].gather(1, ids[0, at + 1][:, None])[:, 0].numpy() for y in (clean, logs)]
         assert np.allclose(rows.entropy, entropy[0], atol=1e-4)

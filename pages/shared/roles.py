@@ -11,6 +11,7 @@ from pages.shared.figures import LEGEND, colours, marker
 
 NAMES = {"a": "A, original", "b": "B, transferred"}
 KIND_NAMES = {"deactivation": "deactivated", "activation": "activated"}
+HEURISTIC = "heuristic score × mean activation, logits"
 LONGEST = 60
 """Tokens whose texts are written along a pattern; of longer ones only their numbers."""
 
@@ -20,22 +21,31 @@ def marks(side: str, size: int = 10) -> dict[str, Any]:
     return marker("unpatched", "a", size) if side == "a" else marker("transferred", "b", size)
 
 
-def _pair(titles: tuple[str, str], shared: bool = True, height: int = 360) -> go.Figure:
-    figure = make_subplots(rows=1, cols=2, subplot_titles=titles, shared_yaxes=shared, horizontal_spacing=0.07)
+def _pair(across: str, up: str, shared: bool = True, height: int = 380) -> go.Figure:
+    """Two panels with one title across and one up; the legend below, where it has room on a phone too."""
+    figure = make_subplots(
+        rows=1, cols=2, subplot_titles=(NAMES["a"], NAMES["b"]), shared_yaxes=shared, horizontal_spacing=0.09,
+        x_title=across,
+    )  # fmt: skip
     c = colours()
     sides = {NAMES[side]: c[side] for side in ("a", "b")}
-    figure.for_each_annotation(lambda note: note.update(font={"color": sides[note.text], "size": 14}, y=1.0, yshift=26))
+    for text, colour in sides.items():
+        figure.update_annotations({"font": {"color": colour, "size": 14}}, selector={"text": text})
+    figure.update_annotations({"font": {"size": 14}, "yshift": -24}, selector={"text": across})
     figure.update_layout(
-        height=height, margin={"l": 0, "r": 8, "t": 56, "b": 0}, hovermode="closest", dragmode=False, legend=LEGEND,
-        clickmode="event+select",
+        height=height, margin={"l": 0, "r": 8, "t": 30, "b": 50}, hovermode="closest", dragmode=False,
+        legend=LEGEND | {"y": -0.24, "yanchor": "top"}, clickmode="event+select",
     )  # fmt: skip
+    figure.update_xaxes(fixedrange=True)
+    figure.update_yaxes(fixedrange=True)
+    figure.update_yaxes(title=up, col=1)
     return figure
 
 
 def null_space(table: pd.DataFrame, random: dict[str, list[float]], picked: int) -> go.Figure:
     """Fig. 5a: `functions.null_shares`, and where 90 % of a random SAE's features lie. `customdata` begins with the
     feature."""
-    c, figure = colours(), _pair((NAMES["a"], NAMES["b"]), shared=False)
+    c, figure = colours(), _pair("share of norm in the null space", "maximal activation (log)", shared=False)
     for col, side in enumerate(("a", "b"), 1):
         for candidate, size in ((False, 4), (True, 10)):
             rows = table.loc[table.candidate == candidate]
@@ -57,13 +67,10 @@ def null_space(table: pd.DataFrame, random: dict[str, list[float]], picked: int)
             name="picked", showlegend=col == 1,
             marker={"symbol": "square-open", "size": 18, "color": c["ink"], "line": {"width": 2}},
         )  # fmt: skip
-        figure.update_xaxes(
-            title="share of norm in the null space", rangemode="tozero", fixedrange=True, row=1, col=col
-        )
-        title = "maximal activation (log)" if col == 1 else ""
-        figure.update_yaxes(title=title, type="log", fixedrange=True, row=1, col=col)
         figure.add_scatter(x=[None], y=[None], mode="markers", marker=marks(side), row=1, col=col,
                            name=f"candidate in {side.upper()}")  # fmt: skip
+    figure.update_xaxes(rangemode="tozero")
+    figure.update_yaxes(type="log")
     figure.add_scatter(x=[None], y=[None], mode="markers", name="random SAE, 90 %", row=1, col=1,
                        marker={"symbol": "square", "size": 12, "color": c["control"], "opacity": 0.4})  # fmt: skip
     return figure
@@ -72,7 +79,7 @@ def null_space(table: pd.DataFrame, random: dict[str, list[float]], picked: int)
 def ablations(table: pd.DataFrame) -> go.Figure:
     """The causal check: change of entropy against change of loss, with intervals; `customdata` begins with the
     feature."""
-    c, figure = colours(), _pair((NAMES["a"], NAMES["b"]), shared=False, height=330)
+    c, figure = colours(), _pair("change of loss, nats", "change of entropy, nats", shared=False, height=350)
     for col, side in enumerate(("a", "b"), 1):
         for random in (True, False):
             rows = table.loc[(table.side == side) & (table.random == random)]
@@ -89,14 +96,12 @@ def ablations(table: pd.DataFrame) -> go.Figure:
                 hovertemplate=f"<b>feature %{{customdata[0]}}</b>, {name}<br>loss %{{x:+.3f}}, entropy %{{y:+.3f}} "
                 "nats (of %{customdata[1]:.2f})<br>%{customdata[2]} places<extra></extra>",
             )  # fmt: skip
-        figure.update_xaxes(title="change of loss, nats", fixedrange=True, row=1, col=col)
-        figure.update_yaxes(title="change of entropy, nats" if col == 1 else "", fixedrange=True, row=1, col=col)
     return figure
 
 
 def heads(table: pd.DataFrame, picked: int) -> go.Figure:
     """Heuristic score against measured change, a mark a feature and head; `customdata`: feature, side, layer, head."""
-    c, figure = colours(), _pair((NAMES["a"], NAMES["b"]), shared=False)
+    c, figure = colours(), _pair(HEURISTIC, "change of attention to the first token", shared=False)
     for col, side in enumerate(("a", "b"), 1):
         for random in (True, False):
             rows = table.loc[(table.side == side) & (table.random == random)]
@@ -115,17 +120,13 @@ def heads(table: pd.DataFrame, picked: int) -> go.Figure:
             if col == 1 or not random:
                 figure.add_scatter(x=[None], y=[None], mode="markers", marker=look, name=name, row=1, col=col)
         figure.add_hline(y=0, line={"color": c["control"], "width": 1, "dash": "dot"}, row=1, col=col)  # type: ignore[arg-type]
-        figure.update_xaxes(title="heuristic score × mean activation, logits", fixedrange=True, row=1, col=col)
-        figure.update_yaxes(
-            title="change of attention to the first token" if col == 1 else "", fixedrange=True, row=1, col=col
-        )
     return figure
 
 
 def places(table: pd.DataFrame) -> go.Figure:
     """Fig. 5b and 16: rows of `functions.moved` of one feature, attention to the first token before (open) and after
     (full) at single places, A left, B right."""
-    c, figure = colours(), _pair((NAMES["a"], NAMES["b"]), height=300)
+    c, figure = colours(), _pair("some of its places, strongest first", "attention to the first token", height=330)
     symbols = {"deactivation": "circle", "activation": "triangle-up"}
     for col, side in enumerate(("a", "b"), 1):
         for kind, symbol in symbols.items():
@@ -146,13 +147,8 @@ def places(table: pd.DataFrame) -> go.Figure:
                                 "line": {"width": 2, "color": c["a"] if what == "after" else c[side]}},
                         hovertemplate=f"<b>%{{customdata}}</b>, {what}: %{{y:.2f}}<extra>{name}</extra>",
                     )  # fmt: skip
-        figure.update_xaxes(
-            showticklabels=False, title="some of its places, strongest first", fixedrange=True, row=1, col=col
-        )
-        figure.update_yaxes(
-            title="attention to the first token" if col == 1 else "", range=[-0.03, 1.03], fixedrange=True, row=1,
-            col=col,
-        )  # fmt: skip
+    figure.update_xaxes(showticklabels=False)
+    figure.update_yaxes(range=[-0.03, 1.03])
     return figure
 
 
