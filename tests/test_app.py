@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -14,7 +16,7 @@ from core.corpus import Document, load_corpus
 from core.pairs import known_pairs
 from core.places import PROJECT
 from core.store import Workspace
-from pages.shared import frame
+from pages.shared import figures, frame
 from tests.planted import MAKERS, PAIR, losses, plant, plant_features
 
 
@@ -391,3 +393,24 @@ def test_probes_say_how_they_are_made(ws: Workspace) -> None:
     app = opened("probes")
     assert not app.exception
     assert f"python -m core probes eval {PAIR}" in text(app)
+
+
+def test_a_figure_is_built_once_for_the_same_table_and_anew_for_another(ws: Workspace) -> None:
+    table = pd.DataFrame({"x": [1.0, 2.0], "tokens": [[1, 2], [3]]})
+    built: list[float] = []
+
+    @figures.remembered
+    def once(table: pd.DataFrame, side: str) -> go.Figure:
+        built.append(table.x.sum())
+        return go.Figure(go.Bar(x=table.x))
+
+    first = once(table, "a")
+    assert once(table.copy(), "a") is first and len(built) == 1
+    lists, number, order = table.copy(), table.copy(), table.iloc[::-1]
+    lists.at[1, "tokens"] = [4]
+    number.loc[0, "x"] = 1.0 + 1e-12
+    for other in (lists, number, order, table.rename(columns={"tokens": "ends"})):
+        before = len(built)
+        once(other, "a")
+        assert len(built) == before + 1
+    assert once(table, "b") is not first

@@ -1,6 +1,9 @@
 """The figures. One colour means one thing: A blue, B purple, transferred purple outlined in blue, controls grey."""
 
-from typing import Any, Literal
+import hashlib
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Literal, ParamSpec
 
 import numpy as np
 import pandas as pd
@@ -19,6 +22,36 @@ LEGEND = {
 LABELS = 108
 """Pixels left of an axis for the names of conditions."""
 ROLES = {"unpatched": "unpatched", "transferred": "stitched", "control": "control"}
+
+
+P = ParamSpec("P")
+
+
+def remembered(build: Callable[P, go.Figure]) -> Callable[P, go.Figure]:
+    """A figure of the same tables in the same theme is built once: Plotly's checks are half of what a page costs.
+    Nothing changes a figure once it is built."""
+
+    @st.cache_resource(max_entries=100, show_spinner=False, hash_funcs={pd.DataFrame: _content})
+    def kept(theme: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> go.Figure:
+        return build(*args, **kwargs)  # type: ignore[arg-type]
+
+    @wraps(build)
+    def ask(*args: P.args, **kwargs: P.kwargs) -> go.Figure:
+        return kept(st.context.theme.type or "light", build.__name__, args, kwargs)
+
+    return ask
+
+
+def _content(table: pd.DataFrame) -> bytes:
+    """Every value of a table, in short."""
+    parts = [",".join(map(str, table.columns)).encode()]
+    for name in table.columns:
+        column = table[name]
+        try:
+            parts.append(pd.util.hash_pandas_object(column, index=True).to_numpy().tobytes())
+        except TypeError:  # lists
+            parts.append(repr(column.tolist()).encode())
+    return hashlib.sha256(b"|".join(parts)).digest()
 
 
 def colours() -> dict[str, str]:
@@ -43,6 +76,7 @@ def marker(role: str, model: str, size: int = 11) -> dict[str, Any]:
             return {"symbol": "square", "size": size - 2, "color": c["control"]}
 
 
+@remembered
 def table_1(table: pd.DataFrame, title_a: str, title_b: str) -> go.Figure:
     """`queries.downstream` as dots with 95 % intervals, what A scores above what B scores, one axis."""
     c = colours()
@@ -100,6 +134,7 @@ def table_1(table: pd.DataFrame, title_a: str, title_b: str) -> go.Figure:
     return figure
 
 
+@remembered
 def svcca(table: pd.DataFrame, picked: tuple[int, int], title_a: str, title_b: str) -> go.Figure:
     """Fig. 6. An invisible mark over each cell takes hover and click: its `customdata` is (layer_a, layer_b)."""
     grid = table.pivot_table(index="layer_b", columns="layer_a", values="svcca")
@@ -148,6 +183,7 @@ def svcca(table: pd.DataFrame, picked: tuple[int, int], title_a: str, title_b: s
     return figure
 
 
+@remembered
 def alpha_sweep(table: pd.DataFrame, unit: Literal["loss", "relative"] = "loss") -> go.Figure:
     """Fig. 7: one line a condition, in the colour of the model that scores it, solid one way, dashed there and back."""
     c = colours()
@@ -192,6 +228,7 @@ def alpha_sweep(table: pd.DataFrame, unit: Literal["loss", "relative"] = "loss")
 BINS = np.linspace(-1, 1, 61)
 
 
+@remembered
 def correlations(table: pd.DataFrame) -> go.Figure:
     """Fig. 14: transferred features as bars in B's purple outlined in A's blue, both controls as grey lines. A box or a
     click selects bars; their x is the middle of a bin of BINS."""
@@ -229,6 +266,7 @@ def picked_range(drawn: Any) -> tuple[float, float] | None:
     return (round(min(bars) - half, 6) + 0.0, round(max(bars) + half, 6)) if bars else None
 
 
+@remembered
 def classes(table: pd.DataFrame) -> go.Figure:
     """Fig. 4b: both classes' densities, and above them the share of structural features at each correlation."""
     c = colours()
@@ -263,6 +301,7 @@ def classes(table: pd.DataFrame) -> go.Figure:
     return figure
 
 
+@remembered
 def feature_map(table: pd.DataFrame, colour: str) -> go.Figure:
     """Every feature at its place on the map; `customdata` begins with its index. Drawn with WebGL, from arrays that go
     to the browser as they are in memory."""
@@ -298,6 +337,7 @@ def feature_map(table: pd.DataFrame, colour: str) -> go.Figure:
     return figure
 
 
+@remembered
 def activations(bars: pd.DataFrame, side: str) -> go.Figure:
     """How often a feature was active, by half octave of its activation."""
     kept = bars[bars.tokens > 0]
@@ -322,6 +362,7 @@ def _kind_marker(kind: str, side: str, size: int = 10) -> dict[str, Any]:
     return marker({"own": "unpatched", "transferred": "transferred"}.get(kind, "control"), side, size)
 
 
+@remembered
 def languages(table: pd.DataFrame, side: str) -> go.Figure:
     """`responses.steering`: rates by language with intervals; `customdata` of a mark is (language, kind)."""
     names = list(table.drop_duplicates("language").name)
@@ -350,6 +391,7 @@ def languages(table: pd.DataFrame, side: str) -> go.Figure:
     return figure
 
 
+@remembered
 def means(table: pd.DataFrame, side: str) -> go.Figure:
     """`responses.means` as bars, the paper's beside them as hollow marks."""
     c, figure = colours(), go.Figure()
@@ -379,6 +421,7 @@ def means(table: pd.DataFrame, side: str) -> go.Figure:
     return figure
 
 
+@remembered
 def gaps(table: pd.DataFrame, theirs: pd.DataFrame) -> go.Figure:
     """Fig. 3c: shares of languages by relative transfer gap, ours full, the paper's outlined."""
     c, figure = colours(), go.Figure()
@@ -402,6 +445,7 @@ def gaps(table: pd.DataFrame, theirs: pd.DataFrame) -> go.Figure:
     return figure
 
 
+@remembered
 def gap_against(table: pd.DataFrame, column: str, source: str) -> go.Figure:
     """Fig. 11: the gap of each language against how much of it there is, or how well the source reads it."""
     figure = go.Figure()
@@ -421,6 +465,7 @@ def gap_against(table: pd.DataFrame, column: str, source: str) -> go.Figure:
     return figure
 
 
+@remembered
 def seconds(steps: dict[str, float]) -> go.Figure:
     """Estimated minutes of each step, in the order in which they come."""
     c = colours()

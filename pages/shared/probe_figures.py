@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from core.probe_tables import WAYS
-from pages.shared.figures import LEGEND, colours, marker
+from pages.shared.figures import LEGEND, colours, marker, remembered
 
 FAMILIES = {
     "own": "dense_own", "retrained": "", "reused": "dense_moved", "source": "dense_source", "random": "",
@@ -51,6 +51,7 @@ def _order(table: pd.DataFrame) -> list[str]:
     return [*(str(k) for k in sorted(table.k.unique()) if k), DENSE]
 
 
+@remembered
 def probes(table: pd.DataFrame) -> go.Figure:
     """Fig. 3a for one task or a mean; dense probes at the right end, and as lines across (dashed: of B, dotted: of A,
     moved), as in the paper."""
@@ -72,6 +73,7 @@ def probes(table: pd.DataFrame) -> go.Figure:
     return figure
 
 
+@remembered
 def grid(tables: dict[str, pd.DataFrame]) -> go.Figure:
     """Fig. 9 and 10: one small figure a dataset, by its title."""
     rows = -(-len(tables) // 2)

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from pages.shared.figures import LEGEND, colours, marker
+from pages.shared.figures import LEGEND, colours, marker, remembered
 
 NAMES = {"a": "A, original", "b": "B, transferred"}
 KIND_NAMES = {"deactivation": "deactivated", "activation": "activated"}
@@ -42,6 +42,7 @@ def _pair(across: str, up: str, shared: bool = True, height: int = 380) -> go.Fi
     return figure
 
 
+@remembered
 def null_space(table: pd.DataFrame, random: dict[str, list[float]], picked: int) -> go.Figure:
     """Fig. 5a: `functions.null_shares`, and where 90 % of a random SAE's features lie. `customdata` begins with the
     feature."""
@@ -76,6 +77,7 @@ def null_space(table: pd.DataFrame, random: dict[str, list[float]], picked: int)
     return figure
 
 
+@remembered
 def ablations(table: pd.DataFrame) -> go.Figure:
     """The causal check: change of entropy against change of loss, with intervals; `customdata` begins with the
     feature."""
@@ -99,6 +101,7 @@ def ablations(table: pd.DataFrame) -> go.Figure:
     return figure
 
 
+@remembered
 def heads(table: pd.DataFrame, picked: int) -> go.Figure:
     """Heuristic score against measured change, a mark a feature and head; `customdata`: feature, side, layer, head."""
     c, figure = colours(), _pair(HEURISTIC, "change of attention to the first token", shared=False)
@@ -123,6 +126,7 @@ def heads(table: pd.DataFrame, picked: int) -> go.Figure:
     return figure
 
 
+@remembered
 def places(table: pd.DataFrame) -> go.Figure:
     """Fig. 5b and 16: rows of `functions.moved` of one feature, attention to the first token before (open) and after
     (full) at single places, A left, B right."""
