@@ -66,7 +66,7 @@ class Prospect(Frozen):
 
 
 class Estimate(Frozen):
-    """What a build will take, to within a factor of about two."""
+    """What a build will take, roughly, on a machine that does nothing else."""
 
     seconds: float
     steps: dict[str, float]

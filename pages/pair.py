@@ -93,7 +93,7 @@ def show(found: "Prospect", cost: "Estimate", positions: int) -> None:
         st.info(plain(note), icon=":material/info:")
     st.subheader("What a build takes", anchor="cost")
     frame.cells([
-        ("Time", f"about {duration(cost.seconds)}", "to within a factor of two"),
+        ("Time", f"about {duration(cost.seconds)}", "roughly, if nothing else runs"),
         ("Memory", f"{cost.memory / 1e9:.1f} GB", f"{cost.available / 1e9:.1f} GB free now"),
         ("Disk", f"{cost.disk / 1e6:.0f} MB", "workspace and moments"),
         ("Download", f"{cost.download / 1e9:.1f} GB" if cost.download else "none", "weights"),

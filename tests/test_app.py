@@ -406,8 +406,7 @@ def test_a_figure_is_built_once_for_the_same_table_and_anew_for_another(ws: Work
 
     first = once(table, "a")
     assert once(table.copy(), "a") is first and len(built) == 1
-    lists, number, order = table.copy(), table.copy(), table.iloc[::-1]
-    lists.at[1, "tokens"] = [4]
+    lists, number, order = table.assign(tokens=[[1, 2], [4]]), table.copy(), table.iloc[::-1]
     number.loc[0, "x"] = 1.0 + 1e-12
     for other in (lists, number, order, table.rename(columns={"tokens": "ends"})):
         before = len(built)
