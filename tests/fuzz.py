@@ -26,7 +26,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import psutil
 from tqdm import tqdm
@@ -98,7 +100,10 @@ class Worker:
         context = mp.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs, self.readers, self.warm), daemon=True)
-        self.process.start()
+        # Whatever stands for the main module in a test's process must not run again in the worker.
+        bare = {} if __name__ == "__main__" else {"__main__": ModuleType("__main__")}
+        with mock.patch.dict(sys.modules, bare):
+            self.process.start()
         theirs.close()
         try:
             self.pipe.recv()
