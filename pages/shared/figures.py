@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
+from pandas.util import hash_pandas_object
 from plotly.subplots import make_subplots
 
 from core.queries import BY_KEY, STITCHED, TABLE_1
@@ -48,7 +49,8 @@ def _content(table: pd.DataFrame) -> bytes:
     for name in table.columns:
         column = table[name]
         try:
-            parts.append(pd.util.hash_pandas_object(column, index=True).to_numpy().tobytes())
+            hashes = hash_pandas_object(column, index=True)  # pyright: ignore[reportCallIssue]: pandas finds it late
+            parts.append(hashes.to_numpy().tobytes())
         except TypeError:  # lists
             parts.append(repr(column.tolist()).encode())
     return hashlib.sha256(b"|".join(parts)).digest()
