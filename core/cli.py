@@ -425,6 +425,62 @@ def sae_import_command(
     _show(card | {"name": name}, as_json, sae_cards.as_text(name, card))
 
 
+@sae_app.command("train")
+@_guarded
+def sae_train_command(
+    pair: PairArg,
+    widths: Annotated[
+        str | None,
+        typer.Option(help="Features of the SAEs, such as 1024,4096; 1024 to 8192 in doublings if not given."),
+    ] = None,
+    starts: Annotated[
+        str | None, typer.Option(help="scratch, transferred, random stitch, shuffled stitch, with commas; all of them.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=50, help="Runs from scratch and from transfer, each width.")] = 3,
+    auxiliary: Annotated[
+        float, typer.Option(min=0, help="Coefficient of the further runs with an auxiliary loss; 0 makes none.")
+    ] = 1.0,
+    positions: Annotated[int, typer.Option(min=1, help="Rows of B that each run sees once.")] = 400_000,
+    stitch_positions: Annotated[int, typer.Option(min=1, help="Pairs of positions the stitch learns from.")] = 100_000,
+    lr: Annotated[float, typer.Option(help="Learning rate, constant as in the paper.")] = 4e-3,
+    batch: Annotated[int, typer.Option(min=1, help="Rows of one step.")] = 1024,
+    sae: Annotated[
+        str | None, typer.Option(help="An SAE of A in the workspace; the Features page's if not given.")
+    ] = None,
+    stitch_name: StitchArg = None,
+    name: Annotated[str, typer.Option(help="Of the set of runs; the layers if not given.")] = "",
+    as_json: JsonFlag = False,
+) -> None:
+    """Train SAEs of B from scratch, from A's SAE carried over, and from two controls (Fig. 1c, 2, 8; Tables 3, 4).
+
+    A killed run goes on where it was. Start the same command twice to have two processes share the runs.
+    """
+    from core import pipeline, probing, sae_savings, sae_training
+
+    bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
+    usual = probing.default_names(bench)
+    given: dict[str, Any] = {
+        "seeds": seeds, "auxiliary": auxiliary, "positions": positions, "stitch_positions": stitch_positions,
+        "lr": lr, "batch": batch,
+    }  # fmt: skip
+    if widths:
+        given["widths"] = sorted({_whole(x) for x in widths.split(",")})
+    if starts:
+        given["starts"] = [x.strip() for x in starts.split(",")]
+    config = sae_training.training_set(given)
+    training = sae_training.SaeTraining(bench, sae or usual[0], stitch_name or usual[1], config, name)
+    made = sae_training.evaluate(training)
+    found = sae_savings.record(bench.workspace, made)
+    _show(found, as_json, sae_savings.as_text(made, found))
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise StitchLensError(f"'{text}'", "whole numbers with commas between them", "such as 1024,4096") from None
+
+
 @sae_app.command("eval")
 @_guarded
 def sae_eval_command(

@@ -14,7 +14,7 @@ from core.attribution import extreme_tokens, measure_attribution
 from core.corpus import Document
 from core.errors import StitchLensError
 from core.examples import Read, find_examples, lean, overlap, read_places, read_text, shared_places, short
-from core.harvest import harvest_rows, norm_limits, read_window, windows, within
+from core.harvest import norm_limits, read_window, windows, within
 from core.pairs import Frozen, LayerPair, PairSpec
 from core.pipeline import Bench, BuildConfig
 from core.sae import (
@@ -28,7 +28,7 @@ from core.sae import (
     train_sae,
 )
 from core.steering import TURNS
-from core.stitch import Stitch, load_stitch
+from core.stitch import Stitch, load_stitch, random_stitch
 from core.store import Workspace, fingerprint
 from core.taxonomy import REWRITES, TagRewriter, active_features, consistency, english_sentences
 from core.transfer import save_sae, transfer_sae
@@ -61,16 +61,7 @@ def train(bench: Bench, layer: int, config: SaeConfig, positions: int | None = N
         "hook_a": f"blocks.{layer}.hook_resid_pre", "positions": positions, **config.model_dump(),
     }  # fmt: skip
     if not bench.current(f"saes/{name}", makers):
-        setup = {
-            "model": bench.a.makers,
-            "paired": bench.b.makers["tokenizer"],
-            "corpus": bench.corpus.fingerprint,
-            "split": "fit",
-            "positions": positions,
-        }
-        rows = harvest_rows(
-            bench.a, bench.corpus.split("fit"), layer, setup, f"recording A before layer {layer}", bench.b
-        )
+        rows = bench.rows("a", layer, "fit", positions)
         about = {"model_name": bench.pair.a.key, "hook_name": makers["hook_a"], "prepend_bos": True}
         _keep(bench, name, train_sae(rows, "h", config, about, f"training SAE {name}"), makers)
     return name
@@ -131,19 +122,12 @@ def adopt(bench: Bench, ref: str, layer: int | None = None, name: str | None = N
 def variants(sae: "SAE[Any]", stitch: Stitch, shuffled: Stitch, seed: int = 0) -> dict[str, tuple[str, "SAE[Any]"]]:
     """(model it is for, SAE) by name: the original and its transfer, and what they must beat."""
     control = random_sae(sae, seed)
-    g = torch.Generator().manual_seed(seed)
-
-    def like(t: Tensor) -> Tensor:
-        drawn = torch.randn(t.shape, generator=g)
-        return drawn * t.norm() / drawn.norm()
-
-    drawn = Stitch(like(stitch.P_up), like(stitch.b_up), like(stitch.P_down), like(stitch.b_down))
     return {
         "original": ("a", sae),
         "random SAE": ("a", control),
         "transferred": ("b", transfer_sae(sae, stitch)),
         "shuffled-pair stitch": ("b", transfer_sae(sae, shuffled)),
-        "random stitch": ("b", transfer_sae(sae, drawn)),
+        "random stitch": ("b", transfer_sae(sae, random_stitch(stitch, seed))),
         "random SAE, transferred": ("b", transfer_sae(control, stitch)),
     }
 

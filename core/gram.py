@@ -40,7 +40,8 @@ class Moments:
 class Gram:
     """Accumulates the Gram matrix of `[h_A, h_B, 1]`, and the cross block of the same rows with shuffled pairing.
 
-    S [d_A + d_B + 1, d_A + d_B + 1] and X [d_A, d_B], float64, in squared residual units.
+    S [d_A + d_B + 1, d_A + d_B + 1] and X [d_A, d_B], float64, in squared residual units. S is symmetric: what lies
+    below its diagonal blocks is not computed, nor read.
     """
 
     def __init__(self, d_a: int, d_b: int) -> None:
@@ -53,13 +54,18 @@ class Gram:
         """Pairs of positions seen."""
         return round(float(self.S[-1, -1]))
 
-    def update(self, h_a: Float[Tensor, "n d_a"], h_b: Float[Tensor, "n d_b"], seed: int = 0) -> None:
-        """Add paired rows. `seed` draws the permutation behind the shuffled control."""
+    def update(
+        self, h_a: Float[Tensor, "n d_a"], h_b: Float[Tensor, "n d_b"], seed: int = 0, control: bool = True
+    ) -> None:
+        """Add paired rows. `seed` draws the permutation behind the shuffled `control`."""
         if not len(h_a):
             return
         a, b = h_a.to("cpu", torch.float64), h_b.to("cpu", torch.float64)
         z = torch.cat([a, b, torch.ones(len(a), 1, dtype=torch.float64)], dim=1)
-        self.S += z.T @ z
+        self.S[: self.d_a] += a.T @ z
+        self.S[self.d_a :, self.d_a :] += z[:, self.d_a :].T @ z[:, self.d_a :]
+        if not control:
+            return
         order = torch.randperm(len(a), generator=torch.Generator().manual_seed(seed))
         self.X += a.T @ b[order]
 
@@ -79,7 +85,7 @@ class Gram:
         if self.n == 0:
             raise StitchLensError("no paired positions", "at least one", "use a corpus with text that both models read")
         n, k = self.n, self.d_a
-        mean = self.S[-1, :-1] / n
+        mean = self.S[:-1, -1] / n
         a, b = mean[:k], mean[k:]
         ab = self.X if shuffled else self.S[:k, k:-1]
         return Moments(

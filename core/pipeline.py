@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -15,7 +15,7 @@ from core.align import pair_positions
 from core.corpus import SPLITS, Corpus, Split, load_corpus
 from core.errors import StitchLensError
 from core.gram import Gram
-from core.harvest import harvest_config, harvest_moments, harvest_recording
+from core.harvest import Recording, harvest_config, harvest_moments, harvest_recording, harvest_rows
 from core.models import LiveModel, load_shared
 from core.pairs import Frozen, LayerPair, PairSpec
 from core.stitch import (
@@ -32,6 +32,7 @@ from core.stitch import (
 from core.store import Workspace, fingerprint, only_one
 from core.uploads import NAME, PARTS
 
+Side = Literal["a", "b"]
 ALPHAS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The sweep of Fig. 7."""
 
@@ -83,6 +84,17 @@ class Bench:
         config = harvest_config(self.a, self.b, self.corpus.fingerprint, split, positions)
         documents = self.corpus.split(split)
         return harvest_moments(self.a, self.b, documents, pairs, config, desc=f"reading the {split} split")
+
+    def rows(self, side: Side, layer: int, split: Split, positions: int | None = None) -> Recording:
+        """The residual stream of one model before `layer`, recorded at positions that pair up with the other model
+        (so not on the bytes of scripts that it spells out): what an SAE is trained on."""
+        model, other = (self.a, self.b) if side == "a" else (self.b, self.a)
+        setup = {
+            "model": model.makers, "paired": other.makers["tokenizer"], "corpus": self.corpus.fingerprint,
+            "split": split, "positions": positions,
+        }  # fmt: skip
+        desc = f"recording {side.upper()} before layer {layer}"
+        return harvest_rows(model, self.corpus.split(split), layer, setup, desc, other)
 
     def current(self, name: str, makers: dict[str, Any]) -> bool:
         """Whether the workspace holds `name` made from just these makers."""

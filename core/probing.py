@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from core.errors import StitchLensError
-from core.harvest import OUTLIER, harvest_rows, kept_positions, record
+from core.harvest import OUTLIER, kept_positions, record
 from core.languages import interval as exact_interval
 from core.models import LiveModel
 from core.pairs import Frozen, LayerPair
@@ -36,11 +36,11 @@ from core.probes import (
     select,
 )
 from core.progress import Progress
-from core.sae import SaeConfig, load_sae, train_sae
+from core.sae import SaeConfig, kept_sae, load_sae, sae_makers
 from core.steering import TURNS
 from core.stitch import Stitch, load_stitch
-from core.store import beside, disk_faults, fingerprint, folder_beside
-from core.transfer import save_sae, transfer_sae
+from core.store import beside, fingerprint
+from core.transfer import transfer_sae
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -142,30 +142,12 @@ class Prober:
 
     @property
     def own_makers(self) -> dict[str, Any]:
-        about = {"layer_b": self.layers.b, "split": "fit", "positions": self.own_positions}
-        return self.bench.makers | about | self.own_config.model_dump()
+        return sae_makers(self.bench, "b", self.layers.b, self.own_config, self.own_positions)
 
     @cached_property
     def own(self) -> "SAE[Any]":
         """B's own SAE, trained as A's was at the same places of the text; kept in the user's cache, it is large."""
-        folder = user_cache() / "saes" / fingerprint(self.own_makers)
-        if not (folder / "cfg.json").exists():
-            bench, layer = self.bench, self.layers.b
-            setup = {
-                "model": bench.b.makers, "paired": bench.a.makers["tokenizer"],
-                "corpus": bench.corpus.fingerprint, "split": "fit", "positions": self.own_positions,
-            }  # fmt: skip
-            desc = f"recording B before layer {layer}"
-            rows = harvest_rows(bench.b, bench.corpus.split("fit"), layer, setup, desc, bench.a)
-            about = {
-                "model_name": bench.pair.b.key, "hook_name": f"blocks.{layer}.hook_resid_pre", "prepend_bos": True,
-            }  # fmt: skip
-            sae = train_sae(rows, "h", self.own_config, about, "training B's own SAE")
-            with disk_faults(folder):
-                folder.parent.mkdir(parents=True, exist_ok=True)
-            with folder_beside(folder) as part:
-                save_sae(sae, part)
-        return load_sae(folder, self.bench.pair.b.d_model)
+        return kept_sae(self.bench, "b", self.layers.b, self.own_config, self.own_positions)
 
     def saes(self, side: Side, own: bool) -> dict[str, "SAE[Any]"]:
         if side == "a":

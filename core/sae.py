@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock
 from pydantic import Field
 from torch import Tensor
 
 from core.errors import StitchLensError
 from core.harvest import Recording
 from core.pairs import Frozen
+from core.places import user_cache
 from core.progress import Progress
 from core.sae_files import clean_sae
-from core.store import Workspace, fingerprint
-from core.transfer import at_rest, check_finite
+from core.store import Workspace, disk_faults, fingerprint, folder_beside
+from core.transfer import at_rest, check_finite, save_sae
 
 if TYPE_CHECKING:
     from sae_lens import SAE
+
+    from core.pipeline import Bench, Side
 
 
 HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
@@ -91,6 +95,27 @@ def train_sae(
     for key, value in (metadata | {"stitchlens": config.model_dump(), "training_positions": recording.n}).items():
         out.cfg.metadata[key] = value
     return out.eval().requires_grad_(False)
+
+
+def sae_makers(bench: "Bench", side: "Side", layer: int, config: SaeConfig, positions: int | None) -> dict[str, Any]:
+    """What decides an SAE of one model of a pair, trained on the fit split."""
+    return bench.makers | {f"layer_{side}": layer, "split": "fit", "positions": positions} | config.model_dump()
+
+
+def kept_sae(bench: "Bench", side: "Side", layer: int, config: SaeConfig, positions: int | None) -> "SAE[Any]":
+    """An SAE of one model of a pair that is no artifact of the workspace: trained once, kept in the user's cache."""
+    folder = user_cache() / "saes" / fingerprint(sae_makers(bench, side, layer, config, positions))
+    spec = bench.pair.a if side == "a" else bench.pair.b
+    with disk_faults(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "cfg.json").exists():
+            rows = bench.rows(side, layer, "fit", positions)
+            about = {"model_name": spec.key, "hook_name": f"blocks.{layer}.hook_resid_pre", "prepend_bos": True}
+            sae = train_sae(rows, "h", config, about, f"training {side.upper()}'s SAE, {config.width:,} features")
+            with folder_beside(folder) as part:
+                save_sae(sae, part)
+    return load_sae(folder, spec.d_model)
 
 
 def random_sae(like: "SAE[Any]", seed: int = 0) -> "SAE[Any]":

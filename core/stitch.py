@@ -205,6 +205,14 @@ def fit_moments(moments: Moments, config: FitConfig) -> Stitch:
     return Stitch(p_up.float(), b_up.float(), p_down.float(), b_down.float(), done)
 
 
+def eq3(
+    up: torch.nn.Linear, down: torch.nn.Linear, x: Float[Tensor, "n d_a"], y: Float[Tensor, "n d_b"], alpha: float
+) -> Float[Tensor, ""]:
+    """Eq. 3 on one batch, in metric coordinates."""
+    mse, there, back = torch.nn.functional.mse_loss, up(x), down(y)
+    return mse(there, y) + mse(back, x) + alpha * (mse(down(there), x) + mse(up(back), y))
+
+
 def fit_adam(recording: Recording, moments: Moments, config: FitConfig) -> Stitch:
     """The paper's recipe: two linear layers, biases from 0, Adam, gradient norm clipped to 1, cosine decay (A).
 
@@ -220,13 +228,12 @@ def fit_adam(recording: Recording, moments: Moments, config: FitConfig) -> Stitc
     optimiser = torch.optim.Adam(parameters, lr=config.lr)
     steps = config.epochs * -(-recording.n // config.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    mse, dense = torch.nn.functional.mse_loss, config.metric == "whiten"
+    dense = config.metric == "whiten"
     to_x, to_y = (l.float() if dense else l.diagonal().float() for l in (l_a, l_b))  # noqa: E741
     with Progress("adam", config.epochs * recording.n, "pos") as bar:
         for h_a, h_b in _epochs(recording, config):
             x, y = (h_a @ to_x, h_b @ to_y) if dense else (h_a * to_x, h_b * to_y)
-            there, back = up(x), down(y)
-            loss = mse(there, y) + mse(back, x) + config.alpha * (mse(down(there), x) + mse(up(back), y))
+            loss = eq3(up, down, x, y, config.alpha)
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -281,6 +288,17 @@ def quality(
         "inversion_a": float(e_a.trace() / m.aa.trace()),
         "inversion_b": float(e_b.trace() / m.bb.trace()),
     }
+
+
+def random_stitch(like: Stitch, seed: int = 0) -> Stitch:
+    """A control: every part drawn at random with the norm of that of `like`."""
+    g = torch.Generator().manual_seed(seed)
+
+    def drawn(t: Tensor) -> Tensor:
+        out = torch.randn(t.shape, generator=g)
+        return out * t.norm() / out.norm()
+
+    return Stitch(drawn(like.P_up), drawn(like.b_up), drawn(like.P_down), drawn(like.b_down))
 
 
 FORMAT = "stitchlens-stitch-1"

@@ -1,0 +1,287 @@
+"""Does a transferred SAE save training? Runs from each start at several widths and seeds, kept as tables (3.1, D)."""
+
+import json
+import time
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+from pydantic import Field, ValidationError
+
+from core import flops
+from core.errors import StitchLensError
+from core.pairs import Frozen, LayerPair
+from core.pipeline import Bench
+from core.places import user_cache
+from core.sae import SaeConfig, kept_sae, load_sae, sae_makers
+from core.sae_runs import STARTS, Run, RunConfig, RunState, Start, check_fits, read_run
+from core.stitch import FitConfig, Stitch, fit_moments, random_stitch
+from core.store import beside, disk_faults, fingerprint, only_one
+from core.transfer import transfer_sae
+from core.uploads import NAME
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+
+COMPARED: tuple[Start, ...] = ("scratch", "transferred")
+HELD_OUT = 20_000
+"""Rows that measure the result of a run."""
+POINTS = 70
+"""Of a curve that is kept, evenly in the logarithm of steps and in steps."""
+
+
+class TrainingSet(Frozen):
+    """Which runs are made, and from what."""
+
+    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1024, 2048, 4096, 8192), min_length=1)
+    starts: tuple[Start, ...] = STARTS
+    seeds: int = Field(default=3, ge=1)
+    """Of runs from scratch and from a transferred SAE; controls, and runs with an auxiliary loss, have the first."""
+    auxiliary: float = Field(default=1.0, ge=0)
+    """Coefficient of runs with the auxiliary loss, beside those without; 0 makes none."""
+    positions: int = Field(default=400_000, ge=1)
+    """Rows of B in one pass."""
+    stitch_positions: int = Field(default=100_000, ge=1)
+    """Pairs of positions that the stitch is learned from: a stitch needs far fewer than an SAE."""
+    source_positions: int | None = None
+    """Rows that A's SAEs are trained on; None is the fit split."""
+    batch: int = Field(default=1024, ge=1)
+    lr: float = Field(default=4e-3, gt=0, le=1e3)
+    window: int = Field(default=64, ge=1)
+
+    def runs(self, k: int) -> list[RunConfig]:
+        """In the order in which they are made: what is compared first, widths rising."""
+
+        def run(start: Start, width: int, seed: int, auxiliary: float = 0.0) -> RunConfig:
+            return RunConfig(
+                start=start, width=width, k=k, seed=seed, auxiliary=auxiliary, positions=self.positions,
+                batch=self.batch, lr=self.lr, window=self.window,
+            )  # fmt: skip
+
+        compared = [s for s in COMPARED if s in self.starts]
+        others = [s for s in self.starts if s not in COMPARED]
+        out = [run(s, w, 0) for w in self.widths for s in compared]
+        out += [run(s, w, 0) for w in self.widths for s in others]
+        if self.auxiliary:
+            out += [run(s, w, 0, self.auxiliary) for w in self.widths for s in compared]
+        return out + [run(s, w, n) for n in range(1, self.seeds) for w in self.widths for s in compared]
+
+
+def training_set(given: dict[str, Any]) -> TrainingSet:
+    """From what a person asked for. Raises StitchLensError that names what cannot be."""
+    try:
+        return TrainingSet.model_validate(given)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = " ".join(map(str, first["loc"]))
+        raise StitchLensError(
+            f"{where} {first['input']!r}", first["msg"].lower(), "see `python -m core sae train --help`"
+        ) from None
+
+
+class SaeTraining:
+    """A set of runs for one SAE of A, carried through a stitch between its layer and one of B's.
+
+    Raises StitchLensError where SAE and stitch belong to different layers.
+    """
+
+    def __init__(self, bench: Bench, sae_name: str, stitch_name: str, config: TrainingSet, name: str = "") -> None:
+        ws = bench.workspace
+        self.bench, self.sae_name, self.config = bench, sae_name, config
+        self.about, self.stitched = ws.entry(f"saes/{sae_name}").makers, ws.entry(f"stitches/{stitch_name}").makers
+        if self.about["layer_a"] != self.stitched["layer_a"]:
+            raise StitchLensError(
+                f"SAE {sae_name} at layer {self.about['layer_a']} of A, stitch {stitch_name} at "
+                f"{self.stitched['layer_a']}", "one layer", "choose a stitch from the SAE's layer",
+            )  # fmt: skip
+        self.layers = LayerPair(a=self.stitched["layer_a"], b=self.stitched["layer_b"])
+        self.name = name or self.layers.name
+        if not NAME.fullmatch(self.name):
+            raise StitchLensError(
+                f"name {self.name!r}", "letters, digits, '.', '_' and '-', at most 64", "choose another name"
+            )
+
+    @cached_property
+    def source_config(self) -> SaeConfig:
+        """A's SAE's settings, where it was trained here; else the defaults at its k."""
+        if "width" in self.about:
+            return SaeConfig.model_validate({x: self.about[x] for x in SaeConfig.model_fields})
+        return SaeConfig(width=self.source.cfg.d_sae, k=int(getattr(self.source.cfg, "k", 32)))
+
+    @cached_property
+    def source(self) -> "SAE[Any]":
+        return load_sae(self.bench.workspace.path(f"saes/{self.sae_name}"), self.bench.pair.a.d_model)
+
+    def _source_setting(self, width: int) -> SaeConfig:
+        return self.source_config.model_copy(update={"width": width, "epochs": 1})
+
+    def source_sae(self, width: int) -> "SAE[Any]":
+        """A's SAE of a width: the workspace's, or one trained as it was in one epoch and kept in the user's cache."""
+        if width == self.source_config.width:
+            return self.source
+        return kept_sae(self.bench, "a", self.layers.a, self._source_setting(width), self.config.source_positions)
+
+    @cached_property
+    def stitches(self) -> dict[str, Stitch]:
+        """By start: the stitch, one fitted on shuffled pairs, one drawn at random."""
+        gram = self.bench.moments("fit", [self.layers], self.config.stitch_positions)[0][self.layers.name]
+        config = FitConfig(metric=self.stitched["metric"], alpha=self.stitched["alpha"])
+        made = fit_moments(gram.moments(), config)
+        return {
+            "transferred": made, "shuffled stitch": fit_moments(gram.moments(shuffled=True), config),
+            "random stitch": random_stitch(made),
+        }  # fmt: skip
+
+    def run_makers(self, run: RunConfig) -> dict[str, Any]:
+        about = self.bench.makers | run.model_dump() | {"layer_b": self.layers.b}
+        if run.start == "scratch":
+            return about
+        wide = self.source_config.width == run.width
+        source = self.about if wide else sae_makers(
+            self.bench, "a", self.layers.a, self._source_setting(run.width), self.config.source_positions
+        )  # fmt: skip
+        through = {k: self.stitched[k] for k in ("layer_a", "metric", "alpha")}
+        return about | {"source": source, "stitch_positions": self.config.stitch_positions} | through
+
+    @cached_property
+    def runs(self) -> dict[Path, RunConfig]:
+        """The runs by their folders in the user's cache."""
+        found = self.config.runs(self.source_config.k)
+        return {user_cache() / "sae_runs" / fingerprint(self.run_makers(r)): r for r in found}
+
+    def train(self) -> dict[Path, RunState]:
+        """Every run to its end; what is done is not done again. A second process may share the work: each takes the
+        runs that the other has not begun."""
+        d, bench = self.bench.pair.b.d_model, self.bench
+        for run in self.runs.values():
+            check_fits(d, run)
+        for width in self.config.widths if set(self.config.starts) - {"scratch"} else ():
+            self.source_sae(width)
+        self._announce()
+        rows, held_out = (
+            bench.rows("b", self.layers.b, split, n)
+            for split, n in (("fit", self.config.positions), ("held-out", HELD_OUT))
+        )
+        measured = [h for (h,) in held_out.epoch(4096, 0, ("h",))]
+        spec = bench.pair.b
+        metadata = {"model_name": spec.key, "hook_name": f"blocks.{self.layers.b}.hook_resid_pre", "prepend_bos": True}
+        done: dict[Path, RunState] = {}
+        while len(done) < len(self.runs):
+            before = len(done)
+            for folder, run in self.runs.items():
+                if folder in done:
+                    continue
+                with disk_faults(folder):
+                    folder.mkdir(parents=True, exist_ok=True)
+                with suppress(Timeout), FileLock(folder / "lock", timeout=0):
+                    given = None
+                    if run.start != "scratch":
+                        given = transfer_sae(self.source_sae(run.width), self.stitches[run.start])
+                    done[folder] = Run(folder, run, d).train(rows, given, metadata, measured)
+            if len(done) == before:
+                time.sleep(2.0)
+        return {folder: done[folder] for folder in self.runs}
+
+    def _announce(self) -> None:
+        """So that a page finds the runs of this set while they are made."""
+        listed = {folder.name: run.model_dump() for folder, run in self.runs.items()}
+        with beside(_listing(self.bench.pair.key, self.name)) as part:
+            part.write_text(json.dumps(listed), "utf-8")
+
+    @property
+    def makers(self) -> dict[str, Any]:
+        return self.bench.makers | self.config.model_dump(mode="json") | {
+            "sae": fingerprint(self.about), "sae_name": self.sae_name, "layer_a": self.layers.a,
+            "layer_b": self.layers.b, "metric": self.stitched["metric"], "alpha": self.stitched["alpha"],
+            "k": self.source_config.k,
+        }  # fmt: skip
+
+    def costs(self) -> dict[str, Any]:
+        """Table 3 in FLOPs: the `stitch` by fitter, on the positions that it is learned from here and on those of the
+        workspace's; and by width a row of A's and of B's SAE in training, B's with the auxiliary loss at work too."""
+        a, b = self.bench.pair.a.d_model, self.bench.pair.b.d_model
+        made, k = self.stitches["transferred"].makers, self.source_config.k
+        n = made["n_fit"]
+        whole, rounds = self.stitched.get("n_fit", n), self.stitched.get("rounds") or made["rounds"]
+
+        def stitch(n: int, rounds: int) -> dict[str, float]:
+            exact, adam = flops.exact_stitch(a, b, n, rounds), flops.adam_stitch(a, b, n)
+            return {"positions": n, "exact": exact, "adam": adam}
+
+        def row(width: int) -> dict[str, float]:
+            with_auxiliary = flops.sae_step(b, width, k, True)
+            return {"a": flops.sae_step(a, width, k), "b": flops.sae_step(b, width, k), "b_auxiliary": with_auxiliary}
+
+        return {
+            "stitch": stitch(n, made["rounds"]), "stitch_whole": stitch(whole, rounds),
+            "positions": self.config.positions, "row": {str(w): row(w) for w in self.config.widths},
+        }  # fmt: skip
+
+
+def _listing(pair: str, name: str) -> Path:
+    return user_cache() / "sae_runs" / f"{pair}-{name}.json"
+
+
+def under_way(pair: str, name: str) -> pd.DataFrame:
+    """Runs of a set as far as they got on this machine: the columns of `curves`, without FLOPs; empty where none is."""
+    try:
+        listed = json.loads(_listing(pair, name).read_text("utf-8"))
+    except (OSError, ValueError):
+        return pd.DataFrame()
+    states = {name: read_run(_listing(pair, name).parent / name) for name in listed}
+    found = [(RunConfig.model_validate(listed[name]), state) for name, state in states.items() if state is not None]
+    return pd.concat([_curve(i, run, state) for i, (run, state) in enumerate(found)]) if found else pd.DataFrame()
+
+
+def _curve(index: int, run: RunConfig, state: RunState) -> pd.DataFrame:
+    """A run as points: means over the steps since the point before."""
+    n = state.steps
+    ends = np.unique(
+        np.r_[np.geomspace(1, max(run.steps, 1), POINTS // 2), np.linspace(1, run.steps, POINTS // 2)].round()
+    )
+    ends = ends[ends <= n].astype(int)
+    if not len(ends):
+        return pd.DataFrame()
+    first = np.r_[0, ends[:-1]]
+    error, variance = (
+        np.add.reduceat(state.curve[x][: ends[-1]], first) / (ends - first) for x in ("error", "variance")
+    )
+    return pd.DataFrame({
+        "run": np.int16(index), "start": run.start, "width": np.int32(run.width), "seed": np.int16(run.seed),
+        "auxiliary": np.float32(run.auxiliary), "step": ends.astype(np.int32),
+        "explained_variance": (1 - error / variance).astype(np.float32), "mse": error.astype(np.float32),
+        "dead": state.curve["dead"][ends - 1].astype(np.int32),
+        "at_work": np.cumsum(state.curve["auxiliary"])[ends - 1].astype(np.int32),
+    })  # fmt: skip
+
+
+def evaluate(training: SaeTraining) -> str:
+    """Make every run and keep what came of them as `sae_curves/`, `sae_costs/` and `sae_training/` of the set's name,
+    which comes back. What is current is not made again."""
+    bench, name, makers = training.bench, training.name, training.makers
+    kinds = ("sae_costs", "sae_curves", "sae_training")
+    if all(bench.current(f"{kind}/{name}", makers) for kind in kinds):
+        return name
+    states = list(training.train().values())
+    costs = training.costs()
+    runs = [RunConfig.model_validate({k: s.result[k] for k in RunConfig.model_fields}) for s in states]
+    curves = pd.concat([_curve(i, r, s) for i, (r, s) in enumerate(zip(runs, states, strict=True))])
+    curves["flops"] = _flops(curves, costs, training.config.batch)
+    results = pd.DataFrame([{"run": i} | s.result for i, s in enumerate(states)])
+    with only_one(bench.pair.key, f"sae-training-{name}"):
+        bench.workspace.put_record(f"sae_costs/{name}", costs, makers)
+        bench.workspace.put_table(f"sae_curves/{name}", curves.drop(columns="at_work"), makers)
+        bench.workspace.put_table(f"sae_training/{name}", results, makers)
+    return name
+
+
+def _flops(curves: pd.DataFrame, costs: dict[str, Any], batch: int) -> "pd.Series[float]":
+    """Of the SAE alone; the stitch comes on top."""
+    row = {int(w): c for w, c in costs["row"].items()}
+    plain = curves.width.map({w: c["b"] for w, c in row.items()})
+    extra = curves.width.map({w: c["b_auxiliary"] - c["b"] for w, c in row.items()})
+    return (batch * (plain * curves.step + extra * curves.at_work)).astype(np.float32)
