@@ -20,6 +20,7 @@ pages = [
     st.Page("pages/functional.py", title="Functional features", icon=":material/troubleshoot:"),
     st.Page("pages/steering.py", title="Steering", icon=":material/explore:"),
     st.Page("pages/probes.py", title="Probes", icon=":material/labs:"),
+    st.Page("pages/training.py", title="SAE training", icon=":material/model_training:"),
     st.Page("pages/pair.py", title="New pair", icon=":material/add_link:"),
 ]
 page = st.navigation(pages)

@@ -464,7 +464,7 @@ def sae_train_command(
         "lr": lr, "batch": batch,
     }  # fmt: skip
     if widths:
-        given["widths"] = sorted({_whole(x) for x in widths.split(",")})
+        given["widths"] = sae_training.parsed_widths(widths)
     if starts:
         given["starts"] = [x.strip() for x in starts.split(",")]
     config = sae_training.training_set(given)
@@ -472,13 +472,6 @@ def sae_train_command(
     made = sae_training.evaluate(training)
     found = sae_savings.record(bench.workspace, made)
     _show(found, as_json, sae_savings.as_text(made, found))
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise StitchLensError(f"'{text}'", "whole numbers with commas between them", "such as 1024,4096") from None
 
 
 @sae_app.command("eval")

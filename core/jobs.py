@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -297,6 +297,29 @@ def start_features(pair: str, sae: str, stitch: str, private: Path | None = None
     background."""
     args = ["features", "build", pair, "--sae", sae, "--stitch", stitch]
     return start(pair, args, f"Features of {sae}", makes=f"features/{sae}", private=private)
+
+
+def start_sae_training(pair: str, sae: str, stitch: str, name: str, given: Mapping[str, Any]) -> Job:
+    """Train SAEs of B from several starts in the background; they end as the set `sae_training/<name>`. `given` are
+    settings of `TrainingSet`, `widths` as text with commas.
+
+    Raises StitchLensError for a name that is taken or unfit for a file, settings that cannot be, widths that do not fit
+    into memory, or a job already running.
+    """
+    from core.sae_runs import check_fits
+    from core.sae_training import parsed_widths, training_set
+
+    check_name(Workspace(pair), "sae_training", name)
+    config = training_set(dict(given) | {"widths": parsed_widths(given["widths"])})
+    for run in config.runs(k=1):
+        check_fits(get_pair(pair).b.d_model, run)
+    args = {
+        "--widths": ",".join(map(str, config.widths)), "--starts": ",".join(config.starts), "--seeds": config.seeds,
+        "--positions": config.positions, "--lr": f"{config.lr:g}", "--auxiliary": f"{config.auxiliary:g}",
+        "--sae": sae, "--stitch": stitch, "--name": name,
+    }  # fmt: skip
+    flat = [str(part) for item in args.items() for part in item]
+    return start(pair, ["sae", "train", pair, *flat], f"Train SAEs {name}", makes=f"sae_training/{name}")
 
 
 def start_build(pair: str, positions: int | None = None) -> Job:

@@ -6,7 +6,7 @@ import shutil
 import sys
 from typing import Any
 
-from core import functions, probe_tables, queries
+from core import functions, probe_tables, queries, sae_savings
 from core.corpus import wheel_folder
 from core.errors import StitchLensError
 from core.pairs import PairSpec, Source, known_pairs
@@ -55,6 +55,8 @@ def report(pair: PairSpec) -> dict[str, Any]:
         out["steering"] = steering(w)
     if probed := probe_tables.evaluated(w):
         out["probes"] = {name: probe_tables.record(w, name) for name in probed}
+    if trained := sae_savings.sets(w):
+        out["sae_training"] = {name: sae_savings.record(w, name) for name in trained}
     return out
 
 

@@ -34,6 +34,23 @@ def sets(ws: Workspace) -> list[str]:
     return [n.removeprefix("sae_training/") for n in ws.names(prefix="sae_training/")] if ws.exists else []
 
 
+def sources(ws: Workspace) -> list[tuple[str, str]]:
+    """(SAE of A, stitch from its layer) of the workspace, to train from; the stitch that features crossed by first."""
+    artifacts = ws.manifest().artifacts if ws.exists else {}
+    usual = {a.makers.get("stitch_name") for n, a in artifacts.items() if n.startswith("features/")}
+    layer = {n: a.makers.get("layer_a") for n, a in artifacts.items()}
+    pairs = [
+        (sae.removeprefix("saes/"), stitch.removeprefix("stitches/"))
+        for sae in artifacts if sae.startswith("saes/")
+        for stitch in artifacts if stitch.startswith("stitches/") and layer[stitch] == layer[sae]
+    ]  # fmt: skip
+    return sorted(pairs, key=lambda x: x[1] not in usual)
+
+
+def free_name(taken: list[str]) -> str:
+    return next(name for i in range(1, len(taken) + 2) if (name := f"mine-{i}") not in taken)
+
+
 def setup(ws: Workspace, name: str) -> dict[str, Any]:
     """What the runs were made from: `sae_name`, layers, `widths`, `k`, `seeds`, `positions`, `lr` and so on."""
     return ws.entry(f"sae_training/{name}").makers
@@ -130,8 +147,8 @@ def _best(rows: pd.DataFrame, grid: Floats) -> Floats:
 
 def frontier(table: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, dict[str, dict[str, float]]]:
     """Fig. 1c: (points, laws). A row a start and FLOPs: the least `mse` of any width (means over seeds). Laws by start,
-    Eq. 14, L(C) = A C^-β fitted in logarithms: `A`, `beta`, and where there are several seeds `A_low`, `beta_high` and so on, 95 % by a
-    bootstrap over them (Table 4). Both are empty where the starts share no FLOPs."""
+    Eq. 14, L(C) = A C^-β fitted in logarithms: `A`, `beta`, and where there are several seeds `A_low`, `beta_high` and
+    so on, 95 % by a bootstrap over them (Table 4). Both are empty where the starts share no FLOPs."""
     plain = table.loc[table.auxiliary == 0]
     starts = [s for s in STARTS if s in set(plain.start)]
     grid, rng = _grid(plain), np.random.default_rng(seed)

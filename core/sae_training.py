@@ -38,7 +38,7 @@ class TrainingSet(Frozen):
     """Which runs are made, and from what."""
 
     widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1024, 2048, 4096, 8192), min_length=1)
-    starts: tuple[Start, ...] = STARTS
+    starts: tuple[Start, ...] = Field(default=STARTS, min_length=1)
     seeds: int = Field(default=3, ge=1)
     """Of runs from scratch and from a transferred SAE; controls, and runs with an auxiliary loss, have the first."""
     auxiliary: float = Field(default=1.0, ge=0)
@@ -81,6 +81,14 @@ def training_set(given: dict[str, Any]) -> TrainingSet:
         raise StitchLensError(
             f"{where} {first['input']!r}", first["msg"].lower(), "see `python -m core sae train --help`"
         ) from None
+
+
+def parsed_widths(text: str) -> list[int]:
+    """Rising whole numbers from text such as 1024,4096. Raises StitchLensError for anything else."""
+    try:
+        return sorted({int(x) for x in text.split(",")})
+    except ValueError:
+        raise StitchLensError(f"widths '{text}'", "whole numbers with commas between", "such as 1024,4096") from None
 
 
 class SaeTraining:
@@ -159,13 +167,16 @@ class SaeTraining:
         d, bench = self.bench.pair.b.d_model, self.bench
         for run in self.runs.values():
             check_fits(d, run)
-        for width in self.config.widths if set(self.config.starts) - {"scratch"} else ():
-            self.source_sae(width)
         self._announce()
-        rows, held_out = (
-            bench.rows("b", self.layers.b, split, n)
-            for split, n in (("fit", self.config.positions), ("held-out", HELD_OUT))
-        )
+        with FileLock(_listing(bench.pair.key, self.name).with_suffix(".lock")):
+            rows, held_out = (
+                bench.rows("b", self.layers.b, split, n)
+                for split, n in (("fit", self.config.positions), ("held-out", HELD_OUT))
+            )
+            if set(self.config.starts) - {"scratch"}:
+                for width in self.config.widths:
+                    self.source_sae(width)
+                self.stitches  # noqa: B018 - learned before anything is trained
         measured = [h for (h,) in held_out.epoch(4096, 0, ("h",))]
         spec = bench.pair.b
         metadata = {"model_name": spec.key, "hook_name": f"blocks.{self.layers.b}.hook_resid_pre", "prepend_bos": True}

@@ -65,16 +65,16 @@ def name_from(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:64] or "mine"
 
 
-def check_name(ws: Workspace, kind: Kind, name: str) -> None:
-    """Raises StitchLensError where a name is unfit for a file, or taken."""
+def check_name(ws: Workspace, kind: str, name: str) -> None:
+    """Of an artifact of that kind. Raises StitchLensError where a name is unfit for a file, or taken."""
     if not NAME.fullmatch(name):
         raise StitchLensError(
             f"the name '{name}'", "up to 64 letters, digits, '.', '_' and '-', the first a letter or digit",
             "choose another name",
         )  # fmt: skip
     if ws.exists and f"{kind}/{name}" in ws.manifest().artifacts:
-        article = "an" if kind == "saes" else "a"
-        raise StitchLensError(f"{article} {KINDS[kind]} named '{name}'", "a name that is free", "choose another name")
+        article, what = "an" if kind == "saes" else "a", dict[str, str](KINDS).get(kind, "set")
+        raise StitchLensError(f"{article} {what} named '{name}'", "a name that is free", "choose another name")
 
 
 @dataclass(frozen=True)

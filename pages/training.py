@@ -1,0 +1,261 @@
+"""What training an SAE of B saves that starts from a transferred one: Fig. 1c, 2, 8, Tables 3, 4; one's own runs."""
+
+import pandas as pd
+import streamlit as st
+
+from core import jobs, sae_savings
+from core.pairs import PairSpec, get_pair
+from core.sae_savings import FITTERS, HEADLINE
+from core.store import Workspace
+from pages.shared import figures, frame, training_figures
+from pages.shared.frame import ask, percent, plain, section
+
+FITTER_NAMES = {"exact": "Exact, from moments", "adam": "Adam, the paper's recipe"}
+STARTS = ("scratch", "transferred", "random stitch", "shuffled stitch")
+
+
+def page() -> None:
+    ws = frame.workspace()
+    with section():
+        pair = get_pair(ws.pair)
+        st.title("SAE training")
+        st.markdown(
+            f"An SAE of :blue[{plain(pair.a.title)}] that is carried to :violet[{plain(pair.b.title)}] is not yet a "
+            f"good "
+            "SAE there; is it a start that saves training?"
+        )
+        frame.job_panel(ws.pair)
+        frame.refusal()
+        with section():
+            live(ws)
+        names = sae_savings.sets(ws)
+        if not names:
+            frame.door(
+                "**No SAEs trained yet.** This trains SAEs of B from scratch, from A's SAE carried over, and from two "
+                "controls, at several widths. It needs an SAE of A and a stitch from its layer.",
+                f"python -m core sae train {ws.pair}",
+            )
+        else:
+            name = st.selectbox("Runs", names, key="set", bind="query-params") if len(names) > 1 else names[0]
+            measured(ws, pair, name)
+        with section():
+            own(ws, pair, names)
+
+
+def measured(ws: Workspace, pair: PairSpec, name: str) -> None:
+    about = ask(sae_savings.setup, ws, name)
+    st.markdown(f"**{plain(ask(_said, ws, name))}**")
+    fitter = st.segmented_control(
+        "Cost of the stitch", FITTERS, default=FITTERS[0], required=True, key="fitter", bind="query-params",
+        format_func=lambda x: FITTER_NAMES[x],
+        help="Added to the FLOPs of every start that needs a stitch. The paper trains it with Adam (A); the exact "
+        "fitter solves Eq. 3 from second moments.",
+    )  # fmt: skip
+    table = ask(sae_savings.curves, ws, name, fitter)
+    with section():
+        saved(ws, about, name, table)
+    with section():
+        one_width(ws, about, name, table)
+    with section():
+        law(ws, about, name, table)
+    with section():
+        st.header("Every run", anchor="runs")
+        runs(ws, pair, name, about)
+
+
+def _said(ws: Workspace, name: str) -> str:
+    return sae_savings.sentence(sae_savings.curves(ws, name))
+
+
+def saved(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
+    rows = sae_savings.savings(table)
+    if rows.empty:
+        st.info("No run from scratch and from a transferred SAE of the same width and seed to compare.")
+        return
+    stitch = ask(sae_savings.costs, ws, name)["stitch"]
+    figures.draw(
+        training_figures.relative(rows),
+        f"Fig. 2a: FLOPs that a transferred start needs to reach a threshold, over those from scratch with the same "
+        f"data "
+        f"order; the stitch, learned on {stitch['positions']:,} pairs, is included, A's SAE is taken as given. Bars: "
+        f"95 %, "
+        f"Student, over {about['seeds']} seeds. Dotted: {HEADLINE:.0%} of scratch's final explained variance. The "
+        f"paper "
+        "found 30 to 50 % less at high thresholds, with SAEs sixteen times as wide and four thousand times as much "
+        "text.",
+        key="relative", alt="Relative FLOPs to explained variance thresholds",
+    )  # fmt: skip
+
+
+def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
+    st.header("One width", anchor="width")
+    widths = [int(w) for w in sorted(table.width.unique())]
+    with st.container(horizontal=True):
+        width = st.segmented_control(
+            "Features", widths, default=widths[-1], required=True, key="width", bind="query-params",
+            format_func=lambda w: f"{w:,}", help="M, the width of the SAE.",
+        )  # fmt: skip
+        losses = sorted(float(x) for x in table.auxiliary.unique())
+        auxiliary = losses[0] if len(losses) == 1 else st.segmented_control(
+            "Auxiliary loss", losses, default=losses[0], required=True, key="auxiliary", bind="query-params",
+            format_func=lambda x: f"with, {x:g}" if x else "without, as the paper",
+            help="SAELens' loss that lets dead features rebuild what is left over; the paper conjectures that it would "
+            "cure dead features that a transferred start inherits (D).",
+        )  # fmt: skip
+    here = table.loc[(table.width == width) & (table.auxiliary == auxiliary)]
+    left, right = st.columns(2)
+    with left:
+        figures.draw(
+            training_figures.curves(
+                here, "flops", "explained_variance", "FLOPs, the stitch included", "explained variance (↑ better)"
+            ),
+            f"Explained variance of each batch before it is learned from; k = {about['k']}, {about['positions']:,} "
+            f"rows "
+            f"once, learning rate {about['lr']:g}. Faint: further seeds. Controls: a stitch of shuffled pairs, a "
+            f"random "
+            "stitch.", key="curves", alt="Explained variance against FLOPs by start",
+        )  # fmt: skip
+    with right:
+        figures.draw(
+            training_figures.curves(here, "step", "dead", "step", "dead features (↓ better)"),
+            f"Features that were active for none of the last {about['window']} steps "
+            f"({about['window'] * about['batch']:,} rows).",
+            key="dead", alt="Dead features during training by start",
+        )  # fmt: skip
+    if not auxiliary:
+        turned = ask(sae_savings.turning, ws, name, int(width))
+        figures.draw(
+            training_figures.turning(turned),
+            "Fig. 2b: how far active features turned from where they started; means over seeds. A start that already "
+            "has B's features turns less than a random one.", key="turning", alt="Decoder cosine to the start",
+        )  # fmt: skip
+
+
+def law(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
+    st.header("Frontier", anchor="frontier")
+    points, laws = sae_savings.frontier(table)
+    if points.empty:
+        st.info("The starts share no range of FLOPs: train longer, or learn the stitch from fewer positions.")
+        return
+    figures.draw(
+        training_figures.frontier(points, laws),
+        "Fig. 1c, 8: the least mean squared error (per dimension, of rows at an average norm of √d) within so many "
+        f"FLOPs of any of the widths {', '.join(f'{w:,}' for w in about['widths'])}; lines: Eq. 14, L(C) = A C^−β, "
+        "fitted in logarithms without an irreducible loss. It pictures these runs; it is no scaling law.",
+        key="frontier", alt="Frontier of error against FLOPs by start",
+    )  # fmt: skip
+    rows = [
+        {"Start": start, "A": f"{x['A']:.3g}", "β": f"{x['beta']:.3f}"
+         + (f" [{x['beta_low']:.3f}, {x['beta_high']:.3f}]" if "beta_low" in x else "")}
+        for start, x in laws.items()
+    ]  # fmt: skip
+    rows += [{"Start": f"paper, Pythia, {s}", "A": a, "β": b}
+             for s, a, b in (("scratch", "41.2", "0.16"), ("transferred", "18.5", "0.14"))]  # fmt: skip
+    st.dataframe(pd.DataFrame(rows), hide_index=True, alt="Fitted coefficients")
+    st.caption("Table 4. Intervals: 95 %, bootstrap over seeds, where every width has several.")
+
+
+def runs(ws: Workspace, pair: PairSpec, name: str, about: dict) -> None:
+    table = ask(sae_savings.summary, ws, name)
+    shown = pd.DataFrame({
+        "Start": table.start, "Features": table.width, "Auxiliary loss": table.auxiliary,
+        "Explained variance ↑": table.explained_variance, "Dead ↓": [percent(x, sign=False) for x in table.dead],
+        "Cosine to start": table.cosine, "Seeds": table.seeds,
+    })  # fmt: skip
+    if table.stopped.any():
+        shown["Stopped"] = table.stopped
+    st.dataframe(
+        shown.style.format({"Explained variance ↑": "{:.3f}", "Cosine to start": "{:.2f}", "Auxiliary loss": "{:g}"}),
+        hide_index=True, height="content", alt="Results of every run",
+    )  # fmt: skip
+    st.caption("On held-out text, means over seeds; median cosine of active features.")
+    found = ask(sae_savings.costs, ws, name)
+    n, small = found["positions"], found["stitch"]
+    rows = [(f"SAE of A, {int(w):,} features", x["a"] * n) for w, x in found["row"].items()]
+    rows += [(f"SAE of B, {int(w):,} features", x["b"] * n) for w, x in found["row"].items()]
+    rows += [(f"SAE of B, {int(w):,} features, auxiliary loss at work", x["b_auxiliary"] * n)
+             for w, x in list(found["row"].items())[-1:]]  # fmt: skip
+    rows += [(f"Stitch on {small['positions']:,} pairs, {FITTER_NAMES[f].lower()}", small[f]) for f in FITTERS]
+    whole = found["stitch_whole"]
+    rows += [(f"Stitch on {whole['positions']:,} pairs, {FITTER_NAMES[f].lower()}", whole[f]) for f in FITTERS]
+    st.dataframe(
+        pd.DataFrame([{"Procedure": p, "FLOPs": f"{x:.2g}"} for p, x in rows]), hide_index=True, height="content",
+        alt="FLOPs of each procedure",
+    )  # fmt: skip
+    st.caption(
+        f"Table 3: matrix products of one step counted by FlopCounterMode and scaled, activations cached; SAEs see "
+        f"{n:,} "
+        "rows once. The exact fitter's factorisations are counted by textbook formulas."
+    )
+
+
+def live(ws: Workspace) -> None:
+    """The curves of a set that is being made."""
+    job = jobs.latest(ws.pair)
+    if job is None or not job.record.makes.startswith("sae_training/"):
+        return
+    name = job.record.makes.removeprefix("sae_training/")
+    if job.over and name in sae_savings.sets(ws):
+        return
+    st.fragment(_live, run_every=None if job.over else 3.0)(ws.pair, name)
+
+
+def _live(pair: str, name: str) -> None:
+    from core.sae_training import under_way
+
+    table = under_way(pair, name)
+    if table.empty:
+        st.caption("The first curve is drawn here as soon as a run has begun.")
+        return
+    with section():
+        widths = [int(w) for w in sorted(table.width.unique())]
+        width = st.segmented_control(
+            "Features", widths, default=widths[-1], required=True, key="live-width", format_func=lambda w: f"{w:,}"
+        )
+        figures.draw(
+            training_figures.curves(
+                table.loc[table.width == width], "step", "explained_variance", "step", "explained variance (↑ better)"
+            ),
+            f"{plain(name)} as far as it got: {table.run.nunique()} runs begun.",
+            key="live", alt="Explained variance of runs under way",
+        )  # fmt: skip
+
+
+def own(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
+    """A form that starts runs in the background."""
+    st.header("Train more", anchor="train")
+    sources = sae_savings.sources(ws)
+    if not sources:
+        st.info("This needs an SAE of A with a stitch from its layer: see the Features and the Stitches page.")
+        return
+    with st.form("train", border=True):
+        one, two, three = st.columns(3)
+        source = one.selectbox("From", sources, format_func=" through ".join, help="An SAE of A, and the stitch whose "
+                               "layers, metric and α are used (Eq. 3, 6).")  # fmt: skip
+        widths = two.text_input("Features", "1024", max_chars=60, help="M; several with commas. A's SAE of a width "
+                                "that is not there is trained first.")  # fmt: skip
+        name = three.text_input("Name", sae_savings.free_name(names), max_chars=64)
+        starts = st.pills("Starts", STARTS, selection_mode="multi", default=list(STARTS[:2]), help="Compared at equal "
+                          "data order and settings.")  # fmt: skip
+        one, two, three, four = st.columns(4)
+        positions = one.number_input("Rows of B", 2_000, 5_000_000, 100_000, step=50_000, help="Each seen once.")
+        seeds = two.number_input("Seeds", 1, 10, 1, help="Of scratch and transferred; an interval needs two.")
+        lr = three.number_input("Learning rate", 1e-6, 1e3, 4e-3, format="%g", help="Constant; the paper takes 1e-4.")
+        auxiliary = four.number_input("Auxiliary loss", 0.0, 10.0, 0.0, help="Coefficient of further runs with it.")
+        if st.form_submit_button("Train", type="primary", icon=":material/model_training:"):
+            sae, stitch = source
+            asked = {
+                "widths": widths, "starts": starts, "positions": int(positions), "seeds": int(seeds), "lr": lr,
+                "auxiliary": auxiliary,
+            }  # fmt: skip
+            with section():
+                jobs.start_sae_training(pair.key, sae, stitch, name.strip(), asked)
+                st.rerun()
+    st.caption(
+        "Runs in the background, stops and goes on where it was, and ends as a set above; its SAEs are kept as SAELens "
+        "folders in the cache of whoever runs the app."
+    )
+
+
+frame.routed()
+page()
