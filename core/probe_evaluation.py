@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from core.probe_tasks import Dataset, offline_datasets, one_against_rest
 from core.probes import Outcome, draws, interval
-from core.probing import BLOCK, Method, ProbeConfig, Prober, crossings, selected
+from core.probing import BLOCK, METHODS, Method, ProbeConfig, Prober, crossings, selected
 from core.progress import Progress
 from core.store import fingerprint, only_one
 
 REFERENCES = {
     "reused": "own", "retrained": "own", "random": "own", "shuffled": "own", "dense_moved": "dense_own",
-    "dense_shuffled": "dense_own",
+    "dense_centred": "dense_own", "dense_shuffled": "dense_own",
 }  # fmt: skip
 """What a method's `gap` is measured against, at the same k."""
 Curves = dict[Method, tuple[NDArray[np.float64], NDArray[np.float64]]]
@@ -105,7 +105,7 @@ def evaluate(prober: Prober, config: ProbeConfig | None = None, datasets: Sequen
         "sae": fingerprint(prober.about), "stitch": fingerprint(prober.stitched), "sae_name": prober.sae_name,
         "stitch_name": prober.stitch_name, "layer_a": prober.layers.a, "layer_b": prober.layers.b,
         "own": prober.own_config.model_dump() | {"positions": prober.own_positions},
-        "datasets": {d.name: [d.title, d.says] for d in datasets},
+        "methods": METHODS, "datasets": {d.name: [d.title, d.says] for d in datasets},
         "texts": fingerprint([(d.id, d.text) for some in datasets for d in some.documents]),
     }  # fmt: skip
     with only_one(bench.pair.key, "probes"):

@@ -31,6 +31,9 @@ WAYS = {
     "shuffled": Way("shuffled stitch", "A's probe through a stitch of shuffled pairs", "control", "b"),
     "dense_own": Way("dense, of B", "the residual stream of B, probe fitted in B", "unpatched", "b"),
     "dense_moved": Way("dense, of A, moved to B", "w P_down\u1d40, never fitted in B (B.2)", "transferred", "b"),
+    "dense_centred": Way(
+        "dense, of A, moved and centred", "its threshold shifted by unlabelled texts", "transferred", "b"
+    ),
     "dense_source": Way("dense, of A, in A", "the residual stream of A", "unpatched", "a"),
     "dense_shuffled": Way("dense, shuffled stitch", "A's probe through a stitch of shuffled pairs", "control", "b"),
 }

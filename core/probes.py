@@ -49,6 +49,13 @@ class Probe:
         return chosen.astype(np.float64) @ self.coef + self.intercept
 
 
+def centred(probe: Probe, x: Rows, like: Probe, rows: Float[np.ndarray, "n e"]) -> Probe:
+    """The probe with its threshold moved so that its mean score over `x` is that of `like` over `rows`, the same texts
+    in another model: no label is used."""
+    shift = float(like.score(rows).mean() - probe.score(x).mean())
+    return Probe(probe.coef, probe.intercept + shift, probe.features, probe.about)
+
+
 def differences(x: Rows, y: Labels) -> Float[np.ndarray, " d"]:
     """Mean over rows with y = 1 less the mean over those with y = 0: the argument of Eq. 7."""
     x = x.astype(np.float64)

@@ -27,6 +27,7 @@ from core.probes import (
     RESAMPLES,
     Outcome,
     Probe,
+    centred,
     differences,
     fit,
     folds,
@@ -51,6 +52,11 @@ BLOCK = 64
 """Texts read at a time; what is read survives a stop."""
 OWN_K = 10
 """Features of the sparse probe of one's own labels."""
+METHODS = (
+    "dense_source", "dense_moved", "dense_centred", "dense_shuffled", "dense_own", "source", "reused", "shuffled",
+    "retrained", "random", "own",
+)  # fmt: skip
+"""See `crossings`."""
 Arrays = dict[str, NDArray[np.float32]]
 """Of n texts, [n, d] or [n, features]: `dense_a`, `source` (A's SAE in A), `dense_b`, `transferred`, `shuffled` (A's
 SAE in B through the stitch and through one of shuffled pairs) and `own` (B's SAE in B)."""
@@ -205,7 +211,8 @@ def crossings(
     Sparse, for each k: `source` A's SAE in A; `reused` that very probe on transferred features in B; `retrained` the
     same features with a probe fitted in B; `shuffled` the reused probe through a stitch of shuffled pairs; `random`
     transferred features drawn from those that are active, with a probe fitted in B; `own` B's SAE. Dense:
-    `dense_source` in A, `dense_moved` the same carried to B (B.2), `dense_shuffled`, and `dense_own` in B.
+    `dense_source` in A, `dense_moved` the same carried to B (B.2), `dense_centred` that one with its threshold moved by
+    the training texts without their labels (`centred`), `dense_shuffled`, and `dense_own` in B.
     """
 
     def one(probe: Probe, name: str) -> NDArray[np.float64]:
@@ -214,7 +221,9 @@ def crossings(
     z = y[train]
     source = fit(x["dense_a"][train], z)
     yield Method("dense_source", 0), one(source, "dense_a")
-    yield Method("dense_moved", 0), one(moved(source, stitch), "dense_b")
+    across = moved(source, stitch)
+    yield Method("dense_moved", 0), one(across, "dense_b")
+    yield Method("dense_centred", 0), one(centred(across, x["dense_b"][train], source, x["dense_a"][train]), "dense_b")
     yield Method("dense_shuffled", 0), one(moved(source, shuffled), "dense_b")
     yield Method("dense_own", 0), one(fit(x["dense_b"][train], z), "dense_b")
     most = max(config.ks)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 SHOWN = {
     "own": "B's own", "retrained": "Retrained", "reused": "Reused", "random": "Random", "shuffled": "Shuffled",
-    "dense_own": "Dense, B's", "dense_moved": "Dense, A's", "dense_shuffled": "Dense, shuffled",
+    "dense_own": "Dense, B's", "dense_moved": "Dense, A's", "dense_centred": "Dense, A's, centred",
+    "dense_shuffled": "Dense, shuffled",
 }  # fmt: skip
 """Columns of the table of datasets."""
 MOST_TYPED = 20_000
@@ -102,15 +103,16 @@ def curves(ws: Workspace, name: str, task: pd.Series) -> None:
         says = f"{plain(task.title)}, each {plain(about['datasets'][task.dataset][1])}"
     else:
         says = f"Mean over {len(about['datasets'])} datasets, {one.test:,} test documents in all"
-    gap = table.set_index("method").loc["dense_moved"]
-    points = f"{100 * gap.gap:+.1f} [{100 * gap.gap_low:+.1f}, {100 * gap.gap_high:+.1f}] points"
+    gaps = [table.set_index("method").loc[m] for m in ("dense_moved", "dense_centred")]
+    points = [f"{100 * x.gap:+.1f} [{100 * x.gap_low:+.1f}, {100 * x.gap_high:+.1f}]".replace("-", "−") for x in gaps]
     chosen = "size of the difference" if about["absolute"] else "difference"
     figures.draw(
         probe_figures.probes(table),
         f"Fig. 3a. {says}; half of each are of the class. Features are those of A's SAE with the largest {chosen} in "
         f"mean activation (Eq. 7), carried by {plain(about['stitch_name'])}; dense: the whole residual stream. Bars: "
         "95 %, bootstrap over documents. Controls: random features, A's probe through a stitch of shuffled pairs. "
-        f"A's dense probe moved to B, against one fitted on B: {points.replace('-', '−')}.",
+        f"A's dense probe moved to B, against one fitted on B: {points[0]} points; centred, its threshold shifted so "
+        f"that its mean score over the unlabelled training texts is the one in A: {points[1]}.",
         key="curves", alt="Accuracy of probes against their number of features",
     )  # fmt: skip
 

@@ -260,8 +260,7 @@ def test_a_job_lives_through_a_reload_and_can_be_cancelled(
 def test_the_committed_workspaces_open(tmp_path: Path, visit: Callable[..., Page], pair: str) -> None:
     """With nothing set up: every page, and a preset streams three lanes."""
     with serving(SHIPPED, borrow_models(tmp_path / "cache")) as url:
-        probed = ("probes",) if pair == "nano" else ()
-        for name in ("", "stitches", "features", "functional", *probed, "steering"):
+        for name in ("", "stitches", "features", "functional", "steering", "probes", "training"):
             page = visit(f"{url}/{name}?pair={pair}")
             assert page.locator("[data-testid=stAlert]").all_inner_texts() == []
             expect(page.locator(".js-plotly-plot").first).to_be_visible()

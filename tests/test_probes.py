@@ -14,6 +14,7 @@ from core.errors import StitchLensError
 from core.probes import (
     Outcome,
     Probe,
+    centred,
     differences,
     draws,
     fit,
@@ -98,6 +99,16 @@ def test_a_moved_probe_is_the_probe_on_down_stitched_rows() -> None:
     assert there.coef.shape == (20,) and there.about["moved"]
     with pytest.raises(StitchLensError, match="carry its SAE"):
         moved(fit(h_a, y, np.arange(3)), stitch)
+
+
+def test_centring_finds_a_threshold_without_labels(planted: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = planted
+    here = fit(x, y)
+    off = x + 7.0 * here.coef / np.linalg.norm(here.coef) ** 2  # every score is 7 too high
+    assert (here.score(off) > 0).mean() > 0.95
+    mended = centred(here, off, here, x)
+    np.testing.assert_allclose(mended.score(off), here.score(x), atol=1e-6)
+    assert mended.coef is here.coef, "its direction stays"
 
 
 def test_through_shuffled_pairs_a_probe_is_at_chance() -> None:

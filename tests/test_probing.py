@@ -18,7 +18,7 @@ from core.places import user_cache
 from core.probe_evaluation import evaluate, measure
 from core.probe_tasks import Dataset, labelled, template_datasets
 from core.probes import KS, load_probe, moved
-from core.probing import Method, ProbeConfig, Prober, crossings, default_names, own_labels, pool, task_probe
+from core.probing import METHODS, Method, ProbeConfig, Prober, crossings, default_names, own_labels, pool, task_probe
 from core.sae import SaeConfig
 from core.stitch import FitConfig
 from core.store import Workspace
@@ -75,8 +75,8 @@ def results(prober: Prober, datasets: list[Dataset]) -> pd.DataFrame:
 
 def test_every_method_is_measured(results: pd.DataFrame) -> None:
     sparse = {"source", "reused", "retrained", "random", "shuffled", "own"}
-    dense = {"dense_source", "dense_moved", "dense_shuffled", "dense_own"}
-    assert set(results.method) == sparse | dense
+    dense = {"dense_source", "dense_moved", "dense_centred", "dense_shuffled", "dense_own"}
+    assert set(results.method) == sparse | dense == set(METHODS)
     assert len(results) == (2 + 2 + 1) * (len(sparse) * 2 + len(dense)), "tasks, datasets' means, the mean"
     assert results[["accuracy", "low", "high", "auc", "auc_low", "auc_high"]].notna().to_numpy().all()
     assert (results.low <= results.accuracy + 1e-6).all() and (results.accuracy <= results.high + 1e-6).all()
@@ -121,7 +121,7 @@ def test_only_training_texts_decide() -> None:
     x = {n: g.normal(size=(120, 6)).astype(np.float32) for n in names}
     stitch, config = exact_stitch(6, 6), ProbeConfig(ks=(2,), draws=2)
     one = dict(crossings(x, y, train, test, stitch, stitch, config))
-    assert len(one) == 4 + 6
+    assert len(one) == 5 + 6
     flipped = np.r_[y[:60], 1 - y[60:]]
     wild = {n: np.r_[v[:90], 100 * v[90:]] for n, v in x.items()}
     for method, scores in crossings(wild, flipped, train, test, stitch, stitch, config):

@@ -11,7 +11,7 @@ from pages.shared.figures import LEGEND, colours, marker, remembered
 
 FAMILIES = {
     "own": "dense_own", "retrained": "", "reused": "dense_moved", "source": "dense_source", "random": "",
-    "shuffled": "dense_shuffled",
+    "shuffled": "dense_shuffled", "dense_centred": "",
 }  # fmt: skip
 """Sparse ways to probe, each with the dense one that belongs to it."""
 LINES = {"reused": "dash", "shuffled": "dot", "random": "solid", "source": "dot"}
