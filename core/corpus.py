@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.errors import StitchLensError
+from core.places import named
 
 Split = Literal["fit", "select", "held-out"]
 SPLITS: tuple[Split, ...] = ("fit", "select", "held-out")
@@ -233,7 +234,7 @@ def load_corpus(where: str = "wheel") -> Corpus:
         return build_corpus(where, _read_wheel(where.removeprefix("wheel:").split(",")))
     if where.startswith("hf:"):
         return build_corpus(where, _read_hub(where.removeprefix("hf:")))
-    root = Path(where).expanduser()
+    root = named(where)
     if not root.exists():
         raise StitchLensError(f"no corpus at '{where}'", "'wheel', 'hf:NAME', a folder or a file", "check the path")
     return build_corpus(root.name, _read_local(root))

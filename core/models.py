@@ -26,7 +26,7 @@ from torch import Tensor
 
 from core.errors import StitchLensError
 from core.pairs import ModelSpec, Source
-from core.places import PROJECT, user_cache
+from core.places import PROJECT, named, user_cache
 from core.store import disk_faults, fingerprint, folder_beside, sha256_file
 
 MAX_TOKENS = 1024
@@ -223,7 +223,7 @@ def locate(spec: ModelSpec) -> Path:
     for source in spec.sources:
         try:
             if source.kind == "folder":
-                folder = Path(source.ref).expanduser()
+                folder = named(source.ref)
                 folder = folder if folder.is_absolute() else PROJECT / folder
                 if (folder / "config.json").exists():
                     return folder

@@ -5,9 +5,25 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from core.errors import StitchLensError
+
 PROJECT = Path(__file__).resolve().parent.parent
 WORKSPACES = PROJECT / "cache"
 PRIVATE_ENV = "STITCHLENS_PRIVATE"
+
+
+def named(text: str) -> Path:
+    """The path that a person, or a file from outside, named. Raises StitchLensError where it can be none: too long,
+    with a null, in the home of nobody."""
+    try:
+        if "\0" in text:
+            raise ValueError("a null character")
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as e:
+        why = e.strerror if isinstance(e, OSError) else e
+        raise StitchLensError(f"'{text[:60]}' ({why})", "a path", "check it") from None
+    return path
 
 
 def workspaces_dir() -> Path:

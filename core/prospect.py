@@ -16,7 +16,7 @@ from core.corpus import Corpus, load_corpus
 from core.errors import StitchLensError
 from core.models import Reader, locate, quiet_hub, runtime
 from core.pairs import KEY, SPEC, Frozen, LayerPair, ModelSpec, PairSpec, Source, known_pairs
-from core.places import workspaces_dir
+from core.places import named, workspaces_dir
 from core.store import beside
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
@@ -91,7 +91,7 @@ def look(ref: str) -> tuple[ModelSpec, Path | None]:
     known = {m.key: m for p in known_pairs().values() for m in (p.a, p.b)}
     if ref in known:
         return known[ref], locate(known[ref])
-    folder = Path(ref).expanduser()
+    folder = named(ref)
     local = bool(ref) and folder.is_dir()
     if not local and (ref.startswith((".", "/", "~")) or not HUB_ID.fullmatch(ref)):
         raise StitchLensError(

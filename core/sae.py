@@ -14,7 +14,7 @@ from torch import Tensor
 from core.errors import StitchLensError
 from core.harvest import Recording
 from core.pairs import Frozen
-from core.places import user_cache
+from core.places import named, user_cache
 from core.progress import Progress
 from core.sae_files import clean_sae
 from core.store import Workspace, disk_faults, fingerprint, folder_beside
@@ -172,14 +172,15 @@ def open_sae(ref: str, workspace: Workspace, d_in: int | None = None) -> "SAE[An
     known = [n.removeprefix("saes/") for n in workspace.names(prefix="saes/")] if workspace.exists else []
     if ref in known:
         return load_sae(workspace.path(f"saes/{ref}"), d_in)
-    if Path(ref).expanduser().exists() or ":" not in ref:
-        if not Path(ref).expanduser().exists():
+    path = named(ref)
+    if path.exists() or ":" not in ref:
+        if not path.exists():
             raise StitchLensError(
                 f"no SAE '{ref}'",
                 f"a zip or a folder, RELEASE:ID, or one of the workspace's ({', '.join(known) or 'none yet'})",
                 f"`python -m core features build {workspace.pair}` trains one",
             )  # fmt: skip
-        return read_sae(Path(ref).expanduser(), d_in)
+        return read_sae(path, d_in)
     from sae_lens import SAE
 
     release, _, name = ref.partition(":")

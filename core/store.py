@@ -202,7 +202,9 @@ def _read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manife
         ) from None
     if out := [a.path for a in manifest.artifacts.values() if _leaves(a.path)]:
         raise StitchLensError(
-            f"an artifact at '{out[0][:80]}', outside the workspace", "paths within it", "do not use this workspace"
+            f"an artifact at '{out[0][:80]}', outside the workspace or too long",
+            "paths within it",
+            "do not use this workspace",
         )
     if manifest.pair != pair:
         raise StitchLensError(f"a manifest of pair '{manifest.pair}'", f"'{pair}'", "move it to its own folder")
@@ -212,7 +214,8 @@ def _read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manife
 def _leaves(path: str) -> bool:
     """Whether a relative path leads out of its folder, or is none."""
     parts = PurePosixPath(path.replace("\\", "/"))
-    return not path or "\0" in path or parts.is_absolute() or ".." in parts.parts
+    too_long = len(path) > 1000 or any(len(part.encode()) > 255 for part in parts.parts)
+    return not path or "\0" in path or too_long or parts.is_absolute() or ".." in parts.parts
 
 
 class Workspace:

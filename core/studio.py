@@ -19,6 +19,7 @@ from core.languages import LABELS, LANGUAGES, detect, repetition
 from core.models import LiveModel
 from core.pairs import Frozen, ModelSpec
 from core.pipeline import Bench
+from core.places import named
 from core.sae import load_sae
 from core.steering import STRONGEST, TURNS, Lane, Sampling, Written, encode_prompt, generate, response_losses
 from core.stitch import Stitch, load_stitch
@@ -183,8 +184,8 @@ class Studio:
             case "file":
                 if said := re.fullmatch(r"(.+)@([ab]):(\d{1,4})", rest):
                     side: Side = "a" if said[2] == "a" else "b"
-                    return self.file(self.open(Path(said[1]).expanduser(), side, int(said[3])))
-                return self.file(self.open(Path(rest).expanduser()))
+                    return self.file(self.open(named(said[1]), side, int(said[3])))
+                return self.file(self.open(named(rest)))
             case "vector":
                 if not rest:
                     raise StitchLensError("no vector", "one of your own", "bring one, or choose another source")
@@ -194,7 +195,7 @@ class Studio:
             case "concept":
                 from core.corpus import read_text
 
-                paths = [Path(p).expanduser() for p in rest.split(",")]
+                paths = [named(p) for p in rest.split(",")]
                 if len(paths) != 2:
                     raise StitchLensError(f"{len(paths)} files", "POSITIVE.txt,NEGATIVE.txt", "give both")
                 return self.concept(*(read_text(p) for p in paths))

@@ -684,7 +684,16 @@ def corpus(tmp: Path, canary: Path) -> list[Case]:
         faults = {k: (raw, says) for k, (raw, _) in faulty_json(value, ("pair",) * (reader == "manifest"), 0).items()}
         faults.pop("long")
         add(reader, "json-", ".json", faults)
-        for path in ("../../etc/hostname", "/etc/hostname", "a/../../b", "", "a\0b", "..\\..\\x"):
+        for path in (
+            "../../etc/hostname",
+            "/etc/hostname",
+            "a/../../b",
+            "",
+            "a\0b",
+            "..\\..\\x",
+            "U" * 300,
+            "a/" * 600,
+        ):
             if reader == "manifest":
                 entry = MANIFEST["artifacts"]["quality/s"] | {"path": path}
                 raw = json.dumps(MANIFEST | {"artifacts": {"quality/s": entry}}).encode()

@@ -3,8 +3,11 @@
 import pytest
 from pydantic import ValidationError
 
+from core.corpus import load_corpus
 from core.errors import StitchLensError
 from core.pairs import PAIRS, LayerPair, ModelSpec, Source, get_pair
+from core.places import named
+from core.prospect import prospect
 
 
 def test_registry_is_consistent() -> None:
@@ -65,3 +68,12 @@ def test_errors_say_what_was_found_wanted_and_what_to_do() -> None:
     e = StitchLensError("a cat", "a dog", "get a dog")
     assert str(e) == "Found a cat; wanted a dog: get a dog."
     assert (e.found, e.wanted, e.todo) == ("a cat", "a dog", "get a dog")
+
+
+@pytest.mark.parametrize("text", ["x" * 300, "a\0b", "~nobody-of-that-name/x"])
+def test_what_can_be_no_path_is_said(text: str) -> None:
+    with pytest.raises(StitchLensError, match="wanted a path"):
+        named(text)
+    for ask in (lambda: prospect(text, "nano-b"), lambda: load_corpus(text)):
+        with pytest.raises(StitchLensError):
+            ask()

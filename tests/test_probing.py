@@ -202,7 +202,7 @@ def test_the_shipped_tables_are_whole(nano_home: Path) -> None:
     assert table.iloc[0].dataset == "" and table.title.is_unique
     for row in table.to_dict("records"):
         curve = probe_tables.curve(ws, name, row["dataset"], row["label"])
-        assert len(curve) == 6 * len(KS) + 4, row["title"]
+        assert len(curve) == 6 * len(KS) + 5, row["title"]
     some = table.loc[table.label != ""].iloc[0]
     features = probe_tables.probed(ws, name, some.dataset, some.label, 10)
     assert features["rank"].tolist() == list(range(10)) and features.raises.str.len().min() > 0
