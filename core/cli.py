@@ -455,7 +455,7 @@ def sae_train_command(
 
     A killed run goes on where it was. Start the same command twice to have two processes share the runs.
     """
-    from core import pipeline, probing, sae_savings, sae_training
+    from core import pipeline, probing, sae_savings, sae_sets, sae_training
 
     bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
     usual = probing.default_names(bench)
@@ -464,10 +464,10 @@ def sae_train_command(
         "lr": lr, "batch": batch,
     }  # fmt: skip
     if widths:
-        given["widths"] = sae_training.parsed_widths(widths)
+        given["widths"] = sae_sets.parsed_widths(widths)
     if starts:
         given["starts"] = [x.strip() for x in starts.split(",")]
-    config = sae_training.training_set(given)
+    config = sae_sets.training_set(given)
     training = sae_training.SaeTraining(bench, sae or usual[0], stitch_name or usual[1], config, name)
     made = sae_training.evaluate(training)
     found = sae_savings.record(bench.workspace, made)

@@ -306,8 +306,7 @@ def start_sae_training(pair: str, sae: str, stitch: str, name: str, given: Mappi
     Raises StitchLensError for a name that is taken or unfit for a file, settings that cannot be, widths that do not fit
     into memory, or a job already running.
     """
-    from core.sae_runs import check_fits
-    from core.sae_training import parsed_widths, training_set
+    from core.sae_sets import check_fits, parsed_widths, training_set
 
     check_name(Workspace(pair), "sae_training", name)
     config = training_set(dict(given) | {"widths": parsed_widths(given["widths"])})

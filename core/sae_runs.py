@@ -5,28 +5,24 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import StitchLensError
 from core.harvest import Recording
-from core.pairs import Frozen
 from core.progress import Progress
+from core.sae_sets import TURN_BINS, RunConfig, check_fits
 from core.store import beside, disk_faults, folder_beside
 
 if TYPE_CHECKING:
     from sae_lens import SAE, SAETrainer
 
-Start = Literal["scratch", "transferred", "random stitch", "shuffled stitch"]
-STARTS: tuple[Start, ...] = ("scratch", "transferred", "random stitch", "shuffled stitch")
 SAVE_SECONDS = 20.0
 """Between states that a killed run goes on from."""
 BLOWN = 100.0
@@ -36,32 +32,6 @@ CURVE = ("error", "variance", "dead", "auxiliary")
 steps, and whether the auxiliary loss was at work. Every batch is new to the SAE, so this measures it on unseen text."""
 Weights = dict[str, Tensor]
 """W_enc [d, M], b_enc [M], W_dec [M, d], b_dec [d]."""
-
-
-class RunConfig(Frozen):
-    """One run: one pass over `positions` rows, in the same order for every start of a seed."""
-
-    start: Start
-    width: int = Field(ge=1)
-    k: int = Field(ge=1)
-    seed: int = 0
-    auxiliary: float = Field(default=0.0, ge=0)
-    """Coefficient of SAELens' auxiliary loss on dead features; the paper uses none."""
-    positions: int = Field(ge=1)
-    batch: int = Field(default=1024, ge=1)
-    lr: float = Field(default=2e-3, gt=0)
-    """Constant, as in the paper (1e-4 for its 120 k steps)."""
-    window: int = Field(default=64, ge=1)
-    """A feature that was not active for so many steps is dead."""
-
-    @property
-    def steps(self) -> int:
-        return self.positions // self.batch
-
-    @property
-    def title(self) -> str:
-        extra = f", auxiliary {self.auxiliary:g}" if self.auxiliary else ""
-        return f"{self.start}, {self.width:,} features, seed {self.seed}{extra}"
 
 
 def new_trainer(
@@ -95,28 +65,6 @@ def start_weights(scratch: Weights, given: "SAE[Any] | None", mean: Tensor, scal
         "W_enc": w["W_enc"] * norms, "b_enc": w["b_enc"] * norms * scale, "W_dec": w["W_dec"] / norms[:, None],
         "b_dec": w["b_dec"] * scale,
     }  # fmt: skip
-
-
-def memory(d: int, config: RunConfig) -> int:
-    """Bytes that a run needs at most: weights, gradients and Adam's moments, and what a step keeps of its batch."""
-    return 4 * (2 * d * config.width * 5 + 8 * config.batch * config.width)
-
-
-def check_fits(d: int, config: RunConfig) -> None:
-    """Raises StitchLensError for a run that cannot be: no memory for its width, k above the width, less than a step."""
-    if config.k > config.width:
-        raise StitchLensError(f"k = {config.k} of {config.width} features", "k at most the width", "choose a wider SAE")
-    if config.steps < 1:
-        raise StitchLensError(
-            f"{config.positions} positions", f"{config.batch} or more, one batch", "ask for more positions"
-        )
-    need, free = memory(d, config), psutil.virtual_memory().available
-    if need > 0.8 * free:
-        most = int(config.width * 0.8 * free / need)
-        raise StitchLensError(
-            f"{config.width:,} features, which need {need / 1e9:.1f} GB of memory",
-            f"at most {0.8 * free / 1e9:.1f} GB, four fifths of what is free", f"choose a width up to {most:,}",
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -290,7 +238,3 @@ class Run:
         curve = {name: [float(x) for x in kept[name]] for name in CURVE}
         trainer.n_training_steps = len(curve["error"])
         return curve, seconds
-
-
-TURN_BINS = 80
-"""Of the histogram of decoder cosines from -1 to 1 (Fig. 2b)."""

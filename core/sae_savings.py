@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from core.sae_runs import STARTS, TURN_BINS
+from core.sae_sets import STARTS, TURN_BINS
 from core.store import Workspace
 
 Fitter = Literal["exact", "adam"]

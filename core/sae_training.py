@@ -5,20 +5,20 @@ import time
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
-from pydantic import Field, ValidationError
 
 from core import flops
 from core.errors import StitchLensError
-from core.pairs import Frozen, LayerPair
+from core.pairs import LayerPair
 from core.pipeline import Bench
 from core.places import user_cache
 from core.sae import SaeConfig, kept_sae, load_sae, sae_makers
-from core.sae_runs import STARTS, Run, RunConfig, RunState, Start, check_fits, read_run
+from core.sae_runs import Run, RunState, read_run
+from core.sae_sets import RunConfig, TrainingSet, check_fits
 from core.stitch import FitConfig, Stitch, fit_moments, random_stitch
 from core.store import beside, disk_faults, fingerprint, only_one
 from core.transfer import transfer_sae
@@ -27,68 +27,10 @@ from core.uploads import NAME
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-COMPARED: tuple[Start, ...] = ("scratch", "transferred")
 HELD_OUT = 20_000
 """Rows that measure the result of a run."""
 POINTS = 70
 """Of a curve that is kept, evenly in the logarithm of steps and in steps."""
-
-
-class TrainingSet(Frozen):
-    """Which runs are made, and from what."""
-
-    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1024, 2048, 4096, 8192), min_length=1)
-    starts: tuple[Start, ...] = Field(default=STARTS, min_length=1)
-    seeds: int = Field(default=3, ge=1)
-    """Of runs from scratch and from a transferred SAE; controls, and runs with an auxiliary loss, have the first."""
-    auxiliary: float = Field(default=1.0, ge=0)
-    """Coefficient of runs with the auxiliary loss, beside those without; 0 makes none."""
-    positions: int = Field(default=400_000, ge=1)
-    """Rows of B in one pass."""
-    stitch_positions: int = Field(default=100_000, ge=1)
-    """Pairs of positions that the stitch is learned from: a stitch needs far fewer than an SAE."""
-    source_positions: int | None = None
-    """Rows that A's SAEs are trained on; None is the fit split."""
-    batch: int = Field(default=1024, ge=1)
-    lr: float = Field(default=4e-3, gt=0, le=1e3)
-    window: int = Field(default=64, ge=1)
-
-    def runs(self, k: int) -> list[RunConfig]:
-        """In the order in which they are made: what is compared first, widths rising."""
-
-        def run(start: Start, width: int, seed: int, auxiliary: float = 0.0) -> RunConfig:
-            return RunConfig(
-                start=start, width=width, k=k, seed=seed, auxiliary=auxiliary, positions=self.positions,
-                batch=self.batch, lr=self.lr, window=self.window,
-            )  # fmt: skip
-
-        compared = [s for s in COMPARED if s in self.starts]
-        others = [s for s in self.starts if s not in COMPARED]
-        out = [run(s, w, 0) for w in self.widths for s in compared]
-        out += [run(s, w, 0) for w in self.widths for s in others]
-        if self.auxiliary:
-            out += [run(s, w, 0, self.auxiliary) for w in self.widths for s in compared]
-        return out + [run(s, w, n) for n in range(1, self.seeds) for w in self.widths for s in compared]
-
-
-def training_set(given: dict[str, Any]) -> TrainingSet:
-    """From what a person asked for. Raises StitchLensError that names what cannot be."""
-    try:
-        return TrainingSet.model_validate(given)
-    except ValidationError as e:
-        first = e.errors()[0]
-        where = " ".join(map(str, first["loc"]))
-        raise StitchLensError(
-            f"{where} {first['input']!r}", first["msg"].lower(), "see `python -m core sae train --help`"
-        ) from None
-
-
-def parsed_widths(text: str) -> list[int]:
-    """Rising whole numbers from text such as 1024,4096. Raises StitchLensError for anything else."""
-    try:
-        return sorted({int(x) for x in text.split(",")})
-    except ValueError:
-        raise StitchLensError(f"widths '{text}'", "whole numbers with commas between", "such as 1024,4096") from None
 
 
 class SaeTraining:

@@ -6,12 +6,12 @@ import streamlit as st
 from core import jobs, sae_savings
 from core.pairs import PairSpec, get_pair
 from core.sae_savings import FITTERS, HEADLINE
+from core.sae_sets import COMPARED, STARTS
 from core.store import Workspace
 from pages.shared import figures, frame, training_figures
 from pages.shared.frame import ask, percent, plain, section
 
 FITTER_NAMES = {"exact": "Exact, from moments", "adam": "Adam, the paper's recipe"}
-STARTS = ("scratch", "transferred", "random stitch", "shuffled stitch")
 
 
 def page() -> None:
@@ -235,7 +235,7 @@ def own(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
         widths = two.text_input("Features", "1024", max_chars=60, help="M; several with commas. A's SAE of a width "
                                 "that is not there is trained first.")  # fmt: skip
         name = three.text_input("Name", sae_savings.free_name(names), max_chars=64)
-        starts = st.pills("Starts", STARTS, selection_mode="multi", default=list(STARTS[:2]), help="Compared at equal "
+        starts = st.pills("Starts", STARTS, selection_mode="multi", default=list(COMPARED), help="Compared at equal "
                           "data order and settings.")  # fmt: skip
         one, two, three, four = st.columns(4)
         positions = one.number_input("Rows of B", 2_000, 5_000_000, 100_000, step=50_000, help="Each seen once.")

@@ -15,7 +15,7 @@ from scipy import stats
 from torch import Tensor
 from typer.testing import CliRunner
 
-from core import explore, flops, sae_runs, sae_savings, sae_training
+from core import explore, flops, sae_runs, sae_savings, sae_sets
 from core.cli import app
 from core.errors import StitchLensError
 from core.harvest import Recording
@@ -23,8 +23,9 @@ from core.jobs import start_sae_training
 from core.pairs import PairSpec
 from core.pipeline import Bench, BuildConfig, fit_stitch
 from core.sae import SaeConfig, load_sae
-from core.sae_runs import Run, RunConfig, check_fits, memory, new_trainer, read_run, start_weights
-from core.sae_training import SaeTraining, TrainingSet, evaluate, training_set, under_way
+from core.sae_runs import Run, new_trainer, read_run, start_weights
+from core.sae_sets import STARTS, RunConfig, TrainingSet, check_fits, memory, training_set
+from core.sae_training import SaeTraining, evaluate, under_way
 from core.stitch import FitConfig
 
 D, WIDTH, K, BATCH = 16, 48, 4, 128
@@ -346,7 +347,7 @@ def test_a_set_is_kept_and_not_made_again(made: SaeTraining, monkeypatch: pytest
 def test_turning_covers_every_active_feature(made: SaeTraining) -> None:
     found = sae_savings.turning(made.bench.workspace, "L1-L2", 64)
     np.testing.assert_allclose(found.groupby("start").share.sum(), 1.0, rtol=1e-5)
-    assert set(found.start) == set(sae_runs.STARTS)
+    assert set(found.start) == set(STARTS)
 
 
 def test_two_processes_share_the_runs(bench: Bench) -> None:
@@ -375,7 +376,7 @@ def test_layers_and_names_have_to_fit(bench: Bench) -> None:
     with pytest.raises(StitchLensError, match="name"):
         SaeTraining(bench, "L1-32", "L1-L2", TINY, "../out")
     with pytest.raises(StitchLensError, match=r"widths 'a,b'"):
-        sae_training.parsed_widths("a,b")
+        sae_sets.parsed_widths("a,b")
     for given, said in (({"widths": [0]}, "widths 0"), ({"starts": ["nowhere"]}, "starts"), ({"lr": -1.0}, "lr"),
                         ({"lr": float("nan")}, "lr"), ({"seeds": 0}, "seeds"), ({"starts": []}, "starts")):  # fmt: skip
         with pytest.raises(StitchLensError, match=said):
