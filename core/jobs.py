@@ -310,7 +310,7 @@ def start_sae_training(pair: str, sae: str, stitch: str, name: str, given: Mappi
 
     check_name(Workspace(pair), "sae_training", name)
     config = training_set(dict(given) | {"widths": parsed_widths(given["widths"])})
-    for run in config.runs(k=1):
+    for run in config.runs(int(Workspace(pair).entry(f"saes/{sae}").makers.get("k", 1))):
         check_fits(get_pair(pair).b.d_model, run)
     args = {
         "--widths": ",".join(map(str, config.widths)), "--starts": ",".join(config.starts), "--seeds": config.seeds,

@@ -518,3 +518,41 @@ def test_probes_of_ones_own_labels_lead_to_a_feature(visit: Callable[..., Page],
         page.get_by_role("button", name="Probe", exact=True).click()
         expect(page.get_by_text("one label, 'x'")).to_be_visible()
         page.close()
+
+
+@pytest.mark.model
+@pytest.mark.timeout(900)
+def test_training_an_sae_from_a_transferred_start(
+    visit: Callable[..., Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a copy of the shipped nano pair: what was saved, another width, and runs of one's own that are watched."""
+    shutil.copytree(SHIPPED / "nano", tmp_path / "workspaces" / "nano")
+    monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
+    with no_job_left(), serving(tmp_path / "workspaces", tmp_path / "cache") as url:
+        page = visit(f"{url}/training?pair=nano&width=2048&fitter=adam")
+        for key in ("relative", "curves", "dead", "turning", "frontier"):
+            expect(page.locator(f".st-key-{key} .js-plotly-plot")).to_be_visible()
+        expect(page.get_by_text("To reach 90% of the final explained variance")).to_be_visible()
+        expect(page.get_by_role("radio", name="2,048")).to_be_checked()
+        page.get_by_role("radio", name="1,024").click()
+        settled(page)
+        assert "width=1024" in page.url
+        page.get_by_role("radio", name="with, 1").click()
+        settled(page)
+        expect(page.locator(".st-key-turning")).to_have_count(0)
+        assert page.locator("[data-testid=stAlert]").all_inner_texts() == []
+        page.get_by_role("spinbutton", name="Rows of B").fill("6000")
+        page.get_by_role("textbox", name="Features").fill("8")
+        page.get_by_role("button", name="Train", exact=True).click()
+        expect(page.locator("[data-testid=stAlert]")).to_contain_text("k = 16 of 8 features")
+        page.get_by_role("textbox", name="Features").fill("1024")
+        page.get_by_role("textbox", name="Name").fill("short")
+        page.get_by_role("button", name="Train", exact=True).click()
+        expect(page.locator(".st-key-job")).to_contain_text("Train SAEs short", timeout=30_000)
+        expect(page.locator(".st-key-live .js-plotly-plot")).to_be_visible(timeout=240_000)
+        expect(page.locator(".st-key-job")).to_contain_text("is done", timeout=240_000)
+        page.get_by_role("combobox", name="Runs").click()
+        page.get_by_role("option", name="short").click()
+        expect(page.get_by_text("6,000 rows once")).to_be_visible()
+        assert "set=short" in settled(page).url
+        page.close()
