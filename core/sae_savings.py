@@ -76,7 +76,7 @@ def with_stitch(table: pd.DataFrame, stitch: float) -> pd.DataFrame:
     return table.assign(flops=table.flops.astype(float) + stitch * table.start.isin(STITCHED))
 
 
-def finals(table: pd.DataFrame) -> "pd.Series[float]":
+def finals(table: pd.DataFrame) -> pd.Series:
     """By RUN, the mean explained variance over the last tenth of the steps."""
     last = table.groupby(RUN).step.transform("max")
     return table.loc[table.step >= (1 - LAST) * last].groupby(RUN).explained_variance.mean()
@@ -99,7 +99,7 @@ def savings(table: pd.DataFrame, start: str = "transferred", shares: tuple[float
     """Fig. 2a, a row a width and share: `threshold` (mean over seeds), `ratio` of FLOPs to reach it with its interval
     `low`, `high` (NaN for one seed), `seeds` compared, and `reached`, those that got there. Without auxiliary loss."""
     plain = table.loc[table.auxiliary == 0]
-    ends = finals(plain)
+    ends = {key: float(x) for key, x in finals(plain).items()}
     out = []
     for width, here in plain.groupby("width"):
         runs = {(s, n): rows for (s, n), rows in here.groupby(["start", "seed"])}
@@ -107,7 +107,7 @@ def savings(table: pd.DataFrame, start: str = "transferred", shares: tuple[float
         for share in shares if seeds else ():
             logs, limits = [], []
             for n in seeds:
-                limit = share * float(ends["scratch", width, n, 0.0])
+                limit = share * ends["scratch", width, n, 0.0]
                 one, two = (
                     flops_to(r.flops.to_numpy(), r.explained_variance.to_numpy(float), limit)
                     for r in (runs[start, n], runs["scratch", n])
@@ -192,7 +192,8 @@ def turning(ws: Workspace, name: str, width: int) -> pd.DataFrame:
     table = table.loc[(table.width == width) & (table.auxiliary == 0)]
     edges = np.linspace(-1, 1, TURN_BINS + 1)
     out = []
-    for start, rows in table.groupby("start"):
+    for start in (s for s in STARTS if s in set(table.start)):
+        rows = table.loc[table.start == start]
         shares = np.mean([np.array(x) / max(1, sum(x)) for x in rows.turning], axis=0)
         out.append(pd.DataFrame({"start": start, "cosine": (edges[1:] + edges[:-1]) / 2, "share": shares}))
     return pd.concat(out, ignore_index=True) if out else pd.DataFrame(columns=["start", "cosine", "share"])
@@ -201,9 +202,13 @@ def turning(ws: Workspace, name: str, width: int) -> pd.DataFrame:
 def summary(ws: Workspace, name: str) -> pd.DataFrame:
     """Means over seeds by start, width and auxiliary loss: `explained_variance`, `dead` share, `cosine`, `seeds`."""
     table = results(ws, name)
-    by = table.groupby(["auxiliary", "width", "start"], sort=True)
-    means = by[["explained_variance", "dead", "cosine"]].mean()
-    return means.assign(seeds=by.size(), stopped=by.stopped.agg(lambda x: "; ".join(s for s in x if s))).reset_index()
+    by = table.groupby(["auxiliary", "width", "start"])
+    out = by.agg(
+        explained_variance=("explained_variance", "mean"), dead=("dead", "mean"), cosine=("cosine", "mean"),
+        seeds=("run", "size"), stopped=("stopped", lambda x: "; ".join(s for s in x if s)),
+    ).reset_index()  # fmt: skip
+    order = out.start.map({s: i for i, s in enumerate(STARTS)})
+    return out.iloc[np.lexsort([order, out.width, out.auxiliary])].reset_index(drop=True)
 
 
 def sentence(table: pd.DataFrame) -> str:

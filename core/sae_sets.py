@@ -91,8 +91,8 @@ class TrainingSet(Frozen):
                 batch=self.batch, lr=self.lr, window=self.window,
             )  # fmt: skip
 
-        compared = [s for s in COMPARED if s in self.starts]
-        others = [s for s in self.starts if s not in COMPARED]
+        compared: list[Start] = [s for s in COMPARED if s in self.starts]
+        others: list[Start] = [s for s in self.starts if s not in COMPARED]
         out = [run(s, w, 0) for w in self.widths for s in compared]
         out += [run(s, w, 0) for w in self.widths for s in others]
         if self.auxiliary:

@@ -111,10 +111,8 @@ class SaeTraining:
             check_fits(d, run)
         self._announce()
         with FileLock(_listing(bench.pair.key, self.name).with_suffix(".lock")):
-            rows, held_out = (
-                bench.rows("b", self.layers.b, split, n)
-                for split, n in (("fit", self.config.positions), ("held-out", HELD_OUT))
-            )
+            rows = bench.rows("b", self.layers.b, "fit", self.config.positions)
+            held_out = bench.rows("b", self.layers.b, "held-out", HELD_OUT)
             if set(self.config.starts) - {"scratch"}:
                 for width in self.config.widths:
                     self.source_sae(width)
@@ -232,7 +230,7 @@ def evaluate(training: SaeTraining) -> str:
     return name
 
 
-def _flops(curves: pd.DataFrame, costs: dict[str, Any], batch: int) -> "pd.Series[float]":
+def _flops(curves: pd.DataFrame, costs: dict[str, Any], batch: int) -> pd.Series:
     """Of the SAE alone; the stitch comes on top."""
     row = {int(w): c for w, c in costs["row"].items()}
     plain = curves.width.map({w: c["b"] for w, c in row.items()})

@@ -73,7 +73,7 @@ def check_name(ws: Workspace, kind: str, name: str) -> None:
             "choose another name",
         )  # fmt: skip
     if ws.exists and f"{kind}/{name}" in ws.manifest().artifacts:
-        article, what = "an" if kind == "saes" else "a", dict[str, str](KINDS).get(kind, "set")
+        article, what = "an" if kind == "saes" else "a", next((word for k, word in KINDS.items() if k == kind), "set")
         raise StitchLensError(f"{article} {what} named '{name}'", "a name that is free", "choose another name")
 
 

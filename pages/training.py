@@ -44,14 +44,14 @@ def page() -> None:
 
 def measured(ws: Workspace, pair: PairSpec, name: str) -> None:
     about = ask(sae_savings.setup, ws, name)
-    st.markdown(f"**{plain(ask(_said, ws, name))}**")
+    said = st.container()
     fitter = st.segmented_control(
-        "Cost of the stitch", FITTERS, default=FITTERS[0], required=True, key="fitter", bind="query-params",
-        format_func=lambda x: FITTER_NAMES[x],
-        help="Added to the FLOPs of every start that needs a stitch. The paper trains it with Adam (A); the exact "
-        "fitter solves Eq. 3 from second moments.",
+        "Fitter of the stitch", FITTERS, default=FITTERS[0], required=True, key="fitter", bind="query-params",
+        help="Its cost is added to the FLOPs of every start that needs a stitch. The paper trains it with Adam (A); "
+        "the exact fitter solves Eq. 3 from second moments.",
     )  # fmt: skip
-    table = ask(sae_savings.curves, ws, name, fitter)
+    table = ask(sae_savings.curves, ws, name, "adam" if fitter == "adam" else "exact")
+    said.markdown(f"**{plain(sae_savings.sentence(table))}**")
     with section():
         saved(ws, about, name, table)
     with section():
@@ -61,10 +61,6 @@ def measured(ws: Workspace, pair: PairSpec, name: str) -> None:
     with section():
         st.header("Every run", anchor="runs")
         runs(ws, pair, name, about)
-
-
-def _said(ws: Workspace, name: str) -> str:
-    return sae_savings.sentence(sae_savings.curves(ws, name))
 
 
 def saved(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
@@ -80,9 +76,7 @@ def saved(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
         f"order; the stitch, learned on {stitch['positions']:,} pairs, is included, A's SAE is taken as given. Bars: "
         f"95 %, "
         f"Student, over {about['seeds']} seeds. Dotted: {HEADLINE:.0%} of scratch's final explained variance. The "
-        f"paper "
-        "found 30 to 50 % less at high thresholds, with SAEs sixteen times as wide and four thousand times as much "
-        "text.",
+        "paper found 30 to 50 % less at high thresholds, with up to 65 k features and 4 B tokens.",
         key="relative", alt="Relative FLOPs to explained variance thresholds",
     )  # fmt: skip
 
@@ -93,15 +87,16 @@ def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> Non
     with st.container(horizontal=True):
         width = st.segmented_control(
             "Features", widths, default=widths[-1], required=True, key="width", bind="query-params",
-            format_func=lambda w: f"{w:,}", help="M, the width of the SAE.",
+            help="M, the width of the SAE.",
         )  # fmt: skip
-        losses = sorted(float(x) for x in table.auxiliary.unique())
-        auxiliary = losses[0] if len(losses) == 1 else st.segmented_control(
-            "Auxiliary loss", losses, default=losses[0], required=True, key="auxiliary", bind="query-params",
-            format_func=lambda x: f"with, {x:g}" if x else "without, as the paper",
-            help="SAELens' loss that lets dead features rebuild what is left over; the paper conjectures that it would "
-            "cure dead features that a transferred start inherits (D).",
-        )  # fmt: skip
+        extra = sorted(float(x) for x in table.auxiliary.unique() if x)
+        loss = st.segmented_control(
+            "Auxiliary loss", ("without", "with"), default="without", required=True, key="auxiliary",
+            bind="query-params", help="SAELens' loss that lets dead features rebuild what is left over"
+            f"{f', coefficient {extra[0]:g}' if extra else ''}; the paper uses none and conjectures that it would cure "
+            "dead features that a transferred start inherits (D).",
+        ) if extra else "without"  # fmt: skip
+    auxiliary = extra[0] if loss == "with" else 0.0
     here = table.loc[(table.width == width) & (table.auxiliary == auxiliary)]
     left, right = st.columns(2)
     with left:
@@ -179,7 +174,7 @@ def runs(ws: Workspace, pair: PairSpec, name: str, about: dict) -> None:
     whole = found["stitch_whole"]
     rows += [(f"Stitch on {whole['positions']:,} pairs, {FITTER_NAMES[f].lower()}", whole[f]) for f in FITTERS]
     st.dataframe(
-        pd.DataFrame([{"Procedure": p, "FLOPs": f"{x:.2g}"} for p, x in rows]), hide_index=True, height="content",
+        pd.DataFrame([{"Procedure": p, "FLOPs": scientific(x)} for p, x in rows]), hide_index=True, height="content",
         alt="FLOPs of each procedure",
     )  # fmt: skip
     st.caption(
@@ -187,6 +182,12 @@ def runs(ws: Workspace, pair: PairSpec, name: str, about: dict) -> None:
         f"{n:,} "
         "rows once. The exact fitter's factorisations are counted by textbook formulas."
     )
+
+
+def scientific(x: float) -> str:
+    """Two digits and a power of ten."""
+    mantissa, power = f"{x:.1e}".split("e")
+    return f"{mantissa} × 10" + str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def live(ws: Workspace) -> None:

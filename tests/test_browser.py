@@ -533,11 +533,11 @@ def test_training_an_sae_from_a_transferred_start(
         for key in ("relative", "curves", "dead", "turning", "frontier"):
             expect(page.locator(f".st-key-{key} .js-plotly-plot")).to_be_visible()
         expect(page.get_by_text("To reach 90% of the final explained variance")).to_be_visible()
-        expect(page.get_by_role("radio", name="2,048")).to_be_checked()
-        page.get_by_role("radio", name="1,024").click()
+        expect(page.get_by_role("radio", name="2048")).to_be_checked()
+        page.get_by_role("radio", name="1024").click()
         settled(page)
         assert "width=1024" in page.url
-        page.get_by_role("radio", name="with, 1").click()
+        page.get_by_role("radio", name="with", exact=True).click()
         settled(page)
         expect(page.locator(".st-key-turning")).to_have_count(0)
         assert page.locator("[data-testid=stAlert]").all_inner_texts() == []

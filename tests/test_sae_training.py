@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from scipy import stats
 from torch import Tensor
 from typer.testing import CliRunner
 
-from core import explore, flops, sae_runs, sae_savings, sae_sets
+from core import explore, flops, jobs, sae_runs, sae_savings, sae_sets
 from core.cli import app
 from core.errors import StitchLensError
 from core.harvest import Recording
@@ -286,7 +287,7 @@ def test_the_law_of_a_planted_frontier() -> None:
     assert laws["transferred"]["A"] == pytest.approx(2.0, rel=0.1)
     assert laws["scratch"]["beta_low"] <= laws["scratch"]["beta"] <= laws["scratch"]["beta_high"]
     here = points.loc[points.start == "scratch"]
-    fitted = stats.linregress(np.log(here.flops), np.log(here.mse))
+    fitted: Any = stats.linregress(np.log(here.flops), np.log(here.mse))
     assert laws["scratch"]["beta"] == pytest.approx(-fitted.slope)
     assert laws["scratch"]["A"] == pytest.approx(np.exp(fitted.intercept))
     single = sae_savings.frontier(one.loc[one.seed == 0])[1]
@@ -381,10 +382,16 @@ def test_layers_and_names_have_to_fit(bench: Bench) -> None:
                         ({"lr": float("nan")}, "lr"), ({"seeds": 0}, "seeds"), ({"starts": []}, "starts")):  # fmt: skip
         with pytest.raises(StitchLensError, match=said):
             training_set(given)
-    with pytest.raises(StitchLensError, match="GB of memory"):
-        start_sae_training("nano", "L2-1024", "L2-L3", "wide", {"widths": "1000000000"})
-    with pytest.raises(StitchLensError, match="name"):
-        start_sae_training("nano", "L2-1024", "L2-L3", "a b", {"widths": "64"})
+
+
+def test_a_job_that_cannot_be_is_not_started(nano_home: Path) -> None:
+    for name, widths, said in (
+        ("wide", "1000000000", "GB of memory"), ("a b", "64", "name"), ("L2-L3", "64", "a name that is free"),
+        ("thin", "8", "k = 16 of 8"), ("none", "", "widths ''"),
+    ):  # fmt: skip
+        with pytest.raises(StitchLensError, match=said):
+            start_sae_training("nano", "L2-1024", "L2-L3", name, {"widths": widths})
+    assert jobs.latest("nano") is None
 
 
 def test_the_command_line_refuses_in_a_sentence(nano_home: Path) -> None:

@@ -57,8 +57,8 @@ def relative(table: pd.DataFrame) -> go.Figure:
             "%{customdata[0]:.3f}<br>%{y:.2f} of scratch's FLOPs [%{customdata[1]:.2f}, %{customdata[2]:.2f}], "
             "%{customdata[3]} seeds<extra></extra>",
         )  # fmt: skip
-    figure.add_hline(y=1.0, line={"color": c["control"], "width": 1.5}, annotation_text="scratch",
-                     annotation_position="top left")  # fmt: skip
+    figure.add_hline(y=1.0, line={"color": c["control"], "width": 1.5})
+    figure.add_annotation(x=0, y=0, xref="paper", text="scratch", showarrow=False, xanchor="left", yanchor="bottom")
     figure.add_vline(x=HEADLINE, line={"color": c["control"], "width": 1, "dash": "dot"})
     _plain_layout(figure)
     figure.update_xaxes(title="threshold, share of scratch's final explained variance", tickformat=".0%")
@@ -84,7 +84,8 @@ def curves(table: pd.DataFrame, x: str, y: str, title_x: str, title_y: str) -> g
     figure.update_xaxes(title=title_x, type="log" if x == "flops" else "linear", exponentformat="power", dtick=None)
     figure.update_yaxes(title=title_y)
     if y == "explained_variance":
-        figure.update_yaxes(range=[max(-0.2, float(table[y].min())), min(1.0, float(table[y].max()) + 0.05)])
+        low, high = (float(f(table[y].to_numpy())) for f in (np.min, np.max))
+        figure.update_yaxes(range=[max(-0.2, low), min(1.0, high + 0.05)])
     else:
         figure.update_yaxes(rangemode="tozero")
     return figure
