@@ -36,10 +36,22 @@ def page() -> None:
                 f"python -m core sae train {ws.pair}",
             )
         else:
+            just_made(ws, names)
             name = st.selectbox("Runs", names, key="set", bind="query-params") if len(names) > 1 else names[0]
             measured(ws, pair, name)
         with section():
             own(ws, pair, names)
+
+
+def just_made(ws: Workspace, names: list[str]) -> None:
+    """Show a set that was finished while this person looked on."""
+    job, now = jobs.latest(ws.pair), st.session_state
+    over = None if job is None or not job.over else job.id
+    before, now["last_job"] = now.get("last_job", over), over
+    if job is not None and before != over:
+        name = job.record.makes.removeprefix("sae_training/")
+        if job.state == "done" and name in names:
+            now["set"] = name
 
 
 def measured(ws: Workspace, pair: PairSpec, name: str) -> None:
