@@ -395,6 +395,31 @@ def test_probes_say_how_they_are_made(ws: Workspace) -> None:
     assert f"python -m core probes eval {PAIR}" in text(app)
 
 
+def test_sae_training_says_what_was_saved(nano_home: Path) -> None:
+    app = opened("training", pair="nano", width="2048", auxiliary="with")
+    assert not app.exception and not app.error
+    said = text(app)
+    for words in ("To reach 90", "Fig. 2a", "Table 3", "Table 4", "Fig. 1c, 8", "Train more"):
+        assert words in said, words
+    assert "Fig. 2b" not in said, "the auxiliary runs were not kept for it"
+    app.segmented_control(key="auxiliary").set_value("without").run()
+    assert "Fig. 2b" in text(app)
+    exact = text(app)
+    app.segmented_control(key="fitter").set_value("adam").run()
+    assert text(app) != exact and not app.exception
+    fields = {w.label: w for w in (*app.text_input, *app.number_input)}
+    fields["Features"].set_value("many")
+    next(b for b in app.button if b.label == "Train").click().run()
+    assert "widths 'many'" in app.error[0].value.replace("\\", "")
+    assert jobs.latest("nano") is None
+
+
+def test_sae_training_says_how_it_is_made(ws: Workspace) -> None:
+    app = opened("training")
+    assert not app.exception
+    assert f"python -m core sae train {PAIR}" in text(app)
+
+
 def test_a_figure_is_built_once_for_the_same_table_and_anew_for_another(ws: Workspace) -> None:
     table = pd.DataFrame({"x": [1.0, 2.0], "tokens": [[1, 2], [3]]})
     built: list[float] = []
