@@ -75,14 +75,18 @@ class SaeTraining:
             return self.source
         return kept_sae(self.bench, "a", self.layers.a, self._source_setting(width), self.config.source_positions)
 
+    @property
+    def fit_config(self) -> FitConfig:
+        """The stitch's metric and α; the defaults, where others fitted it."""
+        return FitConfig.model_validate({k: self.stitched[k] for k in ("metric", "alpha") if k in self.stitched})
+
     @cached_property
     def stitches(self) -> dict[str, Stitch]:
         """By start: the stitch, one fitted on shuffled pairs, one drawn at random."""
         gram = self.bench.moments("fit", [self.layers], self.config.stitch_positions)[0][self.layers.name]
-        config = FitConfig(metric=self.stitched["metric"], alpha=self.stitched["alpha"])
-        made = fit_moments(gram.moments(), config)
+        made = fit_moments(gram.moments(), self.fit_config)
         return {
-            "transferred": made, "shuffled stitch": fit_moments(gram.moments(shuffled=True), config),
+            "transferred": made, "shuffled stitch": fit_moments(gram.moments(shuffled=True), self.fit_config),
             "random stitch": random_stitch(made),
         }  # fmt: skip
 
@@ -94,7 +98,7 @@ class SaeTraining:
         source = self.about if wide else sae_makers(
             self.bench, "a", self.layers.a, self._source_setting(run.width), self.config.source_positions
         )  # fmt: skip
-        through = {k: self.stitched[k] for k in ("layer_a", "metric", "alpha")}
+        through = {"layer_a": self.layers.a, "metric": self.fit_config.metric, "alpha": self.fit_config.alpha}
         return about | {"source": source, "stitch_positions": self.config.stitch_positions} | through
 
     @cached_property
@@ -147,7 +151,7 @@ class SaeTraining:
     def makers(self) -> dict[str, Any]:
         return self.bench.makers | self.config.model_dump(mode="json") | {
             "sae": fingerprint(self.about), "sae_name": self.sae_name, "layer_a": self.layers.a,
-            "layer_b": self.layers.b, "metric": self.stitched["metric"], "alpha": self.stitched["alpha"],
+            "layer_b": self.layers.b, "metric": self.fit_config.metric, "alpha": self.fit_config.alpha,
             "k": self.source_config.k,
         }  # fmt: skip
 
