@@ -407,8 +407,7 @@ def test_sae_training_says_what_was_saved(nano_home: Path) -> None:
     exact = text(app)
     app.segmented_control(key="fitter").set_value("adam").run()
     assert text(app) != exact and not app.exception
-    fields = {w.label: w for w in (*app.text_input, *app.number_input)}
-    fields["Features"].set_value("many")
+    next(field for field in app.text_input if field.label == "Features").set_value("many")
     next(b for b in app.button if b.label == "Train").click().run()
     assert "widths 'many'" in app.error[0].value.replace("\\", "")
     assert jobs.latest("nano") is None
