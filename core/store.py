@@ -214,7 +214,10 @@ def _read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manife
 def _leaves(path: str) -> bool:
     """Whether a relative path leads out of its folder, or is none."""
     parts = PurePosixPath(path.replace("\\", "/"))
-    too_long = len(path) > 1000 or any(len(part.encode()) > 255 for part in parts.parts)
+    try:
+        too_long = len(path) > 1000 or any(len(part.encode()) > 255 for part in parts.parts)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return True
     return not path or "\0" in path or too_long or parts.is_absolute() or ".." in parts.parts
 
 

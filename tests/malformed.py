@@ -692,6 +692,7 @@ def corpus(tmp: Path, canary: Path) -> list[Case]:
             "a\0b",
             "..\\..\\x",
             "U" * 300,
+            "\ud800",
             "a/" * 600,
         ):
             if reader == "manifest":
