@@ -221,16 +221,22 @@ def sentence(table: pd.DataFrame) -> str:
 
     if rows.empty:
         return "There is no run from scratch and from a transferred SAE of the same width and seed to compare yet."
-    clear = rows.high.fillna(rows.ratio)
-    saved = [said(r) for r in rows.loc[clear < 1].itertuples()]
-    other = [said(r) for r in rows.loc[(clear >= 1) & rows.ratio.notna()].itertuples()]
+    low, high = rows.low.fillna(rows.ratio), rows.high.fillna(rows.ratio)
+    fewer, more, unsure = (
+        [said(r) for r in rows.loc[which].itertuples()]
+        for which in (high < 1, low > 1, ~(high < 1) & ~(low > 1) & rows.ratio.notna())
+    )
     never = [f"{r.width:,}" for r in rows.loc[rows.ratio.isna()].itertuples()]
     parts = []
-    if saved:
-        parts.append(f"a transferred start took {_joined(saved)} of the FLOPs of one from scratch, its stitch included")
-    if other:
-        parts.append(("but nothing was saved for certain with " if saved else "nothing was saved for certain: ")
-                     + _joined(other))  # fmt: skip
+    if fewer:
+        parts.append(f"a transferred start took {_joined(fewer)} of the FLOPs of one from scratch, its stitch included")
+    if more:
+        parts.append(
+            "a transferred start saved nothing: it took, its stitch included, the FLOPs of one from scratch times "
+            + _joined(more)
+        )
+    if unsure:
+        parts.append(f"it is not certain that anything was saved with {_joined(unsure)}")
     if never:
         parts.append(f"it was not reached at {_joined(never)} features")
     return f"To reach {HEADLINE:.0%} of the final explained variance from scratch, " + "; ".join(parts) + "."

@@ -262,14 +262,18 @@ def test_intervals_over_seeds() -> None:
 
 def test_the_sentence_says_both_ways() -> None:
     good = planted({"scratch": 1.0, "transferred": 2.0}, noise=0.02)
-    bad = planted({"scratch": 1.0, "transferred": 0.9}, noise=0.02, widths=(32,))
+    bad = planted({"scratch": 1.0, "transferred": 0.8}, noise=0.02, widths=(32,))
+    open_ = planted({"scratch": 1.0, "transferred": 1.0}, noise=0.1, widths=(8,))
     never = planted({"scratch": 1.0, "transferred": 0.1}, widths=(16,))
-    said = sae_savings.sentence(pd.concat([good, bad, never]))
+    said = sae_savings.sentence(pd.concat([good, bad, open_, never]))
     assert "90% of the final explained variance" in said
     assert "took 0.5" in said
     assert "at 64 features of the FLOPs" in said
-    assert "nothing was saved for certain" in said
+    assert "a transferred start saved nothing" in said
+    assert "one from scratch times 1." in said
     assert "at 32 features" in said
+    assert "not certain that anything was saved with" in said
+    assert "at 8 features" in said
     assert "not reached at 16 features" in said
     assert "no run" in sae_savings.sentence(planted({"scratch": 1.0}))
 
