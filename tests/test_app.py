@@ -383,7 +383,7 @@ def test_probes_are_drawn_and_link_to_features(nano_home: Path) -> None:
     said = text(app)
     for words in ("Mean over 10 datasets", "Fig. 3a", "Fig. 9 and 10", "shuffled pairs", "Probe your own labels"):
         assert words in said, words
-    assert app.dataframe[0].value.shape == (11, 8)
+    assert app.dataframe[0].value.shape == (11, 9)
     app.selectbox(key="task").select("language/fra").run()
     assert "(features?pair=nano&sae=L2-1024&feature=" in text(app)
     assert "French" in text(app) and not app.exception
