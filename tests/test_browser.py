@@ -137,6 +137,7 @@ def test_a_link_to_a_page_is_the_first_thing_a_server_hears(home: Path, visit: C
             "Functional features",
             "Steering",
             "Probes",
+            "SAE training",
             "New pair",
         ]
         page.close()  # before its server goes
