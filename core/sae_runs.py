@@ -144,7 +144,7 @@ class Run:
         with torch.inference_mode():
             for h in held_out:
                 alive |= (final.encode(h) > 0).any(0)
-        measured = {} if stopped and step == 0 else reconstruction(final, held_out)
+        measured = reconstruction(final, held_out)
         counts = torch.histc(turned[alive].clamp(-1, 1), TURN_BINS, -1, 1)
         result = c.model_dump() | measured | {
             "steps": step, "seconds": seconds, "stopped": stopped, "cosine": float(turned[alive].median()),

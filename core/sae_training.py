@@ -193,18 +193,12 @@ def under_way(pair: str, name: str) -> pd.DataFrame:
 
 
 def _curve(index: int, run: RunConfig, state: RunState) -> pd.DataFrame:
-    """A run as points: means over the steps since the point before."""
-    n = state.steps
-    ends = np.unique(
-        np.r_[np.geomspace(1, max(run.steps, 1), POINTS // 2), np.linspace(1, run.steps, POINTS // 2)].round()
-    )
-    ends = ends[ends <= n].astype(int)
-    if not len(ends):
-        return pd.DataFrame()
-    first = np.r_[0, ends[:-1]]
-    error, variance = (
-        np.add.reduceat(state.curve[x][: ends[-1]], first) / (ends - first) for x in ("error", "variance")
-    )
+    """A run as points: means over the steps since the point before. A run that diverged at once has none."""
+    half = POINTS // 2
+    ends = np.unique(np.r_[np.geomspace(1, run.steps, half), np.linspace(1, run.steps, half)].round().astype(int))
+    ends = ends[ends <= state.steps]
+    first, last = np.r_[0, ends][: len(ends)], ends.max(initial=0)
+    error, variance = (np.add.reduceat(state.curve[x][:last], first) / (ends - first) for x in ("error", "variance"))
     return pd.DataFrame({
         "run": np.int16(index), "start": run.start, "width": np.int32(run.width), "seed": np.int16(run.seed),
         "auxiliary": np.float32(run.auxiliary), "step": ends.astype(np.int32),

@@ -96,6 +96,9 @@ def saved(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
 def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
     st.header("One width", anchor="width")
     widths = [int(w) for w in sorted(table.width.unique())]
+    if not widths:
+        st.info("Every run diverged at its start, so there is nothing to draw: lower the learning rate.")
+        return
     with st.container(horizontal=True):
         width = st.segmented_control(
             "Features", widths, default=widths[-1], required=True, key="width", bind="query-params",

@@ -349,6 +349,17 @@ def test_a_set_is_kept_and_not_made_again(made: SaeTraining, monkeypatch: pytest
     assert under.run.nunique() == len(results)
 
 
+def test_a_set_that_diverges_at_once_is_kept_and_said(bench: Bench) -> None:
+    config = TINY.model_copy(
+        update={"widths": (32,), "starts": ("scratch",), "seeds": 1, "auxiliary": 0.0, "lr": 900.0}
+    )
+    assert evaluate(SaeTraining(bench, "L1-32", "L1-L2", config, "blown")) == "blown"
+    assert sae_savings.curves(bench.workspace, "blown").empty
+    found = sae_savings.record(bench.workspace, "blown")
+    assert "diverged at step 1" in sae_savings.as_text("blown", found)
+    assert "no run" in found["sentence"]
+
+
 def test_turning_covers_every_active_feature(made: SaeTraining) -> None:
     found = sae_savings.turning(made.bench.workspace, "L1-L2", 64)
     np.testing.assert_allclose(found.groupby("start").share.sum(), 1.0, rtol=1e-5)
