@@ -552,6 +552,6 @@ def test_training_an_sae_from_a_transferred_start(
         expect(page.locator(".st-key-job")).to_contain_text("Train SAEs short", timeout=30_000)
         expect(page.locator(".st-key-live .js-plotly-plot")).to_be_visible(timeout=240_000)
         expect(page.locator(".st-key-job")).to_contain_text("is done", timeout=240_000)
-        expect(page.get_by_text("6,000 rows once")).to_be_visible()
+        expect(page.get_by_text(re.compile(r"^Table 3: .* 6,000 rows once"))).to_be_visible()
         expect(page.get_by_text(re.compile(r"To reach 90% .* at 1,024 features"))).to_be_visible()
         page.close()
