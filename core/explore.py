@@ -21,6 +21,7 @@ from core.sae import (
     SaeConfig,
     hook_layer,
     load_sae,
+    metadata,
     open_sae,
     random_sae,
     reconstruction,
@@ -62,7 +63,7 @@ def train(bench: Bench, layer: int, config: SaeConfig, positions: int | None = N
     }  # fmt: skip
     if not bench.current(f"saes/{name}", makers):
         rows = bench.rows("a", layer, "fit", positions)
-        about = {"model_name": bench.pair.a.key, "hook_name": makers["hook_a"], "prepend_bos": True}
+        about = metadata(bench.pair.a.key, layer)
         _keep(bench, name, train_sae(rows, "h", config, about, f"training SAE {name}"), makers)
     return name
 

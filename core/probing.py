@@ -18,7 +18,7 @@ from core.errors import StitchLensError
 from core.harvest import OUTLIER, kept_positions, record
 from core.languages import interval as exact_interval
 from core.models import LiveModel
-from core.pairs import Frozen, LayerPair
+from core.pairs import Frozen
 from core.pipeline import Bench
 from core.places import user_cache
 from core.probe_tasks import Dataset, Labelled, offline_datasets, one_against_rest
@@ -37,7 +37,7 @@ from core.probes import (
     select,
 )
 from core.progress import Progress
-from core.sae import SaeConfig, kept_sae, load_sae, sae_makers
+from core.sae import SaeConfig, joined, kept_sae, load_sae, sae_makers
 from core.steering import TURNS
 from core.stitch import Stitch, load_stitch
 from core.store import beside, fingerprint
@@ -113,14 +113,7 @@ class Prober:
     def __init__(self, bench: Bench, sae_name: str, stitch_name: str, own_positions: int | None = None) -> None:
         self.bench, self.sae_name, self.stitch_name = bench, sae_name, stitch_name
         self._own_positions = own_positions
-        ws = bench.workspace
-        self.about, self.stitched = ws.entry(f"saes/{sae_name}").makers, ws.entry(f"stitches/{stitch_name}").makers
-        if self.about["layer_a"] != self.stitched["layer_a"]:
-            raise StitchLensError(
-                f"SAE {sae_name} at layer {self.about['layer_a']} of A, stitch {stitch_name} at "
-                f"{self.stitched['layer_a']}", "one layer", "choose a stitch from the SAE's layer",
-            )  # fmt: skip
-        self.layers = LayerPair(a=self.stitched["layer_a"], b=self.stitched["layer_b"])
+        self.about, self.stitched, self.layers = joined(bench.workspace, sae_name, stitch_name)
 
     @cached_property
     def sae(self) -> "SAE[Any]":

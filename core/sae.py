@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.errors import StitchLensError
 from core.harvest import Recording
-from core.pairs import Frozen
+from core.pairs import Frozen, LayerPair
 from core.places import named, user_cache
 from core.progress import Progress
 from core.sae_files import clean_sae
@@ -46,7 +46,7 @@ class SaeConfig(Frozen):
 
 
 def train_sae(
-    recording: Recording, name: str, config: SaeConfig, metadata: dict[str, Any], desc: str = "training an SAE"
+    recording: Recording, name: str, config: SaeConfig, about: dict[str, Any], desc: str = "training an SAE"
 ) -> "SAE[Any]":
     """A TopK SAE of the recorded tensor `name`, trained by SAELens' own trainer; decoder norms are 1 in the result.
 
@@ -88,11 +88,34 @@ def train_sae(
             bar.advance(config.batch)
             if step % 100 == 0 and not torch.isfinite(out.loss):
                 raise StitchLensError(f"a loss of {out.loss.item()} at step {step}", "a finite one", "lower `lr`")
+    return finished(sae, scale, about | {"stitchlens": config.model_dump(), "training_positions": recording.n})
+
+
+def joined(ws: Workspace, sae: str, stitch: str) -> tuple[dict[str, Any], dict[str, Any], LayerPair]:
+    """Makers of an SAE of A and of a stitch, and the layers that it crosses. Raises StitchLensError where they belong
+    to different layers."""
+    about, stitched = ws.entry(f"saes/{sae}").makers, ws.entry(f"stitches/{stitch}").makers
+    if about["layer_a"] != stitched["layer_a"]:
+        raise StitchLensError(
+            f"SAE {sae} at layer {about['layer_a']} of A, stitch {stitch} at {stitched['layer_a']}", "one layer",
+            "choose a stitch from the SAE's layer",
+        )  # fmt: skip
+    return about, stitched, LayerPair(a=stitched["layer_a"], b=stitched["layer_b"])
+
+
+def metadata(model: str, layer: int) -> dict[str, Any]:
+    """Where an SAE of ours reads, in SAELens' words."""
+    return {"model_name": model, "hook_name": f"blocks.{layer}.hook_resid_pre", "prepend_bos": True}
+
+
+def finished(sae: Any, scale: float, about: Mapping[str, Any]) -> "SAE[Any]":
+    """A training SAE of rows multiplied by `scale` as one at rest for rows as they are, with decoder norms of 1;
+    `about` goes into its metadata."""
     sae.fold_activation_norm_scaling_factor(scale)
     sae.fold_W_dec_norm()
     sae.cfg.rescale_acts_by_decoder_norm = False
     out = at_rest(sae)
-    for key, value in (metadata | {"stitchlens": config.model_dump(), "training_positions": recording.n}).items():
+    for key, value in about.items():
         out.cfg.metadata[key] = value
     return out.eval().requires_grad_(False)
 
@@ -111,7 +134,7 @@ def kept_sae(bench: "Bench", side: "Side", layer: int, config: SaeConfig, positi
     with FileLock(f"{folder}.lock"):
         if not (folder / "cfg.json").exists():
             rows = bench.rows(side, layer, "fit", positions)
-            about = {"model_name": spec.key, "hook_name": f"blocks.{layer}.hook_resid_pre", "prepend_bos": True}
+            about = metadata(spec.key, layer)
             sae = train_sae(rows, "h", config, about, f"training {side.upper()}'s SAE, {config.width:,} features")
             with folder_beside(folder) as part:
                 save_sae(sae, part)
@@ -217,16 +240,17 @@ def sae_hash(sae: "SAE[Any]") -> str:
     return fingerprint([config, sums])
 
 
-def reconstruction(sae: "SAE[Any]", rows: Iterable[Tensor]) -> dict[str, float]:
+def reconstruction(sae: "SAE[Any]", rows: Iterable[Tensor], alive: Tensor | None = None) -> dict[str, float]:
     """How an SAE does on rows [n, d] of a residual stream, under SAEBench's names:
 
     `explained_variance` 1 - FUV, about the mean; `fuv` the fraction of variance unexplained; `cossim` mean cosine of
     reconstruction and row; `l2_ratio` mean norm of the reconstruction over the row's; `l0` active features a row;
-    `frac_alive` features that were active at least once; `dead` the others; `n` rows.
+    `frac_alive` features that were active at least once, marked in `alive` [d_sae] where it is given; `dead` the
+    others; `n` rows.
     """
     n, cos, ratio, active = 0, 0.0, 0.0, 0.0
     total = error = squares = torch.zeros(sae.cfg.d_in, dtype=torch.float64)
-    alive = torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
+    alive = torch.zeros(sae.cfg.d_sae, dtype=torch.bool) if alive is None else alive
     with torch.inference_mode():
         for h in rows:
             acts = sae.encode(h)

@@ -104,12 +104,12 @@ class Run:
         self.folder, self.config, self.d = folder, config, d
 
     def train(
-        self, recording: Recording, given: "SAE[Any] | None", metadata: dict[str, Any], held_out: list[Tensor]
+        self, recording: Recording, given: "SAE[Any] | None", about: dict[str, Any], held_out: list[Tensor]
     ) -> RunState:
         """To the end, or on from where a killed run was. `given` is the SAE that it starts from, None for scratch;
         `held_out` rows measure the result. A run that diverges ends with the last good state, and says so."""
-        from core.sae import reconstruction
-        from core.transfer import at_rest, save_sae
+        from core.sae import finished, reconstruction
+        from core.transfer import save_sae
 
         done = read_run(self.folder)
         if done is not None and done.result:
@@ -132,19 +132,11 @@ class Run:
         step, stopped = self._steps(trainer, recording, scale, curve, seconds)
         seconds += time.perf_counter() - began
         turned = torch.cosine_similarity(sae.W_dec.detach(), first["W_dec"], dim=-1)
-        sae.fold_activation_norm_scaling_factor(scale)
-        sae.fold_W_dec_norm()
-        sae.cfg.rescale_acts_by_decoder_norm = False
-        final = at_rest(sae).eval().requires_grad_(False)
-        for key, value in (metadata | {"stitchlens": c.model_dump()}).items():
-            final.cfg.metadata[key] = value
+        final = finished(sae, scale, about | {"stitchlens": c.model_dump()})
         with disk_faults(self.folder), folder_beside(self.folder / "sae") as part:
             save_sae(final, part)
         alive = torch.zeros(c.width, dtype=torch.bool)
-        with torch.inference_mode():
-            for h in held_out:
-                alive |= (final.encode(h) > 0).any(0)
-        measured = reconstruction(final, held_out)
+        measured = reconstruction(final, held_out, alive)
         counts = torch.histc(turned[alive].clamp(-1, 1), TURN_BINS, -1, 1)
         result = c.model_dump() | measured | {
             "steps": step, "seconds": seconds, "stopped": stopped, "cosine": float(turned[alive].median()),

@@ -160,29 +160,23 @@ def frontier(table: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, dict[str
                 for w, rows in plain.loc[plain.start == start].groupby("width")}  # fmt: skip
         mse = np.min([r.mean(0) for r in runs.values()], axis=0)
         points.append(pd.DataFrame({"start": start, "flops": grid, "mse": mse}))
-        law = _law(grid, mse)
-        drawn = []
+        fitted = dict(zip(("A", "beta"), _law(grid, mse[None])[0].tolist(), strict=True))
         if all(len(r) > 1 for r in runs.values()):
-            for _ in range(RESAMPLES):
-                some = [r[rng.integers(len(r), size=len(r))].mean(0) for r in runs.values()]
-                drawn.append(_law(grid, np.min(some, axis=0)))
-        low, high = np.quantile(drawn, [0.025, 0.975], axis=0) if drawn else np.full((2, 2), np.nan)
-        laws[start] = {
-            "A": law[0],
-            "A_low": low[0],
-            "A_high": high[0],
-            "beta": law[1],
-            "beta_low": low[1],
-            "beta_high": high[1],
-        }
-    return pd.concat(points, ignore_index=True), {
-        s: {k: float(v) for k, v in law.items() if np.isfinite(v)} for s, law in laws.items()
-    }
+            drawn = [
+                np.min([r[rng.integers(len(r), size=len(r))].mean(0) for r in runs.values()], axis=0)
+                for _ in range(RESAMPLES)
+            ]
+            for end, q in (("low", 0.025), ("high", 0.975)):
+                values = np.quantile(_law(grid, np.stack(drawn)), q, axis=0).tolist()
+                fitted |= dict(zip((f"A_{end}", f"beta_{end}"), values, strict=True))
+        laws[start] = fitted
+    return pd.concat(points, ignore_index=True), laws
 
 
-def _law(flops: Floats, mse: Floats) -> tuple[float, float]:
-    slope, offset = np.polyfit(np.log(flops), np.log(mse), 1)
-    return float(np.exp(offset)), float(-slope)
+def _law(flops: Floats, mse: Floats) -> Floats:
+    """A and β of each row of `mse` [n, GRID]: [n, 2]."""
+    slope, offset = np.polyfit(np.log(flops), np.log(mse).T, 1)
+    return np.stack([np.exp(offset), -slope], axis=1)
 
 
 def turning(ws: Workspace, name: str, width: int) -> pd.DataFrame:

@@ -13,10 +13,9 @@ from filelock import FileLock, Timeout
 
 from core import flops
 from core.errors import StitchLensError
-from core.pairs import LayerPair
 from core.pipeline import Bench
 from core.places import user_cache
-from core.sae import SaeConfig, kept_sae, load_sae, sae_makers
+from core.sae import SaeConfig, joined, kept_sae, load_sae, metadata, sae_makers
 from core.sae_runs import Run, RunState, read_run
 from core.sae_sets import RunConfig, TrainingSet, check_fits
 from core.stitch import FitConfig, Stitch, fit_moments, random_stitch
@@ -40,15 +39,8 @@ class SaeTraining:
     """
 
     def __init__(self, bench: Bench, sae_name: str, stitch_name: str, config: TrainingSet, name: str = "") -> None:
-        ws = bench.workspace
         self.bench, self.sae_name, self.config = bench, sae_name, config
-        self.about, self.stitched = ws.entry(f"saes/{sae_name}").makers, ws.entry(f"stitches/{stitch_name}").makers
-        if self.about["layer_a"] != self.stitched["layer_a"]:
-            raise StitchLensError(
-                f"SAE {sae_name} at layer {self.about['layer_a']} of A, stitch {stitch_name} at "
-                f"{self.stitched['layer_a']}", "one layer", "choose a stitch from the SAE's layer",
-            )  # fmt: skip
-        self.layers = LayerPair(a=self.stitched["layer_a"], b=self.stitched["layer_b"])
+        self.about, self.stitched, self.layers = joined(bench.workspace, sae_name, stitch_name)
         self.name = name or self.layers.name
         if not NAME.fullmatch(self.name):
             raise StitchLensError(
@@ -122,8 +114,7 @@ class SaeTraining:
                     self.source_sae(width)
                 self.stitches  # noqa: B018 - learned before anything is trained
         measured = [h for (h,) in held_out.epoch(4096, 0, ("h",))]
-        spec = bench.pair.b
-        metadata = {"model_name": spec.key, "hook_name": f"blocks.{self.layers.b}.hook_resid_pre", "prepend_bos": True}
+        about = metadata(bench.pair.b.key, self.layers.b)
         done: dict[Path, RunState] = {}
         while len(done) < len(self.runs):
             before = len(done)
@@ -136,7 +127,7 @@ class SaeTraining:
                     given = None
                     if run.start != "scratch":
                         given = transfer_sae(self.source_sae(run.width), self.stitches[run.start])
-                    done[folder] = Run(folder, run, d).train(rows, given, metadata, measured)
+                    done[folder] = Run(folder, run, d).train(rows, given, about, measured)
             if len(done) == before:
                 time.sleep(2.0)
         return {folder: done[folder] for folder in self.runs}

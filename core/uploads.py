@@ -24,7 +24,7 @@ PARTS: dict[Kind, tuple[str, ...]] = {
     "vectors": ("vector_cards", "vectors"),
 }  # fmt: skip
 """The artifacts of one upload, that which makes it visible last."""
-KINDS: dict[Kind, str] = {"stitches": "stitch", "saes": "SAE", "vectors": "vector"}
+KINDS: dict[str, str] = {"stitches": "stitch", "saes": "SAE", "vectors": "vector"}
 
 
 def private_home(token: str) -> Path:
@@ -73,7 +73,7 @@ def check_name(ws: Workspace, kind: str, name: str) -> None:
             "choose another name",
         )  # fmt: skip
     if ws.exists and f"{kind}/{name}" in ws.manifest().artifacts:
-        article, what = "an" if kind == "saes" else "a", next((word for k, word in KINDS.items() if k == kind), "set")
+        article, what = "an" if kind == "saes" else "a", KINDS.get(kind, "set")
         raise StitchLensError(f"{article} {what} named '{name}'", "a name that is free", "choose another name")
 
 

@@ -5,13 +5,12 @@ import streamlit as st
 
 from core import jobs, sae_savings
 from core.pairs import PairSpec, get_pair
+from core.queries import METHODS
 from core.sae_savings import FITTERS, HEADLINE
 from core.sae_sets import COMPARED, STARTS
 from core.store import Workspace
 from pages.shared import figures, frame, training_figures
 from pages.shared.frame import ask, percent, plain, section
-
-FITTER_NAMES = {"exact": "Exact, from moments", "adam": "Adam, the paper's recipe"}
 
 
 def page() -> None:
@@ -38,7 +37,7 @@ def page() -> None:
         else:
             just_made(ws, names)
             name = st.selectbox("Runs", names, key="set", bind="query-params") if len(names) > 1 else names[0]
-            measured(ws, pair, name)
+            measured(ws, name)
         with section():
             own(ws, pair, names)
 
@@ -54,7 +53,7 @@ def just_made(ws: Workspace, names: list[str]) -> None:
             now["set"] = name
 
 
-def measured(ws: Workspace, pair: PairSpec, name: str) -> None:
+def measured(ws: Workspace, name: str) -> None:
     about = ask(sae_savings.setup, ws, name)
     said = st.container()
     fitter = st.segmented_control(
@@ -69,10 +68,10 @@ def measured(ws: Workspace, pair: PairSpec, name: str) -> None:
     with section():
         one_width(ws, about, name, table)
     with section():
-        law(ws, about, name, table)
+        law(about, table)
     with section():
         st.header("Every run", anchor="runs")
-        runs(ws, pair, name, about)
+        runs(ws, name)
 
 
 def saved(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
@@ -141,7 +140,7 @@ def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> Non
         )  # fmt: skip
 
 
-def law(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
+def law(about: dict, table: pd.DataFrame) -> None:
     st.header("Frontier", anchor="frontier")
     points, laws = sae_savings.frontier(table)
     if points.empty:
@@ -165,7 +164,7 @@ def law(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
     st.caption("Table 4. Intervals: 95 %, bootstrap over seeds, where every width has several.")
 
 
-def runs(ws: Workspace, pair: PairSpec, name: str, about: dict) -> None:
+def runs(ws: Workspace, name: str) -> None:
     table = ask(sae_savings.summary, ws, name)
     shown = pd.DataFrame({
         "Start": table.start, "Features": table.width, "Auxiliary loss": table.auxiliary,
@@ -185,17 +184,16 @@ def runs(ws: Workspace, pair: PairSpec, name: str, about: dict) -> None:
     rows += [(f"SAE of B, {int(w):,} features", x["b"] * n) for w, x in found["row"].items()]
     rows += [(f"SAE of B, {int(w):,} features, auxiliary loss at work", x["b_auxiliary"] * n)
              for w, x in list(found["row"].items())[-1:]]  # fmt: skip
-    rows += [(f"Stitch on {small['positions']:,} pairs, {FITTER_NAMES[f].lower()}", small[f]) for f in FITTERS]
+    rows += [(f"Stitch on {small['positions']:,} pairs, {METHODS[f][0]}", small[f]) for f in FITTERS]
     whole = found["stitch_whole"]
-    rows += [(f"Stitch on {whole['positions']:,} pairs, {FITTER_NAMES[f].lower()}", whole[f]) for f in FITTERS]
+    rows += [(f"Stitch on {whole['positions']:,} pairs, {METHODS[f][0]}", whole[f]) for f in FITTERS]
     st.dataframe(
         pd.DataFrame([{"Procedure": p, "FLOPs": scientific(x)} for p, x in rows]), hide_index=True, height="content",
         alt="FLOPs of each procedure",
     )  # fmt: skip
     st.caption(
-        f"Table 3: matrix products of one step counted by FlopCounterMode and scaled, activations cached; SAEs see "
-        f"{n:,} "
-        "rows once. The exact fitter's factorisations are counted by textbook formulas."
+        "Table 3: matrix products of one step counted by FlopCounterMode and scaled, activations cached; SAEs see "
+        f"{n:,} rows once. The exact fitter's factorisations are counted by textbook formulas."
     )
 
 

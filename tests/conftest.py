@@ -27,7 +27,9 @@ from tokenizers import models as tokenizer_models
 from core.corpus import Corpus, build_corpus, load_corpus
 from core.models import LiveModel, Runtime, load
 from core.pairs import NANO_A, NANO_B, PAIRS, LayerPair, ModelSpec, PairSpec, Source
+from core.pipeline import Bench, BuildConfig, fit_stitch
 from core.places import PROJECT
+from core.stitch import FitConfig
 from core.vectors import Vector, diff_mean, means
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -192,6 +194,17 @@ def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> PairSpec:
         key="tiny", title="the nano models", a=NANO_A, b=NANO_B, family="within-family",
         layer_pairs=(LayerPair(a=1, b=2, why="a test"),), corpus=str(folder),
     )  # fmt: skip
+
+
+@contextmanager
+def stitched_bench(pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """The tiny pair in a workspace of its own, in float32, with a stitch L1-L2 fitted on a little English."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STITCHLENS_DTYPE", "float32")
+        patch.setenv("STITCHLENS_WORKSPACES", str(tmp_path_factory.mktemp("workspaces")))
+        found = Bench(pair.model_copy(update={"corpus": "wheel:eng"}), BuildConfig(held_out_tokens=100))
+        fit_stitch(found, "L1-L2", pair.layer_pairs[0], FitConfig(), 3000)
+        yield found
 
 
 @pytest.fixture(scope="session")

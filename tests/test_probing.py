@@ -13,15 +13,15 @@ from core import explore, hooks, probe_tables
 from core.cli import app
 from core.errors import StitchLensError
 from core.pairs import PairSpec
-from core.pipeline import Bench, BuildConfig, fit_stitch
+from core.pipeline import Bench
 from core.places import user_cache
 from core.probe_evaluation import evaluate, measure
 from core.probe_tasks import Dataset, labelled, template_datasets
 from core.probes import KS, load_probe, moved
 from core.probing import METHODS, Method, ProbeConfig, Prober, crossings, default_names, own_labels, pool, task_probe
 from core.sae import SaeConfig
-from core.stitch import FitConfig
 from core.store import Workspace
+from tests.conftest import stitched_bench
 from tests.test_probes import exact_stitch
 
 SMALL = ProbeConfig(ks=(1, 5), draws=2, resamples=40)
@@ -29,11 +29,7 @@ SMALL = ProbeConfig(ks=(1, 5), draws=2, resamples=40)
 
 @pytest.fixture(scope="module")
 def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STITCHLENS_DTYPE", "float32")
-        patch.setenv("STITCHLENS_WORKSPACES", str(tmp_path_factory.mktemp("workspaces")))
-        found = Bench(tiny_pair.model_copy(update={"corpus": "wheel:eng"}), BuildConfig(held_out_tokens=100))
-        fit_stitch(found, "L1-L2", tiny_pair.layer_pairs[0], FitConfig(), 3000)
+    with stitched_bench(tiny_pair, tmp_path_factory) as found:
         explore.train(found, 1, SaeConfig(width=64, k=8, epochs=4, lr=3e-3, batch=512), 4_000)
         yield found
 

@@ -22,12 +22,12 @@ from core.errors import StitchLensError
 from core.harvest import Recording
 from core.jobs import start_sae_training
 from core.pairs import PairSpec
-from core.pipeline import Bench, BuildConfig, fit_stitch
+from core.pipeline import Bench
 from core.sae import SaeConfig, load_sae
 from core.sae_runs import Run, new_trainer, read_run, start_weights
 from core.sae_sets import STARTS, RunConfig, TrainingSet, check_fits, memory, training_set
 from core.sae_training import SaeTraining, evaluate, under_way
-from core.stitch import FitConfig
+from tests.conftest import stitched_bench
 
 D, WIDTH, K, BATCH = 16, 48, 4, 128
 SMALL = RunConfig(start="scratch", width=WIDTH, k=K, positions=40 * BATCH, batch=BATCH, lr=5e-3, window=5)
@@ -302,11 +302,7 @@ def test_the_law_of_a_planted_frontier() -> None:
 
 @pytest.fixture(scope="module")
 def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STITCHLENS_DTYPE", "float32")
-        patch.setenv("STITCHLENS_WORKSPACES", str(tmp_path_factory.mktemp("workspaces")))
-        found = Bench(tiny_pair.model_copy(update={"corpus": "wheel:eng"}), BuildConfig(held_out_tokens=100))
-        fit_stitch(found, "L1-L2", tiny_pair.layer_pairs[0], FitConfig(), 3000)
+    with stitched_bench(tiny_pair, tmp_path_factory) as found:
         explore.train(found, 1, SaeConfig(width=32, k=8, lr=3e-3, batch=512), 4_000)
         yield found
 
