@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
 MODEL = (
     "A Hugging Face folder on this machine, a hub id such as EleutherAI/pythia-70m-deduped, or the key of a model "
-    "that is "
-    "known here. Only its configuration, tokenizer and the headers of its weights are read; code of a model is never "
-    "run."
+    "that is known here. Only its configuration, tokenizer and the headers of its weights are read; code of a model "
+    "is never run."
 )
 
 
@@ -56,8 +55,7 @@ def ask_for() -> None:
             layer_a = two.number_input(
                 "Layer of A", 0, 1000, None, placeholder="its middle",
                 help="The residual stream before this layer (ℓ_A of Eq. 1). Left empty: the middle of A, and the "
-                "layer of B "
-                "that SVCCA picks for it (A.1).",
+                "layer of B that SVCCA picks for it (A.1).",
             )  # fmt: skip
             layer_b = two.number_input("Layer of B", 0, 1000, None, placeholder="SVCCA's pick", help="ℓ_B of Eq. 1.")
             positions = three.number_input(

@@ -99,7 +99,7 @@ def layers(ws: Workspace, pair: PairSpec) -> None:
             scores = ask(queries.svcca, ws)
             figures.draw(
                 figures.svcca(scores, (a, b), pair.a.title, pair.b.title),
-                f"Fig. 6: SVCCA, the mean correlation of the directions that hold 99 % of each layer's variance (A.1), "
+                "Fig. 6: SVCCA, the mean correlation of the directions that hold 99 % of each layer's variance (A.1), "
                 f"from 0 to 1, over {scores.n.max():,} positions. Control: unrelated streams of this width would score "
                 f"about {scores.chance.median():.2f}. Click a cell to pick it.",
                 key="svcca", alt="SVCCA of every layer of A with every layer of B",

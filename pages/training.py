@@ -20,8 +20,7 @@ def page() -> None:
         st.title("SAE training")
         st.markdown(
             f"An SAE of :blue[{plain(pair.a.title)}] that is carried to :violet[{plain(pair.b.title)}] is not yet a "
-            f"good "
-            "SAE there; is it a start that saves training?"
+            "good SAE there; is it a start that saves training?"
         )
         frame.job_panel(ws.pair)
         frame.refusal()
@@ -82,12 +81,10 @@ def saved(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
     stitch = ask(sae_savings.costs, ws, name)["stitch"]
     figures.draw(
         training_figures.relative(rows),
-        f"Fig. 2a: FLOPs that a transferred start needs to reach a threshold, over those from scratch with the same "
-        f"data "
-        f"order; the stitch, learned on {stitch['positions']:,} pairs, is included, A's SAE is taken as given. Bars: "
-        f"95 %, "
-        f"Student, over {about['seeds']} seeds. Dotted: {HEADLINE:.0%} of scratch's final explained variance. The "
-        "paper found 30 to 50 % less at high thresholds, with up to 65 k features and 4 B tokens.",
+        "Fig. 2a: FLOPs that a transferred start needs to reach a threshold, over those from scratch with the same "
+        f"data order; the stitch, learned on {stitch['positions']:,} pairs, is included, A's SAE is taken as given. "
+        f"Bars: 95 %, Student, over {about['seeds']} seeds. Dotted: {HEADLINE:.0%} of scratch's final explained "
+        "variance. The paper found 30 to 50 % less at high thresholds, with up to 65 k features and 4 B tokens.",
         key="relative", alt="Relative FLOPs to explained variance thresholds",
     )  # fmt: skip
 
@@ -119,10 +116,8 @@ def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> Non
                 here, "flops", "explained_variance", "FLOPs, the stitch included", "explained variance (↑ better)"
             ),
             f"Explained variance of each batch before it is learned from; k = {about['k']}, {about['positions']:,} "
-            f"rows "
-            f"once, learning rate {about['lr']:g}. Faint: further seeds. Controls: a stitch of shuffled pairs, a "
-            f"random "
-            "stitch.", key="curves", alt="Explained variance against FLOPs by start",
+            f"rows once, learning rate {about['lr']:g}. Faint: further seeds. Controls: a stitch of shuffled pairs, a "
+            "random stitch.", key="curves", alt="Explained variance against FLOPs by start",
         )  # fmt: skip
     with right:
         figures.draw(
