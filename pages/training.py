@@ -149,7 +149,7 @@ def law(about: dict, table: pd.DataFrame) -> None:
         key="frontier", alt="Frontier of error against FLOPs by start",
     )  # fmt: skip
     rows = [
-        {"Start": start, "A": f"{x['A']:.3g}", "β": f"{x['beta']:.3f}"
+        {"Start": start, "A": f"{x['A']:,.0f}" if x["A"] >= 100 else f"{x['A']:.3g}", "β": f"{x['beta']:.3f}"
          + (f" [{x['beta_low']:.3f}, {x['beta_high']:.3f}]" if "beta_low" in x else "")}
         for start, x in laws.items()
     ]  # fmt: skip

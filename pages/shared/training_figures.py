@@ -61,7 +61,7 @@ def relative(table: pd.DataFrame) -> go.Figure:
     figure.add_annotation(x=0, y=0, xref="paper", text="scratch", showarrow=False, xanchor="left", yanchor="bottom")
     figure.add_vline(x=HEADLINE, line={"color": c["control"], "width": 1, "dash": "dot"})
     _plain_layout(figure)
-    figure.update_xaxes(title="threshold, share of scratch's final explained variance", tickformat=".0%")
+    figure.update_xaxes(title="share of scratch's final explained variance", tickformat=".0%")
     figure.update_yaxes(title="FLOPs over scratch's (↓ better)", type="log", dtick="D2")
     return figure
 
