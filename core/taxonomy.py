@@ -81,7 +81,7 @@ class TagRewriter:
         """(offset, word, CLAWS-5 tag)."""
         spans = [(m.start(), m.group()) for m in WORD.finditer(sentence)]
         tags = self._tagger.tag_sent([w for _, w in spans], taglevel=0)  # tags alone: lemmas take as long again
-        return [(at, word, tag) for (at, word), tag in zip(spans, tags, strict=True)]
+        return [(at, word, str(tag)) for (at, word), tag in zip(spans, tags, strict=True)]
 
     def __call__(self, sentence: str, k: int = REWRITES) -> list[str]:
         tagged = self.tagged(sentence)
