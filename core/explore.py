@@ -20,6 +20,7 @@ from core.pipeline import Bench, BuildConfig
 from core.sae import (
     SaeConfig,
     hook_layer,
+    joined,
     load_sae,
     metadata,
     open_sae,
@@ -227,20 +228,13 @@ def _in_place(side: str, new: Any) -> downstream.Rows:
 def explore(bench: Bench, sae_name: str, stitch_name: str, config: ExploreConfig | None = None) -> None:
     """Measure an SAE of the workspace and its transfer through a stitch of the workspace, and keep the tables
     `sae_quality/`, `examples_a/` and `_b/`, `histograms_a/` and `_b/`, `together_a/` and `_b/`, `logits/` and
-    `features/` of that SAE. Steps
-    that are there and current are kept.
+    `features/` of that SAE. Steps that are there and current are kept.
 
     Raises StitchLensError where SAE and stitch belong to different layers.
     """
     config = config or ExploreConfig()
     ws = bench.workspace
-    about, stitched = ws.entry(f"saes/{sae_name}").makers, ws.entry(f"stitches/{stitch_name}").makers
-    if about["layer_a"] != stitched["layer_a"]:
-        raise StitchLensError(
-            f"SAE {sae_name} at layer {about['layer_a']} of A, stitch {stitch_name} at {stitched['layer_a']}",
-            "one layer", "choose a stitch from the SAE's layer, or train an SAE at the stitch's",
-        )  # fmt: skip
-    layers = LayerPair(a=stitched["layer_a"], b=stitched["layer_b"])
+    about, stitched, layers = joined(ws, sae_name, stitch_name)
     sae = load_sae(ws.path(f"saes/{sae_name}"), bench.pair.a.d_model)
     stitch, shuffled = load_stitch(ws.path(f"stitches/{stitch_name}")), load_stitch(ws.path(f"controls/{stitch_name}"))
     makers = bench.makers | {

@@ -98,7 +98,7 @@ def joined(ws: Workspace, sae: str, stitch: str) -> tuple[dict[str, Any], dict[s
     if about["layer_a"] != stitched["layer_a"]:
         raise StitchLensError(
             f"SAE {sae} at layer {about['layer_a']} of A, stitch {stitch} at {stitched['layer_a']}", "one layer",
-            "choose a stitch from the SAE's layer",
+            "choose a stitch from the SAE's layer, or train an SAE at the stitch's",
         )  # fmt: skip
     return about, stitched, LayerPair(a=stitched["layer_a"], b=stitched["layer_b"])
 

@@ -197,12 +197,14 @@ def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> PairSpec:
 
 
 @contextmanager
-def stitched_bench(pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def stitched_bench(
+    pair: PairSpec, tmp_path_factory: pytest.TempPathFactory, config: BuildConfig | None = None
+) -> Iterator[Bench]:
     """The tiny pair in a workspace of its own, in float32, with a stitch L1-L2 fitted on a little English."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STITCHLENS_DTYPE", "float32")
         patch.setenv("STITCHLENS_WORKSPACES", str(tmp_path_factory.mktemp("workspaces")))
-        found = Bench(pair.model_copy(update={"corpus": "wheel:eng"}), BuildConfig(held_out_tokens=100))
+        found = Bench(pair.model_copy(update={"corpus": "wheel:eng"}), config or BuildConfig(held_out_tokens=100))
         fit_stitch(found, "L1-L2", pair.layer_pairs[0], FitConfig(), 3000)
         yield found
 

@@ -19,19 +19,15 @@ from core.pipeline import Bench, BuildConfig, fit_stitch
 from core.sae import SaeConfig
 from core.stitch import FitConfig, load_stitch
 from core.store import Workspace
+from tests.conftest import stitched_bench
 
 SMALL = ExploreConfig(positions=6000, reconstruction_positions=2000, tokens=400, sentences=12)
 
 
 @pytest.fixture(scope="module")
 def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STITCHLENS_DTYPE", "float32")
-        patch.setenv("STITCHLENS_WORKSPACES", str(tmp_path_factory.mktemp("workspaces")))
-        pair = tiny_pair.model_copy(update={"corpus": "wheel:eng"})
-        found = Bench(pair, BuildConfig(held_out_tokens=200, positions=3000))
-        (layers,) = tiny_pair.layer_pairs
-        fit_stitch(found, "L1-L2", layers, FitConfig(), 3000)
+    config = BuildConfig(held_out_tokens=200, positions=3000)
+    with stitched_bench(tiny_pair, tmp_path_factory, config) as found:
         name = explore.train(found, 1, SaeConfig(width=96, k=8, epochs=6, lr=3e-3, batch=512), 12_000)
         assert name == "L1-96"
         explore.explore(found, name, "L1-L2", SMALL)
