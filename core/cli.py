@@ -1,5 +1,6 @@
 """`python -m core …`: a thin face on pipeline and report. Errors are one sentence on stderr and exit status 2."""
 
+import io
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import typer.core
 from core.errors import StitchLensError
 from core.pairs import LayerPair, get_pair, known_pairs
 from core.store import Workspace
+from core.text import clean
 
 if TYPE_CHECKING:
     from core.probing import Prober
@@ -63,8 +65,8 @@ SourceOpt = Annotated[
     str,
     typer.Option(
         help="Where the direction comes from: lang:fr, feature:SAE/INDEX, concept:POSITIVE.txt,NEGATIVE.txt (one "
-        "example a line), vector:NAME (see `vector import`) or file:PATH (safetensors, GGUF, JSON or .npy; "
-        "file:PATH@b:13 for B's layer 13)."
+        "example a line, at most 5,000 characters of each), vector:NAME (see `vector import`) or file:PATH "
+        "(safetensors, GGUF, JSON or .npy; file:PATH@b:13 for B's layer 13)."
     ),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
@@ -114,7 +116,10 @@ def pair_new_command(
         str | None,
         typer.Option(help="Pairs of layers by commas, such as 6-10; the middle of A and SVCCA's pick."),
     ] = None,
-    corpus: Annotated[str, typer.Option(help="wheel, wheel:eng,fra, hf:NAME, or a folder or file of text.")] = "wheel",
+    corpus: Annotated[
+        str,
+        typer.Option(help="wheel, wheel:eng,fra, hf:NAME, or a folder or file: text, CSV, JSON lines, Parquet, Arrow."),
+    ] = "wheel",
     positions: Annotated[int | None, typer.Option(min=1, help="Pairs of positions to fit on.")] = None,
     look: Annotated[bool, typer.Option("--look", help="Only say what was found and what a build takes.")] = False,
     as_json: JsonFlag = False,
@@ -561,6 +566,7 @@ def steer_command(
         Sampling, tokens=tokens, temperature=temperature, top_p=top_p, repetition=repetition, seed=seed
     )  # fmt: skip
     keys = [lane_key(text) for text in lanes.split(",")]
+    prompt = clean(prompt)
     written = {}
     for written in studio.run(studio.source(source), keys, prompt, setting, sampling):
         print(f"\r{max(len(w.ids) for w in written.values())} tokens", end="", file=sys.stderr, flush=True)
@@ -737,7 +743,10 @@ def probes_own_command(
     pair: PairArg,
     files: Annotated[
         list[Path],
-        typer.Argument(help="A CSV with columns text and label; or two files, one text a line: yes, then no."),
+        typer.Argument(
+            help="A CSV with columns text and label (parted by commas, semicolons or tabs); or two files, one text a "
+            "line: yes, then no."
+        ),
     ],
     positive: Annotated[
         str | None, typer.Option(help="The label that stands against all others; needed where there are over two.")
@@ -765,9 +774,12 @@ def probes_own_command(
     rows = found.table.to_dict("records")
     record = {
         "texts": found.n, "positive": found.positive, "left_out": found.left_out, "methods": rows,
-        "features": found.features.to_dict("records"),
+        "features": found.features.to_dict("records"), "unused_columns": list(given.unused),
     }  # fmt: skip
-    lines = [f"{found.n} texts, {found.left_out} left out; '{found.positive}' against the rest, cross-validated"]
+    unused = f" (columns not used: {', '.join(given.unused)})" if given.unused else ""
+    lines = [
+        f"{found.n} texts, {found.left_out} left out{unused}; '{found.positive}' against the rest, cross-validated"
+    ]
     lines += [f"  {r['method']:14} k={r['k']:<3} {r['accuracy']:.3f} ({r['low']:.3f}, {r['high']:.3f})  AUC "
               f"{r['auc']:.3f}" for r in rows]  # fmt: skip
     _show(record, as_json, "\n".join(lines))
@@ -894,4 +906,7 @@ def _quiet() -> None:
 
 def main() -> None:
     _quiet()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a text that the terminal's encoding lacks signs for is still shown
+            stream.reconfigure(errors="backslashreplace")
     app()

@@ -18,6 +18,7 @@ from core.errors import StitchLensError
 from core.harvest import OUTLIER, kept_positions, record, windows
 from core.models import LiveModel
 from core.progress import Progress
+from core.text import clean
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -245,8 +246,8 @@ def read(
 
 
 def read_text(model: LiveModel, sae: "SAE[Any]", layer: int, text: str) -> Read:
-    """One text by itself, outliers and all. Raises StitchLensError where no token of it can be used."""
-    (encoded,), (kept,) = kept_positions(model, [text], None)
+    """One text by itself, cleaned, outliers and all. Raises StitchLensError where no token of it can be used."""
+    (encoded,), (kept,) = kept_positions(model, [clean(text)], None)
     if not len(kept):
         raise StitchLensError("a text without a token", "a few words", "type some")
     h = record(model, [encoded], [kept], [layer])[layer].float()

@@ -1,9 +1,11 @@
 """Languages: what they are called, the prompts that name none, and what a response came out as (4, F)."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from core.corpus import Document
+from core.text import lines, read_text
 
 PROMPTS = Path(__file__).with_name("prompts.txt")
 LANGUAGES = {
@@ -20,6 +22,7 @@ LANGUAGES = {
 }  # fmt: skip
 """Labels of the corpus wheel: the code that langdetect gives, and the name. langdetect knows no Serbian."""
 LABELS = {code: label for label, (code, _) in LANGUAGES.items()}
+_LOADING = threading.Lock()
 UNKNOWN = ("srp",)
 """Labels of languages that langdetect does not tell."""
 
@@ -36,14 +39,17 @@ def by_language(documents: Sequence[Document], most: int) -> dict[str, list[str]
 
 def prompts() -> tuple[list[str], list[str]]:
     """(those that choose, those that figures come from): neutral English openings, written for this."""
-    lines = [line for line in PROMPTS.read_text("utf-8").split("\n") if line.strip()]
-    return lines[0::2], lines[1::2]
+    openings = lines(read_text(PROMPTS))
+    return openings[0::2], openings[1::2]
 
 
 def detect(text: str) -> tuple[str, float]:
     """langdetect's first guess, seeded ('en', 'fr', 'zh' …) and its probability, or ('', 0) for no words."""
     from langdetect import DetectorFactory, LangDetectException, detect_langs
+    from langdetect.detector_factory import init_factory
 
+    with _LOADING:  # the first call reads the profiles; another thread would meet half of them
+        init_factory()
     DetectorFactory.seed = 0
     try:
         best = detect_langs(text)[0]

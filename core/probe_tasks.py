@@ -4,7 +4,6 @@ A dataset has classes; one class against an equal number of the others is a task
 from the fit split and test texts from the held-out split; templates keep their words apart.
 """
 
-import csv
 import io
 import itertools
 import re
@@ -19,6 +18,8 @@ from numpy.typing import NDArray
 from core.corpus import Corpus, Document
 from core.errors import StitchLensError
 from core.languages import LANGUAGES
+from core.rows import csv_rows, listed, once
+from core.text import check_size, clean, lines, read_text, stream
 
 MOST_TRAIN, MOST_TEST = 400, 150
 """Documents of a class that are used; SAEBench has 2,000 and 500."""
@@ -206,8 +207,17 @@ MOST_ROWS, MOST_BYTES = 2_000, 20_000_000
 """Rows and bytes of a file of one's own."""
 LONGEST = 2_000
 """Characters of a text that are read."""
+LABELLED = ("text", "label")
+"""Columns of a CSV of one's own."""
 LEAST = 5
 """Texts of each label: one for each fold."""
+
+
+class Given(list[tuple[str, str]]):
+    """(text, label) of each row of a file of one's own."""
+
+    unused: tuple[str, ...] = ()
+    """Columns that were not read."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +228,8 @@ class Labelled:
     y: NDArray[np.int64]
     positive: str
     left_out: int = 0
+    unused: tuple[str, ...] = ()
+    """Columns of their file that were not read."""
 
 
 def labelled(rows: Iterable[tuple[str, str]], positive: str | None = None) -> Labelled:
@@ -237,7 +249,7 @@ def labelled(rows: Iterable[tuple[str, str]], positive: str | None = None) -> La
         raise StitchLensError(f"more than {MOST_ROWS:,} rows", f"at most {MOST_ROWS:,}", "take a random sample of them")
     counts = Counter(labels)
     if len(counts) < 2:
-        found = f"one label, '{next(iter(counts))}'," if counts else "no row with both text and label"
+        found = f"one label, '{next(iter(counts))}'" if counts else "no row with both text and label"
         raise StitchLensError(found, "two labels", "add texts of another label")
     if positive is None and len(counts) > 2:
         some = ", ".join(f"'{x}'" for x in sorted(counts)[:5])
@@ -249,67 +261,48 @@ def labelled(rows: Iterable[tuple[str, str]], positive: str | None = None) -> La
     few = min(int(y.sum()), int((1 - y).sum()))
     if few < LEAST:
         raise StitchLensError(f"{len(y)} texts with {few} on one side", f"{LEAST} or more on each", "add some")
-    return Labelled(tuple(texts), y, positive, left_out)
+    return Labelled(tuple(texts), y, positive, left_out, rows.unused if isinstance(rows, Given) else ())
 
 
-def read_labels(files: Sequence[Path]) -> Iterable[tuple[str, str]]:
+def read_labels(files: Sequence[Path]) -> Given:
     """(text, label) from one CSV, or from two files with a text a line, 'yes' and 'no'. Raises StitchLensError."""
-    raws = []
-    for path in files:
-        try:
-            with path.open("rb") as f:
-                raws.append(f.read(MOST_BYTES + 1))
-        except OSError as e:
-            raise StitchLensError(
-                f"{path.name} unreadable ({e.strerror})", "a readable file", "check the path"
-            ) from None
-    match raws:
-        case [raw]:
-            return read_csv(raw)
+    match files:
+        case [path]:
+            try:
+                with path.open("rb") as f:
+                    return read_csv(f.read(MOST_BYTES + 1), path.name)
+            except OSError as e:
+                raise StitchLensError(
+                    f"{path.name} unreadable ({e.strerror})", "a readable file", "check the path"
+                ) from None
         case [yes, no]:
-            return two_lists(_text(yes, "one text a line"), _text(no, "one text a line"))
+            return two_lists(read_text(yes, MOST_BYTES), read_text(no, MOST_BYTES))
         case _:
-            raise StitchLensError(f"{len(raws)} files", "a CSV, or two files with a text a line", "give one or two")
+            raise StitchLensError(f"{len(files)} files", "a CSV, or two files with a text a line", "give one or two")
 
 
-def two_lists(yes: str, no: str) -> list[tuple[str, str]]:
+def two_lists(yes: str, no: str) -> Given:
     """(text, label) of each line that is not blank, 'yes' or 'no'."""
-    return [(line, label) for text, label in ((yes, "yes"), (no, "no")) for line in text.splitlines() if line.strip()]
+    return Given((line, label) for text, label in ((yes, "yes"), (no, "no")) for line in lines(text))
 
 
-def _text(raw: bytes, wanted: str) -> str:
-    """Raises StitchLensError for what is too large, not UTF-8 or binary."""
-    if len(raw) > MOST_BYTES:
-        raise StitchLensError(
-            f"a file of over {MOST_BYTES:,} bytes", f"at most {MOST_BYTES:,}", "take a random sample of it"
-        )
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise StitchLensError(f"a file not in UTF-8 (byte {e.start})", wanted, "save it as UTF-8") from None
-    if "\0" in text:
-        raise StitchLensError("a binary file", wanted, "save it as text")
-    return text
-
-
-def read_csv(raw: bytes) -> list[tuple[str, str]]:
-    """(text, label) of each row of a CSV with columns `text` and `label`; at most MOST_ROWS + 1 rows are read.
+def read_csv(raw: bytes, name: str = "the file") -> Given:
+    """(text, label) of each row of a CSV with columns `text` and `label`, parted by commas, semicolons or tabs; at most
+    MOST_ROWS + 1 rows are read.
 
     Raises StitchLensError where it is too large, not UTF-8, broken, or lacks a column.
     """
-    wanted = "a CSV in UTF-8 with the columns text and label"
-    text = _text(raw, wanted)
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-    out: list[tuple[str, str]] = []
-    try:
-        head = [name.strip().lower() for name in next(lines, [])]
-        if missing := [x for x in ("text", "label") if x not in head]:
-            some = ", ".join(name[:40] for name in head[:8]) or "none"
-            raise StitchLensError(f"no column {' or '.join(missing)} (columns: {some})", wanted, "name them so")
-        at, to = head.index("text"), head.index("label")
-        for row in itertools.islice(lines, MOST_ROWS + 1):
-            if row:
-                out.append((row[at] if at < len(row) else "", row[to] if to < len(row) else ""))
-    except csv.Error as e:
-        raise StitchLensError(f"line {lines.line_num} that is no CSV ({e})", wanted, "mend that line") from None
-    return out
+    check_size(raw, MOST_BYTES, name)
+    columns, rows = csv_rows(stream(io.BytesIO(raw), name), name, LABELLED, Path(name).suffix.lower() == ".tsv")
+    heads = [column.casefold() for column in columns]
+    if missing := [column for column in LABELLED if column not in heads]:
+        raise StitchLensError(
+            f"no column {' or '.join(missing)} (columns: {listed(columns)}) in {name}",
+            "a CSV in UTF-8 with the columns text and label", "name them so in its first line",
+        )  # fmt: skip
+    text, label = (once(columns, column, name) for column in LABELLED)
+    given = Given(
+        (clean(cells[text]), clean(cells[label])) for _, cells in itertools.islice(rows, MOST_ROWS + 1)
+    )  # fmt: skip
+    given.unused = tuple(column or "one without a name" for i, column in enumerate(columns) if i not in (text, label))
+    return given

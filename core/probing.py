@@ -270,6 +270,8 @@ class OwnLabels:
     n: int
     positive: str
     left_out: int
+    unused: tuple[str, ...] = ()
+    """Columns of the file that were not read."""
 
 
 def own_labels(prober: Prober, given: Labelled, config: ProbeConfig | None = None) -> OwnLabels:
@@ -296,8 +298,9 @@ def own_labels(prober: Prober, given: Labelled, config: ProbeConfig | None = Non
     }  # fmt: skip
     everything = np.arange(len(y))
     return OwnLabels(
-        pd.DataFrame(rows), selected(x, y, everything, config), probes, len(y), given.positive, given.left_out
-    )
+        pd.DataFrame(rows), selected(x, y, everything, config), probes, len(y), given.positive, given.left_out,
+        given.unused,
+    )  # fmt: skip
 
 
 def _at_b(probe: Probe, prober: Prober, k: int) -> Probe:

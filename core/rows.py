@@ -6,6 +6,7 @@ Rows are streamed, so that memory does not grow with the file. Nothing is execut
 import bz2
 import csv
 import gzip
+import io
 import itertools
 import json
 import lzma
@@ -15,7 +16,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from core.archives import first_line
 from core.errors import StitchLensError
@@ -139,21 +140,21 @@ def listed(columns: Iterable[str]) -> str:
 # packing
 
 
-def unpacked(path: Path, name: str) -> BinaryIO:
+def unpacked(path: Path, name: str) -> io.BufferedIOBase:
     """A file as it was before it was packed, to be read from its beginning to its end."""
     with path.open("rb") as file:
         check_fetched(file.read(HEAD), name)
     match form(path)[1]:
         case ".gz":
-            return cast("BinaryIO", gzip.open(path))
+            return gzip.open(path)
         case ".xz":
-            return cast("BinaryIO", lzma.open(path))
+            return lzma.open(path)
         case ".bz2":
-            return cast("BinaryIO", bz2.open(path))
+            return bz2.open(path)
         case ".zst":
             import pyarrow as pa
 
-            return cast("BinaryIO", pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+            return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"), HEAD)  # type: ignore[arg-type]
         case _:
             return path.open("rb")
 
@@ -171,7 +172,7 @@ def whole_text(path: Path, name: str) -> str:
 
 
 @contextmanager
-def _seekable(path: Path, name: str) -> Generator[BinaryIO]:
+def _seekable(path: Path, name: str) -> Generator[io.BufferedIOBase]:
     """A packed file is unpacked to a temporary one, in the system's folder for them."""
     if not form(path)[1]:
         with unpacked(path, name) as file:
@@ -185,7 +186,7 @@ def _seekable(path: Path, name: str) -> Generator[BinaryIO]:
                 raise StitchLensError(f"{name}, which unpacks to over {UNPACKED:,} bytes", "less", "split it")
             file.write(piece)
         file.seek(0)
-        yield cast("BinaryIO", file)
+        yield cast("io.BufferedIOBase", file)
 
 
 # CSV
@@ -234,7 +235,7 @@ def _csv_faults(name: str, line: Callable[[], int]) -> Generator[None]:
         yield
     except csv.Error as e:
         raise StitchLensError(
-            f"line {line()} of {name} that is no CSV ({e})", "a CSV in UTF-8", "mend that line"
+            f"line {line()} that is no CSV in {name} ({e})", "a CSV in UTF-8", "mend that line"
         ) from None
 
 
@@ -384,7 +385,7 @@ def _arrow(path: Path, name: str) -> Rows:
     return Rows(column, _but(schema.names, column), texts())
 
 
-def _arrow_batches(file: BinaryIO) -> tuple[Any, Iterable[Any]]:
+def _arrow_batches(file: io.BufferedIOBase) -> tuple[Any, Iterable[Any]]:
     """(schema, batches) of either of Arrow's forms; `datasets` writes the one for streams."""
     import pyarrow as pa
 

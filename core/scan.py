@@ -27,6 +27,7 @@ from core.sae import load_sae, random_sae
 from core.steering import TURNS
 from core.stitch import Stitch, load_stitch
 from core.store import Workspace, fingerprint
+from core.text import clean
 from core.transfer import transfer_sae, transfer_vector
 
 if TYPE_CHECKING:
@@ -348,6 +349,7 @@ class Live(explore.Live):
         if not 0 <= feature < sae.cfg.d_sae:
             raise StitchLensError(f"feature {feature}", f"0 to {sae.cfg.d_sae - 1}", "choose one in that range")
         heads.check(layer, head, first=at)
+        text = clean(text)
         with TURNS.turn():
             found = explore.read_text(model, sae, at, text)
             (encoded,) = model.encode([text])

@@ -21,6 +21,7 @@ from core.errors import StitchLensError
 from core.models import LiveModel
 from core.pairs import Frozen
 from core.progress import Progress
+from core.text import clean
 from core.vectors import Vector
 
 SLOTS = 3
@@ -129,6 +130,7 @@ TURNS = Turns()
 def encode_prompt(model: LiveModel, prompt: str, tokens: int) -> Int[Tensor, " n"]:
     """Token ids, the first special one included. Raises StitchLensError where the prompt is empty or leaves no room for
     `tokens` more."""
+    prompt = clean(prompt)
     (encoded,) = model.encode([prompt], max_tokens=10**6)
     if not encoded.usable.any() or not prompt.strip():
         raise StitchLensError("an empty prompt", "a few words", "type what the models shall go on from")

@@ -24,6 +24,7 @@ from core.sae import load_sae
 from core.steering import STRONGEST, TURNS, Lane, Sampling, Written, encode_prompt, generate, response_losses
 from core.stitch import Stitch, load_stitch
 from core.store import beside
+from core.text import clean, lines, read_text
 from core.vector_cards import Side, home
 from core.vectors import (
     LanguageMeans,
@@ -193,8 +194,6 @@ class Studio:
                 vector = load_vector(self.bench.workspace.path(f"vectors/{rest}"))
                 return self.file(replace(vector, makers=dict(vector.makers) | makers["of"]))
             case "concept":
-                from core.corpus import read_text
-
                 paths = [named(p) for p in rest.split(",")]
                 if len(paths) != 2:
                     raise StitchLensError(f"{len(paths)} files", "POSITIVE.txt,NEGATIVE.txt", "give both")
@@ -215,9 +214,9 @@ class Studio:
 
     def concept(self, positive: str, negative: str) -> Source:
         """Two texts, an example a line; both models read them when they are first steered."""
-        plus, minus = ([line for line in t[:SPEAKS].split("\n") if line.strip()] for t in (positive, negative))
-        for lines, what in ((plus, "positive"), (minus, "negative")):
-            if not lines:
+        plus, minus = (lines(clean(text)[:SPEAKS]) for text in (positive, negative))
+        for examples, what in ((plus, "positive"), (minus, "negative")):
+            if not examples:
                 raise StitchLensError(f"an empty {what} text", "a few sentences, one a line", "fill in both boxes")
         if plus == minus:
             raise StitchLensError("the same text in both boxes", "two that differ", "change one of them")

@@ -8,7 +8,6 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from core.errors import StitchLensError
 
@@ -32,12 +31,13 @@ _NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
-    """Text as both models may read it: its lines end with LF, and what no text can hold is U+FFFD, as in HTML: NUL, and
-    half of a surrogate pair (from JSON such as "\\ud83d", or an argument that is not UTF-8)."""
+    """Text as both models may read it: its lines end with LF, it begins with no byte order mark, and what no text can
+    hold is U+FFFD, as in HTML: NUL, and half of a surrogate pair (from JSON such as "\\ud83d", or an argument that is
+    not UTF-8)."""
     if _NO_CHARACTER.search(text):
         joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         text = joined.replace("\0", "\ufffd")
-    return _ENDS.sub("\n", text)
+    return _ENDS.sub("\n", text.removeprefix("\ufeff"))
 
 
 def lines(text: str) -> list[str]:
@@ -87,7 +87,7 @@ def check_fetched(head: bytes, name: str) -> None:
         )  # fmt: skip
 
 
-def stream(file: BinaryIO, name: str) -> Iterator[str]:
+def stream(file: io.BufferedIOBase, name: str) -> Iterator[str]:
     """The lines of a binary file, decoded as `decode` does while they are read; each ends with LF, but perhaps the
     last. The file is closed at its end.
 
@@ -136,11 +136,11 @@ def _other(raw: bytes, name: str, encoding: str, where: str, nul: bool = False) 
         known, convert = "", "save it as UTF-8"
         if guess:
             known, convert = f", perhaps {guess}", f"convert it, as with `iconv -f {guess} -t utf-8`"
-        return StitchLensError(f"{name} not in UTF-8 ({where}{known})", "UTF-8 text", f"{convert}, or leave it out")
+        return StitchLensError(f"{name} not in UTF-8 ({where}){known}", "UTF-8 text", f"{convert}, or leave it out")
     for order, zeros in (("utf-16le", head[1::2]), ("utf-16be", head[0::2])):
         if len(head) > 3 and zeros.count(0) > len(zeros) / 2:
             return StitchLensError(
-                f"{name} not in UTF-8 ({where}, perhaps {order} without a byte order mark)", "UTF-8 text",
+                f"{name} not in UTF-8 ({where}), perhaps {order} without a byte order mark", "UTF-8 text",
                 f"convert it, as with `iconv -f {order} -t utf-8`",
             )  # fmt: skip
     at = where if where.startswith("line") or 0 not in raw else f"byte {raw.index(0)}"

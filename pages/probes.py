@@ -3,6 +3,7 @@
 import io
 import tempfile
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -192,27 +193,27 @@ def own(ws: Workspace, pair: PairSpec, name: str) -> None:
     with st.form("own", border=False):
         if how == "A CSV":
             file = st.file_uploader(
-                "CSV", type=["csv"], max_upload_size=20,
-                help=f"UTF-8 with the columns text and label; two labels, {LEAST} texts of each or more, at most "
-                f"{MOST_ROWS:,} rows.",
+                "CSV", type=["csv", "tsv"], max_upload_size=20,
+                help="With the columns text and label, parted by commas, semicolons or tabs; two labels, "
+                f"{LEAST} texts of each or more, at most {MOST_ROWS:,} rows.",
             )  # fmt: skip
             positive = st.text_input(
                 "Class", max_chars=80, help="The label that stands against the others; needed for over two labels."
             )
-            rows = None if file is None else file.getvalue()
+            rows = None if file is None else partial(read_csv, file.getvalue(), file.name)
         else:
             left, right = st.columns(2)
             texts = [
                 column.text_area(f"{label}, one text a line", text, max_chars=MOST_TYPED, height=210)
                 for column, label, text in ((left, "Yes", YES), (right, "No", NO))
             ]
-            rows = two_lists(*texts)
+            rows = partial(two_lists, *texts)
         asked = st.form_submit_button("Probe", type="primary")
     now = st.session_state
     if asked:
         if rows is None:
             raise StitchLensError("no file", "a CSV", "drop one into the box")
-        given = labelled(read_csv(rows) if isinstance(rows, bytes) else rows, (positive or "").strip() or None)
+        given = labelled(rows(), (positive or "").strip() or None)
         now["own-probes"] = (ws.pair, name, probe(ws, name, given))
     if "own-probes" in now and now["own-probes"][:2] == (ws.pair, name):
         outcome(ws, pair, name, now["own-probes"][2])
@@ -241,6 +242,8 @@ def outcome(ws: Workspace, pair: PairSpec, name: str, found: "OwnLabels") -> Non
     ]  # fmt: skip
     frame.cells(said, 190)
     left_out = f", {found.left_out:,} rows without text or label left out" if found.left_out else ""
+    if found.unused:
+        left_out += f", columns not used: {plain(', '.join(found.unused))}"
     st.caption(
         f"Accuracy ↑ on {found.n:,} texts, '{plain(found.positive)}' against the rest{left_out}: stratified "
         "cross-validation, each text judged by a probe fitted without it; exact 95 % intervals. Control: a stitch of "

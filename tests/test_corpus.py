@@ -134,7 +134,7 @@ def test_what_is_not_text_is_refused_by_name(tmp_path: Path) -> None:
     assert "binary file binary.txt (NUL at byte 9)" in refuse(tmp_path / "binary.txt")
     (tmp_path / "latin1.txt").write_bytes("un café très cher ".encode("latin-1") * 20)
     message = refuse(tmp_path / "latin1.txt")
-    assert "latin1.txt not in UTF-8 (byte 6, perhaps cp1252)" in message
+    assert "latin1.txt not in UTF-8 (byte 6), perhaps cp1252" in message
     assert "iconv -f cp1252 -t utf-8" in message
 
 

@@ -137,7 +137,8 @@ def test_a_csv_is_read() -> None:
         (b"text,label\n\xff\xfe,yes\n", "not in UTF-8"),
         (b"text,label\na\0b,yes\n", "binary"),
         (b'text,label\n"never closed,yes\n', "line 2 that is no CSV"),
-        (b'text,label\n"' + b"x" * 200_000 + b'",yes\n', "no CSV"),
+        (b"text,label\nno quotes, two commas,yes\n", "line 2 of the file with 3 cells under 2 columns"),
+        (b"text,label,Text\na,b,c\n", "column text twice"),
         (b"PK\x03\x04" + bytes(range(200)), "not in UTF-8|binary"),
     ],
 )
