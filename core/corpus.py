@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from core.errors import StitchLensError
+from core.errors import StitchLensError, printable
 from core.places import named
 from core.rows import FORMS, STATE, NoColumn, NoRows, choose, form, listed, read_rows, saved_files, whole_text
 from core.text import clean, read_text
@@ -237,9 +237,9 @@ class _Local:
             if characters >= most:
                 whole = False
                 break
-        others = f" of {listed([rows.column, *rows.unused])}" if rows.unused else ""
+        others = f", not {listed(rows.unused)}" if rows.unused else ""
         part = "" if whole else "the beginning, "
-        self.files.append((name, f"column {rows.column}{others}, {part}", characters))
+        self.files.append((name, f"column {rows.column}{others}; {part}", characters))
         return characters
 
     def _sorted(self) -> tuple[list[Path], list[Path], bool]:
@@ -274,6 +274,7 @@ class _Local:
 
     def _why_not(self, path: Path) -> tuple[bool, str] | None:
         """(is it data?, why it is not read), or None for a table that has a text."""
+        name = self._name(path)
         if form(path)[0] == ".arrow":
             saved = saved_files(path.parent)
             if path.name.startswith("cache-") if saved is None else path.name not in saved:
@@ -281,15 +282,15 @@ class _Local:
         elif path.name in (STATE, "dataset_info.json", "dataset_infos.json", "dataset_dict.json"):
             return False, "about the data"
         try:
-            read_rows(path, self._name(path))
+            read_rows(path, name)
         except NoRows:
             return False, "JSON that is no table"
         except NoColumn as e:
-            return True, e.found
-        except StitchLensError as e:
+            return True, e.found.replace(f" in {printable(name)}", "")
+        except StitchLensError:
             if form(path)[0] != ".json":  # of settings, with comments in them, as often as of data
                 raise
-            return True, e.found
+            return True, "broken JSON"
         return None
 
     def _name(self, path: Path) -> str:

@@ -14,10 +14,12 @@ PRIVATE_ENV = "STITCHLENS_PRIVATE"
 
 def named(text: str) -> Path:
     """The path that a person, or a file from outside, named. Raises StitchLensError where it can be none: too long,
-    with a null, in the home of nobody."""
+    with a null, in the home of nobody, with bytes that are not UTF-8 (specs and labels keep paths, as JSON)."""
     try:
         if "\0" in text:
             raise ValueError("a null character")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError("a name that is not UTF-8")
         path = Path(text).expanduser()
         path.exists()
     except (OSError, ValueError, RuntimeError) as e:
