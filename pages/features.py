@@ -13,6 +13,7 @@ from core.archives import LARGEST_UPLOAD, MB
 from core.errors import StitchLensError
 from core.pairs import PairSpec, get_pair
 from core.store import Workspace
+from core.text import clean
 from pages.shared import figures, frame, heat
 from pages.shared.frame import ask, percent, plain, section
 
@@ -412,6 +413,7 @@ def own(ws: Workspace, pair: PairSpec, sae: str, f: int, scale: dict[str, float]
     now = st.session_state
     if asked:
         with st.spinner("Reading; the first time, both models are opened"):
+            text = clean(text)
             now["read"] = (ws.pair, sae, text, _live(ws.pair, sae, ws.private, queries.stamp(ws)).read(text))
     if "read" not in now or now["read"][:2] != (ws.pair, sae):
         st.caption("Press Read: both models are opened once, which takes some seconds, and then read in a moment.")

@@ -11,6 +11,7 @@ import streamlit as st
 from core import functions, queries
 from core.pairs import PairSpec, get_pair
 from core.store import Workspace
+from core.text import clean
 from pages.shared import figures, frame, heat, roles
 from pages.shared.frame import ask, plain, section
 
@@ -226,6 +227,7 @@ def live(ws: Workspace, pair: PairSpec, sae: str, makers: dict[str, Any]) -> Non
         layer = int(bar.number_input("Layer", first, last, key="layer", width=130, help=help_))
         head = int(bar.number_input("Head", 0, most, key="head", width=130))
         asked = bar.form_submit_button("Look", type="primary")
+    text = clean(text)
     f = int(now["feature"])
     key = (ws.pair, sae, text, side, f, layer, head)
     if asked:

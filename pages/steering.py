@@ -20,6 +20,7 @@ from core.errors import StitchLensError
 from core.languages import LANGUAGES
 from core.pairs import PairSpec, get_pair
 from core.store import Workspace, fingerprint
+from core.text import clean
 from pages.shared import figures, frame
 from pages.shared.frame import ask, percent, plain, section
 
@@ -353,7 +354,7 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[st
             layers_a=(now["first_a"], now["last_a"]), layers_b=(now["first_b"], now["last_b"]),
         )  # fmt: skip
         sampling = check(Sampling, **{k: now[k] for k in ("tokens", "temperature", "top_p", "repetition", "seed")})
-        source, prompt = resolve(chosen, here), now["prompt"]
+        source, prompt = resolve(chosen, here), clean(now["prompt"])
         left_out = [lane for lane in lanes if not source.has(lane_key(lane))]
         lanes = [lane for lane in lanes if lane not in left_out]
         keys = [lane_key(lane) for lane in lanes]

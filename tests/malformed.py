@@ -4,6 +4,7 @@
 """
 
 import builtins
+import gzip
 import io
 import json
 import os
@@ -21,18 +22,24 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from gguf import GGUFWriter
 from safetensors.numpy import save
 from torch import Tensor
 
 from core import archives
+from core.corpus import load_corpus
 from core.foreign import read_tensors, recognise
 from core.pairs import NANO_A, NANO_B, SPEC, SPEC_BYTES, PairSpec, get_pair
+from core.probe_tasks import MOST_BYTES, labelled, read_labels
+from core.rows import WHOLE
 from core.sae import read_sae
 from core.sae_files import PLACE
 from core.stitch import Stitch
 from core.store import WEIGHT_FILES, Workspace
+from core.text import LFS
 from core.vectors import FORMAT, open_vector
 
 A, B = 3, 5
@@ -88,12 +95,25 @@ def read_spec(path: Path) -> bool:
         return get_pair("mine").key == "mine"
 
 
+def read_corpus(path: Path) -> bool:
+    """A corpus that is this file; its texts can be written, and its fingerprint taken."""
+    corpus = load_corpus(str(path))
+    return bool(corpus.fingerprint) and all(d.text.encode() and "\0" not in d.text for d in corpus.documents)
+
+
+def read_own_labels(path: Path) -> bool:
+    given = labelled(read_labels([path]))
+    return all(text.encode() for text in given.texts)
+
+
 READERS: dict[str, tuple[Callable[[Path], bool], int]] = {
     "stitch": (read_stitch, archives.LARGEST_STITCH),
     "vector": (read_vector, archives.LARGEST_VECTOR),
     "sae": (read_an_sae, archives.LARGEST_SAE),
     "manifest": (read_manifest, archives.LONGEST_JSON),
     "spec": (read_spec, SPEC_BYTES),
+    "text": (read_corpus, WHOLE),
+    "labels": (read_own_labels, MOST_BYTES),
 }
 """Each with the most bytes that it takes."""
 
@@ -247,7 +267,9 @@ def good(tmp: Path) -> list[Case]:
         "stitch": stitches, "vector": vectors, "sae": saes, "manifest": {"good.json": json.dumps(MANIFEST).encode()},
         "spec": {"good.json": SPECIFIED.model_dump_json().encode()},
     }  # fmt: skip
-    return [Case(reader, name, raw, None) for reader, files in kinds.items() for name, raw in files.items()]
+    return good_texts() + [
+        Case(reader, name, raw, None) for reader, files in kinds.items() for name, raw in files.items()
+    ]
 
 
 def faulty_safetensors(arrays: Arrays, about: dict[str, str] | None = None) -> Faults:
@@ -757,9 +779,67 @@ def corpus(tmp: Path, canary: Path) -> list[Case]:
         out.append(
             Case("stitch", f"{name}.safetensors", save({k: v.astype(np.float32) for k, v in arrays.items()}), says)
         )
+    out.extend(Case(*one) for one in faulty_texts())
     names = [(case.reader, case.name) for case in out]
     assert len(set(names)) == len(names), "else a file would replace another"
     return out
+
+
+LINE = "A line of plain text that is long enough to be kept as a document"
+LABELS = "text;label\r\n" + "".join(f"{LINE} {k};{'yes' if k % 2 else 'no'}\r\n" for k in range(12))
+
+
+def _parquet(**columns: Any) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def good_texts() -> list[Case]:
+    """A corpus in each form, and labels of one's own."""
+    rows = [{"id": k, "text": f"{LINE} {k} \ud83d"} for k in range(9)]
+    json_lines = "\r\n".join(json.dumps(row) for row in rows).encode()
+    csv = f'text,id\n"{LINE},\nquoted",1\n'
+    texts = {
+        "text.txt": f"\ufeff{LINE}\r\n".encode(), "text.md": LINE.encode("utf-16"), "rows.jsonl": json_lines,
+        "rows.json": json.dumps(rows, indent=1).encode(), "rows.csv": csv.encode(), "packed.gz": gzip.compress(
+            LINE.encode()), "rows.parquet": _parquet(text=[LINE], id=[1]),
+    }  # fmt: skip
+    return [*(Case("text", name, raw, None) for name, raw in texts.items()),
+            Case("labels", "labels.csv", LABELS.encode("utf-16"), None)]  # fmt: skip
+
+
+def faulty_texts() -> Iterator[tuple[str, str, bytes, str]]:
+    """Reader, name, bytes and words of the refusal."""
+    latin, row = "un café très cher, où l'été dure\n".encode("latin-1") * 9, json.dumps({"text": LINE}).encode()
+    for ending in (".txt", ".jsonl", ".csv"):
+        yield "text", f"latin{ending}", latin, "not in UTF-8.*cp1252|line 1"
+        yield "text", f"utf16{ending}", latin.decode("latin-1").encode("utf-16-le"), "utf-16le"
+        yield "text", f"binary{ending}", row + b"\0", "NUL at"
+        yield "text", f"odd{ending}", LINE.encode("utf-16") + b"x", "UTF-16"
+    for ending in (".txt", ".jsonl", ".json"):
+        yield "text", f"empty{ending}", b"", "no text of 40"
+    for ending in (".parquet", ".arrow", ".jsonl.gz", ".csv.xz", ".json.zst", ".txt.bz2"):
+        yield "text", f"nonsense{ending}", b"no such file as its name says" * 9, "damaged"
+        yield "text", f"pointer{ending}", LFS + b"v1\n", "git lfs pull"
+    for name, line in (
+        ("half", b'{"text": "'), ("list", b"[1]"), ("number", b'{"text": 7}'), ("other", b'{"body": "x"}'),
+        ("deep", b"[" * 99_999),
+    ):  # fmt: skip
+        yield "text", f"{name}.jsonl", row + b"\n" + line + b"\n", "line 2 of"
+    yield "text", "two.parquet", _parquet(q=["a"], a=["b"]), "columns: q, a"
+    yield "text", "number.parquet", _parquet(text=[1.5]), "no strings in column 'text'"
+    yield "text", "cut.parquet", _parquet(text=[LINE])[:-9], "damaged"
+    yield "text", "bomb.json.gz", gzip.compress(b" " * (WHOLE + 9)), "no text of 40|bytes in one piece|characters"
+    for reader in ("text", "labels"):
+        yield reader, "open.csv", b'text,label\n"never closed,yes\n', "line 2 that is no CSV"
+        yield reader, "ragged.csv", b"text,label\nno quotes, two commas,yes\n", "3 cells under 2 columns"
+        yield reader, "twice.csv", b"text,label,text\na,b,c\n", "column text twice"
+        yield reader, "columns.csv", b"a;b\n1;x\n" + b"y;z\n", "columns: a, b"
+    yield "labels", "latin.csv", b"text,label\n" + latin, "not in UTF-8"
+    yield "labels", "binary.csv", b"text,label\na\0b,yes\n", "NUL at line 2"
+    yield "labels", "large.csv", b"text,label\n" + b"x" * MOST_BYTES, "bytes; wanted at most"
+    yield "labels", "one.csv", b"text,label\n" + b"a,yes\n" * 9, "one label"
 
 
 def _nothing(path: Path) -> None:

@@ -1,11 +1,15 @@
 """Detection is seeded, intervals are SciPy's, gaps follow Eq. 16, and the prompts name no language."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from scipy.stats import beta
 
 from core.languages import LANGUAGES, detect, interval, prompts, repetition, transfer_gap
+from core.places import PROJECT
 
 TEXTS = {
     "fr": "Il est important de savoir comment les autres ont fait et comment ils ont trouvé la réponse.",
@@ -59,3 +63,29 @@ def test_prompts_are_neutral_and_halved() -> None:
     for prompt in (*first, *second):
         assert not names & set(re.findall(r"[a-z]+", prompt.lower())), prompt
         assert prompt.isascii() and 2 <= len(prompt.split()) <= 12
+
+
+AT_ONCE = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+from core.languages import detect
+ready, found = threading.Barrier(16), []
+def work():
+    ready.wait()
+    try:
+        found.append(detect("Il est important de savoir comment les autres ont fait.")[0])
+    except Exception as e:
+        found.append(repr(e))
+threads = [threading.Thread(target=work) for _ in range(16)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+print(sorted(set(found)))
+"""
+
+
+def test_the_first_use_may_come_from_many_threads() -> None:
+    """langdetect reads its profiles on the first call and says that they are there before they are."""
+    done = subprocess.run(
+        [sys.executable, "-c", AT_ONCE], cwd=PROJECT, env=os.environ.copy(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "['fr']"

@@ -128,6 +128,24 @@ def test_a_csv_is_read() -> None:
     assert labelled(read_csv(pd.DataFrame(GOOD, columns=["text", "label"]).to_csv(index=False).encode())).y.sum() == 10
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_csv_is_read_however_it_was_saved(delimiter: str, encoding: str, end: str) -> None:
+    odd = ('two\nlines, "quoted"; all\tsigns', "yes")
+    table = pd.DataFrame([odd, *GOOD], columns=["text", "label"])
+    table.insert(1, "id", range(len(table)))
+    given = read_csv(table.to_csv(index=False, sep=delimiter).replace("\n", end).encode(encoding))
+    assert given == [odd, *GOOD]
+    assert given.unused == ("id",) and labelled(given).unused == ("id",)
+
+
+def test_a_long_text_is_cut_and_blank_cells_are_no_columns() -> None:
+    ((text, label),) = read_csv(b'text,label,,\n"' + b"x" * 200_000 + b'",yes,,\n')
+    assert len(text) == 200_000 and label == "yes"
+    assert read_csv(b",text,label\n0,a,b\n").unused == ("one without a name",)
+
+
 @pytest.mark.parametrize(
     ("raw", "says"),
     [
@@ -165,6 +183,10 @@ def test_two_lists_and_their_faults(tmp_path: Path) -> None:
     rows = list(read_labels([tmp_path / "yes", tmp_path / "no"]))
     assert labelled(rows).y.tolist() == [1] * LEAST + [0] * LEAST
     assert two_lists("", "") == []
+    for name, word in (("yes", "good"), ("no", "bad")):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(f"{word} {i}" for i in range(LEAST)).encode())
+    assert list(read_labels([tmp_path / "yes", tmp_path / "no"])) == rows, "as saved on Windows"
+    assert two_lists("one\u2028line \ud83d", "") == [("one\u2028line \ufffd", "yes")]
     with pytest.raises(StitchLensError, match="3 files"):
         read_labels([tmp_path / "yes"] * 3)
     with pytest.raises(StitchLensError, match="unreadable"):

@@ -134,6 +134,8 @@ def test_a_head_over_a_typed_text(bench: Bench, ws: Workspace) -> None:
             live.attend(text, "b", *wrong)
     with pytest.raises(StitchLensError, match="a text without a token"):
         live.attend("", "b", f, 4, 3)
+    assert np.isfinite(live.attend("half a \ud83d character\0", "b", f, 4, 3).before).all()
+    assert (live.read("half a \ud83d")["a"].ends == live.read("half a \ufffd")["a"].ends).all()
 
 
 def test_a_stitch_that_was_fitted_again_is_refused(ws: Workspace) -> None:

@@ -221,3 +221,43 @@ def test_a_stream_that_is_dropped_gives_the_turn_back(studio: Studio) -> None:
     with pytest.raises(StitchLensError, match="an empty prompt"):
         next(studio.run(studio.language("fr"), [lane_key("b:own")], "", Setting(), SHORT))
     assert len(ran(studio, studio.language("fr"), ["b:own"])["b:own"].ids) == 8
+
+
+PLUS = "What a wonderful day this was.\nI love this film.\nEverything went very well.\n"
+MINUS = "What a terrible day this was.\nI hate this film.\nEverything went badly.\n"
+
+
+def test_a_concept_is_the_same_however_its_files_were_saved(studio: Studio, tmp_path: Path) -> None:
+    """A byte order mark or Windows line ends in one file turned the vector (cosine 0.84)."""
+
+    def vector(raw: bytes) -> torch.Tensor:
+        (tmp_path / "plus.txt").write_bytes(raw)
+        (tmp_path / "minus.txt").write_text(MINUS, "utf-8", newline="\n")
+        source = studio.source(f"concept:{tmp_path / 'plus.txt'},{tmp_path / 'minus.txt'}")
+        return source.own("b", 3).v
+
+    expected = vector(PLUS.encode())
+    for text, encoding in (
+        (PLUS.replace("\n", "\r\n"), "utf-8"), (PLUS.replace("\n", "\r"), "utf-8"), (PLUS, "utf-8-sig"),
+        (PLUS.replace("\n", "\r\n\r\n"), "utf-16"),
+    ):  # fmt: skip
+        assert torch.equal(vector(text.encode(encoding)), expected)
+    with pytest.raises(StitchLensError, match="the same text in both boxes"):
+        vector(MINUS.replace("\n", "\r\n").encode("utf-8-sig"))
+    with pytest.raises(StitchLensError, match=r"plus\.txt not in UTF-8.*cp1252"):
+        vector("un café très cher\n".encode("latin-1") * 9)
+    assert not torch.equal(vector(PLUS.replace("\n", "\u2028").encode()), expected), "U+2028 ends no line"
+
+
+def test_a_long_concept_is_cut_at_the_same_sentence(studio: Studio) -> None:
+    long = "".join(f"Sentence {k} of many that are all alike.\n" for k in range(300))
+    one, other = (studio.concept(text, MINUS).own("b", 3).v for text in (long, long.replace("\n", "\r\n")))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("prompt", ["cut \ud83d here", "a\0b", "caf\udce9 is", "one\r\ntwo"])
+def test_a_prompt_that_no_text_can_hold(studio: Studio, prompt: str) -> None:
+    steps = list(studio.run(studio.language("fr"), [lane_key("b:none")], prompt, Setting(), Sampling(tokens=2)))
+    assert studio.judge(prompt, steps[-1])[lane_key("b:none")].loss > 0
+    source = studio.concept(f"Praise {prompt}", MINUS)
+    assert torch.isfinite(source.own("b", 3).v).all()
