@@ -13,8 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.feather
-import pyarrow.parquet
+import pyarrow.parquet as pq
 import pytest
 from conftest import ENGLISH, SCRIPTS
 from hypothesis import given, settings
@@ -198,7 +197,7 @@ def zstd(raw: bytes) -> bytes:
 
 def parquet() -> bytes:
     sink = pa.BufferOutputStream()
-    pa.parquet.write_table(TABLE, sink, row_group_size=7)
+    pq.write_table(TABLE, sink, row_group_size=7)
     return sink.getvalue().to_pybytes()
 
 
@@ -383,7 +382,7 @@ def test_large_data_are_read_to_a_bound(tmp_path: Path, monkeypatch: pytest.Monk
 
 def put_table(**columns: Any) -> bytes:
     sink = pa.BufferOutputStream()
-    pa.parquet.write_table(pa.table(columns), sink)
+    pq.write_table(pa.table(columns), sink)
     return sink.getvalue().to_pybytes()
 
 
