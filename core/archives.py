@@ -28,6 +28,8 @@ LARGEST_UPLOAD = 1000 * MB
 """Of what a page takes in, which passes through memory; a larger SAE is given to the command line as a path."""
 LARGEST_VECTOR = 50 * MB
 """The same of a vector's file, which may hold one for each layer."""
+VECTOR_FILES = (".safetensors", ".gguf", ".json", ".npy", ".npz", ".pt", ".pth", ".bin")
+"""Endings of files that may bring a vector."""
 WIDEST = 65_536
 """Numbers of one vector; the width of a residual stream."""
 TENSORS = 256

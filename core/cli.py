@@ -66,7 +66,17 @@ SourceOpt = Annotated[
     typer.Option(
         help="Where the direction comes from: lang:fr, feature:SAE/INDEX, concept:POSITIVE.txt,NEGATIVE.txt (one "
         "example a line, at most 5,000 characters of each), vector:NAME (see `vector import`) or file:PATH "
-        "(safetensors, GGUF, JSON or .npy; file:PATH@b:13 for B's layer 13)."
+        "(safetensors, GGUF, JSON, .npy or .pt; file:PATH@b:13 for B's layer 13)."
+    ),
+]
+SaeLayerOpt = Annotated[
+    int | None, typer.Option("--layer", help="The SAE reads before this layer, where it does not say so.")
+]
+ScaleOpt = Annotated[
+    float | None,
+    typer.Option(
+        help="Factor by which the SAE's training scaled activations (its norm_scaling_factor); estimated from held-out "
+        "text where it expects one."
     ),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
@@ -333,6 +343,8 @@ def features_build_command(
     positions: Annotated[
         int | None, typer.Option(min=1, help="Rows to train on; the whole fit split if not given.")
     ] = None,
+    sae_layer: SaeLayerOpt = None,
+    scale: ScaleOpt = None,
 ) -> None:
     """Train an SAE of A at a stitch's layer, or take one; carry it over (Eq. 6); measure features before and after."""
     from core import explore, pipeline, queries
@@ -342,9 +354,11 @@ def features_build_command(
     chosen = stitch_name or _default_stitch(bench.workspace)
     layer = bench.workspace.entry(f"stitches/{chosen}").makers["layer_a"]
     if sae is None:
+        if sae_layer is not None or scale is not None:
+            raise StitchLensError("--layer or --scale without --sae", "an SAE that they describe", "give --sae as well")
         name = explore.train(bench, layer, SaeConfig(width=width, k=k, epochs=epochs, lr=lr), positions)
     else:
-        name = explore.adopt(bench, sae, layer)
+        name = explore.adopt(bench, sae, sae_layer, stitched=layer, scale=scale)
     explore.explore(bench, name, chosen)
     print(f"SAE {name} of A, carried to B by {chosen}: {queries.feature_counts(bench.workspace, name)['counts']}")
 
@@ -388,26 +402,45 @@ def sae_transfer_command(
     out: Annotated[Path, typer.Option(help="Where the transferred SAE goes: a folder that is not there yet.")],
     stitch_name: StitchArg = None,
     direction: Annotated[str, typer.Option(help="up: from A to B; down: from B to A.")] = "up",
+    layer: SaeLayerOpt = None,
+    scale: ScaleOpt = None,
 ) -> None:
-    """Carry an SAE through a stitch (Eq. 6) into an ordinary SAELens folder."""
-    from core.sae import open_sae
+    """Carry an SAE of A (down: of B) through a stitch (Eq. 6) into an ordinary SAELens folder."""
+    from core import pipeline
+    from core.sae import sae_of
     from core.stitch import load_stitch
     from core.transfer import save_sae, transfer_sae
 
-    ws = Workspace(get_pair(pair).key)
+    bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
+    ws = bench.workspace
     if direction not in ("up", "down"):
         raise StitchLensError(f"direction '{direction}'", "up or down", "choose one")
     _free_place(out)
     chosen = stitch_name or _default_stitch(ws)
     makers = ws.entry(f"stitches/{chosen}").makers
-    to, side = ("b", "layer_b") if direction == "up" else ("a", "layer_a")
+    side, to = ("a", "b") if direction == "up" else ("b", "a")
+    opened, _ = sae_of(bench, sae, side, layer, makers[f"layer_{side}"], scale)  # type: ignore[arg-type]
+    _say_of(opened.cfg.metadata)
+    target = f"layer_{to}"
     provenance = {
-        "model_name": makers[to]["model"], "hook_name": f"blocks.{makers[side]}.hook_resid_pre",
+        "model_name": makers[to]["model"], "hook_name": f"blocks.{makers[target]}.hook_resid_pre",
         "transferred_from": sae.rstrip("/").split("/")[-1], "stitch": chosen, "stitch_makers": makers,
     }  # fmt: skip
     stitched = load_stitch(ws.path(f"stitches/{chosen}"))
-    save_sae(transfer_sae(open_sae(sae, ws), stitched, "up" if direction == "up" else "down", None, provenance), out)
-    print(f"SAE for {makers[to]['model']} before layer {makers[side]}: {out}")
+    moved = transfer_sae(opened, stitched, "up" if direction == "up" else "down", None, provenance)
+    save_sae(moved, out)
+    print(f"SAE for {makers[to]['model']} before layer {makers[target]}: {out}")
+
+
+def _say_of(about: Any) -> None:
+    """What an SAE's metadata says that its user should know, on stderr."""
+    from core.sae import FACTOR
+    from core.sae_files import NOTES
+
+    if about[FACTOR] is not None:
+        print(f"Its rows are scaled by {about[FACTOR]:.4g} ({about[f'{FACTOR}_from']}); folded in.", file=sys.stderr)
+    if about[NOTES]:
+        print(about[NOTES], file=sys.stderr)
 
 
 @sae_app.command("import")
@@ -420,13 +453,14 @@ def sae_import_command(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name in the workspace; the file's by default.")] = None,
     stitch_name: StitchArg = None,
+    scale: ScaleOpt = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Bring an SAE of A that you trained: it is checked, measured (report card, Table 2) and kept."""
     from core import pipeline, sae_cards
 
     bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
-    name, card = sae_cards.import_sae(bench, sae, layer, name, stitch_name)
+    name, card = sae_cards.import_sae(bench, sae, layer, name, stitch_name, scale)
     _show(card | {"name": name}, as_json, sae_cards.as_text(name, card))
 
 
@@ -487,11 +521,13 @@ def sae_eval_command(
     stitch_name: StitchArg = None,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of B scored for the losses.")] = 5_000,
     positions: Annotated[int, typer.Option(min=1, help="Paired positions for the reconstruction.")] = 20_000,
+    layer: SaeLayerOpt = None,
+    scale: ScaleOpt = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure an SAE of A, its transfer and their controls on the held-out split (Table 2); nothing is kept."""
     from core import explore, pipeline
-    from core.sae import open_sae
+    from core.sae import sae_of
     from core.stitch import load_stitch
 
     bench = pipeline.Bench(get_pair(pair), pipeline.BuildConfig())
@@ -499,7 +535,9 @@ def sae_eval_command(
     chosen = stitch_name or _default_stitch(ws)
     makers = ws.entry(f"stitches/{chosen}").makers
     stitched, shuffled = load_stitch(ws.path(f"stitches/{chosen}")), load_stitch(ws.path(f"controls/{chosen}"))
-    saes = explore.variants(open_sae(sae, ws, bench.pair.a.d_model), stitched, shuffled)
+    opened, _ = sae_of(bench, sae, "a", layer, makers["layer_a"], scale)
+    _say_of(opened.cfg.metadata)
+    saes = explore.variants(opened, stitched, shuffled)
     layers = LayerPair(a=makers["layer_a"], b=makers["layer_b"])
     config = explore.ExploreConfig(tokens=tokens, reconstruction_positions=positions)
     table = explore.zero_shot(bench, saes, layers, config)
@@ -624,10 +662,13 @@ def _steering_text(found: dict[str, Any]) -> str:
 @_guarded
 def vector_import_command(
     pair: PairArg,
-    file: Annotated[Path, typer.Argument(help="safetensors, a GGUF control vector, Neuronpedia's JSON, or .npy.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="Ours, a GGUF control vector, Neuronpedia's JSON, or a row (.npy, .pt, .safetensors)."),
+    ],
     side: Annotated[str | None, typer.Option(help="a or b, where the file does not say its model.")] = None,
     layer: Annotated[
-        int | None, typer.Option(help="It acts before this layer, where the file does not say so.")
+        int | None, typer.Option(help="It acts before this layer, where the file does not say so or has several.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name in the workspace; the file's by default.")] = None,
     as_json: JsonFlag = False,

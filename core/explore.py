@@ -19,14 +19,13 @@ from core.pairs import Frozen, LayerPair, PairSpec
 from core.pipeline import Bench, BuildConfig
 from core.sae import (
     SaeConfig,
-    hook_layer,
     joined,
-    load_sae,
+    kept_in,
     metadata,
-    open_sae,
     random_sae,
     reconstruction,
     sae_hash,
+    sae_of,
     train_sae,
 )
 from core.steering import TURNS
@@ -76,45 +75,42 @@ def _keep(bench: Bench, name: str, sae: "SAE[Any]", makers: dict[str, Any]) -> N
     bench.workspace.put_folder(f"saes/{name}", lambda folder: save_sae(sae, folder), "sae", makers)
 
 
-def foreign_sae(bench: Bench, ref: str, layer: int | None = None) -> tuple["SAE[Any]", int]:
-    """Someone else's SAE of A and the layer before which it reads; `layer` says what the SAE does not. See `open_sae`
-    for
-    `ref`.
-
-    Raises StitchLensError where it was trained at another place of the model, or on another model.
-    """
-    spec = bench.pair.a
-    sae = open_sae(ref, bench.workspace, spec.d_model)
-    at = hook_layer(sae)
-    if at is None and layer is None:
-        raise StitchLensError("an SAE that does not say its layer", "one", "say before which layer of A it reads")
-    if at is not None and layer is not None and at != layer:
-        raise StitchLensError(f"an SAE before layer {at}", f"layer {layer}", "choose a stitch from the SAE's layer")
-    at = layer if at is None else at
-    assert at is not None
-    bench.pair.check_layers(at, 0)
-    said = str(sae.cfg.metadata.model_name or "").split("/")[-1]
-    names = {spec.key, spec.title, *(s.ref.split("/")[-1] for s in spec.sources)}
-    if said and said.lower() not in {name.lower() for name in names}:
-        raise StitchLensError(
-            f"an SAE of {said}", f"one of {spec.title}",
-            f"if that is the same model, write {spec.key} as `model_name` into the metadata of its cfg.json",
-        )  # fmt: skip
-    return sae, at
+def foreign_sae(
+    bench: Bench, ref: str, layer: int | None = None, stitched: int | None = None, scale: float | None = None
+) -> tuple["SAE[Any]", int]:
+    """Someone else's SAE of A and the layer before which it reads; `layer` says what the SAE does not. See `sae_of`,
+    also for what is refused."""
+    return sae_of(bench, ref, "a", layer, stitched, scale)
 
 
-def adopt(bench: Bench, ref: str, layer: int | None = None, name: str | None = None) -> str:
+def adopt(
+    bench: Bench, ref: str, layer: int | None = None, name: str | None = None, stitched: int | None = None,
+    scale: float | None = None,
+) -> str:  # fmt: skip
     """The name of someone else's SAE of A, kept as `saes/<name>` as precise as it came; one that is there already is
-    not opened again. Raises StitchLensError as `foreign_sae` does, and where the name is another one's."""
-    ws = bench.workspace
-    if f"saes/{ref}" in (ws.names() if ws.exists else []):
+    not kept again. Raises StitchLensError as `foreign_sae` does, and where the name is another one's."""
+    sae, at = foreign_sae(bench, ref, layer, stitched, scale)
+    if bench.workspace.exists and f"saes/{ref}" in bench.workspace.names():
+        if scale is not None:
+            raise StitchLensError(
+                f"a scale beside SAE {ref} of the workspace", "one with its file",
+                "bring the file again under another name with its scale",
+            )  # fmt: skip
         return ref
-    sae, at = foreign_sae(bench, ref, layer)
-    name = name or name_from(ref)
+    return keep_foreign(bench, sae, at, ref, name or name_from(ref))
+
+
+def keep_foreign(bench: Bench, sae: "SAE[Any]", at: int, ref: str, name: str) -> str:
+    """The name of an SAE of A that came as `ref` and was admitted, kept as `saes/<name>` with its place in its own
+    metadata. Raises StitchLensError where the name is another one's."""
+    ws = bench.workspace
     makers = {
         "pair": bench.pair.key, "a": bench.a.makers, "layer_a": at, "hook_a": f"blocks.{at}.hook_resid_pre",
         "from": sae_hash(sae), "name": name, "brought": name_from(ref),
     }  # fmt: skip
+    for key, value in metadata(bench.pair.a.key, at).items():
+        if sae.cfg.metadata[key] is None:
+            sae.cfg.metadata[key] = value
     if not bench.current(f"saes/{name}", makers):
         check_name(ws, "saes", name)
         ws.put_folder(f"saes/{name}", lambda folder: save_sae(sae, folder), "sae", makers)
@@ -158,7 +154,7 @@ class Live:
         bench = Bench(pair, BuildConfig(), private)
         ws = bench.workspace
         name, makers = stitch_of(ws, sae_name), ws.entry(f"features/{sae_name}").makers
-        sae = load_sae(ws.path(f"saes/{sae_name}"), pair.a.d_model)
+        sae = kept_in(bench, sae_name, makers["layer_a"])
         moved = transfer_sae(sae, load_stitch(ws.path(f"stitches/{name}")))
         self._sides = {"a": (bench.a, sae, makers["layer_a"]), "b": (bench.b, moved, makers["layer_b"])}
 
@@ -235,7 +231,7 @@ def explore(bench: Bench, sae_name: str, stitch_name: str, config: ExploreConfig
     config = config or ExploreConfig()
     ws = bench.workspace
     about, stitched, layers = joined(ws, sae_name, stitch_name)
-    sae = load_sae(ws.path(f"saes/{sae_name}"), bench.pair.a.d_model)
+    sae = kept_in(bench, sae_name, layers.a)
     stitch, shuffled = load_stitch(ws.path(f"stitches/{stitch_name}")), load_stitch(ws.path(f"controls/{stitch_name}"))
     makers = bench.makers | {
         "sae": fingerprint(about), "stitch": fingerprint(stitched), "sae_name": sae_name, "stitch_name": stitch_name,

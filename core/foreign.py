@@ -41,14 +41,16 @@ Orientation = Literal["linear", "paper"]
 """Of matrices whose widths are equal: nn.Linear's [out, in], or the paper's [in, out]."""
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Named float32 tensors of a safetensors, PyTorch or NumPy file; nested names are joined by dots.
+def read_tensors(path: Path, beside: dict[str, object] | None = None) -> dict[str, Tensor]:
+    """Named float32 tensors of a safetensors, PyTorch or NumPy file; nested names are joined by dots. Numbers and texts
+    beside them in a PyTorch file are put into `beside`.
 
     Raises StitchLensError that names the fault: what it is not, what is too large, what is not a finite number.
     """
     sized(path, WEIGHT_FILES, LARGEST_STITCH)
     readers: dict[str, Callable[[Path], dict[str, Tensor]]] = {".safetensors": _safetensors, ".npz": _npz}
-    tensors = readers.get(path.suffix.lower(), _torch)(path)
+    reader = readers.get(path.suffix.lower())
+    tensors = _torch(path, {} if beside is None else beside) if reader is None else reader(path)
     if not tensors:
         raise StitchLensError(f"no tensor in {path.name}", "the weights of a stitch", "save its state_dict")
     fits([value.shape for value in tensors.values()], LARGEST_STITCH, path.name)
@@ -83,7 +85,7 @@ TENSORS_NEED = re.compile(
 """What a pickle of tensors calls; `torch.load` allows more, some of which takes memory as it is told."""
 
 
-def _torch(path: Path) -> dict[str, Tensor]:
+def _torch(path: Path, beside: dict[str, object]) -> dict[str, Tensor]:
     members = zip_members(path, LARGEST_STITCH)
     index = [m for m in members if PurePosixPath(m.filename).name == "data.pkl"]
     if len(index) != 1:
@@ -117,7 +119,9 @@ def _torch(path: Path) -> dict[str, Tensor]:
     for visited, (key, value) in enumerate(_flat(found, path.name)):
         if visited >= VISITED:
             raise StitchLensError(f"over {VISITED:,} values in {path.name}", "a state_dict", "save the weights alone")
-        if value is not None:
+        if isinstance(value, str | int | float):
+            beside[key] = value
+        if isinstance(value, Tensor):
             if value.device.type == "cpu" and value.untyped_storage().nbytes() > most:
                 raise StitchLensError(f"{key[:60]} in {path.name}, which claims more bytes than any part has",
                                       "a whole file", "save it again")  # fmt: skip
@@ -135,8 +139,8 @@ def _called(pickled: bytes) -> Iterator[str]:
             yield f"? by {op.name}"
 
 
-def _flat(value: Any, name: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor | None]]:
-    """Every value within, with its name; None for what is no tensor."""
+def _flat(value: Any, name: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
+    """Every value within, with its name."""
     if depth > DEEPEST:
         raise StitchLensError(f"weights nested over {DEEPEST} deep in {name}", "a state_dict", "save it flat")
     if isinstance(value, Tensor):
@@ -146,7 +150,7 @@ def _flat(value: Any, name: str, prefix: str = "", depth: int = 0) -> Iterator[t
             )
         yield prefix or "weight", value.detach()
         return
-    yield prefix, None
+    yield prefix, value
     inside = (
         value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
     )

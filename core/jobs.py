@@ -278,10 +278,10 @@ def start_import(
 
 
 def start_sae_import(
-    pair: str, ref: str, name: str, layer: int | None = None, private: Path | None = None
+    pair: str, ref: str, name: str, layer: int | None = None, private: Path | None = None, scale: float | None = None
 ) -> Job:  # fmt: skip
     """Bring an SAE of A from a zip or RELEASE:ID in the background; it ends as artifact `saes/<name>` with its report
-    card.
+    card. `scale` is the factor by which its training scaled activations, where it is known.
 
     Raises StitchLensError for a name that is taken or unfit for a file, a layer out of range, or a job already running.
     """
@@ -289,6 +289,7 @@ def start_sae_import(
         get_pair(pair).check_layers(layer, 0)
     check_name(Workspace(pair, private=private), "saes", name)
     args = ["sae", "import", pair, ref, "--name", name] + ([] if layer is None else ["--layer", str(layer)])
+    args += [] if scale is None else ["--scale", str(scale)]
     return start(pair, [*args, "--json"], f"Import SAE {name}", makes=f"saes/{name}", private=private)
 
 

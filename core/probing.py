@@ -37,7 +37,7 @@ from core.probes import (
     select,
 )
 from core.progress import Progress
-from core.sae import SaeConfig, joined, kept_sae, load_sae, sae_makers
+from core.sae import SaeConfig, joined, kept_in, kept_sae, sae_makers
 from core.steering import TURNS
 from core.stitch import Stitch, load_stitch
 from core.store import beside, fingerprint
@@ -107,17 +107,14 @@ def pool(
 class Prober:
     """A pair with an SAE of A, the stitch that it crosses by, and what they are compared with; opened when needed.
 
-    Raises StitchLensError where SAE and stitch belong to different layers.
+    Raises StitchLensError where SAE and stitch belong to different layers, or the SAE to another model or place.
     """
 
     def __init__(self, bench: Bench, sae_name: str, stitch_name: str, own_positions: int | None = None) -> None:
         self.bench, self.sae_name, self.stitch_name = bench, sae_name, stitch_name
         self._own_positions = own_positions
         self.about, self.stitched, self.layers = joined(bench.workspace, sae_name, stitch_name)
-
-    @cached_property
-    def sae(self) -> "SAE[Any]":
-        return load_sae(self.bench.workspace.path(f"saes/{self.sae_name}"), self.bench.pair.a.d_model)
+        self.sae = kept_in(bench, sae_name, self.layers.a)
 
     @cached_property
     def stitch(self) -> Stitch:

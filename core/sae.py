@@ -1,6 +1,5 @@
 """Sparse autoencoders as SAELens': trained by its trainer on recorded activations, loaded, measured (3.1, C, D)."""
 
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,21 +11,25 @@ from pydantic import Field
 from torch import Tensor
 
 from core.errors import StitchLensError
-from core.harvest import Recording
+from core.harvest import OUTLIER, Recording, kept_positions, record, windows
 from core.pairs import Frozen, LayerPair
 from core.places import named, user_cache
 from core.progress import Progress
 from core.sae_files import clean_sae
 from core.store import Workspace, disk_faults, fingerprint, folder_beside
-from core.transfer import at_rest, check_finite, save_sae
+from core.transfer import admit, at_rest, check_finite, check_width, hook_layer, save_sae
 
 if TYPE_CHECKING:
     from sae_lens import SAE
 
     from core.pipeline import Bench, Side
 
-
-HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
+NORMALISED = "expected_average_only_in"
+"""SAELens' word for an SAE of rows that a factor brings to an average norm of sqrt(d); its weights do not hold it."""
+FACTOR = "norm_scaling_factor"
+"""SAELens' word for that factor, kept in the metadata once it is folded into the weights."""
+ESTIMATE_ROWS = 5_000
+"""Held-out rows from which such a factor is estimated."""
 
 
 class SaeConfig(Frozen):
@@ -172,10 +175,8 @@ def load_sae(folder: Path, d_in: int | None = None) -> "SAE[Any]":
 
 
 def _fitting(sae: "SAE[Any]", d_in: int | None) -> "SAE[Any]":
-    if d_in is not None and sae.cfg.d_in != d_in:
-        raise StitchLensError(
-            f"an SAE for width {sae.cfg.d_in}", f"{d_in}", "check which model and layer it was trained on"
-        )
+    if d_in is not None:
+        check_width(sae, d_in)
     check_finite(sae)
     return sae.eval().requires_grad_(False)
 
@@ -218,18 +219,83 @@ def open_sae(ref: str, workspace: Workspace, d_in: int | None = None) -> "SAE[An
     return _fitting(sae, d_in)
 
 
-def hook_layer(sae: "SAE[Any]") -> int | None:
-    """The layer before which it reads the residual stream (`resid_post` of layer L is before L + 1); None where the SAE
-    does not say. Raises StitchLensError where it reads something else."""
-    hook = sae.cfg.metadata.hook_name
-    if not hook:
-        return None
-    found = HOOK.fullmatch(str(hook))
-    if found is None:
+def sae_of(
+    bench: "Bench", ref: str, side: "Side" = "a", layer: int | None = None, stitched: int | None = None,
+    scale: float | None = None,
+) -> tuple["SAE[Any]", int]:  # fmt: skip
+    """An SAE of one model of a pair, for its rows as they are, and the layer before which it reads. See `open_sae` for
+    `ref`, `admit` for `layer`, `stitched` and what is refused, and `for_plain_rows` for `scale`.
+
+    Of an SAE of the workspace the layer is that under which it was brought or trained. No model is opened, unless a
+    factor has to be estimated.
+    """
+    ws, spec = bench.workspace, bench.pair.a if side == "a" else bench.pair.b
+    sae = open_sae(ref, ws, spec.d_model)
+    name = f"saes/{ref}"
+    if ws.exists and name in ws.names() and hook_layer(sae) is None:
+        own = ws.entry(name).makers.get(f"layer_{side}")
+        sae.cfg.metadata.hook_name = None if own is None else f"blocks.{own}.hook_resid_pre"
+    at = admit(sae, spec, layer, stitched)
+    return for_plain_rows(bench, sae, side, at, scale), at
+
+
+def kept_in(bench: "Bench", name: str, layer: int) -> "SAE[Any]":
+    """An SAE of A in the workspace, which reads before `layer`. Raises StitchLensError as `admit` does."""
+    spec = bench.pair.a
+    sae = load_sae(bench.workspace.path(f"saes/{name}"), spec.d_model)
+    return for_plain_rows(bench, sae, "a", admit(sae, spec, layer))
+
+
+def for_plain_rows(
+    bench: "Bench", sae: "SAE[Any]", side: "Side", layer: int, scale: float | None = None
+) -> "SAE[Any]":  # fmt: skip
+    """An SAE of rows that are multiplied by a factor, as one of rows as they are: the factor is folded into its weights
+    (in place) and named in its metadata.
+
+    The factor is `scale`; else, where the SAE expects one, its metadata's; else it is estimated as SAELens does before
+    it trains: sqrt(d) over the mean norm, here of held-out rows. Other SAEs come back as they are. Raises
+    StitchLensError for a factor that is not above 0, or beside a normalisation that takes none.
+    """
+    normalised = str(sae.cfg.normalize_activations)
+    if scale is None and normalised != NORMALISED:
+        return sae
+    if normalised not in (NORMALISED, "none"):
         raise StitchLensError(
-            f"an SAE at {hook}", "one of the residual stream (hook_resid_pre or hook_resid_post)", "use another SAE"
-        )
-    return int(found[1]) + (found[2] == "post")
+            f"a scale of {scale:g} beside an SAE that normalises each row by itself ({normalised})",
+            "one or the other", "leave out the scale",
+        )  # fmt: skip
+    about, known = "as given", sae.cfg.metadata[FACTOR]
+    if scale is None and type(known) in (int, float):
+        scale, about = float(known), "as its cfg.json says"
+    if scale is None:
+        scale, rows = average_scale(bench, side, layer)
+        about = f"estimated from {rows:,} held-out rows of {bench.pair.a.title if side == 'a' else bench.pair.b.title}"
+    if not 0 < scale < float("inf"):
+        raise StitchLensError(f"a scale of {scale:g}", "one above 0", "give the factor by which its rows were scaled")
+    sae.fold_activation_norm_scaling_factor(scale)
+    sae.cfg.metadata[FACTOR] = scale
+    sae.cfg.metadata[f"{FACTOR}_from"] = about
+    return sae
+
+
+def average_scale(bench: "Bench", side: "Side", layer: int) -> tuple[float, int]:
+    """SAELens' own estimate of the factor that brings rows of a model before `layer` to a mean norm of sqrt(d), and
+    the number of held-out rows that it saw; first tokens and rows of outlier norm are left out, as everywhere here."""
+    from sae_lens.training.activation_scaler import ActivationScaler
+
+    model = bench.a if side == "a" else bench.b
+    parts: list[Tensor] = []
+    for documents in windows(bench.corpus.split("held-out")):
+        rows = record(model, *kept_positions(model, [d.text for d in documents[:8]], None), [layer])[layer].float()
+        norms = rows.norm(dim=-1)
+        parts.append(rows[norms <= OUTLIER * norms.median()])
+        if sum(map(len, parts)) >= ESTIMATE_ROWS:
+            break
+    rows = torch.cat(parts)[:ESTIMATE_ROWS]
+    scaler = ActivationScaler()
+    scaler.estimate_scaling_factor(rows.shape[1], iter([rows]), 1)
+    assert scaler.scaling_factor is not None
+    return scaler.scaling_factor, len(rows)
 
 
 def sae_hash(sae: "SAE[Any]") -> str:

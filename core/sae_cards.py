@@ -2,17 +2,19 @@
 words."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from core.cards import DOCUMENTS, USELESS, fuv, read_sample
 from core.errors import StitchLensError
-from core.explore import ExploreConfig, adopt, foreign_sae, variants, zero_shot
+from core.explore import ExploreConfig, foreign_sae, keep_foreign, variants, zero_shot
 from core.harvest import norm_limits, within
 from core.pairs import LayerPair
 from core.pipeline import Bench
-from core.sae import reconstruction
+from core.sae import FACTOR, NORMALISED, reconstruction
+from core.sae_files import NOTES
 from core.stitch import load_stitch
 from core.uploads import check_name, name_from
 
@@ -34,28 +36,54 @@ def sae_card(bench: Bench, sae: "SAE[Any]", layer: int, stitch_name: str | None)
     measured = reconstruction(sae, [rows])
     by_layer = {at: fuv(sae(h[:ROWS]), h[:ROWS]) for at, h in sample.h_a.items()}
     scale = bench.pair.a.d_model**0.5 / float(rows.norm(dim=-1).mean())
-    rescaled = fuv(sae(rows[:ROWS] * scale) / scale, rows[:ROWS])
+    some = rows[:ROWS]
+    read, rescaled = sae(some), sae(some * scale) / scale
+    about = sae.cfg.metadata
     card: dict[str, Any] = {
         "architecture": sae.cfg.architecture(), "d_in": sae.cfg.d_in, "d_sae": sae.cfg.d_sae, "layer": layer,
         "norm": float(sae.W_dec.norm(dim=-1).mean()), "normalised": str(sae.cfg.normalize_activations),
         "by_layer": {str(k): v for k, v in by_layer.items()}, "stitch": stitch_name, **measured,
     }  # fmt: skip
-    card["warnings"] = warnings(measured, by_layer, layer, rescaled)
+    if about[FACTOR] is not None:
+        card |= {"normalised": NORMALISED, "scale": float(about[FACTOR]), "scale_from": str(about[f"{FACTOR}_from"])}
+    normal = Rescaled(scale, fuv(rescaled, some), offset(rescaled, some), offset(read, some))
+    card["warnings"] = warnings(measured, by_layer, layer, normal if card["normalised"] == "none" else None)
+    if about[NOTES]:
+        card["warnings"].append({"about": "config", "says": str(about[NOTES]), "test": "its cfg.json"})
     if stitch_name is not None:
         ws = bench.workspace
         makers = ws.entry(f"stitches/{stitch_name}").makers
         stitch, shuffled = (load_stitch(ws.path(f"{kind}/{stitch_name}")) for kind in ("stitches", "controls"))
         config = ExploreConfig(reconstruction_positions=len(rows))
-        layers, some = LayerPair(a=layer, b=makers["layer_b"]), bench.corpus.split("held-out")[:DOCUMENTS]
+        layers, texts = LayerPair(a=layer, b=makers["layer_b"]), bench.corpus.split("held-out")[:DOCUMENTS]
         saes = {k: v for k, v in variants(sae, stitch, shuffled).items() if k in SHOWN}
-        card["table_2"] = zero_shot(bench, saes, layers, config, some).to_dict("records")
+        card["table_2"] = zero_shot(bench, saes, layers, config, texts).to_dict("records")
     return card
 
 
+class Rescaled(NamedTuple):
+    """An SAE on rows of mean norm sqrt(d), and on rows as they are."""
+
+    scale: float
+    fuv: float
+    offset: float
+    plain_offset: float
+
+
+def offset(guess: Tensor, truth: Tensor) -> float:
+    """How far the mean of reconstructions is from that of the rows, over the rows' deviation from it (rms).
+
+    At the scale of its training this is near 0 whatever the loss: `b_dec` takes up what shrinkage by an L1 penalty
+    leaves. So it tells another scale from shrinkage, which a better FUV on larger rows does not.
+    """
+    deviation = (truth - truth.mean(0)).norm(dim=-1).square().mean().sqrt()
+    return float((truth - guess).mean(0).norm() / deviation)
+
+
 def warnings(
-    measured: dict[str, float], by_layer: dict[int, float], layer: int, rescaled: float
+    measured: dict[str, float], by_layer: dict[int, float], layer: int, normal: Rescaled | None
 ) -> list[dict[str, str]]:
-    """What looks wrong with an SAE before `layer`; `rescaled` is its FUV on rows of mean norm sqrt(d)."""
+    """What looks wrong with an SAE before `layer`; `normal` is None where it says how its rows were normalised."""
     said = []
 
     def add(about: str, says: str, test: str) -> None:
@@ -65,9 +93,11 @@ def warnings(
     if by_layer[best] < 0.8 * min(here, by_layer[layer]) and by_layer[best] < USELESS:
         add("layers", f"It reads the residual stream before layer {best} better: probably trained there.",
             f"FUV {by_layer[best]:.2f} there, {here:.2f} before layer {layer}")  # fmt: skip
-    elif rescaled < 0.8 * here and rescaled < USELESS:
-        add("normalised", "It was probably trained on normalised activations, and its cfg.json does not say so.",
-            f"FUV {rescaled:.2f} on rows scaled to norm √d, {here:.2f} as they are")  # fmt: skip
+    elif normal is not None and normal.fuv < min(0.8 * here, USELESS) and normal.offset < 0.5 * normal.plain_offset:
+        add("normalised", "It was probably trained on normalised activations, and its cfg.json does not say so: bring "
+            f"it again with --scale {normal.scale:.3g}, or the factor of its training.",
+            f"FUV {normal.fuv:.2f} on rows scaled to norm √d, {here:.2f} as they are; the mean is off by "
+            f"{normal.offset:.2f} and {normal.plain_offset:.2f} deviations")  # fmt: skip
     elif here >= USELESS:
         add("control", "It says no more of A than the mean does: random, damaged, or of another model.",
             f"FUV {here:.2f}, at best {by_layer[best]:.2f} before any layer")  # fmt: skip
@@ -78,10 +108,12 @@ def warnings(
 
 
 def import_sae(
-    bench: Bench, ref: str, layer: int | None = None, name: str | None = None, stitch_name: str | None = None
-) -> tuple[str, dict[str, Any]]:
+    bench: Bench, ref: str, layer: int | None = None, name: str | None = None, stitch_name: str | None = None,
+    scale: float | None = None,
+) -> tuple[str, dict[str, Any]]:  # fmt: skip
     """(name, report card) of an SAE of A from a zip, a folder or RELEASE:ID, kept as `saes/<name>` with
     `sae_cards/<name>`. Table 2 is measured through `stitch_name`, or the workspace's first stitch from the SAE's layer.
+    `layer` says what the SAE does not, `scale` by what its rows were multiplied; see `core.sae.sae_of`.
 
     Raises StitchLensError for a name that is taken, a stitch from another layer, and whatever is wrong with the SAE;
     nothing is kept then.
@@ -89,7 +121,7 @@ def import_sae(
     ws = bench.workspace
     name = name or name_from(ref)
     check_name(ws, "saes", name)
-    sae, at = foreign_sae(bench, ref, layer)
+    sae, at = foreign_sae(bench, ref, layer, scale=scale)
     there = [n.removeprefix("stitches/") for n in (ws.names(prefix="stitches/") if ws.exists else [])]
     fitting = [n for n in there if ws.entry(f"stitches/{n}").makers.get("layer_a") == at]
     if stitch_name is not None and stitch_name not in fitting:
@@ -99,7 +131,7 @@ def import_sae(
         )  # fmt: skip
     whole = [n for n in fitting if f"controls/{n}" in ws.names() and both_ways(ws.entry(f"stitches/{n}").makers)]
     card = sae_card(bench, sae, at, stitch_name or next(iter(whole), None))
-    adopt(bench, ref, at, name)
+    keep_foreign(bench, sae, at, ref, name)
     makers = ws.entry(f"saes/{name}").makers
     ws.put_record(f"sae_cards/{name}", _plain(card), makers)
     return name, card
@@ -132,6 +164,8 @@ def as_text(name: str, card: dict[str, Any]) -> str:
         f"  explained variance {card['explained_variance']:.3f}, {card['l0']:.0f} active a token, {card['dead']:.0%} "
         f"dead, over {card['n']:,.0f} positions",
     ]
+    if "scale" in card:
+        lines.append(f"  its rows are scaled by {card['scale']:.4g} ({card['scale_from']}), folded into its weights")
     for row in card.get("table_2", []):
         lines.append(
             f"  {row['name']:24} {row['model'].upper()}  explained variance {row['explained_variance']:+.3f}, loss "

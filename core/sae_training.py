@@ -15,7 +15,7 @@ from core import flops
 from core.errors import StitchLensError
 from core.pipeline import Bench
 from core.places import user_cache
-from core.sae import SaeConfig, joined, kept_sae, load_sae, metadata, sae_makers
+from core.sae import SaeConfig, joined, kept_in, kept_sae, metadata, sae_makers
 from core.sae_runs import Run, RunState, read_run
 from core.sae_sets import RunConfig, TrainingSet, check_fits
 from core.stitch import FitConfig, Stitch, fit_moments, random_stitch
@@ -35,12 +35,13 @@ POINTS = 70
 class SaeTraining:
     """A set of runs for one SAE of A, carried through a stitch between its layer and one of B's.
 
-    Raises StitchLensError where SAE and stitch belong to different layers.
+    Raises StitchLensError where SAE and stitch belong to different layers, or the SAE to another model or place.
     """
 
     def __init__(self, bench: Bench, sae_name: str, stitch_name: str, config: TrainingSet, name: str = "") -> None:
         self.bench, self.sae_name, self.config = bench, sae_name, config
         self.about, self.stitched, self.layers = joined(bench.workspace, sae_name, stitch_name)
+        self.source = kept_in(bench, sae_name, self.layers.a)
         self.name = name or self.layers.name
         if not NAME.fullmatch(self.name):
             raise StitchLensError(
@@ -53,10 +54,6 @@ class SaeTraining:
         if "width" in self.about:
             return SaeConfig.model_validate({x: self.about[x] for x in SaeConfig.model_fields})
         return SaeConfig(width=self.source.cfg.d_sae, k=int(getattr(self.source.cfg, "k", 32)))
-
-    @cached_property
-    def source(self) -> "SAE[Any]":
-        return load_sae(self.bench.workspace.path(f"saes/{self.sae_name}"), self.bench.pair.a.d_model)
 
     def _source_setting(self, width: int) -> SaeConfig:
         return self.source_config.model_copy(update={"width": width, "epochs": 1})

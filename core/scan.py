@@ -23,7 +23,7 @@ from core.models import LiveModel, load, runtime
 from core.pairs import Frozen
 from core.pipeline import Bench
 from core.progress import Progress
-from core.sae import load_sae, random_sae
+from core.sae import kept_in, random_sae
 from core.steering import TURNS
 from core.stitch import Stitch, load_stitch
 from core.store import Workspace, fingerprint
@@ -87,7 +87,7 @@ def scan(bench: Bench, sae_name: str, config: ScanConfig | None = None) -> None:
     ws = bench.workspace
     stitch = load_stitch(ws.path(f"stitches/{measured_through(ws, sae_name)}"))
     found = ws.entry(f"features/{sae_name}").makers
-    sae = load_sae(ws.path(f"saes/{sae_name}"), bench.pair.a.d_model)
+    sae = kept_in(bench, sae_name, found["layer_a"])
     where = replace(runtime(), dtype=torch.float32)
     a = Side("a", load(bench.pair.a, where), sae, found["layer_a"])
     b = Side("b", load(bench.pair.b, where), transfer_sae(sae, stitch), found["layer_b"])

@@ -20,7 +20,7 @@ from core.models import LiveModel
 from core.pairs import Frozen, ModelSpec
 from core.pipeline import Bench
 from core.places import named
-from core.sae import load_sae
+from core.sae import kept_in
 from core.steering import STRONGEST, TURNS, Lane, Sampling, Written, encode_prompt, generate, response_losses
 from core.stitch import Stitch, load_stitch
 from core.store import beside
@@ -59,6 +59,9 @@ class Source:
     own: Callable[[Side, int], Vector]
     sides: tuple[Side, ...] = ("a", "b")
     """Those that learn a vector by themselves."""
+    layer: int | None = None
+    """Of a vector that is on file: before it that side's own lane acts, unless other layers are chosen, and from it
+    alone a stitch carries it."""
 
     def has(self, key: "LaneKey") -> bool:
         """Whether there is a vector for that lane: one that is carried was learned on the other side."""
@@ -231,10 +234,10 @@ class Studio:
         """The decoder direction of a feature of A; positive are the tokens at which it is active in its top contexts on
         the steered side, negative the others there. B has no vector of its own."""
         ws = self.bench.workspace
-        sae = self._once(("sae", sae_name), lambda: load_sae(ws.path(f"saes/{sae_name}"), self.bench.pair.a.d_model))
+        at = int(ws.entry(f"saes/{sae_name}").makers["layer_a"])
+        sae = self._once(("sae", sae_name), lambda: kept_in(self.bench, sae_name, at))
         if not 0 <= index < sae.cfg.d_sae:
             raise StitchLensError(f"feature {index}", f"0 to {sae.cfg.d_sae - 1} of SAE {sae_name}", "choose one")
-        at = int(ws.entry(f"saes/{sae_name}").makers["layer_a"])
         if at != self.stitched("a"):
             raise StitchLensError(
                 f"SAE {sae_name} before layer {at} of A, stitch {self.stitch_name} at {self.stitched('a')}",
@@ -306,14 +309,16 @@ class Studio:
                 )
             return Vector(layer, vector.v, vector.mean, vector.base, vector.makers)
 
-        return Source("vector on file", found, own, (at,))
+        return Source("vector on file", found, own, (at,), vector.layer)
 
     # lanes
 
-    def layers(self, side: Side, setting: Setting) -> range:
-        """Raises StitchLensError where they are not layers of that side."""
+    def layers(self, side: Side, setting: Setting, usual: int | None = None) -> range:
+        """Those chosen, else the `usual` one, else the stitch's. Raises StitchLensError where they are not layers of
+        that side."""
         chosen = setting.layers_a if side == "a" else setting.layers_b
-        first, last = chosen or (self.stitched(side), self.stitched(side))
+        usual = self.stitched(side) if usual is None else usual
+        first, last = chosen or (usual, usual)
         n = self.spec(side).n_layers
         if not 0 <= first <= last < n:
             raise StitchLensError(
@@ -324,13 +329,20 @@ class Studio:
     def vectors(self, source: Source, key: LaneKey, setting: Setting) -> tuple[Vector, ...]:
         """What steers a lane: before each of the layers, with z̄ measured there. Raises StitchLensError where the
         source has no such vector."""
-        side, layers = key.side, self.layers(key.side, setting)
+        side = key.side
+        layers = self.layers(side, setting, source.layer if key.kind == "own" else None)
         match key.kind:
             case "none":
                 return ()
             case "own":
                 return tuple(source.own(side, layer) for layer in layers)
-        there = source.own(OTHER[side], self.stitched(OTHER[side]))
+        leads_from = self.stitched(OTHER[side])
+        if source.layer not in (None, leads_from) and source.has(key):
+            raise StitchLensError(
+                f"a vector before layer {source.layer} of {OTHER[side].upper()}, stitch {self.stitch_name} at "
+                f"{leads_from}", "the same layer", "choose a stitch from the vector's layer, or its own model's lane",
+            )  # fmt: skip
+        there = source.own(OTHER[side], leads_from)
         stitch, direction = self.stitch(key.kind == "shuffled"), "up" if side == "b" else "down"
         found = {layer: source.found(side, layer) for layer in layers}
         carried = tuple(moved(there, stitch, direction, found[layer]) for layer in layers)
@@ -402,10 +414,11 @@ FORMATS = (".safetensors", ".gguf", ".json")
 
 
 def export(vector: Vector, model: ModelSpec, label: str, path: Path) -> None:
-    """A vector as a file in the format that its name ends with; makers go along in every one.
+    """A vector of `model` as a file in the format that its name ends with; makers go along, but in Neuronpedia's JSON.
 
     Raises StitchLensError for another ending.
     """
+    vector = replace(vector, makers={"model": model.key} | dict(vector.makers))
     match path.suffix:
         case ".safetensors":
             with beside(path) as part:

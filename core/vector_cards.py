@@ -7,7 +7,7 @@ import torch
 
 from core.errors import StitchLensError
 from core.languages import LANGUAGES
-from core.pairs import PairSpec
+from core.pairs import ModelSpec, PairSpec, same_model
 from core.pipeline import Bench
 from core.stitch import load_stitch
 from core.store import Workspace
@@ -25,14 +25,16 @@ HEAVY, LIGHT = 3.0, 0.01
 def home(pair: PairSpec, vector: Vector) -> Side:
     """Which model of a pair a vector on file is for. Raises StitchLensError where it is for neither, or does not
     fit."""
-    model = str(vector.makers.get("model", ""))
-    specs: dict[Side, Any] = {"a": pair.a, "b": pair.b}
-    side = next((side for side in get_args(Side) if specs[side].key == model), None)
+    model, hint = (str(vector.makers.get(key, "")) for key in ("model", "hint"))
+    specs: dict[Side, ModelSpec] = {"a": pair.a, "b": pair.b}
+    side = next((side for side in get_args(Side) if same_model(model, specs[side])), None)
     if side is None:
         raise StitchLensError(
             f"a vector of {model or 'no named model'}", f"{pair.a.key} or {pair.b.key}",
-            "choose the workspace of its model",
+            "if it is of one of them say which, by --side a or --side b; else choose the workspace of its model",
         )  # fmt: skip
+    if any(same_model(hint, spec) for of, spec in specs.items() if of != side):
+        raise StitchLensError(f"a vector of {hint}", f"one of {specs[side].key}, as was said", "say the other side")
     spec = specs[side]
     if vector.v.shape != (spec.d_model,):
         raise StitchLensError(f"a vector of width {len(vector.v)}", f"{spec.d_model}", "check the file")
@@ -42,12 +44,16 @@ def home(pair: PairSpec, vector: Vector) -> Side:
 
 
 def vector_card(ws: Workspace, vector: Vector, side: Side) -> dict[str, Any]:
-    """`side`, `layer`, `push` (z̄ above the negative mean, residual units); where the workspace has language means,
+    """`side`, `layer`, `push` (z̄ above the negative mean, residual units) and in words where that is `from`, `notes` on
+    what else its file held; where the workspace has language means,
     `size` (norm of the mean residual stream over English), `along` (cosine with it) and `nearest` (the three
     languages whose DiffMean vectors are most alike); for each stitch from that layer the cosine of the vector with
     itself after both ways; and `warnings`: `about`, `says` and the `test` behind each."""
     card: dict[str, Any] = {"side": side, "layer": vector.layer, "width": len(vector.v)}
     card["push"] = vector.mean - vector.base
+    card["from"], card["notes"] = origin(vector), list(vector.makers.get("notes", ()))
+    if hint := vector.makers.get("hint"):
+        card["notes"].append(f"its file says {hint}; taken for {vector.makers['model']}, as was said")
     said = []
 
     def add(about: str, says: str, test: str) -> None:
@@ -79,9 +85,19 @@ def vector_card(ws: Workspace, vector: Vector, side: Side) -> dict[str, Any]:
             crossing[name.removeprefix("stitches/")] = round(float(cosine), 3)
     card["crossing"] = crossing
     if not crossing:
-        says = f"No stitch leads from layer {vector.layer} of {side.upper()}: it would cross at another than its own."
+        says = f"No stitch leads from layer {vector.layer} of {side.upper()}: it cannot cross."
         add("layers", says, "the stitches of this workspace")
     return card | {"warnings": said}
+
+
+def origin(vector: Vector) -> str:
+    """Where its push is from, in words."""
+    length, strength = vector.makers.get("length"), vector.makers.get("strength")
+    if length is None:
+        return "z̄ less its mean over negative tokens, as saved"
+    if strength is None:
+        return "its length; the file says no strength"
+    return f"the file's strength {strength:.4g} times its length {length:.4g}"
 
 
 def nearest(means: LanguageMeans, vector: Vector, n: int = 3) -> list[tuple[str, float]]:
@@ -117,7 +133,9 @@ def import_vector(
 
 
 def as_text(name: str, card: dict[str, Any]) -> str:
-    lines = [f"{name}: for {card['side'].upper()} before layer {card['layer']}, pushes by {card['push']:.3g}"]
+    lines = [f"{name}: for {card['side'].upper()} before layer {card['layer']}, pushes by {card['push']:.4g} "
+             f"({card['from']})"]  # fmt: skip
+    lines += [f"  note: {note}" for note in card["notes"]]
     if "size" in card:
         near = ", ".join(f"{code} {cosine:+.2f}" for code, cosine in card["nearest"])
         lines.append(f"  mean residual stream {card['size']:.3g}, cosine with it {card['along']:+.2f}; nearest: {near}")

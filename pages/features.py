@@ -93,10 +93,15 @@ def bring(ws: Workspace, pair: PairSpec) -> None:
             "or RELEASE:ID", placeholder="gemma-scope-2-270m-pt-res:layer_9_width_16k_l0_medium", max_chars=200,
             help="An SAE that SAELens knows by release and id; it is fetched from the hub.",
         )  # fmt: skip
-        left, right = st.columns(2)
+        left, middle, right = st.columns(3)
         layer = left.number_input(
             "Layer, if it does not say", 0, pair.a.n_layers - 1, None,
             help="It reads the residual stream of A before this layer; resid_post of L is before L + 1.",
+        )  # fmt: skip
+        scale = middle.number_input(
+            "Scale, if it is known", 0.0, None, None, format="%.4g", placeholder="estimated",
+            help="The factor by which its training scaled activations (norm_scaling_factor). Where the SAE expects "
+            "one, it is estimated from held-out text unless you give it.",
         )  # fmt: skip
         name = right.text_input("Name", placeholder="the file's", max_chars=64, key="sae-name")
         if st.form_submit_button("Import"):
@@ -104,7 +109,8 @@ def bring(ws: Workspace, pair: PairSpec) -> None:
                 raise StitchLensError("no SAE", "a zip, or a release and an id", "drop one into the box")
             ref = known.strip() if file is None else str(uploads.uploaded(file.name, file.getvalue()))
             name = name.strip() or uploads.name_from(ref)
-            jobs.start_sae_import(ws.pair, ref, name, None if layer is None else int(layer), frame.mine())
+            where = None if layer is None else int(layer)
+            jobs.start_sae_import(ws.pair, ref, name, where, frame.mine(), scale)
             st.rerun()
         st.caption("It stays private to this browser until you keep it; the list is in the sidebar.")
 
@@ -120,6 +126,9 @@ def card(ws: Workspace, name: str) -> None:
         ("Dead ↓", percent(found["dead"], sign=False), f"over {found['n']:,.0f} positions"),
         ("Decoder norm", f"{found['norm']:.3g}", "mean over features"),
     ])  # fmt: skip
+    if "scale" in found:
+        said = plain(found["scale_from"])
+        st.caption(f"Its rows are scaled by {found['scale']:.4g} ({said}), folded into its weights.")
     if rows := found.get("table_2"):
         view = pd.DataFrame({
             "SAE": [row["name"] for row in rows], "Model": [row["model"].upper() for row in rows],

@@ -15,7 +15,7 @@ import streamlit as st
 from safetensors import safe_open
 
 from core import queries, responses, uploads
-from core.archives import LARGEST_VECTOR, MB
+from core.archives import LARGEST_VECTOR, MB, VECTOR_FILES
 from core.errors import StitchLensError
 from core.languages import LANGUAGES
 from core.pairs import PairSpec, get_pair
@@ -255,9 +255,11 @@ def said(card: dict[str, Any]) -> None:
     through = ", ".join(f"{plain(stitch)} {cosine:.2f}" for stitch, cosine in card["crossing"].items())
     frame.warnings(card["warnings"])
     st.caption(
-        f"For {card['side'].upper()} before layer {card['layer']}; pushes by {card['push']:.3g}"
+        f"For {card['side'].upper()} before layer {card['layer']}; pushes by {card['push']:.4g}"
+        + (f" ({plain(card['from'])})" if "from" in card else "")
         + (f", the mean residual stream is {card['size']:.3g}. Nearest languages, by cosine: {near}" if near else "")
         + (f". Through a stitch and back, cosine with itself: {through}." if through else ".")
+        + "".join(f" Note: {plain(note)}." for note in card.get("notes", ()))
     )
 
 
@@ -265,16 +267,19 @@ def bring(ws: Workspace) -> None:
     """A vector of one's own: checked at once and kept private."""
     with st.expander("Bring a vector", icon=":material/upload:"), st.form("bring-vector", border=False):
         file = st.file_uploader(
-            "File", type=["safetensors", "gguf", "json", "npy"], max_upload_size=LARGEST_VECTOR // MB,
-            help="As `vector export` writes it, a GGUF control vector, Neuronpedia's JSON, or a NumPy row; at most "
-            f"{LARGEST_VECTOR // MB} MB.",
+            "File", type=[ending[1:] for ending in VECTOR_FILES], max_upload_size=LARGEST_VECTOR // MB,
+            help="As `vector export` writes it, a GGUF control vector, Neuronpedia's JSON, or a row alone as NumPy, "
+            f"safetensors or PyTorch tensor; at most {LARGEST_VECTOR // MB} MB.",
         )  # fmt: skip
         left, right = st.columns(2)
         side = left.segmented_control(
             "It is for", ["as it says", "a", "b"], default="as it says", required=True,
-            help="A NumPy row does not say its model and layer.",
+            help="A row alone does not say its model and layer; a control vector often says the architecture alone.",
         )  # fmt: skip
-        layer = right.number_input("Before layer, if it does not say", 0, 1000, None)
+        layer = right.number_input(
+            "Before layer, if it does not say", 0, 1000, None,
+            help="Of a file with several layers, the one to take; the middle one if left empty.",
+        )  # fmt: skip
         name = st.text_input("Name", placeholder="the file's", max_chars=64)
         if st.form_submit_button("Add"):
             if file is None:

@@ -63,7 +63,8 @@ def read_stitch(path: Path) -> bool:
 
 
 def read_vector(path: Path) -> bool:
-    vector = open_vector(path, "nano-b", 1) if path.suffix == ".npy" else open_vector(path)
+    said = path.suffix in (".npy", ".npz", ".pt", ".pth", ".bin") or path.name.startswith("row-")
+    vector = open_vector(path, "nano-b", 1) if said else open_vector(path)
     numbers = np.asarray([vector.mean, vector.base, float(vector.v.norm())], dtype=np.float32)
     return bool(torch.isfinite(vector.v).all()) and bool(np.isfinite(numbers).all()) and abs(numbers[2] - 1) < 2e-3
 
@@ -263,6 +264,19 @@ def good(tmp: Path) -> list[Case]:
            "hook_name": "blocks.2.hook_resid_pre", "activation_fn_str": "relu",
            "finetuning_scaling_factor": False}  # fmt: skip
     saes["old.zip"] = zipped(sae_parts("saelens") | {"cfg.json": json.dumps(old).encode()})
+    record = {k: x for k, x in NEURONPEDIA.items() if k not in ("layerNumber", "hookType")}
+    record |= {"layer": "1-neuronpedia-resid-pre", "index": "7", "hookName": "blocks.1.hook_resid_pre"}
+    vectors |= {
+        "record.json": json.dumps(record).encode(), "row-any.safetensors": save({"steering": ROW}, {"format": "pt"}),
+        "row-bare.safetensors": save({"v": ROW[None]}), "row.npz": npz({"v": ROW}),
+        "row.pt": saved(torch.from_numpy(ROW)), "row.pth": saved({"v": torch.from_numpy(ROW), "name": "French"}),
+        "blocks.bin": saved({"layer_activations": {n: torch.from_numpy(ROW) for n in (0, 3)}}),
+        "still.json": json.dumps(NEURONPEDIA | {"vectorDefaultSteerStrength": 0}).encode(),
+    }  # fmt: skip
+    factor = weights("saelens") | {"finetuning_scaling_factor": np.ones(WIDTH, np.float32)}
+    saes["finetuned.zip"] = zipped(sae_parts("saelens") | {"sae_weights.safetensors": save(factor)})
+    saes["noted.zip"] = zipped({"cfg.json": json.dumps(SAELENS | {"noise_scale": 0.1}).encode()} | {
+        "sae_weights.safetensors": save(weights("saelens"))})  # fmt: skip
     kinds = {
         "stitch": stitches, "vector": vectors, "sae": saes, "manifest": {"good.json": json.dumps(MANIFEST).encode()},
         "spec": {"good.json": SPECIFIED.model_dump_json().encode()},
@@ -629,6 +643,17 @@ def faulty_saes() -> Iterator[tuple[str, bytes, str]]:
             zipped(other | {"layers.3/cfg.json": json.dumps(config).encode()}),
             says,
         )
+    for field, value, says in (
+        ("use_error_term", True, "use_error_term"), ("transcode", True, "transcode"),
+        ("activation_fn", "tanh-relu", "tanh-relu"), ("activation_fn_kwargs", {"signed": True}, "signed"),
+        ("activation_fn", ["x"], "activation_fn"), ("architecture", "matryoshka_batchtopk", "save_inference_model"),
+    ):  # fmt: skip
+        yield f"another-{field}-{len(says)}", zipped(
+            members | {"cfg.json": json.dumps(SAELENS | {field: value}).encode()}
+        ), says
+    for name, factor, says in (("unapplied", 2.0, "does not apply"), ("nan-factor", float("nan"), "does not apply")):
+        more = weights("saelens") | {"scaling_factor": np.full(WIDTH, factor, np.float32)}
+        yield name, zipped(members | {"sae_weights.safetensors": save(more)}), says
     for place in ("layers.3.mlp", "layers.3.attn", "model.layers.3.mlp.down_proj"):
         assert not PLACE.fullmatch(place)
         yield place, zipped({f"{place}/{k.split('/')[1]}": v for k, v in other.items()}), "residual stream"
@@ -652,6 +677,29 @@ def faulty_saes() -> Iterator[tuple[str, bytes, str]]:
         "W_dec": np.ones((WIDTH, 3), np.float32),
                                          "b_enc": np.ones(WIDTH, np.float32), "b_dec": np.ones(3, np.float32)}),
     }), "width 3"  # fmt: skip
+
+
+def faulty_rows() -> Iterator[tuple[str, bytes, str]]:
+    """Vectors of others that hold more than a row, or say two things."""
+    row = torch.from_numpy(ROW)
+    for name, value, says in (
+        ("two-rows", {"a": row, "b": row}, "one row alone"), ("matrix", torch.ones(3, 4), "one row alone"),
+        ("scaled", {"v": row, "scale": torch.tensor(2.0)}, "scale"), ("scalar", torch.tensor(2.0), "one row alone"),
+        ("mlp", {"layer_activations": {1: row}, "layer_type": "mlp"}, "layer_type mlp"),
+        ("other-block", {"layer_activations": {3: row}}, "none before 1"), ("nan", row * float("nan"), "NaN"),
+        ("nothing", 0 * row, "norm 0"), ("module", torch.nn.Linear(3, 5), "calls"), ("text", "x", "no tensor"),
+    ):  # fmt: skip
+        yield f"row-{name}.pt", saved(value), says
+    yield "row-two.npz", npz({"a": ROW, "b": ROW}), "one row alone"
+    yield "row-two.safetensors", save({"a": ROW, "b": ROW}), "one row alone"
+    yield "unsaid.safetensors", save({"v": ROW}), "does not say its model"
+    record = {k: x for k, x in NEURONPEDIA.items() if k not in ("layerNumber", "hookType")}
+    for number, (fields, says) in enumerate((
+        ({"layer": "1-x", "hookName": "blocks.1.hook_mlp_out"}, "hook_mlp_out"), ({}, "layerNumber"),
+        ({"layer": "x"}, "layer 'x'"), ({"layer": "1-x-resid-post"}, "resid-post"), ({"layer": [1]}, "layer"),
+        ({"layerNumber": 1, "hookName": "blocks.2.hook_resid_pre"}, "layers that differ"), ({"layer": None}, "layerN"),
+    )):  # fmt: skip
+        yield f"record-{number}.json", json.dumps(record | fields).encode(), says
 
 
 def corpus(tmp: Path, canary: Path) -> list[Case]:
@@ -780,6 +828,7 @@ def corpus(tmp: Path, canary: Path) -> list[Case]:
             Case("stitch", f"{name}.safetensors", save({k: v.astype(np.float32) for k, v in arrays.items()}), says)
         )
     out.extend(Case(*one) for one in faulty_texts())
+    out.extend(Case("vector", name, raw, says) for name, raw, says in faulty_rows())
     names = [(case.reader, case.name) for case in out]
     assert len(set(names)) == len(names), "else a file would replace another"
     return out

@@ -2,19 +2,24 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from sae_lens import SAE
+from sae_lens import SAE, SAETrainer, StandardTrainingSAE, StandardTrainingSAEConfig
+from sae_lens.config import SAETrainerConfig
 from typer.testing import CliRunner
 
 from core import cards, sae_cards, uploads, vector_cards
 from core.cli import app
 from core.errors import StitchLensError
-from core.pairs import get_pair
+from core.pairs import PAIRS, get_pair
 from core.pipeline import Bench, BuildConfig
-from core.studio import LaneKey, Setting, Studio
+from core.stitch import load_stitch
+from core.studio import FORMATS, LaneKey, Setting, Studio, export
+from core.transfer import at_rest
+from core.vectors import Vector, open_vector
 
 SHIPPED = "L2-1024"
 
@@ -74,6 +79,119 @@ def test_each_fault_of_an_sae_is_named(bench: Bench, tmp_path: Path, fault: str)
     card = sae_cards.sae_card(bench, *sae_cards.foreign_sae(bench, ref), None)
     assert fault in about(card) and about(card) <= {fault, "dead"}, card["warnings"]
     assert "table_2" not in card
+
+
+def rows_before(bench: Bench, layer: int) -> torch.Tensor:
+    """Held-out rows of A, without those of outlier norm."""
+    rows = cards.read_sample(bench.a, bench.b, bench.corpus.split("held-out"), 3000).h_a[layer]
+    return rows[rows.norm(dim=-1) <= 10 * rows.norm(dim=-1).median()]
+
+
+def unfolded(bench: Bench, to: Path, scale: float) -> str:
+    """The shipped SAE as its training would have left it on rows that were multiplied by `scale`."""
+    sae = SAE.load_from_disk(bench.workspace.path(f"saes/{SHIPPED}"), dtype="float32").requires_grad_(False)
+    sae.fold_activation_norm_scaling_factor(1 / scale)
+    sae.cfg.normalize_activations = "expected_average_only_in"
+    sae.save_model(to / "theirs")
+    return str(to / "theirs")
+
+
+def test_the_factor_of_an_average_norm_is_estimated_or_given(bench: Bench, tmp_path: Path) -> None:
+    rows = rows_before(bench, 2)
+    scale = bench.pair.a.d_model**0.5 / float(rows.norm(dim=-1).mean())
+    ref = unfolded(bench, tmp_path, scale)
+    plain = SAE.load_from_disk(bench.workspace.path(f"saes/{SHIPPED}"), dtype="float32")
+    left = SAE.load_from_disk(ref)
+    assert cards.fuv(left(rows), rows) > 1.3 * cards.fuv(plain(rows), rows), "else it proves nothing"
+
+    _, card = sae_cards.import_sae(bench, ref, name="estimated")
+    known = bench.workspace.table(f"sae_quality/{SHIPPED}").set_index("name")
+    assert card["explained_variance"] == pytest.approx(known.explained_variance["original"], abs=0.05)
+    assert card["scale"] == pytest.approx(scale, rel=0.05) and "held-out rows of nano-a" in card["scale_from"]
+    assert card["normalised"] == "expected_average_only_in" and about(card) == set()
+    assert f"scaled by {card['scale']:.4g}" in sae_cards.as_text("estimated", card)
+    assert {row["name"] for row in card["table_2"]} >= {"original", "transferred"}
+
+    sae, _ = sae_cards.foreign_sae(bench, ref, scale=scale)
+    assert all(torch.allclose(w, plain.state_dict()[k], atol=1e-5) for k, w in sae.state_dict().items())
+    said = sae.cfg.metadata
+    assert (said["norm_scaling_factor"], said["norm_scaling_factor_from"]) == (scale, "as given")
+    for bad in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(StitchLensError, match="above 0"):
+            sae_cards.foreign_sae(bench, ref, scale=bad)
+    uploads.remove(bench.workspace, "saes", "estimated")
+
+
+def test_every_command_takes_the_factor(bench: Bench, tmp_path: Path) -> None:
+    ref, out = unfolded(bench, tmp_path, 1.4), tmp_path / "out"
+    done = CliRunner().invoke(app, ["sae", "transfer", "nano", "--sae", ref, "--stitch", "L2-L3", "--scale", "1.4",
+                                    "--out", str(out)])  # fmt: skip
+    assert done.exit_code == 0 and "scaled by 1.4 (as given)" in done.stderr, done.output
+    plain = SAE.load_from_disk(bench.workspace.path(f"saes/{SHIPPED}"), dtype="float32")
+    stitch = load_stitch(bench.workspace.path("stitches/L2-L3"))
+    x = torch.randn(20, 256, generator=torch.Generator().manual_seed(0)) * 3
+    with torch.no_grad():
+        assert torch.allclose(SAE.load_from_disk(out)(x), stitch.up(plain(stitch.down(x))), rtol=1e-3, atol=1e-3)
+    done = CliRunner().invoke(app, ["features", "build", "nano", "--scale", "2"])
+    assert done.exit_code == 2 and "without --sae" in done.stderr
+    sae = SAE.load_from_disk(ref)
+    sae.cfg.normalize_activations = "layer_norm"
+    sae.save_model(tmp_path / "each")
+    done = CliRunner().invoke(app, ["sae", "eval", "nano", "--sae", str(tmp_path / "each"), "--stitch", "L2-L3",
+                                    "--scale", "2"])  # fmt: skip
+    assert done.exit_code == 2 and "layer_norm" in done.stderr
+
+
+def shrunken(bench: Bench, rows: torch.Tensor, threshold: float) -> "SAE[Any]":
+    """The shipped SAE as an L1 penalty would have it: each activation less by a threshold, and a decoder bias that
+    takes up the mean of what is lost, at which the loss is at its least."""
+    plain = SAE.load_from_disk(bench.workspace.path(f"saes/{SHIPPED}"), dtype="float32").requires_grad_(False)
+    d_sae = plain.cfg.d_sae
+    sae = SAE.from_dict({
+        "architecture": "standard", "d_in": 128, "d_sae": d_sae, "apply_b_dec_to_input": False,
+        "metadata": {"hook_name": "blocks.2.hook_resid_pre", "model_name": "nano-a"},
+    })  # fmt: skip
+    shift = plain.b_dec @ plain.W_enc
+    weights = {"W_enc": plain.W_enc, "W_dec": plain.W_dec, "b_enc": plain.b_enc - shift - threshold}
+    sae.load_state_dict(weights | {"b_dec": plain.b_dec})
+    sae.requires_grad_(False).b_dec += (rows - sae(rows)).mean(0)
+    return sae
+
+
+def test_an_l1_penalty_is_no_normalisation_and_a_normalisation_is_one(bench: Bench, tmp_path: Path) -> None:
+    rows = rows_before(bench, 2)
+    scale = bench.pair.a.d_model**0.5 / float(rows.norm(dim=-1).mean())
+    sae = shrunken(bench, rows, 0.8)
+    plain, larger = (cards.fuv(sae(rows * s) / s, rows) for s in (1.0, scale))
+    assert larger < 0.8 * plain < 0.8, "shrinkage alone makes larger rows do better"
+    assert "normalised" not in about(sae_cards.sae_card(bench, sae, 2, None))
+
+    sae.fold_activation_norm_scaling_factor(1 / scale)
+    card = sae_cards.sae_card(bench, sae, 2, None)
+    assert "normalised" in about(card)
+    sae.save_model(tmp_path / "theirs")
+    (says,) = [w["says"] for w in card["warnings"] if w["about"] == "normalised"]
+    given = float(says.split("--scale ")[1].split(",")[0])
+    mended, _ = sae_cards.foreign_sae(bench, str(tmp_path / "theirs"), scale=given)
+    assert "normalised" not in about(sae_cards.sae_card(bench, mended, 2, None)), "its advice works"
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_a_trained_l1_sae_is_told_from_a_normalised_one(bench: Bench, normalised: bool) -> None:
+    rows = rows_before(bench, 2)
+    scale = 3.0 if normalised else 1.0
+    torch.manual_seed(0)
+    config = StandardTrainingSAEConfig(d_in=128, d_sae=256, l1_coefficient=2.0)
+    setup = SAETrainerConfig(
+        total_training_samples=256_000, train_batch_size_samples=512, lr=2e-3, lr_end=2e-3, autocast=False
+    )
+    trainer = SAETrainer(setup, StandardTrainingSAE(config), iter([]))
+    for _ in range(500):
+        trainer.step(rows[torch.randint(0, len(rows), (512,))] * scale)
+        trainer.n_training_steps += 1
+    sae = at_rest(trainer.sae)
+    by_factor = {s: sae_cards.offset(sae(rows * s) / s, rows) for s in (1.0, 3.0)}
+    assert by_factor[scale] < 0.3 * by_factor[4.0 - scale]
 
 
 def test_refusals_leave_nothing(bench: Bench, tmp_path: Path) -> None:
@@ -140,3 +258,56 @@ def test_each_fault_of_a_vector_is_named(bench: Bench, tmp_path: Path) -> None:
         with pytest.raises(StitchLensError, match=says):
             vector_cards.import_vector(bench, path, "bad", side, layer)
     assert "vectors/bad" not in bench.workspace.names()
+
+
+def test_what_is_exported_reads_back_to_the_same_push(bench: Bench, tmp_path: Path) -> None:
+    """Of each kind of lane and in each format, by itself, without a word on side or layer."""
+    studio, setting = Studio(bench, "L2-L3"), Setting()
+    source = studio.source("lang:fr")
+    for number, key in enumerate(LaneKey("b", kind) for kind in ("own", "transferred", "random")):
+        (vector,) = studio.vectors(source, key, setting)
+        for ending in FORMATS:
+            path = tmp_path / f"v{number}{ending}"
+            export(vector, studio.spec("b"), "French", path)
+            found = open_vector(path)
+            assert vector_cards.home(bench.pair, found) == "b" and found.layer == 3
+            push, wanted = found.v * (found.mean - found.base), vector.v * (vector.mean - vector.base)
+            assert torch.allclose(push, wanted, rtol=1e-4, atol=1e-5 * float(wanted.norm())), ending
+
+
+def test_a_side_or_layer_beside_a_file_that_says_another_is_not_passed_over(bench: Bench, tmp_path: Path) -> None:
+    studio = Studio(bench, "L2-L3")
+    (vector,) = studio.vectors(studio.source("lang:fr"), LaneKey("b", "own"), Setting())
+    for ending in FORMATS:
+        path = tmp_path / f"v{ending}"
+        export(vector, studio.spec("b"), "French", path)
+        with pytest.raises(StitchLensError, match="before layer 3, none before 4"):
+            vector_cards.import_vector(bench, path, "x", "b", 4)
+        with pytest.raises(StitchLensError, match="a vector of nano-b; wanted one of nano-a"):
+            vector_cards.import_vector(bench, path, "x", "a", 3)
+    done = CliRunner().invoke(app, ["vector", "import", "nano", str(tmp_path / "v.json"), "--layer", "5"])
+    assert done.exit_code == 2 and "none before 5" in done.stderr
+    assert "vectors/x" not in bench.workspace.names()
+
+
+def test_a_vector_on_file_acts_before_its_own_layer(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "v.npy"
+    np.save(path, np.ones(256))
+    source = f"file:{path}@b:3"
+    studio, setting = Studio(bench, "L3-L4"), Setting()
+    (own,) = studio.vectors(studio.source(source), LaneKey("b", "own"), setting)
+    assert own.layer == 3, "not the stitch's, 4"
+    (chosen,) = studio.vectors(studio.source(source), LaneKey("b", "own"), Setting(layers_b=(5, 5)))
+    assert chosen.layer == 5
+    with pytest.raises(StitchLensError, match="a vector before layer 3 of B, stitch L3-L4 at 4"):
+        studio.vectors(studio.source(source), LaneKey("a", "transferred"), setting)
+    assert Studio(bench, "L2-L3").vectors(studio.source(source), LaneKey("a", "transferred"), setting)
+
+
+def test_a_vector_of_gpt2_small_is_one_of_gpt2() -> None:
+    pair = PAIRS["gpt2-small-medium"]
+    v = torch.ones(768) / 768**0.5
+    for name in ("gpt2-small", "gpt2", "openai-community/gpt2"):
+        assert vector_cards.home(pair, Vector(6, v, 1.0, 0.0, {"model": name})) == "a"
+    with pytest.raises(StitchLensError, match="--side a or --side b"):
+        vector_cards.home(pair, Vector(6, v, 1.0, 0.0, {"model": "gpt_neox"}))

@@ -133,3 +133,72 @@ def test_another_place_than_the_residual_stream_is_said(tmp_path: Path) -> None:
     sparsify(tmp_path / "layers.3.mlp")
     with pytest.raises(StitchLensError, match=r"layers\.3\.mlp"):
         read_sae(tmp_path / "layers.3.mlp")
+
+
+def changed_config(folder: Path, kind: str = "standard", **fields: Any) -> Path:
+    """An SAE in SAELens' folder, with fields that are put into its config."""
+    saelens(folder, kind)
+    config = json.loads((folder / "cfg.json").read_text())
+    more = fields.pop("metadata", {})
+    config = config | fields | {"metadata": config["metadata"] | more}
+    (folder / "cfg.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "says"),
+    [
+        ("standard", {"activation_fn": "tanh-relu"}, "activation_fn tanh-relu of a standard SAE"),
+        ("standard", {"activation_fn_str": "topk"}, "activation_fn topk of a standard SAE"),
+        ("topk", {"activation_fn": "topk", "activation_fn_kwargs": {"k": 3, "signed": True}}, "signed True"),
+        ("standard", {"use_error_term": True}, "use_error_term"), ("standard", {"transcode": True}, "transcode"),
+        ("standard", {"skip_connection": True}, "skip_connection"),
+        ("standard", {"architecture": "matryoshka_batchtopk"}, "matryoshka_batchtopk.*save_inference_model"),
+        ("standard", {"architecture": "temporal"}, "temporal.*use another SAE"),
+        ("standard", {"normalize_activations": "covariance_whitening"}, "covariance_whitening.*no whitening"),
+    ],
+)  # fmt: skip
+def test_what_would_make_another_function_of_it_is_refused(
+    kind: str, fields: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StitchLensError, match=says):
+        read_sae(changed_config(tmp_path / "theirs", kind, **fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "note"),
+    [
+        ({"noise_scale": 0.5}, "noise_scale = 0.5"), ({"normalize_decoder": True}, "normalize_decoder = True"),
+        ({"matryoshka_widths": [2, 4]}, "matryoshka_widths"), ({"new_trick": "x"}, "new_trick = x"),
+        ({"metadata": {"model_from_pretrained_kwargs": {"center_writing_weights": True}}}, "center_writing_weights"),
+        ({"metadata": {"prepend_bos": False}}, "without a first token"), ({"hook_layer": 7}, "hook_layer 7"),
+        ({"l1_coefficient": 5, "dataset_path": "x/y", "context_size": 128, "lr": 1e-3, "wandb_project": "z",
+          "dataset_trust_remote_code": True, "noise_scale": 0.0, "hook_layer": 2, "new_trick": None}, None),
+    ],
+)  # fmt: skip
+def test_what_nothing_is_made_of_is_named(fields: dict[str, Any], note: str | None, tmp_path: Path) -> None:
+    said = read_sae(changed_config(tmp_path / "theirs", **fields)).cfg.metadata["notes"]
+    assert (said is None) if note is None else note in said
+
+
+@pytest.mark.parametrize("tensor", ["scaling_factor", "finetuning_scaling_factor"])
+def test_a_finetuned_factor_is_multiplied_into_the_decoder(tensor: str, tmp_path: Path) -> None:
+    """SAELens 5 decoded `(activations * factor) @ W_dec + b_dec`."""
+    folder = tmp_path / "theirs"
+    sae = saelens(folder, "standard")
+    factor = torch.linspace(0.5, 2, WIDTH)
+    save_file(dict(sae.state_dict()) | {tensor: factor}, folder / "sae_weights.safetensors")
+    kept = (folder / "sae_weights.safetensors").read_bytes()
+    with pytest.raises(StitchLensError, match=f"{tensor}.*does not apply"):
+        read_sae(folder)
+    config = json.loads((folder / "cfg.json").read_text())
+    (folder / "cfg.json").write_text(json.dumps(config | {"finetuning_scaling_factor": True}))
+    rows = torch.randn(20, D)
+    with torch.no_grad():
+        wanted = (sae.encode(rows) * factor) @ sae.W_dec + sae.b_dec
+        assert torch.allclose(read_sae(folder)(rows), wanted, atol=1e-5)
+        assert not torch.allclose(sae(rows), wanted, atol=1e-2), "else it proves nothing"
+    assert (folder / "sae_weights.safetensors").read_bytes() == kept, "the file that was given stays as it is"
+    save_file(dict(sae.state_dict()) | {tensor: torch.ones(WIDTH)}, folder / "sae_weights.safetensors")
+    (folder / "cfg.json").write_text(json.dumps(config))
+    assert sae_hash(read_sae(folder)) == sae_hash(sae)

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import texts
-from gguf import GGUFReader
+from gguf import GGUFReader, GGUFWriter
+from safetensors.torch import save_file
 
 from core import hooks
 from core.corpus import Corpus, Document
@@ -154,6 +156,118 @@ def test_neuronpedia_gets_what_its_form_asks(french: Vector) -> None:
     assert body["modelId"] == "nano-b" and body["layerNumber"] == LAYER and body["hookType"] == "resid-pre"
     assert torch.allclose(torch.tensor(body["vector"]), french.v) and body["vectorLabel"] == "French"
     assert body["vectorDefaultSteerStrength"] == pytest.approx(french.mean - french.base, abs=1e-3)
+
+
+def neuronpedia(path: Path, v: Any, **fields: Any) -> Path:
+    body = {"modelId": "nano-b", "layerNumber": LAYER, "hookType": "hook_resid_pre", "vector": v.tolist()}
+    body = {k: x for k, x in (body | fields).items() if x != "left out"}
+    path.write_text(json.dumps(body))
+    return path
+
+
+@pytest.mark.parametrize("length", [1.0, 1.002, 2.0, 13.5])
+@pytest.mark.parametrize("strength", [None, 0, 1, 4, 40, -3.5, 0.0004])
+def test_neuronpedia_pushes_by_strength_times_vector(length: float, strength: float | None, tmp_path: Path) -> None:
+    v = np.full(16, length / 4)
+    found = open_vector(neuronpedia(tmp_path / "v.json", v, vectorDefaultSteerStrength=strength))
+    push = (1 if strength is None else strength) * v
+    assert np.allclose((found.mean - found.base) * found.v.double().numpy(), push, rtol=1e-6)
+    assert abs(float(found.v.norm()) - 1) < 1e-6
+    assert found.makers["strength"] == strength and found.makers["length"] == pytest.approx(length)
+
+
+@pytest.mark.parametrize("push", [4.0, 0.0004, -2.0, 123456.0])
+def test_what_goes_to_neuronpedia_comes_back(push: float, tmp_path: Path) -> None:
+    v = torch.ones(16) / 4
+    (tmp_path / "v.json").write_text(json.dumps(neuronpedia_vector(Vector(LAYER, v, 1 + push, 1.0), NANO_B, "x")))
+    found = open_vector(tmp_path / "v.json")
+    assert torch.allclose((found.mean - found.base) * found.v, push * v, rtol=1e-4, atol=0)
+
+
+def test_a_record_of_neuronpedia_is_read(tmp_path: Path) -> None:
+    v, path = np.full(16, 0.25), tmp_path / "v.json"
+    record = {
+        "layerNumber": "left out", "hookType": "left out", "layer": "3-neuronpedia-resid-pre", "index": "7",
+        "hookName": "blocks.3.hook_resid_pre", "vectorDefaultSteerStrength": 4, "createdAt": "2025-01-01",
+        "pos_str": [], "neuron_alignment_indices": [], "decoder_weights_dist": [], "sourceSetName": "x",
+    }  # fmt: skip
+    found = open_vector(neuronpedia(path, v, **record))
+    assert found.layer == 3 and found.mean == pytest.approx(4) and "notes" not in found.makers
+    assert open_vector(neuronpedia(path, v, **record | {"hookName": "left out"})).layer == 3
+    assert open_vector(neuronpedia(path, v, **record | {"hookName": "blocks.2.hook_resid_post"})).layer == 3
+    (note,) = open_vector(neuronpedia(path, v, **record, steer_scale=2.0)).makers["notes"]
+    assert "steer_scale = 2.0" in note
+    for fields, says in (
+        ({"hookName": "blocks.3.hook_mlp_out"}, "hook_mlp_out"), ({"layerNumber": 4}, "layers that differ"),
+        ({"layer": "3-x-mlp", "hookName": "left out"}, "3-x-mlp"),
+    ):  # fmt: skip
+        with pytest.raises(StitchLensError, match=says):
+            open_vector(neuronpedia(path, v, **record | fields))
+
+
+def test_of_several_layers_one_is_taken_and_the_others_are_said(tmp_path: Path) -> None:
+    """As repeng writes them: `direction.N` acts after block N, and the hint is the architecture."""
+    writer = GGUFWriter(tmp_path / "v.gguf", "controlvector")
+    writer.add_string("controlvector.model_hint", "gpt_neox")
+    writer.add_uint32("controlvector.layer_count", 4)
+    writer.add_float32("controlvector.strength", 2.0)
+    for layer in (1, 2, 3, 4):
+        writer.add_tensor(f"direction.{layer}", np.full(16, layer, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = open_vector(tmp_path / "v.gguf", "nano-b")
+    assert found.layer == 4 and found.mean == pytest.approx(12) and found.makers["hint"] == "gpt_neox"
+    said = " ".join(found.makers["notes"])
+    assert "layers 2, 3, 4, 5" in said and "--layer" in said and "controlvector.strength = 2.0" in said
+    assert open_vector(tmp_path / "v.gguf", "nano-b", 2).mean == pytest.approx(4)
+    assert open_vector(tmp_path / "v.gguf").makers["model"] == "gpt_neox"
+    with pytest.raises(StitchLensError, match="before layer 2, 3, 4, 5, none before 1"):
+        open_vector(tmp_path / "v.gguf", "nano-b", 1)
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pt", "pth", "bin", "npz", "npy"])
+@pytest.mark.parametrize("shape", [(16,), (1, 16), (1, 1, 16)])
+def test_a_row_alone_is_taken_with_its_side_and_layer(ending: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    path, row = tmp_path / f"v.{ending}", torch.linspace(-1, 2, 16).reshape(shape)
+    if ending == "safetensors":
+        save_file({"steering_vector": row}, path, metadata={"format": "pt", "strength": "3"})
+    elif ending == "npz":
+        np.savez(path, anything=row.numpy())
+    elif ending == "npy":
+        np.save(path, row.numpy())
+    else:
+        torch.save({"v": row, "strength": 3, "name": "x"}, path)
+    found = open_vector(path, "nano-b", 3)
+    assert found.layer == 3 and found.makers["model"] == "nano-b"
+    assert torch.allclose((found.mean - found.base) * found.v, row.reshape(-1), atol=1e-6)
+    if ending not in ("npz", "npy"):
+        assert "strength = 3" in found.makers["notes"][0], "what is beside it is named"
+    for model, layer in ((None, 3), ("nano-b", None), (None, None)):
+        with pytest.raises(StitchLensError, match=r"does not say its .*--side a\|b and --layer"):
+            open_vector(path, model, layer)
+
+
+def test_directions_by_block_act_before_the_next(tmp_path: Path) -> None:
+    """The steering-vectors library adds `layer_activations[N]` to the output of block N."""
+    path, rows = tmp_path / "v.pt", {n: torch.full((16,), float(n)) for n in (1, 2, 3)}
+    for value in (rows, {"layer_activations": rows, "layer_type": "decoder_block"}):
+        torch.save(value, path)
+        found = open_vector(path, "nano-b")
+        assert found.layer == 3 and found.mean == pytest.approx(8)
+        assert "after block N is before layer N + 1" in " ".join(found.makers["notes"])
+        assert open_vector(path, "nano-b", 2).mean == pytest.approx(4)
+    torch.save({"layer_activations": rows, "layer_type": "mlp"}, path)
+    with pytest.raises(StitchLensError, match="layer_type mlp"):
+        open_vector(path, "nano-b")
+    for value, says in (
+        ({"a": rows[1], "b": rows[2]}, r"tensors a \(16,\), b"), ({"v": rows[1], "scale": torch.tensor(2.0)}, "scale"),
+        ({"v": torch.ones(3, 16)}, r"v \(3, 16\)"), ({1: rows[1], "1.0": rows[2]}, "tensors"),
+    ):  # fmt: skip
+        torch.save(value, path)
+        with pytest.raises(StitchLensError, match=says):
+            open_vector(path, "nano-b", 2)
 
 
 def test_vectors_of_others_are_opened(french: Vector, tmp_path: Path) -> None:
