@@ -27,7 +27,6 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from playwright.async_api import Browser, async_playwright
@@ -83,8 +82,8 @@ class Arena:
     before: tuple[tuple[str, int], ...] = ()
 
     def contents(self) -> tuple[tuple[str, int], ...]:
-        files = [p for p in self.root.glob("workspaces/*/*") if p.suffix == ".json"]
-        return tuple(sorted((str(p), p.stat().st_mtime_ns) for p in [*files, *self.root.glob("cache/jobs/*/*/job.json")]))
+        files = [*self.root.glob("workspaces/*/*.json"), *self.root.glob("cache/jobs/*/*/job.json")]
+        return tuple(sorted((str(p), p.stat().st_mtime_ns) for p in files))
 
     @property
     def spoilt(self) -> bool:
@@ -100,8 +99,8 @@ def stop_jobs(cache: Path) -> None:
 
 @contextmanager
 def arena(workspaces: Path, app: Path | None = None) -> Iterator[Arena]:
-    with tempfile.TemporaryDirectory(prefix="stitchlens-monkey-", ignore_cleanup_errors=True) as folder, ExitStack() as stack:
-        root = Path(folder)
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stitchlens-monkey-app-")))
         shutil.copytree(workspaces, root / "workspaces")
         cache = borrow_models(root / "cache")
         stack.callback(stop_jobs, cache)
@@ -168,23 +167,22 @@ async def play(
     browser: Browser, stage: Stage, files: Path, case: Case, seed: int, seconds: float, keep: Path,
     steps: int | None = None, first: int = 0, limit: float = LIMIT_S, shrink: bool = True,
 ) -> Result:  # fmt: skip
-    """Walks until `seconds` are over, or one of `steps`; then each new fault is shrunk to the last steps that show it."""
+    """Walks until `seconds` are over, or one of `steps`; each new fault is shrunk to the last steps that show it."""
     out, until = Result(case.name, seed, seconds), time.monotonic() + seconds
     while steps is not None or time.monotonic() < until:
         server = await stage.ready()
         end = float("inf") if steps is not None else until
-        at = seed + out.walks
-        done = await walk(
-            browser, server.url, server.log, files, case, at, LENGTH if steps is None else steps, first, limit, end, keep
-        )
+        at, most = seed + out.walks, LENGTH if steps is None else steps
+        done = await walk(browser, server.url, server.log, files, case, at, most, first, limit, end, keep)
         for fault in out.add(done):
             if not shrink or fault.kind == "dead end" or len(out.faults) > 8:
                 continue  # a dead end takes the whole limit each time
             for last in (n for n in TRIES if n < fault.step - first):
                 server = await stage.ready()
-                again = await walk(browser, server.url, server.log, files, case, at, fault.step, fault.step - last, limit)
-                if (fault.kind, fault.key) in {(f.kind, f.key) for f in again.faults}:
-                    fault.first = fault.step - last
+                since = fault.step - last
+                part = await walk(browser, server.url, server.log, files, case, at, fault.step, since, limit)
+                if (fault.kind, fault.key) in {(f.kind, f.key) for f in part.faults}:
+                    fault.first = since
                     break
         if steps is not None:
             break
@@ -201,10 +199,13 @@ def again(case: str, fault: Fault) -> str:
 def table(results: Sequence[Result], limit: float) -> str:
     """A line a case, then the targets."""
     rows = [("page", "workspace", "size", "walks", "steps", "faults", "longest wait")]
-    rows += [(*r.case.split("/"), f"{r.walks:,}", f"{r.steps:,}", f"{len(r.faults):,}", f"{r.longest:.1f} s") for r in results]
-    steps, faults = sum(r.steps for r in results), sum(len(r.faults) for r in results)
-    longest = max((r.longest for r in results), default=0.0)
-    rows += [("all", "", "", f"{sum(r.walks for r in results):,}", f"{steps:,}", f"{faults:,}", f"{longest:.1f} s")]
+    whole = Result("all//", 0, 0, longest=max((r.longest for r in results), default=0.0))
+    whole.walks, whole.steps = sum(r.walks for r in results), sum(r.steps for r in results)
+    whole.faults = [fault for r in results for fault in r.faults]
+    rows += [
+        (*r.case.split("/"), f"{r.walks:,}", f"{r.steps:,}", f"{len(r.faults):,}", f"{r.longest:.1f} s")
+        for r in (*results, whole)
+    ]
     rows += [("target", "", "", "", "", "0", f"≤ {limit:g} s")]
     return "\n".join(f"{a:12} {b:16} {c:6} {d:>6} {e:>7} {f:>7} {g:>13}" for a, b, c, d, e, f, g in rows)
 
@@ -235,14 +236,16 @@ async def play_all(cases: Iterable[Case], given: argparse.Namespace, each: float
                 path = keep / f"{case.name.replace('/', '-')}.json"
                 result = stored(path, given.seed, each) if given.steps is None else None
                 if result is None:
-                    result = await play(browser, stage, files, case, given.seed, each, keep, given.steps, given.first, given.limit)
+                    result = await play(
+                        browser, stage, files, case, given.seed, each, keep, given.steps, given.first, given.limit
+                    )
                     path.write_text(json.dumps(asdict(result), indent=1, ensure_ascii=False), "utf-8")
                     if not given.short:
                         await stage.close()
                 results[case.name] = result
                 say(f"{case.name}: {result.steps} steps, {len(result.faults)} faults")
                 for fault in result.faults:
-                    say(f"FAULT {case.name} {fault.kind}: {fault.text[:200]!r}\n      {again(case.name, fault)}")
+                    say(f"FAULT {case.name} {fault.kind}: {fault.key}\n      {again(case.name, fault)}")
         finally:
             await stage.close()
 
@@ -269,7 +272,7 @@ def chosen(given: argparse.Namespace) -> list[Case]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--seconds", type=float, default=60, help="for each page, shared by its workspaces and sizes")
-    parser.add_argument("--short", action="store_true", help=f"{SHORT} steps a page and workspace: about a minute in all")
+    parser.add_argument("--short", action="store_true", help=f"{SHORT} steps a page and workspace, a minute in all")
     parser.add_argument("--seed", type=int, default=0, help="of the first walk; the next one takes the next")
     parser.add_argument("--steps", type=int, help="do one walk of so many steps again")
     parser.add_argument("--from", type=int, default=0, dest="first", metavar="STEP", help="leave out the steps before")
@@ -278,13 +281,14 @@ def main() -> int:
     parser.add_argument("--size", action="append", default=[], choices=list(SIZES))
     parser.add_argument("--workers", type=int, default=2, help="cases at a time, each with an app of its own")
     parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds in which a page must come to rest")
-    parser.add_argument("--out", type=Path, help="folder for results, steps and pictures; what is there is not done again")
+    parser.add_argument("--out", type=Path, help="folder for results, steps and pictures; cases done there are kept")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     given = parser.parse_args()
     if find_chromium() is None:
         say("No Chromium found; STITCHLENS_CHROMIUM can name one. Skipped.")
         return 0
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # what the hub would say must not depend on the day
+    os.environ.setdefault("COLUMNS", "200")  # a traceback's lines stay whole
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // given.workers)))
     if given.short and given.steps is None:
         given.steps = SHORT

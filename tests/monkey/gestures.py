@@ -24,14 +24,31 @@ EVERYWHERE = {"reload": 3.0, "back": 2.0, "forward": 1.0, "keys": 1.5, "scroll":
 """What can be done on any page."""
 
 TEXTS = (
-    "", " ", "x" * 2000, "مرحبا بالعالم שלום", "👩‍👩‍👧‍👦🏳️‍🌈 e\u0301", "a\u0001b\u200bc\ufeff␀", "<img src=x onerror=alert(1)><b>x</b>",
-    "# h\n* **b** `c` $x^2$ :red[r] [a](javascript:alert(1))", "'\"`´\\{}%s", "%00%0A&pair=x#y", "../../etc/passwd", "-1",
-    "nano-a", "nano-b", "8", "The old house by the river.", "1e309", "٣",
-)  # fmt: skip
+    "",
+    " ",
+    "x" * 2000,
+    "مرحبا بالعالم שלום",
+    "👩‍👩‍👧‍👦🏳️‍🌈 e\u0301",
+    "a\u0001b\u200bc\ufeff␀",
+    "<img src=x onerror=alert(1)><b>x</b>",
+    "# h\n* **b** `c` $x^2$ :red[r] [a](javascript:alert(1))",
+    "'\"`´\\{}%s",
+    "%00%0A&pair=x#y",
+    "../../etc/passwd",
+    "-1",
+    "nano-a",
+    "nano-b",
+    "8",
+    "The old house by the river.",
+    "1e309",
+    "٣",
+)
 NUMBERS = ("", "-1", "0", "1", "2", "0.5", "7", "1e9", "1e-9", "abc")
 FEW = {"Tokens": ("4", "8", "12"), "Positions": ("2000", "3000"), "Rows of B": ("2000", "3000"), "Seeds": ("1", "2")}
 """Numbers that cost time: only these are typed."""
-KEYS = ("Tab", "Tab", "Shift+Tab", "Enter", "Escape", "ArrowDown", "ArrowUp", "ArrowLeft", "ArrowRight", "Space", "Home")
+KEYS = ("Tab", "Tab", "Shift+Tab", "Enter", "Escape", "Space", "Home", "ArrowDown", "ArrowUp", "ArrowLeft")
+CHART = (*["mark"] * 3, "marks", "anywhere", "twice", "box", "box", "lasso", "swipe", "wheel", "legend")
+"""What is done with a chart."""
 LET_GO = "document.activeElement?.blur()"
 """What stands in a field counts once the field is left."""
 STRIDE = ("ArrowRight", "ArrowLeft", "Home", "End", "PageUp", "PageDown")
@@ -95,7 +112,7 @@ async def act(hand: Hand, target: Target, r: random.Random) -> str:
     if target.kind == "upload":
         return await _upload(hand, where, target, r)
     if target.kind == "toolbar":  # shows itself to whoever points at what it belongs to
-        owner = where.locator("xpath=ancestor::*[@data-testid='stFullScreenFrame' or @data-testid='stElementContainer'][1]")
+        owner = where.locator("xpath=ancestor::*[@data-testid='stElementContainer'][1]")
         await owner.scroll_into_view_if_needed()
         await (owner.tap(force=True) if hand.touch else owner.hover(force=True))
         await asyncio.sleep(0.2)
@@ -166,7 +183,7 @@ async def _upload(hand: Hand, where: Locator, target: Target, r: random.Random) 
 
 
 async def _slide(hand: Hand, where: Locator, box: tuple[float, float, float, float], r: random.Random) -> str:
-    left, top, width, height = box
+    left, _, width, _ = box
     thumb = where.locator("input").first
     if r.random() < 0.5:
         key, times = r.choice(STRIDE), r.randint(1, 6)
@@ -175,7 +192,8 @@ async def _slide(hand: Hand, where: Locator, box: tuple[float, float, float, flo
             await hand.page.keyboard.press(key)
         return f"{key}, {times} times"
     at = await thumb.evaluate("""e => {
-        const b = e.parentElement.parentElement.getBoundingClientRect(); return [b.left + b.width / 2, b.top + b.height / 2];
+        const b = e.parentElement.parentElement.getBoundingClientRect();
+        return [b.left + b.width / 2, b.top + b.height / 2];
     }""")
     to = r.uniform(-0.1, 1.1)
     await hand.drag([tuple(at), (left + to * width, at[1]), (left + to * width, at[1] + r.uniform(-20, 20))])
@@ -213,7 +231,7 @@ async def _chart(hand: Hand, where: Locator, box: tuple[float, float, float, flo
     def somewhere(margin: float = 0.1) -> Point:
         return left + r.uniform(margin, 1 - margin) * width, top + r.uniform(margin, 1 - margin) * height
 
-    what = r.choice(("mark", "mark", "mark", "marks", "anywhere", "twice", "box", "box", "lasso", "swipe", "wheel", "legend"))
+    what = r.choice(CHART)
     match what:
         case "mark" | "marks":
             marks = await where.evaluate(f"e => ({MARKS})(e, 200)")

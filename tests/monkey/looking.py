@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from playwright.async_api import Error, Page
@@ -32,6 +33,8 @@ class Target:
     min: str | None = None
     max: str | None = None
     accept: str | None = None
+    key: str = ""
+    """Which the page's code gave it, if any."""
 
     @property
     def name(self) -> str:
@@ -68,9 +71,11 @@ class Survey:
 
 
 async def survey(page: Page) -> Survey:
-    found = await page.evaluate(SURVEY)
-    lists = {key: tuple(found.pop(key)) for key in ("exceptions", "errors", "dialogs")}
-    return Survey(targets=tuple(Target(**target) for target in found.pop("targets")), **found, **lists)
+    seen: dict[str, Any] = await page.evaluate(SURVEY)
+    for key in ("exceptions", "errors", "dialogs"):
+        seen[key] = tuple(seen[key])
+    seen["targets"] = tuple(Target(**target) for target in seen["targets"])
+    return Survey(**seen)
 
 
 async def rested(page: Page, limit: float) -> tuple[Survey, float]:

@@ -59,6 +59,7 @@
     targets.push({
       kind, label: named(e), nth: counts[same], number: targets.length,
       min: e.min || null, max: e.max || null, accept: e.accept || null,
+      key: (/st-key-(\S+)/.exec(of(e, "[data-testid=stElementContainer]")?.className || "") || ["", ""])[1],
     });
   }
 

@@ -29,18 +29,19 @@ TURNED = {
 }
 OPENING = {"steering": {"tokens": "8"}}
 """What a page's first address says besides the workspace: texts stay short."""
-MOST = dict.fromkeys(
-    ("Fit", "Import", "Measure its features", "Train", "Compare them", "Add and build", "Build", "Go on"), 1
-) | dict.fromkeys(("Go", "Read", "Look", "Probe", "Add"), 3)
-"""How often a walk presses what starts a job, or opens models."""
+STARTS_A_JOB = re.compile(r"Fit|Import|Measure its features|Train|Compare them|Add and build|Build|Go on")
+OPENS_MODELS = re.compile(r"Go|Read|Look|Probe|Add")
+FIRST = 6
+"""Steps in which a walk looks around before it presses any of these."""
 WORKS = {"button", "submit"}
 ENDS_A_WALK = {"dead end", "server", "exception"}
 
 PROBES = re.compile(r"/_stcore/(health|host-config)$")
 """On a link to a page, Streamlit's client first looks for its server below that page's address."""
 HERE = re.compile(r"(http|ws)://127\.0\.0\.1[:/]|data:|blob:|about:")
-SENTENCE = re.compile(r"(Found|\*\*|.+ (failed|lost)\.) ?.*(; wanted .+: .+\.|.*)$", re.S)
-COMPLAINT = re.compile(r"Traceback \(most recent call last\)|Uncaught|\bERROR\b|\bCRITICAL\b|exception was never retrieved")
+SENTENCE = re.compile(r"Found .+; wanted .+: .+\.|(failed|lost)\.", re.S)
+"""A StitchLensError, or the end of a job with its last words."""
+COMPLAINT = re.compile(r"Traceback \(most recent call last\)|Uncaught|\bERROR\b|\bCRITICAL\b|never retrieved")
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[│╭╰╮╯─❱]")
 OURS = re.compile(r"((?:pages|core)/[\w/]+\.py|app\.py)\W+(?:line )?(\d+)")
 
@@ -152,7 +153,7 @@ def shown(now: Survey, links: int) -> list[Fault]:
     if now.traceback:
         out.append(Fault("exception", "Traceback", "a traceback is on the page"))
     for text in now.errors:
-        if not now.exceptions and not re.search(r"Found .+; wanted .+: .+\.|failed\.|lost\.", text, re.S):
+        if not now.exceptions and not SENTENCE.search(text):
             out.append(Fault("no sentence", text[:80], text))
     for text in now.dialogs:
         if re.search(r"error|not found|lost|bad ", text, re.I):
@@ -171,9 +172,20 @@ def choose(case: Case, seed: int, step: int, weighted: Mapping[str, float]) -> s
     return max(lots, key=lots.__getitem__)
 
 
-def offered(now: Survey, pressed: Counter[str]) -> tuple[dict[str, Target], dict[str, float]]:
+def most(target: Target, step: int) -> float:
+    """How often a walk presses it, up to this step."""
+    if target.kind not in WORKS:
+        return float("inf")
+    if STARTS_A_JOB.fullmatch(target.label):
+        return 1 if step > FIRST else 0
+    if OPENS_MODELS.fullmatch(target.label) or target.key.startswith("preset-"):
+        return 3 if step > FIRST else 0
+    return float("inf")
+
+
+def offered(now: Survey, step: int, pressed: Counter[str]) -> tuple[dict[str, Target], dict[str, float]]:
     """Targets by name, and the weight of each and of what can be done anywhere."""
-    targets = {t.name: t for t in now.targets if pressed[t.label] < MOST.get(t.label, 10**9)}
+    targets = {t.name: t for t in now.targets if pressed[t.label] < most(t, step)}
     kinds = Counter(t.kind for t in targets.values())
     weights = {name: WEIGHTS[t.kind] / kinds[t.kind] for name, t in targets.items()}
     return targets, weights | EVERYWHERE
@@ -244,7 +256,7 @@ class _Walk:
         r = random.Random(f"{self.seed}/{self.case.name}/{step}")
         if now.place == self.case.page:
             self.left = None
-            targets, weights = offered(now, self.pressed)
+            targets, weights = offered(now, step, self.pressed)
         else:
             targets, weights = {}, {"back": 3.0, "home": 1.0}
         name = choose(self.case, self.seed, step, weights)
@@ -258,9 +270,7 @@ class _Walk:
         found = [Fault("forgets", line.split(":")[0], line) for line in forgotten] + await self.faults(after)
         self.done.steps += 1
         over = self.noted(found, step, name, did, round(time.monotonic() - start, 2), after.url)
-        if over:
-            await self.picture(step)
-        elif found:
+        if found:
             await self.picture(step)
         return None if over else after
 
@@ -337,7 +347,8 @@ class _Walk:
     async def picture(self, step: int) -> None:
         if self.keep is not None:
             with suppress(Error):
-                await self.page.screenshot(path=self.keep / f"{self.case.name.replace('/', '-')}-{self.seed}-{step}.png")
+                name = f"{self.case.name.replace('/', '-')}-{self.seed}-{step}.png"
+                await self.page.screenshot(path=self.keep / name)
 
     def noted(self, found: list[Fault], step: int, name: str, did: str, seconds: float = 0, url: str = "") -> bool:
         """Keep the faults that are new to this walk, and write the log's line; whether they end the walk."""
@@ -349,8 +360,10 @@ class _Walk:
             fault.seed, fault.step = self.seed, step
         self.done.faults += new.values()
         if self.keep is not None:
-            line = {"case": self.case.name, "seed": self.seed, "step": step, "what": name, "did": did, "seconds": seconds,
-                    "url": url, "faults": [f"{f.kind}: {f.text[:300]}" for f in new.values()]}  # fmt: skip
+            line = {
+                "case": self.case.name, "seed": self.seed, "step": step, "what": name, "did": did, "seconds": seconds,
+                "url": url, "faults": [f"{f.kind}: {f.key}" for f in new.values()],
+            }  # fmt: skip
             with (self.keep / "steps.jsonl").open("a") as f:
                 f.write(json.dumps(line, ensure_ascii=False) + "\n")
         return any(fault.kind in ENDS_A_WALK for fault in new.values())
