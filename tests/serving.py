@@ -45,7 +45,11 @@ def running(workspaces: Path, cache: Path, app: Path | None = None) -> Iterator[
         yield Server(url, server.pid, log)
     finally:
         server.terminate()
-        server.wait(20)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            raise
 
 
 def borrow_models(cache: Path) -> Path:

@@ -19,6 +19,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -71,6 +72,9 @@ class Result:
         new = [fault for fault in done.faults if (fault.kind, fault.key) not in known]
         self.faults += new
         return new
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False), "utf-8")
 
 
 @dataclass
@@ -227,6 +231,8 @@ def stored(path: Path, seed: int, seconds: float) -> Result | None:
 async def play_all(cases: Iterable[Case], given: argparse.Namespace, each: float, keep: Path) -> list[Result]:
     waiting, results = list(cases), dict[str, Result]()
     order = [case.name for case in waiting]
+    if (this := asyncio.current_task()) is not None and sys.platform != "win32":  # apps and jobs are ended then, too
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
 
     async def work(browser: Browser, files: Path) -> None:
         stage = Stage(PROJECT / "cache")
@@ -239,7 +245,7 @@ async def play_all(cases: Iterable[Case], given: argparse.Namespace, each: float
                     result = await play(
                         browser, stage, files, case, given.seed, each, keep, given.steps, given.first, given.limit
                     )
-                    path.write_text(json.dumps(asdict(result), indent=1, ensure_ascii=False), "utf-8")
+                    result.write(path)
                     if not given.short:
                         await stage.close()
                 results[case.name] = result
@@ -296,7 +302,11 @@ def main() -> int:
     variants = max(1, len(cases) // len({case.page for case in cases}))
     keep = given.out or Path(tempfile.mkdtemp(prefix="stitchlens-monkey-"))
     keep.mkdir(parents=True, exist_ok=True)
-    results = asyncio.run(play_all(cases, given, given.seconds / variants, keep))
+    try:
+        results = asyncio.run(play_all(cases, given, given.seconds / variants, keep))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        say(f"Stopped; what is done lies in {keep}")
+        return 130
     print(json.dumps([asdict(r) for r in results], indent=1) if given.json else table(results, given.limit))
     faults = sum(len(r.faults) for r in results)
     if faults:

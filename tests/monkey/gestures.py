@@ -17,10 +17,10 @@ Point = tuple[float, float]
 WEIGHTS = {
     "chart": 9.0, "table": 5.0, "select": 5.0, "option": 6.0, "choice": 5.0, "slider": 4.0, "number": 4.0, "step": 3.0,
     "text": 3.0, "button": 4.0, "submit": 3.0, "expander": 3.0, "toggle": 2.0, "download": 2.0, "upload": 2.0,
-    "link": 2.0, "nav": 2.0, "sidebar": 0.7, "menu": 0.5, "theme": 1.5, "toolbar": 0.7, "help": 0.3,
+    "link": 2.0, "nav": 1.5, "sidebar": 0.7, "menu": 0.5, "theme": 1.5, "toolbar": 0.7, "help": 0.3,
 }  # fmt: skip
 """How often a kind is chosen, whatever the number of its targets."""
-EVERYWHERE = {"reload": 3.0, "back": 2.0, "forward": 1.0, "keys": 1.5, "scroll": 1.5, "turn": 1.0, "theme": 0.7}
+EVERYWHERE = {"reload": 2.0, "back": 1.0, "forward": 0.5, "keys": 1.5, "scroll": 0.8, "turn": 0.6, "theme": 0.4}
 """What can be done on any page."""
 
 TEXTS = (

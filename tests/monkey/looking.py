@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from playwright.async_api import Error, Page
+from playwright.async_api import Error, Page, WebSocket
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 HERE = Path(__file__).parent
 SURVEY, REST, MARKS = ((HERE / f"{name}.js").read_text("utf-8") for name in ("survey", "rest", "marks"))
+ENDS = (
+    ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY,
+    ForwardMsg.FINISHED_WITH_COMPILE_ERROR,
+)  # fmt: skip
+"""How a run ends that no other one follows."""
 GRACE = 0.2
 """Seconds after a gesture in which Streamlit's client may still hold it back."""
 
@@ -70,6 +77,35 @@ class Survey:
         return parse_qs(urlsplit(self.url).query, keep_blank_values=True)
 
 
+class Wire:
+    """What is said between a page and its server. The client shows that a script runs only once it began, which a busy
+    server lets it wait for."""
+
+    def __init__(self, page: Page) -> None:
+        self.waiting = False
+        """A run was asked for and has not ended."""
+        page.on("websocket", self._opened)
+
+    def _opened(self, socket: WebSocket) -> None:
+        socket.on("framesent", self._sent)
+        socket.on("framereceived", self._received)
+        socket.on("close", self._closed)
+
+    def _sent(self, frame: bytes | str) -> None:
+        if isinstance(frame, bytes) and BackMsg.FromString(frame).WhichOneof("type") == "rerun_script":
+            self.waiting = True
+
+    def _received(self, frame: bytes | str) -> None:
+        if not self.waiting or isinstance(frame, str) or len(frame) > 1000:  # the end of a run is a short message
+            return
+        message = ForwardMsg.FromString(frame)
+        if message.WhichOneof("type") == "script_finished" and message.script_finished in ENDS:
+            self.waiting = False
+
+    def _closed(self, _: WebSocket) -> None:
+        self.waiting = False
+
+
 async def survey(page: Page) -> Survey:
     seen: dict[str, Any] = await page.evaluate(SURVEY)
     for key in ("exceptions", "errors", "dialogs"):
@@ -78,14 +114,14 @@ async def survey(page: Page) -> Survey:
     return Survey(**seen)
 
 
-async def rested(page: Page, limit: float) -> tuple[Survey, float]:
+async def rested(page: Page, wire: Wire, limit: float) -> tuple[Survey, float]:
     """Wait until the script rests and two surveys agree: the survey, and seconds. Raises DeadEndError after `limit`."""
     start = time.monotonic()
     await asyncio.sleep(GRACE)
     before, quiet = None, 0
     while time.monotonic() - start < limit:
         try:
-            quiet = quiet + 1 if await page.evaluate(REST) else 0
+            quiet = quiet + 1 if await page.evaluate(REST) and not wire.waiting else 0
             now = await survey(page) if quiet >= 2 else None
         except Error as e:
             if page.is_closed():

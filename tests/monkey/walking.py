@@ -17,7 +17,7 @@ from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error,
 
 from tests.monkey import gestures
 from tests.monkey.gestures import EVERYWHERE, WEIGHTS, Hand
-from tests.monkey.looking import DeadEndError, Survey, Target, differences, rested, survey
+from tests.monkey.looking import DeadEndError, Survey, Target, Wire, differences, rested, survey
 
 SIZES: dict[str, dict[str, Any]] = {
     "desk": {"viewport": {"width": 1440, "height": 900}},
@@ -89,7 +89,7 @@ class Watch:
     def __init__(self, context: BrowserContext, log: Path) -> None:
         self.log, self.at = log, log.stat().st_size if log.exists() else 0
         self.seen: list[Fault] = []
-        self.opened: list[Page] = []
+        self.opened: list[tuple[Page, Wire]] = []
         context.on("console", self._console)
         context.on("weberror", lambda e: self.note("page error", str(e.error).split("\n")[0], str(e.error)))
         context.on("request", self._request)
@@ -118,7 +118,7 @@ class Watch:
             self.note("failed request", f"{response.status} {response.url.split('?')[0]}")
 
     def _page(self, page: Page) -> None:
-        self.opened.append(page)
+        self.opened.append((page, Wire(page)))
         page.on("dialog", self._dialog)
         page.on("crash", lambda _: self.note("dead end", "the window crashed"))
 
@@ -224,12 +224,16 @@ class _Walk:
 
     async def run(self, first: int, steps: int, until: float) -> None:
         self.page = await self.context.new_page()
+        self.wire = self.watch.opened[0][1]
         self.page.set_default_timeout(10_000)
         touch = await self.context.new_cdp_session(self.page) if SIZES[self.case.size].get("has_touch") else None
         self.hand = Hand(self.page, touch, self.files)
         step, now = first, None
         try:
-            await self.page.goto(self.case.address(self.url))
+            try:
+                await self.page.goto(self.case.address(self.url))
+            except Error as e:
+                raise DeadEndError(str(e).splitlines()[0]) from None
             now = await self.rest()
             self.links = now.links
             if self.noted(await self.faults(now), first, "opened", self.case.address(self.url)):
@@ -247,7 +251,7 @@ class _Walk:
             self.noted(self.watch.take(), max(step, first), "waited", self.page.url)
 
     async def rest(self) -> Survey:
-        now, seconds = await rested(self.page, self.limit)
+        now, seconds = await rested(self.page, self.wire, self.limit)
         self.done.longest = max(self.done.longest, seconds)
         return now
 
@@ -313,10 +317,10 @@ class _Walk:
     async def faults(self, now: Survey) -> list[Fault]:
         """What is wrong now, in windows that were opened too."""
         found = shown(now, self.links)
-        for other in [p for p in self.watch.opened if p is not self.page]:
-            self.watch.opened.remove(other)
+        while len(self.watch.opened) > 1:
+            other, wire = self.watch.opened.pop()
             if not other.is_closed():
-                there, _ = await rested(other, self.limit)
+                there, _ = await rested(other, wire, self.limit)
                 found += shown(there, there.links)
                 await other.close()
         self.watch.server()
@@ -340,7 +344,11 @@ class _Walk:
         except Error as e:
             raise DeadEndError(f"the navigation cannot be used: {str(e).splitlines()[0]}") from None
         after = await self.rest()
-        if after.place == here:
+        for _ in range(20):
+            if after.place != here:
+                break
+            after = await self.rest()
+        else:
             raise DeadEndError("the navigation does not lead away")
         self.noted(await self.faults(after), step, "left by the navigation", after.url)
 
