@@ -172,7 +172,8 @@ async def play(
     steps: int | None = None, first: int = 0, limit: float = LIMIT_S, shrink: bool = True,
 ) -> Result:  # fmt: skip
     """Walks until `seconds` are over, or one of `steps`; each new fault is shrunk to the last steps that show it."""
-    out, until = Result(case.name, seed, seconds), time.monotonic() + seconds
+    out, server = Result(case.name, seed, seconds), await stage.ready()
+    until = time.monotonic() + seconds
     while steps is not None or time.monotonic() < until:
         server = await stage.ready()
         end = float("inf") if steps is not None else until

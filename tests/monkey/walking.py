@@ -195,7 +195,7 @@ async def walk(
     browser: Browser, url: str, log: Path, files: Path, case: Case, seed: int, steps: int, first: int = 0,
     limit: float = 60.0, until: float = float("inf"), keep: Path | None = None,
 ) -> Walk:  # fmt: skip
-    """Up to `steps` steps from `first` on, until a fault that ends it or the monotonic time `until`.
+    """Up to `steps` steps from `first` on, until a fault that ends it or the monotonic time `until`, but FIRST ones.
 
     `log` is the server's; `keep` gets a line a step (`steps.jsonl`) and a screenshot a fault.
     """
@@ -239,7 +239,7 @@ class _Walk:
             if self.noted(await self.faults(now), first, "opened", self.case.address(self.url)):
                 return
             for step in range(first + 1, steps + 1):
-                if time.monotonic() >= until:
+                if time.monotonic() >= until and step > first + FIRST:
                     break
                 if (now := await self.step(step, now)) is None:
                     return
