@@ -148,7 +148,12 @@ class Stage:
         if self.now is not None and self.now.spoilt:
             await self.close()
         if self.now is None:
-            self.now = await asyncio.to_thread(self.stack.enter_context, arena(self.workspaces, self.app))
+            opening = asyncio.create_task(asyncio.to_thread(self.stack.enter_context, arena(self.workspaces, self.app)))
+            try:
+                self.now = await asyncio.shield(opening)
+            except asyncio.CancelledError:
+                await opening  # else it would be left behind
+                raise
         return self.now.server
 
     async def close(self) -> None:
