@@ -145,15 +145,15 @@ class Stage:
         self.now: Arena | None = None
 
     async def ready(self) -> Server:
-        if self.now is not None and self.now.spoilt:
-            await self.close()
-        if self.now is None:
-            opening = asyncio.create_task(asyncio.to_thread(self.stack.enter_context, arena(self.workspaces, self.app)))
-            try:
-                self.now = await asyncio.shield(opening)
-            except asyncio.CancelledError:
-                await opening  # else it would be left behind
-                raise
+        if self.now is not None and not self.now.spoilt:
+            return self.now.server
+        await self.close()
+        opening = asyncio.create_task(asyncio.to_thread(self.stack.enter_context, arena(self.workspaces, self.app)))
+        try:
+            self.now = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            await opening  # else it would be left behind
+            raise
         return self.now.server
 
     async def close(self) -> None:
