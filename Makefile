@@ -21,9 +21,18 @@ WATCH ?= none
 # Passed on to pytest, to each benchmark (BENCH_ARGS), and the benchmarks to run (all by default).
 ARGS ?=
 BENCH_ARGS ?=
-# How long `make fuzz` damages files, and from which seed.
+# How long `make fuzz` damages files, and `make monkey` plays with each page; and from which seed.
 SECONDS ?= 60
 SEED ?= 0
+# One page, workspace (nano, …) and size (desk, phone) for the monkey; STEPS and FROM do a walk of SEED again; OUT keeps
+# results and lets a run that was stopped go on; MONKEY_ARGS: --short, --workers 1, --json.
+PAGE ?=
+WORKSPACE ?=
+SIZE ?=
+STEPS ?=
+FROM ?=
+OUT ?=
+MONKEY_ARGS ?=
 # Passed on to the soak: --short, --only kills,browsing,steering, --seed 1, --json.
 SOAK_ARGS ?=
 ONLY ?= $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
@@ -43,7 +52,7 @@ help: ## List the targets
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "Variables: PORT=8600  PYTHON=python3.12  WATCH=auto  ARGS='-k stitch -x'  ONLY=harvest  BENCH_ARGS='...'  SECONDS=60  SOAK_ARGS=--short"
+	@echo "Variables: PORT=8600  PYTHON=python3.12  WATCH=auto  ARGS='-k stitch -x'  ONLY=harvest  BENCH_ARGS='...'  SECONDS=60  SOAK_ARGS=--short  MONKEY_ARGS=--short"
 
 .PHONY: app
 app: $(RUN_STAMP) ## Set up if need be, start the app on 127.0.0.1 and print its address
@@ -61,6 +70,11 @@ test-fast: $(DEV_STAMP) ## The tests that need neither a wheel's model nor a bro
 .PHONY: fuzz
 fuzz: $(DEV_STAMP) ## Malformed files against every reader; SECONDS=3600 for longer, KEEP=folder for what fails
 	@$(PY) -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) $(if $(KEEP),--keep $(KEEP))
+
+.PHONY: monkey
+monkey: $(DEV_STAMP) ## Everything a page offers, done by chance; SECONDS=600 a page for long, or MONKEY_ARGS=--short
+	@$(PY) -m tests.monkey --seconds $(SECONDS) --seed $(SEED) $(if $(PAGE),--page $(PAGE)) $(if $(WORKSPACE),--workspace $(WORKSPACE)) \
+		$(if $(SIZE),--size $(SIZE)) $(if $(STEPS),--steps $(STEPS)) $(if $(FROM),--from $(FROM)) $(if $(OUT),--out $(OUT)) $(MONKEY_ARGS)
 
 .PHONY: bench
 bench: $(DEV_STAMP) ## The benchmarks, each printing the ratio it claims

@@ -22,13 +22,13 @@ class Server:
 
 
 @contextmanager
-def running(workspaces: Path, cache: Path) -> Iterator[Server]:
-    """The app on a free port, for these workspaces; ended on leaving."""
+def running(workspaces: Path, cache: Path, app: Path | None = None) -> Iterator[Server]:
+    """The app, or another one, on a free port, for these workspaces; ended on leaving."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     env = os.environ | {"STITCHLENS_WORKSPACES": str(workspaces), "STITCHLENS_CACHE": str(cache)}
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
+    command = [sys.executable, "-m", "streamlit", "run", str(app or "app.py"), "--server.port", str(port)]
     cache.mkdir(parents=True, exist_ok=True)
     log = cache / "server.log"
     with log.open("wb") as out:
@@ -45,7 +45,11 @@ def running(workspaces: Path, cache: Path) -> Iterator[Server]:
         yield Server(url, server.pid, log)
     finally:
         server.terminate()
-        server.wait(20)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            raise
 
 
 def borrow_models(cache: Path) -> Path:
