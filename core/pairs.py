@@ -207,6 +207,72 @@ PAIRS: dict[str, PairSpec] = {
 }  # fmt: skip
 
 
+_RENAMED = {
+    "19m": "70m", "125m": "160m", "350m": "410m", "800m": "1b", "1.3b": "1.4b", "2.7b": "2.8b", "6.7b": "6.9b",
+    "13b": "12b",
+}  # fmt: skip
+"""Sizes of Pythia, first with the embeddings left out and since then with them."""
+USUAL_NAMES: dict[str, str] = {
+    "gpt2": "openai-community/gpt2",
+    "gpt2-small": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+    **dict.fromkeys(("gpt2-xs", "distil-gpt2", "distill-gpt2", "distillgpt2"), "distilbert/distilgpt2"),
+    "pythia": "EleutherAI/pythia-70m",
+    "pythia-v0": "EleutherAI/pythia-70m-v0",
+    **{
+        f"pythia-{size}{kind}": f"EleutherAI/pythia-{new}{kind}"
+        for old, new in _RENAMED.items()
+        for size in (old, new)
+        for kind in ("", "-deduped", "-v0", "-deduped-v0", "-seed1", "-seed2", "-seed3")
+    },
+    **dict.fromkeys(("opt", "opt-small"), "facebook/opt-125m"),
+    "opt-medium": "facebook/opt-1.3b",
+    "opt-large": "facebook/opt-2.7b",
+    "opt-xl": "facebook/opt-6.7b",
+    "opt-xxl": "facebook/opt-13b",
+    "opt-xxxl": "facebook/opt-30b",
+    "opt-xxxxl": "facebook/opt-66b",
+    **dict.fromkeys(("neo", "neo-small", "gpt-neo-small"), "EleutherAI/gpt-neo-125M"),
+    **dict.fromkeys(("neo-medium", "gpt-neo-medium"), "EleutherAI/gpt-neo-1.3B"),
+    **dict.fromkeys(("neo-large", "gpt-neo-large"), "EleutherAI/gpt-neo-2.7B"),
+    **dict.fromkeys(("neox", "gpt-neox"), "EleutherAI/gpt-neox-20b"),
+    **dict.fromkeys(("gptj", "gpt-j"), "EleutherAI/gpt-j-6B"),
+    "mistral-7b": "mistralai/Mistral-7B-v0.1",
+    "mistral-7b-instruct": "mistralai/Mistral-7B-Instruct-v0.1",
+    **{f"llama-2-{size}": f"meta-llama/Llama-2-{size}-hf" for size in ("7b", "13b", "70b")},
+    **{f"llama-2-{size}-chat": f"meta-llama/Llama-2-{size}-chat-hf" for size in ("7b", "13b", "70b")},
+    **{
+        f"{name}-{size}{short}": f"meta-llama/{hub}-{size.upper()}{long}"
+        for name, hub, sizes in (
+            ("llama3", "Meta-Llama-3", ("8b", "70b")), ("llama-3", "Meta-Llama-3", ("8b", "70b")),
+            ("llama3.1", "Llama-3.1", ("8b", "70b")), ("meta-llama-3.1", "Llama-3.1", ("8b", "70b")),
+            ("llama3.2", "Llama-3.2", ("1b", "3b")), ("llama3.3", "Llama-3.3", ("70b",)),
+        )
+        for size in sizes
+        for short, long in (("", ""), ("-it", "-Instruct"), ("-instruct", "-Instruct"))
+    },
+    "olmo-7b": "allenai/OLMo-7B-hf",
+}  # fmt: skip
+"""What TransformerLens, SAELens and Neuronpedia call a model, in small letters, and its hub id, where the name is not
+simply the end of the id."""
+
+
+def _usual(name: str) -> str:
+    """One way to write a model's name: the end of its hub id, in small letters."""
+    end = name.rstrip("/").split("/")[-1].casefold()
+    return USUAL_NAMES.get(end, end).split("/")[-1].casefold()
+
+
+def same_model(name: str, spec: ModelSpec) -> bool:
+    """Whether `name`, as a file of others gives it, means the model of `spec`: its key, its title, the end of one of
+    its sources, or another usual name of the same weights (gpt2-small is gpt2; pythia-70m is not its deduped twin).
+    Case and the owner before a slash do not count; an empty name is no model's."""
+    names = {spec.key, spec.title, *(source.ref for source in spec.sources)}
+    return bool(name.strip()) and _usual(name.strip()) in {_usual(known) for known in names}
+
+
 def get_pair(key: str) -> PairSpec:
     """The pair of that name: registered here, or added by a person. Raises StitchLensError that lists those there
     are."""

@@ -1,11 +1,13 @@
 """Specs are frozen and strict; the registry is consistent and its errors list what exists."""
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
 from core.corpus import load_corpus
 from core.errors import StitchLensError
-from core.pairs import PAIRS, LayerPair, ModelSpec, Source, get_pair
+from core.pairs import PAIRS, LayerPair, ModelSpec, Source, get_pair, same_model
 from core.places import named
 from core.prospect import prospect
 
@@ -77,3 +79,34 @@ def test_what_can_be_no_path_is_said(text: str) -> None:
     for ask in (lambda: prospect(text, "nano-b"), lambda: load_corpus(text)):
         with pytest.raises(StitchLensError):
             ask()
+
+
+def test_usual_names_are_those_of_transformer_lens() -> None:
+    from transformer_lens.supported_models import MODEL_ALIASES
+
+    families = re.compile(r"(.*/)?(distil)?(gpt2|pythia|opt|gpt-neo|gpt-neox|gpt-j|gemma|OLMo-7B|Mistral-7B|Llama-2).*")
+    checked = 0
+    for official, aliases in MODEL_ALIASES.items():
+        if not families.fullmatch(official):
+            continue
+        spec = ModelSpec(key="x", title="x", n_layers=1, d_model=1, sources=(Source(kind="hub", ref=official),))
+        others = [a for o, names in MODEL_ALIASES.items() if o != official for a in names]
+        for alias in (*aliases, official, official.upper()):
+            if not alias.startswith("meta-llama-2"):
+                assert same_model(alias, spec), (alias, official)
+                checked += 1
+        assert not any(same_model(other, spec) for other in others), official
+    assert checked > 150
+
+
+def test_a_model_goes_by_its_usual_names() -> None:
+    gpt2, pythia = PAIRS["gpt2-small-medium"].a, PAIRS["pythia-70m-160m"].a
+    for name in ("gpt2", "gpt2-small", "openai-community/gpt2", "GPT2-small", " gpt2 "):
+        assert same_model(name, gpt2), name
+    for name in ("", " ", "gpt2-medium", "distilgpt2", "gpt", "models"):
+        assert not same_model(name, gpt2), name
+    assert same_model("EleutherAI/pythia-70m-deduped", pythia) and same_model("pythia-19m-deduped", pythia)
+    assert not same_model("pythia-70m", pythia) and not same_model("EleutherAI/pythia-70m", pythia)
+    folder = (Source(kind="folder", ref="/models/gpt2-small"),)
+    brought = gpt2.model_copy(update={"key": "gpt2-small", "title": "gpt2-small", "sources": folder})
+    assert same_model("gpt2", brought)
