@@ -216,12 +216,29 @@ class LiveModel(Reader):
             ids[r, : len(row)] = row
         return torch.from_numpy(ids).to(self.where.device)
 
+    @property
+    def final_norm(self) -> torch.nn.Module | None:
+        """Before the unembedding, as transformers made it; OPT-350M has none."""
+        bridged = getattr(self.bridge, "ln_final", None)
+        if bridged is not None:
+            return bridged.original_component
+        return getattr(getattr(self.plain.base_model, "decoder", None), "final_layer_norm", None)
+
+    @property
+    def projection(self) -> torch.nn.Linear | None:
+        """Between the residual stream and a narrower unembedding, in OPT-350M."""
+        return getattr(getattr(self.plain.base_model, "decoder", None), "project_out", None)
+
+    @property
+    def logit_scale(self) -> float:
+        """By which the unembedding's products are multiplied, as in Cohere and Granite."""
+        config = self.hf.config.get_text_config()
+        return (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+
     def logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n vocab"]:
         """Float32 logits of final-norm outputs, scaled and soft-capped where the model does so."""
-        config = self.hf.config.get_text_config()
-        out = self.hf.get_output_embeddings()(hidden).float()
-        out = out * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-        cap = getattr(config, "final_logit_softcapping", None)
+        out = self.hf.get_output_embeddings()(hidden).float() * self.logit_scale
+        cap = getattr(self.hf.config.get_text_config(), "final_logit_softcapping", None)
         return torch.tanh(out / cap) * cap if cap else out
 
 

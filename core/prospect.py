@@ -423,8 +423,9 @@ def as_text(found: Prospect, cost: Estimate) -> str:
     layers = ", ".join(p.name for p in found.pair.layer_pairs) or "middle of A, SVCCA's pick in B"
     lines.append(f"  layers: {layers}")
     lines += [f"  note: {note}" for note in found.notes]
+    duration = f"{cost.seconds:.0f} s" if cost.seconds < 90 else f"{cost.seconds / 60:.0f} min"
     lines.append(
-        f"  a build takes about {cost.seconds / 60:.0f} min, {cost.memory / 1e9:.1f} GB of memory "
+        f"  a build takes about {duration}, {cost.memory / 1e9:.1f} GB of memory "
         f"({cost.available / 1e9:.1f} free) and {cost.disk / 1e6:.0f} MB of disk"
     )
     return "\n".join(lines)
