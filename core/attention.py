@@ -32,6 +32,8 @@ class Look:
     window: int | None = None
     cap: float | None = None
     """Of logits, soft."""
+    sink: Float[Tensor, " heads"] | None = None
+    """A learned logit beside those of the positions, for looking nowhere (GPT-OSS): shares then sum to less than 1."""
 
     @property
     def visible(self) -> Bool[Tensor, "pos pos"]:
@@ -53,11 +55,11 @@ class _Looked(Exception):
 
 def _hand_over(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: object, scaling: float | None = None,
-    sliding_window: int | None = None, softcap: float | None = None, **kwargs: object,
+    sliding_window: int | None = None, softcap: float | None = None, s_aux: Tensor | None = None, **kwargs: object,
 ) -> NoReturn:  # fmt: skip
     """In the place of attention: leaves the block with its queries and keys."""
     key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-    raise _Looked(Look(query, key, scaling or query.shape[-1] ** -0.5, sliding_window, softcap))
+    raise _Looked(Look(query, key, scaling or query.shape[-1] ** -0.5, sliding_window, softcap, s_aux))
 
 
 class Heads:
@@ -136,7 +138,11 @@ def patched(look: Look, changed: Look) -> Float[Tensor, "rows heads pos pos"]:
 
 
 def _shares(look: Look, logits: Tensor) -> Tensor:
-    return logits.masked_fill(~look.visible, -torch.inf).softmax(-1)
+    logits = logits.masked_fill(~look.visible, -torch.inf)
+    if look.sink is None:
+        return logits.softmax(-1)
+    nowhere = look.sink.float()[:, None, None].expand(*logits.shape[:-1], 1)
+    return torch.cat([logits, nowhere], dim=-1).softmax(-1)[..., :-1]
 
 
 def ablated(

@@ -39,26 +39,33 @@ ENCODED = 2**26
 def logit_rows(model: LiveModel, ids: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
     """Unembedding rows of tokens as directions of the residual stream, float32: `h · row` is the logit times the final
     norm's scale (its bias left out). A LayerNorm's centring is folded in too."""
-    norm = model.bridge.ln_final.original_component
-    rows = model.hf.get_output_embeddings().weight[ids.to(model.where.device)].float()
+    rows = model.hf.get_output_embeddings().weight[ids.to(model.where.device)].float() * model.logit_scale
     with torch.inference_mode():
-        if isinstance(norm, torch.nn.LayerNorm):
-            rows = rows * norm.weight.float()
-            return (rows - rows.mean(-1, keepdim=True)).cpu()
+        if (projection := model.projection) is not None:
+            rows = rows @ projection.weight.float()
+        norm = model.final_norm
+        if norm is None:  # OPT-350M
+            return rows.cpu()
         ones = torch.ones(1, 1, rows.shape[-1], dtype=model.where.dtype, device=model.where.device)
-        return (rows * norm(ones)[0].float()).cpu()  # an RMS norm gives its gain where every entry is one
+        gain = norm(ones)[0].float()  # an RMS norm gives its gain where every entry is one
+        centres = isinstance(norm, torch.nn.LayerNorm) or not gain.any()  # OLMo's norm has no weights at all
+        if centres:
+            weight = getattr(norm, "weight", None)
+            rows = rows if weight is None else rows * weight.float()
+            return (rows - rows.mean(-1, keepdim=True)).cpu()
+        return (rows * gain).cpu()
 
 
 def extreme_tokens(
     model: LiveModel, directions: Float[Tensor, "f d"], k: int = EXTREMES
 ) -> tuple[Float[Tensor, "f k2"], Int[Tensor, "f k2"]]:
     """(logit weights, token ids) of the k tokens that each direction raises most, then the k that it lowers most, each
-    from the strongest. The vocabulary is read in parts; features x vocabulary is never held."""
-    vocabulary = model.hf.get_output_embeddings().weight.shape[0]
+    from the strongest. The vocabulary is read in parts; features x vocabulary is never held. Rows that pad it beyond
+    the tokenizer are no tokens."""
     best: list[tuple[Tensor, Tensor]] = []
     for sign in (1.0, -1.0):
         value, ids = torch.full((len(directions), k), -torch.inf), torch.zeros(len(directions), k, dtype=torch.long)
-        for part in torch.arange(vocabulary).split(PART):
+        for part in torch.from_numpy(model.words).split(PART):
             weights = sign * directions @ logit_rows(model, part).T
             more, where = weights.topk(min(k, len(part)), dim=1)
             value, order = torch.cat([value, more], dim=1).topk(k, dim=1)

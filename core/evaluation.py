@@ -74,7 +74,7 @@ def natural_losses(model: LiveModel, documents: Sequence[Document], most: int = 
     out = {}
     with Progress(f"real text under {model.spec.title}", sum(map(len, by_label.values())), "texts") as bar:
         for label, texts in by_label.items():
-            ids = [torch.from_numpy(e.ids) for e in model.encode(texts, 160)]
+            ids = [torch.from_numpy(e.ids) for e in model.encode(texts, min(160, model.context))]
             out[label] = float(np.mean(response_losses(model, [x[:1] for x in ids], [x[1:].tolist() for x in ids])))
             bar.advance(len(texts))
     return out

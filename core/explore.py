@@ -310,9 +310,11 @@ def raised(logits: pd.DataFrame, most: int = 5) -> pd.Series:
 
 
 def _map(directions: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two UMAP coordinates of each direction, by cosine."""
+    """Two UMAP coordinates of each direction, by cosine; fewer than four, of which UMAP makes no map, stand in a row."""
     from umap import UMAP
 
+    if len(directions) < 4:
+        return np.arange(len(directions), dtype=np.float32), np.zeros(len(directions), np.float32)
     neighbours = min(15, len(directions) - 1)
     found = np.asarray(UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed).fit_transform(directions))
     return found[:, 0].astype(np.float32), found[:, 1].astype(np.float32)

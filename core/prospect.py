@@ -12,10 +12,35 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 
 from core.align import pair_positions
+from core.archives import first_line
 from core.corpus import Corpus, load_corpus
 from core.errors import StitchLensError
-from core.models import Reader, locate, quiet_hub, runtime
-from core.pairs import KEY, SPEC, Frozen, LayerPair, ModelSpec, PairSpec, Source, known_pairs
+from core.models import (
+    MAX_TOKENS,
+    Reader,
+    check_architecture,
+    check_device,
+    has_sdpa,
+    limits_of,
+    locate,
+    open_plain,
+    quiet_hub,
+    runtime,
+    some,
+    tokenizer_of,
+)
+from core.pairs import (
+    KEY,
+    SPEC,
+    USUAL_NAMES,
+    Frozen,
+    LayerPair,
+    ModelSpec,
+    PairSpec,
+    Source,
+    known_pairs,
+    same_model,
+)
 from core.places import named, workspaces_dir
 from core.store import beside
 
@@ -37,12 +62,18 @@ class Found(Frozen):
     spec: ModelSpec
     architecture: str
     vocabulary: int
+    """Rows of its embedding."""
+    tokenizer: int
+    """Ids of its tokenizer, from 0 to the largest."""
+    context: int
+    """Tokens that it reads at once; longer texts are cut there."""
     parameters: int
     bytes: int
     """Of its weights on disk, or to download."""
     here: bool
     """Whether they are on this machine already."""
     tokens_per_character: float
+    notes: tuple[str, ...] = ()
 
     @property
     def body(self) -> int:
@@ -82,7 +113,8 @@ class Estimate(Frozen):
 
 
 def look(ref: str) -> tuple[ModelSpec, Path | None]:
-    """The spec of a model by a local folder, a hub id, or the key of a registered one; and its folder, None on the hub.
+    """The spec of a model by a local folder, a hub id, or the key or another usual name of a registered one; and its
+    folder, None on the hub.
 
     Only its config.json is read. Raises StitchLensError where there is none, or it is not a decoder-only language
     model.
@@ -93,6 +125,11 @@ def look(ref: str) -> tuple[ModelSpec, Path | None]:
         return known[ref], locate(known[ref])
     folder = named(ref)
     local = bool(ref) and folder.is_dir()
+    if not local and "/" not in ref:
+        for spec in known.values():
+            if same_model(ref, spec):
+                return spec, locate(spec)
+        ref = USUAL_NAMES.get(ref.casefold(), ref)
     if not local and (ref.startswith((".", "/", "~")) or not HUB_ID.fullmatch(ref)):
         raise StitchLensError(
             f"no folder '{ref}'", f"a model's folder, a hub id (owner/name), or one of {', '.join(known)}",
@@ -152,19 +189,21 @@ def _config(ref: str, folder: Path | None) -> Any:
         ) from None  # fmt: skip
 
 
-def _tokenizer(ref: str, spec: ModelSpec, folder: Path | None) -> Reader:
-    from transformers import AutoTokenizer
+def _opened(ref: str, spec: ModelSpec, folder: Path | None) -> tuple[Any, list[str]]:
+    """transformers' model without its weights, and the tensors on file that are no part of it (of a folder alone)."""
+    config = _config(spec.sources[-1].ref, folder)
+    check_architecture(config, spec.title)
+    if folder is not None:
+        return open_plain(folder, torch.float32, "meta")
+    from transformers import AutoModelForCausalLM
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder or ref, trust_remote_code=False)
-    except Exception as e:  # noqa: BLE001 - transformers and the hub client raise many kinds
-        why = (str(e).splitlines() or [type(e).__name__])[0][:160]
-        raise StitchLensError(f"no tokenizer for {spec.title} ({why})", "tokenizer.json", "add it") from None
-    if not tokenizer.is_fast:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False), []
+    except Exception as e:  # noqa: BLE001 - configurations that fit no model: many kinds
         raise StitchLensError(
-            f"a slow tokenizer for {spec.title}", "one with offsets (tokenizer.json)", "save it as a fast one"
-        )
-    return Reader(tokenizer, spec.bos, folder or Path(ref))
+            f"no language model in {ref} ({first_line(e)})", "one that transformers opens", "use another model"
+        ) from None
 
 
 def _weights(spec: ModelSpec, folder: Path | None) -> tuple[int, int]:
@@ -217,7 +256,11 @@ def prospect(
     check_key(key)
     text = load_corpus(corpus)
     sample = _sample(text)
-    readers = [_tokenizer(ref, spec, folder) for ref, (spec, folder) in zip((ref_a, ref_b), looked, strict=True)]
+    models, readers = [], []
+    for ref, (spec, folder) in zip((ref_a, ref_b), looked, strict=True):
+        models.append(_opened(ref, spec, folder))
+        place = folder or spec.sources[-1].ref
+        readers.append(Reader(tokenizer_of(place, spec.title), spec.bos, Path(place), limits_of(models[-1][0])))
     encoded = [reader.encode(sample) for reader in readers]
     same = readers[0].tokenizer_hash == readers[1].tokenizer_hash
     usable = [sum(int(e.usable.sum()) for e in es) for es in encoded]
@@ -225,12 +268,13 @@ def prospect(
     if not paired:
         raise StitchLensError("no token of A that pairs up with one of B", "text that both read", "use another corpus")
     found = []
-    for (spec, folder), reader, n in zip(looked, readers, usable, strict=True):
+    for (spec, folder), (hf, unused), reader, n in zip(looked, models, readers, usable, strict=True):
         parameters, size = _weights(spec, folder)
         found.append(Found(
-            spec=spec, architecture=_config(spec.sources[-1].ref, folder).model_type, vocabulary=len(reader.tokenizer),
+            spec=spec, architecture=hf.config.model_type, vocabulary=reader.rows,
+            tokenizer=max(reader.tokenizer.get_vocab().values()) + 1, context=reader.context,
             parameters=parameters, bytes=size, here=folder is not None,
-            tokens_per_character=n / max(1, sum(map(len, sample))),
+            tokens_per_character=n / max(1, sum(map(len, sample))), notes=tuple(_own_notes(spec, hf, unused, reader)),
         ))  # fmt: skip
     pair = PairSpec(
         key=key, title=f"{spec_a.title} and {spec_b.title}", a=spec_a, b=spec_b, layer_pairs=layers, corpus=corpus,
@@ -249,8 +293,23 @@ def _sample(corpus: Corpus) -> list[str]:
     return [d.text for d in documents[:: max(1, len(documents) // SAMPLE)]][:SAMPLE]
 
 
-def _notes(pair: PairSpec, found: list[Found], corpus: Corpus, share: float, same: bool) -> list[str]:
+def _own_notes(spec: ModelSpec, hf: Any, unused: list[str], reader: Reader) -> list[str]:
+    """What is unusual about one model."""
     out = []
+    if unused:
+        out.append(f"{spec.title}: {some(unused)} in its weights is of another task and left out.")
+    if reader.context < MAX_TOKENS:
+        out.append(f"{spec.title} reads {reader.context:,} tokens at once: longer texts are cut there.")
+    if reader.bos is None:
+        out.append(f"{spec.title} has no first token of its own: the first token of every text is masked instead.")
+    if not has_sdpa(hf):
+        kind = hf.config.model_type
+        out.append(f"{spec.title} is steered with its plain attention: transformers has no faster one for {kind}.")
+    return out
+
+
+def _notes(pair: PairSpec, found: list[Found], corpus: Corpus, share: float, same: bool) -> list[str]:
+    out = [note for one in found for note in one.notes]
     if corpus.reading is not None:
         out.append(f"The text: {corpus.reading}.")
     if pair.a.d_model > pair.b.d_model:
@@ -278,6 +337,7 @@ def check_key(key: str) -> None:
 def speed(seconds: float = 0.3) -> float:
     """Matrix products of this machine in the models' precision, FLOP/s, the best of a few."""
     where = runtime()
+    check_device(where)
     x = torch.ones(1024, 1024, dtype=where.dtype, device=where.device)
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -352,10 +412,11 @@ def register(pair: PairSpec) -> Path:
 def as_text(found: Prospect, cost: Estimate) -> str:
     lines = [f"{found.pair.key}: {found.pair.title}, {found.pair.family}"]
     for side, one in (("A", found.a), ("B", found.b)):
+        tokens = "" if one.tokenizer == one.vocabulary else f" (tokenizer {one.tokenizer:,})"
         where = "here" if one.here else f"to download, {one.bytes / 1e9:.2g} GB"
         lines.append(
             f"  {side} {one.spec.title}: {one.architecture}, {one.spec.n_layers} layers of width {one.spec.d_model}, "
-            f"vocabulary {one.vocabulary:,}, {one.parameters / 1e6:,.0f} M parameters, {where}"
+            f"vocabulary {one.vocabulary:,}{tokens}, {one.parameters / 1e6:,.0f} M parameters, {where}"
         )
     lines.append(
         f"  tokenizers {'equal' if found.same_tokenizer else 'differ'}; {found.share_a:.1%} of A's and "
@@ -364,8 +425,9 @@ def as_text(found: Prospect, cost: Estimate) -> str:
     layers = ", ".join(p.name for p in found.pair.layer_pairs) or "middle of A, SVCCA's pick in B"
     lines.append(f"  layers: {layers}")
     lines += [f"  note: {note}" for note in found.notes]
+    duration = f"{cost.seconds:.0f} s" if cost.seconds < 90 else f"{cost.seconds / 60:.0f} min"
     lines.append(
-        f"  a build takes about {cost.seconds / 60:.0f} min, {cost.memory / 1e9:.1f} GB of memory "
+        f"  a build takes about {duration}, {cost.memory / 1e9:.1f} GB of memory "
         f"({cost.available / 1e9:.1f} free) and {cost.disk / 1e6:.0f} MB of disk"
     )
     return "\n".join(lines)

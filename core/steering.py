@@ -18,7 +18,7 @@ from torch import Tensor
 
 from core import hooks
 from core.errors import StitchLensError
-from core.models import LiveModel
+from core.models import MAX_TOKENS, LiveModel, limits_of
 from core.pairs import Frozen
 from core.progress import Progress
 from core.text import clean
@@ -132,9 +132,15 @@ def encode_prompt(model: LiveModel, prompt: str, tokens: int) -> Int[Tensor, " n
     `tokens` more."""
     prompt = clean(prompt)
     (encoded,) = model.encode([prompt], max_tokens=10**6)
-    if not encoded.usable.any() or not prompt.strip():
+    if not prompt.strip() or np.isin(encoded.ids, model.special).all():
         raise StitchLensError("an empty prompt", "a few words", "type what the models shall go on from")
-    room = int(getattr(model.hf.config.get_text_config(), "max_position_embeddings", 2048)) - tokens
+    reads = limits_of(model.plain).context or 2 * MAX_TOKENS
+    room = reads - tokens
+    if room < 2:
+        raise StitchLensError(
+            f"{tokens:,} tokens to write", f"at most {reads - 2:,}: {model.spec.title} reads {reads:,} at once",
+            "ask for fewer tokens",
+        )  # fmt: skip
     if len(encoded.ids) > room:
         raise StitchLensError(
             f"a prompt of {len(encoded.ids):,} tokens", f"at most {room:,}", "shorten it, or ask for fewer tokens"

@@ -10,6 +10,7 @@ It depends on the data through second moments only, and each map given the other
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -111,6 +112,20 @@ def _solve(left: Square, gram: Square, right: Float[Tensor, "e e"], rhs: Float[T
 
 MEMORY = 6
 """Rounds that Anderson mixing looks back on."""
+ALONE = 256
+"""Widths up to which one thread solves: several wait for each other longer than they compute, and beside other work
+that takes seconds for a solve of milliseconds."""
+
+
+@contextmanager
+def _threads(width: int) -> Iterator[None]:
+    """One thread while small matrices are solved, as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if width <= ALONE else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -191,14 +206,15 @@ def fit_moments(moments: Moments, config: FitConfig) -> Stitch:
     exact: alternating exact solves of Eq. 3 from the lstsq maps, with Anderson mixing, to convergence.
     """
     started = time.perf_counter()
-    (l_a, inv_a), (l_b, inv_b) = _metric(config.metric, moments.aa), _metric(config.metric, moments.bb)
-    t = _Terms(_ridge(l_a.T @ moments.aa @ l_a), l_a.T @ moments.ab @ l_b, _ridge(l_b.T @ moments.bb @ l_b))
-    up, down = torch.cholesky_solve(t.xy, torch.linalg.cholesky(t.xx)), torch.cholesky_solve(
-        t.xy.T, torch.linalg.cholesky(t.yy)
-    )  # fmt: skip
-    rounds = 0
-    if config.method == "exact" and config.alpha > 0:
-        up, down, rounds = _alternate(t, up, down, config)
+    with _threads(max(moments.ab.shape)):
+        (l_a, inv_a), (l_b, inv_b) = _metric(config.metric, moments.aa), _metric(config.metric, moments.bb)
+        t = _Terms(_ridge(l_a.T @ moments.aa @ l_a), l_a.T @ moments.ab @ l_b, _ridge(l_b.T @ moments.bb @ l_b))
+        up, down = torch.cholesky_solve(t.xy, torch.linalg.cholesky(t.xx)), torch.cholesky_solve(
+            t.xy.T, torch.linalg.cholesky(t.yy)
+        )  # fmt: skip
+        rounds = 0
+        if config.method == "exact" and config.alpha > 0:
+            up, down, rounds = _alternate(t, up, down, config)
     p_up, p_down = l_a @ up @ inv_b, l_b @ down @ inv_a
     b_up, b_down = moments.mean_b - moments.mean_a @ p_up, moments.mean_a - moments.mean_b @ p_down
     done = config.model_dump() | {"rounds": rounds, "seconds": time.perf_counter() - started, "n_fit": moments.n}

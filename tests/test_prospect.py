@@ -40,7 +40,7 @@ def test_what_was_found_is_what_the_models_are(found: looking.Prospect) -> None:
         live = load_shared(known)  # type: ignore[arg-type]
         assert (one.spec.n_layers, one.spec.d_model) == (known.n_layers, known.d_model)
         assert one.parameters == sum(p.numel() for p in live.plain.parameters()) and one.here
-        assert one.vocabulary == len(live.tokenizer) and one.architecture == "gpt_neox"
+        assert one.vocabulary == live.rows == one.tokenizer == len(live.tokenizer) and one.architecture == "gpt_neox"
         some = [d.text for d in load_corpus(TEXT).split("select")[:40]]
         rate = sum(int(e.usable.sum()) for e in live.encode(some)) / sum(map(len, some))
         assert one.tokens_per_character == pytest.approx(rate, rel=0.1)
