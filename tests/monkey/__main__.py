@@ -150,11 +150,11 @@ class Stage:
         await self.close()
         opening = asyncio.create_task(asyncio.to_thread(self.stack.enter_context, arena(self.workspaces, self.app)))
         try:
-            self.now = await asyncio.shield(opening)
+            self.now = now = await asyncio.shield(opening)
         except asyncio.CancelledError:
             await opening  # else it would be left behind
             raise
-        return self.now.server
+        return now.server
 
     async def close(self) -> None:
         self.now = None

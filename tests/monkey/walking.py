@@ -226,29 +226,29 @@ class _Walk:
         self.page = await self.context.new_page()
         self.wire = self.watch.opened[0][1]
         self.page.set_default_timeout(10_000)
+        self.page.set_default_navigation_timeout(1000 * self.limit)
         touch = await self.context.new_cdp_session(self.page) if SIZES[self.case.size].get("has_touch") else None
         self.hand = Hand(self.page, touch, self.files)
-        step, now = first, None
+        step = first
         try:
-            try:
-                await self.page.goto(self.case.address(self.url))
-            except Error as e:
-                raise DeadEndError(str(e).splitlines()[0]) from None
+            await self.page.goto(self.case.address(self.url))
             now = await self.rest()
             self.links = now.links
             if self.noted(await self.faults(now), first, "opened", self.case.address(self.url)):
                 return
-            for step in range(first + 1, steps + 1):
-                if time.monotonic() >= until and step > first + FIRST:
-                    break
+            while step < steps and (time.monotonic() < until or step < first + FIRST):
+                step += 1
                 if (now := await self.step(step, now)) is None:
                     return
+            if now.place == self.case.page:
+                did, after, forgotten = await self.do("reload", None, now, random.Random())
+                if await self.looked(forgotten, after, step, "reload", did):
+                    return
             await self.lead_away(step)
-        except DeadEndError as e:
-            now = None
+        except (DeadEndError, Error) as e:
             self.watch.server()
-            self.watch.note("dead end", str(e))
-            self.noted(self.watch.take(), max(step, first), "waited", self.page.url)
+            self.watch.note("dead end", str(e).splitlines()[0])
+            self.noted(self.watch.take(), step, "waited", self.page.url)
 
     async def rest(self) -> Survey:
         now, seconds = await rested(self.page, self.wire, self.limit)
@@ -271,12 +271,18 @@ class _Walk:
             did, after = f"could not: {str(e).splitlines()[0][:120]}", await self.rest()
         if after.place != self.case.page and now.place == self.case.page:
             self.left = now
-        found = [Fault("forgets", line.split(":")[0], line) for line in forgotten] + await self.faults(after)
         self.done.steps += 1
-        over = self.noted(found, step, name, did, round(time.monotonic() - start, 2), after.url)
+        over = await self.looked(forgotten, after, step, name, did, round(time.monotonic() - start, 2))
+        return None if over else after
+
+    async def looked(
+        self, forgotten: list[str], after: Survey, step: int, name: str, did: str, seconds: float = 0
+    ) -> bool:
+        """Note what is wrong after a gesture; whether the walk is over."""
+        found = [Fault("forgets", line.split(":")[0], line) for line in forgotten] + await self.faults(after)
         if found:
             await self.picture(step)
-        return None if over else after
+        return self.noted(found, step, name, did, seconds, after.url)
 
     async def do(
         self, name: str, target: Target | None, now: Survey, r: random.Random
