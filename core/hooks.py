@@ -116,8 +116,8 @@ def final_hidden(
     ids: Int[Tensor, "rows pos"],
     layer: int = 0,
     residual: Float[Tensor, "rows pos d"] | None = None,
-) -> Float[Tensor, "rows pos d"]:
-    """What the unembedding sees, after the final norm.
+) -> Float[Tensor, "rows pos e"]:
+    """What the unembedding sees, after the final norm (and in OPT-350M after a projection to fewer dimensions).
 
     With `residual`, the pass starts before `layer` from it: the layers below are not computed, and of `ids` only
     the shape is used.

@@ -235,7 +235,7 @@ class LiveModel(Reader):
         config = self.hf.config.get_text_config()
         return (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
 
-    def logits(self, hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n vocab"]:
+    def logits(self, hidden: Float[Tensor, "n e"]) -> Float[Tensor, "n vocab"]:
         """Float32 logits of final-norm outputs, scaled and soft-capped where the model does so."""
         out = self.hf.get_output_embeddings()(hidden).float() * self.logit_scale
         cap = getattr(self.hf.config.get_text_config(), "final_logit_softcapping", None)
