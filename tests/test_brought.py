@@ -152,10 +152,11 @@ def shrunken(bench: Bench, rows: torch.Tensor, threshold: float) -> "SAE[Any]":
         "metadata": {"hook_name": "blocks.2.hook_resid_pre", "model_name": "nano-a"},
     })  # fmt: skip
     shift = plain.b_dec @ plain.W_enc
-    weights = {"W_enc": plain.W_enc, "W_dec": plain.W_dec, "b_enc": plain.b_enc - shift - threshold}
+    weights = {"W_enc": plain.W_enc, "W_dec": plain.W_dec, "b_enc": plain.state_dict()["b_enc"] - shift - threshold}
     sae.load_state_dict(weights | {"b_dec": plain.b_dec})
-    sae.requires_grad_(False).b_dec += (rows - sae(rows)).mean(0)
-    return sae
+    with torch.no_grad():
+        sae.b_dec.add_((rows - sae(rows)).mean(0))
+    return sae.requires_grad_(False)
 
 
 def test_an_l1_penalty_is_no_normalisation_and_a_normalisation_is_one(bench: Bench, tmp_path: Path) -> None:
