@@ -1,4 +1,4 @@
-"""Each architecture, as a folder of a tiny model: `pair new`, `build` and `steer` give what plain transformers gives."""
+"""Each architecture, as a tiny folder: `pair new`, `build` and `steer` give what plain transformers gives."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -15,6 +15,7 @@ from tokenizers import models as tokenizer_models
 from typer.testing import CliRunner
 
 from core import hooks
+from core.attention import Heads, pattern
 from core.attribution import extreme_tokens
 from core.cli import app
 from core.corpus import load_corpus
@@ -81,6 +82,9 @@ def config(kind: str) -> Any:
         "bloom": lambda: t.BloomConfig(vocab_size=ROWS, hidden_size=32, n_layer=3, n_head=4, **ids),
         "falcon": lambda: t.FalconConfig(**size, vocab_size=ROWS),
         "mpt": lambda: t.MptConfig(vocab_size=ROWS, d_model=32, n_layers=3, n_heads=4, max_seq_len=1024),
+        "gpt-oss": lambda: t.GptOssConfig(
+            **llama, vocab_size=ROWS, head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=32
+        ),
         "bert": lambda: t.BertConfig(**wide, vocab_size=ROWS),
         "cohere": lambda: t.CohereConfig(**llama, vocab_size=ROWS),
         "mamba": lambda: t.MambaConfig(vocab_size=ROWS, hidden_size=32, num_hidden_layers=3, state_size=4),
@@ -90,7 +94,20 @@ def config(kind: str) -> Any:
 
 NO_FIRST_TOKEN = ("qwen2", "olmo")
 PAIRS = [("gpt2", "neox"), ("gemma2", "gemma2-wide"), ("llama", "qwen2"), ("opt", "olmo")]
-OTHERS = ["gemma3", "qwen3", "opt-350m", "olmo2", "mistral", "phi", "granite", "gptj", "bloom", "falcon", "mpt"]
+OTHERS = [
+    "gemma3",
+    "qwen3",
+    "opt-350m",
+    "olmo2",
+    "mistral",
+    "phi",
+    "granite",
+    "gptj",
+    "bloom",
+    "falcon",
+    "mpt",
+    "gpt-oss",
+]
 Folder = Callable[[str], Path]
 
 
@@ -275,12 +292,22 @@ def test_top_tokens_are_tokens(folder: Folder) -> None:
         weights, ids = extreme_tokens(model, directions)
         assert int(ids.max()) < ROWS <= model.rows
         rows = model.hf.get_output_embeddings().weight[:ROWS].float()
-        if kind == "llama":
-            rows = rows * model.hf.model.norm.weight.float()
-        else:
-            rows = rows - rows.mean(-1, keepdim=True)
+        gain = model.hf.model.norm.weight.float() if kind == "llama" else 1.0
+        rows = rows * gain - (0.0 if kind == "llama" else rows.mean(-1, keepdim=True))
         theirs = (directions @ rows.T).topk(8).values
         assert torch.allclose(weights[:, :8], theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "opt", "olmo", "gpt-oss"])
+def test_heads_look_where_transformers_says(kind: str, folder: Folder) -> None:
+    """Soft caps, windows, and a learned logit for looking nowhere included."""
+    model = load(look(str(folder(kind)))[0], FLOAT32)
+    ids = model.pad([model.encode([ENGLISH[:600]])[0].ids])
+    heads, layers = Heads(model), range(model.spec.n_layers)
+    with torch.inference_mode():
+        theirs = plainly(folder(kind))(input_ids=ids, output_attentions=True, use_cache=False).attentions
+    for layer, seen in heads.calls(ids, layers).items():
+        assert torch.allclose(pattern(heads.look(layer, seen)), theirs[layer], atol=1e-5)
 
 
 def test_a_text_grows_no_longer_than_the_context(folder: Folder) -> None:
