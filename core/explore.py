@@ -310,7 +310,7 @@ def raised(logits: pd.DataFrame, most: int = 5) -> pd.Series:
 
 
 def _map(directions: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two UMAP coordinates of each direction, by cosine; fewer than four, of which UMAP makes no map, stand in a row."""
+    """Two UMAP coordinates of each direction, by cosine; fewer than four, too few for UMAP, stand in a row."""
     from umap import UMAP
 
     if len(directions) < 4:

@@ -1,4 +1,4 @@
-"""Each architecture, as a folder of a tiny model: `pair new`, `build` and `steer` give what plain transformers gives."""
+"""Each architecture, as a tiny folder: `pair new`, `build` and `steer` give what plain transformers gives."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -15,6 +15,7 @@ from tokenizers import models as tokenizer_models
 from typer.testing import CliRunner
 
 from core import hooks
+from core.attention import Heads, pattern
 from core.attribution import extreme_tokens
 from core.cli import app
 from core.corpus import load_corpus
@@ -53,14 +54,24 @@ def tokenizer(bos: bool) -> Any:
 def config(kind: str) -> Any:
     import transformers as t
 
-    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-    size = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 1024} | ids
-    wide = size | {"intermediate_size": 64}
-    llama = wide | {"num_key_value_heads": 2}
-    gemma = llama | {"vocab_size": ROWS, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 32}
-    caps = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
-    opt = size | {"vocab_size": ROWS, "ffn_dim": 64, "pad_token_id": 1}
-    gpt2 = {"vocab_size": ROWS, "n_embd": 32, "n_layer": 3, "n_head": 4} | ids
+    ids: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    size: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 1024,
+    } | ids
+    wide: dict[str, Any] = size | {"intermediate_size": 64}
+    llama: dict[str, Any] = wide | {"num_key_value_heads": 2}
+    gemma: dict[str, Any] = llama | {
+        "vocab_size": ROWS,
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "sliding_window": 32,
+    }
+    caps: dict[str, Any] = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
+    opt: dict[str, Any] = size | {"vocab_size": ROWS, "ffn_dim": 64, "pad_token_id": 1}
+    gpt2: dict[str, Any] = {"vocab_size": ROWS, "n_embd": 32, "n_layer": 3, "n_head": 4} | ids
     made: dict[str, Callable[[], Any]] = {
         "gpt2": lambda: t.GPT2Config(**gpt2, n_positions=128),
         "neox": lambda: t.GPTNeoXConfig(**wide, vocab_size=PADDED),
@@ -81,6 +92,9 @@ def config(kind: str) -> Any:
         "bloom": lambda: t.BloomConfig(vocab_size=ROWS, hidden_size=32, n_layer=3, n_head=4, **ids),
         "falcon": lambda: t.FalconConfig(**size, vocab_size=ROWS),
         "mpt": lambda: t.MptConfig(vocab_size=ROWS, d_model=32, n_layers=3, n_heads=4, max_seq_len=1024),
+        "gpt-oss": lambda: t.GptOssConfig(
+            **llama, vocab_size=ROWS, head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=32
+        ),
         "bert": lambda: t.BertConfig(**wide, vocab_size=ROWS),
         "cohere": lambda: t.CohereConfig(**llama, vocab_size=ROWS),
         "mamba": lambda: t.MambaConfig(vocab_size=ROWS, hidden_size=32, num_hidden_layers=3, state_size=4),
@@ -90,7 +104,20 @@ def config(kind: str) -> Any:
 
 NO_FIRST_TOKEN = ("qwen2", "olmo")
 PAIRS = [("gpt2", "neox"), ("gemma2", "gemma2-wide"), ("llama", "qwen2"), ("opt", "olmo")]
-OTHERS = ["gemma3", "qwen3", "opt-350m", "olmo2", "mistral", "phi", "granite", "gptj", "bloom", "falcon", "mpt"]
+OTHERS = [
+    "gemma3",
+    "qwen3",
+    "opt-350m",
+    "olmo2",
+    "mistral",
+    "phi",
+    "granite",
+    "gptj",
+    "bloom",
+    "falcon",
+    "mpt",
+    "gpt-oss",
+]
 Folder = Callable[[str], Path]
 
 
@@ -126,7 +153,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("text")
-    for name in sorted(topics)[:10]:
+    for name in sorted(topics)[:24]:
         (place / f"{name}.txt").write_text(topics[name], "utf-8")
     return place
 
@@ -245,7 +272,7 @@ def test_what_opens_equals_transformers(kind: str, where: Runtime, folder: Folde
         fast = model.plain.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
     layers = range(model.spec.n_layers)
     # in bfloat16 rounding of one path to another, seen after three layers
-    near = {"rtol": 1e-4, "atol": 1e-4} if where is FLOAT32 else {"rtol": 4e-2, "atol": 6e-2}
+    near: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4} if where is FLOAT32 else {"rtol": 4e-2, "atol": 6e-2}
     for layer, h in hooks.residuals(model, ids, layers).items():
         assert torch.allclose(h.float(), theirs.hidden_states[layer].float(), **near), layer
     hidden = hooks.final_hidden(model, ids)
@@ -275,12 +302,22 @@ def test_top_tokens_are_tokens(folder: Folder) -> None:
         weights, ids = extreme_tokens(model, directions)
         assert int(ids.max()) < ROWS <= model.rows
         rows = model.hf.get_output_embeddings().weight[:ROWS].float()
-        if kind == "llama":
-            rows = rows * model.hf.model.norm.weight.float()
-        else:
-            rows = rows - rows.mean(-1, keepdim=True)
+        gain = model.hf.model.norm.weight.float() if kind == "llama" else 1.0
+        rows = rows * gain - (0.0 if kind == "llama" else rows.mean(-1, keepdim=True))
         theirs = (directions @ rows.T).topk(8).values
         assert torch.allclose(weights[:, :8], theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "opt", "olmo", "gpt-oss"])
+def test_heads_look_where_transformers_says(kind: str, folder: Folder) -> None:
+    """Soft caps, windows, and a learned logit for looking nowhere included."""
+    model = load(look(str(folder(kind)))[0], FLOAT32)
+    ids = model.pad([model.encode([ENGLISH[:600]])[0].ids])
+    heads, layers = Heads(model), range(model.spec.n_layers)
+    with torch.inference_mode():
+        theirs = plainly(folder(kind))(input_ids=ids, output_attentions=True, use_cache=False).attentions
+    for layer, seen in heads.calls(ids, layers).items():
+        assert torch.allclose(pattern(heads.look(layer, seen)), theirs[layer], atol=1e-5)
 
 
 def test_a_text_grows_no_longer_than_the_context(folder: Folder) -> None:

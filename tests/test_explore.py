@@ -169,3 +169,10 @@ def test_the_command_line_carries_an_sae(ws: Workspace, tmp_path: Path, monkeypa
     shown = call.invoke(app, ["features", "show", "nano", "3", "--json"])
     assert json.loads(shown.stdout)["feature"] == 3
     assert call.invoke(app, ["features", "show", "nano", "96"]).exit_code == 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 16, 17])
+def test_few_directions_have_a_place_each(n: int) -> None:
+    x, y = explore._map(np.random.default_rng(0).standard_normal((n, 8)), 0)
+    assert x.shape == y.shape == (n,) and np.isfinite(x).all() and np.isfinite(y).all()
+    assert len(set(zip(x.tolist(), y.tolist(), strict=True))) == n

@@ -1,6 +1,8 @@
 """A spec becomes the model that it says, or one sentence; texts become tokens whose ends are true."""
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import FLOAT32, KINDS, SCRIPTS, Tiny, TinySpec
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, CanineTokenizer
 
 from core.errors import StitchLensError
-from core.models import LiveModel, load, locate, runtime, weights_hash
+from core.models import LiveModel, Runtime, load, locate, runtime, tokenizer_of, weights_hash
 from core.pairs import ModelSpec, Source
 from core.places import PROJECT
+from core.prospect import prospect
 
 
 def refuse(spec: ModelSpec) -> str:
@@ -174,3 +179,102 @@ def test_lower_precision_opens_too(tiny_spec: TinySpec) -> None:
     model = load(tiny_spec("llama"), runtime("cpu", "bfloat16"))
     assert model.makers["dtype"] == "bfloat16"
     assert next(model.hf.parameters()).dtype == torch.bfloat16
+
+
+def spoilt(spec: ModelSpec, folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> ModelSpec:
+    """A copy whose tensors were changed."""
+    found = moved(spec, folder)
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return found
+
+
+def test_a_missing_weight_is_named_and_never_drawn(tiny_spec: TinySpec, tmp_path: Path) -> None:
+    def classify(t: dict[str, torch.Tensor]) -> None:
+        t["score.weight"] = torch.zeros(2, 40)
+        del t["lm_head.weight"]
+
+    spec = spoilt(tiny_spec("llama"), tmp_path / "classifier", classify)
+    assert refuse(spec).startswith("Found no lm_head.weight in the weights of classifier")
+    with pytest.raises(StitchLensError, match=r"no lm_head\.weight"):
+        prospect(str(tmp_path / "classifier"), "nano-b", "wheel:eng")
+
+    def lose(t: dict[str, torch.Tensor]) -> None:
+        del t["model.layers.1.mlp.up_proj.weight"]
+
+    spec = spoilt(tiny_spec("llama"), tmp_path / "lost", lose)
+    assert "no model.layers.1.mlp.up_proj.weight" in refuse(spec)
+
+
+def test_tensors_without_a_place_are_refused_or_named(tiny_spec: TinySpec, tmp_path: Path) -> None:
+    def adapter(t: dict[str, torch.Tensor]) -> None:
+        t["model.layers.0.mlp.up_proj.lora_A.weight"] = torch.zeros(2, 40)
+
+    assert "lora_A" in refuse(spoilt(tiny_spec("llama"), tmp_path / "adapter", adapter))
+
+    def harmless(t: dict[str, torch.Tensor]) -> None:
+        t["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(4)
+        t["v_head.weight"] = torch.zeros(1, 40)
+
+    spec = spoilt(tiny_spec("llama"), tmp_path / "valued", harmless)
+    assert load(spec, FLOAT32).rows == load(tiny_spec("llama"), FLOAT32).rows
+    found = prospect(str(tmp_path / "valued"), "nano-b", "wheel:eng")
+    assert any("v_head.weight" in note and "inv_freq" not in note for note in found.notes)
+
+
+def test_tokens_beyond_the_embedding(tiny_spec: TinySpec, tmp_path: Path) -> None:
+    """Tokens of text are refused; a special one that text only mentions is read as the text that it is."""
+    spec = moved(tiny_spec("llama"), tmp_path / "grown")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "grown")
+    rows = len(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(tmp_path / "grown")
+    model = load(spec, FLOAT32)
+    (read,) = model.encode(["see <image> here"])
+    assert max(model.tokenizer("see <image> here").input_ids) == rows == model.rows > max(read.ids)
+    assert model.tokenizer.decode(read.ids[1:]) == "see <image> here" and read.ends[-1] == len("see <image> here")
+
+    tokenizer.add_tokens(["wugs"])
+    tokenizer.save_pretrained(tmp_path / "grown")
+    message = refuse(spec)
+    assert f"{rows + 2:,} tokens in the tokenizer of grown and {rows:,} rows" in message and "wugs" in message
+    with pytest.raises(StitchLensError, match=f"{rows:,} rows in its embedding"):
+        prospect(str(tmp_path / "grown"), "nano-b", "wheel:eng")
+
+
+def test_advice_fits_whose_folder_it_is(tiny_spec: TinySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what was made here is 'made anew'; and `load` does not touch what is a person's own."""
+    monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "models").mkdir(parents=True)
+    for place, anew in ((tmp_path / "own", False), (tmp_path / "cache" / "models" / "made", True)):
+        spec = moved(tiny_spec("llama"), place)
+        (place / "model.safetensors").write_bytes(b"not weights")
+        assert ("made anew" in refuse(spec)) == anew
+        assert (place / "model.safetensors").read_bytes() == b"not weights"
+
+
+def test_numbers_that_are_none_and_places_that_are_not_there(
+    tiny_spec: TinySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nan(t: dict[str, torch.Tensor]) -> None:
+        t["model.norm.weight"][0] = torch.nan
+
+    assert "NaN or infinite logits" in refuse(spoilt(tiny_spec("llama"), tmp_path / "nan", nan))
+    if not torch.cuda.is_available():
+        with pytest.raises(StitchLensError, match="no float32 on cuda"):
+            load(tiny_spec("llama"), Runtime(torch.device("cuda"), torch.float32))
+    monkeypatch.setenv("STITCHLENS_DEVICE", "gpu")
+    with pytest.raises(StitchLensError, match="device 'gpu'"):
+        runtime()
+    monkeypatch.setenv("STITCHLENS_DEVICE", "cpu")
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
+    monkeypatch.delenv("STITCHLENS_DTYPE", raising=False)
+    assert runtime().dtype == torch.float32
+
+
+def test_a_tokenizer_that_does_not_say_where_its_tokens_stand(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "canine"}), "utf-8")
+    CanineTokenizer().save_pretrained(tmp_path)
+    with pytest.raises(StitchLensError, match="a slow tokenizer for x"):
+        tokenizer_of(tmp_path, "x")

@@ -48,6 +48,13 @@ def test_what_was_found_is_what_the_models_are(found: looking.Prospect) -> None:
     assert found.pair.key == "mine" and found.pair.layer_pairs == () and not found.notes
 
 
+def test_a_usual_name_finds_the_registered_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(looking, "locate", lambda spec: tmp_path)
+    assert look("gpt2-small") == (PAIRS["gpt2-small-medium"].a, tmp_path)
+    assert look("pythia-19m-deduped") == (PAIRS["pythia-70m-160m"].a, tmp_path)
+
+
 def test_a_pair_that_was_added_is_one_of_ours(found: looking.Prospect, home: Path) -> None:
     register(found.pair)
     assert get_pair("mine") == found.pair and list(known_pairs()) == [*PAIRS, "mine"]

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.optimize import minimize
 
+from core import stitch as stitching
 from core.errors import StitchLensError
 from core.gram import Gram, Moments
 from core.harvest import Recording
@@ -379,3 +380,25 @@ def test_configs_are_strict() -> None:
     for wrong in ({"metric": "cosine"}, {"method": "sgd"}, {"alhpa": 1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             FitConfig.model_validate(wrong)
+
+
+def test_small_matrices_are_solved_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several wait for each other; the number that there was is given back, also after a fault."""
+    used: list[int] = []
+    solve = stitching._solve
+    monkeypatch.setattr(stitching, "_solve", lambda *args: (used.append(torch.get_num_threads()), solve(*args))[1])
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        x = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+        gram = Gram(8, 8)
+        gram.update(x, x.flip(1), seed=0)
+        stitching.fit_moments(gram.moments(), FitConfig())
+        assert set(used) == {1} and torch.get_num_threads() == 2
+        with pytest.raises(ZeroDivisionError), stitching._threads(8):
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 2
+        with stitching._threads(stitching.ALONE + 1):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
