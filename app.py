@@ -36,5 +36,6 @@ with st.sidebar:
     )  # fmt: skip
     frame.yours(frame.workspace())
     st.caption(f"StitchLens {__version__}")
+    frame.touch()
 frame.other_workspace(asked, chosen, built)
 page.run()

@@ -163,14 +163,15 @@ def correlations(table: pd.DataFrame, settings: dict[str, Any]) -> tuple[float, 
     """Fig. 14; returns the range of correlations that is selected on it."""
     rows = table.loc[table.reliable]
     random, shuffled = (round(float(rows[control].quantile()), 2) + 0.0 for control in ("random", "shuffled"))
+    brush = not frame.on_phone()
     drawn = figures.draw(
-        figures.correlations(rows),
+        figures.correlations(rows, brush),
         "Eq. 10 (Fig. 14): Pearson correlation, over held-out positions where the same text comes next, of a feature's "
         f"attribution to the next token in A and, after transfer through {plain(settings['stitch_name'])}, in B; "
         f"{len(rows):,} of {len(table):,} features, those active in both at 20 positions or more. Median "
         f"{rows.correlation.median():.2f}; controls: a random SAE through the same stitch, {random:.2f}, and the same "
         f"features through a stitch of shuffled pairs, {shuffled:.2f} (its peak is cut off). "
-        "Drag over bars to list their features below.",
+        f"{'Drag over bars' if brush else 'Tap a bar'} to list their features below.",
         key="correlations", alt="Histogram of attribution correlation with two controls", on_select="rerun",
         selection_mode=("points", "box"),
     )  # fmt: skip

@@ -52,8 +52,7 @@ def inked(figure: go.Figure) -> go.Figure:
         update(tickfont=ink, title_font=ink)
     bar = {"tickfont": ink, "title": {"font": ink}}
     figure.update_traces(colorbar=bar, selector={"type": "heatmap"})
-    for kind in ("scatter", "scattergl"):
-        figure.update_traces(marker={"colorbar": bar}, selector={"type": kind})
+    figure.update_traces(marker_colorbar=bar, selector={"marker.showscale": True})
     return figure
 
 
@@ -281,9 +280,9 @@ BINS = np.linspace(-1, 1, 61)
 
 
 @remembered
-def correlations(table: pd.DataFrame) -> go.Figure:
-    """Fig. 14: transferred features as bars in B's purple outlined in A's blue, both controls as grey lines. A box or a
-    click selects bars; their x is the middle of a bin of BINS."""
+def correlations(table: pd.DataFrame, brush: bool = True) -> go.Figure:
+    """Fig. 14: transferred features as bars in B's purple outlined in A's blue, both controls as grey lines. A `brush`
+    selects bars, without one a click or tap does; their x is the middle of a bin of BINS."""
     c = colours()
     middle = (BINS[1:] + BINS[:-1]) / 2
     counts = {column: np.histogram(table[column].dropna(), BINS)[0] for column in ("correlation", "random", "shuffled")}
@@ -300,7 +299,7 @@ def correlations(table: pd.DataFrame) -> go.Figure:
             hovertemplate=f"Eq. 10 about %{{x:.2f}}<br>%{{y}} features<extra>{name}</extra>",
         )  # fmt: skip
     figure.update_layout(
-        height=340, margin={"l": 0, "r": 8, "t": 30, "b": 0}, bargap=0, dragmode="select", selectdirection="h",
+        height=340, margin={"l": 0, "r": 8, "t": 30, "b": 0}, bargap=0, dragmode="select" if brush else False, selectdirection="h",
         hovermode="closest", legend=LEGEND, clickmode="event+select",
     )  # fmt: skip
     figure.update_xaxes(
@@ -391,8 +390,8 @@ def feature_map(table: pd.DataFrame, colour: str, drag: str = "click") -> go.Fig
         height=460, margin={"l": 0, "r": 0, "t": 30, "b": 0}, dragmode=False if drag == "click" else drag,
         hovermode="closest", legend=LEGEND, clickmode="event+select", showlegend=colour == "kind",
     )  # fmt: skip
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False, scaleanchor="x")
+    figure.update_xaxes(visible=False, fixedrange=True)
+    figure.update_yaxes(visible=False, fixedrange=True, scaleanchor="x")
     return figure
 
 

@@ -89,6 +89,29 @@ def action() -> Literal["primary", "secondary"]:
     return "secondary" if st.context.theme.type == "dark" else "primary"
 
 
+def on_phone() -> bool:
+    """Whether a swipe should scroll past a figure that a drag with a mouse would brush."""
+    return "Mobi" in (st.context.headers.get("User-Agent") or "")
+
+
+TOUCH = """<script>
+if (!window.stitchlensTouch) {
+  window.stitchlensTouch = true;
+  document.addEventListener("touchstart", event => {
+    const plot = event.target.closest?.(".js-plotly-plot");
+    const drag = plot?._fullLayout?.dragmode;
+    if (plot && drag !== "select" && drag !== "lasso") event.stopPropagation();
+  }, {capture: true, passive: true});
+}
+</script>"""
+
+
+def touch() -> None:
+    """Let a swipe over a figure scroll the page and a tap pick a mark. Streamlit turns a figure whose marks can be picked
+    from no drag mode into panning, for which Plotly takes every touch; kept from it, a tap comes as the mouse's click."""
+    st.html(TOUCH, unsafe_allow_javascript=True)
+
+
 # The address
 
 
