@@ -25,7 +25,6 @@ pages = [
 ]
 page = st.navigation(pages)
 st.set_page_config(page_title=f"{page.title} · StitchLens")
-frame.arrive(page.url_path)
 asked = st.query_params.get("pair")
 with st.sidebar:
     built = queries.pairs_with_workspace()

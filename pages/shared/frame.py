@@ -30,10 +30,15 @@ STALE = 3600
 
 
 def routed() -> None:
-    """Hand over to `app.py` where it did not run: with a `pages` folder there, Streamlit's very first run skips it."""
+    """Hand over to `app.py` where it did not run: with a `pages` folder there, Streamlit's very first run skips it. Then
+    note whether this page is another one than in the run before, see `settle`."""
     if "pair" not in st.session_state:
         runpy.run_path(str(PROJECT / "app.py"))
         st.stop()
+    now, context = st.session_state, get_script_run_ctx()
+    page = context and context.page_script_hash
+    now["arrived"] = now.get("page") != page
+    now["page"] = page
 
 
 def workspace() -> Workspace:
@@ -113,13 +118,6 @@ def touch() -> None:
 
 
 # The address
-
-
-def arrive(page: str) -> None:
-    """Note, before a page runs, whether it is another one than in the run before."""
-    now = st.session_state
-    now["arrived"] = now.get("page") != page
-    now["page"] = page
 
 
 def settle(
