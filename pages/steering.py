@@ -208,7 +208,7 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
             "Operator", list(responses.OPERATORS), default="clamp", required=True, key="operator", bind="query-params",
             help="  \n".join(f"{name}: {what}." for name, what in responses.OPERATORS.items()),
         )  # fmt: skip
-        st.toggle(
+        st.checkbox(
             "Steer the prompt too", True, key="on_prompt", bind="query-params",
             help="Special tokens are never steered. Off: only what is generated.",
         )  # fmt: skip

@@ -299,8 +299,8 @@ def correlations(table: pd.DataFrame, brush: bool = True) -> go.Figure:
             hovertemplate=f"Eq. 10 about %{{x:.2f}}<br>%{{y}} features<extra>{name}</extra>",
         )  # fmt: skip
     figure.update_layout(
-        height=340, margin={"l": 0, "r": 8, "t": 30, "b": 0}, bargap=0, dragmode="select" if brush else False, selectdirection="h",
-        hovermode="closest", legend=LEGEND, clickmode="event+select",
+        height=340, margin={"l": 0, "r": 8, "t": 30, "b": 0}, bargap=0, dragmode="select" if brush else False,
+        selectdirection="h", hovermode="closest", legend=LEGEND, clickmode="event+select",
     )  # fmt: skip
     figure.update_xaxes(
         title="attribution correlation, Eq. 10 (→ alike)", range=[-1, 1], fixedrange=True, zeroline=False

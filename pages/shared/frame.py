@@ -30,8 +30,8 @@ STALE = 3600
 
 
 def routed() -> None:
-    """Hand over to `app.py` where it did not run: with a `pages` folder there, Streamlit's very first run skips it. Then
-    note whether this page is another one than in the run before, see `settle`."""
+    """Hand over to `app.py` where it did not run: with a `pages` folder there, Streamlit's very first run skips it.
+    Then note whether this page is another one than in the run before, see `settle`."""
     if "pair" not in st.session_state:
         runpy.run_path(str(PROJECT / "app.py"))
         st.stop()
@@ -112,8 +112,8 @@ if (!window.stitchlensTouch) {
 
 
 def touch() -> None:
-    """Let a swipe over a figure scroll the page and a tap pick a mark. Streamlit turns a figure whose marks can be picked
-    from no drag mode into panning, for which Plotly takes every touch; kept from it, a tap comes as the mouse's click."""
+    """Let a swipe over a figure scroll the page and a tap pick a mark. Streamlit turns a figure whose marks can be
+    picked from no drag mode into panning, for which Plotly takes every touch; kept from it, a tap comes as a click."""
     st.html(TOUCH, unsafe_allow_javascript=True)
 
 
