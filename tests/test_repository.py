@@ -104,8 +104,8 @@ def test_text_meets_wcag_aa(mode: str) -> None:
 
 def blend(colour: str, background: str, share: float) -> str:
     """`colour` laid over `background` with an opacity of `share`."""
-    channels = ((int(x[i : i + 2], 16) for i in (1, 3, 5)) for x in (colour, background))
-    return "#" + "".join(f"{round(share * a + (1 - share) * b):02x}" for a, b in zip(*channels, strict=True))
+    channels = ((int(colour[i : i + 2], 16), int(background[i : i + 2], 16)) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(share * over + (1 - share) * under):02x}" for over, under in channels)
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
