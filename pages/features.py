@@ -23,7 +23,7 @@ SIDES = {"a": ":blue[A, with the original SAE]", "b": ":violet[B, with the trans
 SILENT = "Not active in any of the documents that were read for examples."
 GROUPS = {"top": "Top", "q4": "Strong", "q3": "Upper", "q2": "Lower", "q1": "Weak"}
 EACH, SAME, OWN = "Contexts of each", "Same text", "Your own text"
-COLOURS = {"kind": "Class", "correlation": "Attribution correlation", "density_a": "Density in A (log)"}
+COLOURS = {"kind": "Class", "correlation": "Correlation", "density_a": "Density in A"}
 DRAGS = {"click": "Click", "select": "Box", "lasso": "Lasso"}
 SAMPLE = "The committee will meet in Paris on Monday, and nobody knows whether they will agree."
 DRAWN = 16_384
@@ -218,12 +218,12 @@ def classes(table: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
 def overview(table: pd.DataFrame) -> pd.DataFrame:
     """The map of decoder directions; returns the features that are selected on it, or all."""
     st.subheader("All features", anchor="all")
-    bar = st.container(horizontal=True, vertical_alignment="bottom")
-    colour = bar.segmented_control(
+    left, right = st.columns([3, 2])
+    colour = left.segmented_control(
         "Colour by", list(COLOURS), default="kind", required=True, format_func=lambda c: COLOURS[c], key="map-colour",
-        bind="query-params",
+        bind="query-params", help="Attribution correlation (Eq. 10); density: share of positions in A, logarithm.",
     )  # fmt: skip
-    drag = bar.segmented_control(
+    drag = right.segmented_control(
         "Pick by", list(DRAGS), default="click", required=True, format_func=lambda d: DRAGS[d], key="map-drag",
         bind="query-params", help="A click or tap opens a feature; a box or a lasso filters the table below.",
     )  # fmt: skip
