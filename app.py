@@ -25,13 +25,16 @@ pages = [
 ]
 page = st.navigation(pages)
 st.set_page_config(page_title=f"{page.title} · StitchLens")
+asked = st.query_params.get("pair")
 with st.sidebar:
     built = queries.pairs_with_workspace()
     which = "those that are built" if built else "none is built yet, so those that are known"
-    st.selectbox(
+    chosen = st.selectbox(
         "Workspace", built or list(known_pairs()), key="pair", bind="query-params",
         help=f"A pair of models and all that was computed for it; listed: {which}.",
     )  # fmt: skip
     frame.yours(frame.workspace())
     st.caption(f"StitchLens {__version__}")
+    frame.touch()
+frame.other_workspace(asked, chosen, built)
 page.run()

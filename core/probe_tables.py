@@ -90,11 +90,16 @@ def probed(ws: Workspace, name: str, dataset: str, label: str, k: int) -> pd.Dat
     transfer; `raises` and Eq. 10's `correlation` of the feature explorer."""
     table = ws.table(f"probe_features/{name}")
     rows = table.loc[(table.dataset == dataset) & (table.label == label) & (table["rank"] < k)]
-    sae = setup(ws, name)["sae_name"]
-    if queries.has(ws, f"features/{sae}"):
-        known = queries.features(ws, sae)[["feature", "raises", "correlation"]]
-        rows = rows.merge(known, on="feature", how="left")
-    return rows.sort_values("rank").drop(columns=["dataset", "label"]).reset_index(drop=True)
+    rows = described(ws, setup(ws, name)["sae_name"], rows.drop(columns=["dataset", "label"]))
+    return rows.sort_values("rank").reset_index(drop=True)
+
+
+def described(ws: Workspace, sae: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with a `feature` of A's SAE, beside what the feature explorer knows of it, where it was measured: `raises`
+    and Eq. 10's `correlation`."""
+    if not queries.has(ws, f"features/{sae}"):
+        return rows
+    return rows.merge(queries.features(ws, sae)[["feature", "raises", "correlation"]], on="feature", how="left")
 
 
 MEASURED = ("accuracy", "low", "high", "auc", "auc_low", "auc_high", "gap", "gap_low", "gap_high")

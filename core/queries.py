@@ -138,6 +138,26 @@ def stitch_names(ws: Workspace) -> list[str]:
     return sorted(names, key=lambda n: (n != default, n))
 
 
+def by_hand(ws: Workspace, name: str) -> bool:
+    """Whether a person fitted or brought a stitch, so that it may go: not one of the build, nor the default one."""
+    default = None
+    with suppress(StitchLensError):
+        default = about(ws).get("default_stitch")
+    why = makers(ws, f"stitches/{name}").get("why")
+    return name != default and why in ("chosen by hand", "imported")
+
+
+def made_through(ws: Workspace, name: str) -> list[str]:
+    """What was measured through a stitch and would be left without it: 'features/L2-1024' and the like."""
+    return [full for full, artifact in ws.manifest().artifacts.items() if artifact.makers.get("stitch_name") == name]
+
+
+def stitches_from(ws: Workspace, sae: str) -> list[str]:
+    """The stitches through which an SAE of A can cross: those from its layer, the default one first."""
+    layer = makers(ws, f"saes/{sae}").get("layer_a")
+    return [name for name in stitch_names(ws) if makers(ws, f"stitches/{name}").get("layer_a") == layer]
+
+
 def stitches(ws: Workspace) -> pd.DataFrame:
     """One row a stitch, the default first: `name`, layers, `method`, `metric`, `alpha`, `positions`, `made`; the losses
     of Table 1 and `<condition>_relative`; `fuv_up`, `fuv_down`. What was not measured is NaN; so is what cannot be
@@ -347,6 +367,21 @@ def kinds_of_features(table: pd.DataFrame, threshold: float = 0.5, least: int = 
     kind = table.consistency.ge(threshold).map({True: "structural", False: "semantic"})
     kind = kind.mask(~table.sentences.ge(least), "unseen")
     return kind.mask(table.density_a == 0, "dead").rename("kind")
+
+
+def structural_share(table: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
+    """Fig. 4b, counted: of `features` with their `kind`, the semantic and structural ones in each of `bins` equal parts
+    of Eq. 10 from -1 to 1, both ends in: `low`, `high`, `structural`, `n` of both, `share` (NaN where n is 0)."""
+    edges = np.linspace(-1, 1, bins + 1)
+    counts = {
+        kind: np.histogram(table.correlation[table.kind == kind].dropna(), edges)[0]
+        for kind in ("semantic", "structural")
+    }
+    n = counts["semantic"] + counts["structural"]
+    share = np.where(n > 0, counts["structural"] / np.maximum(n, 1), np.nan)
+    return pd.DataFrame(
+        {"low": edges[:-1], "high": edges[1:], "structural": counts["structural"], "n": n, "share": share}
+    )
 
 
 def feature_examples(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:

@@ -24,7 +24,8 @@ SIDES = {"a": ":blue[A, with the original SAE]", "b": ":violet[B, with the trans
 SILENT = "Not active in any of the documents that were read for examples."
 GROUPS = {"top": "Top", "q4": "Strong", "q3": "Upper", "q2": "Lower", "q1": "Weak"}
 EACH, SAME, OWN = "Contexts of each", "Same text", "Your own text"
-COLOURS = {"kind": "Class", "correlation": "Attribution correlation", "density_a": "Density in A (log)"}
+COLOURS = {"kind": "Class", "correlation": "Correlation", "density_a": "Density in A"}
+DRAGS = {"click": "Click", "select": "Box", "lasso": "Lasso"}
 SAMPLE = "The committee will meet in Paris on Monday, and nobody knows whether they will agree."
 DRAWN = 16_384
 """Features on the map; more hide one another and cost seconds."""
@@ -56,10 +57,16 @@ def page() -> None:
                 f"python -m core features build {ws.pair}",
             )
             return
+        frame.answer("sae", names, "SAE")
+        frame.answer("view", (EACH, SAME, OWN), "comparison")
+        frame.answer("map-colour", COLOURS.values(), "colour")
+        frame.answer("map-drag", DRAGS.values(), "way to pick")
+        frame.within("structural", 0, 1, "consistency")
+        frame.within("sentences", 1, 30, "number of sentences")
         sae = st.selectbox("SAE", names, key="sae", bind="query-params") if len(names) > 1 else names[0]
         table = ask(queries.features, ws, sae)
         settings = ask(queries.makers, ws, f"features/{sae}")
-        follow(table)
+        follow(ws, sae, table)
         brushed = None
         with section():
             brushed = correlations(table, settings)
@@ -154,32 +161,27 @@ def card(ws: Workspace, name: str) -> None:
         )  # fmt: skip
 
 
-def follow(table: pd.DataFrame) -> None:
+def follow(ws: Workspace, sae: str, table: pd.DataFrame) -> None:
     """Settle, before any widget is drawn, which feature is shown: the link's, or the one most alike in both."""
-    now = st.session_state
-    linked = st.query_params.get("feature", "")
-    if "feature" not in now:
-        usual = int((table.correlation + table.rbo).where(table.reliable).fillna(-1).idxmax())
-        wanted = int(linked) if linked.isdecimal() else usual
-        if wanted >= len(table):
-            st.warning(f"No feature {wanted} here, they run from 0 to {len(table) - 1}; showing {usual}.")
-            wanted = usual
-        now["feature"] = wanted
-    now["feature"] = min(now["feature"], len(table) - 1)
+    usual = int((table.correlation + table.rbo).where(table.reliable).fillna(-1).idxmax())
+    parse, limits = frame.whole(0, len(table) - 1)
+    frame.settle("feature", usual, parse, (ws.pair, sae), limits, tell=True)
+    frame.settle("text", SAMPLE, lambda text: text[:LONGEST], "features")
 
 
 def correlations(table: pd.DataFrame, settings: dict[str, Any]) -> tuple[float, float] | None:
     """Fig. 14; returns the range of correlations that is selected on it."""
     rows = table.loc[table.reliable]
     random, shuffled = (round(float(rows[control].quantile()), 2) + 0.0 for control in ("random", "shuffled"))
+    brush = not frame.on_phone()
     drawn = figures.draw(
-        figures.correlations(rows),
+        figures.correlations(rows, brush),
         "Eq. 10 (Fig. 14): Pearson correlation, over held-out positions where the same text comes next, of a feature's "
         f"attribution to the next token in A and, after transfer through {plain(settings['stitch_name'])}, in B; "
         f"{len(rows):,} of {len(table):,} features, those active in both at 20 positions or more. Median "
         f"{rows.correlation.median():.2f}; controls: a random SAE through the same stitch, {random:.2f}, and the same "
         f"features through a stitch of shuffled pairs, {shuffled:.2f} (its peak is cut off). "
-        "Drag over bars to list their features below.",
+        f"{'Drag over bars' if brush else 'Tap a bar'} to list their features below.",
         key="correlations", alt="Histogram of attribution correlation with two controls", on_select="rerun",
         selection_mode=("points", "box"),
     )  # fmt: skip
@@ -192,12 +194,14 @@ def classes(table: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
     left, right = st.columns([3, 1], gap="large")
     threshold = right.slider(
         "Structural from a consistency of", 0.0, 1.0, 0.5, 0.05,
+        key="structural", bind="query-params",
         help="Share of the sentences with the feature in which it stays active in all rewrites that keep structure and "
         "function words and change content (5.1).",
     )  # fmt: skip
     least = right.slider(
-        "At least so many sentences", 1, 30, 3, help="Features active in fewer of the sampled sentences are left out."
-    )
+        "At least so many sentences", 1, 30, 3, key="sentences", bind="query-params",
+        help="Features active in fewer of the sampled sentences are left out.",
+    )  # fmt: skip
     table = table.assign(kind=queries.kinds_of_features(table, threshold, least))
     counts = table.kind.value_counts()
     right.markdown(
@@ -209,10 +213,12 @@ def classes(table: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
         if rows.kind.nunique() < 2:
             st.markdown("With these thresholds all features fall into one class.")
         else:
+            shares = queries.structural_share(rows)
+            structural, n = int(shares.structural.sum()), int(shares.n.sum())
             figures.draw(
-                figures.classes(rows),
-                "Fig. 4b: densities of Eq. 10 for both classes, and above them the share of structural features among "
-                f"both at each correlation (dotted: the share over all); {len(rows):,} features, "
+                figures.classes(rows, shares),
+                "Fig. 4b: densities of Eq. 10, each class by itself, and above them the share of structural features "
+                f"among both, counted in steps of 0.1 (dotted: over all, {structural:,} of {n:,}); "
                 f"{settings['sentences']:,} English sentences with {settings['rewrites']} rewrites each.",
                 key="classes", alt="Densities of attribution correlation of semantic and structural features",
             )  # fmt: skip
@@ -222,25 +228,34 @@ def classes(table: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
 def overview(table: pd.DataFrame) -> pd.DataFrame:
     """The map of decoder directions; returns the features that are selected on it, or all."""
     st.subheader("All features", anchor="all")
-    colour = st.segmented_control(
-        "Colour by", list(COLOURS), default="kind", required=True, format_func=lambda c: COLOURS[c], key="map-colour"
-    )
+    left, right = st.columns([3, 2])
+    colour = left.segmented_control(
+        "Colour by", list(COLOURS), default="kind", required=True, format_func=lambda c: COLOURS[c], key="map-colour",
+        bind="query-params", help="Attribution correlation (Eq. 10); density: share of positions in A, logarithm.",
+    )  # fmt: skip
+    drag = right.segmented_control(
+        "Pick by", list(DRAGS), default="click", required=True, format_func=lambda d: DRAGS[d], key="map-drag",
+        bind="query-params", help="A click or tap opens a feature; a box or a lasso filters the table below.",
+    )  # fmt: skip
     shown = table if len(table) <= DRAWN else table.sample(DRAWN, random_state=0)
     some = "" if len(shown) == len(table) else f"; {len(shown):,} of {len(table):,}, drawn at random"
     drawn = figures.draw(
-        figures.feature_map(shown, str(colour)),
-        f"UMAP (cosine) of the decoder directions in A: near means alike{some}. Select with box or lasso to filter the "
-        "table below; click one feature to open it.",
+        figures.feature_map(shown, str(colour), str(drag)),
+        f"UMAP (cosine) of the decoder directions in A: near means alike{some}. "
+        + ("Click or tap a mark to open its feature; pick by box or lasso to filter the table below."
+           if drag == "click" else "Drag over marks to list them below; a double click lists all again."),
         key="map", alt="Map of all features", on_select=partial(pick, "map"), selection_mode=("points", "box", "lasso"),
     )  # fmt: skip
-    picked = [int(p["customdata"][0]) for p in drawn.selection.points if p.get("customdata")]
-    return table.loc[table.feature.isin(picked)] if len(picked) > 1 else table
+    chosen = [int(data[0]) for data in figures.picked(drawn)]
+    if len(chosen) == 1:
+        st.markdown(f"[Feature {chosen[0]} is open below.](#feature)")
+    return table.loc[table.feature.isin(chosen)] if len(chosen) > 1 else table
 
 
 def pick(key: str) -> None:
-    points: list[dict[str, Any]] = st.session_state[key].selection.points
-    if len(points) == 1 and (data := points[0].get("customdata")):
-        st.session_state["feature"] = int(data[0])
+    chosen = figures.picked(st.session_state[key])
+    if len(chosen) == 1:
+        st.session_state["feature"] = int(chosen[0][0])
 
 
 def listed(table: pd.DataFrame, total: int, brushed: tuple[float, float] | None) -> None:
@@ -293,7 +308,7 @@ def one(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> None:
     """The same feature in A and in B, side by side."""
     last = len(table) - 1
     bar = st.container(horizontal=True, vertical_alignment="bottom")
-    f = int(bar.number_input("Feature", 0, last, key="feature", bind="query-params", width=150))
+    f = int(bar.number_input("Feature", 0, last, key="feature", width=150))
     bar.button("Previous", on_click=step, args=(-1, last), disabled=f == 0, icon=":material/chevron_left:")
     bar.button("Next", on_click=step, args=(1, last), disabled=f == last, icon=":material/chevron_right:")
     bar.download_button(
@@ -323,7 +338,7 @@ def one(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> None:
     if view == OWN:
         own(ws, pair, sae, f, scale, table)
         return
-    texts = documents(pair)
+    texts = frame.documents(pair)
     if view == SAME:
         same(ws, sae, f, texts, scale)
         return
@@ -331,19 +346,6 @@ def one(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> None:
     for side, column in (("a", left), ("b", right)):
         with column, section():
             panel(ws, sae, side, f, texts, scale[side])
-
-
-@st.cache_resource(max_entries=2, show_spinner="Opening the corpus")
-def _texts(corpus: str) -> dict[str, str]:
-    return queries.texts(corpus)
-
-
-def documents(pair: PairSpec) -> dict[str, str]:
-    try:
-        return _texts(pair.corpus)
-    except StitchLensError as e:
-        st.error(frame.sentence(e), icon=":material/error:")
-        return {}
 
 
 def panel(ws: Workspace, sae: str, side: str, f: int, texts: dict[str, str], scale: float) -> None:
@@ -356,7 +358,7 @@ def panel(ws: Workspace, sae: str, side: str, f: int, texts: dict[str, str], sca
         )  # fmt: skip
     logits = ask(queries.feature_logits, ws, sae, side, f)
     for what, rows in (("Raises", logits[logits["rank"] >= 0]), ("Lowers", logits[logits["rank"] < 0])):
-        words = " ".join(f"`{token}`" for token in (t.replace("`", "ˋ").replace("\n", "⏎") for t in rows.token))
+        words = " ".join(map(frame.token, rows.token))
         st.markdown(f"**{what}** {words}", help="Tokens with the largest and least logit weight, Eq. 10.")
     examples = ask(queries.feature_examples, ws, sae, side, f)
     if examples.empty:
@@ -365,7 +367,7 @@ def panel(ws: Workspace, sae: str, side: str, f: int, texts: dict[str, str], sca
     groups = [g for g in GROUPS if g in set(examples.group)]
     shown = st.segmented_control(
         "Contexts", groups, default=groups[0], required=True, format_func=lambda g: GROUPS[g], key=f"group-{side}",
-        help="The strongest contexts, or a sample from each quarter of the others by activation.",
+        bind="query-params", help="The strongest contexts, or a sample from each quarter of the others by activation.",
     )  # fmt: skip
     rows = examples.loc[examples.group == shown].head(10).to_dict("records")
     lines = [
@@ -415,10 +417,10 @@ def own(ws: Workspace, pair: PairSpec, sae: str, f: int, scale: dict[str, float]
     """A text that was typed in, read by both models: this feature in it, and the features that are strongest there."""
     with st.form("own-text", border=False):
         text = st.text_area(
-            "Text", SAMPLE, max_chars=LONGEST, key="text", bind="query-params",
+            "Text", max_chars=LONGEST, key="text",
             help=f"At most {LONGEST:,} characters. Both models read it up to the stitched layers.",
         )  # fmt: skip
-        asked = st.form_submit_button("Read", type="primary")
+        asked = st.form_submit_button("Read", type=frame.action())
     now = st.session_state
     if asked:
         with st.spinner("Reading; the first time, both models are opened"):

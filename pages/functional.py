@@ -22,6 +22,8 @@ SIDES = {"a": ":blue[A, original]", "b": ":violet[B, transferred]"}
 SAMPLE = "def area(width, height):\n    return (width * height)\n\nprint(area(3, 4)); print((1 + 2) * 3)"
 LONGEST = 600
 """Characters of a text that is typed in."""
+BEFORE = 120
+"""Characters shown before a context, so that its tokens are read in their place."""
 
 
 def page() -> None:
@@ -41,11 +43,13 @@ def page() -> None:
                 f"python -m core functional scan {ws.pair}",
             )
             return
+        frame.answer("sae", names, "SAE")
+        frame.answer("share", functions.SHARES, "share of the null space")
         sae = st.selectbox("SAE", names, key="sae", bind="query-params") if len(names) > 1 else names[0]
         known = ask(functions.about, ws, sae)
         single = ask(functions.moved, ws, sae)
         table = ask(queries.features, ws, sae)
-        follow(pair, known["makers"], single, table, ask(functions.heads, ws, sae))
+        follow(ws, sae, pair, known["makers"], single, table, ask(functions.heads, ws, sae))
         with section():
             entropy(ws, sae, known)
         with section():
@@ -57,40 +61,35 @@ def page() -> None:
 
 
 def follow(
-    pair: PairSpec, makers: dict[str, Any], single: pd.DataFrame, table: pd.DataFrame, heads: pd.DataFrame
-) -> None:
+    ws: Workspace, sae: str, pair: PairSpec, makers: dict[str, Any], single: pd.DataFrame, table: pd.DataFrame,
+    heads: pd.DataFrame,
+) -> None:  # fmt: skip
     """Settle, before any widget is drawn, which feature and head are shown: the link's, or the clearest."""
-    now = st.session_state
-    usual = functions.clearest(single)
-    if "feature" not in now:
-        now["feature"] = _linked(dict(st.query_params), "feature", 0, len(table) - 1, usual)
-    now["feature"] = min(now["feature"], len(table) - 1)
-    link = dict(st.query_params) if "side" not in now else {}
-    if "side" not in now:
-        now["side"] = link["side"] if link.get("side") in SIDES else "a"
-    side = now["side"]
+    of = (ws.pair, sae)
+    parse, limits = frame.whole(0, len(table) - 1)
+    feature = frame.settle("feature", functions.clearest(single), parse, of, limits, tell=True)
+    side = frame.settle("side", "a", lambda text: text if text in SIDES else None, of, ", they are a and b")
     first, last = makers[f"layer_{side}"], (pair.a if side == "a" else pair.b).n_layers - 1
     most = int(heads.loc[heads.side == side, "head"].max())
     rows = single.loc[(single.side == side) & (single.kind == "deactivation")].sort_values("change")
-    rows = rows.loc[rows.feature == now["feature"]] if now["feature"] in set(rows.feature) else rows
+    rows = rows.loc[rows.feature == feature] if feature in set(rows.feature) else rows
     best = rows.iloc[0]
     for key, low, high in (("layer", first, last), ("head", 0, most)):
-        if key not in now:
-            now[key] = _linked(link, key, low, high, int(best[key]))
-        now[key] = min(max(now[key], low), high)
-    now["_range"] = (first, last, most)
-    st.query_params.update({key: str(now[key]) for key in ("side", "layer", "head")})
+        parse, limits = frame.whole(low, high)
+        frame.settle(key, int(best[key]), parse, of, limits)
+    st.session_state["_range"] = (first, last, most)
+    frame.settle("text", sample(ws, sae, pair, feature, side), lambda text: text[:LONGEST], ("functional", *of))
 
 
-def _linked(link: dict[str, str], key: str, low: int, high: int, usual: int) -> int:
-    """What the link says; a number that does not exist is said, and `usual` is shown."""
-    said = link.get(key, "")
-    if not said:
-        return usual
-    if said.isdecimal() and low <= int(said) <= high:
-        return int(said)
-    st.warning(f"No {key} {plain(said)} here, they run from {low} to {high}; showing {usual}.")
-    return usual
+def sample(ws: Workspace, sae: str, pair: PairSpec, feature: int, side: str) -> str:
+    """A text in which the feature fires: its strongest context, with what comes before it."""
+    contexts = ask(queries.feature_examples, ws, sae, side, feature)
+    documents = frame.documents(pair)
+    for row in contexts.sort_values("activation", ascending=False).to_dict("records"):
+        if text := documents.get(row["document"]):
+            begin, end = int(row["ends"][0]), int(row["ends"][-1])
+            return text[max(0, begin - BEFORE) : end][-LONGEST:]
+    return SAMPLE
 
 
 def entropy(ws: Workspace, sae: str, known: dict[str, Any]) -> None:
@@ -148,9 +147,8 @@ def attention(ws: Workspace, sae: str, known: dict[str, Any]) -> None:
 
 
 def pick(key: str) -> None:
-    points: list[dict[str, Any]] = st.session_state[key].selection.points
-    if points and (data := points[-1].get("customdata")):
-        now = st.session_state
+    now = st.session_state
+    for data in figures.picked(now[key])[-1:]:
         now["feature"] = int(data[0])
         if key == "heads":
             now["side"], now["layer"], now["head"] = str(data[1]), int(data[2]), int(data[3])
@@ -159,15 +157,16 @@ def pick(key: str) -> None:
 def one(ws: Workspace, pair: PairSpec, sae: str, single: pd.DataFrame, table: pd.DataFrame) -> None:
     """Fig. 5b and 16 for the feature picked."""
     bar = st.container(horizontal=True, vertical_alignment="bottom")
-    f = int(bar.number_input("Feature", 0, len(table) - 1, key="feature", bind="query-params", width=150))
+    f = int(bar.number_input("Feature", 0, len(table) - 1, key="feature", width=150))
     st.header(f"Feature {f}", anchor="feature")
     bar.page_link(
         "pages/features.py", label=f"Feature {f} on the Features page", icon=":material/scatter_plot:",
         query_params={"pair": ws.pair, "sae": sae, "feature": str(f)},
     )  # fmt: skip
     rows = single.loc[single.feature == f]
-    words = " ".join(f"`{w}`" for w in str(table.raises[f]).replace("`", "ˋ").split(" ") if w)
-    st.markdown(f"Raises in :blue[A] {words}")
+    logits = ask(queries.feature_logits, ws, sae, "a", f)
+    raised = " ".join(map(frame.token, logits.token[logits["rank"] >= 0]))
+    st.markdown(f"Raises in :blue[A] {raised}")
     if rows.empty:
         measured = sorted(single.loc[~single.random, "feature"].unique().tolist())
         st.markdown(
@@ -220,13 +219,14 @@ def live(ws: Workspace, pair: PairSpec, sae: str, makers: dict[str, Any]) -> Non
     ))  # fmt: skip
     with st.form("look", border=False):
         text = st.text_area(
-            "Text", SAMPLE, max_chars=LONGEST, key="text", bind="query-params", help=f"At most {LONGEST} characters."
-        )
+            "Text", max_chars=LONGEST, key="text",
+            help=f"At most {LONGEST} characters. Until you type one, a text where the feature fires.",
+        )  # fmt: skip
         bar = st.container(horizontal=True, vertical_alignment="bottom")
         help_ = f"{first} to {last}: behind the features."
         layer = int(bar.number_input("Layer", first, last, key="layer", width=130, help=help_))
         head = int(bar.number_input("Head", 0, most, key="head", width=130))
-        asked = bar.form_submit_button("Look", type="primary")
+        asked = bar.form_submit_button("Look", type=frame.action())
     text = clean(text)
     f = int(now["feature"])
     key = (ws.pair, sae, text, side, f, layer, head)

@@ -62,7 +62,7 @@ def ask_for() -> None:
                 "Positions", 2_000, 5_000_000, 100_000, step=50_000,
                 help="Paired token positions that Eq. 3 is averaged over; more give a better stitch and take longer.",
             )  # fmt: skip
-        if st.form_submit_button("Look", type="primary", icon=":material/search:"):
+        if st.form_submit_button("Look", type=frame.action(), icon=":material/search:"):
             st.session_state.pop("prospect", None)
             if not (ref_a.strip() and ref_b.strip()):
                 raise StitchLensError("one model or none", "two", "name both")
@@ -107,7 +107,9 @@ def show(found: "Prospect", cost: "Estimate", positions: int) -> None:
         key="cost-steps", alt="Estimated seconds of each step of a build",
     )  # fmt: skip
     with st.container(horizontal=True):
-        st.button("Add and build", type="primary", on_click=add, args=(found, positions, True), icon=":material/build:")
+        st.button(
+            "Add and build", type=frame.action(), on_click=add, args=(found, positions, True), icon=":material/build:"
+        )
         st.button(
             "Add only", on_click=add, args=(found, positions, False),
             help="Then compare layers and fit single stitches on the Stitches page.",

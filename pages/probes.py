@@ -65,6 +65,7 @@ def page() -> None:
                 f"python -m core probes eval {ws.pair}",
             )
             return
+        frame.answer("probes", names, "probes")
         name = (
             st.selectbox("Features chosen from", names, key="probes", bind="query-params")
             if len(names) > 1
@@ -89,6 +90,7 @@ def pick(ws: Workspace, name: str) -> pd.Series:
     table = ask(probe_tables.picker, ws, name)
     keys = [f"{d}/{c}".strip("/") or "mean" for d, c in zip(table.dataset, table.label, strict=True)]
     titles = dict(zip(keys, table.title, strict=True))
+    frame.answer("task", titles.values(), "task")
     key = st.selectbox("Task", keys, format_func=lambda k: titles[k], key="task", bind="query-params")
     return table.iloc[keys.index(str(key))]
 
@@ -123,7 +125,10 @@ def datasets(ws: Workspace, name: str) -> None:
     table = ask(probe_tables.results, ws, name)
     titles = ask(probe_tables.setup, ws, name)["datasets"]
     ks = ask(probe_tables.ks, ws, name)
-    k = st.segmented_control("Features, k", ks, default=10 if 10 in ks else ks[-1], required=True, key="k")
+    frame.answer("k", ks, "number of features")
+    k = st.segmented_control(
+        "Features, k", ks, default=10 if 10 in ks else ks[-1], required=True, key="k", bind="query-params"
+    )
     rows = table.loc[(table.label == "") & table.k.isin([0, k])]
     wide = rows.pivot_table(index="dataset", columns="method", values="accuracy")
     wide = wide.loc[[*titles, ""], [m for m in SHOWN if m in wide]]
@@ -138,22 +143,25 @@ def datasets(ws: Workspace, name: str) -> None:
 
 
 def links(ws: Workspace, sae: str, table: pd.DataFrame) -> str:
-    """The features as a markdown table; each leads to its view."""
-    lines = ["| Feature | Difference in A | in B | Eq. 10 | Raises in A |", "| --- | ---: | ---: | ---: | --- |"]
+    """The features as a markdown table; each leads to its view. What the feature explorer knows stands beside them
+    where it was measured."""
+    heads = {"Feature": "---", "Difference in A": "---:", "in B": "---:"}
+    if "correlation" in table:
+        heads |= {"Eq. 10": "---:", "Raises in A": "---"}
+    lines = [f"| {' | '.join(heads)} |", f"| {' | '.join(heads.values())} |"]
     for row in table.to_dict("records"):
         query = urlencode({"pair": ws.pair, "sae": sae, "feature": row["feature"]})
-        alike = row.get("correlation", float("nan"))
-        cells = (
-            f"[{row['feature']}](features?{query})", f"{row['difference']:+.2g}", f"{row['difference_b']:+.2g}",
-            "–" if alike != alike else f"{alike:.2f}", plain(row.get("raises", "")),
-        )  # fmt: skip
-        lines.append("| " + " | ".join(cells) + " |")
+        cells = [f"[{row['feature']}](features?{query})", f"{row['difference']:+.2g}", f"{row['difference_b']:+.2g}"]
+        if "correlation" in table:
+            alike = row["correlation"]
+            cells += ["–" if alike != alike else f"{alike:.2f}", plain(frame.seen(str(row["raises"])))]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def features(ws: Workspace, name: str, task: pd.Series) -> None:
     st.subheader("What was probed", anchor="features")
-    k = st.select_slider("Features, k", ask(probe_tables.ks, ws, name), value=10, key="shown-k")
+    k = st.select_slider("Features, k", ask(probe_tables.ks, ws, name), value=10, key="shown-k", bind="query-params")
     table = ask(probe_tables.probed, ws, name, str(task.dataset), str(task.label), int(k))
     st.markdown(links(ws, ask(probe_tables.setup, ws, name)["sae_name"], table))
     st.caption(
@@ -208,7 +216,7 @@ def own(ws: Workspace, pair: PairSpec, name: str) -> None:
                 for column, label, text in ((left, "Yes", YES), (right, "No", NO))
             ]
             rows = partial(two_lists, *texts)
-        asked = st.form_submit_button("Probe", type="primary")
+        asked = st.form_submit_button("Probe", type=frame.action())
     now = st.session_state
     if asked:
         if rows is None:
@@ -249,7 +257,8 @@ def outcome(ws: Workspace, pair: PairSpec, name: str, found: "OwnLabels") -> Non
         "cross-validation, each text judged by a probe fitted without it; exact 95 % intervals. Control: a stitch of "
         "shuffled pairs."
     )
-    st.markdown(links(ws, ask(probe_tables.setup, ws, name)["sae_name"], found.features))
+    sae = ask(probe_tables.setup, ws, name)["sae_name"]
+    st.markdown(links(ws, sae, ask(probe_tables.described, ws, sae, found.features)))
     st.download_button(
         "Probes", lambda: zipped(found), "probes.zip", "application/zip", on_click="ignore",
         icon=":material/download:", help=f"For {pair.a.title} and {pair.b.title}, dense and sparse: safetensors and "

@@ -32,6 +32,10 @@ CONTROLS = ("b:random", "b:shuffled", "a:random", "a:shuffled")
 DEFAULT = ["b:none", "b:own", "b:transferred"]
 SOURCES = {"lang": "Language", "concept": "Texts", "feature": "Feature", "vector": "Your own"}
 PROMPT = "The best way to keep bread fresh is"
+LIMITS: dict[str, tuple[Any, Any]] = {
+    "tokens": (1, 400), "temperature": (0.0, 5.0), "top_p": (0.05, 1.0), "repetition": (0.5, 3.0), "seed": (0, 2**31),
+}  # fmt: skip
+"""Of sampling: least and most."""
 HISTORY = 8
 WAYS = {"b": "B steered", "a": "A steered"}
 PLUS = "I love this, it is wonderful.\nWhat a beautiful and happy day.\nThis is the best gift I ever got."
@@ -79,6 +83,10 @@ def live(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
     for key, value in first.items():  # not as the widgets' own defaults: presets set them too
         if key not in now and key not in st.query_params:
             now[key] = value
+    frame.answer("lanes", map(name_of, (*LANES, *CONTROLS)), "lane")
+    frame.answer("source", SOURCES.values(), "source of vectors")
+    frame.answer("operator", responses.OPERATORS, "operator")
+    frame.within("strength", -5, 5, "strength")
     presets(ws)
     st.text_area(
         "Prompt", key="prompt", bind="query-params", height=80, max_chars=20_000,
@@ -93,13 +101,15 @@ def live(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
     )  # fmt: skip
     with st.expander("Vector, strength, layers, sampling", icon=":material/tune:", key="options"):
         ask_for = options(ws, pair, names)
+    ready = "stitch" in ask_for
     bar = st.container(horizontal=True, vertical_alignment="bottom")
     bar.slider(
         "Strength", -5.0, 5.0, step=0.1, key="strength", bind="query-params", width=320, on_change=again,
         help="Multiplies c of Eq. 8: 1 sets the component along v to z̄, as in the paper; 0 changes nothing. Moving it "
         "writes again and keeps the text before.",
     )  # fmt: skip
-    go = bar.button("Go", type="primary", icon=":material/play_arrow:", key="go") or now.pop("again", False)
+    go = bar.button("Go", type=frame.action(), icon=":material/play_arrow:", key="go", disabled=not ready)
+    go = (now.pop("again", False) or go) and ready
     bar.button(
         "Stop", icon=":material/stop:", disabled=not go, key="stop", help="Stops within a token; the text stays."
     )
@@ -171,6 +181,11 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
         out |= {"kind": kind} | given(ws, kind)
     with middle:
         st.markdown("**Where**")
+        if kind == "feature":
+            names = fitting(ws, out["sae"])
+            if not names:
+                return out
+        frame.answer("through", names, "stitch")
         stitch = st.selectbox(
             "Stitch", names, key="through", bind="query-params",  # "stitch" is Stitches'; links there would lose it
             help="Carries the vector across by v P, without the bias, renormalised (4).",
@@ -184,6 +199,7 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
                 key = f"{end}_{side}"
                 if (other and not now.get("again")) or (key not in now and key not in st.query_params):
                     now[key] = at
+                frame.within(key, 0, spec.n_layers - 1, f"{end} layer of {side.upper()}")
                 column.number_input(
                     f"{end.capitalize()} layer of {side.upper()}", 0, spec.n_layers - 1, key=key, bind="query-params",
                     help=f"Steered before each layer from first to last; z̄ is measured at each. The stitch joins "
@@ -193,29 +209,42 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
             "Operator", list(responses.OPERATORS), default="clamp", required=True, key="operator", bind="query-params",
             help="  \n".join(f"{name}: {what}." for name, what in responses.OPERATORS.items()),
         )  # fmt: skip
-        st.toggle(
+        st.checkbox(
             "Steer the prompt too", True, key="on_prompt", bind="query-params",
             help="Special tokens are never steered. Off: only what is generated.",
         )  # fmt: skip
     with right:
         st.markdown("**Sampling**")
-        number = partial(st.number_input, bind="query-params")
-        number("Tokens", 1, 400, 48, key="tokens", help="Most tokens that a lane writes.")
-        number("Temperature", 0.0, 5.0, 0.5, 0.1, key="temperature", help="0 takes the likeliest token.")
-        number(
-            "Top p", 0.05, 1.0, 0.95, 0.05, key="top_p", help="The smallest set with this probability is drawn from."
-        )
-        number("Repetition penalty", 0.5, 3.0, 1.1, 0.05, key="repetition", help="Divides logits of used tokens.")
-        number(
-            "Seed", 0, 2**31, 0, key="seed", help="The same seed writes the same text in a lane, whichever others run."
-        )
+        number("Tokens", "tokens", 48, 1, "Most tokens that a lane writes.")
+        number("Temperature", "temperature", 0.5, 0.1, "0 takes the likeliest token.")
+        number("Top p", "top_p", 0.95, 0.05, "The smallest set with this probability is drawn from.")
+        number("Repetition penalty", "repetition", 1.1, 0.05, "Divides logits of used tokens.")
+        number("Seed", "seed", 0, 1, "The same seed writes the same text in a lane, whichever others run.")
     return out | {"stitch": stitch}
+
+
+def number(label: str, key: str, usual: Any, step: Any, words: str) -> None:
+    low, high = LIMITS[key]
+    frame.within(key, low, high, label.lower())
+    st.number_input(label, low, high, usual, step, key=key, bind="query-params", help=words)
+
+
+def fitting(ws: Workspace, sae: str) -> list[str]:
+    """The stitches that carry this SAE's features; it is said where there is none."""
+    names = ask(queries.stitches_from, ws, sae) if sae else []
+    if sae and not names:
+        layer = ask(queries.makers, ws, f"saes/{sae}")["layer_a"]
+        st.markdown(f"No stitch leads from layer {layer} of A, where SAE {plain(sae)} reads: fit one on Stitches.")
+        link = {"pair": ws.pair, "layer_a": str(layer)}
+        st.page_link("pages/stitches.py", label="Fit one", icon=":material/hub:", query_params=link)
+    return names
 
 
 def given(ws: Workspace, kind: str) -> dict[str, Any]:
     match kind:
         case "lang":
             codes, names = ask(language_codes, ws), dict(LANGUAGES.values())
+            frame.answer("lang", [names[code] for code in codes], "language")
             code = st.selectbox(
                 "Language", codes, key="lang", bind="query-params", format_func=lambda c: names[c],
                 help="Positive: texts in it; negative: English; each model reads both itself (DiffMean).",
@@ -230,16 +259,20 @@ def given(ws: Workspace, kind: str) -> dict[str, Any]:
             saes = queries.saes(ws)
             if not saes:
                 st.markdown("No SAE yet: see the Features page.")
-                return {"source": "feature:"}
-            sae = st.selectbox("SAE", saes, key="steer_sae", help="Of model A; choose a stitch from its layer.")
+                return {"source": "feature:", "sae": ""}
+            frame.answer("steer_sae", saes, "SAE")
+            sae = str(st.selectbox("SAE", saes, key="steer_sae", bind="query-params", help="Of model A."))
+            last = len(ask(queries.features, ws, sae)) - 1
+            frame.within("steer_feature", 0, last, "feature")
             index = st.number_input(
-                "Feature", 0, 10**6, 0, key="steer_feature", bind="query-params",
+                "Feature", 0, last, 0, key="steer_feature", bind="query-params",
                 help="v is its decoder direction; z̄ the mean component where it is active in its top contexts.",
             )  # fmt: skip
-            return {"source": f"feature:{sae}/{int(index)}"}
+            return {"source": f"feature:{sae}/{int(index)}", "sae": sae}
     known = queries.vectors(ws)
     if (added := st.session_state.pop("added_vector", None)) in known:
         st.session_state["vector"] = added
+    frame.answer("vector", known, "vector")
     name = st.selectbox("Vector", known, key="vector", bind="query-params") if known else None
     with section():
         if name is not None:
@@ -515,6 +548,7 @@ def exported(ws: Workspace, run: dict[str, Any], lane: str, ending: str) -> byte
 
 def evaluation(ws: Workspace, pair: PairSpec) -> None:
     st.header("How often it works", anchor="evaluation")
+    frame.answer("way", WAYS.values(), "way")
     side = str(st.segmented_control(
         "Which model is steered", list(WAYS), default="b", required=True, format_func=lambda s: WAYS[s], key="way",
         bind="query-params", help="B steered: vectors go from A to B. A steered: from B to A.",
@@ -531,7 +565,7 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
             "finds in the language of the vector, with 95 % Clopper-Pearson intervals; transferred vectors come from "
             f"{plain(other.title)}. Control: a random vector that moves as far. Click a mark to read what was written.",
             key="languages", alt="Share of responses in the language, by language and vector",
-            on_select=partial(pick, side), selection_mode="points",
+            on_select=pick, selection_mode="points",
         )  # fmt: skip
     with right, section():
         theirs = "Gemma-2-9B under vectors from 2B" if side == "b" else "Gemma-2-2B under vectors from 9B"
@@ -549,6 +583,7 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
         )  # fmt: skip
         against = str(st.segmented_control(
             "Against", ["characters", "natural"], default="characters", required=True, key="against",
+            bind="query-params",
             format_func={"characters": "Text in the corpus", "natural": "Loss of real text"}.__getitem__,
             help="Fig. 11 takes the log frequency of the language in the corpus; this corpus holds about as much of "
             "each, so the loss of real text under the model that the vector comes from tells more.",
@@ -580,16 +615,17 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
         )
 
 
-def pick(side: str) -> None:
-    points: list[dict[str, Any]] = st.session_state["languages"].selection.points
-    if points and (data := points[0].get("customdata")):
-        st.session_state["cell_language"], st.session_state["cell_kind"] = str(data[0]), str(data[1])
+def pick() -> None:
+    now = st.session_state
+    for data in figures.picked(now["languages"])[:1]:
+        now["cell_language"], now["cell_kind"] = str(data[0]), str(data[1])
 
 
 def cells(ws: Workspace, side: str, table: pd.DataFrame) -> None:
     """What was written in one cell of the table."""
     st.subheader("What was written", anchor="written")
     names = dict(zip(table.language, table.name, strict=True))
+    frame.answer("cell_language", names.values(), "language")
     bar = st.container(horizontal=True, vertical_alignment="bottom")
     language = bar.selectbox(
         "Language of the vector", list(names), key="cell_language", bind="query-params", width=260,

@@ -1,7 +1,6 @@
 """Which layers correspond, the stitches fitted between them, one of them in full, and a form that fits another."""
 
 from functools import partial
-from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -32,6 +31,8 @@ def page() -> None:
             "and what survives a linear map between them."
         )
         frame.refusal()
+        if gone := st.session_state.pop("removed", None):
+            st.success(f"Stitch {plain(gone)} was removed.", icon=":material/check:")
         names = ask(queries.stitch_names, ws) if ws.exists else []
         state = follow(ws, names)
         with section():
@@ -60,24 +61,22 @@ def follow(ws: Workspace, names: list[str]) -> pd.DataFrame:
         if shown:
             st.warning(f"No stitch named {plain(shown)} here; showing {plain(names[0])}.")
         shown = names[0]
-    mark = (ws.pair, shown)
-    if now.get("picked_for") != mark or "layer_a" not in now:
-        now["picked_for"] = mark
-        row = table[table.name == shown].iloc[0] if len(table) else None
-        pair = get_pair(ws.pair)
-        now["layer_a"] = int(row.layer_a) if row is not None else pair.a.n_layers // 2
-        now["layer_b"] = int(row.layer_b) if row is not None else pair.b.n_layers // 2
+    row = table[table.name == shown].iloc[0] if len(table) else None
+    pair = get_pair(ws.pair)
+    for key, spec in (("layer_a", pair.a), ("layer_b", pair.b)):
+        usual = spec.n_layers // 2 if row is None else int(row[key])
+        parse, limits = frame.whole(0, spec.n_layers - 1)
+        frame.settle(key, usual, parse, (ws.pair, shown), limits)
     return table
 
 
-def pick(ws: Workspace) -> None:
+def pick() -> None:
     """A click on the heatmap: these layers, and the stitch fitted there where there is one."""
-    points: list[dict[str, Any]] = st.session_state["svcca"].selection.points
-    if points and (data := points[0].get("customdata")):
-        st.session_state["layer_a"], st.session_state["layer_b"] = int(data[0]), int(data[1])
-        if data[4]:
-            st.session_state["stitch"] = data[4].split(", ")[0]
-            st.session_state["picked_for"] = (ws.pair, st.session_state["stitch"])
+    now = st.session_state
+    for layer_a, layer_b, _, _, stitches in figures.picked(now["svcca"])[:1]:
+        now["layer_a"], now["layer_b"] = int(layer_a), int(layer_b)
+        if stitches:
+            now["stitch"] = stitches.split(", ")[0]
 
 
 def layers(ws: Workspace, pair: PairSpec) -> None:
@@ -103,7 +102,7 @@ def layers(ws: Workspace, pair: PairSpec) -> None:
                 f"from 0 to 1, over {scores.n.max():,} positions. Control: unrelated streams of this width would score "
                 f"about {scores.chance.median():.2f}. Click a cell to pick it.",
                 key="svcca", alt="SVCCA of every layer of A with every layer of B",
-                on_select=partial(pick, ws), selection_mode="points",
+                on_select=pick, selection_mode="points",
             )  # fmt: skip
         else:
             frame.door(
@@ -150,7 +149,8 @@ def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
         )
         latest = jobs.latest(ws.pair)
         busy = latest is not None and not latest.over
-        if st.form_submit_button("Fit", type="primary", disabled=busy, help="One job at a time." if busy else None):
+        why_not = "One job at a time." if busy else None
+        if st.form_submit_button("Fit", type=frame.action(), disabled=busy, help=why_not):
             name = name.strip() or queries.free_name(ws, a, b, method, metric, alpha)
             jobs.start_fit(
                 ws.pair, a, b, method=method, metric=metric, alpha=alpha, positions=int(positions), name=name
@@ -277,6 +277,7 @@ def one(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> None:
     how = f"{plain(row.method)}, metric {plain(row.metric)}, α = {row.alpha:g}, {count(row.positions)} positions"
     imported = row.method == "imported"
     st.markdown(f"{ends}; {'imported' if imported else how}.")
+    remove(ws, name)
     with section():
         card(ws, name)
     if imported and not queries.has(ws, f"downstream/{name}"):  # one way alone
@@ -294,6 +295,28 @@ def one(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> None:
         study(ws, int(row.layer_a), int(row.layer_b))
     with section(), st.expander("Provenance: what this stitch was made from", icon=":material/fingerprint:"):
         st.dataframe(ask(queries.provenance, ws, name), hide_index=True, alt="Provenance")
+
+
+def remove(ws: Workspace, name: str) -> None:
+    """Take a stitch out that a person fitted or brought; those of the build stay."""
+    if not queries.by_hand(ws, name):
+        return
+    with st.popover("Remove", icon=":material/delete:", key="ask-remove"):
+        if through := queries.made_through(ws, name):
+            st.markdown(f"{plain(', '.join(through))} were made through {plain(name)}, so it stays.")
+            return
+        st.markdown(f"Takes {plain(name)} and what was measured of it out of this workspace, for all who use it.")
+        st.button("Remove it", on_click=removed, args=(ws, name), key="remove-stitch")
+
+
+def removed(ws: Workspace, name: str) -> None:
+    from core.pipeline import remove_stitch
+
+    try:
+        remove_stitch(ws if f"stitches/{name}" in ws.own() else ws.shared, name)
+        st.session_state["removed"] = name
+    except StitchLensError as e:
+        st.session_state["refusal"] = frame.sentence(e)
 
 
 def losses(ws: Workspace, pair: PairSpec, name: str) -> None:
@@ -398,7 +421,7 @@ def sweep(ws: Workspace, layer_a: int, layer_b: int, metric: str) -> None:
         metric = st.selectbox("Metric of the sweep", metrics, index=start, help="Units of the errors in Eq. 3.")
     unit = st.segmented_control(
         "Show", ["loss", "relative"], default="loss", required=True, label_visibility="collapsed",
-        format_func=lambda u: {"loss": "Loss", "relative": "Above unpatched"}[u], key="sweep-unit",
+        format_func=lambda u: {"loss": "Loss", "relative": "Above unpatched"}[u], key="sweep-unit", bind="query-params",
     )  # fmt: skip
     table = table.loc[table.metric == (metric if metric in metrics else metrics[0])]
     figures.draw(

@@ -35,6 +35,7 @@ def page() -> None:
             )
         else:
             just_made(ws, names)
+            frame.answer("set", names, "runs")
             name = st.selectbox("Runs", names, key="set", bind="query-params") if len(names) > 1 else names[0]
             measured(ws, name)
         with section():
@@ -55,6 +56,7 @@ def just_made(ws: Workspace, names: list[str]) -> None:
 def measured(ws: Workspace, name: str) -> None:
     about = ask(sae_savings.setup, ws, name)
     said = st.container()
+    frame.answer("fitter", FITTERS, "fitter")
     fitter = st.segmented_control(
         "Fitter of the stitch", FITTERS, default=FITTERS[0], required=True, key="fitter", bind="query-params",
         help="Its cost is added to the FLOPs of every start that needs a stitch. The paper trains it with Adam (A); "
@@ -95,6 +97,8 @@ def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> Non
     if not widths:
         st.info("Every run diverged at its start, so there is nothing to draw: lower the learning rate.")
         return
+    frame.answer("width", widths, "width")
+    frame.answer("auxiliary", ("without", "with"), "auxiliary loss")
     with st.container(horizontal=True):
         width = st.segmented_control(
             "Features", widths, default=widths[-1], required=True, key="width", bind="query-params",
@@ -251,7 +255,7 @@ def own(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
         seeds = two.number_input("Seeds", 1, 10, 1, help="Of scratch and transferred; an interval needs two.")
         lr = three.number_input("Learning rate", 1e-6, 1e3, 4e-3, format="%g", help="Constant; the paper takes 1e-4.")
         auxiliary = four.number_input("Auxiliary loss", 0.0, 10.0, 0.0, help="Coefficient of further runs with it.")
-        if st.form_submit_button("Train", type="primary", icon=":material/model_training:"):
+        if st.form_submit_button("Train", type=frame.action(), icon=":material/model_training:"):
             sae, stitch = source
             asked = {
                 "widths": widths, "starts": starts, "positions": int(positions), "seeds": int(seeds), "lr": lr,

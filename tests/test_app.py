@@ -1,5 +1,7 @@
 """The pages on a planted workspace, without a browser: what they say, what they refuse, what an empty state offers."""
 
+import json
+import re
 import shutil
 import sys
 import time
@@ -11,7 +13,7 @@ import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core import jobs
+from core import jobs, queries
 from core.corpus import Document, load_corpus
 from core.pairs import known_pairs
 from core.places import PROJECT
@@ -67,6 +69,175 @@ def test_text_from_files_is_shown_as_it_is() -> None:
     assert frame.plain(":red[a] $x$ [l](u)") == r"\:red\[a\] \$x\$ \[l\]\(u\)"
     assert frame.sentence("run `python -m core build x_y`: *now*") == r"run `python -m core build x_y`\: \*now\*"
     assert frame.sentence("a lone ` tick") == r"a lone \` tick"
+
+
+TOKENS = ["", "`", "``", " ", " new", "\n", "\t", "|", "<b>", "$x$", ":red[a]", "*a*", "שלום", "\u200b", "a`b", " ` "]
+
+
+def test_every_token_is_a_span_of_its_own() -> None:
+    """As CommonMark with tables and streamlit's math reads it: so many spans, each with what can be seen of a token."""
+    line = " ".join(map(frame.token, TOKENS))
+    fences = list(re.finditer(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", line))
+    shown = [m[2][1:-1] if m[2].startswith(" ") and m[2].endswith(" ") else m[2] for m in fences]
+    assert [text.strip("\u2068\u2069") for text in shown] == [
+        "∅", "`", "``", "␣", "␣new", "⏎", "⇥", "|", "<b>", "$x$", ":red[a]", "*a*", "שלום", "U+200B", "a`b", "␣`␣",
+    ]  # fmt: skip
+    assert re.sub(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", "", line).strip() == "", "nothing is left outside"
+
+
+def test_a_table_of_features_keeps_its_cells(ws: Workspace) -> None:
+    table = pd.DataFrame({
+        "feature": [0, 1], "difference": 0.5, "difference_b": -0.5, "correlation": [0.25, float("nan")],
+        "raises": ["a|b\n`c", ""],
+    })  # fmt: skip
+    lines = probes_links(ws, table).split("\n")
+    assert len(lines) == 4 and all(len(re.split(r"(?<!\\)\|", line)) == 7 for line in lines)
+    assert "⏎" in lines[2] and "∅" in lines[3]
+    alone = probes_links(ws, table.drop(columns=["correlation", "raises"]))
+    assert "Eq. 10" not in alone and "Raises" not in alone, "no column that is always empty"
+
+
+def probes_links(ws: Workspace, table: pd.DataFrame) -> str:
+    """`links` of the page's file, which is a script."""
+    source = (PROJECT / "pages" / "probes.py").read_text("utf-8").split("\nframe.routed()")[0]
+    names: dict[str, Any] = {}
+    exec(compile(source, "probes.py", "exec"), names)
+    return str(names["links"](ws, "L20-12", table))
+
+
+@pytest.mark.parametrize(
+    "data", [[7, "a", 0.5], (7, "a", 0.5), {"0": 7, "1": "a", "2": 0.5}, {"2": 0.5, "0": 7, "1": "a"}]
+)
+def test_what_is_picked_reads_the_same_in_every_form(data: Any) -> None:
+    points = [{"customdata": data}, {"x": 1.0}, {"customdata": None}, {"customdata": 3}]
+    assert figures.picked({"selection": {"points": points}}) == [[7, "a", 0.5], [3]]
+    assert figures.picked(None) == [] and figures.picked({}) == []
+    many = {str(k): k for k in range(12)}
+    assert figures.picked({"selection": {"points": [{"customdata": many}]}}) == [list(range(12))]
+
+
+def test_no_chart_hands_bytes_as_customdata(nano_home: Path) -> None:
+    """An array would come back from the browser as an object."""
+    drawn = 0
+    for page in ("", "stitches", "features", "functional", "steering", "probes", "training"):
+        app = opened(page, pair="nano")
+        assert not app.exception
+        for chart in app.get("plotly_chart"):
+            for trace in json.loads(chart.proto.spec)["data"]:
+                drawn += 1
+                assert isinstance(trace.get("customdata", []), list), (page, trace.get("name"))
+                assert all(isinstance(row, list) for row in trace.get("customdata", [])), (page, trace.get("name"))
+    assert drawn > 50
+
+
+def test_the_share_of_structural_features_is_counted() -> None:
+    """By hand: six features between 0.1 and 0.2, two of them structural; one alone at the very end; others left out."""
+    kinds = ["structural"] * 2 + ["semantic"] * 4 + ["structural", "unseen", "dead", "semantic"]
+    table = pd.DataFrame({"correlation": [0.15] * 6 + [1.0, 0.15, 0.15, float("nan")], "kind": kinds})
+    shares = queries.structural_share(table)
+    assert len(shares) == 20 and shares.n.sum() == 7 and shares.structural.sum() == 3
+    row = shares.loc[(shares.low < 0.15) & (shares.high > 0.15)].iloc[0]
+    assert (row.structural, row.n) == (2, 6) and row.share == pytest.approx(1 / 3)
+    assert (shares.structural.iloc[-1], shares.n.iloc[-1], shares.share.iloc[-1]) == (1, 1, 1.0)
+    assert shares.share.notna().sum() == 2, "no share of nothing"
+    figure = figures.classes(table, shares)
+    (line,) = figure.layout.shapes  # type: ignore[attr-defined]
+    assert line.y0 == pytest.approx(3 / 7), "dotted: over all"
+
+
+def test_an_unknown_workspace_is_said_and_a_known_one_not_built(ws: Workspace) -> None:
+    app = opened(pair="no*such")
+    assert not app.exception
+    assert "No workspace no\\*such here" in app.warning[0].value and "Gemma" in app.warning[0].value
+    app = opened(pair="nano")
+    assert "python -m core build nano" in app.warning[0].value
+    assert not opened(pair=PAIR).warning
+
+
+def test_feature_0_can_be_linked_and_a_workspace_opens_at_its_own(ws: Workspace) -> None:
+    plant_features(ws, list(load_corpus().documents))
+    shutil.copytree(PROJECT / "cache" / "nano", ws.root.parent / "nano")
+    app = opened("features", feature="3")
+    assert [h.value for h in app.header] == ["Feature 3"] and app.query_params["feature"] in ("3", ["3"])
+    app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=200)
+    app.query_params["pair"], app.query_params["feature"] = "nano", "0"
+    app.run()
+    app.switch_page("pages/features.py").run()
+    assert [h.value for h in app.header] == ["Feature 0"] and app.query_params["feature"] in ("0", ["0"])
+    app.session_state["pair"] = PAIR
+    app.run()
+    assert not app.exception and "feature" not in app.query_params
+    assert any("of another SAE" in x.value for x in app.info)
+
+
+def test_unknown_values_in_an_address_are_said(nano_home: Path) -> None:
+    for page, query, says in (
+        ("features", {"view": "Nope"}, "No comparison Nope here"),
+        ("functional", {"head": "9"}, "No head 9 here, they run from 0 to 1"),
+        ("functional", {"side": "c"}, "No side c here, they are a and b"),
+        ("steering", {"source": "Nope"}, "No source of vectors Nope here"),
+        ("steering", {"strength": "99"}, "No strength 99 here"),
+        ("probes", {"task": "Nope"}, "No task Nope here"),
+        ("training", {"width": "7"}, "No width 7 here"),
+    ):
+        app = opened(page, pair="nano", **query)
+        assert not app.exception
+        assert any(says in w.value for w in app.warning), (page, query, [w.value for w in app.warning])
+
+
+def test_look_shows_something_with_its_own_text(nano_home: Path) -> None:
+    app = opened("functional", pair="nano")
+    assert not app.exception
+    pressed(app, "Look")
+    assert not app.exception and not app.error
+    assert "fires nowhere" not in text(app) and "Mean change at the" in text(app)
+    app.segmented_control(key="side").set_value("b").run()
+    pressed(app, "Look")
+    assert not app.exception and "fires nowhere" not in text(app)
+
+
+def test_a_feature_steers_through_stitches_of_its_layer_alone(nano_home: Path) -> None:
+    app = opened("steering", pair="nano", source="Feature")
+    assert not app.exception and not app.error
+    assert app.selectbox(key="through").options == ["L2-L3"]
+    app.segmented_control(key="source").set_value("lang").run()
+    assert app.selectbox(key="through").options == ["L2-L3", "L3-L4"]
+
+
+def test_without_a_stitch_of_its_layer_a_feature_cannot_steer(ws: Workspace) -> None:
+    plant_features(ws, list(load_corpus().documents))
+    for sae in ("L20-12", "L7-12"):
+        ws.put_folder(f"saes/{sae}", lambda p: (p / "cfg.json").write_text("{}"), "sae", MAKERS | {
+            "layer_a": int(sae[1:].split("-")[0])
+        })  # fmt: skip
+    assert queries.stitches_from(ws, "L20-12") == ["L20-L9"] and queries.stitches_from(ws, "L7-12") == []
+
+
+def test_a_stitch_fitted_by_hand_is_removed_from_its_page_and_others_are_not(ws: Workspace) -> None:
+    app = opened("stitches")
+    assert not any(b.label == "Remove it" for b in app.button), "the build's own stay"
+    makers = ws.entry("stitches/L10-L9").makers | {"why": "chosen by hand"}
+    ws.put("stitches/mine", lambda p: p.touch(), "stitch", ".safetensors", makers)
+    ws.put_table("downstream/mine", losses(), makers)
+    app = opened("stitches", stitch="mine")
+    assert app.header[0].value == "mine"
+    pressed(app, "Remove it")
+    assert not app.exception and not app.error and app.header[0].value == r"L20\-L9"
+    assert any("mine was removed" in x.value for x in app.success)
+    assert not [name for name in ws.names() if name.endswith("/mine")]
+    assert not any(b.label == "Remove it" for b in app.button)
+    for page in ("", "stitches", "features", "functional", "probes", "training"):
+        app = opened(page)
+        assert not app.exception and not app.error
+
+
+def test_a_stitch_that_something_was_made_through_stays(ws: Workspace) -> None:
+    makers = ws.entry("stitches/L10-L9").makers | {"why": "chosen by hand"}
+    ws.put("stitches/mine", lambda p: p.touch(), "stitch", ".safetensors", makers)
+    ws.put_record("probes/one", {}, MAKERS | {"stitch_name": "mine"})
+    app = opened("stitches", stitch="mine")
+    assert not any(b.label == "Remove it" for b in app.button)
+    assert "probes/one were made through mine" in text(app)
 
 
 def test_overview_says_what_the_pair_is(ws: Workspace) -> None:

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.browser
 SHIPPED = PROJECT / "cache"
 expect.set_options(timeout=30_000)
 DESK, PHONE = (1440, 900), (390, 844)
+MOBILE = "Mozilla/5.0 (Linux; Android 14) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Mobile Safari/537.36"
 JOB = ".st-key-job"
 # On a link to a page, Streamlit's client first looks for its server below that page's address.
 PROBES = re.compile(r"/_stcore/(health|host-config)$")
@@ -78,10 +79,11 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
 
     contexts = []
 
-    def open_(address: str, size: tuple[int, int] = DESK, theme: str = "light") -> Page:
+    def open_(address: str, size: tuple[int, int] = DESK, theme: str = "light", touch: bool = False) -> Page:
         context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if theme == "dark" else "light"
-        )
+            viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if theme == "dark" else "light",
+            has_touch=touch, is_mobile=touch, user_agent=MOBILE if touch else None,
+        )  # fmt: skip
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)
@@ -210,6 +212,161 @@ def test_a_feature_is_seen_on_both_sides_and_can_be_linked(url: str, visit: Call
     assert "feature=5" in page.url
     again = visit(page.url)
     expect(again.locator("h2").first).to_have_text("Feature 5")
+
+
+def place_of(page: Page, feature: int) -> tuple[float, float]:
+    """Where the map shows a feature."""
+    page.locator(".st-key-map .js-plotly-plot").scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    x, y = page.evaluate(
+        """feature => {
+            const plot = document.querySelector('.st-key-map .js-plotly-plot'), box = plot.getBoundingClientRect();
+            const {xaxis, yaxis} = plot._fullLayout;
+            for (const trace of plot._fullData)
+                for (let i = 0; i < trace.x.length; i++)
+                    if (trace.customdata[i][0] === feature)
+                        return [box.left + xaxis._offset + xaxis.d2p(trace.x[i]),
+                                box.top + yaxis._offset + yaxis.d2p(trace.y[i])];
+        }""",
+        feature,
+    )
+    return x, y
+
+
+def drag(page: Page, key: str, corners: list[tuple[float, float]]) -> None:
+    """With the mouse, over a figure, from corner to corner in shares of its size."""
+    plot = page.locator(f".st-key-{key} .js-plotly-plot")
+    plot.scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    box = plot.bounding_box()
+    assert box
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in corners]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for at in places[1:]:
+        page.mouse.move(*at, steps=5)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+    settled(page)
+
+
+def complaints(page: Page) -> list[str]:
+    return page.locator("[data-testid=stAlert], [data-testid=stException]").all_inner_texts()
+
+
+def test_the_map_is_clicked_boxed_and_lassoed(url: str, visit: Callable[..., Page]) -> None:
+    page = visit(f"{url}/features?feature=4")
+    page.mouse.click(*place_of(page, 7))
+    expect(page.locator("h2#feature")).to_have_text("Feature 7")
+    settled(page)
+    assert "feature=7" in page.url and complaints(page) == []
+    listed = page.get_by_text(re.compile(r"^[\d,]+ of 12 features"))
+    expect(listed).to_contain_text("12 of 12 features")
+    around = [(0.02, 0.1), (0.98, 0.1), (0.98, 0.5), (0.02, 0.5), (0.02, 0.12)]
+    for how, corners in (("Lasso", around), ("Box", [around[0], around[2]])):
+        page.get_by_role("radio", name=how).click()
+        settled(page)
+        assert f"map-drag={how}" in page.url
+        drag(page, "map", corners)
+        expect(listed).to_contain_text(re.compile(r"^[2-9] of 12 features"))
+        assert complaints(page) == []
+    page.reload()
+    settled(page)
+    expect(page.get_by_role("radio", name="Box")).to_be_checked()
+    expect(page.locator("h2#feature")).to_have_text("Feature 7")
+
+
+def test_a_finger_taps_the_map_and_swipes_past_figures(url: str, visit: Callable[..., Page]) -> None:
+    page = visit(f"{url}/features?feature=4", PHONE, touch=True)
+    page.touchscreen.tap(*place_of(page, 7))
+    expect(page.locator("h2#feature")).to_have_text("Feature 7")
+    settled(page)
+    hand = page.context.new_cdp_session(page)
+    top = "document.querySelector('[data-testid=stMain]').scrollTop"
+    for key in ("map", "correlations", "classes"):
+        plot = page.locator(f".st-key-{key} .js-plotly-plot")
+        plot.scroll_into_view_if_needed()
+        page.wait_for_timeout(300)
+        box, before = plot.bounding_box(), page.evaluate(top)
+        assert box
+        x, y = box["x"] + box["width"] / 2, box["y"] + 0.8 * box["height"]
+        hand.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+        for k in range(1, 11):
+            move = {"type": "touchMove", "touchPoints": [{"x": x, "y": y - 15 * k}]}
+            hand.send("Input.dispatchTouchEvent", move)
+        hand.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        page.wait_for_timeout(500)
+        assert page.evaluate(top) > before + 50, f"{key} lets a swipe scroll the page"
+    settled(page)
+    assert complaints(page) == [] and "feature=7" in page.url
+
+
+def test_back_forward_and_reload_keep_the_feature(url: str, visit: Callable[..., Page]) -> None:
+    page = visit(f"{url}/features")
+    expect(page.locator("h2#feature")).to_have_text("Feature 0")
+    page.get_by_role("link", name="Stitches").first.click()
+    settled(page)
+    page.go_back()
+    settled(page)
+    expect(page.locator("h2#feature")).to_have_text("Feature 0")
+    for _ in range(2):
+        page.get_by_role("button", name="Next").click()
+        settled(page)
+    expect(page.locator("h2#feature")).to_have_text("Feature 2")
+    page.get_by_role("link", name="Stitches").first.click()
+    settled(page)
+    page.go_back()
+    settled(page)
+    expect(page.locator("h2#feature")).to_have_text("Feature 2")
+    page.go_back()
+    expect(page.locator("h2#feature")).to_have_text("Feature 1")
+    page.go_forward()
+    expect(page.locator("h2#feature")).to_have_text("Feature 2")
+    settled(page)
+    address = page.url
+    page.reload()
+    settled(page)
+    assert page.url == address
+    page.get_by_role("link", name="Stitches").first.click()
+    settled(page)
+    page.get_by_role("link", name="Features", exact=True).click()
+    expect(page.locator("h2#feature")).to_have_text("Feature 2")
+
+
+FAINT = """() => {
+    const parts = s => { const m = s.match(/[\\d.]+/g).map(Number); return m.length > 3 ? m : [...m, 1]; };
+    const over = (c, under) => [0, 1, 2].map(i => c[i] * c[3] + under[i] * (1 - c[3]));
+    const linear = x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4;
+    const light = c => { const v = c.map(x => linear(x / 255));
+                         return 0.2126 * v[0] + 0.7152 * v[1] + 0.0722 * v[2]; };
+    const paper = e => { const all = []; for (; e; e = e.parentElement) all.push(getComputedStyle(e).backgroundColor);
+                         return all.reverse().map(parts).reduce((under, c) => over(c, under), [255, 255, 255]); };
+    const faint = [];
+    for (const e of document.querySelectorAll('[data-testid=stApp] *')) {
+        if (![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
+        const box = e.getBoundingClientRect(), style = getComputedStyle(e);
+        if (!box.width || style.visibility === 'hidden' || e.closest('[disabled], [data-disabled]')) continue;
+        if (e.closest('[data-testid=stSliderThumbValue]')) continue;  // beside the thumb that it belongs to, not on it
+        let opacity = 1;
+        for (let p = e; p; p = p.parentElement) opacity *= parseFloat(getComputedStyle(p).opacity);
+        if (opacity < 0.05) continue;  // shown on hover
+        const ink = parts(e.namespaceURI.includes('svg') ? style.fill : style.color);
+        const below = paper(e), [low, high] = [light(over([...ink.slice(0, 3), ink[3] * opacity], below)), light(below)]
+            .sort((a, b) => a - b);
+        if ((high + 0.05) / (low + 0.05) < 4.5) faint.push(`${e.textContent.trim().slice(0, 40)} ${style.color}`);
+    }
+    return faint;
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_can_be_read(url: str, visit: Callable[..., Page], theme: str) -> None:
+    """Text, ticks and what is chosen, as drawn: 4.5 to 1 against what is behind it."""
+    for name in ("", "stitches", "features"):
+        page = visit(f"{url}/{name}", theme=theme)
+        expect(page.locator(".js-plotly-plot .xtick").first).to_be_attached()
+        assert page.evaluate(FAINT) == [], name
+        page.close()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

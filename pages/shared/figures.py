@@ -1,7 +1,8 @@
 """The figures. One colour means one thing: A blue, B purple, transferred purple outlined in blue, controls grey."""
 
 import hashlib
-from collections.abc import Callable
+import html
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, Literal, ParamSpec
 
@@ -14,7 +15,7 @@ from plotly.subplots import make_subplots
 
 from core.queries import BY_KEY, STITCHED, TABLE_1
 from core.responses import KINDS
-from pages.shared.frame import NARROW, duration, loss, percent
+from pages.shared.frame import NARROW, duration, loss, percent, seen
 
 QUIET = {"displayModeBar": False, "scrollZoom": False}
 LEGEND = {
@@ -34,13 +35,61 @@ def remembered(build: Callable[P, go.Figure]) -> Callable[P, go.Figure]:
 
     @st.cache_resource(max_entries=100, show_spinner=False, hash_funcs={pd.DataFrame: _content})
     def kept(theme: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> go.Figure:
-        return build(*args, **kwargs)  # type: ignore[arg-type]
+        return inked(build(*args, **kwargs))  # type: ignore[arg-type]
 
     @wraps(build)
     def ask(*args: P.args, **kwargs: P.kwargs) -> go.Figure:
         return kept(st.context.theme.type or "light", build.__name__, args, kwargs)
 
     return ask
+
+
+def inked(figure: go.Figure) -> go.Figure:
+    """Ticks, titles and legends in the theme's ink: Streamlit's own grey is too faint to read."""
+    ink = {"color": colours()["ink"]}
+    figure.update_layout(font=ink, legend_font=ink)
+    for update in (figure.update_xaxes, figure.update_yaxes):
+        update(tickfont=ink, title_font=ink)
+    bar = {"tickfont": ink, "title": {"font": ink}}
+    figure.update_traces(colorbar=bar, selector={"type": "heatmap"})
+    figure.update_traces(marker_colorbar=bar, selector={"marker.showscale": True})
+    return figure
+
+
+def hovered(text: object) -> str:
+    """Text of a model or a corpus for what Plotly shows on hover, which it would read as HTML."""
+    return html.escape(seen(str(text)), quote=False)
+
+
+def handed(table: Any, digits: int = 4) -> list[list[Any]]:
+    """The `customdata` of a trace from a table, a row a mark, as plain lists of numbers and words. An array would go to
+    the browser as bytes, and what is picked there would come back as an object with its places as names."""
+    return [[_plain(value, digits) for value in row] for row in table.to_numpy(object)]
+
+
+def _plain(value: Any, digits: int) -> Any:
+    match value:
+        case bool() | np.bool_():
+            return bool(value)
+        case float() | np.floating():
+            return float(f"{float(value):.{digits}g}") if np.isfinite(value) else None
+        case int() | np.integer():
+            return int(value)
+    return value if value is None or isinstance(value, str) else str(value)
+
+
+def picked(selection: Any) -> list[list[Any]]:
+    """The `customdata` of every mark of a chart's selection that has one, as `handed` gave it; in whatever form the
+    browser sends it back: a list, an object whose names are places, or one value."""
+    points = (selection or {}).get("selection", {}).get("points", [])
+    found = [point.get("customdata") for point in points]
+    return [_row(data) for data in found if data is not None]
+
+
+def _row(data: Any) -> list[Any]:
+    if isinstance(data, Mapping):
+        return [data[place] for place in sorted(data, key=int)]
+    return list(data) if isinstance(data, (list, tuple)) else [data]
 
 
 def _content(table: pd.DataFrame) -> bytes:
@@ -170,7 +219,7 @@ def svcca(table: pd.DataFrame, picked: tuple[int, int], title_a: str, title_b: s
         x=table.layer_a, y=table.layer_b, mode="markers", showlegend=False, name="",
         marker={"size": 16, "opacity": 0, "symbol": "square"},
         selected={"marker": {"opacity": 0}}, unselected={"marker": {"opacity": 0}},
-        customdata=table[["layer_a", "layer_b", "svcca", "chance", "stitches"]].to_numpy(),
+        customdata=handed(table[["layer_a", "layer_b", "svcca", "chance", "stitches"]]),
         hovertemplate="A before layer %{x}, B before layer %{y}<br>SVCCA %{customdata[2]:.2f} (chance about "
         "%{customdata[3]:.2f})<br>%{customdata[4]}<extra></extra>",
     )  # fmt: skip
@@ -231,9 +280,9 @@ BINS = np.linspace(-1, 1, 61)
 
 
 @remembered
-def correlations(table: pd.DataFrame) -> go.Figure:
-    """Fig. 14: transferred features as bars in B's purple outlined in A's blue, both controls as grey lines. A box or a
-    click selects bars; their x is the middle of a bin of BINS."""
+def correlations(table: pd.DataFrame, brush: bool = True) -> go.Figure:
+    """Fig. 14: transferred features as bars in B's purple outlined in A's blue, both controls as grey lines. A `brush`
+    selects bars, without one a click or tap does; their x is the middle of a bin of BINS."""
     c = colours()
     middle = (BINS[1:] + BINS[:-1]) / 2
     counts = {column: np.histogram(table[column].dropna(), BINS)[0] for column in ("correlation", "random", "shuffled")}
@@ -250,8 +299,8 @@ def correlations(table: pd.DataFrame) -> go.Figure:
             hovertemplate=f"Eq. 10 about %{{x:.2f}}<br>%{{y}} features<extra>{name}</extra>",
         )  # fmt: skip
     figure.update_layout(
-        height=340, margin={"l": 0, "r": 8, "t": 30, "b": 0}, bargap=0, dragmode="select", selectdirection="h",
-        hovermode="closest", legend=LEGEND, clickmode="event+select",
+        height=340, margin={"l": 0, "r": 8, "t": 30, "b": 0}, bargap=0, dragmode="select" if brush else False,
+        selectdirection="h", hovermode="closest", legend=LEGEND, clickmode="event+select",
     )  # fmt: skip
     figure.update_xaxes(
         title="attribution correlation, Eq. 10 (→ alike)", range=[-1, 1], fixedrange=True, zeroline=False
@@ -269,44 +318,50 @@ def picked_range(drawn: Any) -> tuple[float, float] | None:
 
 
 @remembered
-def classes(table: pd.DataFrame) -> go.Figure:
-    """Fig. 4b: both classes' densities, and above them the share of structural features at each correlation."""
+def classes(table: pd.DataFrame, shares: pd.DataFrame) -> go.Figure:
+    """Fig. 4b: both classes' densities, each of its own features, and above them `queries.structural_share`: of all
+    features in a bin, the structural ones."""
     c = colours()
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.3, 0.7], vertical_spacing=0.06)
     grid = np.linspace(-1, 1, 201)
-    density = {}
     for kind in ("semantic", "structural"):
         values = table.correlation[table.kind == kind].dropna().to_numpy()
         width = 0.06
-        density[kind] = np.exp(-0.5 * ((grid[:, None] - values) / width) ** 2).mean(1) / (width * np.sqrt(2 * np.pi))
+        density = np.exp(-0.5 * ((grid[:, None] - values) / width) ** 2).mean(1) / (width * np.sqrt(2 * np.pi))
         figure.add_scatter(
-            x=grid, y=density[kind], name=kind, fill="tozeroy", mode="lines", row=2, col=1,
+            x=grid, y=density, name=kind, fill="tozeroy", mode="lines", row=2, col=1,
             line={"color": c[kind], "width": 2, "dash": "solid" if kind == "semantic" else "dash"},
             hovertemplate=f"Eq. 10 = %{{x:.2f}}<br>density %{{y:.2f}}<extra>{kind}, {len(values):,} features</extra>",
         )  # fmt: skip
-    both = density["semantic"] + density["structural"]
-    share = np.where(both > 0.02, density["structural"] / np.where(both > 0, both, 1), np.nan)
     figure.add_scatter(
-        x=grid, y=share, mode="lines", line={"color": c["structural"], "width": 2}, showlegend=False, row=1, col=1,
-        hovertemplate="Eq. 10 = %{x:.2f}<br>structural %{y:.0%} of both densities<extra></extra>",
+        x=(shares.low + shares.high) / 2, y=shares.share, mode="lines+markers", showlegend=False, row=1, col=1,
+        line={"color": c["structural"], "width": 2}, marker={"size": 6, "symbol": "diamond"},
+        customdata=handed(shares[["low", "high", "structural", "n"]]),
+        hovertemplate="Eq. 10 from %{customdata[0]:.1f} to %{customdata[1]:.1f}<br>structural: %{customdata[2]} of "
+        "%{customdata[3]} features, %{y:.0%}<extra></extra>",
     )  # fmt: skip
-    figure.add_hline(y=0.5, line={"color": c["control"], "width": 1, "dash": "dot"}, row=1, col=1)  # type: ignore[arg-type]
+    overall = shares.structural.sum() / max(1, shares.n.sum())
+    line = {"color": c["control"], "width": 1, "dash": "dot"}
+    figure.add_hline(y=overall, line=line, row=1, col=1)  # type: ignore[arg-type]
     figure.update_layout(
         height=400, margin={"l": 0, "r": 8, "t": 30, "b": 0}, dragmode=False, hovermode="closest", legend=LEGEND
     )
     figure.update_xaxes(range=[-1, 1], fixedrange=True, zeroline=False)
     figure.update_xaxes(title="attribution correlation, Eq. 10 (→ alike)", row=2, col=1)
     figure.update_yaxes(
-        title="structural", range=[0, 1], tickformat=".0%", fixedrange=True, zeroline=False, row=1, col=1
+        title="structural", range=[-0.03, 1.03], tickformat=".0%", fixedrange=True, zeroline=False, row=1, col=1
     )
     figure.update_yaxes(title="density", fixedrange=True, zeroline=False, row=2, col=1)
     return figure
 
 
 @remembered
-def feature_map(table: pd.DataFrame, colour: str) -> go.Figure:
-    """Every feature at its place on the map; `customdata` begins with its index. Drawn with WebGL, from arrays that go
-    to the browser as they are in memory."""
+def feature_map(table: pd.DataFrame, colour: str, drag: str = "click") -> go.Figure:
+    """Every feature at its place on the map; `customdata` begins with its index. Drawn with WebGL, places from arrays
+    that go to the browser as they are in memory.
+
+    `drag` is "click", "select" (a box) or "lasso". With the first, a click or tap picks a mark and a swipe scrolls the
+    page: where a drag draws, Plotly tells of a click in a way that Streamlit does not hear."""
     c = colours()
     figure = go.Figure()
     says = "<b>feature %{customdata[0]}</b><br>Eq. 10 %{customdata[1]:.2f}<br>density in A %{customdata[2]:.2%}"
@@ -315,8 +370,9 @@ def feature_map(table: pd.DataFrame, colour: str) -> go.Figure:
     def marks(rows: pd.DataFrame, name: str, marker: dict[str, Any]) -> None:
         figure.add_scattergl(
             x=rows.x.to_numpy(np.float32), y=rows.y.to_numpy(np.float32), name=name, mode="markers",
-            customdata=rows[["feature", "correlation", "density_a"]].to_numpy(np.float32),
+            customdata=handed(rows[["feature", "correlation", "density_a"]]),
             marker={"size": size} | marker, hovertemplate=f"{says}<extra>{name}</extra>",
+            unselected={"marker": {"opacity": 0.6 if drag == "click" else 0.2}},
         )  # fmt: skip
 
     if colour == "kind":
@@ -331,11 +387,11 @@ def feature_map(table: pd.DataFrame, colour: str) -> go.Figure:
         bar = {"showscale": True, "colorbar": {"thickness": 10}}
         marks(table, "", {"color": values.to_numpy(np.float32)} | bar | scale)
     figure.update_layout(
-        height=460, margin={"l": 0, "r": 0, "t": 30, "b": 0}, dragmode="lasso", hovermode="closest", legend=LEGEND,
-        clickmode="event+select", showlegend=colour == "kind",
+        height=460, margin={"l": 0, "r": 0, "t": 30, "b": 0}, dragmode=False if drag == "click" else drag,
+        hovermode="closest", legend=LEGEND, clickmode="event+select", showlegend=colour == "kind",
     )  # fmt: skip
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False, scaleanchor="x")
+    figure.update_xaxes(visible=False, fixedrange=True)
+    figure.update_yaxes(visible=False, fixedrange=True, scaleanchor="x")
     return figure
 
 
@@ -347,7 +403,7 @@ def activations(bars: pd.DataFrame, side: str) -> go.Figure:
     figure = go.Figure(
         go.Bar(
             x=[f"{low:.2g}" for low in rows.low], y=rows.tokens, marker={"color": colours()[side]},
-            customdata=rows[["low", "high"]].to_numpy(),
+            customdata=handed(rows[["low", "high"]]),
             hovertemplate="%{customdata[0]:.3g} to %{customdata[1]:.3g}<br>%{y} tokens<extra></extra>",
         )
     )  # fmt: skip
@@ -375,7 +431,7 @@ def languages(table: pd.DataFrame, side: str) -> go.Figure:
             x=rows.rate, y=rows.name, mode="markers", name=KINDS[kind][0], marker=_kind_marker(kind, side),
             error_x={"type": "data", "array": rows.high - rows.rate, "arrayminus": rows.rate - rows.low, "thickness": 1,
                      "width": 0, "color": c["control"]},
-            customdata=rows[["language", "kind", "low", "high", "success", "loss", "strength"]].to_numpy(),
+            customdata=handed(rows[["language", "kind", "low", "high", "success", "loss", "strength"]]),
             hovertemplate="<b>%{y}</b>, " + KINDS[kind][0] + "<br>%{x:.2f} [%{customdata[2]:.2f}, "
             "%{customdata[3]:.2f}] in the language<br>%{customdata[4]:.2f} fluent besides, %{customdata[5]:.2f} "
             "nats/token<br>strength %{customdata[6]:g}<extra></extra>",
@@ -405,7 +461,7 @@ def means(table: pd.DataFrame, side: str) -> go.Figure:
         marker={"color": [fills[k] for k in kinds], "line": {"color": [lines[k] for k in kinds], "width": 3}},
         error_y={"type": "data", "array": table.high - table.rate, "arrayminus": table.rate - table.low,
                  "color": c["ink"], "thickness": 1.5, "width": 0},
-        customdata=table[["success", "loss"]].to_numpy(),
+        customdata=handed(table[["success", "loss"]]),
         hovertemplate="%{x}: %{y:.2f} in the language<br>%{customdata[0]:.2f} fluent besides, %{customdata[1]:.2f} "
         "nats/token<extra></extra>",
     )  # fmt: skip
@@ -454,7 +510,7 @@ def gap_against(table: pd.DataFrame, column: str, source: str) -> go.Figure:
     figure.add_scatter(
         x=table[column], y=table.gap, mode="markers+text", text=table.language, textposition="top center",
         marker=marker("transferred", "b", 9), showlegend=False, textfont={"size": 11}, cliponaxis=False,
-        customdata=table[["name", "own", "transferred"]].to_numpy(),
+        customdata=handed(table[["name", "own", "transferred"]]),
         hovertemplate="<b>%{customdata[0]}</b>: gap %{y:.2f}<br>own %{customdata[1]:.2f}, transferred "
         "%{customdata[2]:.2f}<br>%{x:,.3g}<extra></extra>",
     )  # fmt: skip

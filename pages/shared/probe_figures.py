@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from core.probe_tables import WAYS
-from pages.shared.figures import LEGEND, colours, marker, remembered
+from pages.shared.figures import LEGEND, colours, handed, marker, remembered
 
 FAMILIES = {
     "own": "dense_own", "retrained": "", "reused": "dense_moved", "source": "dense_source", "random": "",
@@ -41,7 +41,7 @@ def _add(figure: go.Figure, table: pd.DataFrame, legend: bool, where: dict[str, 
         intervals = {"error_y": error | {"color": colours()["control"]}} if bars else {}
         figure.add_scatter(
             x=x, y=rows.accuracy, name=WAYS[method].label, mode="lines+markers", connectgaps=False, showlegend=legend,
-            customdata=rows[["way", "says", "low", "high", "auc"]].to_numpy(), **_style(method), **intervals,
+            customdata=handed(rows[["way", "says", "low", "high", "auc"]]), **_style(method), **intervals,
             hovertemplate="<b>%{customdata[0]}</b>, %{x}<br>%{customdata[1]}<br>%{y:.3f} [%{customdata[2]:.3f}, "
             "%{customdata[3]:.3f}], AUC %{customdata[4]:.3f}<extra></extra>", **where,
         )  # fmt: skip

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from pages.shared.figures import LEGEND, colours, marker, remembered
+from pages.shared.figures import LEGEND, colours, handed, hovered, marker, remembered
 
 NAMES = {"a": "A, original", "b": "B, transferred"}
 KIND_NAMES = {"deactivation": "deactivated", "activation": "activated"}
@@ -54,7 +54,7 @@ def null_space(table: pd.DataFrame, random: dict[str, list[float]], picked: int)
             figure.add_scattergl(
                 x=rows[f"share_{side}"].to_numpy(np.float32), y=rows[f"max_{side}"].to_numpy(np.float32),
                 mode="markers", marker=look, name="candidate" if candidate else "feature", showlegend=False,
-                customdata=rows[["feature", "raises"]].to_numpy(), row=1, col=col,
+                customdata=handed(rows[["feature", "raises"]].assign(raises=rows.raises.map(hovered))), row=1, col=col,
                 hovertemplate="<b>feature %{customdata[0]}</b><br>share %{x:.2f}, maximal activation %{y:.3g}<br>"
                 "raises %{customdata[1]}<extra></extra>",
             )  # fmt: skip
@@ -94,7 +94,7 @@ def ablations(table: pd.DataFrame) -> go.Figure:
             figure.add_scatter(
                 x=rows.loss_change, y=rows.entropy_change, mode="markers", row=1, col=col, **bars,
                 marker=marker("control", side, 9) if random else marks(side), name=name,
-                showlegend=col == 1 or not random, customdata=rows[["feature", "entropy", "places"]].to_numpy(),
+                showlegend=col == 1 or not random, customdata=handed(rows[["feature", "entropy", "places"]]),
                 hovertemplate=f"<b>feature %{{customdata[0]}}</b>, {name}<br>loss %{{x:+.3f}}, entropy %{{y:+.3f}} "
                 "nats (of %{customdata[1]:.2f})<br>%{customdata[2]} places<extra></extra>",
             )  # fmt: skip
@@ -115,7 +115,7 @@ def heads(table: pd.DataFrame, picked: int) -> go.Figure:
                 x=rows.score.to_numpy(np.float32), y=rows.change.to_numpy(np.float32), mode="markers", row=1, col=col,
                 name=name, showlegend=False,
                 marker=look | {"opacity": np.where(here, 1.0, 0.45), "size": np.where(here, 12, look["size"])},
-                customdata=rows[["feature", "side", "layer", "head", "before"]].to_numpy(),
+                customdata=handed(rows[["feature", "side", "layer", "head", "before"]]),
                 hovertemplate=f"<b>feature %{{customdata[0]}}</b>, {name}<br>head %{{customdata[2]}}."
                 "%{customdata[3]}: attention to the first token %{customdata[4]:.2f}, without the feature %{y:+.3f}<br>"
                 "score %{x:.2f}<extra></extra>",
@@ -146,16 +146,17 @@ def places(table: pd.DataFrame) -> go.Figure:
                 for what, suffix in (("before", "-open"), ("after", "")):
                     figure.add_scatter(
                         x=at, y=row[what], mode="markers", name=name if what == "after" else "", row=1, col=col,
-                        showlegend=what == "after", customdata=[t.replace("<", "&lt;") for t in row["token"]],
+                        showlegend=what == "after", customdata=[[hovered(t)] for t in row["token"]],
                         marker={"symbol": symbol + suffix, "size": 10, "color": c[side],
                                 "line": {"width": 2, "color": c["a"] if what == "after" else c[side]}},
-                        hovertemplate=f"<b>%{{customdata}}</b>, {what}: %{{y:.2f}}<extra>{name}</extra>",
+                        hovertemplate=f"<b>%{{customdata[0]}}</b>, {what}: %{{y:.2f}}<extra>{name}</extra>",
                     )  # fmt: skip
     figure.update_xaxes(showticklabels=False)
     figure.update_yaxes(range=[-0.03, 1.03])
     return figure
 
 
+@remembered
 def patterns(before: np.ndarray, after: np.ndarray, labels: list[str], side: str) -> go.Figure:
     """A head's pattern with a feature, without it, and the difference; all n x n."""
     c = colours()
@@ -181,6 +182,7 @@ def patterns(before: np.ndarray, after: np.ndarray, labels: list[str], side: str
     return figure
 
 
+@remembered
 def sink(found: pd.DataFrame, labels: list[str], side: str) -> go.Figure:
     """Attention to the first token at every position: before, without the feature, and without a random direction."""
     c, figure = colours(), go.Figure()
@@ -192,7 +194,7 @@ def sink(found: pd.DataFrame, labels: list[str], side: str) -> go.Figure:
     ):
         figure.add_scatter(
             x=at, y=found[column], mode="lines+markers", name=name, line=line, marker={"size": 5},
-            customdata=np.c_[labels, found.activation.round(3).astype(str)],
+            customdata=handed(pd.DataFrame({"token": labels, "activation": found.activation})),
             hovertemplate=f"<b>%{{customdata[0]}}</b>, activation %{{customdata[1]}}<br>{name}: %{{y:.3f}}"
             "<extra></extra>",
         )  # fmt: skip

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from core.sae_savings import HEADLINE
-from pages.shared.figures import LEGEND, colours, marker, remembered
+from pages.shared.figures import LEGEND, colours, handed, marker, remembered
 
 ROLES = {"scratch": "unpatched", "transferred": "transferred"}
 SYMBOLS = {"shuffled stitch": "square-open", "random stitch": "square"}
@@ -52,7 +52,7 @@ def relative(table: pd.DataFrame) -> go.Figure:
             line={"color": c["a"], "width": 2.5},
             marker={"symbol": WIDTHS[i % len(WIDTHS)], "size": 9, "color": c["b"],
                     "line": {"color": c["a"], "width": 2}},
-            customdata=rows[["threshold", "low", "high", "seeds"]].to_numpy(),
+            customdata=handed(rows[["threshold", "low", "high", "seeds"]]),
             hovertemplate=f"<b>{width:,} features</b><br>%{{x:.1%}} of scratch's final, an explained variance of "
             "%{customdata[0]:.3f}<br>%{y:.2f} of scratch's FLOPs [%{customdata[1]:.2f}, %{customdata[2]:.2f}], "
             "%{customdata[3]} seeds<extra></extra>",
@@ -76,7 +76,7 @@ def curves(table: pd.DataFrame, x: str, y: str, title_x: str, title_y: str) -> g
             figure.add_scatter(
                 x=rows[x], y=rows[y], name=start, legendgroup=start, showlegend=i == 0, mode="lines",
                 opacity=1.0 if i == 0 else 0.45, line=_style(start)["line"],
-                customdata=rows[["step", "seed"]].to_numpy(),
+                customdata=handed(rows[["step", "seed"]]),
                 hovertemplate=f"<b>{start}</b>, seed %{{customdata[1]}}, step %{{customdata[0]:,}}<br>%{{y:.4g}} at "
                 "%{x:.3g}<extra></extra>",
             )  # fmt: skip
