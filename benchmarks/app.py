@@ -24,7 +24,7 @@ from typing import Any
 from playwright.sync_api import Browser, ConsoleMessage, Page, TimeoutError, sync_playwright
 
 from benchmarks._measure import Line, parser, percentile, say, show
-from core.places import PROJECT, workspaces_dir
+from core.workspace.places import PROJECT, workspaces_dir
 
 PAIR = "smollm2-gemma3"
 FIGURES = {"Overview": "overview-table-1", "Stitches": "svcca"}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._measure import Line, alone, parser, peak_rss, say, seconds, show
-from core.attribution import BLOCKS, ENCODED, Attribution, contributions
+from core.features.attribution import BLOCKS, ENCODED, Attribution, contributions
 
 D_A, D_B = 576, 640
 CHUNKS = (128, 512, 2048)

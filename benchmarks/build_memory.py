@@ -17,16 +17,16 @@ from benchmarks._measure import Line, alone, parser, peak_rss, quiet, say, show
 
 def work(pair: str, positions: int, whole: bool) -> dict[str, Any]:
     """In the measured process: what a build does at this size, then its peak in bytes."""
-    from core import pipeline
-    from core.harvest import harvest_config, harvest_moments
-    from core.pairs import get_pair
-    from core.stitch import FitConfig, fit_moments
+    from core.activations.harvest import harvest_config, harvest_moments
+    from core.models.pairs import get_pair
+    from core.stitches import measure as stitch_measure
+    from core.stitches.fit import FitConfig, fit_moments
 
-    config = pipeline.BuildConfig(positions=positions)
+    config = stitch_measure.BuildConfig(positions=positions)
     if whole:
-        pipeline.build(get_pair(pair), config)
+        stitch_measure.build(get_pair(pair), config)
         return {"positions": positions, "peak": peak_rss()}
-    bench = pipeline.Bench(get_pair(pair), config)
+    bench = stitch_measure.Bench(get_pair(pair), config)
     layers = bench.pair.layer_pairs[0]
     documents = bench.corpus.split("fit")
     repeats = 1 + 4 * positions // sum(len(d.text) for d in documents)
@@ -39,7 +39,7 @@ def work(pair: str, positions: int, whole: bool) -> dict[str, Any]:
 
 def measured(pair: str, positions: int, whole: bool) -> dict[str, Any]:
     """`work` in a process whose caches are empty but for the models."""
-    from core.places import user_cache
+    from core.workspace.places import user_cache
 
     with tempfile.TemporaryDirectory(prefix="stitchlens-memory-") as scratch:
         models = user_cache() / "models"
@@ -52,8 +52,8 @@ def measured(pair: str, positions: int, whole: bool) -> dict[str, Any]:
 
 def prepare(pair: str) -> None:
     """Make the models' folders first, so that dequantising them is in neither measurement."""
-    from core.models import locate
-    from core.pairs import get_pair
+    from core.models.loading import locate
+    from core.models.pairs import get_pair
 
     for spec in (get_pair(pair).a, get_pair(pair).b):
         locate(spec)

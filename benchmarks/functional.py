@@ -10,11 +10,11 @@ import time
 import torch
 
 from benchmarks._measure import Line, parser, quiet, say, seconds, show
-from core.attention import Heads, readers, scores
-from core.corpus import load_corpus
-from core.models import load_shared
-from core.pairs import PAIRS, get_pair
-from core.scan import ScanConfig, reading
+from core.functional.attention import Heads, readers, scores
+from core.functional.measure import ScanConfig, reading
+from core.models.loading import load_shared
+from core.models.pairs import PAIRS, get_pair
+from core.text.corpus import load_corpus
 
 
 def main() -> None:

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from benchmarks._measure import Line, matmul_rate, parser, quiet, say, show
-from core.corpus import load_corpus
-from core.harvest import record, windows
-from core.models import LiveModel, load, locate, runtime
-from core.pairs import GEMMA3_270M
+from core.activations.harvest import record, windows
+from core.models.loading import LiveModel, load, locate, runtime
+from core.models.pairs import GEMMA3_270M
+from core.text.corpus import load_corpus
 
 LAYER = 9
 WAYS = {
@@ -51,7 +51,7 @@ class Pass:
 
 
 class Ours:
-    """`core.harvest.record` over windows of documents, as `read_window` does for each of its two models."""
+    """`core.activations.harvest.record` over windows of documents, as `read_window` does for each of its two models."""
 
     def __init__(self, dtype: str) -> None:
         self.model = load(GEMMA3_270M, runtime(dtype=dtype))

@@ -81,10 +81,10 @@ class KneserNey:
 
 
 def run() -> tuple[dict[str, Any], list[Line]]:
-    from core.corpus import load_corpus
-    from core.models import load
-    from core.nano import document_loss, unigram_loss
-    from core.pairs import get_pair
+    from core.models.loading import load
+    from core.models.nano import document_loss, unigram_loss
+    from core.models.pairs import get_pair
+    from core.text.corpus import load_corpus
 
     pair = get_pair("nano")
     corpus, models = load_corpus(pair.corpus), (load(pair.a), load(pair.b))

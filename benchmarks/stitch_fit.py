@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._measure import Line, parser, quiet, say, show
-from core.corpus import Split
-from core.gram import Gram, Moments
-from core.harvest import Recording, harvest_config, harvest_recording
-from core.pairs import LayerPair, get_pair
-from core.pipeline import ALPHAS, Bench, BuildConfig
-from core.stitch import FitConfig, Stitch, fit_adam, fit_moments, quality
+from core.activations.gram import Gram, Moments
+from core.activations.harvest import Recording, harvest_config, harvest_recording
+from core.models.pairs import LayerPair, get_pair
+from core.stitches.fit import FitConfig, Stitch, fit_adam, fit_moments, quality
+from core.stitches.measure import ALPHAS, Bench, BuildConfig
+from core.text.corpus import Split
 
 PAIR = "smollm2-gemma3"
 LAYERS = LayerPair(a=20, b=9)

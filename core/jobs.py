@@ -26,11 +26,11 @@ from filelock import FileLock
 from pydantic import ValidationError
 
 from core.errors import StitchLensError
-from core.pairs import Frozen, get_pair
-from core.places import PRIVATE_ENV, PROJECT, user_cache
+from core.models.pairs import Frozen, get_pair
 from core.progress import STATUS_ENV
-from core.store import Workspace, beside
-from core.uploads import check_name
+from core.workspace.places import PRIVATE_ENV, PROJECT, user_cache
+from core.workspace.store import Workspace, beside
+from core.workspace.uploads import check_name
 
 State = Literal["running", "paused", "done", "failed", "cancelled", "lost"]
 CORE = (sys.executable, "-m", "core")
@@ -307,7 +307,7 @@ def start_sae_training(pair: str, sae: str, stitch: str, name: str, given: Mappi
     Raises StitchLensError for a name that is taken or unfit for a file, settings that cannot be, widths that do not fit
     into memory, or a job already running.
     """
-    from core.sae_sets import check_fits, parsed_widths, training_set
+    from core.saes.settings import check_fits, parsed_widths, training_set
 
     check_name(Workspace(pair), "sae_training", name)
     config = training_set(dict(given) | {"widths": parsed_widths(given["widths"])})

@@ -6,12 +6,15 @@ import shutil
 import sys
 from typing import Any
 
-from core import functions, probe_tables, queries, sae_savings
-from core.corpus import wheel_folder
 from core.errors import StitchLensError
-from core.pairs import PairSpec, Source, known_pairs
-from core.places import PROJECT, user_cache
-from core.store import Workspace, sha256_file
+from core.functional import tables as functional_tables
+from core.models.pairs import PairSpec, Source, known_pairs
+from core.probes import tables as probe_tables
+from core.saes import tables as sae_tables
+from core.stitches import tables as stitch_tables
+from core.text.corpus import wheel_folder
+from core.workspace.places import PROJECT, user_cache
+from core.workspace.store import Workspace, sha256_file
 
 REPORTED = {"random SAE, transferred": "random", "shuffled-pair stitch": "shuffled"}
 """Short names of Table 2's controls."""
@@ -44,19 +47,19 @@ def report(pair: PairSpec) -> dict[str, Any]:
         out["alpha_sweep"] = w.table("alpha_sweep").to_dict("records")
     if "study" in w.names("table"):
         out["study"] = w.table("study").to_dict("records")
-    measured = queries.saes(w)
+    measured = stitch_tables.saes(w)
     if measured:
-        rows = queries.sae_quality(w, measured[0]).to_dict("records")
+        rows = stitch_tables.sae_quality(w, measured[0]).to_dict("records")
         out["sae"] = {"sae": measured[0]} | {REPORTED.get(str(r["name"]), str(r["name"])): r for r in rows}
-        out["features"] = queries.feature_counts(w, measured[0])
-    if found := functions.scanned(w):
-        out["functional"] = functions.summary(w, found[0])
-    if queries.has(w, "steering"):
+        out["features"] = stitch_tables.feature_counts(w, measured[0])
+    if found := functional_tables.scanned(w):
+        out["functional"] = functional_tables.summary(w, found[0])
+    if stitch_tables.has(w, "steering"):
         out["steering"] = steering(w)
     if probed := probe_tables.evaluated(w):
         out["probes"] = {name: probe_tables.record(w, name) for name in probed}
-    if trained := sae_savings.sets(w):
-        out["sae_training"] = {name: sae_savings.record(w, name) for name in trained}
+    if trained := sae_tables.sets(w):
+        out["sae_training"] = {name: sae_tables.record(w, name) for name in trained}
     return out
 
 
@@ -119,7 +122,7 @@ def _shipped(source: Source) -> str:
 
 def doctor() -> list[dict[str, Any]]:
     """Checks in order: {what, ok, found, todo}. Opens no model and reaches no network."""
-    from core.models import runtime
+    from core.models.loading import runtime
 
     out: list[dict[str, Any]] = []
 

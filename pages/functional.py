@@ -8,15 +8,16 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from core import functions, queries
-from core.pairs import PairSpec, get_pair
-from core.store import Workspace
-from core.text import clean
+from core.functional import tables as functional_tables
+from core.models.pairs import PairSpec, get_pair
+from core.stitches import tables as stitch_tables
+from core.text.reading import clean
+from core.workspace.store import Workspace
 from pages.shared import figures, frame, heat, roles
 from pages.shared.frame import ask, plain, section
 
 if TYPE_CHECKING:
-    from core import scan
+    from core.functional import measure as functional_measure
 
 SIDES = {"a": ":blue[A, original]", "b": ":violet[B, transferred]"}
 SAMPLE = "def area(width, height):\n    return (width * height)\n\nprint(area(3, 4)); print((1 + 2) * 3)"
@@ -35,7 +36,7 @@ def page() -> None:
             f"Some features of :blue[{plain(pair.a.title)}] are known by what they *do*: they tune how sure the model "
             f"is, or tell a head to rest; do they still do it in :violet[{plain(pair.b.title)}] after transfer?"
         )
-        names = functions.scanned(ws) if ws.exists else []
+        names = functional_tables.scanned(ws) if ws.exists else []
         if not names:
             frame.door(
                 "**No functional features measured yet.** This looks for entropy and attention-deactivation features "
@@ -44,12 +45,12 @@ def page() -> None:
             )
             return
         frame.answer("sae", names, "SAE")
-        frame.answer("share", functions.SHARES, "share of the null space")
+        frame.answer("share", functional_tables.SHARES, "share of the null space")
         sae = st.selectbox("SAE", names, key="sae", bind="query-params") if len(names) > 1 else names[0]
-        known = ask(functions.about, ws, sae)
-        single = ask(functions.moved, ws, sae)
-        table = ask(queries.features, ws, sae)
-        follow(ws, sae, pair, known["makers"], single, table, ask(functions.heads, ws, sae))
+        known = ask(functional_tables.about, ws, sae)
+        single = ask(functional_tables.moved, ws, sae)
+        table = ask(stitch_tables.features, ws, sae)
+        follow(ws, sae, pair, known["makers"], single, table, ask(functional_tables.heads, ws, sae))
         with section():
             entropy(ws, sae, known)
         with section():
@@ -67,7 +68,7 @@ def follow(
     """Settle, before any widget is drawn, which feature and head are shown: the link's, or the clearest."""
     of = (ws.pair, sae)
     parse, limits = frame.whole(0, len(table) - 1)
-    feature = frame.settle("feature", functions.clearest(single), parse, of, limits, tell=True)
+    feature = frame.settle("feature", functional_tables.clearest(single), parse, of, limits, tell=True)
     side = frame.settle("side", "a", lambda text: text if text in SIDES else None, of, ", they are a and b")
     first, last = makers[f"layer_{side}"], (pair.a if side == "a" else pair.b).n_layers - 1
     most = int(heads.loc[heads.side == side, "head"].max())
@@ -83,7 +84,7 @@ def follow(
 
 def sample(ws: Workspace, sae: str, pair: PairSpec, feature: int, side: str) -> str:
     """A text in which the feature fires: its strongest context, with what comes before it."""
-    contexts = ask(queries.feature_examples, ws, sae, side, feature)
+    contexts = ask(stitch_tables.feature_examples, ws, sae, side, feature)
     documents = frame.documents(pair)
     for row in contexts.sort_values("activation", ascending=False).to_dict("records"):
         if text := documents.get(row["document"]):
@@ -96,12 +97,12 @@ def entropy(ws: Workspace, sae: str, known: dict[str, Any]) -> None:
     """Fig. 5a and its causal check."""
     place = st.container()
     share = int(st.select_slider(
-        "Null space: lowest singular values, per cent", functions.SHARES, value=2, key="share", bind="query-params",
+        "Null space: lowest singular values, per cent", functional_tables.SHARES, value=2, key="share", bind="query-params",
         help="Which directions of the residual stream the unembedding hardly reads. The paper takes 2 %.", width=320,
     ))  # fmt: skip
-    table = ask(functions.null_shares, ws, sae, share)
+    table = ask(functional_tables.null_shares, ws, sae, share)
     random = {side: known["random"][f"{side}_{share}"] for side in SIDES}
-    rank = functions.spearman(table.share_a, table.share_b)
+    rank = functional_tables.spearman(table.share_a, table.share_b)
     with place:
         figures.draw(
             roles.null_space(table, random, st.session_state["feature"]),
@@ -113,7 +114,7 @@ def entropy(ws: Workspace, sae: str, known: dict[str, Any]) -> None:
             key="null-space", alt="Null-space share against maximal activation, before and after transfer",
             on_select=partial(pick, "null-space"), selection_mode="points",
         )  # fmt: skip
-    tried = ask(functions.ablations, ws, sae)
+    tried = ask(functional_tables.ablations, ws, sae)
     n = int((~tried.random).sum() // 2)
     figures.draw(
         roles.ablations(tried),
@@ -128,8 +129,8 @@ def entropy(ws: Workspace, sae: str, known: dict[str, Any]) -> None:
 
 def attention(ws: Workspace, sae: str, known: dict[str, Any]) -> None:
     st.subheader("Features that make heads rest", anchor="attention")
-    table = ask(functions.heads, ws, sae)
-    found = {side: functions.spearman(x.score, -x.change) for side, x in table.groupby("side")}
+    table = ask(functional_tables.heads, ws, sae)
+    found = {side: functional_tables.spearman(x.score, -x.change) for side, x in table.groupby("side")}
     n = table.loc[~table.random, "feature"].nunique()
     sink = known["sink"]
     figures.draw(
@@ -164,7 +165,7 @@ def one(ws: Workspace, pair: PairSpec, sae: str, single: pd.DataFrame, table: pd
         query_params={"pair": ws.pair, "sae": sae, "feature": str(f)},
     )  # fmt: skip
     rows = single.loc[single.feature == f]
-    logits = ask(queries.feature_logits, ws, sae, "a", f)
+    logits = ask(stitch_tables.feature_logits, ws, sae, "a", f)
     raised = " ".join(map(frame.token, logits.token[logits["rank"] >= 0]))
     st.markdown(f"Raises in :blue[A] {raised}")
     if rows.empty:
@@ -197,8 +198,8 @@ def _control(single: pd.DataFrame) -> str:
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)
-def _live(pair: str, sae: str, private: Path | None, stamp: str) -> "scan.Live":
-    from core.scan import Live
+def _live(pair: str, sae: str, private: Path | None, stamp: str) -> "functional_measure.Live":
+    from core.functional.measure import Live
 
     return Live(get_pair(pair), sae, private)
 
@@ -233,7 +234,7 @@ def live(ws: Workspace, pair: PairSpec, sae: str, makers: dict[str, Any]) -> Non
     if asked:
         now.pop("looked", None)
         with st.spinner("Looking; the first time, both models are opened"):
-            live = _live(ws.pair, sae, ws.private, queries.stamp(ws))
+            live = _live(ws.pair, sae, ws.private, stitch_tables.stamp(ws))
             now["looked"] = (key, live.attend(text, side, f, layer, head))
     if "looked" not in now or now["looked"][0][:2] != (ws.pair, sae):
         st.caption("Press Look: both models are opened once, which takes some seconds, and then look in a moment.")

@@ -3,9 +3,10 @@
 import pandas as pd
 import streamlit as st
 
-from core import jobs, queries
-from core.pairs import PairSpec, get_pair
-from core.store import Workspace
+from core import jobs
+from core.models.pairs import PairSpec, get_pair
+from core.stitches import tables as stitch_tables
+from core.workspace.store import Workspace
 from pages.shared import figures, frame
 from pages.shared.frame import ask, count, percent, plain, section
 
@@ -47,16 +48,16 @@ def empty(pair: PairSpec) -> None:
 
 
 def figure(ws: Workspace, pair: PairSpec) -> None:
-    names = ask(queries.stitch_names, ws)
+    names = ask(stitch_tables.stitch_names, ws)
     if not names:
         st.markdown("No stitch has been fitted yet.")
         st.page_link(STITCHES, label="Fit one", icon=":material/hub:", query_params={"pair": ws.pair})
         return
-    if not queries.has(ws, f"downstream/{names[0]}"):
+    if not stitch_tables.has(ws, f"downstream/{names[0]}"):
         st.markdown(f"Stitch {plain(names[0])} has not been measured yet.")
         return
-    table = ask(queries.downstream, ws, names[0])
-    row = ask(queries.stitches, ws).iloc[0]
+    table = ask(stitch_tables.downstream, ws, names[0])
+    row = ask(stitch_tables.stitches, ws).iloc[0]
     figures.draw(
         figures.table_1(table, pair.a.title, pair.b.title),
         f"Table 1 for stitch **{plain(names[0])}**, between A's residual stream before layer {row.layer_a} and B's "
@@ -69,10 +70,10 @@ def figure(ws: Workspace, pair: PairSpec) -> None:
 
 
 def facts(ws: Workspace, pair: PairSpec) -> None:
-    about = ask(queries.about, ws)
+    about = ask(stitch_tables.about, ws)
     corpus, alignment = about["corpus"], about["alignment"]
     splits = corpus.get("splits", {})
-    default = ask(queries.stitches, ws)
+    default = ask(stitch_tables.stitches, ws)
     cells = [
         (":blue[A], the smaller", plain(pair.a.title), f"{pair.a.n_layers} layers, {pair.a.d_model} wide"),
         (":violet[B], the larger", plain(pair.b.title), f"{pair.b.n_layers} layers, {pair.b.d_model} wide"),
@@ -92,7 +93,7 @@ def facts(ws: Workspace, pair: PairSpec) -> None:
 
 def paper(ws: Workspace) -> None:
     st.subheader("Table 1: this pair, other pairs here, the paper's", anchor="table-1")
-    table = ask(queries.table_1, ws, queries.others(ws))
+    table = ask(stitch_tables.table_1, ws, stitch_tables.others(ws))
     label = "Pair of model and layer"
     rows = figures.table_1_rows(table, label)
     before = {"this workspace": "", "another workspace": "{}, ", "the paper": "*paper*: "}
@@ -109,7 +110,7 @@ def paper(ws: Workspace) -> None:
 
 def computed(ws: Workspace) -> None:
     done, go = st.columns([3, 2], gap="large")
-    table = ask(queries.computed, ws)
+    table = ask(stitch_tables.computed, ws)
     with done:
         st.subheader("What has been computed", anchor="computed")
         rows = table[["what", "files", "made", "megabytes"]]
@@ -123,13 +124,13 @@ def computed(ws: Workspace) -> None:
         )  # fmt: skip
     with go:
         st.subheader("Where to go next", anchor="next")
-        for row in ask(queries.stitches, ws).dropna(subset=["a"]).head(6).to_dict("records"):
+        for row in ask(stitch_tables.stitches, ws).dropna(subset=["a"]).head(6).to_dict("records"):
             st.page_link(
                 STITCHES, icon=":material/hub:", query_params={"pair": ws.pair, "stitch": str(row["name"])},
                 label=f"{plain(row['name'])}: A→B {percent(row['a_to_b_relative'])}, "
                 f"B→A {percent(row['b_to_a_relative'])}",
             )  # fmt: skip
-        if queries.has(ws, "steering"):
+        if stitch_tables.has(ws, "steering"):
             st.page_link(
                 "pages/steering.py", icon=":material/explore:", query_params={"pair": ws.pair},
                 label="Steer with a vector of the other model",

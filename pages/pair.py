@@ -6,12 +6,12 @@ import streamlit as st
 
 from core import jobs
 from core.errors import StitchLensError
-from core.pairs import LayerPair, get_pair, known_pairs
+from core.models.pairs import LayerPair, get_pair, known_pairs
 from pages.shared import figures, frame
 from pages.shared.frame import count, duration, percent, plain, section
 
 if TYPE_CHECKING:
-    from core.prospect import Estimate, Found, Prospect
+    from core.models.prospect import Estimate, Found, Prospect
 
 MODEL = (
     "A Hugging Face folder on this machine, a hub id such as EleutherAI/pythia-70m-deduped, or the key of a model "
@@ -68,7 +68,7 @@ def ask_for() -> None:
                 raise StitchLensError("one model or none", "two", "name both")
             if (layer_a is None) != (layer_b is None):
                 raise StitchLensError("a layer of one model alone", "both or none", "say the other one too")
-            from core.prospect import estimate, prospect
+            from core.models.prospect import estimate, prospect
 
             layers = (
                 () if layer_a is None or layer_b is None
@@ -128,7 +128,7 @@ def facts(one: "Found", share: float) -> list[tuple[str, str, str]]:
 
 def add(found: "Prospect", positions: int, build: bool) -> None:
     """Keep the pair, show it, and start its build."""
-    from core.prospect import register
+    from core.models.prospect import register
 
     try:
         register(found.pair)
@@ -142,7 +142,7 @@ def add(found: "Prospect", positions: int, build: bool) -> None:
 
 def added(shown: str) -> None:
     """The pairs that people added, with their builds to go on with."""
-    from core.pairs import PAIRS
+    from core.models.pairs import PAIRS
 
     own = [key for key in known_pairs() if key not in PAIRS]
     if not own:

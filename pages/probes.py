@@ -11,16 +11,17 @@ from urllib.parse import urlencode
 import pandas as pd
 import streamlit as st
 
-from core import probe_tables, queries
 from core.errors import StitchLensError
-from core.pairs import PairSpec, get_pair
-from core.probe_tasks import LEAST, MOST_ROWS, Labelled, labelled, read_csv, two_lists
-from core.store import Workspace
+from core.models.pairs import PairSpec, get_pair
+from core.probes import tables as probe_tables
+from core.probes.tasks import LEAST, MOST_ROWS, Labelled, labelled, read_csv, two_lists
+from core.stitches import tables as stitch_tables
+from core.workspace.store import Workspace
 from pages.shared import figures, frame, probe_figures
 from pages.shared.frame import ask, plain, section
 
 if TYPE_CHECKING:
-    from core.probing import OwnLabels, Prober
+    from core.probes.prober import OwnLabels, Prober
 
 SHOWN = {
     "own": "B's own", "retrained": "Retrained", "reused": "Reused", "random": "Random", "shuffled": "Shuffled",
@@ -186,8 +187,8 @@ def grid(ws: Workspace, name: str) -> None:
 
 @st.cache_resource(max_entries=1, show_spinner=False)
 def _prober(pair: str, sae: str, stitch: str, private: Path | None, stamp: str) -> "Prober":
-    from core.pipeline import Bench, BuildConfig
-    from core.probing import Prober
+    from core.probes.prober import Prober
+    from core.stitches.measure import Bench, BuildConfig
 
     return Prober(Bench(get_pair(pair), BuildConfig(), private), sae, stitch)
 
@@ -230,11 +231,11 @@ def own(ws: Workspace, pair: PairSpec, name: str) -> None:
 
 
 def probe(ws: Workspace, name: str, given: Labelled) -> "OwnLabels":
-    from core.probing import own_labels
+    from core.probes.prober import own_labels
 
     about = ask(probe_tables.setup, ws, name)
     with st.spinner("Reading; the first time, both models are opened"):
-        prober = _prober(ws.pair, about["sae_name"], about["stitch_name"], ws.private, queries.stamp(ws))
+        prober = _prober(ws.pair, about["sae_name"], about["stitch_name"], ws.private, stitch_tables.stamp(ws))
         return own_labels(prober, given)
 
 
@@ -267,7 +268,7 @@ def outcome(ws: Workspace, pair: PairSpec, name: str, found: "OwnLabels") -> Non
 
 
 def zipped(found: "OwnLabels") -> bytes:
-    from core.probes import save_probe
+    from core.probes.probe import save_probe
 
     out = io.BytesIO()
     with tempfile.TemporaryDirectory(prefix="stitchlens-probes-") as folder, zipfile.ZipFile(out, "w") as archive:

@@ -14,18 +14,20 @@ import pandas as pd
 import streamlit as st
 from safetensors import safe_open
 
-from core import queries, responses, uploads
-from core.archives import LARGEST_VECTOR, MB, VECTOR_FILES
 from core.errors import StitchLensError
-from core.languages import LANGUAGES
-from core.pairs import PairSpec, get_pair
-from core.store import Workspace, fingerprint
-from core.text import clean
+from core.models.pairs import PairSpec, get_pair
+from core.steering import tables as steering_tables
+from core.stitches import tables as stitch_tables
+from core.text.languages import LANGUAGES
+from core.text.reading import clean
+from core.workspace import uploads
+from core.workspace.store import Workspace, fingerprint
+from core.workspace.untrusted import LARGEST_VECTOR, MB, VECTOR_FILES
 from pages.shared import figures, frame
 from pages.shared.frame import ask, percent, plain, section
 
 if TYPE_CHECKING:
-    from core.studio import Source, Studio
+    from core.steering.studio import Source, Studio
 
 LANES = ("b:none", "b:own", "b:transferred", "a:none", "a:own", "a:transferred")
 CONTROLS = ("b:random", "b:shuffled", "a:random", "a:shuffled")
@@ -53,14 +55,14 @@ def page() -> None:
             f":violet[B is {plain(pair.b.title)}]."
         )
         frame.refusal()
-        names = ask(queries.stitch_names, ws) if ws.exists else []
+        names = ask(stitch_tables.stitch_names, ws) if ws.exists else []
         if not names:
             frame.door(
                 f"**No stitch for {plain(pair.title)} yet.** Vectors cross through one.",
                 f"python -m core build {ws.pair}",
             )
             return
-        if not queries.has(ws, "language_means/b"):
+        if not stitch_tables.has(ws, "language_means/b"):
             frame.door(
                 "**No language means yet.** Steering to a language needs the mean residual stream of each, in both "
                 "models; the evaluation makes them and measures how often steering works.",
@@ -68,7 +70,7 @@ def page() -> None:
             )  # fmt: skip
         with section():
             live(ws, pair, names)
-        if queries.has(ws, "steering"):
+        if stitch_tables.has(ws, "steering"):
             with section():
                 evaluation(ws, pair)
         warm(pair.key)  # last: importing torch beside it would slow the page
@@ -85,7 +87,7 @@ def live(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
             now[key] = value
     frame.answer("lanes", map(name_of, (*LANES, *CONTROLS)), "lane")
     frame.answer("source", SOURCES.values(), "source of vectors")
-    frame.answer("operator", responses.OPERATORS, "operator")
+    frame.answer("operator", steering_tables.OPERATORS, "operator")
     frame.within("strength", -5, 5, "strength")
     presets(ws)
     st.text_area(
@@ -137,16 +139,16 @@ def again() -> None:
 def name_of(lane: str) -> str:
     """`B own vector`; a link calls a lane so, too."""
     side, _, kind = lane.partition(":")
-    return f"{side.upper()} {responses.KINDS[kind][0]}"
+    return f"{side.upper()} {steering_tables.KINDS[kind][0]}"
 
 
 def heading(lane: str) -> str:
     side, _, kind = lane.partition(":")
-    return f"**:{'blue' if side == 'a' else 'violet'}[{side.upper()}] {responses.KINDS[kind][0]}**"
+    return f"**:{'blue' if side == 'a' else 'violet'}[{side.upper()}] {steering_tables.KINDS[kind][0]}**"
 
 
 def presets(ws: Workspace) -> None:
-    found = ask(responses.presets, ws)
+    found = ask(steering_tables.presets, ws)
     if not found:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -190,7 +192,7 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
             "Stitch", names, key="through", bind="query-params",  # "stitch" is Stitches'; links there would lose it
             help="Carries the vector across by v P, without the bias, renormalised (4).",
         )  # fmt: skip
-        makers = ask(queries.makers, ws, f"stitches/{stitch}")
+        makers = ask(stitch_tables.makers, ws, f"stitches/{stitch}")
         other = now.get("layers_for") not in (None, stitch)
         now["layers_for"] = stitch
         for side, spec in (("a", pair.a), ("b", pair.b)):
@@ -206,8 +208,8 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
                     f"{at}.",
                 )  # fmt: skip
         st.segmented_control(
-            "Operator", list(responses.OPERATORS), default="clamp", required=True, key="operator", bind="query-params",
-            help="  \n".join(f"{name}: {what}." for name, what in responses.OPERATORS.items()),
+            "Operator", list(steering_tables.OPERATORS), default="clamp", required=True, key="operator", bind="query-params",
+            help="  \n".join(f"{name}: {what}." for name, what in steering_tables.OPERATORS.items()),
         )  # fmt: skip
         st.checkbox(
             "Steer the prompt too", True, key="on_prompt", bind="query-params",
@@ -231,9 +233,9 @@ def number(label: str, key: str, usual: Any, step: Any, words: str) -> None:
 
 def fitting(ws: Workspace, sae: str) -> list[str]:
     """The stitches that carry this SAE's features; it is said where there is none."""
-    names = ask(queries.stitches_from, ws, sae) if sae else []
+    names = ask(stitch_tables.stitches_from, ws, sae) if sae else []
     if sae and not names:
-        layer = ask(queries.makers, ws, f"saes/{sae}")["layer_a"]
+        layer = ask(stitch_tables.makers, ws, f"saes/{sae}")["layer_a"]
         st.markdown(f"No stitch leads from layer {layer} of A, where SAE {plain(sae)} reads: fit one on Stitches.")
         link = {"pair": ws.pair, "layer_a": str(layer)}
         st.page_link("pages/stitches.py", label="Fit one", icon=":material/hub:", query_params=link)
@@ -256,27 +258,27 @@ def given(ws: Workspace, kind: str) -> dict[str, Any]:
             minus = st.text_area("Less of this", MINUS, key="minus", bind="query-params", max_chars=5000, help=words)
             return {"source": "concept", "plus": plus, "minus": minus}
         case "feature":
-            saes = queries.saes(ws)
+            saes = stitch_tables.saes(ws)
             if not saes:
                 st.markdown("No SAE yet: see the Features page.")
                 return {"source": "feature:", "sae": ""}
             frame.answer("steer_sae", saes, "SAE")
             sae = str(st.selectbox("SAE", saes, key="steer_sae", bind="query-params", help="Of model A."))
-            last = len(ask(queries.features, ws, sae)) - 1
+            last = len(ask(stitch_tables.features, ws, sae)) - 1
             frame.within("steer_feature", 0, last, "feature")
             index = st.number_input(
                 "Feature", 0, last, 0, key="steer_feature", bind="query-params",
                 help="v is its decoder direction; z̄ the mean component where it is active in its top contexts.",
             )  # fmt: skip
             return {"source": f"feature:{sae}/{int(index)}", "sae": sae}
-    known = queries.vectors(ws)
+    known = stitch_tables.vectors(ws)
     if (added := st.session_state.pop("added_vector", None)) in known:
         st.session_state["vector"] = added
     frame.answer("vector", known, "vector")
     name = st.selectbox("Vector", known, key="vector", bind="query-params") if known else None
     with section():
         if name is not None:
-            said(ask(queries.vector_card, ws, name))
+            said(ask(stitch_tables.vector_card, ws, name))
     with section():
         bring(ws)
     return {"source": f"vector:{name or ''}"}
@@ -317,8 +319,8 @@ def bring(ws: Workspace) -> None:
         if st.form_submit_button("Add"):
             if file is None:
                 raise StitchLensError("no file", "a vector", "drop one into the box")
-            from core.pipeline import Bench, BuildConfig
-            from core.vector_cards import import_vector
+            from core.steering.card import import_vector
+            from core.stitches.measure import Bench, BuildConfig
 
             path = uploads.uploaded(file.name, file.getvalue())
             name = name.strip() or uploads.name_from(path.name)
@@ -333,8 +335,8 @@ def bring(ws: Workspace) -> None:
 def language_codes(ws: Workspace) -> list[str]:
     """Those with means; first the ones to which transferred vectors steer B best."""
     best: list[str] = []
-    if queries.has(ws, "steering"):
-        table = responses.steering(ws, "b")
+    if stitch_tables.has(ws, "steering"):
+        table = steering_tables.steering(ws, "b")
         best = table.loc[table.kind == "transferred"].sort_values("success", ascending=False).language.to_list()
     with safe_open(ws.path("language_means/b"), "np") as f:
         labels = json.loads((f.metadata() or {}).get("labels", "[]"))
@@ -344,14 +346,14 @@ def language_codes(ws: Workspace) -> list[str]:
 
 def studio(ws: Workspace, stitch: str) -> "Studio":
     """Kept until the stitch is another one or there are language means."""
-    mark = [queries.makers(ws, f"stitches/{stitch}"), queries.has(ws, "language_means/b")]
+    mark = [stitch_tables.makers(ws, f"stitches/{stitch}"), stitch_tables.has(ws, "language_means/b")]
     return _studio(ws.pair, stitch, ws.private, fingerprint(mark))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _studio(pair: str, stitch: str, private: Path | None, stamp: str) -> "Studio":
-    from core.pipeline import Bench, BuildConfig
-    from core.studio import Studio
+    from core.steering.studio import Studio
+    from core.stitches.measure import Bench, BuildConfig
 
     return Studio(Bench(get_pair(pair), BuildConfig(), private), stitch)
 
@@ -361,7 +363,7 @@ def warm(pair: str) -> threading.Thread:
     """Opens B in the background, so that the first Go need not wait for it; a fault is said by Go."""
 
     def work() -> None:
-        from core.models import load_shared
+        from core.models.loading import load_shared
 
         with suppress(StitchLensError):
             load_shared(get_pair(pair).b)
@@ -381,8 +383,8 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[st
     """Write, a token at a time, into a column a lane; what there is is kept whenever this is interrupted."""
     said = place.empty()
     with said, st.spinner("Opening the models, once", show_time=True):
-        from core.steering import Sampling
-        from core.studio import Setting, check, lane_key, run_record
+        from core.steering.generate import Sampling
+        from core.steering.studio import Setting, check, lane_key, run_record
 
     now = st.session_state
     try:
@@ -435,7 +437,7 @@ def columns(lanes: list[str]) -> dict[str, Any]:
     """A heading and an empty box a lane."""
     boxes = {}
     for lane, column in zip(lanes, st.columns(len(lanes), gap="medium"), strict=True):
-        column.markdown(heading(lane), help=responses.KINDS[lane.partition(":")[2]][1])
+        column.markdown(heading(lane), help=steering_tables.KINDS[lane.partition(":")[2]][1])
         boxes[lane] = column.empty()
     return boxes
 
@@ -476,13 +478,13 @@ def verdict(lane: dict[str, Any], seconds: float | None) -> str:
 
 def example(ws: Workspace, place: Any) -> None:
     """Before anything was written: a preset as the evaluation wrote it."""
-    found = ask(responses.presets, ws)
+    found = ask(steering_tables.presets, ws)
     if not found:
         place.caption("Press Go: both models are opened once, which takes some seconds, and then write at once.")
         return
     one, lanes = found[0], []
     for kind in ("none", "own", "transferred"):
-        table = ask(responses.generations, ws, "b", one["language"], kind)
+        table = ask(steering_tables.generations, ws, "b", one["language"], kind)
         row = table.loc[table.prompt == one["prompt"]].iloc[0]
         lanes.append({
             "lane": f"b:{kind}", "text": row.text, "language": row.detected, "probability": row.probability,
@@ -533,7 +535,7 @@ def same_but_strength(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def exported(ws: Workspace, run: dict[str, Any], lane: str, ending: str) -> bytes:
-    from core.studio import Setting, export, lane_key
+    from core.steering.studio import Setting, export, lane_key
 
     here, key = studio(ws, run["stitch"]), lane_key(lane)
     vector = here.vectors(here.source(run["source"]), key, Setting.model_validate(run["setting"]))[0]
@@ -553,11 +555,11 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
         "Which model is steered", list(WAYS), default="b", required=True, format_func=lambda s: WAYS[s], key="way",
         bind="query-params", help="B steered: vectors go from A to B. A steered: from B to A.",
     ))  # fmt: skip
-    table = ask(responses.steering, ws, side)
+    table = ask(steering_tables.steering, ws, side)
     spec, other = (pair.b, pair.a) if side == "b" else (pair.a, pair.b)
     n = int(table.n.max())
     left, right = st.columns([3, 2], gap="large")
-    gaps = ask(responses.gaps, ws, side)
+    gaps = ask(steering_tables.gaps, ws, side)
     with left, section():
         figures.draw(
             figures.languages(table, side),
@@ -570,13 +572,13 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
     with right, section():
         theirs = "Gemma-2-9B under vectors from 2B" if side == "b" else "Gemma-2-2B under vectors from 9B"
         figures.draw(
-            figures.means(ask(responses.means, ws, side), side),
+            figures.means(ask(steering_tables.means, ws, side), side),
             f"Fig. 3b: the mean over {table.language.nunique()} languages, with 95 % bootstrap intervals over them; "
             f"hollow: the paper's {theirs}, over its 20 languages and prompts.",
             key="means", alt="Mean share of responses in the language by kind of vector",
         )  # fmt: skip
         figures.draw(
-            figures.gaps(gaps, responses.paper().query("side == @side")),
+            figures.gaps(gaps, steering_tables.paper().query("side == @side")),
             "Fig. 3c: clipped relative transfer gap (Eq. 16), transferred over own performance; 0/0 counts as 0. "
             "Outlined: the paper's.",
             key="gaps", alt="Histogram of relative transfer gaps",
@@ -589,7 +591,7 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
             "each, so the loss of real text under the model that the vector comes from tells more.",
         ))  # fmt: skip
         rho = gaps.gap.corr(gaps[against], method="spearman")
-        corpus = ask(queries.about, ws)["corpus"]["name"].partition(":")[0]
+        corpus = ask(stitch_tables.about, ws)["corpus"]["name"].partition(":")[0]
         what = f"the characters of each language in this pair's corpus ({plain(corpus)})"
         if against == "natural":
             what = f"the loss of real text in it under {plain(other.title)}"
@@ -600,7 +602,7 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
         )  # fmt: skip
     cells(ws, side, table)
     with st.expander("What moved it: settings that the first half of the prompts chose from", icon=":material/tune:"):
-        chosen = ask(responses.choices, ws, side)
+        chosen = ask(steering_tables.choices, ws, side)
         st.dataframe(
             chosen, hide_index=True, alt="Settings", column_config={
                 "stitch": "Stitch", "span": "Layers", "strength": "Strength",
@@ -631,13 +633,13 @@ def cells(ws: Workspace, side: str, table: pd.DataFrame) -> None:
         "Language of the vector", list(names), key="cell_language", bind="query-params", width=260,
         format_func=lambda c: names.get(c, c),
     )  # fmt: skip
-    kinds = [k for k in responses.KINDS if k in set(table.kind)]
+    kinds = [k for k in steering_tables.KINDS if k in set(table.kind)]
     kind = str(bar.segmented_control(
         "Vector", kinds, default="transferred", required=True, key="cell_kind", bind="query-params",
-        format_func=lambda k: responses.KINDS[k][0],
+        format_func=lambda k: steering_tables.KINDS[k][0],
     ))  # fmt: skip
     row = table.loc[(table.language == language) & (table.kind == kind)].iloc[0]
-    written = ask(responses.generations, ws, side, str(language), kind)
+    written = ask(steering_tables.generations, ws, side, str(language), kind)
     setting = "" if kind == "none" else (
         f"; stitch {plain(row.stitch)}, {int(row.span)} layer{'s' if row.span > 1 else ''}, strength {row.strength:g}"
     )  # fmt: skip

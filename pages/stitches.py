@@ -5,11 +5,13 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from core import jobs, queries, uploads
-from core.archives import LARGEST_STITCH, MB
+from core import jobs
 from core.errors import StitchLensError
-from core.pairs import LayerPair, PairSpec, get_pair
-from core.store import WEIGHT_FILES, Workspace
+from core.models.pairs import LayerPair, PairSpec, get_pair
+from core.stitches import tables as stitch_tables
+from core.workspace import uploads
+from core.workspace.store import WEIGHT_FILES, Workspace
+from core.workspace.untrusted import LARGEST_STITCH, MB
 from pages.shared import figures, frame
 from pages.shared.frame import ask, count, loss, percent, plain, section
 
@@ -33,7 +35,7 @@ def page() -> None:
         frame.refusal()
         if gone := st.session_state.pop("removed", None):
             st.success(f"Stitch {plain(gone)} was removed.", icon=":material/check:")
-        names = ask(queries.stitch_names, ws) if ws.exists else []
+        names = ask(stitch_tables.stitch_names, ws) if ws.exists else []
         state = follow(ws, names)
         with section():
             layers(ws, pair)
@@ -50,7 +52,7 @@ def page() -> None:
 def follow(ws: Workspace, names: list[str]) -> pd.DataFrame:
     """Settle, before any widget is drawn, which stitch is shown and which pair of layers is picked."""
     now = st.session_state
-    table = ask(queries.stitches, ws) if names else pd.DataFrame()
+    table = ask(stitch_tables.stitches, ws) if names else pd.DataFrame()
     if (wanted := now.pop("show_stitch", None)) in names:
         now["stitch"] = wanted
     linked = st.query_params.get("stitch")
@@ -94,8 +96,8 @@ def layers(ws: Workspace, pair: PairSpec) -> None:
         ))  # fmt: skip
     scores = None
     with left, section():
-        if ws.exists and queries.has(ws, "svcca"):
-            scores = ask(queries.svcca, ws)
+        if ws.exists and stitch_tables.has(ws, "svcca"):
+            scores = ask(stitch_tables.svcca, ws)
             figures.draw(
                 figures.svcca(scores, (a, b), pair.a.title, pair.b.title),
                 "Fig. 6: SVCCA, the mean correlation of the directions that hold 99 % of each layer's variance (A.1), "
@@ -127,22 +129,22 @@ def layers(ws: Workspace, pair: PairSpec) -> None:
 
 def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
     """Fit a stitch at the picked layers, as a background job."""
-    table = ask(queries.stitches, ws) if ws.exists else pd.DataFrame()
-    metrics = list(queries.METRICS)
+    table = ask(stitch_tables.stitches, ws) if ws.exists else pd.DataFrame()
+    metrics = list(stitch_tables.METRICS)
     default = table.metric.iloc[0] if len(table) and table.metric.iloc[0] in metrics else metrics[0]
     with st.expander(f"Fit a stitch from layer {a} to layer {b}", icon=":material/add:"), st.form("fit", border=False):
         method = st.selectbox(
-            "Method", list(queries.METHODS), format_func=lambda m: queries.METHODS[m][0],
-            help="How Eq. 3 is minimised." + listed(queries.METHODS),
+            "Method", list(stitch_tables.METHODS), format_func=lambda m: stitch_tables.METHODS[m][0],
+            help="How Eq. 3 is minimised." + listed(stitch_tables.METHODS),
         )  # fmt: skip
         metric = st.selectbox(
-            "Metric", metrics, index=metrics.index(default), format_func=lambda m: queries.METRICS[m][0],
-            help="In which units Eq. 3 measures errors; the study below chose the default." + listed(queries.METRICS),
+            "Metric", metrics, index=metrics.index(default), format_func=lambda m: stitch_tables.METRICS[m][0],
+            help="In which units Eq. 3 measures errors; the study below chose the default." + listed(stitch_tables.METRICS),
         )  # fmt: skip
         left, right = st.columns(2)
         alpha = left.number_input("α", 0.0, 1000.0, 1.0, step=0.1, format="%g", help=ALPHAS)
         positions = right.number_input(
-            "Positions", queries.least_positions(pair), 5_000_000, 60_000, step=10_000, help=POSITIONS
+            "Positions", stitch_tables.least_positions(pair), 5_000_000, 60_000, step=10_000, help=POSITIONS
         )
         name = st.text_input(
             "Name", placeholder="made from the settings", help="Names the artifact `stitches/<name>`.", max_chars=64
@@ -151,7 +153,7 @@ def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
         busy = latest is not None and not latest.over
         why_not = "One job at a time." if busy else None
         if st.form_submit_button("Fit", type=frame.action(), disabled=busy, help=why_not):
-            name = name.strip() or queries.free_name(ws, a, b, method, metric, alpha)
+            name = name.strip() or stitch_tables.free_name(ws, a, b, method, metric, alpha)
             jobs.start_fit(
                 ws.pair, a, b, method=method, metric=metric, alpha=alpha, positions=int(positions), name=name
             )
@@ -197,9 +199,9 @@ def bring(ws: Workspace, a: int, b: int) -> None:
 
 def card(ws: Workspace, name: str) -> None:
     """The report card of an imported stitch."""
-    if not queries.has(ws, f"cards/{name}"):
+    if not stitch_tables.has(ws, f"cards/{name}"):
         return
-    found = ask(queries.card, ws, name)
+    found = ask(stitch_tables.card, ws, name)
     st.subheader("Report card", anchor="card")
     frame.warnings(found["warnings"])
     facts = []
@@ -216,7 +218,7 @@ def card(ws: Workspace, name: str) -> None:
     frame.cells(facts)
     read = "; ".join(f"{plain(k)} is {plain(v)}" for k, v in found["layout"].items())
     losses = ", ".join(
-        f"{queries.BY_KEY[row['condition']].label} {percent(row['relative'])}" for row in found["table_1"]
+        f"{stitch_tables.BY_KEY[row['condition']].label} {percent(row['relative'])}" for row in found["table_1"]
         if row["condition"] not in ("a", "b")
     )  # fmt: skip
     st.caption(
@@ -232,7 +234,7 @@ def listed(words: dict[str, tuple[str, str]]) -> str:
 def choose(ws: Workspace, names: list[str]) -> str:
     """The table of stitches and a picker that hold the same choice; a link can set it."""
     st.subheader("Fitted stitches", anchor="stitches")
-    table = ask(queries.stitches, ws)
+    table = ask(stitch_tables.stitches, ws)
     for fault in table.fault[table.fault != ""]:
         st.error(frame.sentence(fault), icon=":material/error:")
     shown = st.session_state.get("stitch") or st.query_params.get("stitch")
@@ -280,7 +282,7 @@ def one(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> None:
     remove(ws, name)
     with section():
         card(ws, name)
-    if imported and not queries.has(ws, f"downstream/{name}"):  # one way alone
+    if imported and not stitch_tables.has(ws, f"downstream/{name}"):  # one way alone
         return
     with section():
         losses(ws, pair, name)
@@ -294,15 +296,15 @@ def one(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> None:
     with right, section():
         study(ws, int(row.layer_a), int(row.layer_b))
     with section(), st.expander("Provenance: what this stitch was made from", icon=":material/fingerprint:"):
-        st.dataframe(ask(queries.provenance, ws, name), hide_index=True, alt="Provenance")
+        st.dataframe(ask(stitch_tables.provenance, ws, name), hide_index=True, alt="Provenance")
 
 
 def remove(ws: Workspace, name: str) -> None:
     """Take a stitch out that a person fitted or brought; those of the build stay."""
-    if not queries.by_hand(ws, name):
+    if not stitch_tables.by_hand(ws, name):
         return
     with st.popover("Remove", icon=":material/delete:", key="ask-remove"):
-        if through := queries.made_through(ws, name):
+        if through := stitch_tables.made_through(ws, name):
             st.markdown(f"{plain(', '.join(through))} were made through {plain(name)}, so it stays.")
             return
         st.markdown(f"Takes {plain(name)} and what was measured of it out of this workspace, for all who use it.")
@@ -310,7 +312,7 @@ def remove(ws: Workspace, name: str) -> None:
 
 
 def removed(ws: Workspace, name: str) -> None:
-    from core.pipeline import remove_stitch
+    from core.stitches.measure import remove_stitch
 
     try:
         remove_stitch(ws if f"stitches/{name}" in ws.own() else ws.shared, name)
@@ -320,11 +322,11 @@ def removed(ws: Workspace, name: str) -> None:
 
 
 def losses(ws: Workspace, pair: PairSpec, name: str) -> None:
-    if not queries.has(ws, f"downstream/{name}"):
+    if not stitch_tables.has(ws, f"downstream/{name}"):
         st.markdown("Its downstream losses have not been measured yet; a fit does so at its end, and so does:")
         st.code(f"python -m core stitch eval {ws.pair} {name}", language="bash")
         return
-    table = ask(queries.downstream, ws, name)
+    table = ask(stitch_tables.downstream, ws, name)
     figures.draw(
         figures.table_1(table, pair.a.title, pair.b.title),
         "Table 1 with its controls (shuffled pairs, mean ablation): next-token loss, and its increase over the "
@@ -361,9 +363,9 @@ def losses(ws: Workspace, pair: PairSpec, name: str) -> None:
 
 def kinds(ws: Workspace, name: str) -> None:
     """What one model has hardly read it cannot hand on: Table 1 for each kind of text."""
-    if not queries.has(ws, f"kinds/{name}"):
+    if not stitch_tables.has(ws, f"kinds/{name}"):
         return
-    table = ask(queries.kinds, ws, name)
+    table = ask(stitch_tables.kinds, ws, name)
     st.subheader("By kind of text", anchor="kinds")
     view = pd.DataFrame(
         {
@@ -371,8 +373,8 @@ def kinds(ws: Workspace, name: str) -> None:
             "A, bits/byte ↓": table.bits_a.map(loss),
             "B, bits/byte ↓": table.bits_b.map(loss),
             **{
-                f"{queries.BY_KEY[key].label} ↓": [percent(x) for x in table[f"{key}_relative"]]
-                for key in queries.STITCHED
+                f"{stitch_tables.BY_KEY[key].label} ↓": [percent(x) for x in table[f"{key}_relative"]]
+                for key in stitch_tables.STITCHED
             },
             "Documents": table.documents.map("{:,}".format),
         }
@@ -385,9 +387,9 @@ def kinds(ws: Workspace, name: str) -> None:
 
 
 def quality(ws: Workspace, name: str) -> None:
-    if not queries.has(ws, f"quality/{name}"):
+    if not stitch_tables.has(ws, f"quality/{name}"):
         return
-    found = ask(queries.quality, ws, name)
+    found = ask(stitch_tables.quality, ws, name)
     labels = {
         "fuv_up": ("FUV up, A→B ↓", "of B's variance unexplained (Eq. 1)"),
         "fuv_down": ("FUV down, B→A ↓", "of A's variance unexplained (Eq. 2)"),
@@ -407,11 +409,11 @@ def quality(ws: Workspace, name: str) -> None:
 
 def sweep(ws: Workspace, layer_a: int, layer_b: int, metric: str) -> None:
     st.subheader("How strong should inversion be?", anchor="alpha")
-    if not queries.has(ws, "alpha_sweep"):
+    if not stitch_tables.has(ws, "alpha_sweep"):
         st.markdown("Not swept yet; `build` does it.")
         st.code(f"python -m core build {ws.pair}", language="bash")
         return
-    table = ask(queries.alpha_sweep, ws, layer_a, layer_b)
+    table = ask(stitch_tables.alpha_sweep, ws, layer_a, layer_b)
     if table.empty:
         st.markdown(f"α was swept for the layer pairs of the build only, not for L{layer_a}-L{layer_b}.")
         return
@@ -434,11 +436,11 @@ def sweep(ws: Workspace, layer_a: int, layer_b: int, metric: str) -> None:
 
 def study(ws: Workspace, layer_a: int, layer_b: int) -> None:
     st.subheader("Which metric and method?", anchor="study")
-    if not queries.has(ws, "study"):
+    if not stitch_tables.has(ws, "study"):
         st.markdown("Not studied yet; `build` does it.")
         st.code(f"python -m core build {ws.pair}", language="bash")
         return
-    table = ask(queries.study, ws)
+    table = ask(stitch_tables.study, ws)
     here = table[(table.layer_a == layer_a) & (table.layer_b == layer_b)]
     table = here if len(here) else table
     where = LayerPair(a=int(table.layer_a.iloc[0]), b=int(table.layer_b.iloc[0])).name

@@ -3,12 +3,13 @@
 import pandas as pd
 import streamlit as st
 
-from core import jobs, sae_savings
-from core.pairs import PairSpec, get_pair
-from core.queries import METHODS
-from core.sae_savings import FITTERS, HEADLINE
-from core.sae_sets import COMPARED, STARTS
-from core.store import Workspace
+from core import jobs
+from core.models.pairs import PairSpec, get_pair
+from core.saes import tables as sae_tables
+from core.saes.settings import COMPARED, STARTS
+from core.saes.tables import FITTERS, HEADLINE
+from core.stitches.tables import METHODS
+from core.workspace.store import Workspace
 from pages.shared import figures, frame, training_figures
 from pages.shared.frame import ask, percent, plain, section
 
@@ -26,7 +27,7 @@ def page() -> None:
         frame.refusal()
         with section():
             live(ws)
-        names = sae_savings.sets(ws)
+        names = sae_tables.sets(ws)
         if not names:
             frame.door(
                 "**No SAEs trained yet.** This trains SAEs of B from scratch, from A's SAE carried over, and from two "
@@ -54,7 +55,7 @@ def just_made(ws: Workspace, names: list[str]) -> None:
 
 
 def measured(ws: Workspace, name: str) -> None:
-    about = ask(sae_savings.setup, ws, name)
+    about = ask(sae_tables.setup, ws, name)
     said = st.container()
     frame.answer("fitter", FITTERS, "fitter")
     fitter = st.segmented_control(
@@ -62,8 +63,8 @@ def measured(ws: Workspace, name: str) -> None:
         help="Its cost is added to the FLOPs of every start that needs a stitch. The paper trains it with Adam (A); "
         "the exact fitter solves Eq. 3 from second moments.",
     )  # fmt: skip
-    table = ask(sae_savings.curves, ws, name, "adam" if fitter == "adam" else "exact")
-    said.markdown(f"**{plain(sae_savings.sentence(table))}**")
+    table = ask(sae_tables.curves, ws, name, "adam" if fitter == "adam" else "exact")
+    said.markdown(f"**{plain(sae_tables.sentence(table))}**")
     with section():
         saved(ws, about, name, table)
     with section():
@@ -76,11 +77,11 @@ def measured(ws: Workspace, name: str) -> None:
 
 
 def saved(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
-    rows = sae_savings.savings(table)
+    rows = sae_tables.savings(table)
     if rows.empty:
         st.info("No run from scratch and from a transferred SAE of the same width and seed to compare.")
         return
-    stitch = ask(sae_savings.costs, ws, name)["stitch"]
+    stitch = ask(sae_tables.costs, ws, name)["stitch"]
     figures.draw(
         training_figures.relative(rows),
         "Fig. 2a: FLOPs that a transferred start needs to reach a threshold, over those from scratch with the same "
@@ -131,7 +132,7 @@ def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> Non
             key="dead", alt="Dead features during training by start",
         )  # fmt: skip
     if not auxiliary:
-        turned = ask(sae_savings.turning, ws, name, int(width))
+        turned = ask(sae_tables.turning, ws, name, int(width))
         figures.draw(
             training_figures.turning(turned),
             "Fig. 2b: how far active features turned from where they started; means over seeds. A start that already "
@@ -141,7 +142,7 @@ def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> Non
 
 def law(about: dict, table: pd.DataFrame) -> None:
     st.header("Frontier", anchor="frontier")
-    points, laws = sae_savings.frontier(table)
+    points, laws = sae_tables.frontier(table)
     if points.empty:
         st.info("The starts share no range of FLOPs: train longer, or learn the stitch from fewer positions.")
         return
@@ -164,7 +165,7 @@ def law(about: dict, table: pd.DataFrame) -> None:
 
 
 def runs(ws: Workspace, name: str) -> None:
-    table = ask(sae_savings.summary, ws, name)
+    table = ask(sae_tables.summary, ws, name)
     shown = pd.DataFrame({
         "Start": table.start, "Features": table.width, "Auxiliary loss": table.auxiliary,
         "Explained variance ↑": table.explained_variance, "Dead ↓": [percent(x, sign=False) for x in table.dead],
@@ -177,7 +178,7 @@ def runs(ws: Workspace, name: str) -> None:
         hide_index=True, height="content", alt="Results of every run",
     )  # fmt: skip
     st.caption("On held-out text, means over seeds; median cosine of active features.")
-    found = ask(sae_savings.costs, ws, name)
+    found = ask(sae_tables.costs, ws, name)
     n, small = found["positions"], found["stitch"]
     rows = [(f"SAE of A, {int(w):,} features", x["a"] * n) for w, x in found["row"].items()]
     rows += [(f"SAE of B, {int(w):,} features", x["b"] * n) for w, x in found["row"].items()]
@@ -208,13 +209,13 @@ def live(ws: Workspace) -> None:
     if job is None or not job.record.makes.startswith("sae_training/"):
         return
     name = job.record.makes.removeprefix("sae_training/")
-    if job.over and name in sae_savings.sets(ws):
+    if job.over and name in sae_tables.sets(ws):
         return
     st.fragment(_live, run_every=None if job.over else 3.0)(ws.pair, name)
 
 
 def _live(pair: str, name: str) -> None:
-    from core.sae_training import under_way
+    from core.saes.measure import under_way
 
     table = under_way(pair, name)
     if table.empty:
@@ -237,7 +238,7 @@ def _live(pair: str, name: str) -> None:
 def own(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
     """A form that starts runs in the background."""
     st.header("Train more", anchor="train")
-    sources = sae_savings.sources(ws)
+    sources = sae_tables.sources(ws)
     if not sources:
         st.info("This needs an SAE of A with a stitch from its layer: see the Features and the Stitches page.")
         return
@@ -247,7 +248,7 @@ def own(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
                                "layers, metric and α are used (Eq. 3, 6).")  # fmt: skip
         widths = two.text_input("Features", "1024", max_chars=60, help="M; several with commas. A's SAE of a width "
                                 "that is not there is trained first.")  # fmt: skip
-        name = three.text_input("Name", sae_savings.free_name(names), max_chars=64)
+        name = three.text_input("Name", sae_tables.free_name(names), max_chars=64)
         starts = st.pills("Starts", STARTS, selection_mode="multi", default=list(COMPARED), help="Compared at equal "
                           "data order and settings.")  # fmt: skip
         one, two, three, four = st.columns(4)

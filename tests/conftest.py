@@ -24,13 +24,13 @@ from playwright.sync_api import Browser, sync_playwright
 from tokenizers import Tokenizer, decoders, normalizers, trainers
 from tokenizers import models as tokenizer_models
 
-from core.corpus import Corpus, build_corpus, load_corpus
-from core.models import LiveModel, Runtime, load
-from core.pairs import NANO_A, NANO_B, PAIRS, LayerPair, ModelSpec, PairSpec, Source
-from core.pipeline import Bench, BuildConfig, fit_stitch
-from core.places import PROJECT
-from core.stitch import FitConfig
-from core.vectors import Vector, diff_mean, means
+from core.models.loading import LiveModel, Runtime, load
+from core.models.pairs import NANO_A, NANO_B, PAIRS, LayerPair, ModelSpec, PairSpec, Source
+from core.steering.vectors import Vector, diff_mean, means
+from core.stitches.fit import FitConfig
+from core.stitches.measure import Bench, BuildConfig, fit_stitch
+from core.text.corpus import Corpus, build_corpus, load_corpus
+from core.workspace.places import PROJECT
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_ON_MAC = (
@@ -179,7 +179,7 @@ def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> TinySpec:
 
 @pytest.fixture(scope="session")
 def tiny(tiny_spec: TinySpec, own_cache: Path) -> Tiny:
-    """A small model opened by `core.models.load` in float32 on the CPU, one a kind for the whole run."""
+    """A small model opened by `core.models.loading.load` in float32 on the CPU, one a kind for the whole run."""
     return cache(lambda kind: load(tiny_spec(kind), FLOAT32))
 
 

@@ -33,8 +33,8 @@ from unittest import mock
 import psutil
 from tqdm import tqdm
 
-from core.archives import MB
 from core.errors import StitchLensError
+from core.workspace.untrusted import MB
 from tests.malformed import READERS, Case, corpus, good, parts, zipped
 
 LIMIT_S = 5.0

@@ -29,18 +29,18 @@ from gguf import GGUFWriter
 from safetensors.numpy import save
 from torch import Tensor
 
-from core import archives
-from core.corpus import load_corpus
-from core.foreign import read_tensors, recognise
-from core.pairs import NANO_A, NANO_B, SPEC, SPEC_BYTES, PairSpec, get_pair
-from core.probe_tasks import MOST_BYTES, labelled, read_labels
-from core.rows import WHOLE
-from core.sae import read_sae
-from core.sae_files import PLACE
-from core.stitch import Stitch
-from core.store import WEIGHT_FILES, Workspace
-from core.text import LFS
-from core.vectors import FORMAT, open_vector
+from core.models.pairs import NANO_A, NANO_B, SPEC, SPEC_BYTES, PairSpec, get_pair
+from core.probes.tasks import MOST_BYTES, labelled, read_labels
+from core.saes.files import PLACE
+from core.saes.sae import read_sae
+from core.steering.vectors import FORMAT, open_vector
+from core.stitches.files import read_tensors, recognise
+from core.stitches.fit import Stitch
+from core.text.corpus import load_corpus
+from core.text.reading import LFS
+from core.text.rows import WHOLE
+from core.workspace import untrusted
+from core.workspace.store import WEIGHT_FILES, Workspace
 
 A, B = 3, 5
 D, WIDTH, K = 4, 6, 2
@@ -108,10 +108,10 @@ def read_own_labels(path: Path) -> bool:
 
 
 READERS: dict[str, tuple[Callable[[Path], bool], int]] = {
-    "stitch": (read_stitch, archives.LARGEST_STITCH),
-    "vector": (read_vector, archives.LARGEST_VECTOR),
-    "sae": (read_an_sae, archives.LARGEST_SAE),
-    "manifest": (read_manifest, archives.LONGEST_JSON),
+    "stitch": (read_stitch, untrusted.LARGEST_STITCH),
+    "vector": (read_vector, untrusted.LARGEST_VECTOR),
+    "sae": (read_an_sae, untrusted.LARGEST_SAE),
+    "manifest": (read_manifest, untrusted.LONGEST_JSON),
     "spec": (read_spec, SPEC_BYTES),
     "text": (read_corpus, WHOLE),
     "labels": (read_own_labels, MOST_BYTES),
@@ -314,7 +314,7 @@ def faulty_safetensors(arrays: Arrays, about: dict[str, str] | None = None) -> F
         "header of"),
         "length-past": (header(whole, len(raw), body), "ends within"), "length-short": (header(whole, 9, body),
         "no JSON"),
-        "long": (header(whole + b" " * archives.HEADER, None, body), "header of"),
+        "long": (header(whole + b" " * untrusted.HEADER, None, body), "header of"),
         "not-text": (header(b'{"\xff":1}', None, body), "no JSON"), "open": (header(b"{" * 60), "no JSON"),
         "deep": (header(b"[" * 20_000), "nested"), "list": (header([1, 2]), "JSON list"), "word": (header("x"),
         "JSON str"),
@@ -510,7 +510,7 @@ def faulty_gguf(tmp: Path) -> Faults:
         "twice": (made(0, 2, arch + arch), "twice"), "no-direction": (made(0, 1, arch), "directions"),
         "vast": (made(1, 1, tensor(2**40)), "shape"), "product": (made(1, 1, tensor(2**32, 2**32)), "shape"),
         "zero": (made(1, 1, tensor(0)), "shape"), "axes": (made(1, 1, tensor(1, axes=2**31)), "axes"),
-        "wide": (made(1, 1, tensor(archives.WIDEST + 1)), "shape"), "past": (made(1, 1, tensor(4, place=2**50)),
+        "wide": (made(1, 1, tensor(untrusted.WIDEST + 1)), "shape"), "past": (made(1, 1, tensor(4, place=2**50)),
         "shape"),
         "quantised": (made(1, 1, tensor(32, kind=2)), "type 2"), "strange-type": (made(1, 1, tensor(4, kind=999)),
         "type 999"),
@@ -648,9 +648,11 @@ def faulty_saes() -> Iterator[tuple[str, bytes, str]]:
         ("activation_fn", "tanh-relu", "tanh-relu"), ("activation_fn_kwargs", {"signed": True}, "signed"),
         ("activation_fn", ["x"], "activation_fn"), ("architecture", "matryoshka_batchtopk", "save_inference_model"),
     ):  # fmt: skip
-        yield f"another-{field}-{len(says)}", zipped(
-            members | {"cfg.json": json.dumps(SAELENS | {field: value}).encode()}
-        ), says
+        yield (
+            f"another-{field}-{len(says)}",
+            zipped(members | {"cfg.json": json.dumps(SAELENS | {field: value}).encode()}),
+            says,
+        )
     for name, factor, says in (("unapplied", 2.0, "does not apply"), ("nan-factor", float("nan"), "does not apply")):
         more = weights("saelens") | {"scaling_factor": np.full(WIDTH, factor, np.float32)}
         yield name, zipped(members | {"sae_weights.safetensors": save(more)}), says
@@ -735,7 +737,7 @@ def corpus(tmp: Path, canary: Path) -> list[Case]:
             lambda raw, m=members, f=file: zipped(m | {f: raw}),
         )
         value, needs = (SAELENS, ("d_in", "d_sae", "architecture")) if layout == "saelens" else (SPARSIFY, ("d_in",))
-        add("sae", f"{layout}-json-", ".zip", faulty_json(value, needs, archives.HEADER),
+        add("sae", f"{layout}-json-", ".zip", faulty_json(value, needs, untrusted.HEADER),
             lambda raw, m=members, c=config: zipped(m | {c: raw}))  # fmt: skip
         add("sae", f"{layout}-zip-", ".zip", faulty_zip(members))
     add("stitch", "zip-", ".pt", faulty_zip(parts(saved(LINEAR))))
@@ -747,7 +749,7 @@ def corpus(tmp: Path, canary: Path) -> list[Case]:
         "vector",
         "json-",
         ".json",
-        faulty_json(NEURONPEDIA, ("modelId", "layerNumber", "vector"), archives.LONGEST_JSON),
+        faulty_json(NEURONPEDIA, ("modelId", "layerNumber", "vector"), untrusted.LONGEST_JSON),
     )
     known = json.loads(SPECIFIED.model_dump_json())
     for reader, value, says in (("manifest", MANIFEST, "manifest"), ("spec", known, "spec|pair named")):
@@ -801,11 +803,11 @@ def corpus(tmp: Path, canary: Path) -> list[Case]:
         out.append(Case("vector", f"no-{field}.safetensors", save({"v": ROW}, about), field))
     for name, array, says in (
         ("norm", 2 * ROW, "norm 2"), ("matrix", ROW[None], "one row"),
-        ("wide", np.zeros(archives.WIDEST + 1, np.float32), "one row"),
+        ("wide", np.zeros(untrusted.WIDEST + 1, np.float32), "one row"),
     ):  # fmt: skip
         out.append(Case("vector", f"{name}.safetensors", save({"v": array}, ABOUT), says))
     out.append(Case("vector", "other.safetensors", save({"w": ROW}, ABOUT), "one row"))
-    wide = np.ones(archives.LARGEST_VECTOR - 500, np.int8)
+    wide = np.ones(untrusted.LARGEST_VECTOR - 500, np.int8)
     out.append(Case("vector", "near-limit.npy", npy(wide), "numbers in"))
     out.append(Case("vector", "matrix.npy", npy(np.ones((3, 4))), "shape"))
     out.append(Case("vector", "nothing.npy", npy(0 * ROW), "norm 0"))

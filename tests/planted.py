@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from core.corpus import Document
-from core.pairs import get_pair
-from core.queries import CONDITIONS
-from core.store import Workspace
+from core.models.pairs import get_pair
+from core.stitches.tables import CONDITIONS
+from core.text.corpus import Document
+from core.workspace.store import Workspace
 
 PAIR = "smollm2-gemma3"
 MAKERS: dict[str, Any] = {"pair": PAIR, "corpus": {"name": "planted", "fingerprint": "00ff00ff00ff00ff"}}

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.places import PROJECT, user_cache
+from core.workspace.places import PROJECT, user_cache
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,20 @@ import torch
 from sae_lens import SAE
 from typer.testing import CliRunner
 
-from core import explore, sae_cards, scan
-from core.cli import app
+from core.cli.main import app
 from core.errors import StitchLensError
-from core.pairs import NANO_A, PAIRS, get_pair
-from core.pipeline import Bench, BuildConfig
-from core.places import PROJECT
-from core.probing import Prober
-from core.sae import sae_of
-from core.sae_sets import TrainingSet
-from core.sae_training import SaeTraining
-from core.stitch import load_stitch
-from core.transfer import admit, transfer_sae
+from core.features import measure as feature_measure
+from core.functional import measure as functional_measure
+from core.models.pairs import NANO_A, PAIRS, get_pair
+from core.probes.prober import Prober
+from core.saes import card as sae_card
+from core.saes.measure import SaeTraining
+from core.saes.sae import sae_of
+from core.saes.settings import TrainingSet
+from core.stitches.fit import load_stitch
+from core.stitches.measure import Bench, BuildConfig
+from core.stitches.transfer import admit, transfer_sae
+from core.workspace.places import PROJECT
 
 SHIPPED, STITCH, LAYER = "L2-1024", "L2-L3", 2
 Metadata = dict[str, Any]
@@ -77,20 +79,20 @@ BY_FILE: dict[str, Callable[[Bench, str], object]] = {
     "sae transfer": transferred,
     "sae eval": lambda bench, ref: command("sae", "eval", "nano", "--sae", ref, "--stitch", STITCH),
     "features build": lambda bench, ref: command("features", "build", "nano", "--sae", ref, "--stitch", STITCH),
-    "adopt": lambda bench, ref: explore.adopt(bench, ref, stitched=LAYER),
-    "foreign_sae": lambda bench, ref: explore.foreign_sae(bench, ref, stitched=LAYER),
+    "adopt": lambda bench, ref: feature_measure.adopt(bench, ref, stitched=LAYER),
+    "foreign_sae": lambda bench, ref: feature_measure.foreign_sae(bench, ref, stitched=LAYER),
     "sae_of": lambda bench, ref: sae_of(bench, ref, "a", stitched=LAYER),
 }
 SAID: dict[str, Callable[[Bench, str], object]] = {
     "sae import": lambda bench, ref: command("sae", "import", "nano", ref, "--layer", str(LAYER)),
-    "import_sae": lambda bench, ref: sae_cards.import_sae(bench, ref, LAYER),
+    "import_sae": lambda bench, ref: sae_card.import_sae(bench, ref, LAYER),
 }
 """Where the layer is said by a person, as by the form on a page, which starts this very command."""
 BY_NAME: dict[str, Callable[[Bench], object]] = {
     "sae train": lambda bench: SaeTraining(bench, SHIPPED, STITCH, TrainingSet()),
     "probes eval": lambda bench: Prober(bench, SHIPPED, STITCH),
-    "functional scan": lambda bench: scan.scan(bench, SHIPPED),
-    "features build": lambda bench: explore.adopt(bench, SHIPPED, stitched=LAYER),
+    "functional scan": lambda bench: functional_measure.scan(bench, SHIPPED),
+    "features build": lambda bench: feature_measure.adopt(bench, SHIPPED, stitched=LAYER),
     "sae train, command": lambda bench: command("sae", "train", "nano"),
     "probes eval, command": lambda bench: command("probes", "eval", "nano"),
     "functional scan, command": lambda bench: command("functional", "scan", "nano"),

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers.pre_tokenizers import ByteLevel
 
-from core.align import pair_positions
-from core.models import Encoded, LiveModel
+from core.models.align import pair_positions
+from core.models.loading import Encoded, LiveModel
 
 Pairs = list[tuple[int, int]]
 

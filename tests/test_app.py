@@ -13,11 +13,12 @@ import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core import jobs, queries
-from core.corpus import Document, load_corpus
-from core.pairs import known_pairs
-from core.places import PROJECT
-from core.store import Workspace
+from core import jobs
+from core.models.pairs import known_pairs
+from core.stitches import tables as stitch_tables
+from core.text.corpus import Document, load_corpus
+from core.workspace.places import PROJECT
+from core.workspace.store import Workspace
 from pages.shared import figures, frame
 from tests.planted import MAKERS, PAIR, losses, plant, plant_features
 
@@ -134,7 +135,7 @@ def test_the_share_of_structural_features_is_counted() -> None:
     """By hand: six features between 0.1 and 0.2, two of them structural; one alone at the very end; others left out."""
     kinds = ["structural"] * 2 + ["semantic"] * 4 + ["structural", "unseen", "dead", "semantic"]
     table = pd.DataFrame({"correlation": [0.15] * 6 + [1.0, 0.15, 0.15, float("nan")], "kind": kinds})
-    shares = queries.structural_share(table)
+    shares = stitch_tables.structural_share(table)
     assert len(shares) == 20 and shares.n.sum() == 7 and shares.structural.sum() == 3
     row = shares.loc[(shares.low < 0.15) & (shares.high > 0.15)].iloc[0]
     assert (row.structural, row.n) == (2, 6) and row.share == pytest.approx(1 / 3)
@@ -210,7 +211,7 @@ def test_without_a_stitch_of_its_layer_a_feature_cannot_steer(ws: Workspace) -> 
         ws.put_folder(f"saes/{sae}", lambda p: (p / "cfg.json").write_text("{}"), "sae", MAKERS | {
             "layer_a": int(sae[1:].split("-")[0])
         })  # fmt: skip
-    assert queries.stitches_from(ws, "L20-12") == ["L20-L9"] and queries.stitches_from(ws, "L7-12") == []
+    assert stitch_tables.stitches_from(ws, "L20-12") == ["L20-L9"] and stitch_tables.stitches_from(ws, "L7-12") == []
 
 
 def test_a_stitch_fitted_by_hand_is_removed_from_its_page_and_others_are_not(ws: Workspace) -> None:

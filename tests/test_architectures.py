@@ -14,19 +14,19 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 from typer.testing import CliRunner
 
-from core import hooks
-from core.attention import Heads, pattern
-from core.attribution import extreme_tokens
-from core.cli import app
-from core.corpus import load_corpus
-from core.downstream import token_losses
+from core.cli.main import app
 from core.errors import StitchLensError
-from core.models import LiveModel, Runtime, load
-from core.pairs import ModelSpec
-from core.prospect import look, prospect
-from core.steering import Lane, Sampling, generate
-from core.store import Workspace
-from core.vectors import Vector, save_vector
+from core.features.attribution import extreme_tokens
+from core.functional.attention import Heads, pattern
+from core.models import hooks
+from core.models.loading import LiveModel, Runtime, load
+from core.models.pairs import ModelSpec
+from core.models.prospect import look, prospect
+from core.steering.generate import Lane, Sampling, generate
+from core.steering.vectors import Vector, save_vector
+from core.stitches.downstream import token_losses
+from core.text.corpus import load_corpus
+from core.workspace.store import Workspace
 
 ROWS, PADDED = 600, 640
 """Of the tokenizer, and of a vocabulary padded beyond it."""

@@ -8,10 +8,11 @@ import torch
 from conftest import KINDS, Tiny
 from torch import Tensor
 
-from core import attention, hooks
-from core.attention import Heads
 from core.errors import StitchLensError
-from core.models import LiveModel
+from core.functional import attention
+from core.functional.attention import Heads
+from core.models import hooks
+from core.models.loading import LiveModel
 
 TEXT = "The committee will meet in Paris on Monday, and nobody knows whether they will agree."
 LAYER, HEAD = 4, 2

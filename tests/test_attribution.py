@@ -9,13 +9,14 @@ from conftest import KINDS, Tiny
 from sae_lens import SAE
 from scipy.stats import pearsonr
 
-from core import attribution, hooks
-from core.attribution import Attribution, contributions, extreme_tokens, logit_rows, measure_attribution
-from core.corpus import Corpus
-from core.harvest import norm_limits, read_window, within
-from core.pairs import LayerPair
-from core.stitch import Stitch
-from core.transfer import transfer_sae
+from core.activations.harvest import norm_limits, read_window, within
+from core.features import attribution
+from core.features.attribution import Attribution, contributions, extreme_tokens, logit_rows, measure_attribution
+from core.models import hooks
+from core.models.pairs import LayerPair
+from core.stitches.fit import Stitch
+from core.stitches.transfer import transfer_sae
+from core.text.corpus import Corpus
 
 LAYERS = LayerPair(a=1, b=2)
 

@@ -11,15 +11,18 @@ from sae_lens import SAE, SAETrainer, StandardTrainingSAE, StandardTrainingSAECo
 from sae_lens.config import SAETrainerConfig
 from typer.testing import CliRunner
 
-from core import cards, sae_cards, uploads, vector_cards
-from core.cli import app
+from core.cli.main import app
 from core.errors import StitchLensError
-from core.pairs import PAIRS, get_pair
-from core.pipeline import Bench, BuildConfig
-from core.stitch import load_stitch
-from core.studio import FORMATS, LaneKey, Setting, Studio, export
-from core.transfer import at_rest
-from core.vectors import Vector, open_vector
+from core.models.pairs import PAIRS, get_pair
+from core.saes import card as sae_card
+from core.steering import card as steering_card
+from core.steering.studio import FORMATS, LaneKey, Setting, Studio, export
+from core.steering.vectors import Vector, open_vector
+from core.stitches import card as stitch_card
+from core.stitches.fit import load_stitch
+from core.stitches.measure import Bench, BuildConfig
+from core.stitches.transfer import at_rest
+from core.workspace import uploads
 
 SHIPPED = "L2-1024"
 
@@ -31,8 +34,8 @@ def bench(nano_home: Path) -> Bench:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cards, "POSITIONS", 1200)
-    monkeypatch.setattr(sae_cards, "DOCUMENTS", 6)
+    monkeypatch.setattr(stitch_card, "POSITIONS", 1200)
+    monkeypatch.setattr(sae_card, "DOCUMENTS", 6)
 
 
 def folder(bench: Bench, to: Path, factor: float = 1.0, hook: str | None = None, noise: int = 0) -> str:
@@ -54,36 +57,36 @@ def about(card: dict[str, object]) -> set[str]:
 
 
 def test_a_good_sae_gets_its_figures_and_table_2(bench: Bench, tmp_path: Path) -> None:
-    name, card = sae_cards.import_sae(bench, folder(bench, tmp_path), name="good")
+    name, card = sae_card.import_sae(bench, folder(bench, tmp_path), name="good")
     assert about(card) == set() and (card["layer"], card["d_sae"], card["stitch"]) == (2, 1024, "L2-L3")
     known = bench.workspace.table(f"sae_quality/{SHIPPED}").set_index("name")
     assert card["explained_variance"] == pytest.approx(known.explained_variance["original"], abs=0.05)
     loss = {row["name"]: row["explained_variance"] for row in card["table_2"]}
     assert loss["original"] > loss["transferred"] > loss["shuffled-pair stitch"] and loss["random SAE"] < 0.1
     assert min(card["by_layer"], key=lambda k: card["by_layer"][k]) == "2"
-    assert json.loads(json.dumps(bench.workspace.record("sae_cards/good"))) == sae_cards._plain(card)
+    assert json.loads(json.dumps(bench.workspace.record("sae_cards/good"))) == sae_card._plain(card)
     assert {f"saes/{name}", "sae_cards/good"} <= set(bench.workspace.own()), "private to whoever brought it"
     assert f"saes/{name}" not in bench.workspace.shared.names()
     assert [(one.kind, one.name) for one in uploads.brought(bench.workspace)] == [("saes", "good")]
     with pytest.raises(StitchLensError, match="an SAE named 'good'"):
-        sae_cards.import_sae(bench, folder(bench, tmp_path), name="good")
+        sae_card.import_sae(bench, folder(bench, tmp_path), name="good")
     uploads.remove(bench.workspace, "saes", "good")
 
 
 @pytest.mark.parametrize("fault", ["layers", "normalised", "control"])
 def test_each_fault_of_an_sae_is_named(bench: Bench, tmp_path: Path, fault: str) -> None:
-    sample = cards.read_sample(bench.a, bench.b, bench.corpus.split("held-out"), 400)
+    sample = stitch_card.read_sample(bench.a, bench.b, bench.corpus.split("held-out"), 400)
     scale = bench.pair.a.d_model**0.5 / float(sample.h_a[2].norm(dim=-1).mean())
     changes = {"layers": {"hook": "blocks.0.hook_resid_pre"}, "normalised": {"factor": scale}, "control": {"noise": 1}}
     ref = folder(bench, tmp_path, **changes[fault])  # type: ignore[arg-type]
-    card = sae_cards.sae_card(bench, *sae_cards.foreign_sae(bench, ref), None)
+    card = sae_card.sae_card(bench, *sae_card.foreign_sae(bench, ref), None)
     assert fault in about(card) and about(card) <= {fault, "dead"}, card["warnings"]
     assert "table_2" not in card
 
 
 def rows_before(bench: Bench, layer: int) -> torch.Tensor:
     """Held-out rows of A, without those of outlier norm."""
-    rows = cards.read_sample(bench.a, bench.b, bench.corpus.split("held-out"), 3000).h_a[layer]
+    rows = stitch_card.read_sample(bench.a, bench.b, bench.corpus.split("held-out"), 3000).h_a[layer]
     return rows[rows.norm(dim=-1) <= 10 * rows.norm(dim=-1).median()]
 
 
@@ -102,23 +105,23 @@ def test_the_factor_of_an_average_norm_is_estimated_or_given(bench: Bench, tmp_p
     ref = unfolded(bench, tmp_path, scale)
     plain = SAE.load_from_disk(bench.workspace.path(f"saes/{SHIPPED}"), dtype="float32")
     left = SAE.load_from_disk(ref)
-    assert cards.fuv(left(rows), rows) > 1.3 * cards.fuv(plain(rows), rows), "else it proves nothing"
+    assert stitch_card.fuv(left(rows), rows) > 1.3 * stitch_card.fuv(plain(rows), rows), "else it proves nothing"
 
-    _, card = sae_cards.import_sae(bench, ref, name="estimated")
+    _, card = sae_card.import_sae(bench, ref, name="estimated")
     known = bench.workspace.table(f"sae_quality/{SHIPPED}").set_index("name")
     assert card["explained_variance"] == pytest.approx(known.explained_variance["original"], abs=0.05)
     assert card["scale"] == pytest.approx(scale, rel=0.05) and "held-out rows of nano-a" in card["scale_from"]
     assert card["normalised"] == "expected_average_only_in" and about(card) == set()
-    assert f"scaled by {card['scale']:.4g}" in sae_cards.as_text("estimated", card)
+    assert f"scaled by {card['scale']:.4g}" in sae_card.as_text("estimated", card)
     assert {row["name"] for row in card["table_2"]} >= {"original", "transferred"}
 
-    sae, _ = sae_cards.foreign_sae(bench, ref, scale=scale)
+    sae, _ = sae_card.foreign_sae(bench, ref, scale=scale)
     assert all(torch.allclose(w, plain.state_dict()[k], atol=1e-5) for k, w in sae.state_dict().items())
     said = sae.cfg.metadata
     assert (said["norm_scaling_factor"], said["norm_scaling_factor_from"]) == (scale, "as given")
     for bad in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(StitchLensError, match="above 0"):
-            sae_cards.foreign_sae(bench, ref, scale=bad)
+            sae_card.foreign_sae(bench, ref, scale=bad)
     uploads.remove(bench.workspace, "saes", "estimated")
 
 
@@ -163,18 +166,18 @@ def test_an_l1_penalty_is_no_normalisation_and_a_normalisation_is_one(bench: Ben
     rows = rows_before(bench, 2)
     scale = bench.pair.a.d_model**0.5 / float(rows.norm(dim=-1).mean())
     sae = shrunken(bench, rows, 0.8)
-    plain, larger = (cards.fuv(sae(rows * s) / s, rows) for s in (1.0, scale))
+    plain, larger = (stitch_card.fuv(sae(rows * s) / s, rows) for s in (1.0, scale))
     assert larger < 0.8 * plain < 0.8, "shrinkage alone makes larger rows do better"
-    assert "normalised" not in about(sae_cards.sae_card(bench, sae, 2, None))
+    assert "normalised" not in about(sae_card.sae_card(bench, sae, 2, None))
 
     sae.fold_activation_norm_scaling_factor(1 / scale)
-    card = sae_cards.sae_card(bench, sae, 2, None)
+    card = sae_card.sae_card(bench, sae, 2, None)
     assert "normalised" in about(card)
     sae.save_model(tmp_path / "theirs")
     (says,) = [w["says"] for w in card["warnings"] if w["about"] == "normalised"]
     given = float(says.split("--scale ")[1].split(",")[0])
-    mended, _ = sae_cards.foreign_sae(bench, str(tmp_path / "theirs"), scale=given)
-    assert "normalised" not in about(sae_cards.sae_card(bench, mended, 2, None)), "its advice works"
+    mended, _ = sae_card.foreign_sae(bench, str(tmp_path / "theirs"), scale=given)
+    assert "normalised" not in about(sae_card.sae_card(bench, mended, 2, None)), "its advice works"
 
 
 @pytest.mark.parametrize("normalised", [False, True])
@@ -191,20 +194,20 @@ def test_a_trained_l1_sae_is_told_from_a_normalised_one(bench: Bench, normalised
         trainer.step(rows[torch.randint(0, len(rows), (512,))] * scale)
         trainer.n_training_steps += 1
     sae = at_rest(trainer.sae)
-    by_factor = {s: sae_cards.offset(sae(rows * s) / s, rows) for s in (1.0, 3.0)}
+    by_factor = {s: sae_card.offset(sae(rows * s) / s, rows) for s in (1.0, 3.0)}
     assert by_factor[scale] < 0.3 * by_factor[4.0 - scale]
 
 
 def test_refusals_leave_nothing(bench: Bench, tmp_path: Path) -> None:
     ref = folder(bench, tmp_path)
     with pytest.raises(StitchLensError, match="stitch 'L3-L4'; wanted one from layer 2 of A"):
-        sae_cards.import_sae(bench, ref, name="x", stitch_name="L3-L4")
+        sae_card.import_sae(bench, ref, name="x", stitch_name="L3-L4")
     path = tmp_path / "theirs" / "cfg.json"
     config = json.loads(path.read_text())
     config["metadata"].pop("hook_name")
     path.write_text(json.dumps(config))
     with pytest.raises(StitchLensError, match="does not say its layer"):
-        sae_cards.import_sae(bench, ref, name="x")
+        sae_card.import_sae(bench, ref, name="x")
     assert bench.workspace.own() == {}
 
 
@@ -221,7 +224,7 @@ def test_a_vector_that_was_brought_steers_like_the_one_it_was(bench: Bench, tmp_
     mine = studio.vectors(studio.source("lang:fr"), key, setting)[0]
     path = tmp_path / "french.npy"
     np.save(path, (mine.v * (mine.mean - mine.base)).numpy())
-    card = vector_cards.import_vector(bench, path, "french", "b", 3)
+    card = steering_card.import_vector(bench, path, "french", "b", 3)
     assert about(card) == set() and card["nearest"][0][0] == "fr" and card["nearest"][0][1] > 0.99
     assert card["push"] == pytest.approx(mine.mean - mine.base, rel=1e-4) and card["crossing"]["L2-L3"] > 0.8
     theirs = studio.vectors(studio.source("vector:french"), key, setting)[0]
@@ -229,7 +232,7 @@ def test_a_vector_that_was_brought_steers_like_the_one_it_was(bench: Bench, tmp_
     carried = studio.vectors(studio.source("vector:french"), LaneKey("a", "transferred"), setting)[0]
     assert carried.v.shape == (bench.pair.a.d_model,)
     with pytest.raises(StitchLensError, match="a vector named 'french'"):
-        vector_cards.import_vector(bench, path, "french", "b", 3)
+        steering_card.import_vector(bench, path, "french", "b", 3)
     uploads.keep(bench.workspace, "vectors", "french")
     assert studio.source("vector:french") and "vectors/french" in bench.workspace.shared.names()
     uploads.remove(bench.workspace, "vectors", "french")
@@ -247,17 +250,17 @@ def test_each_fault_of_a_vector_is_named(bench: Bench, tmp_path: Path) -> None:
         ("mean", base, 3), ("push", drawn * 100, 3), ("push", drawn / 1000, 3), ("layers", drawn, 1),
     ):  # fmt: skip
         np.save(path, v.numpy())
-        vector = vector_cards.open_vector(path, "nano-b", layer)
-        assert about(vector_cards.vector_card(bench.workspace, vector, "b")) == {fault}
+        vector = steering_card.open_vector(path, "nano-b", layer)
+        assert about(steering_card.vector_card(bench.workspace, vector, "b")) == {fault}
     np.save(path, drawn.numpy())
-    faults: list[tuple[vector_cards.Side | None, int | None, str]] = [
+    faults: list[tuple[steering_card.Side | None, int | None, str]] = [
         ("a", 3, "width"),
         ("b", 99, "0 to 5"),
         (None, None, "does not say its model"),
     ]
     for side, layer, says in faults:
         with pytest.raises(StitchLensError, match=says):
-            vector_cards.import_vector(bench, path, "bad", side, layer)
+            steering_card.import_vector(bench, path, "bad", side, layer)
     assert "vectors/bad" not in bench.workspace.names()
 
 
@@ -271,7 +274,7 @@ def test_what_is_exported_reads_back_to_the_same_push(bench: Bench, tmp_path: Pa
             path = tmp_path / f"v{number}{ending}"
             export(vector, studio.spec("b"), "French", path)
             found = open_vector(path)
-            assert vector_cards.home(bench.pair, found) == "b" and found.layer == 3
+            assert steering_card.home(bench.pair, found) == "b" and found.layer == 3
             push, wanted = found.v * (found.mean - found.base), vector.v * (vector.mean - vector.base)
             assert torch.allclose(push, wanted, rtol=1e-4, atol=1e-5 * float(wanted.norm())), ending
 
@@ -283,9 +286,9 @@ def test_a_side_or_layer_beside_a_file_that_says_another_is_not_passed_over(benc
         path = tmp_path / f"v{ending}"
         export(vector, studio.spec("b"), "French", path)
         with pytest.raises(StitchLensError, match="before layer 3, none before 4"):
-            vector_cards.import_vector(bench, path, "x", "b", 4)
+            steering_card.import_vector(bench, path, "x", "b", 4)
         with pytest.raises(StitchLensError, match="a vector of nano-b; wanted one of nano-a"):
-            vector_cards.import_vector(bench, path, "x", "a", 3)
+            steering_card.import_vector(bench, path, "x", "a", 3)
     done = CliRunner().invoke(app, ["vector", "import", "nano", str(tmp_path / "v.json"), "--layer", "5"])
     assert done.exit_code == 2 and "none before 5" in done.stderr
     assert "vectors/x" not in bench.workspace.names()
@@ -309,6 +312,6 @@ def test_a_vector_of_gpt2_small_is_one_of_gpt2() -> None:
     pair = PAIRS["gpt2-small-medium"]
     v = torch.ones(768) / 768**0.5
     for name in ("gpt2-small", "gpt2", "openai-community/gpt2"):
-        assert vector_cards.home(pair, Vector(6, v, 1.0, 0.0, {"model": name})) == "a"
+        assert steering_card.home(pair, Vector(6, v, 1.0, 0.0, {"model": name})) == "a"
     with pytest.raises(StitchLensError, match="--side a or --side b"):
-        vector_cards.home(pair, Vector(6, v, 1.0, 0.0, {"model": "gpt_neox"}))
+        steering_card.home(pair, Vector(6, v, 1.0, 0.0, {"model": "gpt_neox"}))

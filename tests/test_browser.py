@@ -14,12 +14,12 @@ import torch
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from core import jobs
-from core.cards import read_sample
-from core.corpus import load_corpus
-from core.pairs import get_pair
-from core.pipeline import Bench, BuildConfig
-from core.places import PROJECT
-from core.store import Workspace
+from core.models.pairs import get_pair
+from core.stitches.card import read_sample
+from core.stitches.measure import Bench, BuildConfig
+from core.text.corpus import load_corpus
+from core.workspace.places import PROJECT
+from core.workspace.store import Workspace
 from tests.planted import PAIR, plant, plant_features
 from tests.serving import borrow_models, running
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from core import cards
-from core.cards import effective_rank, fits, import_stitch, read_sample, warnings
-from core.cli import app
+from core.cli.main import app
 from core.errors import StitchLensError
-from core.foreign import recognise
-from core.pairs import LayerPair, get_pair
-from core.pipeline import Bench, BuildConfig, remove_stitch
-from core.stitch import load_stitch
-from core.store import Workspace
-from core.studio import LaneKey, Setting, Studio
+from core.models.pairs import LayerPair, get_pair
+from core.steering.studio import LaneKey, Setting, Studio
+from core.stitches import card as stitch_card
+from core.stitches.card import effective_rank, fits, import_stitch, read_sample, warnings
+from core.stitches.files import recognise
+from core.stitches.fit import load_stitch
+from core.stitches.measure import Bench, BuildConfig, remove_stitch
+from core.workspace.store import Workspace
 
 LAYERS = LayerPair(a=2, b=3)
 
@@ -39,8 +39,8 @@ def weights(bench: Bench) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cards, "POSITIONS", 1500)
-    monkeypatch.setattr(cards, "DOCUMENTS", 8)
+    monkeypatch.setattr(stitch_card, "POSITIONS", 1500)
+    monkeypatch.setattr(stitch_card, "DOCUMENTS", 8)
 
 
 Card = Callable[..., dict[str, Any]]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from core.cli import app
-from core.pairs import PAIRS
-from core.store import Workspace
+from core.cli.main import app
+from core.models.pairs import PAIRS
+from core.workspace.store import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIR = "smollm2-gemma3"

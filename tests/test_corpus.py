@@ -19,9 +19,9 @@ from conftest import ENGLISH, SCRIPTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core import corpus as corpora
-from core.corpus import PIECE, SECTION, SHARES, SPLITS, Corpus, build_corpus, load_corpus, pieces, split_of
 from core.errors import StitchLensError
+from core.text import corpus as corpora
+from core.text.corpus import PIECE, SECTION, SHARES, SPLITS, Corpus, build_corpus, load_corpus, pieces, split_of
 
 TEXT = st.text(st.sampled_from("ab .!?\n\r\t।。！\u2028é你😀"), max_size=300)
 

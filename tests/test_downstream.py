@@ -8,14 +8,25 @@ import pytest
 import torch
 from conftest import KINDS, SCRIPTS, Tiny
 
-from core import downstream, harvest, hooks
-from core.align import pair_positions
-from core.corpus import Corpus, Document
-from core.downstream import Condition, controls, mean_losses, measure, stitched, summarise, token_losses, unpatched
-from core.gram import Gram
-from core.models import LiveModel
-from core.pairs import LayerPair
-from core.stitch import FitConfig, Stitch, fit_moments
+from core.activations import harvest
+from core.activations.gram import Gram
+from core.models import hooks
+from core.models.align import pair_positions
+from core.models.loading import LiveModel
+from core.models.pairs import LayerPair
+from core.stitches import downstream
+from core.stitches.downstream import (
+    Condition,
+    controls,
+    mean_losses,
+    measure,
+    stitched,
+    summarise,
+    token_losses,
+    unpatched,
+)
+from core.stitches.fit import FitConfig, Stitch, fit_moments
+from core.text.corpus import Corpus, Document
 
 PAIR = LayerPair(a=1, b=2)
 

@@ -5,15 +5,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from core import evaluation, responses
 from core.errors import StitchLensError
-from core.evaluation import STEERED, Candidate, SteerConfig, best, evaluate, summary
-from core.languages import interval, prompts
-from core.pairs import get_pair
-from core.pipeline import Bench, BuildConfig
-from core.places import user_cache
+from core.models.pairs import get_pair
 from core.report import report
-from core.store import Workspace
+from core.steering import measure as steering_measure
+from core.steering import tables as steering_tables
+from core.steering.measure import STEERED, Candidate, SteerConfig, best, evaluate, summary
+from core.stitches.measure import Bench, BuildConfig
+from core.text.languages import interval, prompts
+from core.workspace.places import user_cache
+from core.workspace.store import Workspace
 
 CONFIG = SteerConfig(
     languages=("fr", "nl"), stitches=("L2-L3",), spans=(1, 9), strengths=(1.0, 2.0), choosing=2, prompts=4, tokens=10,
@@ -30,21 +31,21 @@ def ws(nano_home: Path) -> Workspace:
 
 def test_the_tables_fit_together(ws: Workspace) -> None:
     for side in ("a", "b"):
-        table = responses.steering(ws, side)
+        table = steering_tables.steering(ws, side)
         assert set(table.language) == {"fr", "nl"} and set(table.kind) == {"none", *STEERED}
         for row in table.to_dict("records"):
-            written = responses.generations(ws, side, row["language"], row["kind"])
+            written = steering_tables.generations(ws, side, row["language"], row["kind"])
             assert len(written) == row["n"] == 4
             assert written.prompt.to_list() == prompts()[1][:4], "figures come from the second half"
             hits = int((written.detected == row["language"]).sum())
             assert row["rate"] == hits / 4 and (row["low"], row["high"]) == interval(hits, 4)
             assert row["success"] <= row["rate"] and row["loss"] == pytest.approx(written.loss.mean())
-        assert set(responses.choices(ws, side).span) == {1}, "nine layers do not fit"
+        assert set(steering_tables.choices(ws, side).span) == {1}, "nine layers do not fit"
         chosen = ws.table("steering_choice", side=side)
         assert len(chosen) == 2 * 2 * 2 and set(chosen.n) == {2}
-        gaps = responses.gaps(ws, side)
+        gaps = steering_tables.gaps(ws, side)
         assert gaps.gap.between(0, 1).all() and (gaps.characters > 1000).all() and (gaps.natural > 0).all()
-        assert set(responses.means(ws, side).kind) == {"none", *STEERED}
+        assert set(steering_tables.means(ws, side).kind) == {"none", *STEERED}
 
 
 def test_the_report_has_every_cell(ws: Workspace) -> None:
@@ -64,8 +65,8 @@ def test_what_is_done_is_not_done_again(ws: Workspace, monkeypatch: pytest.Monke
     parts = sorted((user_cache() / "steering").rglob("b-*.parquet"))
     parts[-1].unlink()
     wrote: list[int] = []
-    original = evaluation.respond
-    monkeypatch.setattr(evaluation, "respond", lambda *args: wrote.append(1) or original(*args))
+    original = steering_measure.respond
+    monkeypatch.setattr(steering_measure, "respond", lambda *args: wrote.append(1) or original(*args))
     evaluate(Bench(get_pair("nano"), BuildConfig()), CONFIG)
     assert len(wrote) <= 1
     pd.testing.assert_frame_equal(ws.table("generations"), before)
@@ -100,7 +101,7 @@ def test_gibberish_is_no_success() -> None:
 
 
 def test_the_papers_tables() -> None:
-    paper = responses.paper().set_index(["side", "language"])
+    paper = steering_tables.paper().set_index(["side", "language"])
     assert len(paper) == 40
     assert paper.loc[("a", "de")].to_dict() == {"name": "German", "own": 0.81, "transferred": 0.79, "gap": 0.79 / 0.81}
     assert paper.loc[("b", "fr"), "gap"] == 1.0 and paper.loc[("b", "lt"), "gap"] == 0.0, "clipped; 0/0 is 0"

@@ -11,10 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sae_lens import SAE
 
-from core import hooks
-from core.corpus import Corpus, Document
 from core.errors import StitchLensError
-from core.examples import (
+from core.features.examples import (
     AFTER,
     BEFORE,
     BINS,
@@ -34,7 +32,9 @@ from core.examples import (
     shared_places,
     short,
 )
-from core.queries import unpacked
+from core.models import hooks
+from core.stitches.tables import unpacked
+from core.text.corpus import Corpus, Document
 
 
 def made_up(documents: int, features: int, seed: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:

@@ -10,15 +10,16 @@ import torch
 from sae_lens import SAE
 from typer.testing import CliRunner
 
-from core import explore, queries
-from core.cli import app
+from core.cli.main import app
 from core.errors import StitchLensError
-from core.explore import ExploreConfig
-from core.pairs import PairSpec
-from core.pipeline import Bench, BuildConfig, fit_stitch
-from core.sae import SaeConfig
-from core.stitch import FitConfig, load_stitch
-from core.store import Workspace
+from core.features import measure as feature_measure
+from core.features.measure import ExploreConfig
+from core.models.pairs import PairSpec
+from core.saes.sae import SaeConfig
+from core.stitches import tables as stitch_tables
+from core.stitches.fit import FitConfig, load_stitch
+from core.stitches.measure import Bench, BuildConfig, fit_stitch
+from core.workspace.store import Workspace
 from tests.conftest import stitched_bench
 
 SMALL = ExploreConfig(positions=6000, reconstruction_positions=2000, tokens=400, sentences=12)
@@ -28,9 +29,9 @@ SMALL = ExploreConfig(positions=6000, reconstruction_positions=2000, tokens=400,
 def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     config = BuildConfig(held_out_tokens=200, positions=3000)
     with stitched_bench(tiny_pair, tmp_path_factory, config) as found:
-        name = explore.train(found, 1, SaeConfig(width=96, k=8, epochs=6, lr=3e-3, batch=512), 12_000)
+        name = feature_measure.train(found, 1, SaeConfig(width=96, k=8, epochs=6, lr=3e-3, batch=512), 12_000)
         assert name == "L1-96"
-        explore.explore(found, name, "L1-L2", SMALL)
+        feature_measure.explore(found, name, "L1-L2", SMALL)
         yield found
 
 
@@ -43,7 +44,7 @@ def test_every_table_is_there(ws: Workspace) -> None:
     kinds = ("saes", "sae_quality", "examples_a", "examples_b", "histograms_a", "histograms_b", "logits", "features")
     assert {f"{kind}/L1-96" for kind in kinds} < set(ws.names())
     assert ws.verify() == {}
-    table = queries.features(ws, "L1-96")
+    table = stitch_tables.features(ws, "L1-96")
     assert len(table) == 96
     assert table.correlation.dropna().between(-1, 1).all()
     assert "" not in set(table.raises)
@@ -57,7 +58,7 @@ def test_the_sae_is_an_ordinary_one(ws: Workspace) -> None:
 
 
 def test_the_original_and_its_transfer_beat_their_controls(ws: Workspace) -> None:
-    table = queries.sae_quality(ws, "L1-96").set_index("name")
+    table = stitch_tables.sae_quality(ws, "L1-96").set_index("name")
     assert table.fuv["original"] < table.fuv["random SAE"]
     controls = ["shuffled-pair stitch", "random stitch", "random SAE, transferred"]
     for measure in ("fuv", "loss"):
@@ -73,59 +74,59 @@ def test_the_original_and_its_transfer_beat_their_controls(ws: Workspace) -> Non
 def test_a_product_has_the_rank_of_its_narrowest_factor() -> None:
     g = torch.Generator().manual_seed(0)
     wide = torch.randn(400, 30, generator=g) @ torch.randn(30, 80, generator=g)
-    assert explore.rank(wide) == 30
-    assert explore.rank(torch.randn(400, 80, generator=g)) == 80
+    assert feature_measure.rank(wide) == 30
+    assert feature_measure.rank(torch.randn(400, 80, generator=g)) == 80
 
 
 def test_transferred_features_correlate_and_controls_do_not(ws: Workspace) -> None:
-    found = queries.feature_counts(ws, "L1-96")
+    found = stitch_tables.feature_counts(ws, "L1-96")
     assert sum(found["counts"].values()) == 96
     correlation = found["correlation"]
     assert correlation["transferred"]["median"] > correlation["shuffled"]["median"] + 0.1
 
 
 def test_kinds_follow_the_threshold(ws: Workspace) -> None:
-    table = queries.features(ws, "L1-96")
-    low, _, high = (queries.kinds_of_features(table, t, 1).tolist() for t in (0.0, 0.5, 1.1))
+    table = stitch_tables.features(ws, "L1-96")
+    low, _, high = (stitch_tables.kinds_of_features(table, t, 1).tolist() for t in (0.0, 0.5, 1.1))
     assert "semantic" not in low and "structural" not in high
     assert low.count("structural") == high.count("semantic") > 0
 
 
 def test_one_feature_in_full(ws: Workspace) -> None:
-    table = queries.features(ws, "L1-96")
+    table = stitch_tables.features(ws, "L1-96")
     f = int(table.joint.idxmax())
     for side in ("a", "b"):
-        rows = queries.feature_examples(ws, "L1-96", side, f)
+        rows = stitch_tables.feature_examples(ws, "L1-96", side, f)
         top = rows[rows.group == "top"]
         assert top.activation.tolist() == sorted(top.activation, reverse=True)
         assert len(top) > 3
         assert top.activation.max() <= table[f"max_{side}"][f] * 1.5 + 1e-3
-        logits = queries.feature_logits(ws, "L1-96", side, f)
+        logits = stitch_tables.feature_logits(ws, "L1-96", side, f)
         weights = dict(zip(logits["rank"], logits.weight, strict=True))
         assert min(w for r, w in weights.items() if r >= 0) > max(w for r, w in weights.items() if r < 0)
-        bars = queries.feature_histogram(ws, "L1-96", side, f)
+        bars = stitch_tables.feature_histogram(ws, "L1-96", side, f)
         assert bars.tokens.sum() >= len(top)
         assert (bars.low < bars.high).all()
 
 
 def test_again_changes_nothing_and_layers_must_fit(bench: Bench, ws: Workspace, tiny_pair: PairSpec) -> None:
     before = {n: a.made for n, a in ws.manifest().artifacts.items()}
-    explore.explore(bench, "L1-96", "L1-L2", SMALL)
+    feature_measure.explore(bench, "L1-96", "L1-L2", SMALL)
     assert {n: a.made for n, a in ws.manifest().artifacts.items()} == before
     other = tiny_pair.layer_pairs[0].model_copy(update={"a": 2, "b": 3})
     fit_stitch(bench, "L2-L3", other, FitConfig(), 3000)
     with pytest.raises(StitchLensError, match="one layer"):
-        explore.explore(bench, "L1-96", "L2-L3", SMALL)
+        feature_measure.explore(bench, "L1-96", "L2-L3", SMALL)
 
 
 def test_an_sae_from_elsewhere_is_checked_and_kept(bench: Bench, ws: Workspace, tmp_path: Path) -> None:
     mine = SAE.load_from_disk(ws.path("saes/L1-96"), dtype="float32").requires_grad_(False)
     mine.save_model(tmp_path / "my sae")
-    name = explore.adopt(bench, str(tmp_path / "my sae"), 1)
-    assert name == "my-sae" == explore.adopt(bench, name, 1)
+    name = feature_measure.adopt(bench, str(tmp_path / "my sae"), 1)
+    assert name == "my-sae" == feature_measure.adopt(bench, name, 1)
     assert torch.equal(SAE.load_from_disk(ws.path("saes/my-sae"), dtype="float32").W_dec, mine.W_dec)
     with pytest.raises(StitchLensError, match="before layer 1; wanted layer 2"):
-        explore.adopt(bench, str(tmp_path / "my sae"), 2)
+        feature_measure.adopt(bench, str(tmp_path / "my sae"), 2)
     config = json.loads((tmp_path / "my sae" / "cfg.json").read_text())
 
     def changed(**metadata: str) -> str:
@@ -134,16 +135,16 @@ def test_an_sae_from_elsewhere_is_checked_and_kept(bench: Bench, ws: Workspace, 
         return str(tmp_path / "my sae")
 
     with pytest.raises(StitchLensError, match="an SAE of gpt2; wanted one of"):
-        explore.adopt(bench, changed(model_name="gpt2"), 1)
+        feature_measure.adopt(bench, changed(model_name="gpt2"), 1)
     with pytest.raises(StitchLensError, match="hook_z"):
-        explore.adopt(bench, changed(hook_name="blocks.1.attn.hook_z"), 1)
+        feature_measure.adopt(bench, changed(hook_name="blocks.1.attn.hook_z"), 1)
     with pytest.raises(StitchLensError, match="before layer 2"):
-        explore.adopt(bench, changed(hook_name="blocks.1.hook_resid_post"), 1)
+        feature_measure.adopt(bench, changed(hook_name="blocks.1.hook_resid_post"), 1)
     for wrong in ("nowhere", str(tmp_path / "nowhere")):
         with pytest.raises(StitchLensError, match="a folder, RELEASE:ID, or one of the workspace's"):
-            explore.adopt(bench, wrong, 1)
+            feature_measure.adopt(bench, wrong, 1)
     with pytest.raises(StitchLensError, match="release 'no-such-release'"):
-        explore.adopt(bench, "no-such-release:layer_1", 1)
+        feature_measure.adopt(bench, "no-such-release:layer_1", 1)
 
 
 def test_the_command_line_carries_an_sae(ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +174,6 @@ def test_the_command_line_carries_an_sae(ws: Workspace, tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 16, 17])
 def test_few_directions_have_a_place_each(n: int) -> None:
-    x, y = explore._map(np.random.default_rng(0).standard_normal((n, 8)), 0)
+    x, y = feature_measure._map(np.random.default_rng(0).standard_normal((n, 8)), 0)
     assert x.shape == y.shape == (n,) and np.isfinite(x).all() and np.isfinite(y).all()
     assert len(set(zip(x.tolist(), y.tolist(), strict=True))) == n

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core import foreign
 from core.errors import StitchLensError
-from core.foreign import read_tensors, recognise
-from core.stitch import Stitch
+from core.stitches import files as stitch_files
+from core.stitches.files import read_tensors, recognise
+from core.stitches.fit import Stitch
 from tests.malformed import TRUE, A, B
 
 
@@ -57,7 +57,7 @@ def as_npz(tensors: dict[str, torch.Tensor], path: Path) -> Path:
     return path.with_suffix(".npz")
 
 
-def same(found: foreign.Foreign, wanted: Stitch = TRUE) -> bool:
+def same(found: stitch_files.Foreign, wanted: Stitch = TRUE) -> bool:
     parts = ("P_up", "b_up", "P_down", "b_down")
     return all(torch.equal(getattr(found.stitch, k), getattr(wanted, k)) for k in parts)
 

@@ -9,10 +9,10 @@ import torch
 from conftest import KINDS, Tiny
 from sae_lens import SAE
 
-from core import functional
-from core.attention import Heads
-from core.corpus import Corpus, Document
-from core.models import LiveModel
+from core.functional import ablation
+from core.functional.attention import Heads
+from core.models.loading import LiveModel
+from core.text.corpus import Corpus, Document
 
 LAYER, FEATURES = 3, 24
 
@@ -32,7 +32,7 @@ def documents(english: Corpus) -> list[Document]:
 
 @pytest.fixture(scope="module")
 def fired(tiny: Tiny, sae: "SAE", documents: list[Document]) -> pd.DataFrame:
-    return functional.firing(tiny("nano-b"), sae, LAYER, documents, range(FEATURES), "test")
+    return ablation.firing(tiny("nano-b"), sae, LAYER, documents, range(FEATURES), "test")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -54,13 +54,13 @@ def test_a_planted_null_direction_has_share_1_and_an_unembedding_direction_0(tin
     gain = norm.weight.float() if layer_norm else norm(torch.ones(1, 1, d))[0, 0].float()
     with torch.no_grad():
         weight.copy_((torch.randn(len(weight), d - k, generator=g) @ seen.T + 3 * seen[:, 0]) / gain)
-    basis = functional.null_basis(model)
-    share = functional.null_share(torch.cat([null.T, seen.T[1:]]) * 7, basis, k / d)
+    basis = ablation.null_basis(model)
+    share = ablation.null_share(torch.cat([null.T, seen.T[1:]]) * 7, basis, k / d)
     assert torch.allclose(share[:k], torch.ones(k), atol=1e-3)
     assert torch.allclose(share[k:], torch.zeros(d - k - 1), atol=1e-3)
-    half = functional.null_share((null[:, 0] + seen[:, 1])[None], basis, k / d)
+    half = ablation.null_share((null[:, 0] + seen[:, 1])[None], basis, k / d)
     assert float(half) == pytest.approx(0.5**0.5, abs=1e-3)
-    mean = functional.null_share(seen[:, :1].T, basis, k / d)
+    mean = ablation.null_share(seen[:, :1].T, basis, k / d)
     assert float(mean) < 0.05, "raised for all tokens alike, but also for some more than for others"
     unfolded = torch.linalg.svd(weight.float()).Vh[-k:].T
     if float(gain.std()) > 0.01:
@@ -68,50 +68,50 @@ def test_a_planted_null_direction_has_share_1_and_an_unembedding_direction_0(tin
 
 
 def test_random_directions_have_the_root_of_the_share(nano: LiveModel) -> None:
-    basis = functional.null_basis(nano)
+    basis = ablation.null_basis(nano)
     assert torch.allclose(basis.T @ basis, torch.eye(256), atol=1e-4)
     x = torch.randn(2000, 256, generator=torch.Generator().manual_seed(0))
-    for share in functional.NULL_SHARES:
-        squared = float(functional.null_share(x, basis, share).square().mean())
+    for share in ablation.NULL_SHARES:
+        squared = float(ablation.null_share(x, basis, share).square().mean())
         assert squared == pytest.approx(max(1, round(share * 256)) / 256, rel=0.1)
-    assert float(functional.null_share(torch.zeros(1, 256), basis)) == 0
+    assert float(ablation.null_share(torch.zeros(1, 256), basis)) == 0
 
 
 def test_the_tail_of_the_unembedding_is_what_numpy_finds(nano: LiveModel) -> None:
-    rows = functional.logit_rows(nano, torch.arange(nano.hf.get_output_embeddings().weight.shape[0])).double().numpy()
+    rows = ablation.logit_rows(nano, torch.arange(nano.hf.get_output_embeddings().weight.shape[0])).double().numpy()
     _, _, vh = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
     x = torch.randn(9, 256, generator=torch.Generator().manual_seed(1))
     k = round(0.05 * 256)
     slow = np.linalg.norm(x.double().numpy() @ vh[-k:].T, axis=1) / np.linalg.norm(x.numpy(), axis=1)
-    assert np.allclose(functional.null_share(x, functional.null_basis(nano), 0.05).numpy(), slow, atol=1e-4)
+    assert np.allclose(ablation.null_share(x, ablation.null_basis(nano), 0.05).numpy(), slow, atol=1e-4)
 
 
 def test_both_high_needs_both() -> None:
     share, activation = np.array([0.1, 0.9, 0.9, 0.5]), np.array([9.0, 8.0, 0.0, 1.0])
-    assert functional.both_high(share, activation).argmax() == 1
-    assert functional.both_high(share, activation)[2] == 0
+    assert ablation.both_high(share, activation).argmax() == 1
+    assert ablation.both_high(share, activation)[2] == 0
 
 
 def test_controls_are_matched_and_none_of_the_chosen() -> None:
     g = np.random.default_rng(0)
     table = pd.DataFrame({"feature": np.arange(400), "max_a": np.exp(g.normal(size=400)), "max_b": 1.0})
     chosen = [int(f) for f in table.max_a.nlargest(12).index]
-    control = functional.matched(table, chosen, ("max_a", "max_b"))
+    control = ablation.matched(table, chosen, ("max_a", "max_b"))
     assert len(set(control)) == len(control) == 12 and not set(control) & set(chosen)
     typical = table.max_a.median()
     assert table.max_a[control].min() > 2 * typical, "as active as the chosen, not as any"
-    assert control == functional.matched(table, chosen, ("max_a", "max_b"))
-    assert control != functional.matched(table, chosen, ("max_a", "max_b"), seed=1)
+    assert control == ablation.matched(table, chosen, ("max_a", "max_b"))
+    assert control != ablation.matched(table, chosen, ("max_a", "max_b"), seed=1)
 
 
 def test_an_ablation_is_two_passes_by_hand(
     nano: LiveModel, sae: "SAE", documents: list[Document], fired: pd.DataFrame
 ) -> None:
     f = int(fired.feature.mode()[0])
-    some = functional.strongest_documents(fired, f, 4)
+    some = ablation.strongest_documents(fired, f, 4)
     assert some.document.nunique() == 4
     assert some.activation.max() == fired.activation[fired.feature == f].max()
-    found = functional.ablation(nano, LAYER, documents, some, sae.W_dec[f])
+    found = ablation.ablation(nano, LAYER, documents, some, sae.W_dec[f])
     for document in found.document.unique().tolist():
         rows = found.loc[found.document == document]
         ids = nano.pad([nano.encode([documents[document].text])[0].ids])
@@ -144,10 +144,10 @@ def test_a_feature_that_does_not_fire_changes_nothing(
     nano: LiveModel, sae: "SAE", documents: list[Document], fired: pd.DataFrame
 ) -> None:
     f = int(fired.feature.mode()[0])
-    silent = functional.strongest_documents(fired, f, 3).assign(activation=0.0)
-    found = functional.ablation(nano, LAYER, documents, silent, sae.W_dec[f])
+    silent = ablation.strongest_documents(fired, f, 3).assign(activation=0.0)
+    found = ablation.ablation(nano, LAYER, documents, silent, sae.W_dec[f])
     assert len(found) and (found.entropy_change == 0).all() and (found.loss_change == 0).all()
-    patched = functional.path_patch(Heads(nano), [3, 5], documents, silent, sae.W_dec[f])
+    patched = ablation.path_patch(Heads(nano), [3, 5], documents, silent, sae.W_dec[f])
     assert np.array_equal(patched.before, patched.after)
 
 
@@ -157,8 +157,8 @@ def test_patching_a_feature_is_patching_its_places(
     """Attention to the first token by the model's own pass, with the residual stream of one layer changed at one
     position: what that position's row of the pattern says."""
     f = int(fired.feature.mode()[0])
-    some = functional.strongest_documents(fired, f, 2).head(12)
-    found = functional.path_patch(Heads(nano), [LAYER, 4], documents, some, sae.W_dec[f])
+    some = ablation.strongest_documents(fired, f, 2).head(12)
+    found = ablation.path_patch(Heads(nano), [LAYER, 4], documents, some, sae.W_dec[f])
     assert found.before.shape == (len(some), 2, 4)
     eager = copy.deepcopy(nano.plain)
     eager.set_attn_implementation("eager")
@@ -186,8 +186,8 @@ def test_intervals_resample_documents() -> None:
     g = np.random.default_rng(0)
     level = g.normal(size=40).repeat(50)
     values = level + 0.01 * g.normal(size=2000)
-    mean, low, high = functional.interval(values, np.arange(40).repeat(50))
+    mean, low, high = ablation.interval(values, np.arange(40).repeat(50))
     assert low < mean < high and 0.4 < high - low < 0.9  # 2 x 1.96 / sqrt(40), not / sqrt(2000)
-    _, tight, wide = functional.interval(values, np.arange(2000))
+    _, tight, wide = ablation.interval(values, np.arange(2000))
     assert wide - tight < 0.15
-    assert np.isnan(functional.interval(np.array([]), np.array([]))).all()
+    assert np.isnan(ablation.interval(np.array([]), np.array([]))).all()

@@ -7,24 +7,25 @@ import pytest
 from streamlit.testing.v1 import AppTest
 from test_app import opened, text
 
-from core import functions, queries
-from core.places import WORKSPACES
-from core.store import Workspace, fingerprint
+from core.functional import tables as functional_tables
+from core.stitches import tables as stitch_tables
+from core.workspace.places import WORKSPACES
+from core.workspace.store import Workspace, fingerprint
 from tests.planted import plant
 
 
 @pytest.mark.parametrize("pair", ["nano", "smollm2-gemma3"])
 def test_the_committed_tables_are_whole(pair: str) -> None:
     ws = Workspace(pair, WORKSPACES)
-    (sae,) = functions.scanned(ws)
-    assert sae in queries.saes(ws)
-    measured = fingerprint(queries.makers(ws, f"features/{sae}"))
-    assert queries.makers(ws, f"functional/{sae}/heads")["measured"] == measured, "of the features that are there"
-    table = functions.null_shares(ws, sae)
+    (sae,) = functional_tables.scanned(ws)
+    assert sae in stitch_tables.saes(ws)
+    measured = fingerprint(stitch_tables.makers(ws, f"features/{sae}"))
+    assert stitch_tables.makers(ws, f"functional/{sae}/heads")["measured"] == measured, "of the features that are there"
+    table = functional_tables.null_shares(ws, sae)
     assert table.candidate.sum() >= 8
     for side in "ab":  # they stand out by what they were chosen for
         assert table.loc[table.candidate, f"share_{side}"].median() > table[f"share_{side}"].median()
-    found = functions.summary(ws, sae)["attention"]
+    found = functional_tables.summary(ws, sae)["attention"]
     for side in "ab":
         assert found[side]["spearman"] > 0.1, "the heuristic score finds what path patching measures"
         best = found[side]["clearest"]
@@ -34,10 +35,10 @@ def test_the_committed_tables_are_whole(pair: str) -> None:
 
 def test_scores_of_shuffled_features_find_nothing() -> None:
     """The negative control of the rank correlation above."""
-    table = functions.heads(Workspace("nano", WORKSPACES), "L2-1024")
+    table = functional_tables.heads(Workspace("nano", WORKSPACES), "L2-1024")
     rows = table[table.side == "b"]
     drawn = np.random.default_rng(0).permutation(rows.score)
-    assert abs(functions.spearman(drawn, -rows.change)) < 0.15
+    assert abs(functional_tables.spearman(drawn, -rows.change)) < 0.15
 
 
 def test_the_page_says_what_was_measured() -> None:

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.activations.gram import Gram, Moments, load_grams, save_grams
 from core.errors import StitchLensError
-from core.gram import Gram, Moments, load_grams, save_grams
 
 N, D_A, D_B = 600, 5, 7
 PARTS = ("mean_a", "mean_b", "aa", "ab", "bb")

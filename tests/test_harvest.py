@@ -16,12 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from core import harvest
-from core.align import pair_positions
-from core.corpus import Corpus, Document
-from core.errors import StitchLensError
-from core.gram import Gram
-from core.harvest import (
+from core.activations import harvest
+from core.activations.gram import Gram
+from core.activations.harvest import (
     OUTLIER,
     Chunk,
     Recording,
@@ -36,10 +33,13 @@ from core.harvest import (
     windows,
     within,
 )
-from core.models import Encoded, LiveModel
-from core.pairs import LayerPair
-from core.places import user_cache
-from core.store import only_one
+from core.errors import StitchLensError
+from core.models.align import pair_positions
+from core.models.loading import Encoded, LiveModel
+from core.models.pairs import LayerPair
+from core.text.corpus import Corpus, Document
+from core.workspace.places import user_cache
+from core.workspace.store import only_one
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [LayerPair(a=1, b=2), LayerPair(a=2, b=1)]
@@ -197,9 +197,9 @@ SIGKILLED = """
 import json, os, signal, sys
 import torch
 from core import harvest
-from core.corpus import Document
-from core.models import Runtime, load
-from core.pairs import LayerPair, ModelSpec
+from core.text.corpus import Document
+from core.models.loading import Runtime, load
+from core.models.pairs import LayerPair, ModelSpec
 torch.set_num_threads(1)
 setup = json.loads(sys.argv[1])
 harvest.WINDOW, harvest.CHECKPOINT_WINDOWS = 4, 2
@@ -297,7 +297,7 @@ def test_a_window_without_pairs_does_not_spoil_the_rest(tiny: Tiny, documents: l
 
 
 def test_only_one_harvest_at_a_time(tiny: Tiny, documents: list[Document]) -> None:
-    from core.store import fingerprint
+    from core.workspace.store import fingerprint
 
     a, b = tiny("nano-a"), tiny("nano-b")
     with only_one(fingerprint(config(a, b)), "harvest"), pytest.raises(StitchLensError, match="another harvest"):

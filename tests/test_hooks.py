@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import KINDS, SCRIPTS, Tiny
 
-from core import hooks
-from core.models import LiveModel
+from core.models import hooks
+from core.models.loading import LiveModel
 
 
 def batch(model: LiveModel) -> torch.Tensor:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from core.gram import Gram
+from core.activations.gram import Gram
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(p.stem for p in (ROOT / "core").glob("[!_]*.py"))
@@ -64,11 +64,11 @@ def test_imports_go_upwards_only(module: str) -> None:
 
 def test_a_downward_import_would_be_seen() -> None:
     listed = order()
-    assert below("store", "from core.harvest import record", listed) == {"harvest"}
+    assert below("store", "from core.activations.harvest import record", listed) == {"harvest"}
     assert below("store", "def f():\n    from core import pipeline", listed) == {"pipeline"}
-    assert below("store", "import core.stitch", listed) == {"stitch"}
-    assert below("store", "if TYPE_CHECKING:\n    from core.harvest import record", listed) == set()
-    assert below("pipeline", "from core.store import Workspace", listed) == set()
+    assert below("store", "import core.stitches.fit", listed) == {"stitch"}
+    assert below("store", "if TYPE_CHECKING:\n    from core.activations.harvest import record", listed) == set()
+    assert below("pipeline", "from core.workspace.store import Workspace", listed) == set()
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -13,8 +13,8 @@ import pytest
 
 from core import jobs
 from core.errors import StitchLensError
-from core.places import PROJECT
-from core.store import Workspace
+from core.workspace.places import PROJECT
+from core.workspace.store import Workspace
 
 PAIR = "smollm2-gemma3"
 PYTHON = (sys.executable, "-c")

@@ -8,8 +8,8 @@ import sys
 import pytest
 from scipy.stats import beta
 
-from core.languages import LANGUAGES, detect, interval, prompts, repetition, transfer_gap
-from core.places import PROJECT
+from core.text.languages import LANGUAGES, detect, interval, prompts, repetition, transfer_gap
+from core.workspace.places import PROJECT
 
 TEXTS = {
     "fr": "Il est important de savoir comment les autres ont fait et comment ils ont trouvé la réponse.",
@@ -68,7 +68,7 @@ def test_prompts_are_neutral_and_halved() -> None:
 AT_ONCE = """
 import sys, threading
 sys.setswitchinterval(1e-6)
-from core.languages import detect
+from core.text.languages import detect
 ready, found = threading.Barrier(16), []
 def work():
     ready.wait()

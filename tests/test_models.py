@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CanineTokenizer
 
 from core.errors import StitchLensError
-from core.models import LiveModel, Runtime, load, locate, runtime, tokenizer_of, weights_hash
-from core.pairs import ModelSpec, Source
-from core.places import PROJECT
-from core.prospect import prospect
+from core.models.loading import LiveModel, Runtime, load, locate, runtime, tokenizer_of, weights_hash
+from core.models.pairs import ModelSpec, Source
+from core.models.prospect import prospect
+from core.workspace.places import PROJECT
 
 
 def refuse(spec: ModelSpec) -> str:

@@ -12,17 +12,29 @@ from conftest import FLOAT32, Tiny
 from typer.testing import CliRunner
 
 from benchmarks.nano import KneserNey
-from core import downstream, harvest, nano
-from core.cli import app
-from core.corpus import Corpus, load_corpus
+from core.activations import harvest
+from core.activations.gram import Gram
+from core.cli.main import app
 from core.errors import StitchLensError
-from core.gram import Gram
-from core.nano import PROMPTS, NanoConfig, Size, Tokens, document_loss, epoch_rows, train_model, unigram_loss, untrained
-from core.pairs import PAIRS, LayerPair
-from core.places import PROJECT
+from core.models import nano
+from core.models.nano import (
+    PROMPTS,
+    NanoConfig,
+    Size,
+    Tokens,
+    document_loss,
+    epoch_rows,
+    train_model,
+    unigram_loss,
+    untrained,
+)
+from core.models.pairs import PAIRS, LayerPair
 from core.report import report
-from core.stitch import FitConfig, fit_moments
-from core.store import sha256_file
+from core.stitches import downstream
+from core.stitches.fit import FitConfig, fit_moments
+from core.text.corpus import Corpus, load_corpus
+from core.workspace.places import PROJECT
+from core.workspace.store import sha256_file
 
 MODELS = PROJECT / "cache" / "models"
 LAYERS = LayerPair(a=2, b=3)

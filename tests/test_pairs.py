@@ -5,11 +5,11 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from core.corpus import load_corpus
 from core.errors import StitchLensError
-from core.pairs import PAIRS, LayerPair, ModelSpec, Source, get_pair, same_model
-from core.places import named
-from core.prospect import prospect
+from core.models.pairs import PAIRS, LayerPair, ModelSpec, Source, get_pair, same_model
+from core.models.prospect import prospect
+from core.text.corpus import load_corpus
+from core.workspace.places import named
 
 
 def test_registry_is_consistent() -> None:

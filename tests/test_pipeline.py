@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from conftest import Tiny
 
-from core import downstream, harvest, pipeline
+from core.activations import harvest
+from core.doctor import repair_all
 from core.errors import StitchLensError
-from core.pairs import PAIRS, LayerPair, PairSpec, get_pair
-from core.pipeline import Bench, BuildConfig, best_setting, build, evaluate_stitch, fit_stitch, remove_stitch
-from core.places import PROJECT
-from core.repair import repair_all
+from core.models.pairs import PAIRS, LayerPair, PairSpec, get_pair
 from core.report import report
-from core.stitch import FitConfig, fit_moments, load_stitch
-from core.store import Workspace, only_one
+from core.stitches import downstream
+from core.stitches import measure as stitch_measure
+from core.stitches.fit import FitConfig, fit_moments, load_stitch
+from core.stitches.measure import Bench, BuildConfig, best_setting, build, evaluate_stitch, fit_stitch, remove_stitch
+from core.workspace.places import PROJECT
+from core.workspace.store import Workspace, only_one
 
 SMALL = BuildConfig(held_out_tokens=400, select_tokens=150, svcca_positions=600, positions=3000)
 TABLE_1 = {"a", "b", "a_to_b", "b_to_a", "a_to_b_to_a", "b_to_a_to_b"}
@@ -69,7 +71,7 @@ def test_a_build_makes_everything(workspace: Workspace, tiny_pair: PairSpec, tin
     assert workspace.verify() == {}
     assert len(workspace.table("svcca")) == 4 * 6
     assert set(workspace.table("study").metric) == {"raw", "rms", "std", "whiten"}
-    assert workspace.table("alpha_sweep").alpha.tolist() == list(pipeline.ALPHAS)
+    assert workspace.table("alpha_sweep").alpha.tolist() == list(stitch_measure.ALPHAS)
     makers = workspace.entry("stitches/L1-L2").makers
     assert makers["a"] == tiny("nano-a").makers
     assert makers["b"] == tiny("nano-b").makers
@@ -191,9 +193,9 @@ def test_what_cannot_be_fitted_is_refused(bench: Bench, workspace: Workspace) ->
 def test_a_stitch_of_other_weights_is_not_measured(bench: Bench, workspace: Workspace) -> None:
     """A stitch that says it was made from other weights of B: refused, with both hashes."""
     stitch = load_stitch(workspace.path("stitches/L1-L2"))
-    pretend = pipeline.with_makers(stitch, b=stitch.makers["b"] | {"weights": "0123456789abcdef"})
+    pretend = stitch_measure.with_makers(stitch, b=stitch.makers["b"] | {"weights": "0123456789abcdef"})
     workspace.put(
-        "stitches/L1-L2", lambda p: pipeline.save_stitch(pretend, p), "stitch", ".safetensors", pretend.makers
+        "stitches/L1-L2", lambda p: stitch_measure.save_stitch(pretend, p), "stitch", ".safetensors", pretend.makers
     )
     message = refuse(evaluate_stitch, bench, "L1-L2")
     assert "b.weights = '0123456789abcdef'" in message
@@ -285,11 +287,11 @@ def test_what_is_lost_is_built_again_as_it_was(
 ) -> None:
     monkeypatch.setitem(PAIRS, "tiny", tiny_pair)
     before = state(workspace)
-    assert pipeline.built_with(workspace) == SMALL
+    assert stitch_measure.built_with(workspace) == SMALL
     (workspace.root / workspace.entry("quality/L1-L2").path).write_text("{}")
     (workspace.root / workspace.entry("kinds/L1-L2").path).unlink()
     assert next(d.says for d in repair_all(rebuild=False)).startswith("kinds/L1-L2 is gone")
     assert set(before) - set(workspace.names()) == {"quality/L1-L2", "kinds/L1-L2"}
     assert repair_all() == [], "nothing is wrong any more"
-    pipeline.build(tiny_pair, pipeline.built_with(workspace))
+    stitch_measure.build(tiny_pair, stitch_measure.built_with(workspace))
     assert state(workspace) == before and not workspace.verify(), "the same bytes again"

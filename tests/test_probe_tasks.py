@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from core import saebench
-from core.corpus import Corpus, Document, split_of
 from core.errors import StitchLensError
-from core.probe_tasks import (
+from core.probes import saebench
+from core.probes.tasks import (
     LEAST,
     LONGEST,
     MOST_ROWS,
@@ -27,6 +26,7 @@ from core.probe_tasks import (
     template_datasets,
     two_lists,
 )
+from core.text.corpus import Corpus, Document, split_of
 
 
 def test_there_are_enough_and_they_are_split_by_document(corpus: Corpus) -> None:

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from core.errors import StitchLensError
-from core.probes import (
+from core.probes.probe import (
     Outcome,
     Probe,
     centred,
@@ -26,7 +26,7 @@ from core.probes import (
     save_probe,
     select,
 )
-from core.stitch import Stitch
+from core.stitches.fit import Stitch
 
 N, WIDTH = 400, 60
 UP, DOWN = (7, 21, 40), (3, 55)

@@ -9,18 +9,30 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from core import explore, hooks, probe_tables
-from core.cli import app
+from core.cli.main import app
 from core.errors import StitchLensError
-from core.pairs import PairSpec
-from core.pipeline import Bench
-from core.places import user_cache
-from core.probe_evaluation import evaluate, measure
-from core.probe_tasks import Dataset, labelled, template_datasets
-from core.probes import KS, load_probe, moved
-from core.probing import METHODS, Method, ProbeConfig, Prober, crossings, default_names, own_labels, pool, task_probe
-from core.sae import SaeConfig
-from core.store import Workspace
+from core.features import measure as feature_measure
+from core.models import hooks
+from core.models.pairs import PairSpec
+from core.probes import tables as probe_tables
+from core.probes.measure import evaluate, measure
+from core.probes.probe import KS, load_probe, moved
+from core.probes.prober import (
+    METHODS,
+    Method,
+    ProbeConfig,
+    Prober,
+    crossings,
+    default_names,
+    own_labels,
+    pool,
+    task_probe,
+)
+from core.probes.tasks import Dataset, labelled, template_datasets
+from core.saes.sae import SaeConfig
+from core.stitches.measure import Bench
+from core.workspace.places import user_cache
+from core.workspace.store import Workspace
 from tests.conftest import stitched_bench
 from tests.test_probes import exact_stitch
 
@@ -30,7 +42,7 @@ SMALL = ProbeConfig(ks=(1, 5), draws=2, resamples=40)
 @pytest.fixture(scope="module")
 def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with stitched_bench(tiny_pair, tmp_path_factory) as found:
-        explore.train(found, 1, SaeConfig(width=64, k=8, epochs=4, lr=3e-3, batch=512), 4_000)
+        feature_measure.train(found, 1, SaeConfig(width=64, k=8, epochs=4, lr=3e-3, batch=512), 4_000)
         yield found
 
 

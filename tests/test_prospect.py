@@ -7,16 +7,16 @@ import pytest
 from safetensors.torch import save_file
 from torch import zeros
 
-from core import prospect as looking
-from core.corpus import load_corpus
 from core.errors import StitchLensError
-from core.models import load_shared
-from core.pairs import NANO_A, NANO_B, PAIRS, SPEC, LayerPair, get_pair, known_pairs
-from core.pipeline import Bench, BuildConfig, describe_pair
-from core.places import PROJECT
-from core.prospect import estimate, look, prospect, register
-from core.queries import pairs_with_workspace
-from core.store import Workspace
+from core.models import prospect as looking
+from core.models.loading import load_shared
+from core.models.pairs import NANO_A, NANO_B, PAIRS, SPEC, LayerPair, get_pair, known_pairs
+from core.models.prospect import estimate, look, prospect, register
+from core.stitches.measure import Bench, BuildConfig, describe_pair
+from core.stitches.tables import pairs_with_workspace
+from core.text.corpus import load_corpus
+from core.workspace.places import PROJECT
+from core.workspace.store import Workspace
 
 MODELS = PROJECT / "cache" / "models"
 TEXT = "wheel:eng"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from core.doctor import repair
 from core.errors import StitchLensError
-from core.repair import repair
-from core.store import ASIDE, PREVIOUS, Workspace
+from core.workspace.store import ASIDE, PREVIOUS, Workspace
 
 
 @pytest.fixture

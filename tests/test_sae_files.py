@@ -12,9 +12,9 @@ from sae_lens import SAE
 from safetensors.torch import save_file
 
 from core.errors import StitchLensError
-from core.sae import hook_layer, load_sae, open_sae, read_sae, sae_hash
-from core.sae_files import clean_sae
-from core.store import Workspace
+from core.saes.files import clean_sae
+from core.saes.sae import hook_layer, load_sae, open_sae, read_sae, sae_hash
+from core.workspace.store import Workspace
 
 D, WIDTH, K = 6, 10, 3
 KINDS: dict[str, dict[str, Any]] = {

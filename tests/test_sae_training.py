@@ -16,17 +16,22 @@ from scipy import stats
 from torch import Tensor
 from typer.testing import CliRunner
 
-from core import explore, flops, jobs, sae_runs, sae_savings, sae_sets
-from core.cli import app
+from core import jobs
+from core.activations.harvest import Recording
+from core.cli.main import app
 from core.errors import StitchLensError
-from core.harvest import Recording
+from core.features import measure as feature_measure
 from core.jobs import start_sae_training
-from core.pairs import PairSpec
-from core.pipeline import Bench
-from core.sae import SaeConfig, load_sae
-from core.sae_runs import Run, new_trainer, read_run, start_weights
-from core.sae_sets import STARTS, RunConfig, TrainingSet, check_fits, memory, training_set
-from core.sae_training import SaeTraining, evaluate, under_way
+from core.models.pairs import PairSpec
+from core.saes import flops
+from core.saes import run as sae_run
+from core.saes import settings as sae_settings
+from core.saes import tables as sae_tables
+from core.saes.measure import SaeTraining, evaluate, under_way
+from core.saes.run import Run, new_trainer, read_run, start_weights
+from core.saes.sae import SaeConfig, load_sae
+from core.saes.settings import STARTS, RunConfig, TrainingSet, check_fits, memory, training_set
+from core.stitches.measure import Bench
 from tests.conftest import stitched_bench
 
 D, WIDTH, K, BATCH = 16, 48, 4, 128
@@ -59,7 +64,7 @@ def recording(rows: Tensor, tmp_path: Path) -> Recording:
     return recorded(rows, tmp_path / "rows")
 
 
-def trained(folder: Path, recording: Recording, config: RunConfig = SMALL, given: object = None) -> sae_runs.RunState:
+def trained(folder: Path, recording: Recording, config: RunConfig = SMALL, given: object = None) -> sae_run.RunState:
     folder.mkdir(exist_ok=True)
     held_out = [next(recording.epoch(1000, 9, ("h",)))[0]]
     return Run(folder, config, D).train(recording, given, {"model_name": "b"}, held_out)  # type: ignore[arg-type]
@@ -84,16 +89,16 @@ def test_a_killed_run_goes_on_to_the_same_end(
 ) -> None:
     config = SMALL.model_copy(update={"auxiliary": 1.0})
     whole = trained(tmp_path / "whole", recording, config)
-    monkeypatch.setattr(sae_runs, "SAVE_SECONDS", -1.0)
-    advance = sae_runs.Progress.advance
+    monkeypatch.setattr(sae_run, "SAVE_SECONDS", -1.0)
+    advance = sae_run.Progress.advance
 
-    def killed(self: sae_runs.Progress, n: float, total: float | None = None) -> None:
+    def killed(self: sae_run.Progress, n: float, total: float | None = None) -> None:
         advance(self, n, total)
         if self._bar.n == 17 * BATCH:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sae_runs.Progress, "advance", killed)
+        patch.setattr(sae_run.Progress, "advance", killed)
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "killed", recording, config)
     between = read_run(tmp_path / "killed")
@@ -101,7 +106,7 @@ def test_a_killed_run_goes_on_to_the_same_end(
     assert between.steps == 16
     assert not between.result
     resumed = trained(tmp_path / "killed", recording, config)
-    for name in sae_runs.CURVE:
+    for name in sae_run.CURVE:
         np.testing.assert_array_equal(resumed.curve[name], whole.curve[name])
     one, two = (load_sae(tmp_path / x / "sae", D) for x in ("whole", "killed"))
     torch.testing.assert_close(one.W_dec, two.W_dec, rtol=0, atol=0)
@@ -117,7 +122,7 @@ def test_an_unreadable_state_is_said(recording: Recording, tmp_path: Path) -> No
 def test_a_run_that_diverges_keeps_its_last_good_state(
     rows: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sae_runs, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(sae_run, "SAVE_SECONDS", -1.0)
     (tmp_path / "rows").mkdir()
     broken = rows.clone()
     broken[torch.randperm(6000, generator=torch.Generator().manual_seed(0))[:3]] = float("nan")
@@ -228,36 +233,36 @@ def planted(
 
 def test_flops_to_a_threshold() -> None:
     x, y = np.array([10.0, 20.0, 30.0, 40.0]), np.array([0.0, 0.3, 0.6, 0.9])
-    assert sae_savings.flops_to(x, y, 0.45) == pytest.approx(25.0)
-    assert sae_savings.flops_to(x, y, 0.05) == 10.0, "above it from the first point"
-    assert np.isnan(sae_savings.flops_to(x, y, 0.95))
+    assert sae_tables.flops_to(x, y, 0.45) == pytest.approx(25.0)
+    assert sae_tables.flops_to(x, y, 0.05) == 10.0, "above it from the first point"
+    assert np.isnan(sae_tables.flops_to(x, y, 0.95))
 
 
 def test_savings_that_were_planted() -> None:
     table = planted({"scratch": 1.0, "transferred": 2.0})
-    found = sae_savings.savings(table, shares=(0.5, 0.9))
+    found = sae_tables.savings(table, shares=(0.5, 0.9))
     np.testing.assert_allclose(found.ratio, 0.5, rtol=0.05)
     np.testing.assert_allclose(found.low, found.ratio, rtol=1e-9)
     assert (found.reached == 3).all()
     end = 1 - np.exp(-np.arange(180, 201) / 50).mean()
     assert found.threshold.iloc[1] == pytest.approx(0.9 * end, abs=1e-3)
-    paid = sae_savings.savings(sae_savings.with_stitch(table, 64 * 50.0), shares=(0.9,))
+    paid = sae_tables.savings(sae_tables.with_stitch(table, 64 * 50.0), shares=(0.9,))
     steps = -50 * np.log(1 - 0.9 * end)
     assert paid.ratio.iloc[0] == pytest.approx((steps / 2 + 50) / steps, rel=0.03), "the stitch is paid for"
-    slow = sae_savings.savings(planted({"scratch": 1.0, "transferred": 0.2}), shares=(0.9,))
+    slow = sae_tables.savings(planted({"scratch": 1.0, "transferred": 0.2}), shares=(0.9,))
     assert slow.ratio.isna().all()
     assert slow.reached.iloc[0] == 0
-    assert sae_savings.savings(planted({"scratch": 1.0})).empty
+    assert sae_tables.savings(planted({"scratch": 1.0})).empty
 
 
 def test_intervals_over_seeds() -> None:
     table = planted({"scratch": 1.0, "transferred": 2.0}, seeds=5, noise=0.2)
-    row = sae_savings.savings(table, shares=(0.9,)).iloc[0]
+    row = sae_tables.savings(table, shares=(0.9,)).iloc[0]
     assert row.low < row.ratio < row.high
     logs = np.array([0.1, 0.4, 0.3])
     low, high = stats.t.interval(0.95, 2, loc=logs.mean(), scale=stats.sem(logs))
-    assert sae_savings.half_width(logs) == pytest.approx((high - low) / 2)
-    assert np.isnan(sae_savings.half_width(logs[:1]))
+    assert sae_tables.half_width(logs) == pytest.approx((high - low) / 2)
+    assert np.isnan(sae_tables.half_width(logs[:1]))
 
 
 def test_the_sentence_says_both_ways() -> None:
@@ -265,7 +270,7 @@ def test_the_sentence_says_both_ways() -> None:
     bad = planted({"scratch": 1.0, "transferred": 0.8}, noise=0.02, widths=(32,))
     open_ = planted({"scratch": 1.0, "transferred": 1.0}, noise=0.1, widths=(8,))
     never = planted({"scratch": 1.0, "transferred": 0.1}, widths=(16,))
-    said = sae_savings.sentence(pd.concat([good, bad, open_, never]))
+    said = sae_tables.sentence(pd.concat([good, bad, open_, never]))
     assert "90% of the final explained variance" in said
     assert "took 0.5" in said
     assert "at 64 features of the FLOPs" in said
@@ -275,7 +280,7 @@ def test_the_sentence_says_both_ways() -> None:
     assert "not certain that anything was saved with" in said
     assert "at 8 features" in said
     assert "not reached at 16 features" in said
-    assert "no run" in sae_savings.sentence(planted({"scratch": 1.0}))
+    assert "no run" in sae_tables.sentence(planted({"scratch": 1.0}))
 
 
 def test_the_law_of_a_planted_frontier() -> None:
@@ -285,7 +290,7 @@ def test_the_law_of_a_planted_frontier() -> None:
                       "flops": width * steps, "mse": a * (width * steps) ** -0.2, "explained_variance": 0.5})
         for start, a in (("scratch", 3.0), ("transferred", 2.0)) for width in (8, 16) for seed in (0, 1)
     ])  # fmt: skip
-    points, laws = sae_savings.frontier(one)
+    points, laws = sae_tables.frontier(one)
     assert laws["scratch"]["beta"] == pytest.approx(0.2, abs=0.01)
     assert laws["scratch"]["A"] == pytest.approx(3.0, rel=0.1)
     assert laws["transferred"]["A"] == pytest.approx(2.0, rel=0.1)
@@ -294,16 +299,16 @@ def test_the_law_of_a_planted_frontier() -> None:
     fitted: Any = stats.linregress(np.log(here.flops), np.log(here.mse))
     assert laws["scratch"]["beta"] == pytest.approx(-fitted.slope)
     assert laws["scratch"]["A"] == pytest.approx(np.exp(fitted.intercept))
-    single = sae_savings.frontier(one.loc[one.seed == 0])[1]
+    single = sae_tables.frontier(one.loc[one.seed == 0])[1]
     assert "beta_low" not in single["scratch"], "no interval from one seed"
-    apart = sae_savings.with_stitch(one, 1e9)
-    assert sae_savings.frontier(apart)[1] == {}, "no FLOPs that both starts have"
+    apart = sae_tables.with_stitch(one, 1e9)
+    assert sae_tables.frontier(apart)[1] == {}, "no FLOPs that both starts have"
 
 
 @pytest.fixture(scope="module")
 def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with stitched_bench(tiny_pair, tmp_path_factory) as found:
-        explore.train(found, 1, SaeConfig(width=32, k=8, lr=3e-3, batch=512), 4_000)
+        feature_measure.train(found, 1, SaeConfig(width=32, k=8, lr=3e-3, batch=512), 4_000)
         yield found
 
 
@@ -321,15 +326,15 @@ def made(bench: Bench) -> SaeTraining:
 
 def test_a_set_is_kept_and_not_made_again(made: SaeTraining, monkeypatch: pytest.MonkeyPatch) -> None:
     ws = made.bench.workspace
-    results = sae_savings.results(ws, "L1-L2")
+    results = sae_tables.results(ws, "L1-L2")
     assert len(results) == 2 * 4 + 2 * 2 + 2 * 2, (
         "four starts, two with an auxiliary loss, two again with a second seed"
     )
     assert results.explained_variance.notna().all()
-    curves = sae_savings.curves(ws, "L1-L2")
+    curves = sae_tables.curves(ws, "L1-L2")
     assert curves.groupby("run").step.max().eq(TINY.positions // TINY.batch).all()
     plain = ws.table("sae_curves/L1-L2")
-    stitch = sae_savings.costs(ws, "L1-L2")["stitch"]
+    stitch = sae_tables.costs(ws, "L1-L2")["stitch"]
     for start, cost in (("scratch", 0.0), ("transferred", stitch["exact"]), ("random stitch", 0.0)):
         paid = (curves.flops - plain.flops)[curves.start == start]
         np.testing.assert_allclose(paid, cost, rtol=1e-4)
@@ -338,9 +343,9 @@ def test_a_set_is_kept_and_not_made_again(made: SaeTraining, monkeypatch: pytest
     np.testing.assert_allclose(one.flops, 12 * d * 32 * TINY.batch * one.step, rtol=1e-5)
     monkeypatch.setattr(SaeTraining, "train", lambda self: pytest.fail("made again"))
     assert evaluate(made) == "L1-L2"
-    found = sae_savings.record(ws, "L1-L2")
+    found = sae_tables.record(ws, "L1-L2")
     json.dumps(found, allow_nan=False)
-    assert sae_savings.as_text("L1-L2", found).count("\n") >= len(found["runs"])
+    assert sae_tables.as_text("L1-L2", found).count("\n") >= len(found["runs"])
     under = under_way(made.bench.pair.key, "L1-L2")
     assert under.run.nunique() == len(results)
 
@@ -350,14 +355,14 @@ def test_a_set_that_diverges_at_once_is_kept_and_said(bench: Bench) -> None:
         update={"widths": (32,), "starts": ("scratch",), "seeds": 1, "auxiliary": 0.0, "lr": 900.0}
     )
     assert evaluate(SaeTraining(bench, "L1-32", "L1-L2", config, "blown")) == "blown"
-    assert sae_savings.curves(bench.workspace, "blown").empty
-    found = sae_savings.record(bench.workspace, "blown")
-    assert "diverged at step 1" in sae_savings.as_text("blown", found)
+    assert sae_tables.curves(bench.workspace, "blown").empty
+    found = sae_tables.record(bench.workspace, "blown")
+    assert "diverged at step 1" in sae_tables.as_text("blown", found)
     assert "no run" in found["sentence"]
 
 
 def test_turning_covers_every_active_feature(made: SaeTraining) -> None:
-    found = sae_savings.turning(made.bench.workspace, "L1-L2", 64)
+    found = sae_tables.turning(made.bench.workspace, "L1-L2", 64)
     np.testing.assert_allclose(found.groupby("start").share.sum(), 1.0, rtol=1e-5)
     assert set(found.start) == set(STARTS)
 
@@ -388,7 +393,7 @@ def test_layers_and_names_have_to_fit(bench: Bench) -> None:
     with pytest.raises(StitchLensError, match="name"):
         SaeTraining(bench, "L1-32", "L1-L2", TINY, "../out")
     with pytest.raises(StitchLensError, match=r"widths 'a,b'"):
-        sae_sets.parsed_widths("a,b")
+        sae_settings.parsed_widths("a,b")
     for given, said in (({"widths": [0]}, "widths 0"), ({"starts": ["nowhere"]}, "starts"), ({"lr": -1.0}, "lr"),
                         ({"lr": float("nan")}, "lr"), ({"seeds": 0}, "seeds"), ({"starts": []}, "starts")):  # fmt: skip
         with pytest.raises(StitchLensError, match=said):

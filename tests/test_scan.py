@@ -9,16 +9,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from core import functions, queries, scan
-from core.attention import Heads, pattern
-from core.cli import app
+from core.cli.main import app
 from core.errors import StitchLensError
-from core.pairs import get_pair
-from core.pipeline import Bench, BuildConfig
+from core.functional import measure as functional_measure
+from core.functional import tables as functional_tables
+from core.functional.attention import Heads, pattern
+from core.models.pairs import get_pair
 from core.report import report
-from core.store import Workspace
+from core.stitches import tables as stitch_tables
+from core.stitches.measure import Bench, BuildConfig
+from core.workspace.store import Workspace
 
-SMALL = scan.ScanConfig(documents=40, reading=6, features=3, each=2, tokens=4)
+SMALL = functional_measure.ScanConfig(documents=40, reading=6, features=3, each=2, tokens=4)
 SAE = "L2-1024"
 
 
@@ -27,8 +29,8 @@ def bench(nano_home: Path) -> Bench:
     found = Bench(get_pair("nano"), BuildConfig())
     for name in [n for n in found.workspace.names() if n.startswith("functional/")]:
         found.workspace.remove(name)
-    assert functions.scanned(found.workspace) == []
-    scan.scan(found, SAE, SMALL)
+    assert functional_tables.scanned(found.workspace) == []
+    functional_measure.scan(found, SAE, SMALL)
     return found
 
 
@@ -38,26 +40,26 @@ def ws(bench: Bench) -> Workspace:
 
 
 def test_every_table_is_there_and_small(ws: Workspace) -> None:
-    assert functions.scanned(ws) == [SAE]
+    assert functional_tables.scanned(ws) == [SAE]
     names = [n for n in ws.names() if n.startswith("functional/")]
     assert len(names) == 5 and ws.verify() == {}
     assert sum(ws.entry(n).bytes for n in names) < 40_000
-    assert (functions.STEP, functions.PARTS) == (scan.STEP, scan.PARTS)
-    assert [f"{s / 100:g}" for s in functions.SHARES] == [f"{s:g}" for s in scan.NULL_SHARES]
+    assert (functional_tables.STEP, functional_tables.PARTS) == (functional_measure.STEP, functional_measure.PARTS)
+    assert [f"{s / 100:g}" for s in functional_tables.SHARES] == [f"{s:g}" for s in functional_measure.NULL_SHARES]
 
 
 def test_shares_are_of_norms_and_grow_with_the_null_space(ws: Workspace) -> None:
-    small, large = (functions.null_shares(ws, SAE, share) for share in (1, 5))
+    small, large = (functional_tables.null_shares(ws, SAE, share) for share in (1, 5))
     for side in "ab":
         low, high = (np.asarray(x[f"share_{side}"]) for x in (small, large))
         assert low.min() >= 0 and high.max() <= 1 and np.all(low <= high + 1e-6)
     assert large.candidate.tolist().count(True) in range(1, SMALL.features + 1)
     with pytest.raises(StitchLensError, match="a null space of 3 %"):
-        functions.null_shares(ws, SAE, 3)
+        functional_tables.null_shares(ws, SAE, 3)
 
 
 def test_candidates_and_controls_are_measured_in_both_models(ws: Workspace) -> None:
-    tried, patched = functions.ablations(ws, SAE), functions.heads(ws, SAE)
+    tried, patched = functional_tables.ablations(ws, SAE), functional_tables.heads(ws, SAE)
     for table, heads in ((tried, 1), (patched, None)):
         for side, n_heads in (("a", 2 * 2), ("b", 3 * 4)):  # layers behind the features x heads
             rows = table.loc[table.side == side]
@@ -66,7 +68,7 @@ def test_candidates_and_controls_are_measured_in_both_models(ws: Workspace) -> N
             assert set(rows.feature.value_counts()) == {heads or n_heads}
     assert (tried.entropy_change_low <= tried.entropy_change_high).all()
     assert patched.before.between(0, 1).all() and (patched.before + patched.change).between(-0.01, 1.01).all()
-    for row in functions.moved(ws, SAE).to_dict("records"):
+    for row in functional_tables.moved(ws, SAE).to_dict("records"):
         one = patched[(patched.side == row["side"]) & (patched.feature == row["feature"])]
         best = one.change.min() if row["kind"] == "deactivation" else one.change.max()
         assert row["change"] == pytest.approx(best, abs=2e-4)
@@ -76,40 +78,40 @@ def test_candidates_and_controls_are_measured_in_both_models(ws: Workspace) -> N
 def test_what_is_there_is_kept_and_a_killed_scan_goes_on(bench: Bench, ws: Workspace) -> None:
     made = {n: a.sha256 for n, a in ws.manifest().artifacts.items()}
     dates = {n: a.made for n, a in ws.manifest().artifacts.items()}
-    scan.scan(bench, SAE, SMALL)
+    functional_measure.scan(bench, SAE, SMALL)
     assert {n: a.made for n, a in ws.manifest().artifacts.items()} == dates
     ws.remove(f"functional/{SAE}/heads")
-    assert functions.scanned(ws) == []
-    scan.scan(bench, SAE, SMALL)
+    assert functional_tables.scanned(ws) == []
+    functional_measure.scan(bench, SAE, SMALL)
     assert {n: a.sha256 for n, a in ws.manifest().artifacts.items()} == made
 
 
 def test_too_few_features_or_no_such_sae_is_said(bench: Bench) -> None:
     with pytest.raises(StitchLensError, match="features that fire"):
-        scan.scan(bench, SAE, SMALL.model_copy(update={"documents": 2, "features": 500}))
+        functional_measure.scan(bench, SAE, SMALL.model_copy(update={"documents": 2, "features": 500}))
     with pytest.raises(StitchLensError, match="no measured features of SAE 'nothing'"):
-        scan.scan(bench, "nothing", SMALL)
+        functional_measure.scan(bench, "nothing", SMALL)
     done = CliRunner().invoke(app, ["functional", "scan", "nano", "--sae", "nothing"])
     assert done.exit_code == 2 and done.stderr.startswith("Found no measured features")
 
 
 def test_the_report_says_it_in_numbers(ws: Workspace) -> None:
     found = report(get_pair("nano"))["functional"]
-    assert found == functions.summary(ws, SAE)
+    assert found == functional_tables.summary(ws, SAE)
     json.dumps(found, allow_nan=False)
-    table = functions.heads(ws, SAE)
+    table = functional_tables.heads(ws, SAE)
     rows = table[table.side == "b"]
     slow = np.corrcoef(rows.score.rank(), (-rows.change).rank())[0, 1]
     assert found["attention"]["b"]["spearman"] == pytest.approx(slow)
     assert found["attention"]["b"]["heads"] == 12
     for side in "ab":
         best = found["attention"][side]["clearest"]
-        assert best["feature"] == functions.clearest(functions.moved(ws, SAE))
+        assert best["feature"] == functional_tables.clearest(functional_tables.moved(ws, SAE))
         assert 0 <= found["sink"][side] <= 1
 
 
 def test_a_head_over_a_typed_text(bench: Bench, ws: Workspace) -> None:
-    live = scan.Live(get_pair("nano"), SAE)
+    live = functional_measure.Live(get_pair("nano"), SAE)
     text = "The house <b>of</b> my mother; print(1)"
     acts = live.read(text)["b"].acts
     f = int(acts.max(0).values.argmax())
@@ -139,7 +141,7 @@ def test_a_head_over_a_typed_text(bench: Bench, ws: Workspace) -> None:
 
 
 def test_a_stitch_that_was_fitted_again_is_refused(ws: Workspace) -> None:
-    name = queries.makers(ws, f"features/{SAE}")["stitch_name"]
+    name = stitch_tables.makers(ws, f"features/{SAE}")["stitch_name"]
     entry = ws.entry(f"stitches/{name}")
     path = ws.path(f"stitches/{name}")
     makers = entry.makers | {"alpha": 7.0}
@@ -149,4 +151,4 @@ def test_a_stitch_that_was_fitted_again_is_refused(ws: Workspace) -> None:
 
     ws.put(f"stitches/{name}", copy, "stitch", ".safetensors", makers)
     with pytest.raises(StitchLensError, match="fitted again since"):
-        scan.measured_through(ws, SAE)
+        functional_measure.measured_through(ws, SAE)

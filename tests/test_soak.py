@@ -10,8 +10,8 @@ from safetensors.numpy import load_file, save_file
 from streamlit.proto.Element_pb2 import Element
 from streamlit.proto.Heading_pb2 import Heading
 
-from core.places import PROJECT
-from core.store import Workspace
+from core.workspace.places import PROJECT
+from core.workspace.store import Workspace
 from tests.soak.browsing import Place, growth
 from tests.soak.kills import differences, header, left
 from tests.soak.session import Run

@@ -8,11 +8,12 @@ import pytest
 import torch
 from conftest import texts
 
-from core import hooks, responses, steering
-from core.corpus import Corpus
 from core.errors import StitchLensError
-from core.models import LiveModel
-from core.steering import (
+from core.models import hooks
+from core.models.loading import LiveModel
+from core.steering import generate as steering_generate
+from core.steering import tables as steering_tables
+from core.steering.generate import (
     OPERATORS,
     Lane,
     Sampling,
@@ -24,7 +25,8 @@ from core.steering import (
     respond,
     response_losses,
 )
-from core.vectors import Vector, diff_mean, means
+from core.steering.vectors import Vector, diff_mean, means
+from core.text.corpus import Corpus
 
 LAYER = 2
 SHORT = Sampling(tokens=8, seed=3)
@@ -150,7 +152,7 @@ def test_bad_vectors_and_strengths_are_said(nano: LiveModel) -> None:
             Lane(strength=strength)
     with pytest.raises(StitchLensError, match="operator 'push'"):
         Lane(operator="push")
-    assert list(responses.OPERATORS) == list(OPERATORS), "the page knows them all"
+    assert list(steering_tables.OPERATORS) == list(OPERATORS), "the page knows them all"
 
 
 @pytest.mark.parametrize("prompt", ["שלום עולם", "🙂🙂🙂", "a" * 400, "<b>&amp;</b>\n\n"])
@@ -175,7 +177,7 @@ def test_draws_follow_the_shares() -> None:
 
 
 def test_the_whole_vocabulary_is_looked_at_where_it_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steering, "LIKELY", (2, 4))
+    monkeypatch.setattr(steering_generate, "LIKELY", (2, 4))
     flat, g = torch.zeros(64), torch.Generator().manual_seed(0)
     drawn = {draw(flat, torch.tensor([0]), Sampling(temperature=1, top_p=1, repetition=1), g) for _ in range(600)}
     assert len(drawn) > 55
@@ -229,7 +231,7 @@ def test_a_range_of_layers_is_steered_at_each(nano: LiveModel, corpus: Corpus) -
     vectors = tuple(diff_mean(means(nano, plus, minus, layer)) for layer in (LAYER, LAYER + 1))
     ids = torch.tensor([encode_prompt(nano, "The house of my", 1).tolist()])
     lane, seen = Lane(vectors), []
-    batch = steering._Batch(nano, [ids[0]], [lane], Sampling(tokens=2), [0], 1)
+    batch = steering_generate._Batch(nano, [ids[0]], [lane], Sampling(tokens=2), [0], 1)
     norms = [nano.plain_blocks[layer].input_layernorm for layer in (LAYER, LAYER + 1)]
     handles = [n.register_forward_pre_hook(lambda block, args: seen.append(args[0][0, 1:])) for n in norms]
     batch.step()

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.optimize import minimize
 
-from core import stitch as stitching
+from core.activations.gram import Gram, Moments
+from core.activations.harvest import Recording
 from core.errors import StitchLensError
-from core.gram import Gram, Moments
-from core.harvest import Recording
-from core.stitch import (
+from core.stitches import fit as stitching
+from core.stitches.fit import (
     METRICS,
     SHRINK,
     FitConfig,

@@ -16,9 +16,9 @@ import torch
 from filelock import FileLock
 from safetensors.torch import save_file
 
-from core import store
 from core.errors import StitchLensError
-from core.store import SCHEMA, STALE_SECONDS, Workspace, beside, fingerprint, only_one, sha256_file
+from core.workspace import store
+from core.workspace.store import SCHEMA, STALE_SECONDS, Workspace, beside, fingerprint, only_one, sha256_file
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -87,8 +87,8 @@ def test_an_exception_while_writing_changes_nothing(ws: Workspace) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import core.store as store
-from core.store import Workspace
+import core.workspace.store as store
+from core.workspace.store import Workspace
 moment = sys.argv[2]
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 def write(path):
@@ -195,7 +195,7 @@ def test_two_writers(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
 MANY = """
 import sys
 from pathlib import Path
-from core.store import Workspace
+from core.workspace.store import Workspace
 for k in range(8):
     Workspace("pair", Path(sys.argv[1])).put_record(f"{sys.argv[2]}{k}", {"k": k}, {})
 """
@@ -263,7 +263,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 from core.errors import StitchLensError
-from core.store import Workspace
+from core.workspace.store import Workspace
 w = Workspace("pair", Path(sys.argv[1]))
 w.put_record("pair", {"n": 1}, {})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

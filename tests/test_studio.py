@@ -10,13 +10,13 @@ import torch
 from gguf import GGUFReader
 
 from core.errors import StitchLensError
-from core.pairs import get_pair
-from core.pipeline import Bench, BuildConfig
-from core.places import PROJECT
-from core.steering import Sampling, Written
-from core.store import Workspace
-from core.studio import LaneKey, Setting, Studio, check, export, lane_key, run_record
-from core.vectors import load_vector, random_like, save_vector
+from core.models.pairs import get_pair
+from core.steering.generate import Sampling, Written
+from core.steering.studio import LaneKey, Setting, Studio, check, export, lane_key, run_record
+from core.steering.vectors import load_vector, random_like, save_vector
+from core.stitches.measure import Bench, BuildConfig
+from core.workspace.places import PROJECT
+from core.workspace.store import Workspace
 
 SHORT = Sampling(tokens=8, seed=3)
 PROMPT = "The house of my mother is"

@@ -6,8 +6,8 @@ import torch
 from conftest import Tiny
 from scipy.linalg import subspace_angles
 
-from core.corpus import Corpus
-from core.svcca import basis, best_layer, layer_scores, svcca
+from core.stitches.svcca import basis, best_layer, layer_scores, svcca
+from core.text.corpus import Corpus
 
 
 def normal(n: int, d: int, seed: int) -> torch.Tensor:

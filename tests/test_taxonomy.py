@@ -7,9 +7,7 @@ import pytest
 from conftest import Tiny
 from sae_lens import SAE
 
-from core.corpus import Corpus, load_corpus
-from core.queries import kinds_of_features
-from core.taxonomy import (
+from core.features.taxonomy import (
     REWRITES,
     TagRewriter,
     active_features,
@@ -18,6 +16,8 @@ from core.taxonomy import (
     is_content,
     validate_rewriter,
 )
+from core.stitches.tables import kinds_of_features
+from core.text.corpus import Corpus, load_corpus
 
 SENTENCE = "When the old sailors quickly painted three boats in LONDON, Maria did not see them."
 

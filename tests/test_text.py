@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import StitchLensError
-from core.text import LEGACY, LFS, LONGEST_LINE, clean, decode, lines, read_text, stream
+from core.text.reading import LEGACY, LFS, LONGEST_LINE, clean, decode, lines, read_text, stream
 
 WORDS = "Grüße, 你好 😀\u2028und\x0bmehr\x85\n\nzweite Zeile\n"
 

@@ -9,9 +9,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 from torch import Tensor, arange
 
-from core import uploads
 from core.errors import StitchLensError
-from core.store import Workspace
+from core.workspace import uploads
+from core.workspace.store import Workspace
 
 BROUGHT = {"method": "imported", "layer_a": 1, "layer_b": 2}
 

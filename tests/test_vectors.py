@@ -11,13 +11,11 @@ from conftest import texts
 from gguf import GGUFReader, GGUFWriter
 from safetensors.torch import save_file
 
-from core import hooks
-from core.corpus import Corpus, Document
 from core.errors import StitchLensError
-from core.models import LiveModel
-from core.pairs import NANO_B
-from core.stitch import Stitch
-from core.vectors import (
+from core.models import hooks
+from core.models.loading import LiveModel
+from core.models.pairs import NANO_B
+from core.steering.vectors import (
     Means,
     Vector,
     diff_mean,
@@ -32,6 +30,8 @@ from core.vectors import (
     save_gguf,
     save_vector,
 )
+from core.stitches.fit import Stitch
+from core.text.corpus import Corpus, Document
 
 LAYER = 2
 

@@ -13,8 +13,8 @@ import streamlit as st
 from pandas.util import hash_pandas_object
 from plotly.subplots import make_subplots
 
-from core.queries import BY_KEY, STITCHED, TABLE_1
-from core.responses import KINDS
+from core.steering.tables import KINDS
+from core.stitches.tables import BY_KEY, STITCHED, TABLE_1
 from pages.shared.frame import NARROW, duration, loss, percent, seen
 
 QUIET = {"displayModeBar": False, "scrollZoom": False}

@@ -15,11 +15,13 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from core import jobs, queries, uploads
+from core import jobs
 from core.errors import StitchLensError
-from core.pairs import PairSpec, get_pair, known_pairs
-from core.places import PROJECT, workspaces_dir
-from core.store import Workspace
+from core.models.pairs import PairSpec, get_pair, known_pairs
+from core.stitches import tables as stitch_tables
+from core.workspace import uploads
+from core.workspace.places import PROJECT, workspaces_dir
+from core.workspace.store import Workspace
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -79,7 +81,7 @@ def mine() -> Path:
 def ask(query: Callable[Concatenate[Workspace, P], T], ws: Workspace, *args: P.args, **kwargs: P.kwargs) -> T:
     """`query(ws, …)`, remembered until an artifact of the workspace changes."""
     at = (ws.pair, str(workspaces_dir()), ws.private and str(ws.private))
-    return _ask(query, query.__name__, at, queries.stamp(ws), args, kwargs)
+    return _ask(query, query.__name__, at, stitch_tables.stamp(ws), args, kwargs)
 
 
 @st.cache_data(max_entries=200, show_spinner=False)
@@ -197,7 +199,7 @@ def _listed(names: Sequence[str], most: int = 8) -> str:
 
 @st.cache_resource(max_entries=2, show_spinner="Opening the corpus")
 def _texts(corpus: str) -> dict[str, str]:
-    return queries.texts(corpus)
+    return stitch_tables.texts(corpus)
 
 
 def documents(pair: PairSpec) -> dict[str, str]:

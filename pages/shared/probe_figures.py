@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from core.probe_tables import WAYS
+from core.probes.tables import WAYS
 from pages.shared.figures import LEGEND, colours, handed, marker, remembered
 
 FAMILIES = {

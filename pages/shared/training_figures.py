@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.sae_savings import HEADLINE
+from core.saes.tables import HEADLINE
 from pages.shared.figures import LEGEND, colours, handed, marker, remembered
 
 ROLES = {"scratch": "unpatched", "transferred": "transferred"}

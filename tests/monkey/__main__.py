@@ -33,7 +33,7 @@ import numpy as np
 from playwright.async_api import Browser, async_playwright
 
 from core.jobs import Job, Record
-from core.places import PROJECT
+from core.workspace.places import PROJECT
 from tests.conftest import find_chromium
 from tests.malformed import good
 from tests.monkey.walking import SIZES, Case, Fault, Walk, walk

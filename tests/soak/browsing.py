@@ -31,10 +31,10 @@ from playwright.async_api import ConsoleMessage, Error, async_playwright
 from streamlit.proto.WidgetStates_pb2 import WidgetState
 
 from benchmarks._measure import Line, percentile, say
-from core import queries
-from core.pairs import get_pair
-from core.places import PROJECT
-from core.store import Workspace
+from core.models.pairs import get_pair
+from core.stitches import tables as stitch_tables
+from core.workspace.places import PROJECT
+from core.workspace.store import Workspace
 from tests.conftest import find_chromium
 from tests.serving import Server, borrow_models, running
 from tests.soak.session import Run, Session, opened
@@ -97,8 +97,10 @@ class Guide:
 
     def __init__(self) -> None:
         spaces = {pair: Workspace(pair, PROJECT / "cache") for pair in PAIRS}
-        self.stitches = {pair: queries.stitch_names(ws) for pair, ws in spaces.items()}
-        self.features = {pair: len(queries.features(ws, queries.saes(ws)[0])) for pair, ws in spaces.items()}
+        self.stitches = {pair: stitch_tables.stitch_names(ws) for pair, ws in spaces.items()}
+        self.features = {
+            pair: len(stitch_tables.features(ws, stitch_tables.saes(ws)[0])) for pair, ws in spaces.items()
+        }
 
     def anywhere(self, chance: random.Random) -> Place:
         """A link that somebody was given."""

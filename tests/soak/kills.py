@@ -35,12 +35,14 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from benchmarks._measure import Line, say
-from core import cli, harvest, pipeline
-from core.pairs import Frozen
-from core.places import PROJECT
-from core.store import Workspace, fingerprint, sha256_path
+from core.activations import harvest
+from core.cli import main
+from core.models.pairs import Frozen
+from core.stitches import measure as stitch_measure
+from core.workspace.places import PROJECT
+from core.workspace.store import Workspace, fingerprint, sha256_path
 
-PRELOADED = (transformers, transformer_lens, pipeline)
+PRELOADED = (transformers, transformer_lens, stitch_measure)
 """What a build imports late: once, before the forks."""
 PAIR = "nano"
 COMMAND = ["build", PAIR, "--positions", "12000", "--tokens", "1", "--select-tokens", "1"]
@@ -77,7 +79,7 @@ def build(home: str) -> None:
     with Path(home, "log").open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    cli.app(COMMAND)
+    main.app(COMMAND)
 
 
 def start(home: Path) -> Any:

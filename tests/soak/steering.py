@@ -18,8 +18,8 @@ from urllib.parse import urlencode
 from streamlit.proto.WidgetStates_pb2 import WidgetState
 
 from benchmarks._measure import Line, say
-from core.languages import LANGUAGES
-from core.responses import KINDS
+from core.steering.tables import KINDS
+from core.text.languages import LANGUAGES
 from tests.serving import Server
 from tests.soak.browsing import Guide, Seen, broken, person, serving
 from tests.soak.session import Session, opened

@@ -1,0 +1,1 @@
+"""Feature by feature: attribution, contexts, semantic or structural (5.1)."""

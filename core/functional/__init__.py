@@ -1,0 +1,1 @@
+"""Features by what they do: entropy, attention (5.2)."""

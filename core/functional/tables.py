@@ -1,0 +1,126 @@
+"""Functional features as tables for their page, and in a few numbers for the report (5.2, Fig. 5 and 16).
+
+Changes are those of an ablation: what follows when a feature's contribution is taken out. Entropy and loss are in nats.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from core.errors import StitchLensError
+from core.stitches import tables as stitch_tables
+from core.workspace.store import Workspace
+
+SHARES = (1, 2, 5)
+"""Per cent of the singular values that count as the null space."""
+STEP, PARTS = 200, 1_000
+"""What tables hold shares and attention at single places in."""
+SIDES = ("a", "b")
+
+
+def scanned(ws: Workspace) -> list[str]:
+    """The SAEs whose functional features were measured, by name."""
+    return [n.split("/")[1] for n in ws.names(prefix="functional/") if n.endswith("/heads")]
+
+
+def about(ws: Workspace, sae: str) -> dict[str, Any]:
+    """`random` shares of a random SAE's features by side and per cent (5 %, 50 %, 95 %); `sink`, the share of the
+    attention sink's direction ('a', 'transferred', 'b') by per cent; `documents`; how it was made."""
+    name = f"functional/{sae}/about"
+    return ws.record(name) | {"makers": stitch_tables.makers(ws, name)}
+
+
+def null_shares(ws: Workspace, sae: str, share: int = 2) -> pd.DataFrame:
+    """Fig. 5a, one row a feature that fires in A: `feature`; `share_a` and `share_b`, of its norm in the null space
+    (the bottom `share` per cent); `max_a` and `max_b`, its maximal activations; `candidate`, whether it was ablated as
+    an entropy feature; `raises`."""
+    if share not in SHARES:
+        raise StitchLensError(f"a null space of {share} %", f"one of {', '.join(map(str, SHARES))}", "choose one")
+    table = stitch_tables.features(ws, sae)[["feature", "max_a", "max_b", "raises"]]
+    found = ws.table(f"functional/{sae}/null")
+    for side in SIDES:
+        table[f"share_{side}"] = found[f"{side}_{share}"].to_numpy(np.float32) / STEP
+    tried = ablations(ws, sae)
+    table["candidate"] = table.feature.isin(tried.feature[~tried.random])
+    return table.loc[table.max_a > 0].reset_index(drop=True)
+
+
+def ablations(ws: Workspace, sae: str) -> pd.DataFrame:
+    """The causal check of entropy features and of matched random ones: see `core.functional.measure`."""
+    return ws.table(f"functional/{sae}/ablation")
+
+
+def heads(ws: Workspace, sae: str) -> pd.DataFrame:
+    """Path patching, one row a side, feature and downstream head: see `core.functional.measure`."""
+    return ws.table(f"functional/{sae}/heads")
+
+
+def moved(ws: Workspace, sae: str) -> pd.DataFrame:
+    """One row a side, feature and kind ('deactivation', 'activation'): the head it moves most that way, `change` with
+    its interval, and `token`, `before`, `after` at some places, from the strongest activation to the weakest."""
+    table = ws.table(f"functional/{sae}/tokens")
+    for column in ("before", "after"):
+        table[column] = [np.asarray(x) / PARTS for x in table[column]]
+    return table
+
+
+def clearest(table: pd.DataFrame) -> int:
+    """Of `moved`: the candidate that deactivates a head in both models most clearly."""
+    rows = table.loc[~table.random & (table.kind == "deactivation")]
+    return int((-rows.change).groupby(rows.feature).min().idxmax())
+
+
+def spearman(x: Any, y: Any) -> float:
+    """Rank correlation; NaN where one of them never varies."""
+    return float(pd.Series(np.asarray(x, float)).corr(pd.Series(np.asarray(y, float)), method="spearman"))
+
+
+def summary(ws: Workspace, sae: str) -> dict[str, Any]:
+    """What `report --json` says. Changes are means over features of their means; `effect` compares candidates with
+    matched random features, see `queries.effect`.
+
+    `null_space`: median shares at the paper's 2 %, a random SAE's, and the rank correlation of A's with B's. `entropy`:
+    by side, mean absolute changes of entropy and loss and their ratio. `attention`: by side, the mean largest fall
+    (deactivation) and rise (activation) of attention to the first token over heads, the rank correlation of heuristic
+    score and measured fall over all heads, and the clearest feature; `kept`, the rank correlation over features of
+    their largest fall in A and in B. `sink`: shares of its direction.
+    """
+    known, shares, tried = about(ws, sae), null_shares(ws, sae), ablations(ws, sae)
+    patched, single = heads(ws, sae), moved(ws, sae)
+    makers = known["makers"]
+    out: dict[str, Any] = {
+        "sae": sae, "stitch": makers["stitch_name"], "layer_a": makers["layer_a"], "layer_b": makers["layer_b"],
+        "documents": known["documents"],
+        "null_space": {
+            "share": 0.02, "a": float(shares.share_a.median()), "b": float(shares.share_b.median()),
+            "random_a": known["random"]["a_2"][1], "random_b": known["random"]["b_2"][1],
+            "spearman": spearman(shares.share_a, shares.share_b),
+        },
+        "sink": {k.removesuffix("_2"): v for k, v in known["sink"].items() if k.endswith("_2")},
+        "entropy": {}, "attention": {},
+    }  # fmt: skip
+    for side in SIDES:
+        here = tried.loc[tried.side == side]
+        both = here[["entropy_change", "loss_change"]].abs()
+        sizes = {"candidates": both.loc[~here.random], "random": both.loc[here.random]}
+        out["entropy"][side] = {
+            k: {"features": len(x), "entropy": float(x.entropy_change.mean()), "loss": float(x.loss_change.mean()),
+                "ratio": float(x.entropy_change.sum() / x.loss_change.sum())}
+            for k, x in sizes.items()
+        } | {"effect": stitch_tables.effect(*(sizes[k].entropy_change.to_numpy(np.float64) for k in sizes))}  # fmt: skip
+        rows, picked = patched[patched.side == side], single[single.side == side]
+        best = picked.loc[(picked.feature == clearest(single)) & (picked.kind == "deactivation")].iloc[0]
+        kinds = picked.groupby(["kind", "random"]).change.mean()
+        falls = [picked.loc[(picked.kind == "deactivation") & (picked.random == r), "change"] for r in (False, True)]
+        out["attention"][side] = {
+            "candidates": {k: float(kinds[k, False]) for k in ("deactivation", "activation")},
+            "random": {k: float(kinds[k, True]) for k in ("deactivation", "activation")},
+            "spearman": spearman(rows.score, -rows.change), "heads": int(rows.groupby("feature").size().iloc[0]),
+            "effect": stitch_tables.effect(*(-x.to_numpy(np.float64) for x in falls)),
+            "clearest": {k: float(best[k]) if k in ("change", "low", "high") else int(best[k])
+                         for k in ("feature", "layer", "head", "change", "low", "high", "places")},
+        }  # fmt: skip
+    wide = single[single.kind == "deactivation"].pivot_table(index="feature", columns="side", values="change")
+    out["attention"]["kept"] = spearman(wide.a, wide.b)
+    return out

@@ -1,0 +1,1 @@
+"""Linear probes carried across (4)."""

@@ -1,0 +1,120 @@
+"""Which SAEs of B are trained, from which starts, and whether they fit: settings alone, nothing heavy (3.1, D)."""
+
+from typing import Annotated, Any, Literal
+
+import psutil
+from pydantic import Field, ValidationError
+
+from core.errors import StitchLensError
+from core.models.pairs import Frozen
+
+Start = Literal["scratch", "transferred", "random stitch", "shuffled stitch"]
+STARTS: tuple[Start, ...] = ("scratch", "transferred", "random stitch", "shuffled stitch")
+COMPARED: tuple[Start, ...] = ("scratch", "transferred")
+TURN_BINS = 80
+"""Of the histogram of decoder cosines from -1 to 1 (Fig. 2b)."""
+
+
+class RunConfig(Frozen):
+    """One run: one pass over `positions` rows, in the same order for every start of a seed."""
+
+    start: Start
+    width: int = Field(ge=1)
+    k: int = Field(ge=1)
+    seed: int = 0
+    auxiliary: float = Field(default=0.0, ge=0)
+    """Coefficient of SAELens' auxiliary loss on dead features; the paper uses none."""
+    positions: int = Field(ge=1)
+    batch: int = Field(default=1024, ge=1)
+    lr: float = Field(default=2e-3, gt=0)
+    """Constant, as in the paper (1e-4 for its 120 k steps)."""
+    window: int = Field(default=64, ge=1)
+    """A feature that was not active for so many steps is dead."""
+
+    @property
+    def steps(self) -> int:
+        return self.positions // self.batch
+
+    @property
+    def title(self) -> str:
+        extra = f", auxiliary {self.auxiliary:g}" if self.auxiliary else ""
+        return f"{self.start}, {self.width:,} features, seed {self.seed}{extra}"
+
+
+def memory(d: int, config: RunConfig) -> int:
+    """Bytes that a run needs at most: weights, gradients and Adam's moments, and what a step keeps of its batch."""
+    return 4 * (2 * d * config.width * 5 + 8 * config.batch * config.width)
+
+
+def check_fits(d: int, config: RunConfig) -> None:
+    """Raises StitchLensError for a run that cannot be: no memory for its width, k above the width, less than a step."""
+    if config.k > config.width:
+        raise StitchLensError(f"k = {config.k} of {config.width} features", "k at most the width", "choose a wider SAE")
+    if config.steps < 1:
+        raise StitchLensError(
+            f"{config.positions} positions", f"{config.batch} or more, one batch", "ask for more positions"
+        )
+    need, free = memory(d, config), psutil.virtual_memory().available
+    if need > 0.8 * free:
+        most = int(config.width * 0.8 * free / need)
+        raise StitchLensError(
+            f"{config.width:,} features, which need {need / 1e9:.1f} GB of memory",
+            f"at most {0.8 * free / 1e9:.1f} GB, four fifths of what is free", f"choose a width up to {most:,}",
+        )  # fmt: skip
+
+
+class TrainingSet(Frozen):
+    """Which runs are made, and from what."""
+
+    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1024, 2048, 4096, 8192), min_length=1)
+    starts: tuple[Start, ...] = Field(default=STARTS, min_length=1)
+    seeds: int = Field(default=3, ge=1)
+    """Of runs from scratch and from a transferred SAE; controls, and runs with an auxiliary loss, have the first."""
+    auxiliary: float = Field(default=1.0, ge=0)
+    """Coefficient of runs with the auxiliary loss, beside those without; 0 makes none."""
+    positions: int = Field(default=400_000, ge=1)
+    """Rows of B in one pass."""
+    stitch_positions: int = Field(default=100_000, ge=1)
+    """Pairs of positions that the stitch is learned from: a stitch needs far fewer than an SAE."""
+    source_positions: int | None = None
+    """Rows that A's SAEs are trained on; None is the fit split."""
+    batch: int = Field(default=1024, ge=1)
+    lr: float = Field(default=4e-3, gt=0, le=1e3)
+    window: int = Field(default=64, ge=1)
+
+    def runs(self, k: int) -> list[RunConfig]:
+        """In the order in which they are made: what is compared first, widths rising."""
+
+        def run(start: Start, width: int, seed: int, auxiliary: float = 0.0) -> RunConfig:
+            return RunConfig(
+                start=start, width=width, k=k, seed=seed, auxiliary=auxiliary, positions=self.positions,
+                batch=self.batch, lr=self.lr, window=self.window,
+            )  # fmt: skip
+
+        compared: list[Start] = [s for s in COMPARED if s in self.starts]
+        others: list[Start] = [s for s in self.starts if s not in COMPARED]
+        out = [run(s, w, 0) for w in self.widths for s in compared]
+        out += [run(s, w, 0) for w in self.widths for s in others]
+        if self.auxiliary:
+            out += [run(s, w, 0, self.auxiliary) for w in self.widths for s in compared]
+        return out + [run(s, w, n) for n in range(1, self.seeds) for w in self.widths for s in compared]
+
+
+def training_set(given: dict[str, Any]) -> TrainingSet:
+    """From what a person asked for. Raises StitchLensError that names what cannot be."""
+    try:
+        return TrainingSet.model_validate(given)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = " ".join(map(str, first["loc"]))
+        raise StitchLensError(
+            f"{where} {first['input']!r}", first["msg"].lower(), "see `python -m core sae train --help`"
+        ) from None
+
+
+def parsed_widths(text: str) -> list[int]:
+    """Rising whole numbers from text such as 1024,4096. Raises StitchLensError for anything else."""
+    try:
+        return sorted({int(x) for x in text.split(",")})
+    except ValueError:
+        raise StitchLensError(f"widths '{text}'", "whole numbers with commas between", "such as 1024,4096") from None

@@ -1,0 +1,1 @@
+"""Steering vectors carried across (4, F)."""

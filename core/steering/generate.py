@@ -1,0 +1,345 @@
+"""Steering: the operators that apply a vector (Eq. 8-9), and lanes that generate side by side.
+
+Lanes of one model share every forward pass; each has its own vectors and random numbers.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from pydantic import Field
+from torch import Tensor
+
+from core.errors import StitchLensError
+from core.models import hooks
+from core.models.loading import MAX_TOKENS, LiveModel, limits_of
+from core.models.pairs import Frozen
+from core.progress import Progress
+from core.steering.vectors import Vector
+from core.text.reading import clean
+
+SLOTS = 3
+"""Rows of every forward pass, empty ones too: a lane's numbers do not depend on how many others run."""
+ROWS = 128
+"""Rows of a pass where texts are written in bulk: the least time a token on a processor."""
+STRONGEST = 20.0
+LIKELY = (64, 4096)
+"""Tokens among which a draw looks for `top_p` of the probability, before it sorts them all."""
+
+Operator = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(h [rows, pos, d], v [rows, 1, d], z̄ [rows, 1, 1], strength [rows, 1, 1]) to the steered h; float32."""
+
+
+def clamp(h: Tensor, v: Tensor, mean: Tensor, strength: Tensor) -> Tensor:
+    """Eq. 8 and 9, with c times `strength`: at 1 the component along v is z̄ at every position."""
+    return h + strength * (mean - (h * v).sum(-1, keepdim=True)) * v
+
+
+def add(h: Tensor, v: Tensor, mean: Tensor, strength: Tensor) -> Tensor:
+    """`strength` times z̄ v on top of what is there."""
+    return h + strength * mean * v
+
+
+OPERATORS: dict[str, Operator] = {"clamp": clamp, "add": add}
+
+
+@dataclass(frozen=True)
+class Lane:
+    """How one lane is steered: each vector before its own layer. Without one it is the model as it is. Raises
+    StitchLensError for an unknown operator and for a strength that is not in [-STRONGEST, STRONGEST]."""
+
+    vectors: tuple[Vector, ...] = ()
+    operator: str = "clamp"
+    """One of OPERATORS."""
+    strength: float = 1.0
+    prompt: bool = True
+    """Also steer the prompt's tokens (special ones never); else what is generated alone."""
+
+    def __post_init__(self) -> None:
+        if self.operator not in OPERATORS:
+            raise StitchLensError(f"operator '{self.operator}'", f"one of {', '.join(OPERATORS)}", "choose one")
+        if not abs(self.strength) <= STRONGEST:
+            raise StitchLensError(f"strength {self.strength:g}", f"{-STRONGEST:g} to {STRONGEST:g}", "1 is Eq. 8")
+
+
+class Sampling(Frozen):
+    """How tokens are drawn. Temperature 0 takes the likeliest."""
+
+    tokens: int = Field(default=60, ge=1, le=1000)
+    temperature: float = Field(default=0.7, ge=0, le=5, allow_inf_nan=False)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    repetition: float = Field(default=1.15, ge=0.5, le=3, allow_inf_nan=False)
+    """Logits of tokens that were used are divided by this where positive, multiplied where negative."""
+    seed: int = Field(default=0, ge=0, le=2**31)
+
+
+@dataclass
+class Written:
+    """What a lane has written so far; `done` once it stopped by itself or reached the end."""
+
+    model: LiveModel
+    ids: list[int] = field(default_factory=list)
+    done: bool = False
+
+    @property
+    def text(self) -> str:
+        """A character whose last bytes are still to come is left out."""
+        text = self.model.tokenizer.decode(self.ids, skip_special_tokens=True)
+        return text if self.done else text.removesuffix("\ufffd")
+
+
+class Turns:
+    """First come, first served: one stream at a time computes."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def turn(self, waiting: Callable[[int], None] = lambda place: None) -> Iterator[None]:
+        """Holds the turn; meanwhile `waiting` hears how many are ahead, whenever that changes and every second."""
+        me = object()
+        with self._changed:
+            self._waiting.append(me)
+        try:
+            while True:
+                with self._changed:
+                    place = self._waiting.index(me)
+                    if place == 0:
+                        break
+                waiting(place)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._waiting.index(me) < place, timeout=1.0)  # noqa: B023
+            yield
+        finally:
+            with self._changed:
+                self._waiting.remove(me)
+                self._changed.notify_all()
+
+
+TURNS = Turns()
+"""Whoever computes with a shared model in this process takes a turn here."""
+
+
+def encode_prompt(model: LiveModel, prompt: str, tokens: int) -> Int[Tensor, " n"]:
+    """Token ids, the first special one included. Raises StitchLensError where the prompt is empty or leaves no room for
+    `tokens` more."""
+    prompt = clean(prompt)
+    (encoded,) = model.encode([prompt], max_tokens=10**6)
+    if not prompt.strip() or np.isin(encoded.ids, model.special).all():
+        raise StitchLensError("an empty prompt", "a few words", "type what the models shall go on from")
+    reads = limits_of(model.plain).context or 2 * MAX_TOKENS
+    room = reads - tokens
+    if room < 2:
+        raise StitchLensError(
+            f"{tokens:,} tokens to write", f"at most {reads - 2:,}: {model.spec.title} reads {reads:,} at once",
+            "ask for fewer tokens",
+        )  # fmt: skip
+    if len(encoded.ids) > room:
+        raise StitchLensError(
+            f"a prompt of {len(encoded.ids):,} tokens", f"at most {room:,}", "shorten it, or ask for fewer tokens"
+        )
+    return torch.from_numpy(encoded.ids.astype(np.int64))
+
+
+def check_width(model: LiveModel, lanes: Sequence[Lane]) -> None:
+    """Raises StitchLensError where a vector is not one of this model's residual stream."""
+    for vector in (v for lane in lanes for v in lane.vectors):
+        if vector.v.shape != (model.spec.d_model,):
+            raise StitchLensError(
+                f"a vector of width {len(vector.v)}", f"{model.spec.d_model}, that of {model.spec.title}",
+                "use one of this model, or carry it over through a stitch",
+            )  # fmt: skip
+        if not 0 <= vector.layer < model.spec.n_layers:
+            raise StitchLensError(
+                f"a vector before layer {vector.layer}", f"0 to {model.spec.n_layers - 1}, those of {model.spec.title}",
+                "choose a layer in that range",
+            )  # fmt: skip
+
+
+def generate(
+    model: LiveModel, prompt: str, lanes: Sequence[Lane], sampling: Sampling | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Generator[list[Written], None, None]:  # fmt: skip
+    """After every token, what each lane has written: all lanes in one pass a token (SLOTS of them; more go in groups).
+
+    A lane draws from random numbers of its own, so the same seed writes the same text whichever other lanes run. `stop`
+    is asked before every token. Raises StitchLensError for a prompt or a vector that does not fit the model.
+    """
+    sampling = sampling or Sampling()
+    ids = encode_prompt(model, prompt, sampling.tokens)
+    check_width(model, lanes)
+    batches = []
+    for i in range(0, len(lanes), SLOTS):
+        some = lanes[i : i + SLOTS]
+        batches.append(_Batch(model, [ids] * len(some), some, sampling, [sampling.seed] * len(some), SLOTS))
+    for _ in range(sampling.tokens):
+        if stop() or all(lane.done for batch in batches for lane in batch.written):
+            break
+        for batch in batches:
+            batch.step()
+        yield [lane for batch in batches for lane in batch.written]
+
+
+def respond(
+    model: LiveModel, rows: Sequence[tuple[str, Lane, int]], sampling: Sampling, desc: str = "writing"
+) -> list[Written]:
+    """What is written for each (prompt, lane, seed), in bulk: rows with prompts of the same length go together, so
+    nothing is padded."""
+    check_width(model, [lane for _, lane, _ in rows])
+    ids = [encode_prompt(model, prompt, sampling.tokens) for prompt, _, _ in rows]
+    out: list[Written] = [Written(model) for _ in rows]
+    by_length: dict[int, list[int]] = {}
+    for i, x in enumerate(ids):
+        by_length.setdefault(len(x), []).append(i)
+    with Progress(desc, len(rows) * sampling.tokens) as bar:
+        for some in by_length.values():
+            for k in range(0, len(some), ROWS):
+                at = some[k : k + ROWS]
+                lanes, seeds = [rows[i][1] for i in at], [rows[i][2] for i in at]
+                batch = _Batch(model, [ids[i] for i in at], lanes, sampling, seeds, len(at))
+                while not all(w.done for w in batch.written):
+                    batch.step()
+                    bar.advance(len(at))
+                for i, written in zip(at, batch.written, strict=True):
+                    out[i] = written
+    return out
+
+
+def response_losses(
+    model: LiveModel, prompts: Sequence[Tensor], responses: Sequence[Sequence[int]], rows: int = 32
+) -> list[float]:
+    """Nats/token of each response (token ids) after its prompt (token ids) under the unsteered model; NaN for none."""
+    out = [float("nan")] * len(responses)
+    order = sorted(
+        (i for i in range(len(responses)) if responses[i]), key=lambda i: len(prompts[i]) + len(responses[i])
+    )
+    for k in range(0, len(order), rows):
+        some = order[k : k + rows]
+        ids = model.pad([np.r_[prompts[i].numpy(), responses[i]].astype(np.int32) for i in some])
+        with torch.inference_mode():
+            hidden = model.plain.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            for r, i in enumerate(some):
+                n, m = len(prompts[i]), len(responses[i])
+                logits = model.logits(hidden[r, n - 1 : n + m - 1])
+                out[i] = float(torch.nn.functional.cross_entropy(logits, ids[r, n : n + m]))
+    return out
+
+
+class _Batch:
+    """Rows with prompts of the same length and one cache; rows beyond the lanes are copies that nobody reads."""
+
+    def __init__(
+        self, model: LiveModel, prompts: Sequence[Tensor], lanes: Sequence[Lane], sampling: Sampling,
+        seeds: Sequence[int], rows: int,
+    ) -> None:  # fmt: skip
+        self.model, self.sampling, self.rows = model, sampling, rows
+        self.written = [Written(model) for _ in lanes]
+        self.next = torch.stack([*prompts, *[prompts[0]] * (rows - len(lanes))]).to(model.where.device)
+        self.seen = [ids.unique() for ids in prompts]
+        self.cache: Any = None
+        self.random = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.steered = ~torch.isin(self.next, torch.from_numpy(model.special).to(self.next))
+        self.ends = stop_tokens(model)
+        self.changes = [_changes([x if x.prompt else Lane() for x in lanes]), _changes(lanes)]
+
+    def step(self) -> None:
+        first = self.cache is None
+        with torch.inference_mode(), hooks.changed(self.model, self._hooks(first)):
+            out = self.model.plain.base_model(input_ids=self.next, past_key_values=self.cache, use_cache=True)
+            self.cache = out.past_key_values
+            logits = self.model.logits(out.last_hidden_state[:, -1]).cpu()
+        drawn = [self._draw(k, logits[k]) for k in range(len(self.written))]
+        drawn += drawn[:1] * (self.rows - len(drawn))
+        self.next = torch.tensor(drawn)[:, None].to(self.model.where.device)
+
+    def _hooks(self, first: bool) -> dict[int, hooks.Change]:
+        def change(groups: list["_Steered"]) -> hooks.Change:
+            def steer(h: Tensor) -> Tensor:
+                out = h.float()
+                for group in groups:
+                    out = group(out, self.steered if first else None)
+                return out
+
+            return steer
+
+        return {layer: change(groups) for layer, groups in self.changes[0 if first else 1].items()}
+
+    def _draw(self, k: int, logits: Tensor) -> int:
+        written = self.written[k]
+        if written.done:
+            return 0
+        token = draw(logits, self.seen[k], self.sampling, self.random[k])
+        if token in self.ends:
+            written.done = True
+            return 0
+        self.seen[k] = torch.cat([self.seen[k], torch.tensor([token])]).unique()
+        written.ids.append(token)
+        written.done = len(written.ids) == self.sampling.tokens
+        return token
+
+
+@dataclass
+class _Steered:
+    """The rows of a batch that one operator steers before one layer."""
+
+    operator: Operator
+    rows: Tensor
+    v: Tensor
+    mean: Tensor
+    strength: Tensor
+
+    def __call__(self, h: Tensor, where: Tensor | None) -> Tensor:
+        """A new h; of the positions only those in `where` [rows, pos] are steered."""
+        rows = self.rows.to(h.device)
+        old = h[rows]
+        new = self.operator(old, self.v.to(h), self.mean.to(h), self.strength.to(h))
+        if where is not None:
+            new = torch.where(where[rows, :, None], new, old)
+        return h.index_copy(0, rows, new)
+
+
+def _changes(lanes: Sequence[Lane]) -> dict[int, list[_Steered]]:
+    """By layer, lanes of the same operator together."""
+    found: dict[tuple[int, str], list[tuple[int, Vector, float]]] = {}
+    for k, lane in enumerate(lanes):
+        for vector in lane.vectors:
+            found.setdefault((vector.layer, lane.operator), []).append((k, vector, lane.strength))
+    out: dict[int, list[_Steered]] = {}
+    for (layer, operator), some in found.items():
+        column = [torch.tensor(x, dtype=torch.float32).view(-1, 1, 1)
+                  for x in ([v.mean for _, v, _ in some], [s for _, _, s in some])]  # fmt: skip
+        rows, v = torch.tensor([k for k, _, _ in some]), torch.stack([v.v for _, v, _ in some])[:, None]
+        out.setdefault(layer, []).append(_Steered(OPERATORS[operator], rows, v, column[0], column[1]))
+    return out
+
+
+def stop_tokens(model: LiveModel) -> set[int]:
+    """Ids at which a text ends: those of the model's generation config and of its tokenizer."""
+    said = getattr(model.hf.generation_config, "eos_token_id", None)
+    ends = said if isinstance(said, list) else [said]
+    return {int(i) for i in [*ends, model.tokenizer.eos_token_id] if i is not None}
+
+
+def draw(logits: Tensor, used: Tensor, sampling: Sampling, random: torch.Generator) -> int:
+    """One token id of `logits` [vocabulary], float32: repetition penalty on the `used` ids, temperature, then the
+    smallest set that holds `top_p` of the probability."""
+    logits = logits.clone()
+    logits[used] = torch.where(logits[used] > 0, logits[used] / sampling.repetition, logits[used] * sampling.repetition)
+    number = float(torch.rand((), generator=random, dtype=torch.float64))  # one each token, whatever the temperature
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    shares = torch.softmax(logits / sampling.temperature, dim=-1)
+    for most in (*LIKELY, len(shares)):
+        p, ids = shares.topk(min(most, len(shares)))
+        if float(p.sum()) >= sampling.top_p:
+            break
+    total = p.double().cumsum(0)
+    kept = min(int((total < sampling.top_p).sum()) + 1, len(p))
+    return int(ids[int((total[:kept] <= number * total[kept - 1]).sum().clamp(max=kept - 1))])

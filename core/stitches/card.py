@@ -1,0 +1,242 @@
+"""The report card of a stitch that others trained: what it is, how well it carries, and warnings in plain words.
+
+Everything comes from one sample of the held-out split that both models read at every layer.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from core.activations.gram import Gram
+from core.activations.harvest import OUTLIER, Chunk, norm_limits, read_window, windows, within
+from core.errors import StitchLensError
+from core.models.loading import LiveModel
+from core.models.pairs import LayerPair
+from core.progress import Progress
+from core.stitches import downstream
+from core.stitches.files import Foreign, Orientation, read_tensors, recognise
+from core.stitches.fit import FitConfig, Stitch, fit_moments, load_stitch, quality, save_stitch, with_makers
+from core.stitches.measure import Bench
+from core.text.corpus import Document
+from core.workspace.store import sha256_file
+from core.workspace.uploads import check_name
+
+POSITIONS = 2_000
+"""Paired positions of the sample."""
+DOCUMENTS = 12
+"""Scored for Table 1."""
+USELESS = 0.95
+"""FUV from which a map says no more than the mean."""
+
+
+def read_sample(a: LiveModel, b: LiveModel, documents: Sequence[Document], positions: int | None = None) -> Chunk:
+    """Paired rows before every layer, float32; POSITIONS if not said. Raises StitchLensError where there is none."""
+    positions = positions or POSITIONS
+    layers = range(a.spec.n_layers), range(b.spec.n_layers)
+    parts: list[Chunk] = []
+    n = 0
+    with Progress("reading a sample at every layer", positions, "pos") as bar:
+        for docs in (docs[:8] for docs in windows(documents)):
+            parts.append(read_window(a, b, docs, *layers))
+            n += len(parts[-1].at_a)
+            bar.advance(len(parts[-1].at_a))
+            if n >= positions:
+                break
+    if n == 0:
+        raise StitchLensError("no paired position", "text that both models read", "use another corpus")
+    document, at_a, at_b = (
+        np.concatenate([getattr(part, name) for part in parts])[:positions] for name in ("document", "at_a", "at_b")
+    )
+    return Chunk(
+        {k: torch.cat([part.h_a[k] for part in parts])[:positions].float() for k in layers[0]},
+        {k: torch.cat([part.h_b[k] for part in parts])[:positions].float() for k in layers[1]},
+        document, at_a, at_b, sum(part.tokens for part in parts),
+    )  # fmt: skip
+
+
+def fuv(guess: Tensor, truth: Tensor) -> float:
+    """Fraction of variance unexplained about the mean; rows of outlier norm in `truth` are left out."""
+    norm = truth.norm(dim=-1)
+    keep = norm <= OUTLIER * norm.median()
+    guess, truth = guess[keep], truth[keep]
+    return float((guess - truth).pow(2).sum() / (truth - truth.mean(0)).pow(2).sum())
+
+
+def _centred(guess: Tensor, truth: Tensor) -> float:
+    """FUV with the best offset."""
+    return fuv(guess - guess.mean(0) + truth.mean(0), truth)
+
+
+def fits(p: Tensor, bias: Tensor, source: dict[int, Tensor], target: dict[int, Tensor]) -> pd.DataFrame:
+    """FUV of one map between every two layers: `source`, `target`, `fuv`; and `rescaled`, FUV once a single factor and
+    an offset are fitted to what comes out."""
+    rows = []
+    for s, x in source.items():
+        out = x @ p + bias
+        centred = out - out.mean(0)
+        for t, y in target.items():
+            y0 = y - y.mean(0)
+            factor = (centred * y0).sum() / centred.pow(2).sum().clamp(min=1e-12)
+            rows.append((s, t, fuv(out, y), fuv(factor * centred + y.mean(0), y), float(factor)))
+    return pd.DataFrame(rows, columns=["source", "target", "fuv", "rescaled", "factor"])
+
+
+def effective_rank(p: Tensor) -> float:
+    """exp of the entropy of the singular values' shares: between 1 and the smaller width."""
+    s = torch.linalg.svdvals(p.double())
+    share = s / s.sum()
+    return float(torch.exp(-(share * share.clamp(min=1e-30).log()).sum()))
+
+
+def warnings(foreign: Foreign, sample: Chunk, layers: LayerPair) -> tuple[list[dict[str, str]], dict[str, float]]:
+    """What looks wrong, each as `about`, `says` and the `test` behind it; and FUV each way at the stated layers."""
+    stitch, said, measured = foreign.stitch, [], dict[str, float]()
+    sides = {
+        "up": (stitch.P_up, stitch.b_up, stitch.P_down, sample.h_a, sample.h_b, layers.a, layers.b),
+        "down": (stitch.P_down, stitch.b_down, stitch.P_up, sample.h_b, sample.h_a, layers.b, layers.a),
+    }
+    for way in foreign.ways:
+        p, bias, back, source, target, at, to = sides[way]
+        found = fits(p, bias, source, target)
+        here = found.loc[(found.source == at) & (found.target == to)].iloc[0]
+        best = found.loc[found.fuv.idxmin()]
+        measured[f"fuv_{way}"] = float(here.fuv)
+        names = ("A", "B") if way == "up" else ("B", "A")
+        truth = target[to]
+
+        def add(about: str, says: str, test: str, way: str = way) -> None:
+            said.append({"about": about, "way": way, "says": says, "test": test})
+
+        other = _centred(source[at] @ p.T, truth) if p.shape[0] == p.shape[1] else float("inf")
+        turned = _centred(source[at] @ back.T, truth) if len(foreign.ways) == 2 else float("inf")
+        if min(other, turned) < 0.8 * here.fuv and min(other, turned) < USELESS:
+            which = "its matrix" if other <= turned else "the matrix of the other way"
+            add("transposed", f"The map {way} looks transposed: {which}, transposed, fits far better.",
+                f"FUV {min(other, turned):.2f} transposed, {here.fuv:.2f} as it is")  # fmt: skip
+        elif best.fuv < 0.8 * here.fuv and best.fuv < USELESS:
+            add("layers", f"The map {way} fits other layers better: {names[0]} before layer {int(best.source)} to "
+                f"{names[1]} before layer {int(best.target)}.",
+                f"FUV {best.fuv:.2f} there, {here.fuv:.2f} at the stated layers {at} and {to}")  # fmt: skip
+        elif here.rescaled < 0.8 * here.fuv and here.rescaled < USELESS:
+            add("normalised", f"The map {way} was probably trained on normalised activations: what comes out has the "
+                f"right direction and {1 / here.factor if here.factor else float('inf'):.3g} times the right size.",
+                f"FUV {here.rescaled:.2f} once rescaled, {here.fuv:.2f} as it is")  # fmt: skip
+        elif here.fuv >= USELESS:
+            add("control", f"The map {way} says no more of {names[1]} than its mean does: random, of shuffled pairs, "
+                "or for other models or another tokenizer.",
+                f"FUV {here.fuv:.2f} at the stated layers, at best {best.fuv:.2f} between any two")  # fmt: skip
+    return said, measured
+
+
+def report_card(
+    bench: Bench, foreign: Foreign, layers: LayerPair, makers: dict[str, Any]
+) -> tuple[dict[str, Any], Stitch]:
+    """(the card, a control fitted on shuffled pairs of the same sample) of a stitch at stated layers.
+
+    The card: `layout`, `ways`, norms, effective ranks, FUV each way, inversion errors and Table 1 with controls for the
+    ways there are, the distance to our own exact stitch, and `warnings`.
+    """
+    documents = bench.corpus.split("held-out")
+    sample = read_sample(bench.a, bench.b, documents)
+    said, measured = warnings(foreign, sample, layers)
+    stitch, both = foreign.stitch, len(foreign.ways) == 2
+    gram = Gram(bench.pair.a.d_model, bench.pair.b.d_model)
+    keep = within(sample, norm_limits(sample), layers)
+    gram.update(sample.h_a[layers.a][keep], sample.h_b[layers.b][keep])
+    moments = gram.moments()
+    card: dict[str, Any] = {
+        "ways": list(foreign.ways),
+        "layout": foreign.layout,
+        "positions": int(keep.sum()),
+    } | measured
+    for way in foreign.ways:
+        p, b = (stitch.P_up, stitch.b_up) if way == "up" else (stitch.P_down, stitch.b_down)
+        card |= {f"norm_{way}": float(p.norm()), f"norm_b_{way}": float(b.norm()), f"rank_{way}": effective_rank(p)}
+    if both:
+        found = quality(stitch, moments, "std", 1.0)
+        card |= {k: found[k] for k in ("inversion_a", "inversion_b")}
+    ours = own_stitch(bench, layers)
+    if ours is None:
+        ours = fit_moments(moments, FitConfig())
+        card["ours"] = "fitted on this sample"
+    else:
+        card["ours"] = "of the workspace"
+    for way in foreign.ways:
+        p, q = (stitch.P_up, ours.P_up) if way == "up" else (stitch.P_down, ours.P_down)
+        card[f"distance_{way}"] = float((p - q).norm() / q.norm())
+    shuffled = fit_moments(gram.moments(shuffled=True), FitConfig())
+    conditions = [*downstream.unpatched(), *downstream.controls(shuffled, moments.mean_a, moments.mean_b)]
+    needs = {"a_to_b": {"up"}, "b_to_a": {"down"}, "a_to_b_to_a": {"up", "down"}, "b_to_a_to_b": {"up", "down"}}
+    conditions += [c for c in downstream.stitched(stitch) if needs[c.name] <= set(foreign.ways)]
+    table = downstream.measure(bench.a, bench.b, documents[:DOCUMENTS], layers, conditions, "Table 1")
+    summary = downstream.summarise(table)
+    card["table_1"] = summary.to_dict("records")
+    relative = dict(zip(summary.condition, summary.relative, strict=True))
+    for way, name, control in (("up", "a_to_b", "shuffled_a_to_b"), ("down", "b_to_a", "shuffled_b_to_a")):
+        if way in foreign.ways and relative[name] > 0.9 * relative[control] and not any(w["way"] == way for w in said):
+            said.append({
+                "about": "control", "way": way, "says": f"The map {way} does hardly better than one of shuffled pairs.",
+                "test": f"next-token loss {relative[name]:+.0%}, shuffled pairs {relative[control]:+.0%}",
+            })  # fmt: skip
+    return card | {"warnings": said, "makers": makers}, shuffled
+
+
+def own_stitch(bench: Bench, layers: LayerPair) -> Stitch | None:
+    """A stitch that this project fitted at these layers, if the workspace has one."""
+    ws = bench.workspace
+    for name in ws.names(prefix="stitches/") if ws.exists else []:
+        makers = ws.entry(name).makers
+        if (makers.get("layer_a"), makers.get("layer_b"), makers.get("method")) == (layers.a, layers.b, "exact"):
+            return load_stitch(ws.path(name))
+    return None
+
+
+def import_stitch(
+    bench: Bench, path: Path, layers: LayerPair, name: str, orientation: Orientation | None = None
+) -> dict[str, Any]:
+    """Read, measure and keep a stitch from a file as `stitches/<name>`, with `controls/<name>` and `cards/<name>`.
+
+    Raises StitchLensError for a name that is taken or unfit, layers out of range, and whatever is wrong with the file;
+    nothing is kept then.
+    """
+    ws = bench.workspace
+    check_name(ws, "stitches", name)
+    bench.pair.check_layers(layers.a, layers.b)
+    foreign = recognise(read_tensors(path), bench.pair.a.d_model, bench.pair.b.d_model, orientation)
+    makers = bench.makers | {
+        "layer_a": layers.a, "layer_b": layers.b, "method": "imported", "metric": "", "alpha": 0.0, "positions": None,
+        "hook_a": f"blocks.{layers.a}.hook_resid_pre", "hook_b": f"blocks.{layers.b}.hook_resid_pre",
+        "why": "imported", "file": path.name, "sha256": sha256_file(path)[:16], "ways": list(foreign.ways),
+        "layout": foreign.layout,
+    }  # fmt: skip
+    card, shuffled = report_card(bench, foreign, layers, makers)
+    control = with_makers(shuffled, control="shuffled pairs", of=name, layer_a=layers.a, layer_b=layers.b)
+    kept = with_makers(foreign.stitch, **makers)
+    for place, kind, one, dtype in (
+        ("controls", "control", control, torch.float16), ("stitches", "stitch", kept, torch.float32),
+    ):  # fmt: skip
+        ws.put(f"{place}/{name}", partial(save_stitch, one, dtype=dtype), kind, ".safetensors", one.makers)
+    ws.put_record(f"cards/{name}", card, makers)
+    if len(foreign.ways) == 2:
+        ws.put_table(f"downstream/{name}", pd.DataFrame(card["table_1"]), makers)
+    return card
+
+
+def as_text(name: str, card: dict[str, Any]) -> str:
+    lines = [f"{name}: {' and '.join(card['ways'])}, {card['positions']:,} positions"]
+    lines += [f"  {k} is {v}" for k, v in card["layout"].items()]
+    for way in card["ways"]:
+        lines.append(
+            f"  {way}: FUV {card[f'fuv_{way}']:.3f}, effective rank {card[f'rank_{way}']:.0f}, norm "
+            f"{card[f'norm_{way}']:.3g}, distance to ours {card[f'distance_{way}']:.2f} ({card['ours']})"
+        )
+    for row in card["table_1"]:
+        lines.append(f"  {row['condition']:16} {row['loss']:6.3f} nats/token  {row['relative']:+7.1%}")
+    lines += [f"  WARNING: {w['says']} ({w['test']})" for w in card["warnings"]] or ["  no warning"]
+    return "\n".join(lines)

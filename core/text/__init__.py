@@ -1,0 +1,1 @@
+"""The documents that both models read, in disjoint splits; their languages."""

@@ -1,0 +1,489 @@
+"""A workspace on disk: one folder a model pair, whose manifest names every artifact, its hash and its makers.
+
+An artifact is written beside its final place and renamed into it under a name that carries its hash; then the
+manifest is replaced the same way. Whatever the moment of a kill, the manifest points at whole files, old or new.
+"""
+
+import contextlib
+import errno
+import glob
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+
+from core import __version__
+from core.errors import StitchLensError
+from core.models.pairs import SPEC, Frozen
+from core.workspace.places import private_dir, user_cache, workspaces_dir
+
+SCHEMA = 1
+STALE_SECONDS = 86_400
+PREVIOUS = ".manifest.previous.json"
+"""The manifest before the last change."""
+ASIDE = "aside"
+"""Where a repair puts what it takes out of the way."""
+WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz")
+"""Endings of files that may bring weights."""
+LOCK_SECONDS = 10.0
+"""How long a writer waits for another one."""
+ROW_GROUP = 8_192
+"""Rows of a table that are read together, at the least."""
+
+
+class Artifact(Frozen):
+    """One file of a workspace."""
+
+    path: str
+    """Relative to the workspace; carries the first 8 hex digits of the hash."""
+    sha256: str
+    bytes: int
+    kind: str
+    """'stitch', 'control', 'sae', 'table' or 'record'."""
+    makers: dict[str, Any] = Field(default_factory=dict)
+    """What it was made from: model ids and weight hashes, hooks, corpus fingerprint, counts, config."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    made: str = ""
+
+
+class Manifest(Frozen):
+    """Everything a workspace holds, by logical name."""
+
+    schema_version: int = SCHEMA
+    pair: str
+    artifacts: dict[str, Artifact] = Field(default_factory=dict)
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def sha256_path(path: Path) -> str:
+    """Of a file; of a folder, over the names and hashes of all files in it."""
+    if path.is_file():
+        return sha256_file(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    listed = json.dumps([[str(p.relative_to(path)), sha256_file(p)] for p in files])
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _gone(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def fingerprint(value: Any) -> str:
+    """First 16 hex digits of the SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, for an artifact's record."""
+    found = {"stitchlens": __version__}
+    for name in ("torch", "transformers", "transformer_lens", "numpy", "scipy"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+@contextlib.contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target` to write to; renamed over it on success, removed on failure.
+
+    Raises StitchLensError where the disk is full or the place is read-only; `target` is then as it was. What a killed
+    writer of the same target left there is removed after a day.
+    """
+    prefix = f".{target.name[:40]}."
+    with disk_faults(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f"{glob.escape(prefix)}*.part"):
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink(missing_ok=True)
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=target.parent)
+        os.close(handle)
+    part = Path(name)
+    try:
+        with disk_faults(target):
+            yield part
+            with part.open("rb") as f:
+                os.fsync(f.fileno())
+            part.chmod(0o644)
+            part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_beside(target: Path) -> Iterator[Path]:
+    """Like `beside`, for a folder: an empty one to fill, which takes the place of `target` on success."""
+    with disk_faults(target), tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+        folder = Path(scratch) / "folder"
+        folder.mkdir()
+        yield folder
+        if target.exists():
+            target.rename(Path(scratch) / "old")
+        folder.rename(target)
+
+
+@contextlib.contextmanager
+def disk_faults(target: Path) -> Iterator[None]:
+    """Turns what the system says of a full disk or a closed place, on writing `target`, into a StitchLensError."""
+    try:
+        yield
+    except OSError as e:
+        raise _disk_error(e, target) from e
+    except SafetensorError as e:  # its I/O errors carry their number in the text alone
+        if (number := re.search(r"os error (\d+)", str(e))) is None:
+            raise
+        raise _disk_error(OSError(int(number[1]), os.strerror(int(number[1]))), target) from e
+
+
+def _disk_error(e: OSError, target: Path) -> StitchLensError:
+    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StitchLensError(
+            f"a full disk while writing {target.name}",
+            "free space",
+            f"free some under {target.parent} and run it again",
+        )
+    return StitchLensError(
+        f"{e.strerror or e} at {target}",
+        "a place that can be written",
+        "check its permissions, or set STITCHLENS_CACHE",
+    )
+
+
+@lru_cache(maxsize=64)
+def _read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manifest:
+    """A manifest that has not changed (`stamp`: its inode, size and time) is read once: a page asks a hundred times."""
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+        if not isinstance(raw, dict):
+            raise TypeError("not an object")
+        schema = raw.get("schema_version")
+    except (ValueError, TypeError, OSError, RecursionError) as e:
+        raise StitchLensError(
+            f"an unreadable manifest ({e})", "JSON", f"restore {path.name} or rebuild '{pair}'"
+        ) from None
+    if not isinstance(schema, int):
+        raise StitchLensError(
+            "a manifest without schema_version", f"schema {SCHEMA}", "run `python -m core doctor --repair`"
+        )
+    if schema > SCHEMA:
+        raise StitchLensError(
+            f"workspace schema {schema!r}", f"{SCHEMA} or older", "update StitchLens to the version that wrote it"
+        )
+    try:
+        manifest = Manifest.model_validate(raw)
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise StitchLensError(
+            f"a manifest with a fault at {'.'.join(map(str, first['loc']))} ({first['msg']})",
+            f"schema {SCHEMA}",
+            f"rebuild with `python -m core build {pair}`",
+        ) from None
+    if out := [a.path for a in manifest.artifacts.values() if _leaves(a.path)]:
+        raise StitchLensError(
+            f"an artifact at '{out[0][:80]}', outside the workspace or too long",
+            "paths within it",
+            "do not use this workspace",
+        )
+    if manifest.pair != pair:
+        raise StitchLensError(f"a manifest of pair '{manifest.pair}'", f"'{pair}'", "move it to its own folder")
+    return manifest
+
+
+def _leaves(path: str) -> bool:
+    """Whether a relative path leads out of its folder, or is none."""
+    parts = PurePosixPath(path.replace("\\", "/"))
+    try:
+        too_long = len(path) > 1000 or any(len(part.encode()) > 255 for part in parts.parts)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return True
+    return not path or "\0" in path or too_long or parts.is_absolute() or ".." in parts.parts
+
+
+class Workspace:
+    """One pair's folder. Reads need no lock; writes take one and are atomic.
+
+    With a `private` folder beside it, what one person brought lies over what all share: reads find both, writes and
+    removals touch the private part alone.
+    """
+
+    def __init__(self, pair: str, root: Path | None = None, private: Path | None = None) -> None:
+        self.pair = pair
+        shared, private = root or workspaces_dir(), private or private_dir()
+        self.shared = Workspace._plain(pair, shared) if private else self
+        """The workspace that all share; itself, where nothing is private."""
+        self.root = (private or shared) / pair
+
+    @classmethod
+    def _plain(cls, pair: str, home: Path) -> "Workspace":
+        one = cls.__new__(cls)
+        one.pair, one.root, one.shared = pair, home / pair, one
+        return one
+
+    @property
+    def exists(self) -> bool:
+        return (self.root / "manifest.json").exists() or (self.shared is not self and self.shared.exists)
+
+    @property
+    def private(self) -> Path | None:
+        """The folder of what one person brought, if there is one."""
+        return None if self.shared is self else self.root.parent
+
+    def manifest(self) -> Manifest:
+        """Everything that is here. Raises StitchLensError where a manifest is missing, broken, of another pair or
+        from a newer schema."""
+        if self.shared is self:
+            return self._manifest()
+        artifacts: dict[str, Artifact] = {}
+        if self.shared.exists:
+            for name, artifact in self.shared.manifest().artifacts.items():
+                artifacts[name] = artifact.model_copy(update={"path": str(self.shared.root / artifact.path)})
+        return Manifest(pair=self.pair, artifacts=artifacts | self.own())
+
+    def own(self) -> dict[str, Artifact]:
+        """What lies in this folder alone, by name; nothing where there is no manifest yet."""
+        return self._manifest().artifacts if (self.root / "manifest.json").exists() else {}
+
+    def _manifest(self, path: Path | None = None) -> Manifest:
+        path = path or self.root / "manifest.json"
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            raise StitchLensError(
+                f"no workspace for '{self.pair}'", "a built one", f"run `python -m core build {self.pair}`"
+            ) from None
+        except OSError as e:
+            raise StitchLensError(
+                f"an unreadable manifest ({e.strerror})", "a readable one", "check its permissions"
+            ) from None
+        return _read_manifest(path, self.pair, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+    @contextlib.contextmanager
+    def _only_writer(self) -> Iterator[None]:
+        """The workspace's lock. Raises StitchLensError where another process keeps it, or the place is read-only."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.root / ".lock", timeout=LOCK_SECONDS):
+                yield
+        except Timeout:
+            raise StitchLensError(
+                f"another process writing to workspace '{self.pair}'", "to be the only writer", "wait for it to finish"
+            ) from None
+        except OSError as e:
+            raise _disk_error(e, self.root) from e
+
+    def _replace_manifest(self, artifacts: dict[str, Artifact]) -> None:
+        now, part = self.root / "manifest.json", self.root / f".{secrets.token_hex(4)}.part"
+        with contextlib.suppress(OSError):  # a second name for the old one, which `restore` goes back to
+            os.link(now, part)
+            part.replace(self.root / PREVIOUS)
+        text = Manifest(pair=self.pair, artifacts=dict(sorted(artifacts.items()))).model_dump_json(indent=1)
+        with beside(self.root / "manifest.json") as part:
+            part.write_text(text + "\n", "utf-8")
+
+    def put(self, name: str, write: Callable[[Path], Any], kind: str, suffix: str, makers: dict[str, Any]) -> Artifact:
+        """Write one artifact (`write` fills the path it is given) and point the manifest at it."""
+        with self._only_writer():
+            target = self.root / f"{name}{suffix}"
+            with beside(target) as part:
+                write(part)
+                digest = sha256_file(part)
+                size = part.stat().st_size
+            final = target.with_name(f"{target.name.removesuffix(suffix)}.{digest[:8]}{suffix}")
+            target.replace(final)
+            return self._point(name, final, digest, size, kind, makers)
+
+    def put_folder(self, name: str, write: Callable[[Path], Any], kind: str, makers: dict[str, Any]) -> Artifact:
+        """Like `put`, for an artifact that is a folder of files (an SAELens SAE)."""
+        target = self.root / name
+        with self._only_writer(), disk_faults(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{target.name[:40]}.", dir=target.parent) as scratch:
+                part = Path(scratch) / "folder"
+                part.mkdir()
+                write(part)
+                digest = sha256_path(part)
+                size = sum(p.stat().st_size for p in part.rglob("*") if p.is_file())
+                final = target.with_name(f"{target.name}.{digest[:8]}")
+                _gone(final)
+                part.rename(final)
+            return self._point(name, final, digest, size, kind, makers)
+
+    def _point(self, name: str, final: Path, digest: str, size: int, kind: str, makers: dict[str, Any]) -> Artifact:
+        """Point the manifest at a finished artifact and remove the one that it replaces."""
+        old = self.own()
+        new = Artifact(
+            path=str(final.relative_to(self.root)), sha256=digest, bytes=size, kind=kind, makers=makers,
+            versions=versions(), made=datetime.now(UTC).isoformat(timespec="seconds"),
+        )  # fmt: skip
+        self._replace_manifest(old | {name: new})
+        if name in old and old[name].path != new.path:
+            _gone(self.root / old[name].path)
+        return new
+
+    def copy_in(self, name: str, source: Path, artifact: Artifact) -> Artifact:
+        """A copy of another workspace's artifact, with its makers."""
+        if source.is_dir():
+            return self.put_folder(
+                name, lambda to: shutil.copytree(source, to, dirs_exist_ok=True), artifact.kind, artifact.makers
+            )
+        return self.put(name, lambda to: shutil.copyfile(source, to), artifact.kind, source.suffix, artifact.makers)
+
+    def put_table(self, name: str, table: pd.DataFrame, makers: dict[str, Any]) -> Artifact:
+        def write(path: Path) -> None:
+            table.to_parquet(path, index=False, compression="zstd", compression_level=12, row_group_size=ROW_GROUP)
+
+        return self.put(name, write, "table", ".parquet", makers)
+
+    def put_record(self, name: str, record: dict[str, Any], makers: dict[str, Any]) -> Artifact:
+        text = json.dumps(record, indent=1, sort_keys=True)
+
+        def write(path: Path) -> None:
+            path.write_text(text + "\n", "utf-8")
+
+        return self.put(name, write, "record", ".json", makers)
+
+    def remove(self, name: str) -> None:
+        """Take one artifact out of this folder; what others share stays."""
+        with self._only_writer():
+            artifacts = dict(self.own())
+            gone = artifacts.pop(name, None)
+            self._replace_manifest(artifacts)
+            if gone:
+                _gone(self.root / gone.path)
+
+    def set_aside(self, path: Path) -> Path | None:
+        """Move a file or folder of this workspace into its folder `aside`; nothing is deleted. None where it is
+        gone."""
+        if not path.exists():
+            return None
+        to = self.root / ASIDE / datetime.now(UTC).strftime("%Y%m%dT%H%M%S") / path.relative_to(self.root)
+        with self._only_writer(), disk_faults(to):
+            to.parent.mkdir(parents=True, exist_ok=True)
+            while to.exists():
+                to = to.with_name(f"{to.name}.again")
+            path.rename(to)
+        return to
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Take artifacts out of the manifest; their files stay where they are."""
+        with self._only_writer():
+            gone = set(names)
+            self._replace_manifest({k: v for k, v in self.own().items() if k not in gone})
+
+    def restore(self) -> bool:
+        """Put the manifest before the last one in the place of a broken one, which is set aside. False where it cannot
+        be read either."""
+        previous = self.root / PREVIOUS
+        try:
+            known = self._manifest(previous).artifacts
+        except StitchLensError:
+            return False
+        self.set_aside(self.root / "manifest.json")
+        with self._only_writer():
+            self._replace_manifest(known)
+        return True
+
+    def strays(self) -> list[Path]:
+        """Files and folders in the place of artifacts that no manifest names: what a killed writer left, or a person
+        put there."""
+        named = {self.root / a.path for a in self.own().values()}
+        beside_them = {"manifest.json", PREVIOUS, ".lock", SPEC, ASIDE}
+        out = []
+        for path in sorted(self.root.rglob("*")):
+            inside = path in named or any(p in named for p in path.parents) or any(path in n.parents for n in named)
+            if not inside and path.relative_to(self.root).parts[0] not in beside_them and path.is_file():
+                out.append(path)
+        return out
+
+    def names(self, kind: str | None = None, prefix: str = "") -> list[str]:
+        return [n for n, a in self.manifest().artifacts.items() if n.startswith(prefix) and kind in (None, a.kind)]
+
+    def entry(self, name: str) -> Artifact:
+        """Raises StitchLensError that lists the artifacts of the same prefix where `name` is missing."""
+        artifacts = self.manifest().artifacts
+        if name not in artifacts:
+            near = [n for n in artifacts if n.split("/")[0] == name.split("/")[0]] or list(artifacts)
+            raise StitchLensError(
+                f"no '{name}' in workspace '{self.pair}'", f"one of {', '.join(near) or 'none yet'}",
+                f"run `python -m core build {self.pair}`",
+            )  # fmt: skip
+        return artifacts[name]
+
+    def path(self, name: str) -> Path:
+        """The artifact's file or folder, hash checked. Raises StitchLensError where a byte differs or it is gone."""
+        entry = self.entry(name)
+        if not (self.root / entry.path).exists():  # replaced between the two reads?
+            entry = self.entry(name)
+        path = self.root / entry.path
+        if not path.exists():
+            raise StitchLensError(
+                f"{entry.path} missing from workspace '{self.pair}'", "the file its manifest names",
+                f"restore it, or run `python -m core build {self.pair}`",
+            )  # fmt: skip
+        found = sha256_path(path)
+        if found != entry.sha256:
+            raise StitchLensError(
+                f"{entry.path} with hash {found[:12]}", f"{entry.sha256[:12]} as in its manifest",
+                f"the file was changed: restore it, or run `python -m core build {self.pair}`",
+            )  # fmt: skip
+        return path
+
+    def table(self, name: str, **equal: Any) -> pd.DataFrame:
+        """Whole, or the rows in which columns are `equal` to given values; of a table that is sorted by such a column
+        only the parts that hold them are read."""
+        return pd.read_parquet(self.path(name), filters=[(k, "==", v) for k, v in equal.items()] or None)
+
+    def record(self, name: str) -> dict[str, Any]:
+        return json.loads(self.path(name).read_text("utf-8"))
+
+    def verify(self) -> dict[str, str]:
+        """Faults by artifact name; empty where all is well."""
+        faults = {}
+        for name in self.manifest().artifacts:
+            try:
+                self.path(name)
+            except StitchLensError as e:
+                faults[name] = str(e)
+        return faults
+
+
+@contextlib.contextmanager
+def only_one(pair: str, what: str) -> Iterator[None]:
+    """Hold the pair's lock for long work; a second holder is refused at once, and loses nothing."""
+    path = user_cache() / "locks" / f"{pair}-{what}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise StitchLensError(
+            f"another {what} of '{pair}' running", "one at a time", "wait for it or stop it; its work so far is kept"
+        ) from None
+    except OSError as e:
+        raise _disk_error(e, path) from e
+    try:
+        yield
+    finally:
+        lock.release()
