@@ -5,8 +5,8 @@ from pathlib import Path
 import streamlit as st
 
 from core import __version__
+from core.models import pairs
 from core.models.pairs import known_pairs
-from core.stitches import tables as stitch_tables
 from pages.shared import frame
 
 HERE = Path(__file__).parent
@@ -28,7 +28,7 @@ page = st.navigation(pages)
 st.set_page_config(page_title=f"{page.title} · StitchLens")
 asked = st.query_params.get("pair")
 with st.sidebar:
-    built = stitch_tables.pairs_with_workspace()
+    built = pairs.pairs_with_workspace()
     which = "those that are built" if built else "none is built yet, so those that are known"
     chosen = st.selectbox(
         "Workspace", built or list(known_pairs()), key="pair", bind="query-params",

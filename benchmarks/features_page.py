@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks._measure import Line, parser, percentile, say, show
 from benchmarks.app import CHROMIUM_OPTIONS, chromium, serving
-from core.stitches import tables as stitch_tables
+from core.features import tables as feature_tables
 from core.workspace.places import workspaces_dir
 from core.workspace.store import Workspace
 
@@ -34,7 +34,7 @@ def enlarged(pair: str, features: int, into: Path) -> Path:
     """A folder of workspaces with that of `pair` whose SAE has `features` features."""
     source = Workspace(pair)
     shutil.copytree(source.root, into / pair)
-    ws, sae = Workspace(pair, into), stitch_tables.saes(source)[0]
+    ws, sae = Workspace(pair, into), feature_tables.saes(source)[0]
     width = len(source.table(f"features/{sae}"))
     for name in TABLES:
         table, makers = source.table(f"{name}/{sae}"), source.entry(f"{name}/{sae}").makers
@@ -101,8 +101,8 @@ def stepped(page: Page) -> float:
 
 
 def measure(browser: Browser, pair: str, workspaces: Path, turns: int, targets: bool) -> list[Line]:
-    sae = stitch_tables.saes(Workspace(pair, workspaces))[0]
-    what = f"{len(stitch_tables.features(Workspace(pair, workspaces), sae)):,} features: "
+    sae = feature_tables.saes(Workspace(pair, workspaces))[0]
+    what = f"{len(feature_tables.features(Workspace(pair, workspaces), sae)):,} features: "
     with serving(workspaces) as (address, _):
         url = f"{address}/?pair={pair}"
         opened(browser, url)[1].close()
@@ -133,7 +133,7 @@ def measure(browser: Browser, pair: str, workspaces: Path, turns: int, targets: 
 
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
-    if not stitch_tables.saes(Workspace(args.pair)):
+    if not feature_tables.saes(Workspace(args.pair)):
         sys.exit(f"No features of {args.pair}: run `python -m core features build {args.pair}` first.")
     with tempfile.TemporaryDirectory(prefix="stitchlens-page-") as scratch, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_OPTIONS)

@@ -23,7 +23,8 @@ import torch
 
 from benchmarks._measure import Line, matmul_rate, parser, quiet, say, show
 from core.activations.harvest import record, windows
-from core.models.loading import LiveModel, load, locate, runtime
+from core.models.live import LiveModel, runtime
+from core.models.loading import load, locate
 from core.models.pairs import GEMMA3_270M
 from core.text.corpus import load_corpus
 

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from benchmarks import _measure as m
-from core.models.loading import LiveModel
+from core.bench import Bench, BuildConfig
+from core.models.live import LiveModel
 from core.models.pairs import get_pair
 from core.steering.generate import Sampling
 from core.steering.studio import LaneKey, Setting, Studio
-from core.stitches.measure import Bench, BuildConfig
 
 PROMPT = "The best way to keep bread fresh is"
 TOKENS = 48

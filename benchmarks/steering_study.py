@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks import _measure as m
+from core.bench import Bench, BuildConfig
 from core.models.pairs import LayerPair, get_pair
 from core.steering.generate import Lane, Sampling, encode_prompt, respond, response_losses
 from core.steering.studio import Studio
 from core.steering.vectors import LanguageMeans, Means, Vector, diff_mean, moved
-from core.stitches.fit import FitConfig, Stitch, fit_moments, load_stitch
-from core.stitches.measure import Bench, BuildConfig
+from core.stitches.fit import FitConfig, fit_moments
+from core.stitches.stitch import Stitch, load_stitch
 from core.text.languages import LABELS, LANGUAGES, detect, prompts
 
 CODES = "nl pl ro fr de es it pt sv cs fi ru id tr"

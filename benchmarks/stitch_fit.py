@@ -20,9 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks._measure import Line, parser, quiet, say, show
 from core.activations.gram import Gram, Moments
 from core.activations.harvest import Recording, harvest_config, harvest_recording
+from core.bench import Bench, BuildConfig
 from core.models.pairs import LayerPair, get_pair
-from core.stitches.fit import FitConfig, Stitch, fit_adam, fit_moments, quality
-from core.stitches.measure import ALPHAS, Bench, BuildConfig
+from core.stitches.fit import FitConfig, fit_adam, fit_moments, quality
+from core.stitches.measure import ALPHAS
+from core.stitches.stitch import Stitch
 from core.text.corpus import Split
 
 PAIR = "smollm2-gemma3"

@@ -25,12 +25,14 @@ from typing import Any, Literal
 from filelock import FileLock
 from pydantic import ValidationError
 
+from core.config import Frozen
 from core.errors import StitchLensError
-from core.models.pairs import Frozen, get_pair
+from core.models.pairs import get_pair
 from core.progress import STATUS_ENV
+from core.workspace.artifacts import check_name
+from core.workspace.disk import beside
 from core.workspace.places import PRIVATE_ENV, PROJECT, user_cache
-from core.workspace.store import Workspace, beside
-from core.workspace.uploads import check_name
+from core.workspace.store import Workspace
 
 State = Literal["running", "paused", "done", "failed", "cancelled", "lost"]
 CORE = (sys.executable, "-m", "core")

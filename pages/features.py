@@ -10,10 +10,12 @@ import streamlit as st
 
 from core import jobs
 from core.errors import StitchLensError
+from core.features import tables as feature_tables
 from core.models.pairs import PairSpec, get_pair
+from core.saes import tables as sae_tables
 from core.stitches import tables as stitch_tables
 from core.text.reading import clean
-from core.workspace import uploads
+from core.workspace import artifacts, store, uploads
 from core.workspace.store import Workspace
 from core.workspace.untrusted import LARGEST_UPLOAD, MB
 from pages.shared import figures, frame, heat
@@ -49,7 +51,7 @@ def page() -> None:
             f":violet[{plain(pair.b.title)}] by a stitch: which do the same there?"
         )
         frame.refusal()
-        names = stitch_tables.saes(ws) if ws.exists else []
+        names = feature_tables.saes(ws) if ws.exists else []
         if not names:
             with section():
                 bring(ws, pair)
@@ -66,8 +68,8 @@ def page() -> None:
         frame.within("structural", 0, 1, "consistency")
         frame.within("sentences", 1, 30, "number of sentences")
         sae = st.selectbox("SAE", names, key="sae", bind="query-params") if len(names) > 1 else names[0]
-        table = ask(stitch_tables.features, ws, sae)
-        settings = ask(stitch_tables.makers, ws, f"features/{sae}")
+        table = ask(feature_tables.features, ws, sae)
+        settings = ask(store.makers, ws, f"features/{sae}")
         follow(ws, sae, table)
         brushed = None
         with section():
@@ -87,7 +89,7 @@ def page() -> None:
 def bring(ws: Workspace, pair: PairSpec) -> None:
     """SAEs of one's own: the form that takes one, and the report cards of those that were brought."""
     frame.job_panel(ws.pair)
-    brought = stitch_tables.cards_of_saes(ws) if ws.exists else []
+    brought = sae_tables.cards_of_saes(ws) if ws.exists else []
     for name in brought:
         with st.expander(f"Report card of {plain(name)}", icon=":material/assignment:", expanded=len(brought) == 1):
             card(ws, name)
@@ -117,7 +119,7 @@ def bring(ws: Workspace, pair: PairSpec) -> None:
             if file is None and not known.strip():
                 raise StitchLensError("no SAE", "a zip, or a release and an id", "drop one into the box")
             ref = known.strip() if file is None else str(uploads.uploaded(file.name, file.getvalue()))
-            name = name.strip() or uploads.name_from(ref)
+            name = name.strip() or artifacts.name_from(ref)
             where = None if layer is None else int(layer)
             jobs.start_sae_import(ws.pair, ref, name, where, frame.mine(), scale)
             st.rerun()
@@ -126,7 +128,7 @@ def bring(ws: Workspace, pair: PairSpec) -> None:
 
 def card(ws: Workspace, name: str) -> None:
     """The report card of an SAE that was brought, and what comes next."""
-    found = ask(stitch_tables.sae_card, ws, name)
+    found = ask(sae_tables.sae_card, ws, name)
     frame.warnings(found["warnings"])
     frame.cells([
         ("Architecture", plain(found["architecture"]), f"{found['d_sae']:,} features, before layer {found['layer']}"),
@@ -155,7 +157,7 @@ def card(ws: Workspace, name: str) -> None:
     else:
         st.markdown(f"No stitch leads from layer {found['layer']} of A yet, so it cannot cross: fit one on Stitches.")
         return
-    if not stitch_tables.has(ws, f"features/{name}"):
+    if not store.has(ws, f"features/{name}"):
         st.markdown("Its features have not been measured before and after transfer yet; that takes some minutes.")
         st.button(
             "Measure its features", key=f"measure-{name}", on_click=frame.begin,
@@ -204,7 +206,7 @@ def classes(table: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
         "At least so many sentences", 1, 30, 3, key="sentences", bind="query-params",
         help="Features active in fewer of the sampled sentences are left out.",
     )  # fmt: skip
-    table = table.assign(kind=stitch_tables.kinds_of_features(table, threshold, least))
+    table = table.assign(kind=feature_tables.kinds_of_features(table, threshold, least))
     counts = table.kind.value_counts()
     right.markdown(
         f":orange[**{counts.get('semantic', 0):,} semantic**], :green[**{counts.get('structural', 0):,} structural**], "
@@ -314,10 +316,10 @@ def one(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> None:
     bar.button("Previous", on_click=step, args=(-1, last), disabled=f == 0, icon=":material/chevron_left:")
     bar.button("Next", on_click=step, args=(1, last), disabled=f == last, icon=":material/chevron_right:")
     bar.download_button(
-        "Feature", lambda: json.dumps(stitch_tables.feature_record(ws, sae, f)).encode(), f"{sae}-{f}.json",
+        "Feature", lambda: json.dumps(feature_tables.feature_record(ws, sae, f)).encode(), f"{sae}-{f}.json",
         "application/json", on_click="ignore", icon=":material/download:", help="All that is known of it, as JSON.",
     )  # fmt: skip
-    if address := ask(stitch_tables.neuronpedia, ws, sae, f):
+    if address := ask(feature_tables.neuronpedia, ws, sae, f):
         bar.link_button("Neuronpedia", address, icon=":material/open_in_new:")
     row = table.iloc[f]
     known, rewritten, shared = (row[x] == row[x] for x in ("correlation", "consistency", "jaccard"))
@@ -352,17 +354,17 @@ def one(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> None:
 
 def panel(ws: Workspace, sae: str, side: str, f: int, texts: dict[str, str], scale: float) -> None:
     st.subheader(SIDES[side], anchor=f"side-{side}")
-    bars = ask(stitch_tables.feature_histogram, ws, sae, side, f)
+    bars = ask(feature_tables.feature_histogram, ws, sae, side, f)
     if bars.tokens.sum():
         figures.draw(
             figures.activations(bars, side), f"How often it was active, {bars.tokens.sum():,} tokens in all.",
             key=f"bars-{side}", alt="Histogram of activations",
         )  # fmt: skip
-    logits = ask(stitch_tables.feature_logits, ws, sae, side, f)
+    logits = ask(feature_tables.feature_logits, ws, sae, side, f)
     for what, rows in (("Raises", logits[logits["rank"] >= 0]), ("Lowers", logits[logits["rank"] < 0])):
         words = " ".join(map(frame.token, rows.token))
         st.markdown(f"**{what}** {words}", help="Tokens with the largest and least logit weight, Eq. 10.")
-    examples = ask(stitch_tables.feature_examples, ws, sae, side, f)
+    examples = ask(feature_tables.feature_examples, ws, sae, side, f)
     if examples.empty:
         st.markdown(SILENT)
         return
@@ -391,7 +393,7 @@ def missing(contexts: int) -> None:
 
 def same(ws: Workspace, sae: str, f: int, texts: dict[str, str], scale: dict[str, float]) -> None:
     """Both models over the contexts that are strongest in either."""
-    rows = ask(stitch_tables.same_text, ws, sae, f).to_dict("records")
+    rows = ask(feature_tables.same_text, ws, sae, f).to_dict("records")
     if not rows:
         st.markdown(SILENT)
         return
@@ -427,7 +429,7 @@ def own(ws: Workspace, pair: PairSpec, sae: str, f: int, scale: dict[str, float]
     if asked:
         with st.spinner("Reading; the first time, both models are opened"):
             text = clean(text)
-            now["read"] = (ws.pair, sae, text, _live(ws.pair, sae, ws.private, stitch_tables.stamp(ws)).read(text))
+            now["read"] = (ws.pair, sae, text, _live(ws.pair, sae, ws.private, store.stamp(ws)).read(text))
     if "read" not in now or now["read"][:2] != (ws.pair, sae):
         st.caption("Press Read: both models are opened once, which takes some seconds, and then read in a moment.")
         return
@@ -456,7 +458,7 @@ def own(ws: Workspace, pair: PairSpec, sae: str, f: int, scale: dict[str, float]
 
 def quality(ws: Workspace, sae: str) -> None:
     st.subheader("The SAE before and after transfer", anchor="table-2")
-    table = ask(stitch_tables.sae_quality, ws, sae)
+    table = ask(sae_tables.sae_quality, ws, sae)
     view = pd.DataFrame({
         "SAE": table.name, "Model": table.model.str.upper(), "L0": table.l0, "FUV ↓": table.fuv,
         "Cosine ↑": table.cossim, "L2 ratio": table.l2_ratio, "Dead ↓": table.dead,

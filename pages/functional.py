@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from core import statistics
+from core.features import tables as feature_tables
 from core.functional import tables as functional_tables
 from core.models.pairs import PairSpec, get_pair
-from core.stitches import tables as stitch_tables
 from core.text.reading import clean
+from core.workspace import store
 from core.workspace.store import Workspace
 from pages.shared import figures, frame, heat, roles
 from pages.shared.frame import ask, plain, section
@@ -49,7 +51,7 @@ def page() -> None:
         sae = st.selectbox("SAE", names, key="sae", bind="query-params") if len(names) > 1 else names[0]
         known = ask(functional_tables.about, ws, sae)
         single = ask(functional_tables.moved, ws, sae)
-        table = ask(stitch_tables.features, ws, sae)
+        table = ask(feature_tables.features, ws, sae)
         follow(ws, sae, pair, known["makers"], single, table, ask(functional_tables.heads, ws, sae))
         with section():
             entropy(ws, sae, known)
@@ -84,7 +86,7 @@ def follow(
 
 def sample(ws: Workspace, sae: str, pair: PairSpec, feature: int, side: str) -> str:
     """A text in which the feature fires: its strongest context, with what comes before it."""
-    contexts = ask(stitch_tables.feature_examples, ws, sae, side, feature)
+    contexts = ask(feature_tables.feature_examples, ws, sae, side, feature)
     documents = frame.documents(pair)
     for row in contexts.sort_values("activation", ascending=False).to_dict("records"):
         if text := documents.get(row["document"]):
@@ -102,7 +104,7 @@ def entropy(ws: Workspace, sae: str, known: dict[str, Any]) -> None:
     ))  # fmt: skip
     table = ask(functional_tables.null_shares, ws, sae, share)
     random = {side: known["random"][f"{side}_{share}"] for side in SIDES}
-    rank = functional_tables.spearman(table.share_a, table.share_b)
+    rank = statistics.spearman(table.share_a, table.share_b)
     with place:
         figures.draw(
             roles.null_space(table, random, st.session_state["feature"]),
@@ -130,7 +132,7 @@ def entropy(ws: Workspace, sae: str, known: dict[str, Any]) -> None:
 def attention(ws: Workspace, sae: str, known: dict[str, Any]) -> None:
     st.subheader("Features that make heads rest", anchor="attention")
     table = ask(functional_tables.heads, ws, sae)
-    found = {side: functional_tables.spearman(x.score, -x.change) for side, x in table.groupby("side")}
+    found = {side: statistics.spearman(x.score, -x.change) for side, x in table.groupby("side")}
     n = table.loc[~table.random, "feature"].nunique()
     sink = known["sink"]
     figures.draw(
@@ -165,7 +167,7 @@ def one(ws: Workspace, pair: PairSpec, sae: str, single: pd.DataFrame, table: pd
         query_params={"pair": ws.pair, "sae": sae, "feature": str(f)},
     )  # fmt: skip
     rows = single.loc[single.feature == f]
-    logits = ask(stitch_tables.feature_logits, ws, sae, "a", f)
+    logits = ask(feature_tables.feature_logits, ws, sae, "a", f)
     raised = " ".join(map(frame.token, logits.token[logits["rank"] >= 0]))
     st.markdown(f"Raises in :blue[A] {raised}")
     if rows.empty:
@@ -234,7 +236,7 @@ def live(ws: Workspace, pair: PairSpec, sae: str, makers: dict[str, Any]) -> Non
     if asked:
         now.pop("looked", None)
         with st.spinner("Looking; the first time, both models are opened"):
-            live = _live(ws.pair, sae, ws.private, stitch_tables.stamp(ws))
+            live = _live(ws.pair, sae, ws.private, store.stamp(ws))
             now["looked"] = (key, live.attend(text, side, f, layer, head))
     if "looked" not in now or now["looked"][0][:2] != (ws.pair, sae):
         st.caption("Press Look: both models are opened once, which takes some seconds, and then look in a moment.")

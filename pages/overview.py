@@ -6,6 +6,7 @@ import streamlit as st
 from core import jobs
 from core.models.pairs import PairSpec, get_pair
 from core.stitches import tables as stitch_tables
+from core.workspace import artifacts, store
 from core.workspace.store import Workspace
 from pages.shared import figures, frame
 from pages.shared.frame import ask, count, percent, plain, section
@@ -53,7 +54,7 @@ def figure(ws: Workspace, pair: PairSpec) -> None:
         st.markdown("No stitch has been fitted yet.")
         st.page_link(STITCHES, label="Fit one", icon=":material/hub:", query_params={"pair": ws.pair})
         return
-    if not stitch_tables.has(ws, f"downstream/{names[0]}"):
+    if not store.has(ws, f"downstream/{names[0]}"):
         st.markdown(f"Stitch {plain(names[0])} has not been measured yet.")
         return
     table = ask(stitch_tables.downstream, ws, names[0])
@@ -110,7 +111,7 @@ def paper(ws: Workspace) -> None:
 
 def computed(ws: Workspace) -> None:
     done, go = st.columns([3, 2], gap="large")
-    table = ask(stitch_tables.computed, ws)
+    table = ask(artifacts.computed, ws)
     with done:
         st.subheader("What has been computed", anchor="computed")
         rows = table[["what", "files", "made", "megabytes"]]
@@ -130,7 +131,7 @@ def computed(ws: Workspace) -> None:
                 label=f"{plain(row['name'])}: A→B {percent(row['a_to_b_relative'])}, "
                 f"B→A {percent(row['b_to_a_relative'])}",
             )  # fmt: skip
-        if stitch_tables.has(ws, "steering"):
+        if store.has(ws, "steering"):
             st.page_link(
                 "pages/steering.py", icon=":material/explore:", query_params={"pair": ws.pair},
                 label="Steer with a vector of the other model",

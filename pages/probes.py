@@ -15,7 +15,7 @@ from core.errors import StitchLensError
 from core.models.pairs import PairSpec, get_pair
 from core.probes import tables as probe_tables
 from core.probes.tasks import LEAST, MOST_ROWS, Labelled, labelled, read_csv, two_lists
-from core.stitches import tables as stitch_tables
+from core.workspace import store
 from core.workspace.store import Workspace
 from pages.shared import figures, frame, probe_figures
 from pages.shared.frame import ask, plain, section
@@ -187,8 +187,8 @@ def grid(ws: Workspace, name: str) -> None:
 
 @st.cache_resource(max_entries=1, show_spinner=False)
 def _prober(pair: str, sae: str, stitch: str, private: Path | None, stamp: str) -> "Prober":
+    from core.bench import Bench, BuildConfig
     from core.probes.prober import Prober
-    from core.stitches.measure import Bench, BuildConfig
 
     return Prober(Bench(get_pair(pair), BuildConfig(), private), sae, stitch)
 
@@ -235,7 +235,7 @@ def probe(ws: Workspace, name: str, given: Labelled) -> "OwnLabels":
 
     about = ask(probe_tables.setup, ws, name)
     with st.spinner("Reading; the first time, both models are opened"):
-        prober = _prober(ws.pair, about["sae_name"], about["stitch_name"], ws.private, stitch_tables.stamp(ws))
+        prober = _prober(ws.pair, about["sae_name"], about["stitch_name"], ws.private, store.stamp(ws))
         return own_labels(prober, given)
 
 

@@ -15,13 +15,15 @@ import streamlit as st
 from safetensors import safe_open
 
 from core.errors import StitchLensError
+from core.features import tables as feature_tables
 from core.models.pairs import PairSpec, get_pair
 from core.steering import tables as steering_tables
 from core.stitches import tables as stitch_tables
 from core.text.languages import LANGUAGES
 from core.text.reading import clean
-from core.workspace import uploads
-from core.workspace.store import Workspace, fingerprint
+from core.workspace import artifacts, store, uploads
+from core.workspace.disk import fingerprint
+from core.workspace.store import Workspace
 from core.workspace.untrusted import LARGEST_VECTOR, MB, VECTOR_FILES
 from pages.shared import figures, frame
 from pages.shared.frame import ask, percent, plain, section
@@ -62,7 +64,7 @@ def page() -> None:
                 f"python -m core build {ws.pair}",
             )
             return
-        if not stitch_tables.has(ws, "language_means/b"):
+        if not store.has(ws, "language_means/b"):
             frame.door(
                 "**No language means yet.** Steering to a language needs the mean residual stream of each, in both "
                 "models; the evaluation makes them and measures how often steering works.",
@@ -70,7 +72,7 @@ def page() -> None:
             )  # fmt: skip
         with section():
             live(ws, pair, names)
-        if stitch_tables.has(ws, "steering"):
+        if store.has(ws, "steering"):
             with section():
                 evaluation(ws, pair)
         warm(pair.key)  # last: importing torch beside it would slow the page
@@ -192,7 +194,7 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
             "Stitch", names, key="through", bind="query-params",  # "stitch" is Stitches'; links there would lose it
             help="Carries the vector across by v P, without the bias, renormalised (4).",
         )  # fmt: skip
-        makers = ask(stitch_tables.makers, ws, f"stitches/{stitch}")
+        makers = ask(store.makers, ws, f"stitches/{stitch}")
         other = now.get("layers_for") not in (None, stitch)
         now["layers_for"] = stitch
         for side, spec in (("a", pair.a), ("b", pair.b)):
@@ -235,7 +237,7 @@ def fitting(ws: Workspace, sae: str) -> list[str]:
     """The stitches that carry this SAE's features; it is said where there is none."""
     names = ask(stitch_tables.stitches_from, ws, sae) if sae else []
     if sae and not names:
-        layer = ask(stitch_tables.makers, ws, f"saes/{sae}")["layer_a"]
+        layer = ask(store.makers, ws, f"saes/{sae}")["layer_a"]
         st.markdown(f"No stitch leads from layer {layer} of A, where SAE {plain(sae)} reads: fit one on Stitches.")
         link = {"pair": ws.pair, "layer_a": str(layer)}
         st.page_link("pages/stitches.py", label="Fit one", icon=":material/hub:", query_params=link)
@@ -258,27 +260,27 @@ def given(ws: Workspace, kind: str) -> dict[str, Any]:
             minus = st.text_area("Less of this", MINUS, key="minus", bind="query-params", max_chars=5000, help=words)
             return {"source": "concept", "plus": plus, "minus": minus}
         case "feature":
-            saes = stitch_tables.saes(ws)
+            saes = feature_tables.saes(ws)
             if not saes:
                 st.markdown("No SAE yet: see the Features page.")
                 return {"source": "feature:", "sae": ""}
             frame.answer("steer_sae", saes, "SAE")
             sae = str(st.selectbox("SAE", saes, key="steer_sae", bind="query-params", help="Of model A."))
-            last = len(ask(stitch_tables.features, ws, sae)) - 1
+            last = len(ask(feature_tables.features, ws, sae)) - 1
             frame.within("steer_feature", 0, last, "feature")
             index = st.number_input(
                 "Feature", 0, last, 0, key="steer_feature", bind="query-params",
                 help="v is its decoder direction; z̄ the mean component where it is active in its top contexts.",
             )  # fmt: skip
             return {"source": f"feature:{sae}/{int(index)}", "sae": sae}
-    known = stitch_tables.vectors(ws)
+    known = steering_tables.vectors(ws)
     if (added := st.session_state.pop("added_vector", None)) in known:
         st.session_state["vector"] = added
     frame.answer("vector", known, "vector")
     name = st.selectbox("Vector", known, key="vector", bind="query-params") if known else None
     with section():
         if name is not None:
-            said(ask(stitch_tables.vector_card, ws, name))
+            said(ask(steering_tables.vector_card, ws, name))
     with section():
         bring(ws)
     return {"source": f"vector:{name or ''}"}
@@ -319,11 +321,11 @@ def bring(ws: Workspace) -> None:
         if st.form_submit_button("Add"):
             if file is None:
                 raise StitchLensError("no file", "a vector", "drop one into the box")
+            from core.bench import Bench, BuildConfig
             from core.steering.card import import_vector
-            from core.stitches.measure import Bench, BuildConfig
 
             path = uploads.uploaded(file.name, file.getvalue())
-            name = name.strip() or uploads.name_from(path.name)
+            name = name.strip() or artifacts.name_from(path.name)
             bench = Bench(get_pair(ws.pair), BuildConfig(), frame.mine())
             where = None if side == "as it says" else side
             import_vector(bench, path, name, where, None if layer is None else int(layer))  # type: ignore[arg-type]
@@ -335,7 +337,7 @@ def bring(ws: Workspace) -> None:
 def language_codes(ws: Workspace) -> list[str]:
     """Those with means; first the ones to which transferred vectors steer B best."""
     best: list[str] = []
-    if stitch_tables.has(ws, "steering"):
+    if store.has(ws, "steering"):
         table = steering_tables.steering(ws, "b")
         best = table.loc[table.kind == "transferred"].sort_values("success", ascending=False).language.to_list()
     with safe_open(ws.path("language_means/b"), "np") as f:
@@ -346,14 +348,14 @@ def language_codes(ws: Workspace) -> list[str]:
 
 def studio(ws: Workspace, stitch: str) -> "Studio":
     """Kept until the stitch is another one or there are language means."""
-    mark = [stitch_tables.makers(ws, f"stitches/{stitch}"), stitch_tables.has(ws, "language_means/b")]
+    mark = [store.makers(ws, f"stitches/{stitch}"), store.has(ws, "language_means/b")]
     return _studio(ws.pair, stitch, ws.private, fingerprint(mark))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _studio(pair: str, stitch: str, private: Path | None, stamp: str) -> "Studio":
+    from core.bench import Bench, BuildConfig
     from core.steering.studio import Studio
-    from core.stitches.measure import Bench, BuildConfig
 
     return Studio(Bench(get_pair(pair), BuildConfig(), private), stitch)
 
@@ -383,8 +385,9 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[st
     """Write, a token at a time, into a column a lane; what there is is kept whenever this is interrupted."""
     said = place.empty()
     with said, st.spinner("Opening the models, once", show_time=True):
+        from core.config import check
         from core.steering.generate import Sampling
-        from core.steering.studio import Setting, check, lane_key, run_record
+        from core.steering.studio import Setting, lane_key, run_record
 
     now = st.session_state
     try:
@@ -535,7 +538,8 @@ def same_but_strength(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def exported(ws: Workspace, run: dict[str, Any], lane: str, ending: str) -> bytes:
-    from core.steering.studio import Setting, export, lane_key
+    from core.steering.files import export
+    from core.steering.studio import Setting, lane_key
 
     here, key = studio(ws, run["stitch"]), lane_key(lane)
     vector = here.vectors(here.source(run["source"]), key, Setting.model_validate(run["setting"]))[0]

@@ -9,9 +9,9 @@ from core import jobs
 from core.errors import StitchLensError
 from core.models.pairs import LayerPair, PairSpec, get_pair
 from core.stitches import tables as stitch_tables
-from core.workspace import uploads
-from core.workspace.store import WEIGHT_FILES, Workspace
-from core.workspace.untrusted import LARGEST_STITCH, MB
+from core.workspace import artifacts, store, uploads
+from core.workspace.store import Workspace
+from core.workspace.untrusted import LARGEST_STITCH, MB, WEIGHT_FILES
 from pages.shared import figures, frame
 from pages.shared.frame import ask, count, loss, percent, plain, section
 
@@ -96,7 +96,7 @@ def layers(ws: Workspace, pair: PairSpec) -> None:
         ))  # fmt: skip
     scores = None
     with left, section():
-        if ws.exists and stitch_tables.has(ws, "svcca"):
+        if ws.exists and store.has(ws, "svcca"):
             scores = ask(stitch_tables.svcca, ws)
             figures.draw(
                 figures.svcca(scores, (a, b), pair.a.title, pair.b.title),
@@ -189,7 +189,7 @@ def bring(ws: Workspace, a: int, b: int) -> None:
                 place,
                 int(layer_a),
                 int(layer_b),
-                name.strip() or uploads.name_from(place.name),
+                name.strip() or artifacts.name_from(place.name),
                 orientation,
                 frame.mine(),
             )
@@ -199,7 +199,7 @@ def bring(ws: Workspace, a: int, b: int) -> None:
 
 def card(ws: Workspace, name: str) -> None:
     """The report card of an imported stitch."""
-    if not stitch_tables.has(ws, f"cards/{name}"):
+    if not store.has(ws, f"cards/{name}"):
         return
     found = ask(stitch_tables.card, ws, name)
     st.subheader("Report card", anchor="card")
@@ -282,7 +282,7 @@ def one(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> None:
     remove(ws, name)
     with section():
         card(ws, name)
-    if imported and not stitch_tables.has(ws, f"downstream/{name}"):  # one way alone
+    if imported and not store.has(ws, f"downstream/{name}"):  # one way alone
         return
     with section():
         losses(ws, pair, name)
@@ -296,7 +296,7 @@ def one(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> None:
     with right, section():
         study(ws, int(row.layer_a), int(row.layer_b))
     with section(), st.expander("Provenance: what this stitch was made from", icon=":material/fingerprint:"):
-        st.dataframe(ask(stitch_tables.provenance, ws, name), hide_index=True, alt="Provenance")
+        st.dataframe(ask(artifacts.provenance, ws, name), hide_index=True, alt="Provenance")
 
 
 def remove(ws: Workspace, name: str) -> None:
@@ -322,7 +322,7 @@ def removed(ws: Workspace, name: str) -> None:
 
 
 def losses(ws: Workspace, pair: PairSpec, name: str) -> None:
-    if not stitch_tables.has(ws, f"downstream/{name}"):
+    if not store.has(ws, f"downstream/{name}"):
         st.markdown("Its downstream losses have not been measured yet; a fit does so at its end, and so does:")
         st.code(f"python -m core stitch eval {ws.pair} {name}", language="bash")
         return
@@ -363,7 +363,7 @@ def losses(ws: Workspace, pair: PairSpec, name: str) -> None:
 
 def kinds(ws: Workspace, name: str) -> None:
     """What one model has hardly read it cannot hand on: Table 1 for each kind of text."""
-    if not stitch_tables.has(ws, f"kinds/{name}"):
+    if not store.has(ws, f"kinds/{name}"):
         return
     table = ask(stitch_tables.kinds, ws, name)
     st.subheader("By kind of text", anchor="kinds")
@@ -387,7 +387,7 @@ def kinds(ws: Workspace, name: str) -> None:
 
 
 def quality(ws: Workspace, name: str) -> None:
-    if not stitch_tables.has(ws, f"quality/{name}"):
+    if not store.has(ws, f"quality/{name}"):
         return
     found = ask(stitch_tables.quality, ws, name)
     labels = {
@@ -409,7 +409,7 @@ def quality(ws: Workspace, name: str) -> None:
 
 def sweep(ws: Workspace, layer_a: int, layer_b: int, metric: str) -> None:
     st.subheader("How strong should inversion be?", anchor="alpha")
-    if not stitch_tables.has(ws, "alpha_sweep"):
+    if not store.has(ws, "alpha_sweep"):
         st.markdown("Not swept yet; `build` does it.")
         st.code(f"python -m core build {ws.pair}", language="bash")
         return
@@ -436,7 +436,7 @@ def sweep(ws: Workspace, layer_a: int, layer_b: int, metric: str) -> None:
 
 def study(ws: Workspace, layer_a: int, layer_b: int) -> None:
     st.subheader("Which metric and method?", anchor="study")
-    if not stitch_tables.has(ws, "study"):
+    if not store.has(ws, "study"):
         st.markdown("Not studied yet; `build` does it.")
         st.code(f"python -m core build {ws.pair}", language="bash")
         return

@@ -24,11 +24,13 @@ from playwright.sync_api import Browser, sync_playwright
 from tokenizers import Tokenizer, decoders, normalizers, trainers
 from tokenizers import models as tokenizer_models
 
-from core.models.loading import LiveModel, Runtime, load
+from core.bench import Bench, BuildConfig
+from core.models.live import LiveModel, Runtime
+from core.models.loading import load
 from core.models.pairs import NANO_A, NANO_B, PAIRS, LayerPair, ModelSpec, PairSpec, Source
 from core.steering.vectors import Vector, diff_mean, means
 from core.stitches.fit import FitConfig
-from core.stitches.measure import Bench, BuildConfig, fit_stitch
+from core.stitches.measure import fit_stitch
 from core.text.corpus import Corpus, build_corpus, load_corpus
 from core.workspace.places import PROJECT
 

@@ -29,18 +29,20 @@ from gguf import GGUFWriter
 from safetensors.numpy import save
 from torch import Tensor
 
-from core.models.pairs import NANO_A, NANO_B, SPEC, SPEC_BYTES, PairSpec, get_pair
+from core.models.pairs import NANO_A, NANO_B, SPEC_BYTES, PairSpec, get_pair
 from core.probes.tasks import MOST_BYTES, labelled, read_labels
 from core.saes.files import PLACE
 from core.saes.sae import read_sae
-from core.steering.vectors import FORMAT, open_vector
+from core.steering.files import FORMAT, open_vector
 from core.stitches.files import read_tensors, recognise
-from core.stitches.fit import Stitch
+from core.stitches.stitch import Stitch
 from core.text.corpus import load_corpus
 from core.text.reading import LFS
 from core.text.rows import WHOLE
 from core.workspace import untrusted
-from core.workspace.store import WEIGHT_FILES, Workspace
+from core.workspace.places import SPEC
+from core.workspace.store import Workspace
+from core.workspace.untrusted import WEIGHT_FILES
 
 A, B = 3, 5
 D, WIDTH, K = 4, 6, 2

@@ -12,18 +12,18 @@ import torch
 from sae_lens import SAE
 from typer.testing import CliRunner
 
-from core.cli.main import app
+from core.bench import Bench, BuildConfig
+from core.cli.shared import app
 from core.errors import StitchLensError
-from core.features import measure as feature_measure
 from core.functional import measure as functional_measure
 from core.models.pairs import NANO_A, PAIRS, get_pair
 from core.probes.prober import Prober
 from core.saes import card as sae_card
+from core.saes import sae as sae_sae
 from core.saes.measure import SaeTraining
 from core.saes.sae import sae_of
 from core.saes.settings import TrainingSet
-from core.stitches.fit import load_stitch
-from core.stitches.measure import Bench, BuildConfig
+from core.stitches.stitch import load_stitch
 from core.stitches.transfer import admit, transfer_sae
 from core.workspace.places import PROJECT
 
@@ -79,8 +79,8 @@ BY_FILE: dict[str, Callable[[Bench, str], object]] = {
     "sae transfer": transferred,
     "sae eval": lambda bench, ref: command("sae", "eval", "nano", "--sae", ref, "--stitch", STITCH),
     "features build": lambda bench, ref: command("features", "build", "nano", "--sae", ref, "--stitch", STITCH),
-    "adopt": lambda bench, ref: feature_measure.adopt(bench, ref, stitched=LAYER),
-    "foreign_sae": lambda bench, ref: feature_measure.foreign_sae(bench, ref, stitched=LAYER),
+    "adopt": lambda bench, ref: sae_sae.adopt(bench, ref, stitched=LAYER),
+    "foreign_sae": lambda bench, ref: sae_sae.foreign_sae(bench, ref, stitched=LAYER),
     "sae_of": lambda bench, ref: sae_of(bench, ref, "a", stitched=LAYER),
 }
 SAID: dict[str, Callable[[Bench, str], object]] = {
@@ -92,7 +92,7 @@ BY_NAME: dict[str, Callable[[Bench], object]] = {
     "sae train": lambda bench: SaeTraining(bench, SHIPPED, STITCH, TrainingSet()),
     "probes eval": lambda bench: Prober(bench, SHIPPED, STITCH),
     "functional scan": lambda bench: functional_measure.scan(bench, SHIPPED),
-    "features build": lambda bench: feature_measure.adopt(bench, SHIPPED, stitched=LAYER),
+    "features build": lambda bench: sae_sae.adopt(bench, SHIPPED, stitched=LAYER),
     "sae train, command": lambda bench: command("sae", "train", "nano"),
     "probes eval, command": lambda bench: command("probes", "eval", "nano"),
     "functional scan, command": lambda bench: command("functional", "scan", "nano"),

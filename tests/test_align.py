@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers.pre_tokenizers import ByteLevel
 
 from core.models.align import pair_positions
-from core.models.loading import Encoded, LiveModel
+from core.models.live import Encoded, LiveModel
 
 Pairs = list[tuple[int, int]]
 

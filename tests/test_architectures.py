@@ -14,16 +14,18 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 from typer.testing import CliRunner
 
-from core.cli.main import app
+from core.cli.shared import app
 from core.errors import StitchLensError
 from core.features.attribution import extreme_tokens
 from core.functional.attention import Heads, pattern
 from core.models import hooks
-from core.models.loading import LiveModel, Runtime, load
+from core.models.live import LiveModel, Runtime
+from core.models.loading import load
 from core.models.pairs import ModelSpec
 from core.models.prospect import look, prospect
+from core.steering.files import save_vector
 from core.steering.generate import Lane, Sampling, generate
-from core.steering.vectors import Vector, save_vector
+from core.steering.vectors import Vector
 from core.stitches.downstream import token_losses
 from core.text.corpus import load_corpus
 from core.workspace.store import Workspace

@@ -12,7 +12,7 @@ from core.errors import StitchLensError
 from core.functional import attention
 from core.functional.attention import Heads
 from core.models import hooks
-from core.models.loading import LiveModel
+from core.models.live import LiveModel
 
 TEXT = "The committee will meet in Paris on Monday, and nobody knows whether they will agree."
 LAYER, HEAD = 4, 2

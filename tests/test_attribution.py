@@ -14,7 +14,7 @@ from core.features import attribution
 from core.features.attribution import Attribution, contributions, extreme_tokens, logit_rows, measure_attribution
 from core.models import hooks
 from core.models.pairs import LayerPair
-from core.stitches.fit import Stitch
+from core.stitches.stitch import Stitch
 from core.stitches.transfer import transfer_sae
 from core.text.corpus import Corpus
 

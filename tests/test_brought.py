@@ -11,16 +11,17 @@ from sae_lens import SAE, SAETrainer, StandardTrainingSAE, StandardTrainingSAECo
 from sae_lens.config import SAETrainerConfig
 from typer.testing import CliRunner
 
-from core.cli.main import app
+from core.activations import sample as activation_sample
+from core.bench import Bench, BuildConfig
+from core.cli.shared import app
 from core.errors import StitchLensError
 from core.models.pairs import PAIRS, get_pair
 from core.saes import card as sae_card
 from core.steering import card as steering_card
-from core.steering.studio import FORMATS, LaneKey, Setting, Studio, export
-from core.steering.vectors import Vector, open_vector
-from core.stitches import card as stitch_card
-from core.stitches.fit import load_stitch
-from core.stitches.measure import Bench, BuildConfig
+from core.steering.files import EXPORTS, export, open_vector
+from core.steering.studio import LaneKey, Setting, Studio
+from core.steering.vectors import Vector
+from core.stitches.stitch import load_stitch
 from core.stitches.transfer import at_rest
 from core.workspace import uploads
 
@@ -34,7 +35,7 @@ def bench(nano_home: Path) -> Bench:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stitch_card, "POSITIONS", 1200)
+    monkeypatch.setattr(activation_sample, "POSITIONS", 1200)
     monkeypatch.setattr(sae_card, "DOCUMENTS", 6)
 
 
@@ -75,7 +76,7 @@ def test_a_good_sae_gets_its_figures_and_table_2(bench: Bench, tmp_path: Path) -
 
 @pytest.mark.parametrize("fault", ["layers", "normalised", "control"])
 def test_each_fault_of_an_sae_is_named(bench: Bench, tmp_path: Path, fault: str) -> None:
-    sample = stitch_card.read_sample(bench.a, bench.b, bench.corpus.split("held-out"), 400)
+    sample = activation_sample.read_sample(bench.a, bench.b, bench.corpus.split("held-out"), 400)
     scale = bench.pair.a.d_model**0.5 / float(sample.h_a[2].norm(dim=-1).mean())
     changes = {"layers": {"hook": "blocks.0.hook_resid_pre"}, "normalised": {"factor": scale}, "control": {"noise": 1}}
     ref = folder(bench, tmp_path, **changes[fault])  # type: ignore[arg-type]
@@ -86,7 +87,7 @@ def test_each_fault_of_an_sae_is_named(bench: Bench, tmp_path: Path, fault: str)
 
 def rows_before(bench: Bench, layer: int) -> torch.Tensor:
     """Held-out rows of A, without those of outlier norm."""
-    rows = stitch_card.read_sample(bench.a, bench.b, bench.corpus.split("held-out"), 3000).h_a[layer]
+    rows = activation_sample.read_sample(bench.a, bench.b, bench.corpus.split("held-out"), 3000).h_a[layer]
     return rows[rows.norm(dim=-1) <= 10 * rows.norm(dim=-1).median()]
 
 
@@ -105,7 +106,9 @@ def test_the_factor_of_an_average_norm_is_estimated_or_given(bench: Bench, tmp_p
     ref = unfolded(bench, tmp_path, scale)
     plain = SAE.load_from_disk(bench.workspace.path(f"saes/{SHIPPED}"), dtype="float32")
     left = SAE.load_from_disk(ref)
-    assert stitch_card.fuv(left(rows), rows) > 1.3 * stitch_card.fuv(plain(rows), rows), "else it proves nothing"
+    assert activation_sample.fuv(left(rows), rows) > 1.3 * activation_sample.fuv(plain(rows), rows), (
+        "else it proves nothing"
+    )
 
     _, card = sae_card.import_sae(bench, ref, name="estimated")
     known = bench.workspace.table(f"sae_quality/{SHIPPED}").set_index("name")
@@ -166,7 +169,7 @@ def test_an_l1_penalty_is_no_normalisation_and_a_normalisation_is_one(bench: Ben
     rows = rows_before(bench, 2)
     scale = bench.pair.a.d_model**0.5 / float(rows.norm(dim=-1).mean())
     sae = shrunken(bench, rows, 0.8)
-    plain, larger = (stitch_card.fuv(sae(rows * s) / s, rows) for s in (1.0, scale))
+    plain, larger = (activation_sample.fuv(sae(rows * s) / s, rows) for s in (1.0, scale))
     assert larger < 0.8 * plain < 0.8, "shrinkage alone makes larger rows do better"
     assert "normalised" not in about(sae_card.sae_card(bench, sae, 2, None))
 
@@ -270,7 +273,7 @@ def test_what_is_exported_reads_back_to_the_same_push(bench: Bench, tmp_path: Pa
     source = studio.source("lang:fr")
     for number, key in enumerate(LaneKey("b", kind) for kind in ("own", "transferred", "random")):
         (vector,) = studio.vectors(source, key, setting)
-        for ending in FORMATS:
+        for ending in EXPORTS:
             path = tmp_path / f"v{number}{ending}"
             export(vector, studio.spec("b"), "French", path)
             found = open_vector(path)
@@ -282,7 +285,7 @@ def test_what_is_exported_reads_back_to_the_same_push(bench: Bench, tmp_path: Pa
 def test_a_side_or_layer_beside_a_file_that_says_another_is_not_passed_over(bench: Bench, tmp_path: Path) -> None:
     studio = Studio(bench, "L2-L3")
     (vector,) = studio.vectors(studio.source("lang:fr"), LaneKey("b", "own"), Setting())
-    for ending in FORMATS:
+    for ending in EXPORTS:
         path = tmp_path / f"v{ending}"
         export(vector, studio.spec("b"), "French", path)
         with pytest.raises(StitchLensError, match="before layer 3, none before 4"):

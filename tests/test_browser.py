@@ -14,9 +14,9 @@ import torch
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from core import jobs
+from core.activations.sample import read_sample
+from core.bench import Bench, BuildConfig
 from core.models.pairs import get_pair
-from core.stitches.card import read_sample
-from core.stitches.measure import Bench, BuildConfig
 from core.text.corpus import load_corpus
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace

@@ -10,15 +10,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from core.cli.main import app
+from core.activations import sample as activation_sample
+from core.activations.sample import read_sample
+from core.bench import Bench, BuildConfig
+from core.cli.shared import app
 from core.errors import StitchLensError
 from core.models.pairs import LayerPair, get_pair
 from core.steering.studio import LaneKey, Setting, Studio
 from core.stitches import card as stitch_card
-from core.stitches.card import effective_rank, fits, import_stitch, read_sample, warnings
+from core.stitches.card import effective_rank, fits, import_stitch, warnings
 from core.stitches.files import recognise
-from core.stitches.fit import load_stitch
-from core.stitches.measure import Bench, BuildConfig, remove_stitch
+from core.stitches.measure import remove_stitch
+from core.stitches.stitch import load_stitch
 from core.workspace.store import Workspace
 
 LAYERS = LayerPair(a=2, b=3)
@@ -39,7 +42,7 @@ def weights(bench: Bench) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stitch_card, "POSITIONS", 1500)
+    monkeypatch.setattr(activation_sample, "POSITIONS", 1500)
     monkeypatch.setattr(stitch_card, "DOCUMENTS", 8)
 
 

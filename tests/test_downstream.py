@@ -12,7 +12,7 @@ from core.activations import harvest
 from core.activations.gram import Gram
 from core.models import hooks
 from core.models.align import pair_positions
-from core.models.loading import LiveModel
+from core.models.live import LiveModel
 from core.models.pairs import LayerPair
 from core.stitches import downstream
 from core.stitches.downstream import (
@@ -25,7 +25,8 @@ from core.stitches.downstream import (
     token_losses,
     unpatched,
 )
-from core.stitches.fit import FitConfig, Stitch, fit_moments
+from core.stitches.fit import FitConfig, fit_moments
+from core.stitches.stitch import Stitch
 from core.text.corpus import Corpus, Document
 
 PAIR = LayerPair(a=1, b=2)

@@ -5,14 +5,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from core.bench import Bench, BuildConfig
 from core.errors import StitchLensError
 from core.models.pairs import get_pair
 from core.report import report
+from core.statistics import share_interval
 from core.steering import measure as steering_measure
 from core.steering import tables as steering_tables
 from core.steering.measure import STEERED, Candidate, SteerConfig, best, evaluate, summary
-from core.stitches.measure import Bench, BuildConfig
-from core.text.languages import interval, prompts
+from core.text.languages import prompts
 from core.workspace.places import user_cache
 from core.workspace.store import Workspace
 
@@ -38,7 +39,7 @@ def test_the_tables_fit_together(ws: Workspace) -> None:
             assert len(written) == row["n"] == 4
             assert written.prompt.to_list() == prompts()[1][:4], "figures come from the second half"
             hits = int((written.detected == row["language"]).sum())
-            assert row["rate"] == hits / 4 and (row["low"], row["high"]) == interval(hits, 4)
+            assert row["rate"] == hits / 4 and (row["low"], row["high"]) == share_interval(hits, 4)
             assert row["success"] <= row["rate"] and row["loss"] == pytest.approx(written.loss.mean())
         assert set(steering_tables.choices(ws, side).span) == {1}, "nine layers do not fit"
         chosen = ws.table("steering_choice", side=side)

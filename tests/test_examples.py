@@ -32,8 +32,8 @@ from core.features.examples import (
     shared_places,
     short,
 )
+from core.features.tables import unpacked
 from core.models import hooks
-from core.stitches.tables import unpacked
 from core.text.corpus import Corpus, Document
 
 

@@ -10,15 +10,20 @@ import torch
 from sae_lens import SAE
 from typer.testing import CliRunner
 
-from core.cli.main import app
+from core.bench import Bench, BuildConfig
+from core.cli.shared import app
 from core.errors import StitchLensError
 from core.features import measure as feature_measure
-from core.features.measure import ExploreConfig
+from core.features import tables as feature_tables
 from core.models.pairs import PairSpec
+from core.saes import crossing
+from core.saes import sae as sae_sae
+from core.saes import tables as sae_tables
+from core.saes.crossing import ExploreConfig
 from core.saes.sae import SaeConfig
-from core.stitches import tables as stitch_tables
-from core.stitches.fit import FitConfig, load_stitch
-from core.stitches.measure import Bench, BuildConfig, fit_stitch
+from core.stitches.fit import FitConfig
+from core.stitches.measure import fit_stitch
+from core.stitches.stitch import load_stitch
 from core.workspace.store import Workspace
 from tests.conftest import stitched_bench
 
@@ -29,7 +34,7 @@ SMALL = ExploreConfig(positions=6000, reconstruction_positions=2000, tokens=400,
 def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     config = BuildConfig(held_out_tokens=200, positions=3000)
     with stitched_bench(tiny_pair, tmp_path_factory, config) as found:
-        name = feature_measure.train(found, 1, SaeConfig(width=96, k=8, epochs=6, lr=3e-3, batch=512), 12_000)
+        name = sae_sae.train(found, 1, SaeConfig(width=96, k=8, epochs=6, lr=3e-3, batch=512), 12_000)
         assert name == "L1-96"
         feature_measure.explore(found, name, "L1-L2", SMALL)
         yield found
@@ -44,7 +49,7 @@ def test_every_table_is_there(ws: Workspace) -> None:
     kinds = ("saes", "sae_quality", "examples_a", "examples_b", "histograms_a", "histograms_b", "logits", "features")
     assert {f"{kind}/L1-96" for kind in kinds} < set(ws.names())
     assert ws.verify() == {}
-    table = stitch_tables.features(ws, "L1-96")
+    table = feature_tables.features(ws, "L1-96")
     assert len(table) == 96
     assert table.correlation.dropna().between(-1, 1).all()
     assert "" not in set(table.raises)
@@ -58,7 +63,7 @@ def test_the_sae_is_an_ordinary_one(ws: Workspace) -> None:
 
 
 def test_the_original_and_its_transfer_beat_their_controls(ws: Workspace) -> None:
-    table = stitch_tables.sae_quality(ws, "L1-96").set_index("name")
+    table = sae_tables.sae_quality(ws, "L1-96").set_index("name")
     assert table.fuv["original"] < table.fuv["random SAE"]
     controls = ["shuffled-pair stitch", "random stitch", "random SAE, transferred"]
     for measure in ("fuv", "loss"):
@@ -74,37 +79,37 @@ def test_the_original_and_its_transfer_beat_their_controls(ws: Workspace) -> Non
 def test_a_product_has_the_rank_of_its_narrowest_factor() -> None:
     g = torch.Generator().manual_seed(0)
     wide = torch.randn(400, 30, generator=g) @ torch.randn(30, 80, generator=g)
-    assert feature_measure.rank(wide) == 30
-    assert feature_measure.rank(torch.randn(400, 80, generator=g)) == 80
+    assert crossing.rank(wide) == 30
+    assert crossing.rank(torch.randn(400, 80, generator=g)) == 80
 
 
 def test_transferred_features_correlate_and_controls_do_not(ws: Workspace) -> None:
-    found = stitch_tables.feature_counts(ws, "L1-96")
+    found = feature_tables.feature_counts(ws, "L1-96")
     assert sum(found["counts"].values()) == 96
     correlation = found["correlation"]
     assert correlation["transferred"]["median"] > correlation["shuffled"]["median"] + 0.1
 
 
 def test_kinds_follow_the_threshold(ws: Workspace) -> None:
-    table = stitch_tables.features(ws, "L1-96")
-    low, _, high = (stitch_tables.kinds_of_features(table, t, 1).tolist() for t in (0.0, 0.5, 1.1))
+    table = feature_tables.features(ws, "L1-96")
+    low, _, high = (feature_tables.kinds_of_features(table, t, 1).tolist() for t in (0.0, 0.5, 1.1))
     assert "semantic" not in low and "structural" not in high
     assert low.count("structural") == high.count("semantic") > 0
 
 
 def test_one_feature_in_full(ws: Workspace) -> None:
-    table = stitch_tables.features(ws, "L1-96")
+    table = feature_tables.features(ws, "L1-96")
     f = int(table.joint.idxmax())
     for side in ("a", "b"):
-        rows = stitch_tables.feature_examples(ws, "L1-96", side, f)
+        rows = feature_tables.feature_examples(ws, "L1-96", side, f)
         top = rows[rows.group == "top"]
         assert top.activation.tolist() == sorted(top.activation, reverse=True)
         assert len(top) > 3
         assert top.activation.max() <= table[f"max_{side}"][f] * 1.5 + 1e-3
-        logits = stitch_tables.feature_logits(ws, "L1-96", side, f)
+        logits = feature_tables.feature_logits(ws, "L1-96", side, f)
         weights = dict(zip(logits["rank"], logits.weight, strict=True))
         assert min(w for r, w in weights.items() if r >= 0) > max(w for r, w in weights.items() if r < 0)
-        bars = stitch_tables.feature_histogram(ws, "L1-96", side, f)
+        bars = feature_tables.feature_histogram(ws, "L1-96", side, f)
         assert bars.tokens.sum() >= len(top)
         assert (bars.low < bars.high).all()
 
@@ -122,11 +127,11 @@ def test_again_changes_nothing_and_layers_must_fit(bench: Bench, ws: Workspace, 
 def test_an_sae_from_elsewhere_is_checked_and_kept(bench: Bench, ws: Workspace, tmp_path: Path) -> None:
     mine = SAE.load_from_disk(ws.path("saes/L1-96"), dtype="float32").requires_grad_(False)
     mine.save_model(tmp_path / "my sae")
-    name = feature_measure.adopt(bench, str(tmp_path / "my sae"), 1)
-    assert name == "my-sae" == feature_measure.adopt(bench, name, 1)
+    name = sae_sae.adopt(bench, str(tmp_path / "my sae"), 1)
+    assert name == "my-sae" == sae_sae.adopt(bench, name, 1)
     assert torch.equal(SAE.load_from_disk(ws.path("saes/my-sae"), dtype="float32").W_dec, mine.W_dec)
     with pytest.raises(StitchLensError, match="before layer 1; wanted layer 2"):
-        feature_measure.adopt(bench, str(tmp_path / "my sae"), 2)
+        sae_sae.adopt(bench, str(tmp_path / "my sae"), 2)
     config = json.loads((tmp_path / "my sae" / "cfg.json").read_text())
 
     def changed(**metadata: str) -> str:
@@ -135,16 +140,16 @@ def test_an_sae_from_elsewhere_is_checked_and_kept(bench: Bench, ws: Workspace, 
         return str(tmp_path / "my sae")
 
     with pytest.raises(StitchLensError, match="an SAE of gpt2; wanted one of"):
-        feature_measure.adopt(bench, changed(model_name="gpt2"), 1)
+        sae_sae.adopt(bench, changed(model_name="gpt2"), 1)
     with pytest.raises(StitchLensError, match="hook_z"):
-        feature_measure.adopt(bench, changed(hook_name="blocks.1.attn.hook_z"), 1)
+        sae_sae.adopt(bench, changed(hook_name="blocks.1.attn.hook_z"), 1)
     with pytest.raises(StitchLensError, match="before layer 2"):
-        feature_measure.adopt(bench, changed(hook_name="blocks.1.hook_resid_post"), 1)
+        sae_sae.adopt(bench, changed(hook_name="blocks.1.hook_resid_post"), 1)
     for wrong in ("nowhere", str(tmp_path / "nowhere")):
         with pytest.raises(StitchLensError, match="a folder, RELEASE:ID, or one of the workspace's"):
-            feature_measure.adopt(bench, wrong, 1)
+            sae_sae.adopt(bench, wrong, 1)
     with pytest.raises(StitchLensError, match="release 'no-such-release'"):
-        feature_measure.adopt(bench, "no-such-release:layer_1", 1)
+        sae_sae.adopt(bench, "no-such-release:layer_1", 1)
 
 
 def test_the_command_line_carries_an_sae(ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

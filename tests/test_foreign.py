@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from core.errors import StitchLensError
 from core.stitches import files as stitch_files
 from core.stitches.files import read_tensors, recognise
-from core.stitches.fit import Stitch
+from core.stitches.stitch import Stitch
 from tests.malformed import TRUE, A, B
 
 

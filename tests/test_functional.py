@@ -9,9 +9,10 @@ import torch
 from conftest import KINDS, Tiny
 from sae_lens import SAE
 
+from core import statistics
 from core.functional import ablation
 from core.functional.attention import Heads
-from core.models.loading import LiveModel
+from core.models.live import LiveModel
 from core.text.corpus import Corpus, Document
 
 LAYER, FEATURES = 3, 24
@@ -186,8 +187,8 @@ def test_intervals_resample_documents() -> None:
     g = np.random.default_rng(0)
     level = g.normal(size=40).repeat(50)
     values = level + 0.01 * g.normal(size=2000)
-    mean, low, high = ablation.interval(values, np.arange(40).repeat(50))
+    mean, low, high = statistics.document_interval(values, np.arange(40).repeat(50))
     assert low < mean < high and 0.4 < high - low < 0.9  # 2 x 1.96 / sqrt(40), not / sqrt(2000)
-    _, tight, wide = ablation.interval(values, np.arange(2000))
+    _, tight, wide = statistics.document_interval(values, np.arange(2000))
     assert wide - tight < 0.15
-    assert np.isnan(ablation.interval(np.array([]), np.array([]))).all()
+    assert np.isnan(statistics.document_interval(np.array([]), np.array([]))).all()

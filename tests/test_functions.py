@@ -7,10 +7,13 @@ import pytest
 from streamlit.testing.v1 import AppTest
 from test_app import opened, text
 
+from core import statistics
+from core.features import tables as feature_tables
 from core.functional import tables as functional_tables
-from core.stitches import tables as stitch_tables
+from core.workspace import store
+from core.workspace.disk import fingerprint
 from core.workspace.places import WORKSPACES
-from core.workspace.store import Workspace, fingerprint
+from core.workspace.store import Workspace
 from tests.planted import plant
 
 
@@ -18,9 +21,9 @@ from tests.planted import plant
 def test_the_committed_tables_are_whole(pair: str) -> None:
     ws = Workspace(pair, WORKSPACES)
     (sae,) = functional_tables.scanned(ws)
-    assert sae in stitch_tables.saes(ws)
-    measured = fingerprint(stitch_tables.makers(ws, f"features/{sae}"))
-    assert stitch_tables.makers(ws, f"functional/{sae}/heads")["measured"] == measured, "of the features that are there"
+    assert sae in feature_tables.saes(ws)
+    measured = fingerprint(store.makers(ws, f"features/{sae}"))
+    assert store.makers(ws, f"functional/{sae}/heads")["measured"] == measured, "of the features that are there"
     table = functional_tables.null_shares(ws, sae)
     assert table.candidate.sum() >= 8
     for side in "ab":  # they stand out by what they were chosen for
@@ -38,7 +41,7 @@ def test_scores_of_shuffled_features_find_nothing() -> None:
     table = functional_tables.heads(Workspace("nano", WORKSPACES), "L2-1024")
     rows = table[table.side == "b"]
     drawn = np.random.default_rng(0).permutation(rows.score)
-    assert abs(functional_tables.spearman(drawn, -rows.change)) < 0.15
+    assert abs(statistics.spearman(drawn, -rows.change)) < 0.15
 
 
 def test_the_page_says_what_was_measured() -> None:

@@ -35,11 +35,11 @@ from core.activations.harvest import (
 )
 from core.errors import StitchLensError
 from core.models.align import pair_positions
-from core.models.loading import Encoded, LiveModel
+from core.models.live import Encoded, LiveModel
 from core.models.pairs import LayerPair
 from core.text.corpus import Corpus, Document
+from core.workspace.disk import only_one
 from core.workspace.places import user_cache
-from core.workspace.store import only_one
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = [LayerPair(a=1, b=2), LayerPair(a=2, b=1)]
@@ -297,7 +297,7 @@ def test_a_window_without_pairs_does_not_spoil_the_rest(tiny: Tiny, documents: l
 
 
 def test_only_one_harvest_at_a_time(tiny: Tiny, documents: list[Document]) -> None:
-    from core.workspace.store import fingerprint
+    from core.workspace.disk import fingerprint
 
     a, b = tiny("nano-a"), tiny("nano-b")
     with only_one(fingerprint(config(a, b)), "harvest"), pytest.raises(StitchLensError, match="another harvest"):

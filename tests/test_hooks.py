@@ -7,7 +7,7 @@ import torch
 from conftest import KINDS, SCRIPTS, Tiny
 
 from core.models import hooks
-from core.models.loading import LiveModel
+from core.models.live import LiveModel
 
 
 def batch(model: LiveModel) -> torch.Tensor:

@@ -8,7 +8,8 @@ import sys
 import pytest
 from scipy.stats import beta
 
-from core.text.languages import LANGUAGES, detect, interval, prompts, repetition, transfer_gap
+from core.statistics import share_interval
+from core.text.languages import LANGUAGES, detect, prompts, repetition, transfer_gap
 from core.workspace.places import PROJECT
 
 TEXTS = {
@@ -37,7 +38,7 @@ def test_nothing_to_go_by_is_no_language(text: str) -> None:
 def test_intervals_are_clopper_pearson(hits: int, n: int) -> None:
     low = beta.ppf(0.025, hits, n - hits + 1) if hits else 0.0
     high = beta.ppf(0.975, hits + 1, n - hits) if hits < n else 1.0
-    assert interval(hits, n) == pytest.approx((low, high), abs=1e-9)
+    assert share_interval(hits, n) == pytest.approx((low, high), abs=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CanineTokenizer
 
 from core.errors import StitchLensError
-from core.models.loading import LiveModel, Runtime, load, locate, runtime, tokenizer_of, weights_hash
+from core.models.live import LiveModel, Runtime, runtime
+from core.models.loading import load, locate, tokenizer_of, weights_hash
 from core.models.pairs import ModelSpec, Source
 from core.models.prospect import prospect
 from core.workspace.places import PROJECT

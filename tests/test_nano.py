@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from benchmarks.nano import KneserNey
 from core.activations import harvest
 from core.activations.gram import Gram
-from core.cli.main import app
+from core.cli.shared import app
 from core.errors import StitchLensError
 from core.models import nano
 from core.models.nano import (
@@ -33,8 +33,8 @@ from core.report import report
 from core.stitches import downstream
 from core.stitches.fit import FitConfig, fit_moments
 from core.text.corpus import Corpus, load_corpus
+from core.workspace.disk import sha256_file
 from core.workspace.places import PROJECT
-from core.workspace.store import sha256_file
 
 MODELS = PROJECT / "cache" / "models"
 LAYERS = LayerPair(a=2, b=3)

@@ -10,16 +10,19 @@ import pytest
 from conftest import Tiny
 
 from core.activations import harvest
+from core.bench import Bench, BuildConfig
 from core.doctor import repair_all
 from core.errors import StitchLensError
 from core.models.pairs import PAIRS, LayerPair, PairSpec, get_pair
 from core.report import report
 from core.stitches import downstream
 from core.stitches import measure as stitch_measure
-from core.stitches.fit import FitConfig, fit_moments, load_stitch
-from core.stitches.measure import Bench, BuildConfig, best_setting, build, evaluate_stitch, fit_stitch, remove_stitch
+from core.stitches.fit import FitConfig, fit_moments
+from core.stitches.measure import best_setting, build, evaluate_stitch, fit_stitch, remove_stitch
+from core.stitches.stitch import load_stitch
+from core.workspace.disk import only_one
 from core.workspace.places import PROJECT
-from core.workspace.store import Workspace, only_one
+from core.workspace.store import Workspace
 
 SMALL = BuildConfig(held_out_tokens=400, select_tokens=150, svcca_positions=600, positions=3000)
 TABLE_1 = {"a", "b", "a_to_b", "b_to_a", "a_to_b_to_a", "b_to_a_to_b"}

@@ -16,17 +16,16 @@ from core.probes.probe import (
     Probe,
     centred,
     differences,
-    draws,
     fit,
     folds,
-    interval,
     load_probe,
     moved,
     random_features,
     save_probe,
     select,
 )
-from core.stitches.fit import Stitch
+from core.statistics import drawn_interval, draws
+from core.stitches.stitch import Stitch
 
 N, WIDTH = 400, 60
 UP, DOWN = (7, 21, 40), (3, 55)
@@ -141,7 +140,7 @@ def test_accuracy_and_auc_under_weights_are_scikit_learns() -> None:
         assert accuracy[r] == pytest.approx(expected)
         assert auc[r] == pytest.approx(np.mean([roc_auc_score(y, s, sample_weight=w) for s in scores]))
     assert np.all(weights[0] == 1) and np.all(np.stack(list(drawn.values())).sum(0) == 25)
-    value, low, high = interval(accuracy)
+    value, low, high = drawn_interval(accuracy)
     assert value == pytest.approx(outcome.right.mean()) and low < value < high
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from core.cli.main import app
+from core.bench import Bench
+from core.cli.shared import app
 from core.errors import StitchLensError
-from core.features import measure as feature_measure
 from core.models import hooks
 from core.models.pairs import PairSpec
 from core.probes import tables as probe_tables
@@ -29,8 +29,8 @@ from core.probes.prober import (
     task_probe,
 )
 from core.probes.tasks import Dataset, labelled, template_datasets
+from core.saes import sae as sae_sae
 from core.saes.sae import SaeConfig
-from core.stitches.measure import Bench
 from core.workspace.places import user_cache
 from core.workspace.store import Workspace
 from tests.conftest import stitched_bench
@@ -42,7 +42,7 @@ SMALL = ProbeConfig(ks=(1, 5), draws=2, resamples=40)
 @pytest.fixture(scope="module")
 def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with stitched_bench(tiny_pair, tmp_path_factory) as found:
-        feature_measure.train(found, 1, SaeConfig(width=64, k=8, epochs=4, lr=3e-3, batch=512), 4_000)
+        sae_sae.train(found, 1, SaeConfig(width=64, k=8, epochs=4, lr=3e-3, batch=512), 4_000)
         yield found
 
 

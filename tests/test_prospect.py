@@ -7,15 +7,15 @@ import pytest
 from safetensors.torch import save_file
 from torch import zeros
 
+from core.bench import Bench, BuildConfig
 from core.errors import StitchLensError
 from core.models import prospect as looking
 from core.models.loading import load_shared
-from core.models.pairs import NANO_A, NANO_B, PAIRS, SPEC, LayerPair, get_pair, known_pairs
+from core.models.pairs import NANO_A, NANO_B, PAIRS, LayerPair, get_pair, known_pairs, pairs_with_workspace
 from core.models.prospect import estimate, look, prospect, register
-from core.stitches.measure import Bench, BuildConfig, describe_pair
-from core.stitches.tables import pairs_with_workspace
+from core.stitches.measure import describe_pair
 from core.text.corpus import load_corpus
-from core.workspace.places import PROJECT
+from core.workspace.places import PROJECT, SPEC
 from core.workspace.store import Workspace
 
 MODELS = PROJECT / "cache" / "models"

@@ -10,10 +10,14 @@ import pandas as pd
 import pytest
 from scipy.stats import mannwhitneyu
 
+from core import statistics
 from core.errors import StitchLensError
+from core.features import tables as feature_tables
+from core.models import pairs
 from core.models.pairs import get_pair
 from core.stitches import tables as stitch_tables
 from core.text.corpus import Document
+from core.workspace import artifacts, store
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
 from tests.planted import ALPHAS, LOSSES, MAKERS, PAIR, losses, plant, plant_features
@@ -26,19 +30,19 @@ def ws(tmp_path: Path) -> Workspace:
 
 def test_pairs_with_workspace(ws: Workspace, tmp_path: Path) -> None:
     (tmp_path / "gpt2-small-medium").mkdir()  # a folder without a manifest is no workspace
-    assert stitch_tables.pairs_with_workspace(tmp_path) == [PAIR]
-    assert stitch_tables.pairs_with_workspace(tmp_path / "nowhere") == []
+    assert pairs.pairs_with_workspace(tmp_path) == [PAIR]
+    assert pairs.pairs_with_workspace(tmp_path / "nowhere") == []
 
 
 def test_stamp_follows_every_artifact(ws: Workspace) -> None:
-    before = stitch_tables.stamp(ws)
-    assert stitch_tables.stamp(ws) == before
+    before = store.stamp(ws)
+    assert store.stamp(ws) == before
     ws.put_record("quality/young", {"fuv_up": 0.5}, {})
-    after = stitch_tables.stamp(ws)
+    after = store.stamp(ws)
     assert after != before
     path = ws.path("svcca")
     path.write_bytes(path.read_bytes()[:-1])
-    assert stitch_tables.stamp(ws) != after  # also where only the file changed
+    assert store.stamp(ws) != after  # also where only the file changed
 
 
 def test_stitches_default_first_and_unmeasured_is_nan(ws: Workspace) -> None:
@@ -132,41 +136,41 @@ def test_table_1_holds_the_default_stitch_of_the_other_workspaces(ws: Workspace)
 
 
 def test_provenance_names_the_makers(ws: Workspace) -> None:
-    rows = stitch_tables.provenance(ws, "L20-L9").set_index("what").value
+    rows = artifacts.provenance(ws, "L20-L9").set_index("what").value
     assert rows["hook_a"] == "blocks.20.hook_resid_pre" and rows["a.weights"] == "aa"
     assert rows["corpus.fingerprint"] == "00ff00ff00ff00ff" and rows["sha256"] == ws.entry("stitches/L20-L9").sha256
     assert rows["versions.stitchlens"]
 
 
 def test_computed_groups_artifacts(ws: Workspace) -> None:
-    table = stitch_tables.computed(ws).set_index("group")
+    table = artifacts.computed(ws).set_index("group")
     assert table.files.to_dict() == {
         "pair": 1, "svcca": 1, "study": 1, "alpha_sweep": 1, "stitches": 3, "downstream": 2, "quality": 2,
     }  # fmt: skip
-    assert table.what["stitches"] == stitch_tables.WHAT["stitches"]
+    assert table.what["stitches"] == artifacts.WHAT["stitches"]
 
 
 def test_an_effect_is_the_u_statistic() -> None:
     g = np.random.default_rng(0)
     x, y = g.normal(0.5, 1, 300).round(1), g.normal(0, 1, 200).round(1)
-    found = stitch_tables.effect(x, y)
+    found = statistics.effect(x, y)
     expected = mannwhitneyu(x, y).statistic / (len(x) * len(y))
     assert found["superiority"] == pytest.approx(expected)
     assert found["superiority_low"] < expected < found["superiority_high"]
     assert found["median_difference"] == pytest.approx(np.median(x) - np.median(y))
-    same = stitch_tables.effect(y, y)
+    same = statistics.effect(y, y)
     assert same["superiority"] == 0.5 and same["superiority_low"] < 0.5 < same["superiority_high"]
 
 
 def test_a_feature_in_a_file_and_on_neuronpedia(ws: Workspace) -> None:
     plant_features(ws, [Document(id=f"d@{k}+0", label="eng", text="x" * 50) for k in range(3)])
-    record = json.loads(json.dumps(stitch_tables.feature_record(ws, "L20-12", 3)))
+    record = json.loads(json.dumps(feature_tables.feature_record(ws, "L20-12", 3)))
     assert record["feature"]["feature"] == 3 and record["makers"]["stitch_name"] == "L20-L9"
     assert [c["document"] for c in record["b"]["contexts"]] == ["d@0+0", "d@1+0", "d@2+0"]
     assert len(record["a"]["contexts"][0]["ends"]) == len(record["a"]["contexts"][0]["heat"]) + 1
-    assert json.dumps(stitch_tables.feature_record(ws, "L20-12", 11)), "a dead one has no correlation"
-    assert stitch_tables.neuronpedia(ws, "L20-12", 3) == "https://www.neuronpedia.org/planted/20-sae/3"
-    rows = stitch_tables.same_text(ws, "L20-12", 3)
+    assert json.dumps(feature_tables.feature_record(ws, "L20-12", 11)), "a dead one has no correlation"
+    assert feature_tables.neuronpedia(ws, "L20-12", 3) == "https://www.neuronpedia.org/planted/20-sae/3"
+    rows = feature_tables.same_text(ws, "L20-12", 3)
     assert rows.document.tolist() == ["d@0+0", "d@1+0"]
     assert rows.a_activation.tolist() != rows.b_activation.tolist()
 

@@ -16,22 +16,22 @@ from scipy import stats
 from torch import Tensor
 from typer.testing import CliRunner
 
-from core import jobs
+from core import jobs, statistics
 from core.activations.harvest import Recording
-from core.cli.main import app
+from core.bench import Bench
+from core.cli.shared import app
 from core.errors import StitchLensError
-from core.features import measure as feature_measure
 from core.jobs import start_sae_training
 from core.models.pairs import PairSpec
 from core.saes import flops
 from core.saes import run as sae_run
+from core.saes import sae as sae_sae
 from core.saes import settings as sae_settings
 from core.saes import tables as sae_tables
 from core.saes.measure import SaeTraining, evaluate, under_way
 from core.saes.run import Run, new_trainer, read_run, start_weights
 from core.saes.sae import SaeConfig, load_sae
 from core.saes.settings import STARTS, RunConfig, TrainingSet, check_fits, memory, training_set
-from core.stitches.measure import Bench
 from tests.conftest import stitched_bench
 
 D, WIDTH, K, BATCH = 16, 48, 4, 128
@@ -261,8 +261,8 @@ def test_intervals_over_seeds() -> None:
     assert row.low < row.ratio < row.high
     logs = np.array([0.1, 0.4, 0.3])
     low, high = stats.t.interval(0.95, 2, loc=logs.mean(), scale=stats.sem(logs))
-    assert sae_tables.half_width(logs) == pytest.approx((high - low) / 2)
-    assert np.isnan(sae_tables.half_width(logs[:1]))
+    assert statistics.half_width(logs) == pytest.approx((high - low) / 2)
+    assert np.isnan(statistics.half_width(logs[:1]))
 
 
 def test_the_sentence_says_both_ways() -> None:
@@ -308,7 +308,7 @@ def test_the_law_of_a_planted_frontier() -> None:
 @pytest.fixture(scope="module")
 def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with stitched_bench(tiny_pair, tmp_path_factory) as found:
-        feature_measure.train(found, 1, SaeConfig(width=32, k=8, lr=3e-3, batch=512), 4_000)
+        sae_sae.train(found, 1, SaeConfig(width=32, k=8, lr=3e-3, batch=512), 4_000)
         yield found
 
 

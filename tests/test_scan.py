@@ -9,15 +9,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from core.cli.main import app
+from core.bench import Bench, BuildConfig
+from core.cli.shared import app
 from core.errors import StitchLensError
 from core.functional import measure as functional_measure
 from core.functional import tables as functional_tables
 from core.functional.attention import Heads, pattern
 from core.models.pairs import get_pair
 from core.report import report
-from core.stitches import tables as stitch_tables
-from core.stitches.measure import Bench, BuildConfig
+from core.workspace import store
 from core.workspace.store import Workspace
 
 SMALL = functional_measure.ScanConfig(documents=40, reading=6, features=3, each=2, tokens=4)
@@ -141,7 +141,7 @@ def test_a_head_over_a_typed_text(bench: Bench, ws: Workspace) -> None:
 
 
 def test_a_stitch_that_was_fitted_again_is_refused(ws: Workspace) -> None:
-    name = stitch_tables.makers(ws, f"features/{SAE}")["stitch_name"]
+    name = store.makers(ws, f"features/{SAE}")["stitch_name"]
     entry = ws.entry(f"stitches/{name}")
     path = ws.path(f"stitches/{name}")
     makers = entry.makers | {"alpha": 7.0}

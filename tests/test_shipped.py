@@ -7,10 +7,11 @@ import pytest
 from sae_lens import SAE
 from typer.testing import CliRunner
 
-from core.cli.main import app
+from core.cli.shared import app
 from core.features import measure as feature_measure
+from core.features import tables as feature_tables
 from core.models.pairs import get_pair
-from core.stitches import tables as stitch_tables
+from core.saes import tables as sae_tables
 from core.workspace.places import WORKSPACES
 from core.workspace.store import Workspace
 
@@ -23,8 +24,8 @@ def ws(request: pytest.FixtureRequest) -> Workspace:
 
 
 def test_the_sae_and_its_transfer_meet_their_targets(ws: Workspace) -> None:
-    (sae, *_) = stitch_tables.saes(ws)
-    measured = {row["name"]: row for row in stitch_tables.sae_quality(ws, sae).to_dict("records")}
+    (sae, *_) = feature_tables.saes(ws)
+    measured = {row["name"]: row for row in sae_tables.sae_quality(ws, sae).to_dict("records")}
     assert measured["original"]["explained_variance"] >= 0.8
     assert measured["original"]["dead"] < 0.1
     for control in ("shuffled-pair stitch", "random stitch", "random SAE, transferred"):
@@ -33,7 +34,7 @@ def test_the_sae_and_its_transfer_meet_their_targets(ws: Workspace) -> None:
 
 
 def test_transferred_features_lie_apart_from_the_controls(ws: Workspace) -> None:
-    found = stitch_tables.feature_counts(ws, stitch_tables.saes(ws)[0])
+    found = feature_tables.feature_counts(ws, feature_tables.saes(ws)[0])
     superior, apart = (0.75, 0.1) if get_pair(ws.pair).family == "within-family" else (0.58, 0.02)
     for control in ("random", "shuffled"):
         assert found["effect"][control]["superiority_low"] > superior, control
@@ -42,16 +43,16 @@ def test_transferred_features_lie_apart_from_the_controls(ws: Workspace) -> None
 
 
 def test_one_feature_reads_in_full(ws: Workspace) -> None:
-    sae = stitch_tables.saes(ws)[0]
-    table = stitch_tables.features(ws, sae)
-    texts = stitch_tables.texts(get_pair(ws.pair).corpus)
+    sae = feature_tables.saes(ws)[0]
+    table = feature_tables.features(ws, sae)
+    texts = feature_tables.texts(get_pair(ws.pair).corpus)
     f = int(table.joint.idxmax())
     for side in ("a", "b"):
-        rows = stitch_tables.feature_examples(ws, sae, side, f)
+        rows = feature_tables.feature_examples(ws, sae, side, f)
         assert {"top", "q1", "q2", "q3", "q4"} <= set(rows.group)
         for row in rows.to_dict("records"):
             assert row["ends"][-1] <= len(texts[row["document"]])
-    both = stitch_tables.same_text(ws, sae, f)
+    both = feature_tables.same_text(ws, sae, f)
     assert 5 <= len(both) <= 10
     assert SAE.load_from_disk(ws.path(f"saes/{sae}")).cfg.d_sae == len(table)
 
@@ -59,12 +60,12 @@ def test_one_feature_reads_in_full(ws: Workspace) -> None:
 @pytest.mark.model
 def test_what_is_read_live_is_what_a_pointer_says() -> None:
     ws = Workspace("nano", WORKSPACES)
-    sae = stitch_tables.saes(ws)[0]
+    sae = feature_tables.saes(ws)[0]
     live = feature_measure.Live(get_pair("nano"), sae)
-    texts = stitch_tables.texts(get_pair("nano").corpus)
-    f = int(stitch_tables.features(ws, sae).joint.idxmax())
+    texts = feature_tables.texts(get_pair("nano").corpus)
+    f = int(feature_tables.features(ws, sae).joint.idxmax())
     for side in ("a", "b"):
-        row = stitch_tables.feature_examples(ws, sae, side, f).iloc[0]
+        row = feature_tables.feature_examples(ws, sae, side, f).iloc[0]
         read = live.read(texts[row.document])[side]
         value = float(read.acts[read.position == row.position, f])
         assert value == pytest.approx(row.activation, rel=0.05), "bfloat16, another batch"
@@ -75,12 +76,12 @@ def test_what_is_read_live_is_what_a_pointer_says() -> None:
 @pytest.mark.model
 def test_the_command_line_measures_the_sae_again() -> None:
     ws = Workspace("nano", WORKSPACES)
-    sae = stitch_tables.saes(ws)[0]
+    sae = feature_tables.saes(ws)[0]
     stitch = ws.entry(f"features/{sae}").makers["stitch_name"]
     done = CliRunner().invoke(app, ["sae", "eval", "nano", "--sae", sae, "--stitch", stitch, "--json"])
     assert done.exit_code == 0, done.output
     again = {row["name"]: row for row in json.loads(done.stdout)["variants"]}
-    for row in stitch_tables.sae_quality(ws, sae).to_dict("records"):
+    for row in sae_tables.sae_quality(ws, sae).to_dict("records"):
         assert again[row["name"]]["fuv"] == pytest.approx(row["fuv"], rel=0.02), row["name"]
         assert again[row["name"]]["loss"] == pytest.approx(row["loss"], rel=0.02), row["name"]
     lost = CliRunner().invoke(app, ["sae", "eval", "nano", "--sae", "no-such"])

@@ -10,14 +10,13 @@ from conftest import texts
 
 from core.errors import StitchLensError
 from core.models import hooks
-from core.models.loading import LiveModel
+from core.models.live import LiveModel, Turns
 from core.steering import generate as steering_generate
 from core.steering import tables as steering_tables
 from core.steering.generate import (
     OPERATORS,
     Lane,
     Sampling,
-    Turns,
     Written,
     draw,
     encode_prompt,

@@ -18,19 +18,8 @@ from core.activations.gram import Gram, Moments
 from core.activations.harvest import Recording
 from core.errors import StitchLensError
 from core.stitches import fit as stitching
-from core.stitches.fit import (
-    METRICS,
-    SHRINK,
-    FitConfig,
-    Metric,
-    Stitch,
-    fit_adam,
-    fit_moments,
-    load_stitch,
-    quality,
-    save_stitch,
-    with_makers,
-)
+from core.stitches.fit import METRICS, SHRINK, FitConfig, Metric, fit_adam, fit_moments, quality
+from core.stitches.stitch import Stitch, load_stitch, save_stitch, with_makers
 
 D_A, D_B, N = 5, 7, 3000
 PARTS = ("P_up", "b_up", "P_down", "b_down")

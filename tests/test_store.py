@@ -17,8 +17,9 @@ from filelock import FileLock
 from safetensors.torch import save_file
 
 from core.errors import StitchLensError
-from core.workspace import store
-from core.workspace.store import SCHEMA, STALE_SECONDS, Workspace, beside, fingerprint, only_one, sha256_file
+from core.workspace import disk
+from core.workspace.disk import STALE_SECONDS, beside, fingerprint, only_one, sha256_file
+from core.workspace.store import SCHEMA, Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -177,7 +178,7 @@ def test_no_workspace_says_how_to_build_one(tmp_path: Path) -> None:
 
 
 def test_two_writers(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(disk, "LOCK_SECONDS", 0.2)
     code = "import sys\nfrom filelock import FileLock\n"
     code += "with FileLock(sys.argv[1]):\n print(1, flush=True)\n sys.stdin.read()"
     command = [sys.executable, "-c", code, str(ws.root / ".lock")]

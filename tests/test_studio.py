@@ -9,12 +9,14 @@ import pytest
 import torch
 from gguf import GGUFReader
 
+from core.bench import Bench, BuildConfig
+from core.config import check
 from core.errors import StitchLensError
 from core.models.pairs import get_pair
+from core.steering.files import export, load_vector, save_vector
 from core.steering.generate import Sampling, Written
-from core.steering.studio import LaneKey, Setting, Studio, check, export, lane_key, run_record
-from core.steering.vectors import load_vector, random_like, save_vector
-from core.stitches.measure import Bench, BuildConfig
+from core.steering.studio import LaneKey, Setting, Studio, lane_key, run_record
+from core.steering.vectors import random_like
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
 

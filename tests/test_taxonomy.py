@@ -7,6 +7,7 @@ import pytest
 from conftest import Tiny
 from sae_lens import SAE
 
+from core.features.tables import kinds_of_features
 from core.features.taxonomy import (
     REWRITES,
     TagRewriter,
@@ -16,7 +17,6 @@ from core.features.taxonomy import (
     is_content,
     validate_rewriter,
 )
-from core.stitches.tables import kinds_of_features
 from core.text.corpus import Corpus, load_corpus
 
 SENTENCE = "When the old sailors quickly painted three boats in LONDON, Maria did not see them."

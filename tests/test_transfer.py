@@ -8,7 +8,7 @@ import torch
 from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
 
 from core.errors import StitchLensError
-from core.stitches.fit import Stitch
+from core.stitches.stitch import Stitch
 from core.stitches.transfer import Direction, save_sae, transfer_probe, transfer_sae, transfer_vector
 
 D_A, D_B, D_SAE, ROWS = 24, 40, 96, 300

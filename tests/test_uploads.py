@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, arange
 
 from core.errors import StitchLensError
-from core.workspace import uploads
+from core.workspace import artifacts, uploads
 from core.workspace.store import Workspace
 
 BROUGHT = {"method": "imported", "layer_a": 1, "layer_b": 2}
@@ -82,10 +82,10 @@ def test_kept_ones_are_everyones(mine: Workspace, shared: Workspace) -> None:
 
 def test_names_never_overwrite(mine: Workspace, shared: Workspace) -> None:
     with pytest.raises(StitchLensError, match=r"a stitch named 'ours'.*choose another name"):
-        uploads.check_name(mine, "stitches", "ours")
+        artifacts.check_name(mine, "stitches", "ours")
     for bad in ("", "../x", "a/b", ".x", "a b", "x" * 65):
         with pytest.raises(StitchLensError, match="choose another name"):
-            uploads.check_name(mine, "stitches", bad)
+            artifacts.check_name(mine, "stitches", bad)
     put(mine, "stitches/new", 2.0)
     put(shared, "stitches/new", 3.0)  # somebody else kept one of that name meanwhile
     assert value(mine, "stitches/new") == 2.0
@@ -138,6 +138,6 @@ def test_private_homes_are_swept_after_a_day(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_names_come_from_files_and_references() -> None:
-    found = [uploads.name_from(x) for x in ("my stitch.safetensors", "a/b/sae.zip", "release:blocks.3/16k", "../..")]
+    found = [artifacts.name_from(x) for x in ("my stitch.safetensors", "a/b/sae.zip", "release:blocks.3/16k", "../..")]
     assert found == ["my-stitch", "sae", "16k", "mine"]
-    assert all(uploads.NAME.fullmatch(x) for x in found)
+    assert all(artifacts.NAME.fullmatch(x) for x in found)

@@ -13,24 +13,11 @@ from safetensors.torch import save_file
 
 from core.errors import StitchLensError
 from core.models import hooks
-from core.models.loading import LiveModel
+from core.models.live import LiveModel
 from core.models.pairs import NANO_B
-from core.steering.vectors import (
-    Means,
-    Vector,
-    diff_mean,
-    language_means,
-    load_means,
-    load_vector,
-    means,
-    moved,
-    neuronpedia_vector,
-    open_vector,
-    random_like,
-    save_gguf,
-    save_vector,
-)
-from core.stitches.fit import Stitch
+from core.steering.files import load_vector, neuronpedia_vector, open_vector, save_gguf, save_vector
+from core.steering.vectors import Means, Vector, diff_mean, language_means, load_means, means, moved, random_like
+from core.stitches.stitch import Stitch
 from core.text.corpus import Corpus, Document
 
 LAYER = 2

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import StitchLensError
-from core.workspace.store import beside
+from core.workspace.disk import beside
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from core.activations.gram import Gram, load_grams, save_grams
 from core.errors import StitchLensError
 from core.models import hooks
 from core.models.align import pair_positions
-from core.models.loading import Encoded, LiveModel
+from core.models.live import Encoded, LiveModel
 from core.models.pairs import LayerPair
 from core.progress import Progress
 from core.text.corpus import Document
+from core.workspace.disk import beside, fingerprint, only_one
 from core.workspace.places import user_cache
-from core.workspace.store import beside, fingerprint, only_one
 
 WINDOW = 64
 """Documents read at a time."""

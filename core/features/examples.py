@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core.activations.harvest import OUTLIER, kept_positions, record, windows
 from core.errors import StitchLensError
-from core.models.loading import LiveModel
+from core.models.live import LiveModel
 from core.progress import Progress
 from core.text.corpus import Document
 from core.text.reading import clean

@@ -1,123 +1,27 @@
 """What the feature explorer shows of an SAE of A and its transfer to B: from a stitch to tables (3.1, 5.1, C, G, H)."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from core.activations.harvest import norm_limits, read_window, windows, within
+from core.bench import Bench, BuildConfig
 from core.errors import StitchLensError
 from core.features.attribution import extreme_tokens, measure_attribution
 from core.features.examples import Read, find_examples, lean, overlap, read_places, read_text, shared_places, short
 from core.features.taxonomy import REWRITES, TagRewriter, active_features, consistency, english_sentences
-from core.models.pairs import Frozen, LayerPair, PairSpec
-from core.saes.sae import SaeConfig, joined, kept_in, metadata, random_sae, reconstruction, sae_hash, sae_of, train_sae
-from core.steering.generate import TURNS
-from core.stitches import downstream
-from core.stitches.fit import Stitch, load_stitch, random_stitch
-from core.stitches.measure import Bench, BuildConfig
-from core.stitches.transfer import save_sae, transfer_sae
-from core.text.corpus import Document
-from core.workspace.store import Workspace, fingerprint
-from core.workspace.uploads import check_name, name_from
+from core.models.live import TURNS
+from core.models.pairs import LayerPair, PairSpec
+from core.saes.crossing import ExploreConfig, joined, variants, zero_shot
+from core.saes.sae import kept_in
+from core.stitches.stitch import load_stitch
+from core.stitches.transfer import transfer_sae
+from core.workspace.disk import fingerprint
+from core.workspace.store import Workspace
 
 if TYPE_CHECKING:
     from sae_lens import SAE
-
-
-class ExploreConfig(Frozen):
-    """How much is measured. Tokens are of model B."""
-
-    positions: int | None = None
-    """Paired held-out positions for Eq. 10; None reads the split whole."""
-    reconstruction_positions: int = 20_000
-    tokens: int = 5_000
-    """Scored for the losses with an SAE in place."""
-    sentences: int = 300
-    """Each with REWRITES rewrites."""
-    seed: int = 0
-
-
-def train(bench: Bench, layer: int, config: SaeConfig, positions: int | None = None) -> str:
-    """The name of an SAE of A before `layer`, trained on the fit split at positions that pair up with one of B (so not
-    on the bytes of scripts that A spells out), kept as `saes/<name>`."""
-    bench.pair.check_layers(layer, 0)
-    name = f"L{layer}-{config.width}"
-    makers = {
-        "pair": bench.pair.key, "a": bench.a.makers, "corpus": bench.corpus.fingerprint, "layer_a": layer,
-        "hook_a": f"blocks.{layer}.hook_resid_pre", "positions": positions, **config.model_dump(),
-    }  # fmt: skip
-    if not bench.current(f"saes/{name}", makers):
-        rows = bench.rows("a", layer, "fit", positions)
-        about = metadata(bench.pair.a.key, layer)
-        _keep(bench, name, train_sae(rows, "h", config, about, f"training SAE {name}"), makers)
-    return name
-
-
-def _keep(bench: Bench, name: str, sae: "SAE[Any]", makers: dict[str, Any]) -> None:
-    """In half precision, as `saes/<name>`."""
-    sae = sae.half()
-    sae.cfg.dtype = "float16"
-    bench.workspace.put_folder(f"saes/{name}", lambda folder: save_sae(sae, folder), "sae", makers)
-
-
-def foreign_sae(
-    bench: Bench, ref: str, layer: int | None = None, stitched: int | None = None, scale: float | None = None
-) -> tuple["SAE[Any]", int]:
-    """Someone else's SAE of A and the layer before which it reads; `layer` says what the SAE does not. See `sae_of`,
-    also for what is refused."""
-    return sae_of(bench, ref, "a", layer, stitched, scale)
-
-
-def adopt(
-    bench: Bench, ref: str, layer: int | None = None, name: str | None = None, stitched: int | None = None,
-    scale: float | None = None,
-) -> str:  # fmt: skip
-    """The name of someone else's SAE of A, kept as `saes/<name>` as precise as it came; one that is there already is
-    not kept again. Raises StitchLensError as `foreign_sae` does, and where the name is another one's."""
-    sae, at = foreign_sae(bench, ref, layer, stitched, scale)
-    if bench.workspace.exists and f"saes/{ref}" in bench.workspace.names():
-        if scale is not None:
-            raise StitchLensError(
-                f"a scale beside SAE {ref} of the workspace", "one with its file",
-                "bring the file again under another name with its scale",
-            )  # fmt: skip
-        return ref
-    return keep_foreign(bench, sae, at, ref, name or name_from(ref))
-
-
-def keep_foreign(bench: Bench, sae: "SAE[Any]", at: int, ref: str, name: str) -> str:
-    """The name of an SAE of A that came as `ref` and was admitted, kept as `saes/<name>` with its place in its own
-    metadata. Raises StitchLensError where the name is another one's."""
-    ws = bench.workspace
-    makers = {
-        "pair": bench.pair.key, "a": bench.a.makers, "layer_a": at, "hook_a": f"blocks.{at}.hook_resid_pre",
-        "from": sae_hash(sae), "name": name, "brought": name_from(ref),
-    }  # fmt: skip
-    for key, value in metadata(bench.pair.a.key, at).items():
-        if sae.cfg.metadata[key] is None:
-            sae.cfg.metadata[key] = value
-    if not bench.current(f"saes/{name}", makers):
-        check_name(ws, "saes", name)
-        ws.put_folder(f"saes/{name}", lambda folder: save_sae(sae, folder), "sae", makers)
-    return name
-
-
-def variants(sae: "SAE[Any]", stitch: Stitch, shuffled: Stitch, seed: int = 0) -> dict[str, tuple[str, "SAE[Any]"]]:
-    """(model it is for, SAE) by name: the original and its transfer, and what they must beat."""
-    control = random_sae(sae, seed)
-    return {
-        "original": ("a", sae),
-        "random SAE": ("a", control),
-        "transferred": ("b", transfer_sae(sae, stitch)),
-        "shuffled-pair stitch": ("b", transfer_sae(sae, shuffled)),
-        "random stitch": ("b", transfer_sae(sae, random_stitch(stitch, seed))),
-        "random SAE, transferred": ("b", transfer_sae(control, stitch)),
-    }
 
 
 def stitch_of(ws: Workspace, sae_name: str) -> str:
@@ -152,63 +56,6 @@ class Live:
         """Activations in A ('a') and, transferred, in B ('b')."""
         with TURNS.turn():
             return {side: read_text(model, sae, at, text) for side, (model, sae, at) in self._sides.items()}
-
-
-def zero_shot(
-    bench: Bench, saes: dict[str, tuple[str, "SAE[Any]"]], layers: LayerPair, config: ExploreConfig,
-    documents: Sequence[Document] | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """On the held-out split, or on `documents` of it: Table 2 with controls, a row a variant: `name`, `model`; the
-    measures of `core.saes.sae.reconstruction`; `rank` of the decoder; and with the reconstruction in the residual stream's
-    place at paired positions, nats/token of that model:
-    `loss`, `loss_clean`, `loss_ablated` (zeros in its place), `delta_loss` (loss - loss_clean) and `ce_loss_score`,
-    (loss_ablated - loss) / (loss_ablated - loss_clean)."""
-    documents = bench.corpus.split("held-out") if documents is None else documents
-    kept: dict[str, list[Tensor]] = {"a": [], "b": []}
-    limits: dict[str, float] = {}
-    for docs in windows(documents):
-        chunk = read_window(bench.a, bench.b, docs, [layers.a], [layers.b])
-        limits = limits or norm_limits(chunk)
-        keep = within(chunk, limits, layers)
-        kept["a"].append(chunk.h_a[layers.a][keep].float())
-        kept["b"].append(chunk.h_b[layers.b][keep].float())
-        if sum(map(len, kept["a"])) >= config.reconstruction_positions:
-            break
-    conditions = downstream.unpatched()
-    for side in ("a", "b"):
-        conditions.append(downstream.Condition(f"zeros {side}", side, _in_place(side, torch.zeros_like)))
-    for name, (side, sae) in saes.items():
-        conditions.append(downstream.Condition(name, side, _in_place(side, sae)))
-    measured = downstream.measure(
-        bench.a, bench.b, documents, layers, conditions, "losses with SAEs in place", config.tokens
-    )
-    loss = downstream.mean_losses(measured)
-    rows = []
-    for name, (side, sae) in saes.items():
-        clean, ablated, mine = loss[side], loss[f"zeros {side}"], loss[name]
-        rows.append({
-            "name": name, "model": side, **reconstruction(sae, kept[side]),
-            "rank": rank(sae.W_dec), "loss": mine, "loss_clean": clean,
-            "loss_ablated": ablated, "delta_loss": mine - clean,
-            "ce_loss_score": (ablated - mine) / (ablated - clean),
-        })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def rank(weights: Tensor) -> int:
-    """Singular values above float32's rounding of the largest: what a product with a narrower map leaves."""
-    rounding = max(weights.shape) * torch.finfo(torch.float32).eps
-    return int(torch.linalg.matrix_rank(weights.double(), rtol=rounding))
-
-
-def _in_place(side: str, new: Any) -> downstream.Rows:
-    """Rows of that side's own residual stream, handed through `new`."""
-
-    def rows(x: Tensor, y: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return new(x if side == "a" else y)
-
-    return rows
 
 
 def explore(bench: Bench, sae_name: str, stitch_name: str, config: ExploreConfig | None = None) -> None:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.activations.harvest import record
-from core.models.loading import LiveModel
+from core.models.live import LiveModel
 from core.progress import Progress
 from core.text.corpus import Document
 

@@ -18,7 +18,7 @@ from core.features.examples import read
 from core.functional import attention
 from core.functional.attention import Heads
 from core.models import hooks
-from core.models.loading import LiveModel
+from core.models.live import LiveModel
 from core.stitches.downstream import LOGIT_ROWS
 from core.text.corpus import Document
 
@@ -30,8 +30,6 @@ NULL_SHARES = (0.01, 0.02, 0.05)
 PAPERS_SHARE = 0.02
 NEAREST = 20
 """Features among which a matched control is drawn."""
-DRAWS = 1000
-"""Of a bootstrap over documents."""
 
 
 def null_basis(model: LiveModel) -> Float[Tensor, "d d"]:
@@ -205,15 +203,3 @@ def path_patch(
     index = np.concatenate([i for i, _, _ in parts])
     before, after = (torch.cat(x).numpy() for x in ([b for _, b, _ in parts], [a for _, _, a in parts]))
     return Patched(fired.loc[index].reset_index(drop=True), before, after)
-
-
-def interval(values: NDArray[Any], documents: NDArray[Any], seed: int = 0) -> tuple[float, float, float]:
-    """(mean, low, high) of values: 95 %, bootstrap over documents; NaN where there is none."""
-    if not len(values):
-        return float("nan"), float("nan"), float("nan")
-    _, which = np.unique(documents, return_inverse=True)
-    sums, counts = np.bincount(which, weights=values), np.bincount(which)
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=DRAWS)
-    low, high = np.quantile((weights @ sums) / (weights @ counts), [0.025, 0.975])
-    return float(sums.sum() / counts.sum()), float(low), float(high)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core.errors import StitchLensError
 from core.models import hooks
-from core.models.loading import LiveModel
+from core.models.live import LiveModel
 
 INTERFACE = "stitchlens_look"
 """Under this name transformers' attention modules hand their queries and keys to `_hand_over`."""

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from core import statistics
 from core.activations.harvest import batches
+from core.bench import Bench
+from core.config import Frozen
 from core.errors import StitchLensError
 from core.features import measure as feature_measure
 from core.features.examples import short
@@ -20,17 +23,16 @@ from core.functional import ablation
 from core.functional.ablation import NULL_SHARES, PAPERS_SHARE
 from core.functional.attention import Heads, ablated, readers, scores
 from core.models import hooks
-from core.models.loading import LiveModel, load, runtime
-from core.models.pairs import Frozen
+from core.models.live import TURNS, LiveModel, runtime
+from core.models.loading import load
 from core.progress import Progress
 from core.saes.sae import kept_in, random_sae
-from core.steering.generate import TURNS
-from core.stitches.fit import Stitch, load_stitch
-from core.stitches.measure import Bench
+from core.stitches.stitch import Stitch, load_stitch
 from core.stitches.transfer import transfer_sae, transfer_vector
 from core.text.corpus import Document
 from core.text.reading import clean
-from core.workspace.store import Workspace, fingerprint
+from core.workspace.disk import fingerprint
+from core.workspace.store import Workspace
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -216,7 +218,7 @@ def _ablation(
                 row = {"side": side.name, "feature": f, "random": f in control, "places": len(found)}
                 row |= {"activation": found.activation.mean(), "entropy": found.entropy.mean()}
                 for name in ("entropy_change", "loss_change"):
-                    values = ablation.interval(found[name].to_numpy(), where, config.seed)
+                    values = statistics.document_interval(found[name].to_numpy(), where, config.seed)
                     row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
                 rows.append(row)
                 bar.advance(1)
@@ -299,7 +301,7 @@ def _tokens(
     the feature is ablated, at places spread evenly from the strongest activation to the weakest."""
     layer, head = np.unravel_index((change * KINDS[kind]).argmax(), change.shape)
     before, after = found.before[:, layer, head], found.after[:, layer, head]
-    mean, low, high = ablation.interval(after - before, found.fired.document.to_numpy(), config.seed)
+    mean, low, high = statistics.document_interval(after - before, found.fired.document.to_numpy(), config.seed)
     order = found.fired.activation.sort_values(ascending=False, kind="stable").index.to_numpy()
     some = order[np.linspace(0, len(order) - 1, min(config.tokens, len(order))).round().astype(int)]
     places = found.fired.loc[some]

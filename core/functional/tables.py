@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from core import statistics
 from core.errors import StitchLensError
-from core.stitches import tables as stitch_tables
+from core.features import tables as feature_tables
+from core.statistics import spearman
+from core.workspace import store
 from core.workspace.store import Workspace
 
 SHARES = (1, 2, 5)
@@ -28,7 +31,7 @@ def about(ws: Workspace, sae: str) -> dict[str, Any]:
     """`random` shares of a random SAE's features by side and per cent (5 %, 50 %, 95 %); `sink`, the share of the
     attention sink's direction ('a', 'transferred', 'b') by per cent; `documents`; how it was made."""
     name = f"functional/{sae}/about"
-    return ws.record(name) | {"makers": stitch_tables.makers(ws, name)}
+    return ws.record(name) | {"makers": store.makers(ws, name)}
 
 
 def null_shares(ws: Workspace, sae: str, share: int = 2) -> pd.DataFrame:
@@ -37,7 +40,7 @@ def null_shares(ws: Workspace, sae: str, share: int = 2) -> pd.DataFrame:
     an entropy feature; `raises`."""
     if share not in SHARES:
         raise StitchLensError(f"a null space of {share} %", f"one of {', '.join(map(str, SHARES))}", "choose one")
-    table = stitch_tables.features(ws, sae)[["feature", "max_a", "max_b", "raises"]]
+    table = feature_tables.features(ws, sae)[["feature", "max_a", "max_b", "raises"]]
     found = ws.table(f"functional/{sae}/null")
     for side in SIDES:
         table[f"share_{side}"] = found[f"{side}_{share}"].to_numpy(np.float32) / STEP
@@ -69,11 +72,6 @@ def clearest(table: pd.DataFrame) -> int:
     """Of `moved`: the candidate that deactivates a head in both models most clearly."""
     rows = table.loc[~table.random & (table.kind == "deactivation")]
     return int((-rows.change).groupby(rows.feature).min().idxmax())
-
-
-def spearman(x: Any, y: Any) -> float:
-    """Rank correlation; NaN where one of them never varies."""
-    return float(pd.Series(np.asarray(x, float)).corr(pd.Series(np.asarray(y, float)), method="spearman"))
 
 
 def summary(ws: Workspace, sae: str) -> dict[str, Any]:
@@ -108,7 +106,7 @@ def summary(ws: Workspace, sae: str) -> dict[str, Any]:
             k: {"features": len(x), "entropy": float(x.entropy_change.mean()), "loss": float(x.loss_change.mean()),
                 "ratio": float(x.entropy_change.sum() / x.loss_change.sum())}
             for k, x in sizes.items()
-        } | {"effect": stitch_tables.effect(*(sizes[k].entropy_change.to_numpy(np.float64) for k in sizes))}  # fmt: skip
+        } | {"effect": statistics.effect(*(sizes[k].entropy_change.to_numpy(np.float64) for k in sizes))}  # fmt: skip
         rows, picked = patched[patched.side == side], single[single.side == side]
         best = picked.loc[(picked.feature == clearest(single)) & (picked.kind == "deactivation")].iloc[0]
         kinds = picked.groupby(["kind", "random"]).change.mean()
@@ -117,10 +115,34 @@ def summary(ws: Workspace, sae: str) -> dict[str, Any]:
             "candidates": {k: float(kinds[k, False]) for k in ("deactivation", "activation")},
             "random": {k: float(kinds[k, True]) for k in ("deactivation", "activation")},
             "spearman": spearman(rows.score, -rows.change), "heads": int(rows.groupby("feature").size().iloc[0]),
-            "effect": stitch_tables.effect(*(-x.to_numpy(np.float64) for x in falls)),
+            "effect": statistics.effect(*(-x.to_numpy(np.float64) for x in falls)),
             "clearest": {k: float(best[k]) if k in ("change", "low", "high") else int(best[k])
                          for k in ("feature", "layer", "head", "change", "low", "high", "places")},
         }  # fmt: skip
     wide = single[single.kind == "deactivation"].pivot_table(index="feature", columns="side", values="change")
     out["attention"]["kept"] = spearman(wide.a, wide.b)
     return out
+
+
+def as_text(found: dict[str, Any]) -> str:
+    null, sink = found["null_space"], found["sink"]
+    lines = [
+        f"SAE {found['sae']} through {found['stitch']}, {found['documents']} documents",
+        f"share in the null space (2 %), median: A {null['a']:.2f} (random SAE {null['random_a']:.2f}), "
+        f"B {null['b']:.2f} ({null['random_b']:.2f}); rank correlation of A's with B's {null['spearman']:.2f}",
+        f"sink direction: A {sink['a']:.2f}, transferred {sink['transferred']:.2f}, B's own {sink['b']:.2f}",
+    ]
+    for side in ("a", "b"):
+        entropy, attention = found["entropy"][side], found["attention"][side]
+        cells = [
+            f"{k} {x['entropy']:.3f} and {x['loss']:.3f}" for k, x in entropy.items() if k in ("candidates", "random")
+        ]
+        lines.append(f"{side.upper()} ablated, |change| of entropy and loss in nats: {', '.join(cells)}")
+        best = attention["clearest"]
+        lines.append(
+            f"{side.upper()} attention to the first token falls by {-attention['candidates']['deactivation']:.3f} "
+            f"(random {-attention['random']['deactivation']:.3f}); clearest: feature {best['feature']}, head "
+            f"{best['layer']}.{best['head']}, {best['change']:+.3f} [{best['low']:+.3f}, {best['high']:+.3f}]; rank "
+            f"correlation of heuristic score and fall {attention['spearman']:.2f}"
+        )
+    return "\n".join([*lines, f"largest falls in A and in B, rank correlation {found['attention']['kept']:.2f}"])

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from core.models.loading import Encoded
+from core.models.live import Encoded
 
 
 def _readers(ends: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from core.models.loading import LiveModel
+    from core.models.live import LiveModel
 
 
 Change = Callable[[Tensor], Tensor]

@@ -19,13 +19,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from core.config import Frozen
 from core.errors import StitchLensError
-from core.models.loading import Runtime, keep_freed_memory, runtime
-from core.models.pairs import NANO_CORPUS, Frozen
+from core.models.live import Runtime, runtime
+from core.models.loading import keep_freed_memory
+from core.models.pairs import NANO_CORPUS
 from core.progress import Progress
 from core.text.corpus import load_corpus
+from core.workspace.disk import beside, fingerprint, folder_beside, only_one, sha256_file
 from core.workspace.places import user_cache
-from core.workspace.store import beside, fingerprint, folder_beside, only_one, sha256_file
 
 FIRST = "<|endoftext|>"
 SAVE_SECONDS = 60.0

@@ -1,25 +1,17 @@
 """Which models, where they come from, and which two are stitched: frozen specs and the registry of known pairs."""
 
-import re
 from contextlib import suppress
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from core.config import Frozen
 from core.errors import StitchLensError
-from core.workspace.places import workspaces_dir
+from core.workspace.places import KEY, SPEC, workspaces_dir
+from core.workspace.store import Workspace
 
-KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-"""Of a pair: it names folders."""
-SPEC = "spec.json"
-"""Beside the manifest of a workspace: the spec of a pair that a person added."""
 SPEC_BYTES = 100_000
-
-
-class Frozen(BaseModel):
-    """Base of all configs: immutable, and a misspelt key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Source(Frozen):
@@ -309,3 +301,8 @@ def _added(key: str) -> PairSpec:
     if pair.key != key:
         raise StitchLensError(f"the spec of '{pair.key}' under '{key}'", "its own folder", todo)
     return pair
+
+
+def pairs_with_workspace(root: Path | None = None) -> list[str]:
+    """Keys of the pairs that have a workspace, and of those that a person added, in the registry's order."""
+    return [key for key in known_pairs() if key not in PAIRS or Workspace(key, root or workspaces_dir()).exists]

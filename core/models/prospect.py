@@ -11,11 +11,11 @@ import torch
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 
+from core.config import Frozen
 from core.errors import StitchLensError
 from core.models.align import pair_positions
+from core.models.live import MAX_TOKENS, Reader, runtime
 from core.models.loading import (
-    MAX_TOKENS,
-    Reader,
     check_architecture,
     check_device,
     has_sdpa,
@@ -23,25 +23,13 @@ from core.models.loading import (
     locate,
     open_plain,
     quiet_hub,
-    runtime,
     some,
     tokenizer_of,
 )
-from core.models.pairs import (
-    KEY,
-    SPEC,
-    USUAL_NAMES,
-    Frozen,
-    LayerPair,
-    ModelSpec,
-    PairSpec,
-    Source,
-    known_pairs,
-    same_model,
-)
+from core.models.pairs import USUAL_NAMES, LayerPair, ModelSpec, PairSpec, Source, known_pairs, same_model
 from core.text.corpus import Corpus, load_corpus
-from core.workspace.places import named, workspaces_dir
-from core.workspace.store import beside
+from core.workspace.disk import beside
+from core.workspace.places import KEY, SPEC, named, workspaces_dir
 from core.workspace.untrusted import first_line
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")

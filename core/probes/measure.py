@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from core.probes.probe import Outcome, draws, interval
+from core.probes.probe import Outcome
 from core.probes.prober import BLOCK, METHODS, Method, ProbeConfig, Prober, crossings, selected
 from core.probes.tasks import Dataset, offline_datasets, one_against_rest
 from core.progress import Progress
-from core.workspace.store import fingerprint, only_one
+from core.statistics import drawn_interval, draws
+from core.workspace.disk import fingerprint, only_one
 
 REFERENCES = {
     "reused": "own", "retrained": "own", "random": "own", "shuffled": "own", "dense_moved": "dense_own",
@@ -34,7 +35,7 @@ def _rows(curves: Curves, about: dict[str, Any]) -> list[dict[str, Any]]:
         measured = {"": accuracy, "auc_": auc} | ({} if reference is None else {"gap_": accuracy - reference[0]})
         for prefix, values in measured.items():
             named = {"": "accuracy", "auc_": "auc", "gap_": "gap"}[prefix], f"{prefix}low", f"{prefix}high"
-            row |= dict(zip(named, interval(values), strict=True))
+            row |= dict(zip(named, drawn_interval(values), strict=True))
         out.append(row)
     return out
 

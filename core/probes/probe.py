@@ -5,7 +5,7 @@ regression is scikit-learn's as SAEBench calls it: an L2 penalty of C = 1, input
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from core.errors import StitchLensError
-from core.stitches.fit import Stitch
+from core.stitches.stitch import Stitch
 from core.stitches.transfer import transfer_probe
-from core.workspace.store import disk_faults, folder_beside
+from core.workspace.disk import disk_faults, folder_beside
 
 KS = (1, 2, 5, 10, 20, 50)
 """Features of a sparse probe (Fig. 3a)."""
 C = 1.0
 """Inverse strength of the L2 penalty: scikit-learn's default, and SAEBench's."""
 ITERATIONS = 1_000
-RESAMPLES = 500
-"""Draws of a bootstrap over documents."""
 
 Rows = Float[np.ndarray, "n d"]
 Labels = Int[np.ndarray, " n"]
@@ -121,22 +119,6 @@ class Outcome:
         pairs = plus.sum(1) * minus.sum(1)
         won = ((plus @ (over / len(self.scores))) * minus).sum(1)
         return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
-
-
-def draws(documents: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Float[np.ndarray, " r"]]:
-    """How often each document is drawn: once in the first place (the sample itself), then in each bootstrap. One set of
-    draws for all tasks keeps what they share, and makes differences of methods paired."""
-    names = sorted(set(documents))
-    g = np.random.default_rng(seed)
-    counts = g.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
-    whole = np.vstack([np.ones(len(names)), counts]).astype(np.float64)
-    return dict(zip(names, whole.T, strict=True))
-
-
-def interval(values: Float[np.ndarray, " r"]) -> tuple[float, float, float]:
-    """(value, low, high): of the sample itself, and the 95 % bootstrap interval from the other draws."""
-    low, high = np.nanquantile(values[1:], [0.025, 0.975])
-    return float(values[0]), float(low), float(high)
 
 
 def random_features(width: int, k: int, seed: int = 0) -> Int[np.ndarray, " k"]:

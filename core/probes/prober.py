@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from core.activations.harvest import OUTLIER, kept_positions, record
+from core.bench import Bench
+from core.config import Frozen
 from core.errors import StitchLensError
-from core.models.loading import LiveModel
-from core.models.pairs import Frozen
+from core.models.live import TURNS, LiveModel
 from core.probes.probe import (
     KS,
-    RESAMPLES,
     Outcome,
     Probe,
     centred,
@@ -34,14 +34,14 @@ from core.probes.probe import (
 )
 from core.probes.tasks import Dataset, Labelled, offline_datasets, one_against_rest
 from core.progress import Progress
-from core.saes.sae import SaeConfig, joined, kept_in, kept_sae, sae_makers
-from core.steering.generate import TURNS
-from core.stitches.fit import Stitch, load_stitch
-from core.stitches.measure import Bench
+from core.saes.crossing import joined
+from core.saes.sae import SaeConfig, kept_in, kept_sae, sae_makers
+from core.statistics import RESAMPLES
+from core.statistics import share_interval as exact_interval
+from core.stitches.stitch import Stitch, load_stitch
 from core.stitches.transfer import transfer_sae
-from core.text.languages import interval as exact_interval
+from core.workspace.disk import beside, fingerprint
 from core.workspace.places import user_cache
-from core.workspace.store import beside, fingerprint
 
 if TYPE_CHECKING:
     from sae_lens import SAE

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from core.features import tables as feature_tables
 from core.probes.tasks import class_title
-from core.stitches import tables as stitch_tables
+from core.workspace import store
 from core.workspace.store import Workspace
 
 
@@ -97,9 +98,9 @@ def probed(ws: Workspace, name: str, dataset: str, label: str, k: int) -> pd.Dat
 def described(ws: Workspace, sae: str, rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with a `feature` of A's SAE, beside what the feature explorer knows of it, where it was measured: `raises`
     and Eq. 10's `correlation`."""
-    if not stitch_tables.has(ws, f"features/{sae}"):
+    if not store.has(ws, f"features/{sae}"):
         return rows
-    return rows.merge(stitch_tables.features(ws, sae)[["feature", "raises", "correlation"]], on="feature", how="left")
+    return rows.merge(feature_tables.features(ws, sae)[["feature", "raises", "correlation"]], on="feature", how="left")
 
 
 MEASURED = ("accuracy", "low", "high", "auc", "auc_low", "auc_high", "gap", "gap_low", "gap_high")
@@ -124,3 +125,12 @@ def record(ws: Workspace, name: str) -> dict[str, Any]:
         "mean": by_method(means.loc[means.dataset == ""]),
         "datasets": {d: by_method(means.loc[means.dataset == d]) for d in about["datasets"]},
     }  # fmt: skip
+
+
+def as_text(name: str, found: dict[str, Any]) -> str:
+    lines = [f"probes {name}, stitch {found['stitch']}: accuracy, mean over {found['tasks']} tasks (95 % interval)"]
+    for method, by_k in found["mean"].items():
+        cells = [f"{'' if k == '0' else f'k={k} '}{x['accuracy']:.3f} ({x['low']:.3f}, {x['high']:.3f})"
+                 for k, x in by_k.items()]  # fmt: skip
+        lines.append(f"  {method:14} " + "  ".join(cells))
+    return "\n".join(lines)

@@ -8,15 +8,16 @@ import numpy as np
 from torch import Tensor
 
 from core.activations.harvest import norm_limits, within
+from core.activations.sample import fuv, read_sample
+from core.bench import Bench
 from core.errors import StitchLensError
-from core.features.measure import ExploreConfig, foreign_sae, keep_foreign, variants, zero_shot
 from core.models.pairs import LayerPair
+from core.saes.crossing import ExploreConfig, variants, zero_shot
 from core.saes.files import NOTES
-from core.saes.sae import FACTOR, NORMALISED, reconstruction
-from core.stitches.card import DOCUMENTS, USELESS, fuv, read_sample
-from core.stitches.fit import load_stitch
-from core.stitches.measure import Bench
-from core.workspace.uploads import check_name, name_from
+from core.saes.sae import FACTOR, NORMALISED, foreign_sae, keep_foreign, reconstruction
+from core.stitches.card import DOCUMENTS, USELESS
+from core.stitches.stitch import load_stitch
+from core.workspace.artifacts import check_name, name_from
 
 if TYPE_CHECKING:
     from sae_lens import SAE

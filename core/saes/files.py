@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from core.errors import StitchLensError, printable
-from core.workspace.store import disk_faults
+from core.workspace.disk import disk_faults
 from core.workspace.untrusted import (
     HEADER,
     LARGEST_SAE,

@@ -11,17 +11,19 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
+from core.bench import Bench
 from core.errors import StitchLensError
 from core.saes import flops
+from core.saes.crossing import joined
 from core.saes.run import Run, RunState, read_run
-from core.saes.sae import SaeConfig, joined, kept_in, kept_sae, metadata, sae_makers
+from core.saes.sae import SaeConfig, kept_in, kept_sae, metadata, sae_makers
 from core.saes.settings import RunConfig, TrainingSet, check_fits
-from core.stitches.fit import FitConfig, Stitch, fit_moments, random_stitch
-from core.stitches.measure import Bench
+from core.stitches.fit import FitConfig, fit_moments
+from core.stitches.stitch import Stitch, random_stitch
 from core.stitches.transfer import transfer_sae
+from core.workspace.artifacts import NAME
+from core.workspace.disk import beside, disk_faults, fingerprint, only_one
 from core.workspace.places import user_cache
-from core.workspace.store import beside, disk_faults, fingerprint, only_one
-from core.workspace.uploads import NAME
 
 if TYPE_CHECKING:
     from sae_lens import SAE

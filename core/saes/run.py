@@ -18,7 +18,7 @@ from core.activations.harvest import Recording
 from core.errors import StitchLensError
 from core.progress import Progress
 from core.saes.settings import TURN_BINS, RunConfig, check_fits
-from core.workspace.store import beside, disk_faults, folder_beside
+from core.workspace.disk import beside, disk_faults, folder_beside
 
 if TYPE_CHECKING:
     from sae_lens import SAE, SAETrainer

@@ -1,28 +1,41 @@
 """Sparse autoencoders as SAELens': trained by its trainer on recorded activations, loaded, measured (3.1, C, D)."""
 
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import FileLock
-from pydantic import Field
 from torch import Tensor
 
-from core.activations.harvest import OUTLIER, Recording, kept_positions, record, windows
+from core.activations.harvest import windows
+from core.bench import Bench
+from core.config import Frozen
 from core.errors import StitchLensError
-from core.models.pairs import Frozen, LayerPair
-from core.progress import Progress
-from core.saes.files import clean_sae
-from core.stitches.transfer import admit, at_rest, check_finite, check_width, hook_layer, save_sae
-from core.workspace.places import named, user_cache
-from core.workspace.store import Workspace, disk_faults, fingerprint, folder_beside
+from core.stitches.transfer import save_sae
+from core.workspace.artifacts import check_name, name_from
+from core.workspace.disk import fingerprint
+from core.workspace.store import Workspace
 
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-    from core.stitches.measure import Bench, Side
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+from pydantic import Field
+
+from core.activations.harvest import OUTLIER, Recording, kept_positions, record
+from core.progress import Progress
+from core.saes.files import clean_sae
+from core.stitches.transfer import admit, at_rest, check_finite, check_width, hook_layer
+from core.workspace.disk import disk_faults, folder_beside
+from core.workspace.places import named, user_cache
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+
+    from core.bench import Bench, Side
 
 NORMALISED = "expected_average_only_in"
 """SAELens' word for an SAE of rows that a factor brings to an average norm of sqrt(d); its weights do not hold it."""
@@ -92,18 +105,6 @@ def train_sae(
             if step % 100 == 0 and not torch.isfinite(out.loss):
                 raise StitchLensError(f"a loss of {out.loss.item()} at step {step}", "a finite one", "lower `lr`")
     return finished(sae, scale, about | {"stitchlens": config.model_dump(), "training_positions": recording.n})
-
-
-def joined(ws: Workspace, sae: str, stitch: str) -> tuple[dict[str, Any], dict[str, Any], LayerPair]:
-    """Makers of an SAE of A and of a stitch, and the layers that it crosses. Raises StitchLensError where they belong
-    to different layers."""
-    about, stitched = ws.entry(f"saes/{sae}").makers, ws.entry(f"stitches/{stitch}").makers
-    if about["layer_a"] != stitched["layer_a"]:
-        raise StitchLensError(
-            f"SAE {sae} at layer {about['layer_a']} of A, stitch {stitch} at {stitched['layer_a']}", "one layer",
-            "choose a stitch from the SAE's layer, or train an SAE at the stitch's",
-        )  # fmt: skip
-    return about, stitched, LayerPair(a=stitched["layer_a"], b=stitched["layer_b"])
 
 
 def metadata(model: str, layer: int) -> dict[str, Any]:
@@ -338,3 +339,68 @@ def reconstruction(sae: "SAE[Any]", rows: Iterable[Tensor], alive: Tensor | None
         "explained_variance": 1 - fuv, "fuv": fuv, "cossim": cos / n, "l2_ratio": ratio / n, "l0": active / n,
         "frac_alive": share, "dead": 1 - share, "n": float(n),
     }  # fmt: skip
+
+
+def train(bench: Bench, layer: int, config: SaeConfig, positions: int | None = None) -> str:
+    """The name of an SAE of A before `layer`, trained on the fit split at positions that pair up with one of B (so not
+    on the bytes of scripts that A spells out), kept as `saes/<name>`."""
+    bench.pair.check_layers(layer, 0)
+    name = f"L{layer}-{config.width}"
+    makers = {
+        "pair": bench.pair.key, "a": bench.a.makers, "corpus": bench.corpus.fingerprint, "layer_a": layer,
+        "hook_a": f"blocks.{layer}.hook_resid_pre", "positions": positions, **config.model_dump(),
+    }  # fmt: skip
+    if not bench.current(f"saes/{name}", makers):
+        rows = bench.rows("a", layer, "fit", positions)
+        about = metadata(bench.pair.a.key, layer)
+        _keep(bench, name, train_sae(rows, "h", config, about, f"training SAE {name}"), makers)
+    return name
+
+
+def _keep(bench: Bench, name: str, sae: "SAE[Any]", makers: dict[str, Any]) -> None:
+    """In half precision, as `saes/<name>`."""
+    sae = sae.half()
+    sae.cfg.dtype = "float16"
+    bench.workspace.put_folder(f"saes/{name}", lambda folder: save_sae(sae, folder), "sae", makers)
+
+
+def foreign_sae(
+    bench: Bench, ref: str, layer: int | None = None, stitched: int | None = None, scale: float | None = None
+) -> tuple["SAE[Any]", int]:
+    """Someone else's SAE of A and the layer before which it reads; `layer` says what the SAE does not. See `sae_of`,
+    also for what is refused."""
+    return sae_of(bench, ref, "a", layer, stitched, scale)
+
+
+def adopt(
+    bench: Bench, ref: str, layer: int | None = None, name: str | None = None, stitched: int | None = None,
+    scale: float | None = None,
+) -> str:  # fmt: skip
+    """The name of someone else's SAE of A, kept as `saes/<name>` as precise as it came; one that is there already is
+    not kept again. Raises StitchLensError as `foreign_sae` does, and where the name is another one's."""
+    sae, at = foreign_sae(bench, ref, layer, stitched, scale)
+    if bench.workspace.exists and f"saes/{ref}" in bench.workspace.names():
+        if scale is not None:
+            raise StitchLensError(
+                f"a scale beside SAE {ref} of the workspace", "one with its file",
+                "bring the file again under another name with its scale",
+            )  # fmt: skip
+        return ref
+    return keep_foreign(bench, sae, at, ref, name or name_from(ref))
+
+
+def keep_foreign(bench: Bench, sae: "SAE[Any]", at: int, ref: str, name: str) -> str:
+    """The name of an SAE of A that came as `ref` and was admitted, kept as `saes/<name>` with its place in its own
+    metadata. Raises StitchLensError where the name is another one's."""
+    ws = bench.workspace
+    makers = {
+        "pair": bench.pair.key, "a": bench.a.makers, "layer_a": at, "hook_a": f"blocks.{at}.hook_resid_pre",
+        "from": sae_hash(sae), "name": name, "brought": name_from(ref),
+    }  # fmt: skip
+    for key, value in metadata(bench.pair.a.key, at).items():
+        if sae.cfg.metadata[key] is None:
+            sae.cfg.metadata[key] = value
+    if not bench.current(f"saes/{name}", makers):
+        check_name(ws, "saes", name)
+        ws.put_folder(f"saes/{name}", lambda folder: save_sae(sae, folder), "sae", makers)
+    return name

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 import psutil
 from pydantic import Field, ValidationError
 
+from core.config import Frozen
 from core.errors import StitchLensError
-from core.models.pairs import Frozen
 
 Start = Literal["scratch", "transferred", "random stitch", "shuffled stitch"]
 STARTS: tuple[Start, ...] = ("scratch", "transferred", "random stitch", "shuffled stitch")

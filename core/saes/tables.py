@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy import stats
 
 from core.saes.settings import STARTS, TURN_BINS
+from core.statistics import Floats, half_width
+from core.stitches.tables import _need
 from core.workspace.store import Workspace
 
 Fitter = Literal["exact", "adam"]
@@ -26,7 +26,6 @@ LAST = 0.1
 RUN = ["start", "width", "seed", "auxiliary"]
 GRID = 40
 RESAMPLES = 1000
-Floats = NDArray[np.float64]
 
 
 def sets(ws: Workspace) -> list[str]:
@@ -123,13 +122,6 @@ def savings(table: pd.DataFrame, start: str = "transferred", shares: tuple[float
             })  # fmt: skip
     columns = ["width", "share", "threshold", "ratio", "low", "high", "seeds", "reached"]
     return pd.DataFrame(out, columns=columns)
-
-
-def half_width(x: Floats) -> float:
-    """Of Student's 95 % interval of a mean; NaN for a single value."""
-    if len(x) < 2:
-        return float("nan")
-    return float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
 
 
 def _grid(table: pd.DataFrame) -> Floats:
@@ -286,3 +278,21 @@ def as_text(name: str, found: dict[str, Any]) -> str:
         interval = f" ({law['beta_low']:.3f}, {law['beta_high']:.3f})" if "beta_low" in law else ""
         lines.append(f"  law {start:16} L(C) = {law['A']:.3g} C^-{law['beta']:.3f}{interval}")
     return "\n".join(lines)
+
+
+def sae_card(ws: Workspace, name: str) -> dict[str, Any]:
+    """The report card of an SAE that was brought: see `core.saes.card.sae_card`."""
+    return ws.record(f"sae_cards/{name}")
+
+
+def cards_of_saes(ws: Workspace) -> list[str]:
+    """The SAEs that were brought, by name."""
+    return [n.removeprefix("sae_cards/") for n in ws.names(prefix="sae_cards/")]
+
+
+def sae_quality(ws: Workspace, sae: str) -> pd.DataFrame:
+    """Table 2 with its controls, one row a variant: see `core.features.measure.zero_shot`."""
+    table = ws.table(f"sae_quality/{sae}")
+    _need(table.columns, ("name", "model", "fuv", "l0", "dead", "delta_loss", "ce_loss_score"),
+          f"table 'sae_quality/{sae}'")  # fmt: skip
+    return table

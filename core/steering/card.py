@@ -5,15 +5,16 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from core.bench import Bench
 from core.errors import StitchLensError
 from core.models.pairs import ModelSpec, PairSpec, same_model
-from core.steering.vectors import LanguageMeans, Vector, load_means, open_vector, save_vector
-from core.stitches.fit import load_stitch
-from core.stitches.measure import Bench
+from core.steering.files import open_vector, save_vector
+from core.steering.vectors import LanguageMeans, Vector, load_means
+from core.stitches.stitch import load_stitch
 from core.stitches.transfer import transfer_vector
 from core.text.languages import LANGUAGES
+from core.workspace.artifacts import check_name
 from core.workspace.store import Workspace
-from core.workspace.uploads import check_name
 
 Side = Literal["a", "b"]
 ALONG = 0.8

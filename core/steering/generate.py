@@ -3,10 +3,7 @@
 Lanes of one model share every forward pass; each has its own vectors and random numbers.
 """
 
-import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +13,11 @@ from jaxtyping import Int
 from pydantic import Field
 from torch import Tensor
 
+from core.config import Frozen
 from core.errors import StitchLensError
 from core.models import hooks
-from core.models.loading import MAX_TOKENS, LiveModel, limits_of
-from core.models.pairs import Frozen
+from core.models.live import MAX_TOKENS, LiveModel
+from core.models.loading import limits_of
 from core.progress import Progress
 from core.steering.vectors import Vector
 from core.text.reading import clean
@@ -92,39 +90,6 @@ class Written:
         """A character whose last bytes are still to come is left out."""
         text = self.model.tokenizer.decode(self.ids, skip_special_tokens=True)
         return text if self.done else text.removesuffix("\ufffd")
-
-
-class Turns:
-    """First come, first served: one stream at a time computes."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[object] = deque()
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def turn(self, waiting: Callable[[int], None] = lambda place: None) -> Iterator[None]:
-        """Holds the turn; meanwhile `waiting` hears how many are ahead, whenever that changes and every second."""
-        me = object()
-        with self._changed:
-            self._waiting.append(me)
-        try:
-            while True:
-                with self._changed:
-                    place = self._waiting.index(me)
-                    if place == 0:
-                        break
-                waiting(place)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._waiting.index(me) < place, timeout=1.0)  # noqa: B023
-            yield
-        finally:
-            with self._changed:
-                self._waiting.remove(me)
-                self._changed.notify_all()
-
-
-TURNS = Turns()
-"""Whoever computes with a shared model in this process takes a turn here."""
 
 
 def encode_prompt(model: LiveModel, prompt: str, tokens: int) -> Int[Tensor, " n"]:

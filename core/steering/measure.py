@@ -12,28 +12,19 @@ import numpy as np
 import pandas as pd
 import torch
 
+from core.bench import Bench
+from core.config import Frozen
 from core.errors import StitchLensError
-from core.models.loading import LiveModel
-from core.models.pairs import Frozen
+from core.models.live import LiveModel
 from core.progress import Progress
+from core.statistics import share_interval
 from core.steering.generate import Lane, Sampling, encode_prompt, respond, response_losses
 from core.steering.studio import Kind, LaneKey, Setting, Side, Studio
 from core.steering.vectors import language_means
-from core.stitches.measure import Bench
 from core.text.corpus import Document
-from core.text.languages import (
-    LABELS,
-    LANGUAGES,
-    UNKNOWN,
-    by_language,
-    detect,
-    interval,
-    prompts,
-    repetition,
-    transfer_gap,
-)
+from core.text.languages import LABELS, LANGUAGES, UNKNOWN, by_language, detect, prompts, repetition, transfer_gap
+from core.workspace.disk import beside, fingerprint, only_one
 from core.workspace.places import user_cache
-from core.workspace.store import beside, fingerprint, only_one
 
 TOGETHER = 6
 """Languages written together; what is finished of these survives a stop."""
@@ -274,7 +265,7 @@ def summary(written: pd.DataFrame, natural: dict[str, float]) -> pd.DataFrame:
             part = plain if kind == "none" else some.loc[some.kind == kind]
             hits = part.detected == code
             rates[kind] = float(hits.mean())
-            low, high = interval(int(hits.sum()), len(hits))
+            low, high = share_interval(int(hits.sum()), len(hits))
             one = part.iloc[0]
             rows.append({
                 "label": label, "language": code, "name": name, "kind": kind, "n": len(part), "rate": rates[kind],

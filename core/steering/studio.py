@@ -3,23 +3,25 @@
 Side A's transferred vector was learned in B and came down; B's was learned in A and came up.
 """
 
-import json
 import re
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from core.bench import Bench
+from core.config import Frozen
 from core.errors import StitchLensError
-from core.models.loading import LiveModel
-from core.models.pairs import Frozen, ModelSpec
+from core.models.live import TURNS, LiveModel
+from core.models.pairs import ModelSpec
 from core.saes.sae import kept_in
 from core.steering.card import Side, home
-from core.steering.generate import STRONGEST, TURNS, Lane, Sampling, Written, encode_prompt, generate, response_losses
+from core.steering.files import load_vector, open_vector
+from core.steering.generate import STRONGEST, Lane, Sampling, Written, encode_prompt, generate, response_losses
 from core.steering.vectors import (
     LanguageMeans,
     Means,
@@ -27,22 +29,15 @@ from core.steering.vectors import (
     along,
     diff_mean,
     load_means,
-    load_vector,
     mean_residuals,
     means,
     moved,
-    neuronpedia_vector,
-    open_vector,
     random_like,
-    save_gguf,
-    save_vector,
 )
-from core.stitches.fit import Stitch, load_stitch
-from core.stitches.measure import Bench
+from core.stitches.stitch import Stitch, load_stitch
 from core.text.languages import LABELS, LANGUAGES, detect, repetition
 from core.text.reading import clean, lines, read_text
 from core.workspace.places import named
-from core.workspace.store import beside
 
 Kind = Literal["none", "own", "transferred", "random", "shuffled"]
 OTHER: dict[Side, Side] = {"a": "b", "b": "a"}
@@ -79,18 +74,6 @@ class Setting(Frozen):
     layers_a: tuple[int, int] | None = None
     """First and last layer steered in A; None is the stitch's."""
     layers_b: tuple[int, int] | None = None
-
-
-C = TypeVar("C", bound=Frozen)
-
-
-def check(kind: type[C], **values: Any) -> C:
-    """A config from what a person typed. Raises StitchLensError that names the first value out of range."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as e:
-        first = e.errors()[0]
-        raise StitchLensError(f"{first['loc'][0]} = {first['input']!r}", first["msg"].lower(), "mend it") from None
 
 
 @dataclass
@@ -408,29 +391,3 @@ def run_record(
         "pair": pair.key, "a": pair.a.key, "b": pair.b.key, "stitch": studio.stitch_name, "source": source,
         "prompt": prompt, "setting": setting.model_dump(), "sampling": sampling.model_dump(), "lanes": lanes,
     }  # fmt: skip
-
-
-FORMATS = (".safetensors", ".gguf", ".json")
-
-
-def export(vector: Vector, model: ModelSpec, label: str, path: Path) -> None:
-    """A vector of `model` as a file in the format that its name ends with; makers go along, but in Neuronpedia's JSON.
-
-    Raises StitchLensError for another ending.
-    """
-    vector = replace(vector, makers={"model": model.key} | dict(vector.makers))
-    match path.suffix:
-        case ".safetensors":
-            with beside(path) as part:
-                save_vector(vector, part)
-        case ".gguf":
-            with beside(path) as part:
-                save_gguf(vector, model, part)
-            about = {"layer": vector.layer, "mean": vector.mean, "base": vector.base, "operator": "clamp"}
-            with beside(path.with_suffix(".gguf.json")) as part:
-                part.write_text(json.dumps(about | {"label": label, "makers": dict(vector.makers)}, indent=1), "utf-8")
-        case ".json":
-            with beside(path) as part:
-                part.write_text(json.dumps(neuronpedia_vector(vector, model, label), indent=1), "utf-8")
-        case _:
-            raise StitchLensError(f"'{path.name}'", f"a name that ends with {', '.join(FORMATS)}", "choose a format")

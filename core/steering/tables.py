@@ -113,3 +113,23 @@ def presets(ws: Workspace, most: int = 6) -> list[dict[str, Any]]:
                 "first": first, "last": first + int(row["span"]) - 1, "strength": float(row["strength"]),
             })  # fmt: skip
     return out
+
+
+def as_text(found: dict[str, Any]) -> str:
+    lines = []
+    for way, title in (("a_to_b", "B steered"), ("b_to_a", "A steered")):
+        lines.append(f"{title}: share of responses in the language (95 % interval)")
+        for language, kinds in found[way].items():
+            cells = [f"{kind} {x['rate']:.2f} ({x['low']:.2f}, {x['high']:.2f})" for kind, x in kinds.items()]
+            lines.append(f"  {language}: " + "  ".join(cells))
+    return "\n".join(lines)
+
+
+def vectors(ws: Workspace) -> list[str]:
+    """The steering vectors that were brought, by name."""
+    return [n.removeprefix("vectors/") for n in ws.names(prefix="vectors/")]
+
+
+def vector_card(ws: Workspace, name: str) -> dict[str, Any]:
+    """The report card of a vector that was brought: see `core.steering.card.vector_card`."""
+    return ws.record(f"vector_cards/{name}")

@@ -3,69 +3,30 @@
 Everything comes from one sample of the held-out split that both models read at every layer.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from core.activations.gram import Gram
-from core.activations.harvest import OUTLIER, Chunk, norm_limits, read_window, windows, within
-from core.errors import StitchLensError
-from core.models.loading import LiveModel
+from core.activations.harvest import Chunk, norm_limits, within
+from core.activations.sample import fuv, read_sample
+from core.bench import Bench
 from core.models.pairs import LayerPair
-from core.progress import Progress
 from core.stitches import downstream
 from core.stitches.files import Foreign, Orientation, read_tensors, recognise
-from core.stitches.fit import FitConfig, Stitch, fit_moments, load_stitch, quality, save_stitch, with_makers
-from core.stitches.measure import Bench
-from core.text.corpus import Document
-from core.workspace.store import sha256_file
-from core.workspace.uploads import check_name
+from core.stitches.fit import FitConfig, fit_moments, quality
+from core.stitches.stitch import Stitch, load_stitch, save_stitch, with_makers
+from core.workspace.artifacts import check_name
+from core.workspace.disk import sha256_file
 
-POSITIONS = 2_000
-"""Paired positions of the sample."""
 DOCUMENTS = 12
 """Scored for Table 1."""
 USELESS = 0.95
 """FUV from which a map says no more than the mean."""
-
-
-def read_sample(a: LiveModel, b: LiveModel, documents: Sequence[Document], positions: int | None = None) -> Chunk:
-    """Paired rows before every layer, float32; POSITIONS if not said. Raises StitchLensError where there is none."""
-    positions = positions or POSITIONS
-    layers = range(a.spec.n_layers), range(b.spec.n_layers)
-    parts: list[Chunk] = []
-    n = 0
-    with Progress("reading a sample at every layer", positions, "pos") as bar:
-        for docs in (docs[:8] for docs in windows(documents)):
-            parts.append(read_window(a, b, docs, *layers))
-            n += len(parts[-1].at_a)
-            bar.advance(len(parts[-1].at_a))
-            if n >= positions:
-                break
-    if n == 0:
-        raise StitchLensError("no paired position", "text that both models read", "use another corpus")
-    document, at_a, at_b = (
-        np.concatenate([getattr(part, name) for part in parts])[:positions] for name in ("document", "at_a", "at_b")
-    )
-    return Chunk(
-        {k: torch.cat([part.h_a[k] for part in parts])[:positions].float() for k in layers[0]},
-        {k: torch.cat([part.h_b[k] for part in parts])[:positions].float() for k in layers[1]},
-        document, at_a, at_b, sum(part.tokens for part in parts),
-    )  # fmt: skip
-
-
-def fuv(guess: Tensor, truth: Tensor) -> float:
-    """Fraction of variance unexplained about the mean; rows of outlier norm in `truth` are left out."""
-    norm = truth.norm(dim=-1)
-    keep = norm <= OUTLIER * norm.median()
-    guess, truth = guess[keep], truth[keep]
-    return float((guess - truth).pow(2).sum() / (truth - truth.mean(0)).pow(2).sum())
 
 
 def _centred(guess: Tensor, truth: Tensor) -> float:

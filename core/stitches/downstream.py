@@ -16,10 +16,10 @@ from torch import Tensor
 from core.activations.harvest import batches, record, windows
 from core.models import hooks
 from core.models.align import pair_positions
-from core.models.loading import Encoded, LiveModel
+from core.models.live import Encoded, LiveModel
 from core.models.pairs import LayerPair
 from core.progress import Progress
-from core.stitches.fit import Stitch
+from core.stitches.stitch import Stitch
 from core.text.corpus import Document
 
 LOGIT_ROWS = 256

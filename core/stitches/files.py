@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from core.errors import StitchLensError
-from core.stitches.fit import Stitch
-from core.workspace.store import WEIGHT_FILES
+from core.stitches.stitch import Stitch
 from core.workspace.untrusted import (
     HEADER,
     LARGEST_STITCH,
+    WEIGHT_FILES,
     counted,
     damaged,
     first_line,

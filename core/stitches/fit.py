@@ -7,26 +7,22 @@ With x = h_A L_A and y = h_B L_B (L a metric, in which errors are measured), Eq.
 It depends on the data through second moments only, and each map given the other solves a Sylvester equation.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from core.activations.gram import Moments
 from core.activations.harvest import Recording
-from core.errors import StitchLensError
-from core.models.pairs import Frozen
+from core.config import Frozen
 from core.progress import Progress
+from core.stitches.stitch import Stitch
 
 Metric = Literal["raw", "rms", "std", "whiten"]
 Method = Literal["exact", "adam", "lstsq"]
@@ -53,26 +49,6 @@ class FitConfig(Frozen):
     batch: int = Field(default=4096, ge=1)
     """adam: the paper's recipe (A)."""
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Stitch:
-    """T_up: h_A -> h_A P_up + b_up and T_down: h_B -> h_B P_down + b_down (Eq. 1-2), float32, row vectors.
-
-    P_up [d_A, d_B], b_up [d_B], P_down [d_B, d_A], b_down [d_A]; `makers` says what it was made from.
-    """
-
-    P_up: Float[Tensor, "d_a d_b"]
-    b_up: Float[Tensor, " d_b"]
-    P_down: Float[Tensor, "d_b d_a"]
-    b_down: Float[Tensor, " d_a"]
-    makers: dict[str, Any] = field(default_factory=dict, compare=False)
-
-    def up(self, h: Float[Tensor, "... d_a"]) -> Float[Tensor, "... d_b"]:
-        return h.float() @ self.P_up + self.b_up
-
-    def down(self, h: Float[Tensor, "... d_b"]) -> Float[Tensor, "... d_a"]:
-        return h.float() @ self.P_down + self.b_down
 
 
 Square = Float[Tensor, "d d"]
@@ -304,69 +280,3 @@ def quality(
         "inversion_a": float(e_a.trace() / m.aa.trace()),
         "inversion_b": float(e_b.trace() / m.bb.trace()),
     }
-
-
-def random_stitch(like: Stitch, seed: int = 0) -> Stitch:
-    """A control: every part drawn at random with the norm of that of `like`."""
-    g = torch.Generator().manual_seed(seed)
-
-    def drawn(t: Tensor) -> Tensor:
-        out = torch.randn(t.shape, generator=g)
-        return out * t.norm() / out.norm()
-
-    return Stitch(drawn(like.P_up), drawn(like.b_up), drawn(like.P_down), drawn(like.b_down))
-
-
-FORMAT = "stitchlens-stitch-1"
-_PARTS = ("P_up", "b_up", "P_down", "b_down")
-
-
-def save_stitch(stitch: Stitch, path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Safetensors with the makers in the header. `path` is written directly; `Workspace.put` renames it into place."""
-    tensors = {name: getattr(stitch, name).to(dtype).contiguous() for name in _PARTS}
-    save_file(tensors, path, metadata={"format": FORMAT, "makers": json.dumps(stitch.makers, sort_keys=True)})
-
-
-def load_stitch(path: Path, expect: dict[str, Any] | None = None) -> Stitch:
-    """A stitch that fits `expect` (any of its makers, such as layer_a, layer_b, a, b; nested keys are compared too).
-
-    Raises StitchLensError that names the width, layer or hash that differs, or says what the file is not.
-    """
-    try:
-        with safe_open(path, "pt") as f:
-            meta = f.metadata() or {}
-            if meta.get("format") != FORMAT:
-                raise StitchLensError(
-                    f"format {meta.get('format')!r} in {path.name}", FORMAT, "save it with this version"
-                )
-            parts, makers = {k: f.get_tensor(k).float() for k in _PARTS}, json.loads(meta["makers"])
-    except (SafetensorError, KeyError, ValueError, OSError) as e:
-        raise StitchLensError(f"no readable stitch in {path.name} ({e})", "a stitch file", "check the file") from e
-    d_a, d_b = (*parts["P_up"].shape, 0, 0)[:2]
-    if [tuple(parts[k].shape) for k in _PARTS] != [(d_a, d_b), (d_b,), (d_b, d_a), (d_a,)]:
-        raise StitchLensError(
-            ", ".join(f"{k} {tuple(parts[k].shape)}" for k in _PARTS) + f" in {path.name}",
-            "P_down as wide as P_up is high and the other way round", "check how the file was made",
-        )  # fmt: skip
-    stitch = Stitch(**parts, makers=makers)
-    if not all(torch.isfinite(getattr(stitch, k)).all() for k in _PARTS):
-        raise StitchLensError(f"NaN or infinite weights in {path.name}", "finite ones", "fit it again")
-    _compare(stitch.makers | {"d_a": d_a, "d_b": d_b}, expect or {}, path.name)
-    return stitch
-
-
-def _compare(found: dict[str, Any], wanted: dict[str, Any], name: str, within: str = "") -> None:
-    for key, value in wanted.items():
-        if isinstance(value, dict):
-            inner = found.get(key)
-            _compare(inner if isinstance(inner, dict) else {}, value, name, f"{within}{key}.")
-        elif found.get(key) != value:
-            raise StitchLensError(
-                f"{within}{key} = {found.get(key)!r} in {name}",
-                f"{value!r}",
-                "use a stitch made for this pair and place",
-            )
-
-
-def with_makers(stitch: Stitch, **makers: Any) -> Stitch:
-    return replace(stitch, makers=stitch.makers | makers)

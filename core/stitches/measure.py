@@ -1,107 +1,27 @@
 """Recipes from specs to artifacts: the only place where the steps are wired together."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
 
 from core.activations.gram import Gram
-from core.activations.harvest import Recording, harvest_config, harvest_moments, harvest_recording, harvest_rows
+from core.activations.harvest import harvest_config, harvest_recording
+from core.bench import Bench, BuildConfig
 from core.errors import StitchLensError
 from core.models.align import pair_positions
-from core.models.loading import LiveModel, load_shared
-from core.models.pairs import Frozen, LayerPair, PairSpec
+from core.models.pairs import LayerPair, PairSpec
 from core.stitches import downstream, svcca
-from core.stitches.fit import (
-    METRICS,
-    FitConfig,
-    Stitch,
-    fit_adam,
-    fit_moments,
-    load_stitch,
-    quality,
-    save_stitch,
-    with_makers,
-)
-from core.text.corpus import SPLITS, Corpus, Split, load_corpus
-from core.workspace.store import Workspace, fingerprint, only_one
-from core.workspace.uploads import NAME, PARTS
+from core.stitches.fit import METRICS, FitConfig, fit_adam, fit_moments, quality
+from core.stitches.stitch import Stitch, load_stitch, save_stitch, with_makers
+from core.text.corpus import SPLITS
+from core.workspace.artifacts import NAME, PARTS
+from core.workspace.disk import fingerprint, only_one
+from core.workspace.store import Workspace
 
-Side = Literal["a", "b"]
 ALPHAS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The sweep of Fig. 7."""
-
-
-class BuildConfig(Frozen):
-    """How much a build measures. Tokens are of model B."""
-
-    held_out_tokens: int = 10_000
-    """Scored for Table 1."""
-    select_tokens: int = 2_500
-    """Scored for each setting of the study and of the alpha sweep."""
-    svcca_positions: int = 8_192
-    positions: int | None = None
-    """Pairs of positions to fit on; None is the whole fit split."""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A pair with its models, corpus and workspace at hand."""
-
-    pair: PairSpec
-    config: BuildConfig
-    private: Path | None = None
-    """What one person brought, if that is to be seen; see `Workspace`."""
-
-    @cached_property
-    def a(self) -> LiveModel:
-        return load_shared(self.pair.a)  # type: ignore[arg-type]
-
-    @cached_property
-    def b(self) -> LiveModel:
-        return load_shared(self.pair.b)  # type: ignore[arg-type]
-
-    @cached_property
-    def corpus(self) -> Corpus:
-        return load_corpus(self.pair.corpus)
-
-    @cached_property
-    def workspace(self) -> Workspace:
-        return Workspace(self.pair.key, private=self.private)
-
-    @property
-    def makers(self) -> dict[str, Any]:
-        return {"pair": self.pair.key, "a": self.a.makers, "b": self.b.makers, "corpus": self.corpus.fingerprint}
-
-    def moments(
-        self, split: Split, pairs: Sequence[LayerPair], positions: int | None = None
-    ) -> tuple[dict[str, Gram], dict[str, dict[str, Any]]]:
-        config = harvest_config(self.a, self.b, self.corpus.fingerprint, split, positions)
-        documents = self.corpus.split(split)
-        return harvest_moments(self.a, self.b, documents, pairs, config, desc=f"reading the {split} split")
-
-    def rows(self, side: Side, layer: int, split: Split, positions: int | None = None) -> Recording:
-        """The residual stream of one model before `layer`, recorded at positions that pair up with the other model
-        (so not on the bytes of scripts that it spells out): what an SAE is trained on."""
-        model, other = (self.a, self.b) if side == "a" else (self.b, self.a)
-        setup = {
-            "model": model.makers, "paired": other.makers["tokenizer"], "corpus": self.corpus.fingerprint,
-            "split": split, "positions": positions,
-        }  # fmt: skip
-        desc = f"recording {side.upper()} before layer {layer}"
-        return harvest_rows(model, self.corpus.split(split), layer, setup, desc, other)
-
-    def current(self, name: str, makers: dict[str, Any]) -> bool:
-        """Whether the workspace holds `name` made from just these makers."""
-        if not self.workspace.exists:
-            return False
-        entry = self.workspace.manifest().artifacts.get(name)
-        return entry is not None and fingerprint(entry.makers) == fingerprint(makers)
 
 
 def describe_pair(bench: Bench, default_stitch: str | None = None) -> None:

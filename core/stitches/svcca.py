@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.activations.harvest import norm_limits, read_window, windows, within
-from core.models.loading import LiveModel
+from core.models.live import LiveModel
 from core.models.pairs import LayerPair
 from core.progress import Progress
 from core.text.corpus import Document

@@ -4,21 +4,16 @@ Losses are in nats per token of the model that comes last and is scored; relativ
 fractions. Every function raises StitchLensError where an artifact is missing, damaged or lacks a column.
 """
 
-import json
-import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from core.errors import StitchLensError
-from core.models.pairs import PAIRS, LayerPair, PairSpec, get_pair, known_pairs
-from core.workspace.places import workspaces_dir
-from core.workspace.store import Workspace, fingerprint
+from core.models.pairs import PAIRS, LayerPair, PairSpec, get_pair, pairs_with_workspace
+from core.workspace.store import Workspace, makers, stamp
 
 
 class Condition(NamedTuple):
@@ -54,44 +49,6 @@ MEASURED = (
     "share_patched", "tokens", "documents",
 )  # fmt: skip
 
-WHAT = {
-    "pair": "The pair, its corpus, its alignment",
-    "svcca": "Which layers correspond (Fig. 6)",
-    "study": "In which metric to measure Eq. 3",
-    "alpha_sweep": "How strong inversion should be (Fig. 7)",
-    "stitches": "Stitches (Eq. 1 to 3)",
-    "downstream": "Downstream losses (Table 1)",
-    "kinds": "Downstream losses by kind of text",
-    "quality": "Variance unexplained, inversion errors",
-    "controls": "Controls: stitches of shuffled pairs",
-    "cards": "Report cards of imported stitches",
-    "sae_cards": "Report cards of SAEs that were brought",
-    "vectors": "Steering vectors that were brought",
-    "vector_cards": "Their report cards",
-    "saes": "Sparse autoencoders of A",
-    "sae_quality": "SAEs before and after transfer (Table 2)",
-    "features": "Features: Eq. 10, semantic or structural",
-    "examples_a": "Top contexts of features in A",
-    "examples_b": "Top contexts of features in B",
-    "together_a": "The same contexts as A reads them",
-    "together_b": "The same contexts as B reads them",
-    "histograms_a": "Activation histograms in A",
-    "histograms_b": "Activation histograms in B",
-    "logits": "Tokens that features raise and lower",
-    "functional": "Functional features: entropy, attention (Fig. 5)",
-    "probes": "Probes of both models on every task (Fig. 3a, 9, 10)",
-    "probe_features": "Features that were probed (Eq. 7)",
-    "sae_training": "SAEs of B trained from several starts (Fig. 2, D)",
-    "sae_curves": "Their curves: explained variance, dead features, FLOPs (Fig. 2a)",
-    "sae_costs": "FLOPs of SAEs and stitches (Table 3)",
-    "language_means": "Mean residual streams of each language",
-    "steering": "Response languages under steering (Tables 5, 6)",
-    "steering_choice": "Settings that the first half of the prompts chose from",
-    "generations": "What was written under steering",
-}
-"""What each group of artifacts is."""
-RESAMPLES = 200
-"""Draws of a bootstrap."""
 METHODS = {
     "exact": ("exact solves", "each map given the other is solved exactly from the moments, in turns, to convergence"),
     "adam": ("Adam, as in the paper", "Adam on both maps at once, 2 epochs (A)"),
@@ -105,21 +62,6 @@ METRICS = {
     "raw": ("raw, as in the paper", "residual units as they are"),
 }
 """Units in which the errors of Eq. 3 are measured: a short and a longer word for each."""
-
-
-def pairs_with_workspace(root: Path | None = None) -> list[str]:
-    """Keys of the pairs that have a workspace, and of those that a person added, in the registry's order."""
-    return [key for key in known_pairs() if key not in PAIRS or Workspace(key, root or workspaces_dir()).exists]
-
-
-def stamp(ws: Workspace) -> str:
-    """Changes whenever an artifact does: hashes from the manifest, sizes and times from the disk."""
-    files = []
-    for name, artifact in ws.manifest().artifacts.items():
-        path = ws.root / artifact.path
-        stat = path.stat() if path.exists() else None
-        files.append((name, artifact.sha256, stat and (stat.st_size, stat.st_mtime_ns)))
-    return fingerprint(files)
 
 
 def about(ws: Workspace) -> dict[str, Any]:
@@ -229,26 +171,6 @@ def card(ws: Workspace, name: str) -> dict[str, Any]:
     return ws.record(f"cards/{name}")
 
 
-def vectors(ws: Workspace) -> list[str]:
-    """The steering vectors that were brought, by name."""
-    return [n.removeprefix("vectors/") for n in ws.names(prefix="vectors/")]
-
-
-def sae_card(ws: Workspace, name: str) -> dict[str, Any]:
-    """The report card of an SAE that was brought: see `core.saes.card.sae_card`."""
-    return ws.record(f"sae_cards/{name}")
-
-
-def vector_card(ws: Workspace, name: str) -> dict[str, Any]:
-    """The report card of a vector that was brought: see `core.steering.card.vector_card`."""
-    return ws.record(f"vector_cards/{name}")
-
-
-def cards_of_saes(ws: Workspace) -> list[str]:
-    """The SAEs that were brought, by name."""
-    return [n.removeprefix("sae_cards/") for n in ws.names(prefix="sae_cards/")]
-
-
 def others(ws: Workspace) -> tuple[tuple[str, str], ...]:
     """(pair, stamp) of every other workspace beside this one that can be read."""
     found = []
@@ -331,44 +253,6 @@ def study(ws: Workspace) -> pd.DataFrame:
     return table.sort_values(["layer_a", "layer_b", "a_to_b"]).reset_index(drop=True)
 
 
-def makers(ws: Workspace, name: str) -> dict[str, Any]:
-    """What an artifact was made from."""
-    return ws.entry(name).makers
-
-
-def texts(corpus: str) -> dict[str, str]:
-    """The documents of a corpus by id: what example pointers point at."""
-    from core.text.corpus import load_corpus
-
-    return {d.id: d.text for d in load_corpus(corpus).documents}
-
-
-def saes(ws: Workspace) -> list[str]:
-    """The SAEs of A whose features were measured, by name."""
-    return [n.removeprefix("features/") for n in ws.names(prefix="features/")]
-
-
-def features(ws: Workspace, sae: str) -> pd.DataFrame:
-    """One row a feature of an SAE: Eq. 10 before and after transfer with its interval and controls, densities, activity
-    in rewritten sentences, overlap of the top examples, place on the map, and the tokens it raises most in A (see
-    `core.features.measure`)."""
-    table = ws.table(f"features/{sae}")
-    columns = (
-        "feature", "correlation", "low", "high", "joint", "density_a", "density_b", "random", "shuffled", "consistency",
-        "sentences", "reliable", "raises",
-    )  # fmt: skip
-    _need(table.columns, columns, f"table 'features/{sae}'")
-    return table
-
-
-def kinds_of_features(table: pd.DataFrame, threshold: float = 0.5, least: int = 3) -> pd.Series:
-    """Of `features`: 'dead' where never active in A; 'unseen' where active in fewer than `least` of the rewritten
-    sentences; 'structural' where it stays active in all versions of a share `threshold` of them or more; 'semantic'."""
-    kind = table.consistency.ge(threshold).map({True: "structural", False: "semantic"})
-    kind = kind.mask(~table.sentences.ge(least), "unseen")
-    return kind.mask(table.density_a == 0, "dead").rename("kind")
-
-
 def structural_share(table: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
     """Fig. 4b, counted: of `features` with their `kind`, the semantic and structural ones in each of `bins` equal parts
     of Eq. 10 from -1 to 1, both ends in: `low`, `high`, `structural`, `n` of both, `share` (NaN where n is 0)."""
@@ -382,147 +266,6 @@ def structural_share(table: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
     return pd.DataFrame(
         {"low": edges[:-1], "high": edges[1:], "structural": counts["structural"], "n": n, "share": share}
     )
-
-
-def feature_examples(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:
-    """The contexts of one feature in A ('a') or, transferred, in B ('b'), those that can be shown: see
-    `core.features.examples.Examples.table` and `unpacked`."""
-    table = ws.table(f"examples_{side}/{sae}", feature=feature)
-    return unpacked(table.loc[table.heat.str.len() > 0].reset_index(drop=True))
-
-
-def same_text(ws: Workspace, sae: str, feature: int) -> pd.DataFrame:
-    """The top contexts of one feature on either side, as both models read them, a row a context: `document`, `found`
-    (the side on whose list it is), and for each side `<side>_ends`, `_heat`, `_peak`, `_activation`."""
-    parts = []
-    for side in ("a", "b"):
-        part = unpacked(ws.table(f"together_{side}/{sae}", feature=feature)).drop(columns="feature")
-        parts.append(part.set_index(["document", "found"]).add_prefix(f"{side}_"))
-    return pd.concat(parts, axis=1, join="inner").reset_index()
-
-
-def unpacked(table: pd.DataFrame) -> pd.DataFrame:
-    """A table with `activation` and the columns of `core.features.examples.packed`: `ends` [n + 1] in the place of `begin` and
-    `lengths`, `heat` [n] in activations."""
-    ends = [begin + np.cumsum([0, *lengths]) for begin, lengths in zip(table.begin, table.lengths, strict=True)]
-    heat = [np.asarray(h) * (scale / 255) for h, scale in zip(table.heat, table.activation, strict=True)]
-    return table.drop(columns=["begin", "lengths"]).assign(ends=ends, heat=heat)
-
-
-def feature_logits(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:
-    """The tokens that one feature raises (`rank` 0 and up) and lowers (-1 and down) most: `rank`, `token`, `weight`."""
-    return ws.table(f"logits/{sae}", feature=feature, side=side).loc[:, ["rank", "token", "weight"]]
-
-
-def feature_histogram(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:
-    """How often one feature was active, by half octave: `low`, `high` of the activation, `tokens`."""
-    (counts,) = ws.table(f"histograms_{side}/{sae}", feature=feature).histogram
-    lows = [2.0 ** (k / 2 - 10) for k in range(len(counts) + 1)]
-    return pd.DataFrame({"low": lows[:-1], "high": lows[1:], "tokens": counts})
-
-
-def neuronpedia(ws: Workspace, sae: str, feature: int) -> str | None:
-    """The feature's page on Neuronpedia, for an SAE of a release that has one there."""
-    config = json.loads((ws.path(f"saes/{sae}") / "cfg.json").read_text("utf-8"))
-    known = (config.get("metadata") or {}).get("neuronpedia_id")
-    if not isinstance(known, str) or not re.fullmatch(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+", known):
-        return None
-    return f"https://www.neuronpedia.org/{known}/{feature}"
-
-
-def feature_record(ws: Workspace, sae: str, feature: int) -> dict[str, Any]:
-    """All that is known of one feature, for a file: its measures, tokens, histograms and contexts (as pointers)."""
-    (row,) = ws.table(f"features/{sae}", feature=feature).to_dict("records")
-    record: dict[str, Any] = {
-        "pair": ws.pair, "sae": sae, "makers": makers(ws, f"features/{sae}"),
-        "feature": {k: None if v != v else v for k, v in row.items()},
-    }  # fmt: skip
-    for side in ("a", "b"):
-        bars = feature_histogram(ws, sae, side, feature)
-        tables = {
-            "logits": feature_logits(ws, sae, side, feature), "histogram": bars[bars.tokens > 0],
-            "contexts": feature_examples(ws, sae, side, feature),
-        }  # fmt: skip
-        record[side] = {what: json.loads(table.to_json(orient="records")) for what, table in tables.items()}
-    return record
-
-
-def sae_quality(ws: Workspace, sae: str) -> pd.DataFrame:
-    """Table 2 with its controls, one row a variant: see `core.features.measure.zero_shot`."""
-    table = ws.table(f"sae_quality/{sae}")
-    _need(table.columns, ("name", "model", "fuv", "l0", "dead", "delta_loss", "ce_loss_score"),
-          f"table 'sae_quality/{sae}'")  # fmt: skip
-    return table
-
-
-def feature_counts(ws: Workspace, sae: str) -> dict[str, Any]:
-    """What `report --json` says of an SAE's features: `counts` by kind; `correlation` of transferred, random and
-    shuffled (mean, median, q05, q95) over the features with enough joint activations; `effect` of the transfer against
-    each control, see `effect`; `median_by_kind` of Eq. 10."""
-    table = ws.table(f"features/{sae}")
-    table["kind"] = kinds_of_features(table)
-    found = table.kind.tolist()
-    kinds = ("semantic", "structural", "unseen", "dead")
-    values = {
-        name: table.loc[table.reliable, column].dropna().to_numpy()
-        for name, column in (("transferred", "correlation"), ("random", "random"), ("shuffled", "shuffled"))
-    }
-    correlation = {}
-    for name, x in values.items():
-        if len(x):
-            q05, median, q95 = (float(np.quantile(x, q)) for q in (0.05, 0.5, 0.95))
-            correlation[name] = {"mean": float(x.mean()), "median": median, "q05": q05, "q95": q95}
-    against = {c: effect(values["transferred"], values[c]) for c in ("random", "shuffled") if len(values[c])}
-    by_kind = table.loc[table.reliable].groupby("kind").correlation.median()
-    return {
-        "counts": {k: found.count(k) for k in kinds}, "correlation": correlation, "effect": against,
-        "median_by_kind": {str(k): float(x) for k, x in by_kind.items()},
-    }  # fmt: skip
-
-
-def effect(values: NDArray[np.float64], control: NDArray[np.float64], seed: int = 0) -> dict[str, float]:
-    """How far `values` lie above `control`: `superiority`, the chance that one drawn from `values` exceeds one drawn
-    from `control` (0.5: none; ties count half), and `median_difference`, each with `_low` and `_high` (95 %, bootstrap
-    over features)."""
-    g = np.random.default_rng(seed)
-
-    def measure(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
-        y = np.sort(y)
-        below, upto = np.searchsorted(y, x, "left"), np.searchsorted(y, x, "right")
-        return float((below + upto).mean() / (2 * len(y))), float(np.median(x) - np.median(y))
-
-    drawn = [measure(g.choice(values, len(values)), g.choice(control, len(control))) for _ in range(RESAMPLES)]
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    out = {}
-    for k, (name, value) in enumerate(zip(("superiority", "median_difference"), measure(values, control), strict=True)):
-        out |= {name: value, f"{name}_low": float(low[k]), f"{name}_high": float(high[k])}
-    return out
-
-
-def provenance(ws: Workspace, name: str) -> pd.DataFrame:
-    """What a stitch was made from: `what`, `value`; nested makers as dotted names, then file, hash, date, versions."""
-    entry = ws.entry(f"stitches/{name}")
-    rows = [*_flat(entry.makers), ("file", entry.path), ("sha256", entry.sha256), ("bytes", f"{entry.bytes:,}"),
-            ("made", entry.made), *_flat(entry.versions, "versions.")]  # fmt: skip
-    return pd.DataFrame(rows, columns=["what", "value"])
-
-
-def computed(ws: Workspace) -> pd.DataFrame:
-    """What the workspace holds, a row a kind: `group`, `what`, `files`, `made` (the latest, UTC), `megabytes`."""
-    rows = [
-        (name.split("/")[0], pd.Timestamp(a.made) if a.made else pd.NaT, a.bytes / 1e6)
-        for name, a in ws.manifest().artifacts.items()
-    ]
-    table = pd.DataFrame(rows, columns=["group", "made", "megabytes"]).groupby("group", as_index=False).agg(
-        files=("made", "size"), made=("made", "max"), megabytes=("megabytes", "sum")
-    )  # fmt: skip
-    order = {group: i for i, group in enumerate(WHAT)}
-    table["what"] = [WHAT.get(group, group) for group in table.group]
-    return table.sort_values("group", key=lambda s: s.map(order)).reset_index(drop=True)
-
-
-def has(ws: Workspace, name: str) -> bool:
-    return name in ws.manifest().artifacts
 
 
 def least_positions(pair: PairSpec) -> int:
@@ -546,8 +289,19 @@ def _need(found: Iterable[Any], wanted: Iterable[str], where: str) -> None:
         )
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows = []
-    for key, item in value.items():
-        rows += _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else [(f"{prefix}{key}", str(item))]
-    return rows
+def as_text(name: str, found: dict[str, Any]) -> str:
+    lines = [f"{name}: {found['method']}, metric {found['metric']}, alpha {found['alpha']:g}"]
+    for condition, loss in found.get("downstream", {}).items():
+        d = found["downstream_details"][condition]
+        lines.append(
+            f"  {condition:16} {loss:6.3f} nats/token [{d['low']:.3f}, {d['high']:.3f}]  {d['relative']:+7.1%}"
+            f"  {d['bits_per_byte']:.3f} bits/byte  patched {d['share_patched']:.0%}"
+        )
+    for kind, losses in found.get("downstream_by_kind", {}).items():
+        up, down = losses["a_to_b"] / losses["b"] - 1, losses["b_to_a"] / losses["a"] - 1
+        lines.append(f"  {kind}: A→B {up:+.1%}, B→A {down:+.1%}")
+    q = found.get("quality", {})
+    if q:
+        lines.append(f"  FUV up {q['fuv_up']:.3f}, down {q['fuv_down']:.3f}")
+        lines.append(f"  inversion error A {q['inversion_a']:.4f}, B {q['inversion_b']:.4f}")
+    return "\n".join(lines)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from core.errors import StitchLensError, printable
 from core.models.pairs import ModelSpec, get_pair, same_model
-from core.stitches.fit import Stitch
+from core.stitches.stitch import Stitch
 
 if TYPE_CHECKING:
     from sae_lens import SAE

@@ -66,14 +66,6 @@ def repetition(text: str) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def interval(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Clopper-Pearson: SciPy's exact interval of a share (F)."""
-    from scipy.stats import binomtest
-
-    found = binomtest(hits, n).proportion_ci(level, "exact")
-    return float(found.low), float(found.high)
-
-
 def transfer_gap(transferred: float, own: float) -> float:
     """Eq. 16: transferred over own performance, clipped to [0, 1]; 0/0 is 0, and anything over 0 is 1."""
     if own == 0:

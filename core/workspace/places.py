@@ -1,6 +1,7 @@
 """Where things live: the project, workspaces, and the user's cache."""
 
 import os
+import re
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -42,3 +43,11 @@ def private_dir() -> Path | None:
 def user_cache() -> Path:
     """Where large things that can be made again live: dequantised weights, moments, recorded activations."""
     return Path(os.environ.get("STITCHLENS_CACHE", user_cache_path("stitchlens")))
+
+
+KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""Of a pair: it names folders."""
+
+
+SPEC = "spec.json"
+"""Beside the manifest of a workspace: the spec of a pair that a person added."""

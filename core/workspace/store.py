@@ -5,16 +5,11 @@ manifest is replaced the same way. Whatever the moment of a kill, the manifest p
 """
 
 import contextlib
-import errno
-import glob
-import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -25,23 +20,27 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError
 
 from core import __version__
+from core.config import Frozen
 from core.errors import StitchLensError
-from core.models.pairs import SPEC, Frozen
-from core.workspace.places import private_dir, user_cache, workspaces_dir
+from core.workspace.disk import (
+    LOCK_SECONDS,
+    _disk_error,
+    _gone,
+    beside,
+    disk_faults,
+    fingerprint,
+    sha256_file,
+    sha256_path,
+)
+from core.workspace.places import SPEC, private_dir, workspaces_dir
 
 SCHEMA = 1
-STALE_SECONDS = 86_400
 PREVIOUS = ".manifest.previous.json"
 """The manifest before the last change."""
 ASIDE = "aside"
 """Where a repair puts what it takes out of the way."""
-WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz")
-"""Endings of files that may bring weights."""
-LOCK_SECONDS = 10.0
-"""How long a writer waits for another one."""
 ROW_GROUP = 8_192
 """Rows of a table that are read together, at the least."""
 
@@ -69,33 +68,6 @@ class Manifest(Frozen):
     artifacts: dict[str, Artifact] = Field(default_factory=dict)
 
 
-def sha256_file(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def sha256_path(path: Path) -> str:
-    """Of a file; of a folder, over the names and hashes of all files in it."""
-    if path.is_file():
-        return sha256_file(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    listed = json.dumps([[str(p.relative_to(path)), sha256_file(p)] for p in files])
-    return hashlib.sha256(listed.encode()).hexdigest()
-
-
-def _gone(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def fingerprint(value: Any) -> str:
-    """First 16 hex digits of the SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
 def versions() -> dict[str, str]:
     """Versions of what computes, for an artifact's record."""
     found = {"stitchlens": __version__}
@@ -103,72 +75,6 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
-
-
-@contextlib.contextmanager
-def beside(target: Path) -> Iterator[Path]:
-    """A temporary path beside `target` to write to; renamed over it on success, removed on failure.
-
-    Raises StitchLensError where the disk is full or the place is read-only; `target` is then as it was. What a killed
-    writer of the same target left there is removed after a day.
-    """
-    prefix = f".{target.name[:40]}."
-    with disk_faults(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for left in target.parent.glob(f"{glob.escape(prefix)}*.part"):
-            if time.time() - left.stat().st_mtime > STALE_SECONDS:
-                left.unlink(missing_ok=True)
-        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=target.parent)
-        os.close(handle)
-    part = Path(name)
-    try:
-        with disk_faults(target):
-            yield part
-            with part.open("rb") as f:
-                os.fsync(f.fileno())
-            part.chmod(0o644)
-            part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def folder_beside(target: Path) -> Iterator[Path]:
-    """Like `beside`, for a folder: an empty one to fill, which takes the place of `target` on success."""
-    with disk_faults(target), tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        folder = Path(scratch) / "folder"
-        folder.mkdir()
-        yield folder
-        if target.exists():
-            target.rename(Path(scratch) / "old")
-        folder.rename(target)
-
-
-@contextlib.contextmanager
-def disk_faults(target: Path) -> Iterator[None]:
-    """Turns what the system says of a full disk or a closed place, on writing `target`, into a StitchLensError."""
-    try:
-        yield
-    except OSError as e:
-        raise _disk_error(e, target) from e
-    except SafetensorError as e:  # its I/O errors carry their number in the text alone
-        if (number := re.search(r"os error (\d+)", str(e))) is None:
-            raise
-        raise _disk_error(OSError(int(number[1]), os.strerror(int(number[1]))), target) from e
-
-
-def _disk_error(e: OSError, target: Path) -> StitchLensError:
-    if e.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StitchLensError(
-            f"a full disk while writing {target.name}",
-            "free space",
-            f"free some under {target.parent} and run it again",
-        )
-    return StitchLensError(
-        f"{e.strerror or e} at {target}",
-        "a place that can be written",
-        "check its permissions, or set STITCHLENS_CACHE",
-    )
 
 
 @lru_cache(maxsize=64)
@@ -469,21 +375,20 @@ class Workspace:
         return faults
 
 
-@contextlib.contextmanager
-def only_one(pair: str, what: str) -> Iterator[None]:
-    """Hold the pair's lock for long work; a second holder is refused at once, and loses nothing."""
-    path = user_cache() / "locks" / f"{pair}-{what}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise StitchLensError(
-            f"another {what} of '{pair}' running", "one at a time", "wait for it or stop it; its work so far is kept"
-        ) from None
-    except OSError as e:
-        raise _disk_error(e, path) from e
-    try:
-        yield
-    finally:
-        lock.release()
+def stamp(ws: Workspace) -> str:
+    """Changes whenever an artifact does: hashes from the manifest, sizes and times from the disk."""
+    files = []
+    for name, artifact in ws.manifest().artifacts.items():
+        path = ws.root / artifact.path
+        stat = path.stat() if path.exists() else None
+        files.append((name, artifact.sha256, stat and (stat.st_size, stat.st_mtime_ns)))
+    return fingerprint(files)
+
+
+def makers(ws: Workspace, name: str) -> dict[str, Any]:
+    """What an artifact was made from."""
+    return ws.entry(name).makers
+
+
+def has(ws: Workspace, name: str) -> bool:
+    return name in ws.manifest().artifacts

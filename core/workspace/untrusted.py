@@ -336,3 +336,7 @@ def check_gguf(path: Path) -> None:
             raise fault(
                 f"{key[:60]} of shape {str(shape)[:60]} at byte {place:,}", f"1 to {WIDEST:,} numbers in the file"
             )
+
+
+WEIGHT_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz")
+"""Endings of files that may bring weights."""

@@ -7,24 +7,12 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from core.errors import StitchLensError
+from core.workspace.artifacts import KINDS, PARTS, Kind, is_brought
+from core.workspace.disk import STALE_SECONDS, beside
 from core.workspace.places import user_cache
-from core.workspace.store import STALE_SECONDS, Workspace, beside
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-Kind = Literal["stitches", "saes", "vectors"]
-PARTS: dict[Kind, tuple[str, ...]] = {
-    "stitches": ("controls", "cards", "quality", "kinds", "downstream", "stitches"),
-    "saes": (
-        "sae_cards", "sae_quality", "examples_a", "examples_b", "histograms_a", "histograms_b", "together_a",
-        "together_b", "logits", "features", "saes",
-    ),
-    "vectors": ("vector_cards", "vectors"),
-}  # fmt: skip
-"""The artifacts of one upload, that which makes it visible last."""
-KINDS: dict[str, str] = {"stitches": "stitch", "saes": "SAE", "vectors": "vector"}
+from core.workspace.store import Workspace
 
 
 def private_home(token: str) -> Path:
@@ -57,26 +45,6 @@ def uploaded(name: str, content: bytes) -> Path:
     return folder / stem
 
 
-def name_from(text: str) -> str:
-    """A name for an artifact from that of a file or a reference."""
-    stem = re.split(r"[/:\\]", text.rstrip("/"))[-1]
-    for ending in (".safetensors", ".npz", ".npy", ".zip", ".gguf", ".json", ".pt", ".pth", ".bin", ".ckpt"):
-        stem = stem.removesuffix(ending)
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:64] or "mine"
-
-
-def check_name(ws: Workspace, kind: str, name: str) -> None:
-    """Of an artifact of that kind. Raises StitchLensError where a name is unfit for a file, or taken."""
-    if not NAME.fullmatch(name):
-        raise StitchLensError(
-            f"the name '{name}'", "up to 64 letters, digits, '.', '_' and '-', the first a letter or digit",
-            "choose another name",
-        )  # fmt: skip
-    if ws.exists and f"{kind}/{name}" in ws.manifest().artifacts:
-        article, what = "an" if kind == "saes" else "a", KINDS.get(kind, "set")
-        raise StitchLensError(f"{article} {what} named '{name}'", "a name that is free", "choose another name")
-
-
 @dataclass(frozen=True)
 class Brought:
     """One upload: private to its browser, or kept in the workspace that all share."""
@@ -101,11 +69,6 @@ def brought(ws: Workspace) -> list[Brought]:
                 size = sum(artifacts[f"{part}/{name}"].bytes for part in parts if f"{part}/{name}" in artifacts)
                 out.append(Brought(kind, name, full in own, size, artifact.made))
     return sorted(out, key=lambda one: (not one.private, one.made))
-
-
-def is_brought(makers: dict[str, Any]) -> bool:
-    """Whether an artifact with these makers came from a person, so that nothing here can make it again."""
-    return makers.get("method") == "imported" or "brought" in makers
 
 
 def keep(ws: Workspace, kind: Kind, name: str) -> None:

@@ -17,9 +17,9 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from core import jobs
 from core.errors import StitchLensError
+from core.features import tables as feature_tables
 from core.models.pairs import PairSpec, get_pair, known_pairs
-from core.stitches import tables as stitch_tables
-from core.workspace import uploads
+from core.workspace import artifacts, store, uploads
 from core.workspace.places import PROJECT, workspaces_dir
 from core.workspace.store import Workspace
 
@@ -81,7 +81,7 @@ def mine() -> Path:
 def ask(query: Callable[Concatenate[Workspace, P], T], ws: Workspace, *args: P.args, **kwargs: P.kwargs) -> T:
     """`query(ws, …)`, remembered until an artifact of the workspace changes."""
     at = (ws.pair, str(workspaces_dir()), ws.private and str(ws.private))
-    return _ask(query, query.__name__, at, stitch_tables.stamp(ws), args, kwargs)
+    return _ask(query, query.__name__, at, store.stamp(ws), args, kwargs)
 
 
 @st.cache_data(max_entries=200, show_spinner=False)
@@ -199,7 +199,7 @@ def _listed(names: Sequence[str], most: int = 8) -> str:
 
 @st.cache_resource(max_entries=2, show_spinner="Opening the corpus")
 def _texts(corpus: str) -> dict[str, str]:
-    return stitch_tables.texts(corpus)
+    return feature_tables.texts(corpus)
 
 
 def documents(pair: PairSpec) -> dict[str, str]:
@@ -400,7 +400,7 @@ def yours(ws: Workspace) -> None:
             key = f"{ws.pair}-{one.kind}-{one.name}"
             st.markdown(
                 f"{':material/lock:' if one.private else ':material/group:'} **{plain(one.name)}**  \n:small["
-                f"{uploads.KINDS[one.kind]}, {one.bytes / 1e6:.2g} MB, "
+                f"{artifacts.KINDS[one.kind]}, {one.bytes / 1e6:.2g} MB, "
                 f"{'private to this browser' if one.private else 'kept in the workspace'}]"
             )
             with st.container(horizontal=True):
@@ -417,7 +417,7 @@ def yours(ws: Workspace) -> None:
         st.caption("Private ones are removed a day after this browser was last here.")
 
 
-def _moved(change: Callable[[Workspace, uploads.Kind, str], None], ws: Workspace, one: uploads.Brought) -> None:
+def _moved(change: Callable[[Workspace, artifacts.Kind, str], None], ws: Workspace, one: uploads.Brought) -> None:
     try:
         change(ws, one.kind, one.name)
     except StitchLensError as e:

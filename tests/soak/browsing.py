@@ -31,6 +31,7 @@ from playwright.async_api import ConsoleMessage, Error, async_playwright
 from streamlit.proto.WidgetStates_pb2 import WidgetState
 
 from benchmarks._measure import Line, percentile, say
+from core.features import tables as feature_tables
 from core.models.pairs import get_pair
 from core.stitches import tables as stitch_tables
 from core.workspace.places import PROJECT
@@ -99,7 +100,7 @@ class Guide:
         spaces = {pair: Workspace(pair, PROJECT / "cache") for pair in PAIRS}
         self.stitches = {pair: stitch_tables.stitch_names(ws) for pair, ws in spaces.items()}
         self.features = {
-            pair: len(stitch_tables.features(ws, stitch_tables.saes(ws)[0])) for pair, ws in spaces.items()
+            pair: len(feature_tables.features(ws, feature_tables.saes(ws)[0])) for pair, ws in spaces.items()
         }
 
     def anywhere(self, chance: random.Random) -> Place:

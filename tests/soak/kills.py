@@ -36,11 +36,12 @@ from safetensors.numpy import load_file
 
 from benchmarks._measure import Line, say
 from core.activations import harvest
-from core.cli import main
-from core.models.pairs import Frozen
+from core.cli import shared
+from core.config import Frozen
 from core.stitches import measure as stitch_measure
+from core.workspace.disk import fingerprint, sha256_path
 from core.workspace.places import PROJECT
-from core.workspace.store import Workspace, fingerprint, sha256_path
+from core.workspace.store import Workspace
 
 PRELOADED = (transformers, transformer_lens, stitch_measure)
 """What a build imports late: once, before the forks."""
@@ -79,7 +80,7 @@ def build(home: str) -> None:
     with Path(home, "log").open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    main.app(COMMAND)
+    shared.app(COMMAND)
 
 
 def start(home: Path) -> Any:

@@ -1,0 +1,156 @@
+"""The commands of `core.stitches`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from core.cli.shared import JsonFlag, PairArg, app, guarded, show
+from core.errors import StitchLensError
+from core.models.pairs import LayerPair, get_pair
+from core.stitches.tables import as_text
+from core.workspace.store import Workspace
+
+stitch = typer.Typer(help="Fit, evaluate and remove stitches (Eq. 1-3).", no_args_is_help=True)
+
+
+app.add_typer(stitch, name="stitch")
+
+
+@app.command("build")
+@guarded
+def build_command(
+    pair: PairArg,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of B scored on the held-out split for Table 1.")] = 10_000,
+    select_tokens: Annotated[int, typer.Option(min=1, help="Tokens of B scored for each setting.")] = 2_500,
+    positions: Annotated[int | None, typer.Option(help="Pairs of positions to fit on; all by default.")] = None,
+) -> None:
+    """Build a pair's whole workspace: SVCCA, metric study, alpha sweep, stitches, Table 1. A killed build goes on."""
+    from core import bench
+    from core.stitches import measure as stitch_measure
+
+    spec = get_pair(pair)
+    config = bench.BuildConfig(held_out_tokens=tokens, select_tokens=select_tokens, positions=positions)
+    workspace = stitch_measure.build(spec, config)
+    print(f"Built {workspace.root.name}: {', '.join(workspace.names())}")
+
+
+@app.command("svcca")
+@guarded
+def svcca_command(
+    pair: PairArg,
+    positions: Annotated[int, typer.Option(min=1, help="Paired positions to compare over.")] = 8_192,
+    as_json: JsonFlag = False,
+) -> None:
+    """Score every layer of A against every layer of B (Fig. 6) and keep the table in the workspace."""
+    from core import bench
+    from core.stitches import measure as stitch_measure
+
+    bench = bench.Bench(get_pair(pair), bench.BuildConfig(svcca_positions=positions))
+    table = stitch_measure.measure_svcca(bench)
+    wide = table.pivot_table(index="layer_a", columns="layer_b", values="svcca")
+    show({"svcca": table.to_dict("records")}, as_json, wide.round(2).to_string())
+
+
+@stitch.command("fit")
+@guarded
+def fit_command(
+    pair: PairArg,
+    layer_a: Annotated[int, typer.Option(help="Residual stream before this layer of A.")],
+    layer_b: Annotated[int, typer.Option(help="Residual stream before this layer of B.")],
+    method: Annotated[
+        str, typer.Option(help="exact (Eq. 3 from moments), adam (the paper's recipe) or lstsq.")
+    ] = "exact",
+    metric: Annotated[
+        str, typer.Option(help="Where Eq. 3 measures errors: raw (the paper), rms, std or whiten.")
+    ] = "std",
+    alpha: Annotated[float, typer.Option(help="Strength of inversion, α of Eq. 3; the paper uses 1.")] = 1.0,
+    positions: Annotated[
+        int | None, typer.Option(help="Pairs of positions to fit on; the whole fit split by default.")
+    ] = None,
+    lr: Annotated[float, typer.Option(help="adam: learning rate.")] = 1e-4,
+    epochs: Annotated[int, typer.Option(help="adam: passes over the data.")] = 2,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of B scored on the held-out split for Table 1.")] = 4_000,
+    name: Annotated[str | None, typer.Option(help="Name in the workspace; made from the settings by default.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fit a stitch, measure it on the held-out split and keep it in the workspace."""
+    from pydantic import ValidationError
+
+    from core import bench
+    from core.report import report
+    from core.stitches import measure as stitch_measure
+    from core.stitches.fit import FitConfig
+
+    spec = get_pair(pair)
+    try:
+        settings: dict[str, Any] = {"method": method, "metric": metric, "alpha": alpha, "lr": lr, "epochs": epochs}
+        config = FitConfig.model_validate(settings)
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise StitchLensError(f"{first['loc'][0]} = {first['input']!r}", first["msg"].lower(), "see --help") from None
+    layers = LayerPair(a=max(layer_a, 0), b=max(layer_b, 0), why="chosen by hand")
+    spec.check_layers(layer_a, layer_b)
+    bench = bench.Bench(spec, bench.BuildConfig(held_out_tokens=tokens))
+    name = name or f"{layers.name}-{method}-{metric}-a{alpha:g}" + (f"-{positions}" if positions else "")
+    stitch_measure.fit_stitch(bench, name, layers, config, positions)
+    found = report(spec)["stitches"][name]
+    show(found | {"name": name}, as_json, as_text(name, found))
+
+
+@stitch.command("eval")
+@guarded
+def eval_command(
+    pair: PairArg,
+    name: Annotated[str, typer.Argument(help="A stitch of the workspace.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of B scored on the held-out split.")] = 10_000,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure a stitch of the workspace again: Table 1 with controls, on more or fewer tokens."""
+    from core import bench
+    from core.report import report
+    from core.stitches import measure as stitch_measure
+
+    spec = get_pair(pair)
+    stitch_measure.evaluate_stitch(bench.Bench(spec, bench.BuildConfig(held_out_tokens=tokens)), name)
+    found = report(spec)["stitches"][name]
+    show(found | {"name": name}, as_json, as_text(name, found))
+
+
+@stitch.command("import")
+@guarded
+def import_command(
+    pair: PairArg,
+    file: Annotated[Path, typer.Argument(help="safetensors, a PyTorch state_dict, or .npz: see the README.")],
+    layer_a: Annotated[int, typer.Option(help="It was trained before this layer of A.")],
+    layer_b: Annotated[int, typer.Option(help="It was trained before this layer of B.")],
+    name: Annotated[str | None, typer.Option(help="Name in the workspace; the file's by default.")] = None,
+    orientation: Annotated[
+        str | None, typer.Option(help="Only for equal widths: linear ([out, in]) or paper ([in, out]).")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Bring a stitch that you trained: it is recognised, measured (report card) and kept."""
+    from core import bench
+    from core.stitches import card as stitch_card
+
+    spec = get_pair(pair)
+    spec.check_layers(layer_a, layer_b)
+    if orientation not in (None, "linear", "paper"):
+        raise StitchLensError(f"orientation '{orientation}'", "linear or paper", "choose one")
+    bench = bench.Bench(spec, bench.BuildConfig())
+    name = name or file.stem
+    layers = LayerPair(a=layer_a, b=layer_b, why="imported")
+    card = stitch_card.import_stitch(bench, file, layers, name, orientation)  # type: ignore[arg-type]
+    show(card | {"name": name}, as_json, stitch_card.as_text(name, card))
+
+
+@stitch.command("remove")
+@guarded
+def remove_command(pair: PairArg, name: Annotated[str, typer.Argument(help="A stitch of the workspace.")]) -> None:
+    """Take a stitch and its measurements out of the workspace."""
+    from core.stitches import measure as stitch_measure
+
+    stitch_measure.remove_stitch(Workspace(get_pair(pair).key), name)
+    print(f"Removed {name}.")

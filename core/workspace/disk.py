@@ -1,0 +1,140 @@
+"""Files written beside and renamed into place; hashes; one process at a time."""
+
+import contextlib
+import errno
+import glob
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from core.errors import StitchLensError
+from core.workspace.places import user_cache
+
+STALE_SECONDS = 86_400
+
+
+LOCK_SECONDS = 10.0
+"""How long a writer waits for another one."""
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def sha256_path(path: Path) -> str:
+    """Of a file; of a folder, over the names and hashes of all files in it."""
+    if path.is_file():
+        return sha256_file(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    listed = json.dumps([[str(p.relative_to(path)), sha256_file(p)] for p in files])
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def _gone(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def fingerprint(value: Any) -> str:
+    """First 16 hex digits of the SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """A temporary path beside `target` to write to; renamed over it on success, removed on failure.
+
+    Raises StitchLensError where the disk is full or the place is read-only; `target` is then as it was. What a killed
+    writer of the same target left there is removed after a day.
+    """
+    prefix = f".{target.name[:40]}."
+    with disk_faults(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(f"{glob.escape(prefix)}*.part"):
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                left.unlink(missing_ok=True)
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=target.parent)
+        os.close(handle)
+    part = Path(name)
+    try:
+        with disk_faults(target):
+            yield part
+            with part.open("rb") as f:
+                os.fsync(f.fileno())
+            part.chmod(0o644)
+            part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_beside(target: Path) -> Iterator[Path]:
+    """Like `beside`, for a folder: an empty one to fill, which takes the place of `target` on success."""
+    with disk_faults(target), tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+        folder = Path(scratch) / "folder"
+        folder.mkdir()
+        yield folder
+        if target.exists():
+            target.rename(Path(scratch) / "old")
+        folder.rename(target)
+
+
+@contextlib.contextmanager
+def disk_faults(target: Path) -> Iterator[None]:
+    """Turns what the system says of a full disk or a closed place, on writing `target`, into a StitchLensError."""
+    try:
+        yield
+    except OSError as e:
+        raise _disk_error(e, target) from e
+    except SafetensorError as e:  # its I/O errors carry their number in the text alone
+        if (number := re.search(r"os error (\d+)", str(e))) is None:
+            raise
+        raise _disk_error(OSError(int(number[1]), os.strerror(int(number[1]))), target) from e
+
+
+def _disk_error(e: OSError, target: Path) -> StitchLensError:
+    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StitchLensError(
+            f"a full disk while writing {target.name}",
+            "free space",
+            f"free some under {target.parent} and run it again",
+        )
+    return StitchLensError(
+        f"{e.strerror or e} at {target}",
+        "a place that can be written",
+        "check its permissions, or set STITCHLENS_CACHE",
+    )
+
+
+@contextlib.contextmanager
+def only_one(pair: str, what: str) -> Iterator[None]:
+    """Hold the pair's lock for long work; a second holder is refused at once, and loses nothing."""
+    path = user_cache() / "locks" / f"{pair}-{what}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise StitchLensError(
+            f"another {what} of '{pair}' running", "one at a time", "wait for it or stop it; its work so far is kept"
+        ) from None
+    except OSError as e:
+        raise _disk_error(e, path) from e
+    try:
+        yield
+    finally:
+        lock.release()
