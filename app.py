@@ -1,41 +1,7 @@
-"""StitchLens: the router and the frame that every page stands in. Start it with `make app`."""
-
-from pathlib import Path
+"""StitchLens as a server runs it: `make app`, `streamlit run app.py`, or any ASGI server."""
 
 import streamlit as st
 
-from core import __version__
-from core.models import pairs
-from core.models.pairs import known_pairs
-from pages.shared import frame
-
-HERE = Path(__file__).parent
-MARK = HERE / "pages" / "shared" / "mark.svg"
-
-st.set_page_config(page_icon=str(MARK), layout="wide")  # before st.navigation: no icon is asked of the network
-st.logo(str(MARK), size="large")
-pages = [
-    st.Page("pages/overview.py", title="Overview", icon=":material/dashboard:", default=True),
-    st.Page("pages/stitches.py", title="Stitches", icon=":material/hub:"),
-    st.Page("pages/features.py", title="Features", icon=":material/scatter_plot:"),
-    st.Page("pages/functional.py", title="Functional features", icon=":material/troubleshoot:"),
-    st.Page("pages/steering.py", title="Steering", icon=":material/explore:"),
-    st.Page("pages/probes.py", title="Probes", icon=":material/labs:"),
-    st.Page("pages/training.py", title="SAE training", icon=":material/model_training:"),
-    st.Page("pages/pair.py", title="New pair", icon=":material/add_link:"),
-]
-page = st.navigation(pages)
-st.set_page_config(page_title=f"{page.title} · StitchLens")
-asked = st.query_params.get("pair")
-with st.sidebar:
-    built = pairs.pairs_with_workspace()
-    which = "those that are built" if built else "none is built yet, so those that are known"
-    chosen = st.selectbox(
-        "Workspace", built or list(known_pairs()), key="pair", bind="query-params",
-        help=f"A pair of models and all that was computed for it; listed: {which}.",
-    )  # fmt: skip
-    frame.yours(frame.workspace())
-    st.caption(f"StitchLens {__version__}")
-    frame.touch()
-frame.other_workspace(asked, chosen, built)
-page.run()
+# The script lies in `pages/`, so that Streamlit does not take that folder for its own kind of
+# pages: a link to a page, as a server's first request, would be answered with "Page not found".
+app = st.App("pages/main.py")

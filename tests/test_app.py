@@ -19,7 +19,9 @@ from core.stitches import tables as stitch_tables
 from core.text.corpus import Document, load_corpus
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
+from pages.features import figures
 from pages.shared import figures, frame
+from pages.shared import words as shared_words
 from tests.planted import MAKERS, PAIR, losses, plant, plant_features
 
 
@@ -54,22 +56,22 @@ def text(app: AppTest) -> str:
     ],
 )  # fmt: skip
 def test_percent(args: tuple[Any, ...], words: str) -> None:
-    assert frame.percent(*args).replace(frame.NARROW, " ") == words
+    assert shared_words.percent(*args).replace(shared_words.NARROW, " ") == words
 
 
 def test_counts_losses_and_durations() -> None:
-    assert [frame.count(n) for n in (7, 411, 60_000, 812_345, 4_812_345, 1_071_000)] == [
+    assert [shared_words.count(n) for n in (7, 411, 60_000, 812_345, 4_812_345, 1_071_000)] == [
         "7", "411", "60 k", "812 k", "4.81 M", "1.07 M",
     ]  # fmt: skip
-    assert frame.loss(3.6) == "3.60" and frame.loss(3.6, 3.55, 3.65) == "3.60 [3.55, 3.65]"
-    assert [frame.duration(s) for s in (9.6, 119, 4000, 9000)] == ["10 s", "2 min", "67 min", "2.5 h"]
+    assert shared_words.loss(3.6) == "3.60" and shared_words.loss(3.6, 3.55, 3.65) == "3.60 [3.55, 3.65]"
+    assert [shared_words.duration(s) for s in (9.6, 119, 4000, 9000)] == ["10 s", "2 min", "67 min", "2.5 h"]
 
 
 def test_text_from_files_is_shown_as_it_is() -> None:
-    assert frame.plain("<b>*x*</b>") == r"\<b\>\*x\*\</b\>"
-    assert frame.plain(":red[a] $x$ [l](u)") == r"\:red\[a\] \$x\$ \[l\]\(u\)"
-    assert frame.sentence("run `python -m core build x_y`: *now*") == r"run `python -m core build x_y`\: \*now\*"
-    assert frame.sentence("a lone ` tick") == r"a lone \` tick"
+    assert shared_words.plain("<b>*x*</b>") == r"\<b\>\*x\*\</b\>"
+    assert shared_words.plain(":red[a] $x$ [l](u)") == r"\:red\[a\] \$x\$ \[l\]\(u\)"
+    assert shared_words.sentence("run `python -m core build x_y`: *now*") == r"run `python -m core build x_y`\: \*now\*"
+    assert shared_words.sentence("a lone ` tick") == r"a lone \` tick"
 
 
 TOKENS = ["", "`", "``", " ", " new", "\n", "\t", "|", "<b>", "$x$", ":red[a]", "*a*", "שלום", "\u200b", "a`b", " ` "]
@@ -249,7 +251,7 @@ def test_overview_says_what_the_pair_is(ws: Workspace) -> None:
     for words in ("Table 1", r"**L20\-L9**", "10 documents", "shuffled pairs", "1.23 M characters", "576 wide"):
         assert words in said, words
     table = app.table[0].value
-    assert table.shape == (5, 7) and table.iloc[0, 3].replace(frame.NARROW, " ") == "3.60 (+20 %)"
+    assert table.shape == (5, 7) and table.iloc[0, 3].replace(shared_words.NARROW, " ") == "3.60 (+20 %)"
     assert table.Family.to_list() == ["cross", "cross", "within", "within", "within"]
     assert table.index[2].startswith("*paper*: pythia")
 

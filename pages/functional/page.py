@@ -15,8 +15,11 @@ from core.models.pairs import PairSpec, get_pair
 from core.text.reading import clean
 from core.workspace import store
 from core.workspace.store import Workspace
-from pages.shared import figures, frame, heat, roles
-from pages.shared.frame import ask, plain, section
+from pages.functional import figures
+from pages.shared import figures, frame, panels, tokens
+from pages.shared.figures import draw
+from pages.shared.frame import ask, section
+from pages.shared.words import plain
 
 if TYPE_CHECKING:
     from core.functional import measure as functional_measure
@@ -40,7 +43,7 @@ def page() -> None:
         )
         names = functional_tables.scanned(ws) if ws.exists else []
         if not names:
-            frame.door(
+            panels.door(
                 "**No functional features measured yet.** This looks for entropy and attention-deactivation features "
                 "of an SAE whose features were measured, and ablates them in both models.",
                 f"python -m core functional scan {ws.pair}",
@@ -106,8 +109,8 @@ def entropy(ws: Workspace, sae: str, known: dict[str, Any]) -> None:
     random = {side: known["random"][f"{side}_{share}"] for side in SIDES}
     rank = statistics.spearman(table.share_a, table.share_b)
     with place:
-        figures.draw(
-            roles.null_space(table, random, st.session_state["feature"]),
+        draw(
+            figures.null_space(table, random, st.session_state["feature"]),
             f"Fig. 5a: each of {len(table):,} features, by the share of its decoder direction's norm in the effective "
             f"null space of the unembedding (bottom {share} % of singular values, the final norm's weights folded in) "
             "and its maximal activation: entropy features are far right and high up. Rank correlation of the share in "
@@ -118,8 +121,8 @@ def entropy(ws: Workspace, sae: str, known: dict[str, Any]) -> None:
         )  # fmt: skip
     tried = ask(functional_tables.ablations, ws, sae)
     n = int((~tried.random).sum() // 2)
-    figures.draw(
-        roles.ablations(tried),
+    draw(
+        figures.ablations(tried),
         f"Causal check: {n} candidates (at the paper's 2 %; half stand out in A, half in both) are taken out of the "
         "residual stream where they fire; mean change in entropy and loss there, with 95 % intervals over documents. "
         "An entropy feature moves entropy and spares the loss. Control: as many random features, matched in activation "
@@ -135,8 +138,8 @@ def attention(ws: Workspace, sae: str, known: dict[str, Any]) -> None:
     found = {side: statistics.spearman(x.score, -x.change) for side, x in table.groupby("side")}
     n = table.loc[~table.random, "feature"].nunique()
     sink = known["sink"]
-    figures.draw(
-        roles.heads(table, st.session_state["feature"]),
+    draw(
+        figures.heads(table, st.session_state["feature"]),
         f"{n} candidates and as many matched random features against every downstream head: the heuristic score, how "
         "much the feature should add to the head's attention logit for the first token, and what path patching finds: "
         "the change in attention to the first token where it fires when its contribution is taken out of that head's "
@@ -184,8 +187,8 @@ def one(ws: Workspace, pair: PairSpec, sae: str, single: pd.DataFrame, table: pd
             f"{row['side'].upper()} head {row['layer']}.{row['head']} {row['change']:+.3f} [{row['low']:+.3f}, "
             f"{row['high']:+.3f}], {row['places']} places"
         )
-    figures.draw(
-        roles.places(rows),
+    draw(
+        figures.places(rows),
         "Fig. 5b and 16: attention to the first token at places from its strongest to its weakest, before (open) and "
         "when the feature's contribution is taken out of the head's input (full), for the head of each model that it "
         f"deactivates and the one that it activates most; this is {role}. Mean change over all places, 95 % intervals: "
@@ -244,7 +247,7 @@ def live(ws: Workspace, pair: PairSpec, sae: str, makers: dict[str, Any]) -> Non
     (_, _, text, side, f, layer, head), found = now["looked"]
     starts = np.maximum.accumulate(np.r_[0, found.ends[:-1].clip(min=0)])
     labels = [
-        f"{k} {heat.visible(text[a:b]) if b >= 0 else 'first' if k == 0 else '·'}"
+        f"{k} {tokens.visible(text[a:b]) if b >= 0 else 'first' if k == 0 else '·'}"
         for k, (a, b) in enumerate(zip(starts, found.ends, strict=True))
     ]
     on = found.activation > 0
@@ -261,20 +264,19 @@ def live(ws: Workspace, pair: PairSpec, sae: str, makers: dict[str, Any]) -> Non
             f" Mean change at the {int(on.sum())} of {len(on)} tokens where the feature fires: {change['after']:+.3f}, "
             f"control {change['control']:+.3f}."
         )
-    figures.draw(
-        roles.patterns(found.before, found.after, labels, side),
+    draw(
+        figures.patterns(found.before, found.after, labels, side),
         f"Head {layer}.{head} of {side.upper()} over this text: where each token (row) looks, then with feature {f} "
         "taken out of its input at the current token alone (path patching: all other tokens keep theirs), and the "
         "difference.",
         key="patterns", alt="Attention pattern before, after, and the difference",
     )  # fmt: skip
-    figures.draw(
-        roles.sink(to_first, labels, side),
+    draw(
+        figures.sink(to_first, labels, side),
         "Column 0 of the patterns: attention to the first token. Control: a random direction as long as the feature's, "
         "taken out at the same tokens." + said,
         key="sink", alt="Attention to the first token with and without the feature, and a random control",
     )  # fmt: skip
 
 
-frame.routed()
 page()

@@ -10,8 +10,11 @@ from core.saes.settings import COMPARED, STARTS
 from core.saes.tables import FITTERS, HEADLINE
 from core.stitches.tables import METHODS
 from core.workspace.store import Workspace
-from pages.shared import figures, frame, training_figures
-from pages.shared.frame import ask, percent, plain, section
+from pages.saes import figures
+from pages.shared import frame, panels
+from pages.shared.figures import draw
+from pages.shared.frame import ask, section
+from pages.shared.words import percent, plain
 
 
 def page() -> None:
@@ -23,13 +26,13 @@ def page() -> None:
             f"An SAE of :blue[{plain(pair.a.title)}] that is carried to :violet[{plain(pair.b.title)}] is not yet a "
             "good SAE there; is it a start that saves training?"
         )
-        frame.job_panel(ws.pair)
-        frame.refusal()
+        panels.job_panel(ws.pair)
+        panels.refusal()
         with section():
             live(ws)
         names = sae_tables.sets(ws)
         if not names:
-            frame.door(
+            panels.door(
                 "**No SAEs trained yet.** This trains SAEs of B from scratch, from A's SAE carried over, and from two "
                 "controls, at several widths. It needs an SAE of A and a stitch from its layer.",
                 f"python -m core sae train {ws.pair}",
@@ -82,8 +85,8 @@ def saved(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
         st.info("No run from scratch and from a transferred SAE of the same width and seed to compare.")
         return
     stitch = ask(sae_tables.costs, ws, name)["stitch"]
-    figures.draw(
-        training_figures.relative(rows),
+    draw(
+        figures.relative(rows),
         "Fig. 2a: FLOPs that a transferred start needs to reach a threshold, over those from scratch with the same "
         f"data order; the stitch, learned on {stitch['positions']:,} pairs, is included, A's SAE is taken as given. "
         f"Bars: 95 %, Student, over {about['seeds']} seeds. Dotted: {HEADLINE:.0%} of scratch's final explained "
@@ -116,8 +119,8 @@ def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> Non
     here = table.loc[(table.width == width) & (table.auxiliary == auxiliary)]
     left, right = st.columns(2)
     with left:
-        figures.draw(
-            training_figures.curves(
+        draw(
+            figures.curves(
                 here, "flops", "explained_variance", "FLOPs, the stitch included", "explained variance (↑ better)"
             ),
             f"Explained variance of each batch before it is learned from; k = {about['k']}, {about['positions']:,} "
@@ -125,16 +128,16 @@ def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> Non
             "random stitch.", key="curves", alt="Explained variance against FLOPs by start",
         )  # fmt: skip
     with right:
-        figures.draw(
-            training_figures.curves(here, "step", "dead", "step", "dead features (↓ better)"),
+        draw(
+            figures.curves(here, "step", "dead", "step", "dead features (↓ better)"),
             f"Features that were active for none of the last {about['window']} steps "
             f"({about['window'] * about['batch']:,} rows).",
             key="dead", alt="Dead features during training by start",
         )  # fmt: skip
     if not auxiliary:
         turned = ask(sae_tables.turning, ws, name, int(width))
-        figures.draw(
-            training_figures.turning(turned),
+        draw(
+            figures.turning(turned),
             "Fig. 2b: how far active features turned from where they started; means over seeds. A start that already "
             "has B's features turns less than a random one.", key="turning", alt="Decoder cosine to the start",
         )  # fmt: skip
@@ -146,8 +149,8 @@ def law(about: dict, table: pd.DataFrame) -> None:
     if points.empty:
         st.info("The starts share no range of FLOPs: train longer, or learn the stitch from fewer positions.")
         return
-    figures.draw(
-        training_figures.frontier(points, laws),
+    draw(
+        figures.frontier(points, laws),
         "Fig. 1c, 8: the least mean squared error (per dimension, of rows at an average norm of √d) within so many "
         f"FLOPs of any of the widths {', '.join(f'{w:,}' for w in about['widths'])}; lines: Eq. 14, L(C) = A C^−β, "
         "fitted in logarithms without an irreducible loss. It pictures these runs; it is no scaling law.",
@@ -226,8 +229,8 @@ def _live(pair: str, name: str) -> None:
         width = st.segmented_control(
             "Features", widths, default=widths[-1], required=True, key="live-width", format_func=lambda w: f"{w:,}"
         )
-        figures.draw(
-            training_figures.curves(
+        draw(
+            figures.curves(
                 table.loc[table.width == width], "step", "explained_variance", "step", "explained variance (↑ better)"
             ),
             f"{plain(name)} as far as it got: {table.run.nunique()} runs begun.",
@@ -271,5 +274,4 @@ def own(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
     )
 
 
-frame.routed()
 page()

@@ -18,8 +18,11 @@ from core.text.reading import clean
 from core.workspace import artifacts, store, uploads
 from core.workspace.store import Workspace
 from core.workspace.untrusted import LARGEST_UPLOAD, MB
-from pages.shared import figures, frame, heat
-from pages.shared.frame import ask, percent, plain, section
+from pages.features import figures
+from pages.shared import figures, frame, panels, tokens
+from pages.shared.figures import draw
+from pages.shared.frame import ask, section
+from pages.shared.words import percent, plain
 
 if TYPE_CHECKING:
     from core.features import measure as feature_measure
@@ -50,12 +53,12 @@ def page() -> None:
             f"Features of a sparse autoencoder of :blue[{plain(pair.a.title)}], carried to "
             f":violet[{plain(pair.b.title)}] by a stitch: which do the same there?"
         )
-        frame.refusal()
+        panels.refusal()
         names = feature_tables.saes(ws) if ws.exists else []
         if not names:
             with section():
                 bring(ws, pair)
-            frame.door(
+            panels.door(
                 "**No features measured yet.** This trains an SAE of A, carries it through the default stitch (Eq. 6) "
                 "and measures every feature before and after.",
                 f"python -m core features build {ws.pair}",
@@ -88,7 +91,7 @@ def page() -> None:
 
 def bring(ws: Workspace, pair: PairSpec) -> None:
     """SAEs of one's own: the form that takes one, and the report cards of those that were brought."""
-    frame.job_panel(ws.pair)
+    panels.job_panel(ws.pair)
     brought = sae_tables.cards_of_saes(ws) if ws.exists else []
     for name in brought:
         with st.expander(f"Report card of {plain(name)}", icon=":material/assignment:", expanded=len(brought) == 1):
@@ -129,7 +132,7 @@ def bring(ws: Workspace, pair: PairSpec) -> None:
 def card(ws: Workspace, name: str) -> None:
     """The report card of an SAE that was brought, and what comes next."""
     found = ask(sae_tables.sae_card, ws, name)
-    frame.warnings(found["warnings"])
+    panels.warnings(found["warnings"])
     frame.cells([
         ("Architecture", plain(found["architecture"]), f"{found['d_sae']:,} features, before layer {found['layer']}"),
         ("Explained variance ↑", percent(found["explained_variance"], sign=False), "about the mean, held-out sample"),
@@ -160,7 +163,7 @@ def card(ws: Workspace, name: str) -> None:
     if not store.has(ws, f"features/{name}"):
         st.markdown("Its features have not been measured before and after transfer yet; that takes some minutes.")
         st.button(
-            "Measure its features", key=f"measure-{name}", on_click=frame.begin,
+            "Measure its features", key=f"measure-{name}", on_click=panels.begin,
             args=(partial(jobs.start_features, ws.pair, name, found["stitch"], ws.private),),
         )  # fmt: skip
 
@@ -178,7 +181,7 @@ def correlations(table: pd.DataFrame, settings: dict[str, Any]) -> tuple[float, 
     rows = table.loc[table.reliable]
     random, shuffled = (round(float(rows[control].quantile()), 2) + 0.0 for control in ("random", "shuffled"))
     brush = not frame.on_phone()
-    drawn = figures.draw(
+    drawn = draw(
         figures.correlations(rows, brush),
         "Eq. 10 (Fig. 14): Pearson correlation, over held-out positions where the same text comes next, of a feature's "
         f"attribution to the next token in A and, after transfer through {plain(settings['stitch_name'])}, in B; "
@@ -219,7 +222,7 @@ def classes(table: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
         else:
             shares = stitch_tables.structural_share(rows)
             structural, n = int(shares.structural.sum()), int(shares.n.sum())
-            figures.draw(
+            draw(
                 figures.classes(rows, shares),
                 "Fig. 4b: densities of Eq. 10, each class by itself, and above them the share of structural features "
                 f"among both, counted in steps of 0.1 (dotted: over all, {structural:,} of {n:,}); "
@@ -243,7 +246,7 @@ def overview(table: pd.DataFrame) -> pd.DataFrame:
     )  # fmt: skip
     shown = table if len(table) <= DRAWN else table.sample(DRAWN, random_state=0)
     some = "" if len(shown) == len(table) else f"; {len(shown):,} of {len(table):,}, drawn at random"
-    drawn = figures.draw(
+    drawn = draw(
         figures.feature_map(shown, str(colour), str(drag)),
         f"UMAP (cosine) of the decoder directions in A: near means alike{some}. "
         + ("Click or tap a mark to open its feature; pick by box or lasso to filter the table below."
@@ -356,7 +359,7 @@ def panel(ws: Workspace, sae: str, side: str, f: int, texts: dict[str, str], sca
     st.subheader(SIDES[side], anchor=f"side-{side}")
     bars = ask(feature_tables.feature_histogram, ws, sae, side, f)
     if bars.tokens.sum():
-        figures.draw(
+        draw(
             figures.activations(bars, side), f"How often it was active, {bars.tokens.sum():,} tokens in all.",
             key=f"bars-{side}", alt="Histogram of activations",
         )  # fmt: skip
@@ -375,7 +378,7 @@ def panel(ws: Workspace, sae: str, side: str, f: int, texts: dict[str, str], sca
     )  # fmt: skip
     rows = examples.loc[examples.group == shown].head(10).to_dict("records")
     lines = [
-        heat.tokens(texts[row["document"]], row["ends"], row["heat"], row["peak"], scale, side)
+        tokens.tokens(texts[row["document"]], row["ends"], row["heat"], row["peak"], scale, side)
         for row in rows if row["document"] in texts
     ]  # fmt: skip
     st.html('<div style="display:flex;flex-direction:column;gap:0.6rem;">' + "".join(lines) + "</div>")
@@ -405,7 +408,7 @@ def same(ws: Workspace, sae: str, f: int, texts: dict[str, str], scale: dict[str
         for row in shown:
             for side, column in zip(SIDES, st.columns(2, gap="large"), strict=True):
                 text, peak = texts[row["document"]], int(row[f"{side}_peak"])
-                column.html(heat.tokens(text, row[f"{side}_ends"], row[f"{side}_heat"], peak, scale[side], side))
+                column.html(tokens.tokens(text, row[f"{side}_ends"], row[f"{side}_heat"], peak, scale[side], side))
     missing(sum(row["document"] not in texts for row in rows))
     st.caption(f"Left A with the original SAE, right B with the transferred one, around the same place. {MARKS}")
 
@@ -439,7 +442,7 @@ def own(ws: Workspace, pair: PairSpec, sae: str, f: int, scale: dict[str, float]
         values = found[side].acts[:, f].tolist()
         peak = max(range(len(values)), key=values.__getitem__) if max(values) > 0 else -2
         column.subheader(SIDES[side], anchor=f"own-{side}")
-        column.html(heat.tokens(text, [0, *found[side].ends.tolist()], values, peak, scale[side], side))
+        column.html(tokens.tokens(text, [0, *found[side].ends.tolist()], values, peak, scale[side], side))
     both = table[["feature", "kind", "correlation", "raises"]].assign(a=strongest["a"], b=strongest["b"])
     both = both.loc[(both.a > 0) | (both.b > 0)].sort_values("a", ascending=False)
     number, key = st.column_config.NumberColumn, f"own-{hash(text)}"
@@ -474,5 +477,4 @@ def quality(ws: Workspace, sae: str) -> None:
     )
 
 
-frame.routed()
 page()

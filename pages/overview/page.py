@@ -8,8 +8,11 @@ from core.models.pairs import PairSpec, get_pair
 from core.stitches import tables as stitch_tables
 from core.workspace import artifacts, store
 from core.workspace.store import Workspace
-from pages.shared import figures, frame
-from pages.shared.frame import ask, count, percent, plain, section
+from pages.overview import figures
+from pages.shared import frame, panels
+from pages.shared.figures import draw, table_1
+from pages.shared.frame import ask, section
+from pages.shared.words import count, percent, plain
 
 STITCHES = "pages/stitches.py"
 
@@ -23,8 +26,8 @@ def page() -> None:
             "Two language models joined by an affine stitch: the closer a diamond lies to its circle, "
             "the better one model goes on from the other's residual stream."
         )
-        frame.refusal()
-        frame.job_panel(ws.pair)
+        panels.refusal()
+        panels.job_panel(ws.pair)
         if not ws.exists:
             empty(pair)
             return
@@ -39,7 +42,7 @@ def page() -> None:
 
 
 def empty(pair: PairSpec) -> None:
-    frame.door(
+    panels.door(
         f"**No workspace for {plain(pair.title)} yet.** Building one reads the corpus with both models, compares their "
         "layers, fits stitches and measures them. It may be stopped and goes on where it was.",
         f"python -m core build {pair.key}",
@@ -59,8 +62,8 @@ def figure(ws: Workspace, pair: PairSpec) -> None:
         return
     table = ask(stitch_tables.downstream, ws, names[0])
     row = ask(stitch_tables.stitches, ws).iloc[0]
-    figures.draw(
-        figures.table_1(table, pair.a.title, pair.b.title),
+    draw(
+        table_1(table, pair.a.title, pair.b.title),
         f"Table 1 for stitch **{plain(names[0])}**, between A's residual stream before layer {row.layer_a} and B's "
         f"before layer {row.layer_b}: next-token loss, and its increase over the unpatched model that comes last. "
         f"Held-out split, {table.documents.max():,} documents; bars are 95 % bootstrap intervals over documents. "
@@ -142,5 +145,4 @@ def computed(ws: Workspace) -> None:
         )  # fmt: skip
 
 
-frame.routed()
 page()

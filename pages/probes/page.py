@@ -17,8 +17,11 @@ from core.probes import tables as probe_tables
 from core.probes.tasks import LEAST, MOST_ROWS, Labelled, labelled, read_csv, two_lists
 from core.workspace import store
 from core.workspace.store import Workspace
-from pages.shared import figures, frame, probe_figures
-from pages.shared.frame import ask, plain, section
+from pages.probes import figures
+from pages.shared import frame, panels
+from pages.shared.figures import draw
+from pages.shared.frame import ask, section
+from pages.shared.words import plain
 
 if TYPE_CHECKING:
     from core.probes.prober import OwnLabels, Prober
@@ -60,7 +63,7 @@ def page() -> None:
         )
         names = probe_tables.evaluated(ws)
         if not names:
-            frame.door(
+            panels.door(
                 "**No probes measured yet.** This fits sparse and dense probes of both models on every task and "
                 "carries A's to B. It needs the tables of the Features page, and trains an SAE of B to compare with.",
                 f"python -m core probes eval {ws.pair}",
@@ -110,8 +113,8 @@ def curves(ws: Workspace, name: str, task: pd.Series) -> None:
     gaps = [table.set_index("method").loc[m] for m in ("dense_moved", "dense_centred")]
     points = [f"{100 * x.gap:+.1f} [{100 * x.gap_low:+.1f}, {100 * x.gap_high:+.1f}]".replace("-", "−") for x in gaps]
     chosen = "size of the difference" if about["absolute"] else "difference"
-    figures.draw(
-        probe_figures.probes(table),
+    draw(
+        figures.probes(table),
         f"Fig. 3a. {says}; half of each are of the class. Features are those of A's SAE with the largest {chosen} in "
         f"mean activation (Eq. 7), carried by {plain(about['stitch_name'])}; dense: the whole residual stream. Bars: "
         "95 %, bootstrap over documents. Controls: random features, A's probe through a stitch of shuffled pairs. "
@@ -177,8 +180,8 @@ def grid(ws: Workspace, name: str) -> None:
     tables = {}
     for dataset, (title, _) in titles.items():
         tables[title] = ask(probe_tables.curve, ws, name, dataset, "")
-    figures.draw(
-        probe_figures.grid(tables),
+    draw(
+        figures.grid(tables),
         "Fig. 9 and 10: test accuracy against the number of features, dense probes at the right end; hover for "
         "intervals and AUC.",
         key="grid", alt="Accuracy of probes on every dataset",
@@ -279,5 +282,4 @@ def zipped(found: "OwnLabels") -> bytes:
     return out.getvalue()
 
 
-frame.routed()
 page()

@@ -25,8 +25,12 @@ from core.workspace import artifacts, store, uploads
 from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
 from core.workspace.untrusted import LARGEST_VECTOR, MB, VECTOR_FILES
-from pages.shared import figures, frame
-from pages.shared.frame import ask, percent, plain, section
+from pages.shared import figures, frame, panels
+from pages.shared import words as shared_words
+from pages.shared.figures import draw
+from pages.shared.frame import ask, section
+from pages.shared.words import percent, plain
+from pages.steering import figures
 
 if TYPE_CHECKING:
     from core.steering.studio import Source, Studio
@@ -56,16 +60,16 @@ def page() -> None:
             f"*other* model and carried through the stitch. :blue[A is {plain(pair.a.title)}], "
             f":violet[B is {plain(pair.b.title)}]."
         )
-        frame.refusal()
+        panels.refusal()
         names = ask(stitch_tables.stitch_names, ws) if ws.exists else []
         if not names:
-            frame.door(
+            panels.door(
                 f"**No stitch for {plain(pair.title)} yet.** Vectors cross through one.",
                 f"python -m core build {ws.pair}",
             )
             return
         if not store.has(ws, "language_means/b"):
-            frame.door(
+            panels.door(
                 "**No language means yet.** Steering to a language needs the mean residual stream of each, in both "
                 "models; the evaluation makes them and measures how often steering works.",
                 f"python -m core steer eval {ws.pair}",
@@ -290,7 +294,7 @@ def said(card: dict[str, Any]) -> None:
     """The report card of a vector that was brought."""
     near = ", ".join(f"{plain(code)} {cosine:+.2f}" for code, cosine in card.get("nearest", []))
     through = ", ".join(f"{plain(stitch)} {cosine:.2f}" for stitch, cosine in card["crossing"].items())
-    frame.warnings(card["warnings"])
+    panels.warnings(card["warnings"])
     st.caption(
         f"For {card['side'].upper()} before layer {card['layer']}; pushes by {card['push']:.4g}"
         + (f" ({plain(card['from'])})" if "from" in card else "")
@@ -431,7 +435,7 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[st
             judged = here.judge(prompt, written)
             record.update(run_record(here, chosen["source"], prompt, setting, sampling, written, judged))
     except StitchLensError as e:
-        said.error(frame.sentence(e), icon=":material/error:")
+        said.error(shared_words.sentence(e), icon=":material/error:")
         return
     st.rerun()
 
@@ -565,7 +569,7 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
     left, right = st.columns([3, 2], gap="large")
     gaps = ask(steering_tables.gaps, ws, side)
     with left, section():
-        figures.draw(
+        draw(
             figures.languages(table, side),
             f"Tables 5 and 6: share of {plain(spec.title)}'s responses to {n} neutral English prompts that langdetect "
             "finds in the language of the vector, with 95 % Clopper-Pearson intervals; transferred vectors come from "
@@ -575,13 +579,13 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
         )  # fmt: skip
     with right, section():
         theirs = "Gemma-2-9B under vectors from 2B" if side == "b" else "Gemma-2-2B under vectors from 9B"
-        figures.draw(
+        draw(
             figures.means(ask(steering_tables.means, ws, side), side),
             f"Fig. 3b: the mean over {table.language.nunique()} languages, with 95 % bootstrap intervals over them; "
             f"hollow: the paper's {theirs}, over its 20 languages and prompts.",
             key="means", alt="Mean share of responses in the language by kind of vector",
         )  # fmt: skip
-        figures.draw(
+        draw(
             figures.gaps(gaps, steering_tables.paper().query("side == @side")),
             "Fig. 3c: clipped relative transfer gap (Eq. 16), transferred over own performance; 0/0 counts as 0. "
             "Outlined: the paper's.",
@@ -599,7 +603,7 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
         what = f"the characters of each language in this pair's corpus ({plain(corpus)})"
         if against == "natural":
             what = f"the loss of real text in it under {plain(other.title)}"
-        figures.draw(
+        draw(
             figures.gap_against(gaps, against, other.title),
             f"Fig. 11: the gap against {what}. Spearman's ρ {rho:+.2f} over {len(gaps)} languages.",
             key="gap-against", alt="Transfer gap against frequency of the language",
@@ -662,5 +666,4 @@ def cells(ws: Workspace, side: str, table: pd.DataFrame) -> None:
     )
 
 
-frame.routed()
 page()

@@ -7,8 +7,11 @@ import streamlit as st
 from core import jobs
 from core.errors import StitchLensError
 from core.models.pairs import LayerPair, get_pair, known_pairs
-from pages.shared import figures, frame
-from pages.shared.frame import count, duration, percent, plain, section
+from pages.models import figures
+from pages.shared import frame, panels, words
+from pages.shared.figures import draw
+from pages.shared.frame import section
+from pages.shared.words import count, duration, percent, plain
 
 if TYPE_CHECKING:
     from core.models.prospect import Estimate, Found, Prospect
@@ -27,9 +30,9 @@ def page() -> None:
         "Name two language models: what they are, how their tokens pair up and what a build takes is said before "
         "anything runs."
     )
-    frame.refusal()
+    panels.refusal()
     with section():
-        frame.job_panel(ws.pair)
+        panels.job_panel(ws.pair)
     with section():
         ask_for()
     if found := st.session_state.get("prospect"):
@@ -100,7 +103,7 @@ def show(found: "Prospect", cost: "Estimate", positions: int) -> None:
         st.warning(
             "It may not fit into memory: close other programs, or use a machine with more.", icon=":material/memory:"
         )
-    figures.draw(
+    draw(
         figures.seconds(cost.steps),
         f"Estimated from {cost.rate / 1e9:,.0f} GFLOP/s of matrix products, measured just now, both models' sizes, and "
         f"{positions:,} positions of {count(found.characters)} characters of text.",
@@ -137,7 +140,7 @@ def add(found: "Prospect", positions: int, build: bool) -> None:
         if build:
             jobs.start_build(found.pair.key, positions)
     except StitchLensError as e:
-        st.session_state["refusal"] = frame.sentence(e)
+        st.session_state["refusal"] = words.sentence(e)
 
 
 def added(shown: str) -> None:
@@ -158,11 +161,10 @@ def added(shown: str) -> None:
                 )
             if latest is None or latest.over:
                 st.button(
-                    "Build", key=f"build-{key}", on_click=frame.begin, args=(lambda key=key: jobs.start_build(key),),
+                    "Build", key=f"build-{key}", on_click=panels.begin, args=(lambda key=key: jobs.start_build(key),),
                     help="All of the text. What is there already is kept, so a build that was stopped goes on.",
                 )  # fmt: skip
             st.page_link("pages/stitches.py", label="Stitches", icon=":material/hub:", query_params={"pair": key})
 
 
-frame.routed()
 page()

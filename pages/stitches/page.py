@@ -12,8 +12,12 @@ from core.stitches import tables as stitch_tables
 from core.workspace import artifacts, store, uploads
 from core.workspace.store import Workspace
 from core.workspace.untrusted import LARGEST_STITCH, MB, WEIGHT_FILES
-from pages.shared import figures, frame
-from pages.shared.frame import ask, count, loss, percent, plain, section
+from pages.shared import figures, frame, panels
+from pages.shared import words as shared_words
+from pages.shared.figures import draw, table_1
+from pages.shared.frame import ask, section
+from pages.shared.words import count, loss, percent, plain
+from pages.stitches import figures as stitch_figures
 
 ALPHAS = "α of Eq. 3: how strongly each map must undo the other. The paper uses 1 (Fig. 7)."
 ORIENTATIONS = {"linear": "[out, in], as nn.Linear", "paper": "[in, out], as the paper"}
@@ -32,14 +36,14 @@ def page() -> None:
             f"Which layers of :blue[{plain(pair.a.title)}] and :violet[{plain(pair.b.title)}] see the same thing, "
             "and what survives a linear map between them."
         )
-        frame.refusal()
+        panels.refusal()
         if gone := st.session_state.pop("removed", None):
             st.success(f"Stitch {plain(gone)} was removed.", icon=":material/check:")
         names = ask(stitch_tables.stitch_names, ws) if ws.exists else []
         state = follow(ws, names)
         with section():
             layers(ws, pair)
-        frame.job_panel(ws.pair)
+        panels.job_panel(ws.pair)
         if not names:
             st.markdown("**No stitch yet.** Pick a pair of layers above and fit one, or build the whole workspace.")
             st.code(f"python -m core build {ws.pair}", language="bash")
@@ -98,8 +102,8 @@ def layers(ws: Workspace, pair: PairSpec) -> None:
     with left, section():
         if ws.exists and store.has(ws, "svcca"):
             scores = ask(stitch_tables.svcca, ws)
-            figures.draw(
-                figures.svcca(scores, (a, b), pair.a.title, pair.b.title),
+            draw(
+                stitch_figures.svcca(scores, (a, b), pair.a.title, pair.b.title),
                 "Fig. 6: SVCCA, the mean correlation of the directions that hold 99 % of each layer's variance (A.1), "
                 f"from 0 to 1, over {scores.n.max():,} positions. Control: unrelated streams of this width would score "
                 f"about {scores.chance.median():.2f}. Click a cell to pick it.",
@@ -107,7 +111,7 @@ def layers(ws: Workspace, pair: PairSpec) -> None:
                 on_select=pick, selection_mode="points",
             )  # fmt: skip
         else:
-            frame.door(
+            panels.door(
                 "**The layers have not been compared yet.** SVCCA (A.1) scores each layer of A against each of B.",
                 f"python -m core svcca {ws.pair}", "Compare them", lambda: jobs.start_svcca(ws.pair),
             )  # fmt: skip
@@ -203,7 +207,7 @@ def card(ws: Workspace, name: str) -> None:
         return
     found = ask(stitch_tables.card, ws, name)
     st.subheader("Report card", anchor="card")
-    frame.warnings(found["warnings"])
+    panels.warnings(found["warnings"])
     facts = []
     for way in found["ways"]:
         facts += [
@@ -236,7 +240,7 @@ def choose(ws: Workspace, names: list[str]) -> str:
     st.subheader("Fitted stitches", anchor="stitches")
     table = ask(stitch_tables.stitches, ws)
     for fault in table.fault[table.fault != ""]:
-        st.error(frame.sentence(fault), icon=":material/error:")
+        st.error(shared_words.sentence(fault), icon=":material/error:")
     shown = st.session_state.get("stitch") or st.query_params.get("stitch")
     shown = shown if shown in names else names[0]
     view = pd.DataFrame(
@@ -318,7 +322,7 @@ def removed(ws: Workspace, name: str) -> None:
         remove_stitch(ws if f"stitches/{name}" in ws.own() else ws.shared, name)
         st.session_state["removed"] = name
     except StitchLensError as e:
-        st.session_state["refusal"] = frame.sentence(e)
+        st.session_state["refusal"] = shared_words.sentence(e)
 
 
 def losses(ws: Workspace, pair: PairSpec, name: str) -> None:
@@ -327,8 +331,8 @@ def losses(ws: Workspace, pair: PairSpec, name: str) -> None:
         st.code(f"python -m core stitch eval {ws.pair} {name}", language="bash")
         return
     table = ask(stitch_tables.downstream, ws, name)
-    figures.draw(
-        figures.table_1(table, pair.a.title, pair.b.title),
+    draw(
+        table_1(table, pair.a.title, pair.b.title),
         "Table 1 with its controls (shuffled pairs, mean ablation): next-token loss, and its increase over the "
         f"unpatched model that comes last. Held-out split, {table.documents.max():,} documents; bars are 95 % "
         "bootstrap intervals over documents.",
@@ -426,8 +430,8 @@ def sweep(ws: Workspace, layer_a: int, layer_b: int, metric: str) -> None:
         format_func=lambda u: {"loss": "Loss", "relative": "Above unpatched"}[u], key="sweep-unit", bind="query-params",
     )  # fmt: skip
     table = table.loc[table.metric == (metric if metric in metrics else metrics[0])]
-    figures.draw(
-        figures.alpha_sweep(table, "relative" if unit == "relative" else "loss"),
+    draw(
+        stitch_figures.alpha_sweep(table, "relative" if unit == "relative" else "loss"),
         f"Fig. 7 for {LayerPair(a=layer_a, b=layer_b).name}, metric {plain(table.metric.iloc[0])}: next-token loss on "
         f"the select split for {table.alpha.nunique()} values of α. Control: the unpatched models (dotted).",
         key="alpha-sweep", alt="Loss against alpha, one line for each way through the stitch",
@@ -461,5 +465,4 @@ def study(ws: Workspace, layer_a: int, layer_b: int) -> None:
     )
 
 
-frame.routed()
 page()
