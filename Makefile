@@ -69,11 +69,11 @@ test-fast: $(DEV_STAMP) ## The tests that need neither a wheel's model nor a bro
 
 .PHONY: fuzz
 fuzz: $(DEV_STAMP) ## Malformed files against every reader; SECONDS=3600 for longer, KEEP=folder for what fails
-	@$(PY) -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) $(if $(KEEP),--keep $(KEEP))
+	@$(PY) -m tests.helpers.fuzz --seconds $(SECONDS) --seed $(SEED) $(if $(KEEP),--keep $(KEEP))
 
 .PHONY: monkey
 monkey: $(DEV_STAMP) ## Everything a page offers, done by chance; SECONDS=600 a page for long, or MONKEY_ARGS=--short
-	@$(PY) -m tests.monkey --seconds $(SECONDS) --seed $(SEED) $(if $(PAGE),--page $(PAGE)) $(if $(WORKSPACE),--workspace $(WORKSPACE)) \
+	@$(PY) -m tests.helpers.monkey --seconds $(SECONDS) --seed $(SEED) $(if $(PAGE),--page $(PAGE)) $(if $(WORKSPACE),--workspace $(WORKSPACE)) \
 		$(if $(SIZE),--size $(SIZE)) $(if $(STEPS),--steps $(STEPS)) $(if $(FROM),--from $(FROM)) $(if $(OUT),--out $(OUT)) $(MONKEY_ARGS)
 
 .PHONY: bench
@@ -82,7 +82,7 @@ bench: $(DEV_STAMP) ## The benchmarks, each printing the ratio it claims
 
 .PHONY: soak
 soak: $(DEV_STAMP) ## Kill builds, browse and steer with many people; an hour, or SOAK_ARGS=--short
-	@$(PY) -m tests.soak $(SOAK_ARGS)
+	@$(PY) -m tests.helpers.soak $(SOAK_ARGS)
 
 .PHONY: lint
 lint: $(DEV_STAMP) ## Lint and types

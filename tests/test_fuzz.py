@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import StitchLensError
-from tests import fuzz
-from tests.malformed import READERS, Case, corpus, good
+from tests.helpers import fuzz
+from tests.helpers.malformed import READERS, Case, corpus, good
 
 
 def test_every_bad_file_is_refused_with_a_sentence_that_names_its_fault(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser
 
-from tests.monkey.__main__ import PAGES, WORKSPACES, Result, again, bring, chromium, stored, table
-from tests.monkey.looking import Survey, Target, differences
-from tests.monkey.walking import Case, Fault, Walk, choose, offered, walk
-from tests.serving import running
+from tests.helpers.monkey.__main__ import PAGES, WORKSPACES, Result, again, bring, chromium, stored, table
+from tests.helpers.monkey.looking import Survey, Target, differences
+from tests.helpers.monkey.walking import Case, Fault, Walk, choose, offered, walk
+from tests.helpers.serving import running
 
 APP = """
 import time

@@ -12,9 +12,9 @@ from streamlit.proto.Heading_pb2 import Heading
 
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
-from tests.soak.browsing import Place, growth
-from tests.soak.kills import differences, header, left
-from tests.soak.session import Run
+from tests.helpers.soak.browsing import Place, growth
+from tests.helpers.soak.kills import differences, header, left
+from tests.helpers.soak.session import Run
 
 
 @pytest.fixture

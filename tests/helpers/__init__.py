@@ -1,0 +1,1 @@
+"""What tests share, and programs that try the product for longer: fuzz, monkey, soak."""

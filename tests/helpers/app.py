@@ -1,0 +1,19 @@
+"""The app's pages run by Streamlit's own test runner."""
+
+from streamlit.testing.v1 import AppTest
+
+from core.workspace.places import PROJECT
+
+
+def opened(page: str = "", **query: str) -> AppTest:
+    app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=200)
+    for key, value in query.items():
+        app.query_params[key] = value
+    app.run()
+    return app.switch_page(f"pages/{page}.py").run() if page else app
+
+
+def text(app: AppTest) -> str:
+    """All that the page says."""
+    parts = (app.title, app.header, app.subheader, app.markdown, app.caption, app.error, app.warning, app.code)
+    return "\n".join(str(element.value) for part in parts for element in part)
