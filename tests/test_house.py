@@ -1,12 +1,9 @@
-"""The house rules: data flows one way through core, nothing happens at import, and core knows no page."""
+"""The house rules: data flows one way through core, nothing happens at import, core knows no page."""
 
-import ast
 import json
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,66 +11,49 @@ import torch
 from jaxtyping import TypeCheckError
 
 from core.activations.gram import Gram
+from core.workspace.places import PROJECT
+from tests.helpers import house
 
-ROOT = Path(__file__).resolve().parent.parent
-MODULES = sorted(p.stem for p in (ROOT / "core").glob("[!_]*.py"))
-
-
-def order() -> list[str]:
-    """The modules of core from top to bottom, as CONTRIBUTING.md lists them."""
-    return re.findall(r"^\| `(\w+)` \|", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.M)
+MODULES = sorted(house.modules())
+BOXES = house.boxes()
 
 
-def runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node but those under `if TYPE_CHECKING`; functions' bodies too."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            continue
-        yield node
-        yield from runtime_nodes(node)
+def test_every_box_has_its_place() -> None:
+    assert len(BOXES) == len(set(BOXES))
+    assert {module.split(".")[1] for module in MODULES} == set(BOXES), "the map lists every box"
 
 
-def imported(source: str) -> set[str]:
-    """Dotted names of everything a module imports while it runs."""
-    found: set[str] = set()
-    for node in runtime_nodes(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {a.name for a in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{a.name}" for a in node.names} | {str(node.module)}
-    return found
-
-
-def below(module: str, source: str, listed: list[str]) -> set[str]:
-    """Modules of core that `source` imports although they do not stand above `module`."""
-    names = {n.split(".")[1] for n in imported(source) if n.startswith("core.")} & set(listed)
-    return {n for n in names if listed.index(n) >= listed.index(module)}
-
-
-def test_every_module_has_its_place() -> None:
-    listed = order()
-    assert len(listed) == len(set(listed))
-    assert set(MODULES) <= set(listed), "CONTRIBUTING.md lists every module of core"
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_upwards_only(module: str) -> None:
-    source = (ROOT / "core" / f"{module}.py").read_text("utf-8")
-    assert below(module, source, order()) == set()
+@pytest.mark.parametrize(("what", "value", "most"), house.figures(), ids=[what for what, *_ in house.figures()])
+def test_the_house_keeps_its_targets(what: str, value: float, most: float) -> None:
+    assert value <= most, f"{what}: `python -m tests.helpers.house` prints them all"
 
 
 def test_a_downward_import_would_be_seen() -> None:
-    listed = order()
-    assert below("store", "from core.activations.harvest import record", listed) == {"harvest"}
-    assert below("store", "def f():\n    from core import pipeline", listed) == {"pipeline"}
-    assert below("store", "import core.stitches.fit", listed) == {"stitch"}
-    assert below("store", "if TYPE_CHECKING:\n    from core.activations.harvest import record", listed) == set()
-    assert below("pipeline", "from core.workspace.store import Workspace", listed) == set()
+    assert house.downward({"core.text.x": "from core.activations.harvest import record"})
+    assert house.downward({"core.text.x": "def f():\n    from core import report"})
+    assert house.downward({"core.models.x": "import core.stitches.fit"})
+    assert not house.downward({"core.stitches.x": "from core.workspace.store import Workspace"})
+    typed = "if TYPE_CHECKING:\n    from core.activations.harvest import record"
+    assert not house.downward({"core.text.x": typed})
+
+
+def test_a_circle_would_be_seen() -> None:
+    two = {
+        "core.saes.a": "from core.saes import b",
+        "core.saes.b": "def f():\n    from core.saes.a import g",
+    }
+    assert house.circles(two) == [["core.saes.a", "core.saes.b", "core.saes.a"]]
+
+
+def test_full_lines_and_vague_names_would_be_seen() -> None:
+    assert house.fullness(["x = f(1, 2)"]) == 8
+    assert house.vague(["def f():\n    found = 1\n    layer = 2"]) == 0.5
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_core_knows_no_page(module: str) -> None:
-    roots = {n.split(".")[0] for n in imported((ROOT / "core" / f"{module}.py").read_text("utf-8"))}
+    source = house.modules()[module].read_text("utf-8")
+    roots = {name.split(".")[0] for name in house.imported(source)}
     assert not roots & {"streamlit", "pages", "app", "tests"}
 
 
@@ -88,17 +68,27 @@ TORCHS_OWN = {"KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK", "TORCHINDUCTOR_CACHE_D
 
 
 def run_import(modules: list[str], cache: Path) -> tuple[set[str], set[str]]:
-    """(variables changed, modules loaded) by importing modules of core in a fresh process that must print nothing."""
-    code = IMPORT.format(imports="\n".join(f"import core.{m}" for m in modules))
-    env = os.environ | {"STITCHLENS_CACHE": str(cache), "STITCHLENS_WORKSPACES": str(cache)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-    found = json.loads(done.stdout)  # fails where anything else was printed
-    return set(found["environment"]) - TORCHS_OWN, set(found["loaded"])
+    """(variables changed, modules loaded) by importing modules in a fresh process that must print
+    nothing."""
+    code = IMPORT.format(imports="\n".join(f"import {module}" for module in modules))
+    folders = {"STITCHLENS_CACHE": str(cache), "STITCHLENS_WORKSPACES": str(cache)}
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PROJECT,
+        env=os.environ | folders,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert process.stderr == ""
+    report = json.loads(process.stdout)  # fails where anything else was printed
+    return set(report["environment"]) - TORCHS_OWN, set(report["loaded"])
 
 
 def test_light_modules_stay_light(tmp_path: Path) -> None:
-    changed, loaded = run_import(["errors", "pairs", "store", "queries", "cli"], tmp_path / "nowhere")
+    tables = [module for module in MODULES if module.endswith(".tables")]
+    light = ["core.errors", "core.models.pairs", "core.workspace.store", "core.cli.main", *tables]
+    changed, loaded = run_import(light, tmp_path / "nowhere")
     assert not changed
     assert not loaded & {"torch", "transformers", "streamlit"}
     assert "pydantic" in loaded

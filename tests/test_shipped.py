@@ -7,7 +7,7 @@ import pytest
 from sae_lens import SAE
 from typer.testing import CliRunner
 
-from core.cli.shared import app
+from core.cli.main import app
 from core.features import measure as feature_measure
 from core.features import tables as feature_tables
 from core.models.pairs import get_pair

@@ -166,7 +166,7 @@ def one(ws: Workspace, pair: PairSpec, sae: str, single: pd.DataFrame, table: pd
     f = int(bar.number_input("Feature", 0, len(table) - 1, key="feature", width=150))
     st.header(f"Feature {f}", anchor="feature")
     bar.page_link(
-        "pages/features.py", label=f"Feature {f} on the Features page", icon=":material/scatter_plot:",
+        "features/page.py", label=f"Feature {f} on the Features page", icon=":material/scatter_plot:",
         query_params={"pair": ws.pair, "sae": sae, "feature": str(f)},
     )  # fmt: skip
     rows = single.loc[single.feature == f]

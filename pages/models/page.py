@@ -157,14 +157,14 @@ def added(shown: str) -> None:
             latest = jobs.latest(key)
             if key != shown:
                 st.page_link(
-                    "pages/pair.py", label="Open here", icon=":material/folder_open:", query_params={"pair": key}
+                    "models/page.py", label="Open here", icon=":material/folder_open:", query_params={"pair": key}
                 )
             if latest is None or latest.over:
                 st.button(
                     "Build", key=f"build-{key}", on_click=panels.begin, args=(lambda key=key: jobs.start_build(key),),
                     help="All of the text. What is there already is kept, so a build that was stopped goes on.",
                 )  # fmt: skip
-            st.page_link("pages/stitches.py", label="Stitches", icon=":material/hub:", query_params={"pair": key})
+            st.page_link("stitches/page.py", label="Stitches", icon=":material/hub:", query_params={"pair": key})
 
 
 page()

@@ -14,7 +14,7 @@ from pages.shared.figures import draw, table_1
 from pages.shared.frame import ask, section
 from pages.shared.words import count, percent, plain
 
-STITCHES = "pages/stitches.py"
+STITCHES = "stitches/page.py"
 
 
 def page() -> None:
@@ -136,7 +136,7 @@ def computed(ws: Workspace) -> None:
             )  # fmt: skip
         if store.has(ws, "steering"):
             st.page_link(
-                "pages/steering.py", icon=":material/explore:", query_params={"pair": ws.pair},
+                "steering/page.py", icon=":material/explore:", query_params={"pair": ws.pair},
                 label="Steer with a vector of the other model",
             )  # fmt: skip
         st.page_link(

@@ -244,7 +244,7 @@ def fitting(ws: Workspace, sae: str) -> list[str]:
         layer = ask(store.makers, ws, f"saes/{sae}")["layer_a"]
         st.markdown(f"No stitch leads from layer {layer} of A, where SAE {plain(sae)} reads: fit one on Stitches.")
         link = {"pair": ws.pair, "layer_a": str(layer)}
-        st.page_link("pages/stitches.py", label="Fit one", icon=":material/hub:", query_params=link)
+        st.page_link("stitches/page.py", label="Fit one", icon=":material/hub:", query_params=link)
     return names
 
 

@@ -196,7 +196,7 @@ def test_layer_pairs_read_together_or_apart_are_the_same(tiny: Tiny, documents: 
 SIGKILLED = """
 import json, os, signal, sys
 import torch
-from core import harvest
+from core.activations import harvest
 from core.text.corpus import Document
 from core.models.loading import Runtime, load
 from core.models.pairs import LayerPair, ModelSpec

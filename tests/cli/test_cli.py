@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from core.cli.shared import app
+from core.cli.main import app
 from core.models.pairs import PAIRS
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace

@@ -11,7 +11,7 @@ from sae_lens import SAE
 from typer.testing import CliRunner
 
 from core.bench import Bench, BuildConfig
-from core.cli.shared import app
+from core.cli.main import app
 from core.errors import StitchLensError
 from core.features import measure as feature_measure
 from core.features import tables as feature_tables

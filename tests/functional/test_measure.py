@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from core.bench import Bench, BuildConfig
-from core.cli.shared import app
+from core.cli.main import app
 from core.errors import StitchLensError
 from core.functional import measure as functional_measure
 from core.functional import tables as functional_tables

@@ -4,13 +4,16 @@ from streamlit.testing.v1 import AppTest
 
 from core.workspace.places import PROJECT
 
+FOLDERS = {"training": "saes", "pair": "models"}
+"""Of pages whose address is not their topic's name."""
+
 
 def opened(page: str = "", **query: str) -> AppTest:
-    app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=200)
+    app = AppTest.from_file(str(PROJECT / "pages" / "main.py"), default_timeout=200)
     for key, value in query.items():
         app.query_params[key] = value
     app.run()
-    return app.switch_page(f"pages/{page}.py").run() if page else app
+    return app.switch_page(f"{FOLDERS.get(page, page)}/page.py").run() if page else app
 
 
 def text(app: AppTest) -> str:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 from typer.testing import CliRunner
 
-from core.cli.shared import app
+from core.cli.main import app
 from core.errors import StitchLensError
 from core.features.attribution import extreme_tokens
 from core.functional.attention import Heads, pattern

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from benchmarks.nano import KneserNey
 from core.activations import harvest
 from core.activations.gram import Gram
-from core.cli.shared import app
+from core.cli.main import app
 from core.errors import StitchLensError
 from core.models import nano
 from core.models.nano import (

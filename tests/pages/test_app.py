@@ -149,10 +149,10 @@ def test_feature_0_can_be_linked_and_a_workspace_opens_at_its_own(ws: Workspace)
     shutil.copytree(PROJECT / "cache" / "nano", ws.root.parent / "nano")
     app = opened("features", feature="3")
     assert [h.value for h in app.header] == ["Feature 3"] and app.query_params["feature"] in ("3", ["3"])
-    app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=200)
+    app = AppTest.from_file(str(PROJECT / "pages" / "main.py"), default_timeout=200)
     app.query_params["pair"], app.query_params["feature"] = "nano", "0"
     app.run()
-    app.switch_page("pages/features.py").run()
+    app.switch_page("features/page.py").run()
     assert [h.value for h in app.header] == ["Feature 0"] and app.query_params["feature"] in ("0", ["0"])
     app.session_state["pair"] = PAIR
     app.run()
@@ -301,7 +301,9 @@ def test_examples_of_another_corpus_are_said(ws: Workspace) -> None:
 
 
 def test_an_unknown_link_is_said(ws: Workspace) -> None:
-    app = AppTest.from_file(str(PROJECT / "app.py"), default_timeout=200).run().switch_page("pages/stitches.py")
+    app = (
+        AppTest.from_file(str(PROJECT / "pages" / "main.py"), default_timeout=200).run().switch_page("stitches/page.py")
+    )
     app.query_params["stitch"] = "no*such"
     app.run()
     assert not app.exception
@@ -377,7 +379,7 @@ def test_empty_states_are_doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     app = opened()
     assert not app.exception and not app.error
     assert app.code[0].value == "python -m core build smollm2-gemma3" and app.button[0].label == "Build it"
-    app.switch_page("pages/stitches.py").run()
+    app.switch_page("stitches/page.py").run()
     assert not app.exception and not app.error
     assert app.code[0].value == "python -m core svcca smollm2-gemma3"
 

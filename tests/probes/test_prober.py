@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from core.bench import Bench
-from core.cli.shared import app
+from core.cli.main import app
 from core.errors import StitchLensError
 from core.models import hooks
 from core.models.pairs import PairSpec

@@ -13,7 +13,7 @@ from sae_lens import SAE
 from typer.testing import CliRunner
 
 from core.bench import Bench, BuildConfig
-from core.cli.shared import app
+from core.cli.main import app
 from core.errors import StitchLensError
 from core.functional import measure as functional_measure
 from core.models.pairs import NANO_A, PAIRS, get_pair

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from core import jobs, statistics
 from core.activations.harvest import Recording
 from core.bench import Bench
-from core.cli.shared import app
+from core.cli.main import app
 from core.errors import StitchLensError
 from core.jobs import start_sae_training
 from core.models.pairs import PairSpec

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from core.activations import sample as activation_sample
 from core.activations.sample import read_sample
 from core.bench import Bench, BuildConfig
-from core.cli.shared import app
+from core.cli.main import app
 from core.errors import StitchLensError
 from core.models.pairs import LayerPair, get_pair
 from core.steering.studio import LaneKey, Setting, Studio
