@@ -1,4 +1,5 @@
-"""What the benchmarks share: medians, the matrix-product peak, peak memory, and a table of targets and measurements."""
+"""What the benchmarks share: medians, the matrix-product peak, peak memory, and a table of targets
+and measurements."""
 
 import argparse
 import json
@@ -52,15 +53,23 @@ def _number(x: float) -> str:
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """The command line of a benchmark; `--json` is common to all."""
-    out = argparse.ArgumentParser(description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    out.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
+    out = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    out.add_argument(
+        "--json", action="store_true", help="print one JSON object on stdout and nothing else there"
+    )
     return out
 
 
 def quiet() -> None:
     """Third-party advice and loading bars would drown the progress; nothing here needs the hub."""
-    for key, value in {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error",
-                       "TOKENIZERS_PARALLELISM": "true"}.items():  # fmt: skip
+    for key, value in {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "true",
+    }.items():
         os.environ.setdefault(key, value)
     warnings.filterwarnings("ignore")
 
@@ -75,32 +84,59 @@ def show(title: str, settings: dict[str, Any], lines: Sequence[Line], as_json: b
     settings = settings | machine()
     if as_json:
         rows = [
-            {"what": x.what, "value": x.value, "unit": x.unit, "target": x.target, "met": x.met, "note": x.note}
+            {
+                "what": x.what,
+                "value": x.value,
+                "unit": x.unit,
+                "target": x.target,
+                "met": x.met,
+                "note": x.note,
+            }
             for x in lines
         ]
-        print(json.dumps({"benchmark": title, "settings": settings, "rows": rows}, indent=1, ensure_ascii=False))
+        print(
+            json.dumps(
+                {"benchmark": title, "settings": settings, "rows": rows},
+                indent=1,
+                ensure_ascii=False,
+            )
+        )
         return
     marks = {True: "met", False: "MISSED", None: ""}
     cells = [("what", "measured", "target", "", "")]
-    cells += [(x.what, f"{_number(x.value)} {x.unit}".strip(), x.target, marks[x.met], x.note) for x in lines]
+    cells += [
+        (x.what, f"{_number(x.value)} {x.unit}".strip(), x.target, marks[x.met], x.note)
+        for x in lines
+    ]
     widths = [max(len(row[k]) for row in cells) for k in range(4)]
     print(title)
     print("  " + ", ".join(f"{k} {v}" for k, v in settings.items()))
     for row in cells:
-        padded = [row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].rjust(widths[2]), row[3].ljust(widths[3])]
+        padded = [
+            row[0].ljust(widths[0]),
+            row[1].rjust(widths[1]),
+            row[2].rjust(widths[2]),
+            row[3].ljust(widths[3]),
+        ]
         print("  " + "  ".join([*padded, row[4]]).rstrip())
 
 
 def machine() -> dict[str, Any]:
     """What the numbers depend on besides the settings."""
-    return {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-            "cpu": _cpu_name()}  # fmt: skip
+    return {
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "cpu": _cpu_name(),
+    }
 
 
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -132,7 +168,8 @@ def matmul_rate(dtype: torch.dtype, size: int = 2048, repeats: int = 5) -> float
 
 
 def alone(module: str, *arguments: object, environment: dict[str, str] | None = None) -> Any:
-    """What a benchmark prints last, as JSON, when it runs in a process of its own with these arguments."""
+    """What a benchmark prints last, as JSON, when it runs in a process of its own with these
+    arguments."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -140,4 +177,6 @@ def alone(module: str, *arguments: object, environment: dict[str, str] | None = 
 
 def peak_rss() -> float:
     """Largest resident memory of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )

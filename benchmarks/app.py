@@ -1,8 +1,9 @@
-"""Seconds from `streamlit run app.py` to the Overview's figure in Chromium, and how long a page switch takes.
+"""Seconds from `streamlit run app.py` to the Overview's figure in Chromium, and how long a page
+switch takes.
 
-The second of two starts is timed (the first warms the disk and compiles), from the process's start to a figure that is
-drawn; Chromium is open before. A switch is timed in the browser, from the click on a page's name to the frame in which
-its heading stands and its figure is drawn.
+The second of two starts is timed (the first warms the disk and compiles), from the process's start
+to a figure that is drawn; Chromium is open before. A switch is timed in the browser, from the click
+on a page's name to the frame in which its heading stands and its figure is drawn.
 """
 
 import argparse
@@ -63,7 +64,10 @@ def chromium() -> str:
     names = [os.environ.get("STITCHLENS_CHROMIUM"), *map(shutil.which, CHROMIUM)]
     found = next((name for name in names if name), None)
     if found is None:
-        sys.exit(f"No Chromium on PATH (looked for {', '.join(CHROMIUM)}); STITCHLENS_CHROMIUM can name one.")
+        sys.exit(
+            f"No Chromium on PATH (looked for {', '.join(CHROMIUM)}); STITCHLENS_CHROMIUM can name"
+            " one."
+        )
     return found
 
 
@@ -75,20 +79,38 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def serving(workspaces: Path | None = None) -> Iterator[tuple[str, float]]:
-    """The app in a process of its own: (address, time of its start), once it answers. Ended on leaving."""
-    environment = os.environ | ({} if workspaces is None else {"STITCHLENS_WORKSPACES": str(workspaces)})
+    """The app in a process of its own: (address, time of its start), once it answers. Ended on
+    leaving."""
+    environment = os.environ | (
+        {} if workspaces is None else {"STITCHLENS_WORKSPACES": str(workspaces)}
+    )
     port = _free_port()
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.address", "127.0.0.1",
-               "--server.port", str(port), "--server.headless", "true"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        "app.py",
+        "--server.address",
+        "127.0.0.1",
+        "--server.port",
+        str(port),
+        "--server.headless",
+        "true",
+    ]
     with tempfile.TemporaryFile() as log:
         started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=PROJECT, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             while not _answers(address):
                 if process.poll() is not None or time.perf_counter() - started > 120:
                     log.seek(0)
-                    sys.exit(f"The app did not start:\n{log.read().decode(errors='replace')[-2000:]}")
+                    sys.exit(
+                        f"The app did not start:\n{log.read().decode(errors='replace')[-2000:]}"
+                    )
                 time.sleep(0.02)
             yield address, started
         finally:
@@ -117,7 +139,8 @@ def _painted(page: Page, name: str, heading: str = "") -> None:
 
 
 def first_paint(browser: Browser) -> float:
-    """Seconds from starting the app's process to the drawn figure of the Overview, in a fresh browser profile."""
+    """Seconds from starting the app's process to the drawn figure of the Overview, in a fresh
+    browser profile."""
     with serving() as (address, started):
         page = browser.new_page()
         page.goto(f"{address}/?pair={PAIR}")
@@ -128,7 +151,8 @@ def first_paint(browser: Browser) -> float:
 
 
 def switches(browser: Browser, count: int) -> tuple[dict[str, list[float]], list[str]]:
-    """Seconds of each switch by the page switched to, after one of each that warms up; and errors of the console."""
+    """Seconds of each switch by the page switched to, after one of each that warms up; and errors
+    of the console."""
     times: dict[str, list[float]] = {name: [] for name in FIGURES}
     errors: list[str] = []
 
@@ -141,7 +165,10 @@ def switches(browser: Browser, count: int) -> tuple[dict[str, list[float]], list
         page.on("console", listen)
         page.goto(f"{address}/?pair={PAIR}")
         _painted(page, "Overview")
-        headings = {"Overview": page.inner_text('[data-testid="stMain"] h1').strip(), "Stitches": "Stitches"}
+        headings = {
+            "Overview": page.inner_text('[data-testid="stMain"] h1').strip(),
+            "Stitches": "Stitches",
+        }
         for k in range(count + 2):
             name = ("Stitches", "Overview")[k % 2]
             took = page.evaluate(SWITCH, [name, FIGURES[name], headings[name]]) / 1000
@@ -154,7 +181,10 @@ def switches(browser: Browser, count: int) -> tuple[dict[str, list[float]], list
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
     if not (workspaces_dir() / PAIR / "manifest.json").exists():
-        sys.exit(f"No workspace of {PAIR} in {workspaces_dir()}: run `python -m core build {PAIR}` first.")
+        sys.exit(
+            f"No workspace of {PAIR} in {workspaces_dir()}: run `python -m core build {PAIR}`"
+            " first."
+        )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_OPTIONS)
         say("first start")
@@ -167,14 +197,22 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
     every = [t for ts in times.values() for t in ts]
     lines = [
         Line("start to first paint, the first time here", cold, "s"),
-        Line("start to first paint, again", sorted(starts)[len(starts) // 2], "s", at_most=10,
-             note=f"median of {len(starts)}: " + ", ".join(f"{s:.1f}" for s in starts)),
+        Line(
+            "start to first paint, again",
+            sorted(starts)[len(starts) // 2],
+            "s",
+            at_most=10,
+            note=f"median of {len(starts)}: " + ", ".join(f"{s:.1f}" for s in starts),
+        ),
         Line("page switch, p50", percentile(every, 0.5), "s"),
         Line("page switch, p95", percentile(every, 0.95), "s", at_most=1),
-        *(Line(f"page switch to {name}, p50", percentile(ts, 0.5), "s") for name, ts in times.items()),
+        *(
+            Line(f"page switch to {name}, p50", percentile(ts, 0.5), "s")
+            for name, ts in times.items()
+        ),
         Line("page switch, slowest", max(every), "s"),
         Line("errors on the console", len(errors), note=errors[0][:120] if errors else ""),
-    ]  # fmt: skip
+    ]
     return {"pair": PAIR, "switches": args.switches, "browser": Path(chromium()).name}, lines
 
 

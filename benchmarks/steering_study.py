@@ -1,5 +1,6 @@
-"""What moves steering with transferred vectors, one change at a time, from A to B, on prompts that choose (not on those
-that figures come from). A row a change: share of responses in the language, its mean over languages, and fluency.
+"""What moves steering with transferred vectors, one change at a time, from A to B, on prompts that
+choose (not on those that figures come from). A row a change: share of responses in the language,
+its mean over languages, and fluency.
 
     python -m benchmarks.steering_study [--pair smollm2-gemma3] [--stitch L22-L13] [--json]
 """
@@ -26,7 +27,8 @@ SAMPLING = Sampling(tokens=32, temperature=0.5, repetition=1.1)
 
 
 def contrast(found: LanguageMeans, label: str, layer: int, share: float) -> Means:
-    """Against English, or, with `share`, that far from English to the mean of the other languages."""
+    """Against English, or, with `share`, that far from English to the mean of the other
+    languages."""
     plain = found.of(label, layer)
     others = [k for k, x in enumerate(found.labels) if x not in (label, "eng")]
     others_mean = found.mean[others, layer].float().mean(0)
@@ -36,25 +38,37 @@ def contrast(found: LanguageMeans, label: str, layer: int, share: float) -> Mean
 def main() -> None:
     parser = m.parser(__doc__)
     parser.add_argument("--pair", default="smollm2-gemma3", help="pair; vectors go from A to B")
-    parser.add_argument("--stitch", default="L22-L13", help="the stitch that the changes start from")
+    parser.add_argument(
+        "--stitch", default="L22-L13", help="the stitch that the changes start from"
+    )
     parser.add_argument("--languages", default=CODES, help="codes, joined by blanks")
     given = parser.parse_args()
     m.quiet()
     bench = Bench(get_pair(given.pair), BuildConfig())
     ws, labels = bench.workspace, [LABELS[c] for c in given.languages.split()]
     studio = Studio(bench, given.stitch)
-    means_a, means_b, at = studio.means("a"), studio.means("b"), (studio.stitched("a"), studio.stitched("b"))
+    means_a, means_b, at = (
+        studio.means("a"),
+        studio.means("b"),
+        (studio.stitched("a"), studio.stitched("b")),
+    )
     texts = prompts()[0][:PROMPTS]
-    moments = bench.moments("fit", [LayerPair(a=at[0], b=at[1])], studio.stitch().makers["positions"])[0]
+    moments = bench.moments(
+        "fit", [LayerPair(a=at[0], b=at[1])], studio.stitch().makers["positions"]
+    )[0]
     gram = moments[LayerPair(a=at[0], b=at[1]).name].moments()
 
     def fitted(**change: Any) -> Stitch:
         return fit_moments(gram, FitConfig(**({"metric": "std", "alpha": 1.0} | change)))
 
-    def carried(stitch: Stitch, layers: Sequence[int], share: float = 0.0) -> Callable[[str], tuple[Vector, ...]]:
+    def carried(
+        stitch: Stitch, layers: Sequence[int], share: float = 0.0
+    ) -> Callable[[str], tuple[Vector, ...]]:
         def vectors(label: str) -> tuple[Vector, ...]:
             v = diff_mean(contrast(means_a, label, int(stitch.makers.get("layer_a", at[0])), share))
-            return tuple(moved(v, stitch, "up", contrast(means_b, label, layer, share)) for layer in layers)
+            return tuple(
+                moved(v, stitch, "up", contrast(means_b, label, layer, share)) for layer in layers
+            )
 
         return vectors
 
@@ -66,31 +80,48 @@ def main() -> None:
     for name in (n.removeprefix("stitches/") for n in ws.names(prefix="stitches/")):
         if name != given.stitch:
             stitch = load_stitch(ws.path(f"stitches/{name}"))
-            others[f"stitch {name}, its layer of B"] = (carried(stitch, [int(stitch.makers["layer_b"])]), 1.5)
+            others[f"stitch {name}, its layer of B"] = (
+                carried(stitch, [int(stitch.makers["layer_b"])]),
+                1.5,
+            )
     rows: dict[str, tuple[Callable[[str], tuple[Vector, ...]], float]] = {
-        "own vectors, one layer": (own([at[1]]), 1.5), "own vectors, three layers, strength 1": (own(three), 1.0),
+        "own vectors, one layer": (own([at[1]]), 1.5),
+        "own vectors, three layers, strength 1": (own(three), 1.0),
         f"transferred, {given.stitch}, one layer, strength 1.5": (carried(base, [at[1]]), 1.5),
-        "strength 1": (carried(base, [at[1]]), 1.0), "strength 2": (carried(base, [at[1]]), 2.0),
+        "strength 1": (carried(base, [at[1]]), 1.0),
+        "strength 2": (carried(base, [at[1]]), 2.0),
         "three layers, strength 1": (carried(base, three), 1.0),
-        "three layers, strength 1.5": (carried(base, three), 1.5), **others,
+        "three layers, strength 1.5": (carried(base, three), 1.5),
+        **others,
         "alpha 0.1": (carried(fitted(alpha=0.1), [at[1]]), 1.5),
         "least squares": (carried(fitted(method="lstsq", metric="raw", alpha=0.0), [at[1]]), 1.5),
         "whitened metric": (carried(fitted(metric="whiten"), [at[1]]), 1.5),
         "raw metric (the paper's)": (carried(fitted(metric="raw"), [at[1]]), 1.5),
         "negative: half English, half the others": (carried(base, [at[1]], 0.5), 1.5),
-    }  # fmt: skip
+    }
     lines = []
     for name, (vectors, strength) in rows.items():
-        cells = [(text, Lane(vectors(label), strength=strength), k) for label in labels for k, text in enumerate(texts)]
+        cells = [
+            (text, Lane(vectors(label), strength=strength), k)
+            for label in labels
+            for k, text in enumerate(texts)
+        ]
         written = respond(bench.b, cells, SAMPLING, name)
-        losses = response_losses(bench.b, [encode_prompt(bench.b, t, 1) for t, _, _ in cells], [w.ids for w in written])
+        losses = response_losses(
+            bench.b, [encode_prompt(bench.b, t, 1) for t, _, _ in cells], [w.ids for w in written]
+        )
         hits = np.array([detect(w.text)[0] for w in written]).reshape(len(labels), -1)
         rates = (hits == np.array([LANGUAGES[x][0] for x in labels])[:, None]).mean(1)
         good = " ".join(f"{LANGUAGES[x][0]} {r:.1f}" for x, r in zip(labels, rates, strict=True))
         note = f"{np.nanmean(losses):.2f} nats/token; {good}"
         lines.append(m.Line(name, float(rates.mean()), "in the language", note=note))
         m.say(f"{name}: {rates.mean():.2f}")
-    settings = {"pair": given.pair, "languages": len(labels), "prompts": PROMPTS, "tokens": SAMPLING.tokens}
+    settings = {
+        "pair": given.pair,
+        "languages": len(labels),
+        "prompts": PROMPTS,
+        "tokens": SAMPLING.tokens,
+    }
     m.show("What moves transferred steering", settings, lines, given.json)
 
 

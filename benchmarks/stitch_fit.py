@@ -1,8 +1,10 @@
-"""The exact fit of Eq. 3 against Adam, the paper's fitter, on the same recorded activations (SmolLM2 L20 → Gemma-3 L9).
+"""The exact fit of Eq. 3 against Adam, the paper's fitter, on the same recorded activations
+(SmolLM2 L20 → Gemma-3 L9).
 
-Exact: moments of the recorded rows, then alternating exact solves; both are in its time. Adam: the paper's recipe (A),
-two epochs at 1e-4, and its best setting, which `--search` looks for; reading rows is not in its time (they lie in
-memory), nor are the deviations that the standardised metric needs. Held-out Eq. 3 is of other documents.
+Exact: moments of the recorded rows, then alternating exact solves; both are in its time. Adam: the
+paper's recipe (A), two epochs at 1e-4, and its best setting, which `--search` looks for; reading
+rows is not in its time (they lie in memory), nor are the deviations that the standardised metric
+needs. Held-out Eq. 3 is of other documents.
 """
 
 import argparse
@@ -32,14 +34,17 @@ LAYERS = LayerPair(a=20, b=9)
 PAPER = {"lr": 1e-4, "epochs": 2, "batch": 4096}
 """The paper's recipe (A); it does not name a batch size, this is our fitter's."""
 BEST = {"lr": 2e-3, "epochs": 30, "batch": 1024}
-"""Adam at 20 times the learning rate and 15 times the epochs of the paper; `--search` looks through GRID for better."""
+"""Adam at 20 times the learning rate and 15 times the epochs of the paper; `--search` looks through
+GRID for better."""
 GRID = {"lr": (1e-3, 2e-3, 3e-3), "epochs": (10, 30), "batch": (512, 1024, 4096)}
 EIGH_FLOPS = 9
-"""FLOPs of a symmetric eigendecomposition with vectors, in n³ (Golub and Van Loan, 8.3: tridiagonal QR)."""
+"""FLOPs of a symmetric eigendecomposition with vectors, in n³ (Golub and Van Loan, 8.3: tridiagonal
+QR)."""
 
 
 class Rows(Recording):
-    """A recording read into memory once, so that Adam never waits for the disk; same batches in the same order."""
+    """A recording read into memory once, so that Adam never waits for the disk; same batches in the
+    same order."""
 
     def __init__(self, recording: Recording) -> None:
         super().__init__(recording.folder)
@@ -64,13 +69,16 @@ class Fit:
 def gram_of(rows: Rows) -> Gram:
     """Second moments, window by window as the harvest does it."""
     gram = Gram(rows.h_a.shape[1], rows.h_b.shape[1])
-    for k, (a, b) in enumerate(zip(rows.h_a.split(rows.rows), rows.h_b.split(rows.rows), strict=True)):
+    for k, (a, b) in enumerate(
+        zip(rows.h_a.split(rows.rows), rows.h_b.split(rows.rows), strict=True)
+    ):
         gram.update(a, b, seed=k)
     return gram
 
 
 def _flop_counter() -> FlopCounterMode:
-    """FlopCounterMode counts products; the factorisations it does not know are given their textbook cost."""
+    """FlopCounterMode counts products; the factorisations it does not know are given their textbook
+    cost."""
 
     def eigh(a: Any, *_: Any, **__: Any) -> int:
         return EIGH_FLOPS * a[-1] ** 3
@@ -85,13 +93,19 @@ def _flop_counter() -> FlopCounterMode:
         return 2 * c[-1] ** 2 * b[-1]
 
     aten = torch.ops.aten
-    extra = {aten._linalg_eigh: eigh, aten.linalg_cholesky_ex: cholesky, aten.linalg_solve_triangular: triangular,
-             aten.cholesky_solve: cholesky_solve, aten._cholesky_solve_helper: cholesky_solve}  # fmt: skip
+    extra = {
+        aten._linalg_eigh: eigh,
+        aten.linalg_cholesky_ex: cholesky,
+        aten.linalg_solve_triangular: triangular,
+        aten.cholesky_solve: cholesky_solve,
+        aten._cholesky_solve_helper: cholesky_solve,
+    }
     return FlopCounterMode(display=False, custom_mapping=extra)
 
 
 def exact(rows: Rows, config: FitConfig) -> tuple[Fit, float]:
-    """The fit from rows to stitch, once timed and once counted; and how much of its time was the moments."""
+    """The fit from rows to stitch, once timed and once counted; and how much of its time was the
+    moments."""
     started = time.perf_counter()
     moments = gram_of(rows).moments()
     gathered = time.perf_counter() - started
@@ -104,7 +118,8 @@ def exact(rows: Rows, config: FitConfig) -> tuple[Fit, float]:
 
 
 def warm_up(rows: Rows) -> None:
-    """What the first call of each fitter pays once (imports, memory, threads) belongs to neither's time."""
+    """What the first call of each fitter pays once (imports, memory, threads) belongs to neither's
+    time."""
     few = _first(rows, min(rows.n, 4 * (rows.h_a.shape[1] + rows.h_b.shape[1])))
     moments = gram_of(few).moments()
     fit_moments(moments, FitConfig(max_rounds=1))
@@ -112,14 +127,19 @@ def warm_up(rows: Rows) -> None:
 
 
 def adam(rows: Rows, moments: Moments, config: FitConfig) -> Fit:
-    """FLOPs: what one step more adds under FlopCounterMode, times the steps; Adam's own update is not a product."""
+    """FLOPs: what one step more adds under FlopCounterMode, times the steps; Adam's own update is
+    not a product."""
     stitch = fit_adam(rows, moments, config)
     batch = min(config.batch, rows.n // 2)
     counted = []
     for steps in (1, 2):
         counter = FlopCounterMode(display=False)
         with counter:
-            fit_adam(_first(rows, steps * batch), moments, config.model_copy(update={"epochs": 1, "batch": batch}))
+            fit_adam(
+                _first(rows, steps * batch),
+                moments,
+                config.model_copy(update={"epochs": 1, "batch": batch}),
+            )
         counted.append(counter.get_total_flops())
     flops = (counted[1] - counted[0]) / batch * rows.n * config.epochs
     return Fit(stitch, stitch.makers["seconds"], flops)
@@ -133,13 +153,18 @@ def _first(rows: Rows, n: int) -> Rows:
 
 
 def recorded(positions: int) -> tuple[Rows, Rows]:
-    """Fit rows and a quarter as many held-out ones; recorded once, then found in the user's cache."""
+    """Fit rows and a quarter as many held-out ones; recorded once, then found in the user's
+    cache."""
     bench = Bench(get_pair(PAIR), BuildConfig())
 
     def record(split: Split, n: int) -> Rows:
         config = harvest_config(bench.a, bench.b, bench.corpus.fingerprint, split, n)
         documents = bench.corpus.split(split)
-        return Rows(harvest_recording(bench.a, bench.b, documents, LAYERS, config, f"recording the {split} split"))
+        return Rows(
+            harvest_recording(
+                bench.a, bench.b, documents, LAYERS, config, f"recording the {split} split"
+            )
+        )
 
     return record("fit", positions), record("held-out", positions // 4)
 
@@ -176,14 +201,34 @@ def compare(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
 
     best_says = f"lr {best['lr']:g}, {best['epochs']} epochs, batch {best['batch']}"
     lines = [
-        Line("Eq. 3 held-out, standardised: exact", eq3(ours), at_most=eq3(peer), note="target: best Adam's"),
+        Line(
+            "Eq. 3 held-out, standardised: exact",
+            eq3(ours),
+            at_most=eq3(peer),
+            note="target: best Adam's",
+        ),
         Line("Eq. 3 held-out, standardised: Adam, best settings", eq3(peer), note=best_says),
-        Line("Eq. 3 held-out, standardised: Adam, paper's settings", eq3(paper), note="lr 1e-4, 2 epochs, batch 4096"),
-        Line("Eq. 3 held-out, raw units: exact", eq3(ours_raw, "raw"), at_most=eq3(paper_raw, "raw"),
-             note="target: Adam's at the paper's settings"),
+        Line(
+            "Eq. 3 held-out, standardised: Adam, paper's settings",
+            eq3(paper),
+            note="lr 1e-4, 2 epochs, batch 4096",
+        ),
+        Line(
+            "Eq. 3 held-out, raw units: exact",
+            eq3(ours_raw, "raw"),
+            at_most=eq3(paper_raw, "raw"),
+            note="target: Adam's at the paper's settings",
+        ),
         Line("Eq. 3 held-out, raw units: Adam, paper's settings", eq3(paper_raw, "raw")),
-        Line("wall time: exact", ours.seconds, "s", note=f"moments {gathered:.1f} s, "
-             f"{ours.stitch.makers['rounds']} rounds {ours.seconds - gathered:.1f} s"),
+        Line(
+            "wall time: exact",
+            ours.seconds,
+            "s",
+            note=(
+                f"moments {gathered:.1f} s, "
+                f"{ours.stitch.makers['rounds']} rounds {ours.seconds - gathered:.1f} s"
+            ),
+        ),
         Line("wall time: Adam, best settings", peer.seconds, "s"),
         Line("wall time: Adam, paper's settings", paper.seconds, "s"),
         Line("wall time: exact / best Adam", ours.seconds / peer.seconds, at_most=0.1),
@@ -191,12 +236,18 @@ def compare(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
         Line("FLOPs: Adam, best settings", peer.flops),
         Line("FLOPs: exact / best Adam", ours.flops / peer.flops),
         Line(f"alpha sweep of {len(ALPHAS)} values, from the moments", swept, "s", at_most=60),
-    ]  # fmt: skip
-    return {"pair": f"{PAIR} {LAYERS.name}", "positions": rows.n, "held-out positions": held_out.n, "alpha": 1}, lines
+    ]
+    return {
+        "pair": f"{PAIR} {LAYERS.name}",
+        "positions": rows.n,
+        "held-out positions": held_out.n,
+        "alpha": 1,
+    }, lines
 
 
 def search(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
-    """Adam over the grid in the standardised metric, judged by held-out Eq. 3; the exact fit's comes first."""
+    """Adam over the grid in the standardised metric, judged by held-out Eq. 3; the exact fit's
+    comes first."""
     rows, held_out_rows = recorded(args.positions)
     moments, held_out = gram_of(rows).moments(), gram_of(held_out_rows).moments()
     config = FitConfig(metric="std")
@@ -204,13 +255,24 @@ def search(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
     lines = [Line("exact: Eq. 3 held-out", target)]
     for lr, epochs, batch in itertools.product(args.grid_lr, args.grid_epochs, args.grid_batch):
         say(f"Adam: lr {lr:g}, {epochs} epochs, batch {batch}")
-        tried = config.model_copy(update={"method": "adam", "lr": lr, "epochs": epochs, "batch": batch})
+        tried = config.model_copy(
+            update={"method": "adam", "lr": lr, "epochs": epochs, "batch": batch}
+        )
         stitch = fit_adam(rows, moments, tried)
         loss = quality(stitch, held_out, "std", 1.0, moments)["eq3"]
-        lines.append(Line(f"lr {lr:g}, {epochs} epochs, batch {batch}: Eq. 3 held-out", loss,
-                          note=f"{stitch.makers['seconds']:.1f} s"))  # fmt: skip
+        lines.append(
+            Line(
+                f"lr {lr:g}, {epochs} epochs, batch {batch}: Eq. 3 held-out",
+                loss,
+                note=f"{stitch.makers['seconds']:.1f} s",
+            )
+        )
     lines[1:] = sorted(lines[1:], key=lambda x: x.value)
-    return {"pair": f"{PAIR} {LAYERS.name}", "positions": rows.n, "held-out positions": held_out.n}, lines
+    return {
+        "pair": f"{PAIR} {LAYERS.name}",
+        "positions": rows.n,
+        "held-out positions": held_out.n,
+    }, lines
 
 
 def main() -> None:
@@ -218,15 +280,21 @@ def main() -> None:
     p = parser(__doc__)
     p.add_argument("--positions", type=int, default=60_000, help="paired positions to fit on")
     p.add_argument("--lr", type=float, default=BEST["lr"], help="best Adam: learning rate")
-    p.add_argument("--epochs", type=int, default=BEST["epochs"], help="best Adam: passes over the rows")
+    p.add_argument(
+        "--epochs", type=int, default=BEST["epochs"], help="best Adam: passes over the rows"
+    )
     p.add_argument("--batch", type=int, default=BEST["batch"], help="best Adam: rows a step")
-    p.add_argument("--search", action="store_true", help="try the grid for Adam instead of comparing")
+    p.add_argument(
+        "--search", action="store_true", help="try the grid for Adam instead of comparing"
+    )
     p.add_argument("--grid-lr", type=float, nargs="+", default=GRID["lr"])
     p.add_argument("--grid-epochs", type=int, nargs="+", default=GRID["epochs"])
     p.add_argument("--grid-batch", type=int, nargs="+", default=GRID["batch"])
     args = p.parse_args()
     settings, lines = search(args) if args.search else compare(args)
-    title = "Adam over a grid, standardised metric" if args.search else "stitch_fit: exact against Adam"
+    title = (
+        "Adam over a grid, standardised metric" if args.search else "stitch_fit: exact against Adam"
+    )
     show(title, settings, lines, args.json)
 
 

@@ -1,4 +1,5 @@
-"""StitchLens computes here; nothing in this package imports streamlit, and nothing happens at import.
+"""StitchLens computes here; nothing in this package imports streamlit, and nothing happens at
+import.
 
 The map, in the order in which the data flows. A box imports only boxes above it.
 
@@ -16,9 +17,9 @@ The map, in the order in which the data flows. A box imports only boxes above it
     steering: steering vectors carried across (4, F)
     report, doctor, jobs, cli: a workspace as one object; health; background work; the command line
 
-Within a topic: `files` opens others' files without trusting them, `card` says what is wrong with one,
-`measure` makes artifacts, `tables` reads them into tidy tables and never imports torch; the other
-files are the topic's own ideas, by their names in the field.
+Within a topic: `files` opens others' files without trusting them, `card` says what is wrong with
+one, `measure` makes artifacts, `tables` reads them into tidy tables and never imports torch; the
+other files are the topic's own ideas, by their names in the field.
 """
 
 __version__ = "0.1.0"

@@ -58,23 +58,34 @@ class Bench:
 
     @property
     def makers(self) -> dict[str, Any]:
-        return {"pair": self.pair.key, "a": self.a.makers, "b": self.b.makers, "corpus": self.corpus.fingerprint}
+        return {
+            "pair": self.pair.key,
+            "a": self.a.makers,
+            "b": self.b.makers,
+            "corpus": self.corpus.fingerprint,
+        }
 
     def moments(
         self, split: Split, pairs: Sequence[LayerPair], positions: int | None = None
     ) -> tuple[dict[str, Gram], dict[str, dict[str, Any]]]:
         config = harvest_config(self.a, self.b, self.corpus.fingerprint, split, positions)
         documents = self.corpus.split(split)
-        return harvest_moments(self.a, self.b, documents, pairs, config, desc=f"reading the {split} split")
+        return harvest_moments(
+            self.a, self.b, documents, pairs, config, desc=f"reading the {split} split"
+        )
 
     def rows(self, side: Side, layer: int, split: Split, positions: int | None = None) -> Recording:
-        """The residual stream of one model before `layer`, recorded at positions that pair up with the other model
-        (so not on the bytes of scripts that it spells out): what an SAE is trained on."""
+        """The residual stream of one model before `layer`, recorded at positions that pair up with
+        the other model (so not on the bytes of scripts that it spells out): what an SAE is trained
+        on."""
         model, other = (self.a, self.b) if side == "a" else (self.b, self.a)
         setup = {
-            "model": model.makers, "paired": other.makers["tokenizer"], "corpus": self.corpus.fingerprint,
-            "split": split, "positions": positions,
-        }  # fmt: skip
+            "model": model.makers,
+            "paired": other.makers["tokenizer"],
+            "corpus": self.corpus.fingerprint,
+            "split": split,
+            "positions": positions,
+        }
         desc = f"recording {side.upper()} before layer {layer}"
         return harvest_rows(model, self.corpus.split(split), layer, setup, desc, other)
 

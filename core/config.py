@@ -17,9 +17,12 @@ C = TypeVar("C", bound=Frozen)
 
 
 def check(kind: type[C], **values: Any) -> C:
-    """A config from what a person typed. Raises StitchLensError that names the first value out of range."""
+    """A config from what a person typed. Raises StitchLensError that names the first value out of
+    range."""
     try:
         return kind.model_validate(values)
     except ValidationError as e:
         first = e.errors()[0]
-        raise StitchLensError(f"{first['loc'][0]} = {first['input']!r}", first["msg"].lower(), "mend it") from None
+        raise StitchLensError(
+            f"{first['loc'][0]} = {first['input']!r}", first["msg"].lower(), "mend it"
+        ) from None

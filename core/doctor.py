@@ -32,7 +32,8 @@ class Done:
 
 
 def repair(ws: Workspace) -> list[Done]:
-    """Put one workspace right; empty where nothing was wrong. A manifest of a newer version is left as it is."""
+    """Put one workspace right; empty where nothing was wrong. A manifest of a newer version is left
+    as it is."""
     out: list[Done] = []
 
     def add(says: str, rebuild: bool = False) -> None:
@@ -58,7 +59,15 @@ def repair(ws: Workspace) -> list[Done]:
         moved = ws.set_aside(ws.root / artifacts[name].path)
         group = name.split("/")[0]
         made = group in BUILT and not is_brought(artifacts[name].makers)
-        todo = "" if made else f"; `python -m core {MAKES[group]} {ws.pair}` makes it again" if group in MAKES else ""
+        todo = (
+            ""
+            if made
+            else (
+                f"; `python -m core {MAKES[group]} {ws.pair}` makes it again"
+                if group in MAKES
+                else ""
+            )
+        )
         if is_brought(artifacts[name].makers):
             todo = "; it was brought here: bring it again"
         add(f"{name} {'was changed: it is set aside' if moved else 'is gone'}{todo}", made)
@@ -112,7 +121,9 @@ def _wheel(source: Source) -> str:
     """A wheel's state: where it is and, where it says its own hash, whether that holds."""
     spec = importlib.util.find_spec(source.ref)
     if spec is None or spec.origin is None:
-        raise StitchLensError(f"wheel {source.ref} missing", "it installed", "run `make app`, it installs the wheels")
+        raise StitchLensError(
+            f"wheel {source.ref} missing", "it installed", "run `make app`, it installs the wheels"
+        )
     module = importlib.import_module(source.ref) if source.file is None else None
     if module is None:
         return f"{source.ref} installed"
@@ -123,7 +134,9 @@ def _wheel(source: Source) -> str:
         h.update(part.read_bytes())
     if h.hexdigest() != module.EXPECTED_SHA256:
         raise StitchLensError(
-            f"{source.ref} with hash {h.hexdigest()[:12]}", module.EXPECTED_SHA256[:12], "reinstall it"
+            f"{source.ref} with hash {h.hexdigest()[:12]}",
+            module.EXPECTED_SHA256[:12],
+            "reinstall it",
         )
     return f"{source.ref} installed, hash {h.hexdigest()[:12]} as published"
 
@@ -135,9 +148,15 @@ def _shipped(source: Source) -> str:
         digest = sha256_file(folder / "model.safetensors")
         known = digest in (folder / "README.md").read_text("utf-8")
     except OSError as e:
-        raise StitchLensError(f"{source.ref} incomplete ({e.strerror})", "its folder", "restore it") from None
+        raise StitchLensError(
+            f"{source.ref} incomplete ({e.strerror})", "its folder", "restore it"
+        ) from None
     if not known:
-        raise StitchLensError(f"{source.ref} with hash {digest[:12]}", "the one in its README.md", "restore the folder")
+        raise StitchLensError(
+            f"{source.ref} with hash {digest[:12]}",
+            "the one in its README.md",
+            "restore the folder",
+        )
     return f"{source.ref}, hash {digest[:12]} as in its card"
 
 
@@ -153,16 +172,32 @@ def doctor() -> list[dict[str, Any]]:
     python = ".".join(map(str, sys.version_info[:3]))
     add("Python", sys.version_info >= (3, 11), python, "install Python 3.11 or newer")
     for name, pin in _pins().items():
-        if name in ("torch", "transformers", "transformer-lens", "sae-lens", "streamlit", "plotly", "pandas"):
+        if name in (
+            "torch",
+            "transformers",
+            "transformer-lens",
+            "sae-lens",
+            "streamlit",
+            "plotly",
+            "pandas",
+        ):
             try:
                 found = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
                 found = "missing"
             same = found.split("+")[0] == pin
-            add(f"package {name}", same, found, f"`make app` installs {pin}, the version that was tested")
+            add(
+                f"package {name}",
+                same,
+                found,
+                f"`make app` installs {pin}, the version that was tested",
+            )
     where = runtime()
     add("device", True, f"{where.device}, {str(where.dtype).removeprefix('torch.')}")
-    free = shutil.disk_usage(user_cache().parent if user_cache().parent.exists() else PROJECT).free / 1e9
+    free = (
+        shutil.disk_usage(user_cache().parent if user_cache().parent.exists() else PROJECT).free
+        / 1e9
+    )
     add(
         "disk",
         free > 5,

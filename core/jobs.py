@@ -1,7 +1,9 @@
-"""Background jobs: commands of `python -m core` that outlive the page, and the app, that started them.
+"""Background jobs: commands of `python -m core` that outlive the page, and the app, that started
+them.
 
-A job is a folder `jobs/<pair>/<id>/` in the user's cache with `job.json`, `progress.json` (see `core.progress`),
-`stdout`, `stderr` and, once over, `rc`. All that is known of a job is read from there, so nothing is lost with the app.
+A job is a folder `jobs/<pair>/<id>/` in the user's cache with `job.json`, `progress.json` (see
+`core.progress`), `stdout`, `stderr` and, once over, `rc`. All that is known of a job is read from
+there, so nothing is lost with the app.
 """
 
 import fcntl
@@ -39,7 +41,8 @@ CORE = (sys.executable, "-m", "core")
 KEEP = 20
 """Finished jobs kept for a pair; older ones are removed when a new one starts."""
 
-# Runs the command ("$@") and writes its exit code to the file $0, whole or not at all. It outlives SIGTERM to do so.
+# Runs the command ("$@") and writes its exit code to the file $0, whole or not at all. It outlives
+# SIGTERM to do so.
 _WRAPPER = 'trap : TERM; "$@"; echo $? > "$0.part"; mv -f "$0.part" "$0"'
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -100,7 +103,8 @@ class Job:
 
     @property
     def progress(self) -> dict[str, Any]:
-        """`step`, `done`, `total`, `unit`, `rate` (units/s), `seconds_left`; empty before the first report."""
+        """`step`, `done`, `total`, `unit`, `rate` (units/s), `seconds_left`; empty before the first
+        report."""
         try:
             found = json.loads((self.folder / "progress.json").read_text("utf-8"))
         except (OSError, ValueError):
@@ -122,17 +126,25 @@ class Job:
 
     @property
     def message(self) -> str:
-        """Why it is over: the last sentence on stderr, progress bars left out; empty for a job that runs or is done."""
+        """Why it is over: the last sentence on stderr, progress bars left out; empty for a job that
+        runs or is done."""
         match self.state:
             case "running" | "paused" | "done":
                 return ""
             case "cancelled":
                 return "Cancelled; what it had read so far is kept, and it goes on from there."
             case "lost":
-                return "Its process is gone without a word (a restart, or too little memory); start it again."
+                return (
+                    "Its process is gone without a word (a restart, or too little memory); start it"
+                    " again."
+                )
             case "failed":
                 lines = re.split(r"[\r\n]+", _ESCAPES.sub("", _tail(self.folder / "stderr")))
-                said = [line.strip() for line in lines if line.strip() and not re.search(r"\d+%\||/s[],]", line)]
+                said = [
+                    line.strip()
+                    for line in lines
+                    if line.strip() and not re.search(r"\d+%\||/s[],]", line)
+                ]
                 return said[-1] if said else f"It ended with exit code {self.rc} and no message."
 
     @property
@@ -141,7 +153,8 @@ class Job:
         return re.sub(r"[^\n]*\r(?!\n)", "", _ESCAPES.sub("", _tail(self.folder / "stderr")))
 
     def cancel(self, grace: float = 5.0) -> State:
-        """Ask the whole process group to stop, wait up to `grace` seconds, then kill it; returns the state then."""
+        """Ask the whole process group to stop, wait up to `grace` seconds, then kill it; returns
+        the state then."""
         if self.rc is not None or self.record.pid is None or not self.alive:
             return self.state
         (self.folder / "cancelled").touch()
@@ -173,27 +186,36 @@ class Job:
         return self.state
 
     def again(self) -> "Job":
-        """The same command once more, for a job that is over; what it had kept is not made anew. Raises StitchLensError
-        while it, or another of the pair, runs."""
+        """The same command once more, for a job that is over; what it had kept is not made anew.
+        Raises StitchLensError while it, or another of the pair, runs."""
         r = self.record
-        return start(r.pair, r.command, r.title, r.makes, (), None if r.private is None else Path(r.private))
+        return start(
+            r.pair, r.command, r.title, r.makes, (), None if r.private is None else Path(r.private)
+        )
 
     def forget(self) -> None:
         """Remove a job that is over. Raises StitchLensError while it runs."""
         if not self.over:
-            raise StitchLensError(f"'{self.record.title}' running", "a job that is over", "cancel it first")
+            raise StitchLensError(
+                f"'{self.record.title}' running", "a job that is over", "cancel it first"
+            )
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def start(
-    pair: str, args: Sequence[str], title: str, makes: str = "", command: Sequence[str] = CORE,
+    pair: str,
+    args: Sequence[str],
+    title: str,
+    makes: str = "",
+    command: Sequence[str] = CORE,
     private: Path | None = None,
-) -> Job:  # fmt: skip
+) -> Job:
     """Run `python -m core *args` in the background.
 
-    `command` is the program that gets `args`: any executable, for what is not a subcommand of ours. With `private`,
-    what it makes goes to that folder of one person's workspaces.
-    Raises StitchLensError where a job of this pair is running: the models of one fit fill a laptop's cores.
+    `command` is the program that gets `args`: any executable, for what is not a subcommand of ours.
+    With `private`, what it makes goes to that folder of one person's workspaces. Raises
+    StitchLensError where a job of this pair is running: the models of one fit fill a laptop's
+    cores.
     """
     home = _home(pair)
     home.mkdir(parents=True, exist_ok=True)
@@ -202,9 +224,10 @@ def start(
         for job in earlier:
             if not job.over:
                 raise StitchLensError(
-                    f"'{job.record.title}' running for '{pair}'", "one job of a pair at a time",
+                    f"'{job.record.title}' running for '{pair}'",
+                    "one job of a pair at a time",
                     "wait for it or cancel it",
-                )  # fmt: skip
+                )
         for job in earlier[KEEP:]:
             job.forget()
         now = datetime.now(UTC)
@@ -212,7 +235,12 @@ def start(
         folder.mkdir()
         full = (*command, *args)
         record = Record(
-            pair=pair, title=title, command=full, makes=makes, started=now.timestamp(), private=private and str(private)
+            pair=pair,
+            title=title,
+            command=full,
+            makes=makes,
+            started=now.timestamp(),
+            private=private and str(private),
         )
         env = os.environ | {STATUS_ENV: str(folder / "progress.json"), "PYTHONUNBUFFERED": "1"}
         with (
@@ -223,10 +251,15 @@ def start(
             fcntl.flock(alive, fcntl.LOCK_EX)
             _write(folder, record)
             process = subprocess.Popen(
-                ["/bin/sh", "-c", _WRAPPER, str(folder / "rc"), *full], cwd=PROJECT, start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=(alive.fileno(),),
+                ["/bin/sh", "-c", _WRAPPER, str(folder / "rc"), *full],
+                cwd=PROJECT,
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                pass_fds=(alive.fileno(),),
                 env=env | ({PRIVATE_ENV: str(private)} if private else {}),
-            )  # fmt: skip
+            )
         record = record.model_copy(update={"pid": process.pid})
         _write(folder, record)
         threading.Thread(target=process.wait, daemon=True).start()  # so that it leaves no zombie
@@ -234,11 +267,14 @@ def start(
 
 
 def jobs(pair: str) -> list[Job]:
-    """All jobs of a pair that are known, newest first. A folder without a readable `job.json` is passed over."""
+    """All jobs of a pair that are known, newest first. A folder without a readable `job.json` is
+    passed over."""
     found = []
     for folder in sorted(_home(pair).glob("*T*"), reverse=True):
         with suppress(OSError, ValidationError):
-            found.append(Job(folder, Record.model_validate_json((folder / "job.json").read_bytes())))
+            found.append(
+                Job(folder, Record.model_validate_json((folder / "job.json").read_bytes()))
+            )
     return found
 
 
@@ -247,67 +283,116 @@ def latest(pair: str) -> Job | None:
 
 
 def start_fit(
-    pair: str, layer_a: int, layer_b: int, *, method: str, metric: str, alpha: float, positions: int, name: str
+    pair: str,
+    layer_a: int,
+    layer_b: int,
+    *,
+    method: str,
+    metric: str,
+    alpha: float,
+    positions: int,
+    name: str,
 ) -> Job:
     """Fit and evaluate a stitch in the background; it ends as artifact `stitches/<name>`.
 
-    Raises StitchLensError for a name that is taken or unfit for a file, a layer out of range, or a job already running.
+    Raises StitchLensError for a name that is taken or unfit for a file, a layer out of range, or a
+    job already running.
     """
     get_pair(pair).check_layers(layer_a, layer_b)
     check_name(Workspace(pair), "stitches", name)
     args = {
-        "--layer-a": layer_a, "--layer-b": layer_b, "--method": method, "--metric": metric,
-        "--alpha": f"{alpha:g}", "--positions": positions, "--name": name,
-    }  # fmt: skip
+        "--layer-a": layer_a,
+        "--layer-b": layer_b,
+        "--method": method,
+        "--metric": metric,
+        "--alpha": f"{alpha:g}",
+        "--positions": positions,
+        "--name": name,
+    }
     flat = [str(part) for item in args.items() for part in item]
-    return start(pair, ["stitch", "fit", pair, *flat, "--json"], f"Fit {name}", makes=f"stitches/{name}")
+    return start(
+        pair, ["stitch", "fit", pair, *flat, "--json"], f"Fit {name}", makes=f"stitches/{name}"
+    )
 
 
 def start_import(
-    pair: str, file: Path, layer_a: int, layer_b: int, name: str, orientation: str | None = None,
+    pair: str,
+    file: Path,
+    layer_a: int,
+    layer_b: int,
+    name: str,
+    orientation: str | None = None,
     private: Path | None = None,
-) -> Job:  # fmt: skip
-    """Bring a stitch from a file in the background; it ends as artifact `stitches/<name>` with its report card.
+) -> Job:
+    """Bring a stitch from a file in the background; it ends as artifact `stitches/<name>` with its
+    report card.
 
-    Raises StitchLensError for a name that is taken or unfit for a file, a layer out of range, or a job already running.
+    Raises StitchLensError for a name that is taken or unfit for a file, a layer out of range, or a
+    job already running.
     """
     get_pair(pair).check_layers(layer_a, layer_b)
     check_name(Workspace(pair, private=private), "stitches", name)
-    args = ["stitch", "import", pair, str(file), "--layer-a", str(layer_a), "--layer-b", str(layer_b), "--name", name]
+    args = [
+        "stitch",
+        "import",
+        pair,
+        str(file),
+        "--layer-a",
+        str(layer_a),
+        "--layer-b",
+        str(layer_b),
+        "--name",
+        name,
+    ]
     if orientation:
         args += ["--orientation", orientation]
-    return start(pair, [*args, "--json"], f"Import {name}", makes=f"stitches/{name}", private=private)
+    return start(
+        pair, [*args, "--json"], f"Import {name}", makes=f"stitches/{name}", private=private
+    )
 
 
 def start_sae_import(
-    pair: str, ref: str, name: str, layer: int | None = None, private: Path | None = None, scale: float | None = None
-) -> Job:  # fmt: skip
-    """Bring an SAE of A from a zip or RELEASE:ID in the background; it ends as artifact `saes/<name>` with its report
-    card. `scale` is the factor by which its training scaled activations, where it is known.
+    pair: str,
+    ref: str,
+    name: str,
+    layer: int | None = None,
+    private: Path | None = None,
+    scale: float | None = None,
+) -> Job:
+    """Bring an SAE of A from a zip or RELEASE:ID in the background; it ends as artifact
+    `saes/<name>` with its report card. `scale` is the factor by which its training scaled
+    activations, where it is known.
 
-    Raises StitchLensError for a name that is taken or unfit for a file, a layer out of range, or a job already running.
+    Raises StitchLensError for a name that is taken or unfit for a file, a layer out of range, or a
+    job already running.
     """
     if layer is not None:
         get_pair(pair).check_layers(layer, 0)
     check_name(Workspace(pair, private=private), "saes", name)
-    args = ["sae", "import", pair, ref, "--name", name] + ([] if layer is None else ["--layer", str(layer)])
+    args = ["sae", "import", pair, ref, "--name", name] + (
+        [] if layer is None else ["--layer", str(layer)]
+    )
     args += [] if scale is None else ["--scale", str(scale)]
-    return start(pair, [*args, "--json"], f"Import SAE {name}", makes=f"saes/{name}", private=private)
+    return start(
+        pair, [*args, "--json"], f"Import SAE {name}", makes=f"saes/{name}", private=private
+    )
 
 
 def start_features(pair: str, sae: str, stitch: str, private: Path | None = None) -> Job:
-    """Measure every feature of an SAE of the workspace before and after transfer through a stitch, in the
-    background."""
+    """Measure every feature of an SAE of the workspace before and after transfer through a stitch,
+    in the background."""
     args = ["features", "build", pair, "--sae", sae, "--stitch", stitch]
     return start(pair, args, f"Features of {sae}", makes=f"features/{sae}", private=private)
 
 
-def start_sae_training(pair: str, sae: str, stitch: str, name: str, given: Mapping[str, Any]) -> Job:
-    """Train SAEs of B from several starts in the background; they end as the set `sae_training/<name>`. `given` are
-    settings of `TrainingSet`, `widths` as text with commas.
+def start_sae_training(
+    pair: str, sae: str, stitch: str, name: str, given: Mapping[str, Any]
+) -> Job:
+    """Train SAEs of B from several starts in the background; they end as the set
+    `sae_training/<name>`. `given` are settings of `TrainingSet`, `widths` as text with commas.
 
-    Raises StitchLensError for a name that is taken or unfit for a file, settings that cannot be, widths that do not fit
-    into memory, or a job already running.
+    Raises StitchLensError for a name that is taken or unfit for a file, settings that cannot be,
+    widths that do not fit into memory, or a job already running.
     """
     from core.saes.settings import check_fits, parsed_widths, training_set
 
@@ -316,12 +401,20 @@ def start_sae_training(pair: str, sae: str, stitch: str, name: str, given: Mappi
     for run in config.runs(int(Workspace(pair).entry(f"saes/{sae}").makers.get("k", 1))):
         check_fits(get_pair(pair).b.d_model, run)
     args = {
-        "--widths": ",".join(map(str, config.widths)), "--starts": ",".join(config.starts), "--seeds": config.seeds,
-        "--positions": config.positions, "--lr": f"{config.lr:g}", "--auxiliary": f"{config.auxiliary:g}",
-        "--sae": sae, "--stitch": stitch, "--name": name,
-    }  # fmt: skip
+        "--widths": ",".join(map(str, config.widths)),
+        "--starts": ",".join(config.starts),
+        "--seeds": config.seeds,
+        "--positions": config.positions,
+        "--lr": f"{config.lr:g}",
+        "--auxiliary": f"{config.auxiliary:g}",
+        "--sae": sae,
+        "--stitch": stitch,
+        "--name": name,
+    }
     flat = [str(part) for item in args.items() for part in item]
-    return start(pair, ["sae", "train", pair, *flat], f"Train SAEs {name}", makes=f"sae_training/{name}")
+    return start(
+        pair, ["sae", "train", pair, *flat], f"Train SAEs {name}", makes=f"sae_training/{name}"
+    )
 
 
 def start_build(pair: str, positions: int | None = None) -> Job:
@@ -344,8 +437,9 @@ def _write(folder: Path, record: Record) -> None:
 
 
 def _alive(folder: Path) -> bool:
-    """Whether a process of the job lives: the first one and all that it starts share a lock on the file `alive`, which
-    the system lets go with the last of them. Neither a reused pid nor a clock that jumps can deceive it."""
+    """Whether a process of the job lives: the first one and all that it starts share a lock on the
+    file `alive`, which the system lets go with the last of them. Neither a reused pid nor a clock
+    that jumps can deceive it."""
     try:
         with (folder / "alive").open("rb") as f:
             fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,4 +1,5 @@
-"""Progress for people: a bar with rate and time left, and the same as JSON for a background job's page."""
+"""Progress for people: a bar with rate and time left, and the same as JSON for a background job's
+page."""
 
 import json
 import os
@@ -12,13 +13,16 @@ STATUS_ENV = "STITCHLENS_PROGRESS_FILE"
 
 
 class Progress:
-    """A tqdm bar on stderr; where STITCHLENS_PROGRESS_FILE names a file, also written there twice a second.
+    """A tqdm bar on stderr; where STITCHLENS_PROGRESS_FILE names a file, also written there twice a
+    second.
 
     Use as a context manager and call `advance(n)` with work done, in `unit`s.
     """
 
     def __init__(self, desc: str, total: float, unit: str = "tok", initial: float = 0) -> None:
-        self._bar = tqdm(total=total, desc=desc, unit=unit, unit_scale=True, initial=initial, mininterval=0.5)
+        self._bar = tqdm(
+            total=total, desc=desc, unit=unit, unit_scale=True, initial=initial, mininterval=0.5
+        )
         self._file = os.environ.get(STATUS_ENV)
         self._last = 0.0
         self._write()
@@ -39,15 +43,25 @@ class Progress:
         rate = d["rate"] or ((d["n"] - d["initial"]) / d["elapsed"] if d["elapsed"] else None)
         left = (d["total"] - d["n"]) / rate if rate and d["total"] else None
         beside = Path(self._file + ".part")
-        beside.write_text(json.dumps({
-            "step": self._bar.desc, "done": d["n"], "total": d["total"], "unit": self._bar.unit,
-            "rate": rate, "seconds_left": left,
-        }))  # fmt: skip
+        beside.write_text(
+            json.dumps(
+                {
+                    "step": self._bar.desc,
+                    "done": d["n"],
+                    "total": d["total"],
+                    "unit": self._bar.unit,
+                    "rate": rate,
+                    "seconds_left": left,
+                }
+            )
+        )
         beside.replace(self._file)
 
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self._write()
         self._bar.close()

@@ -1,9 +1,11 @@
-"""Train a stitch with nothing but PyTorch, and save it the ordinary way: what "Bring your own stitch" takes.
+"""Train a stitch with nothing but PyTorch, and save it the ordinary way: what "Bring your own
+stitch" takes.
 
     python examples/train_stitch.py ACTIVATIONS.pt STITCH.pt
 
-ACTIVATIONS.pt holds `h_a` [n, d_A] and `h_b` [n, d_B]: the residual streams of two models before the two layers, at
-positions that have read the same text, as `torch.save({"h_a": h_a, "h_b": h_b}, path)` writes them.
+ACTIVATIONS.pt holds `h_a` [n, d_A] and `h_b` [n, d_B]: the residual streams of two models before
+the two layers, at positions that have read the same text, as `torch.save({"h_a": h_a, "h_b": h_b},
+path)` writes them.
 """
 
 import sys
@@ -24,8 +26,12 @@ def main(source: str, target: str, steps: int = 600, alpha: float = 1.0) -> None
         at = torch.randint(len(h_a), (512,))
         a, b = h_a[at], h_b[at]
         there, back = up(a), down(b)
-        loss = (there - b).pow(2).sum(1).mean() / scale_b + (back - a).pow(2).sum(1).mean() / scale_a
-        loss = loss + alpha * (down(there) - a).pow(2).sum(1).mean() / scale_a  # Eq. 3, both sides of unit variance
+        loss = (there - b).pow(2).sum(1).mean() / scale_b + (back - a).pow(2).sum(
+            1
+        ).mean() / scale_a
+        loss = (
+            loss + alpha * (down(there) - a).pow(2).sum(1).mean() / scale_a
+        )  # Eq. 3, both sides of unit variance
         loss = loss + alpha * (up(back) - b).pow(2).sum(1).mean() / scale_b
         optimiser.zero_grad()
         loss.backward()

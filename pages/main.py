@@ -12,16 +12,33 @@ from pages.shared import frame, panels
 HERE = Path(__file__).parent
 MARK = HERE / "shared" / "mark.svg"
 
-st.set_page_config(page_icon=str(MARK), layout="wide")  # before st.navigation: no icon is asked of the network
+st.set_page_config(
+    page_icon=str(MARK), layout="wide"
+)  # before st.navigation: no icon is asked of the network
 st.logo(str(MARK), size="large")
 pages = [
-    st.Page("overview/page.py", url_path="overview", title="Overview", icon=":material/dashboard:", default=True),
+    st.Page(
+        "overview/page.py",
+        url_path="overview",
+        title="Overview",
+        icon=":material/dashboard:",
+        default=True,
+    ),
     st.Page("stitches/page.py", url_path="stitches", title="Stitches", icon=":material/hub:"),
-    st.Page("features/page.py", url_path="features", title="Features", icon=":material/scatter_plot:"),
-    st.Page("functional/page.py", url_path="functional", title="Functional features", icon=":material/troubleshoot:"),
+    st.Page(
+        "features/page.py", url_path="features", title="Features", icon=":material/scatter_plot:"
+    ),
+    st.Page(
+        "functional/page.py",
+        url_path="functional",
+        title="Functional features",
+        icon=":material/troubleshoot:",
+    ),
     st.Page("steering/page.py", url_path="steering", title="Steering", icon=":material/explore:"),
     st.Page("probes/page.py", url_path="probes", title="Probes", icon=":material/labs:"),
-    st.Page("saes/page.py", url_path="training", title="SAE training", icon=":material/model_training:"),
+    st.Page(
+        "saes/page.py", url_path="training", title="SAE training", icon=":material/model_training:"
+    ),
     st.Page("models/page.py", url_path="pair", title="New pair", icon=":material/add_link:"),
 ]
 page = st.navigation(pages)
@@ -31,9 +48,12 @@ with st.sidebar:
     built = pairs.pairs_with_workspace()
     which = "those that are built" if built else "none is built yet, so those that are known"
     chosen = st.selectbox(
-        "Workspace", built or list(known_pairs()), key="pair", bind="query-params",
+        "Workspace",
+        built or list(known_pairs()),
+        key="pair",
+        bind="query-params",
         help=f"A pair of models and all that was computed for it; listed: {which}.",
-    )  # fmt: skip
+    )
     panels.yours(frame.workspace())
     st.caption(f"StitchLens {__version__}")
     frame.touch()

@@ -1,4 +1,5 @@
-"""What tests share: small real models with real tokenizers, a corpus, a cache of their own, and a browser."""
+"""What tests share: small real models with real tokenizers, a corpus, a cache of their own, and a
+browser."""
 
 import os
 import shutil
@@ -37,7 +38,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if find_chromium():
         return
-    reason = "no Chromium found (looked for " + ", ".join(CHROMIUM_NAMES) + "; STITCHLENS_CHROMIUM can name one)"
+    reason = (
+        "no Chromium found (looked for "
+        + ", ".join(CHROMIUM_NAMES)
+        + "; STITCHLENS_CHROMIUM can name one)"
+    )
     for item in items:
         if item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.skip(reason=reason))
@@ -86,8 +91,8 @@ def cache_of_the_marker(request: pytest.FixtureRequest, own_cache: Path) -> Iter
 
 @pytest.fixture(scope="session")
 def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> TinySpec:
-    """The spec of a small model: the shipped, trained `nano-a` and `nano-b`, or `llama` and `gemma`, which are random
-    and share a metaspace tokenizer."""
+    """The spec of a small model: the shipped, trained `nano-a` and `nano-b`, or `llama` and
+    `gemma`, which are random and share a metaspace tokenizer."""
     home = tmp_path_factory.mktemp("models")
     tokenizer = cache(metaspace)
 
@@ -100,14 +105,17 @@ def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> TinySpec:
         untrained(kind, len(tokenizer())).eval().save_pretrained(home / kind)
         tokenizer().save_pretrained(home / kind)
         source = Source(kind="folder", ref=str(home / kind))
-        return ModelSpec(key=kind, title=f"tiny {kind}", n_layers=layers, d_model=width, sources=(source,))
+        return ModelSpec(
+            key=kind, title=f"tiny {kind}", n_layers=layers, d_model=width, sources=(source,)
+        )
 
     return make
 
 
 @pytest.fixture(scope="session")
 def tiny(tiny_spec: TinySpec, own_cache: Path) -> Tiny:
-    """A small model opened by `core.models.loading.load` in float32 on the CPU, one a kind for the whole run."""
+    """A small model opened by `core.models.loading.load` in float32 on the CPU, one a kind for the
+    whole run."""
     return cache(lambda kind: load(tiny_spec(kind), FLOAT32))
 
 
@@ -119,9 +127,14 @@ def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> PairSpec:
     for name in sorted(topics)[:24]:
         (folder / f"{name}.txt").write_text(topics[name], "utf-8")
     return PairSpec(
-        key="tiny", title="the nano models", a=NANO_A, b=NANO_B, family="within-family",
-        layer_pairs=(LayerPair(a=1, b=2, why="a test"),), corpus=str(folder),
-    )  # fmt: skip
+        key="tiny",
+        title="the nano models",
+        a=NANO_A,
+        b=NANO_B,
+        family="within-family",
+        layer_pairs=(LayerPair(a=1, b=2, why="a test"),),
+        corpus=str(folder),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
-"""The corpus of bad files, read in this process; the program that fuzzes sees each way in which a reader may fail."""
+"""The corpus of bad files, read in this process; the program that fuzzes sees each way in which a
+reader may fail."""
 
 import itertools
 import os
@@ -31,7 +32,10 @@ def test_every_bad_file_is_refused_with_a_sentence_that_names_its_fault(tmp_path
 def test_good_files_are_accepted_and_damaged_ones_read_or_refused(tmp_path: Path) -> None:
     sound = good(tmp_path)
     for case in sound:
-        assert fuzz.attempt(READERS[case.reader][0], case.put(tmp_path)) == ("accepted", ""), case.name
+        assert fuzz.attempt(READERS[case.reader][0], case.put(tmp_path)) == (
+            "accepted",
+            "",
+        ), case.name
     outcomes = set[str]()
     for number, case in itertools.islice(fuzz.mutations(sound, seed=7), 300):
         outcome, said = fuzz.attempt(READERS[case.reader][0], case.put(tmp_path))
@@ -42,7 +46,9 @@ def test_good_files_are_accepted_and_damaged_ones_read_or_refused(tmp_path: Path
 
 def test_a_seed_makes_the_same_files(tmp_path: Path) -> None:
     sound = good(tmp_path)
-    first, again, other = ([c.raw for _, c in itertools.islice(fuzz.mutations(sound, s), 50)] for s in (3, 3, 4))
+    first, again, other = (
+        [c.raw for _, c in itertools.islice(fuzz.mutations(sound, s), 50)] for s in (3, 3, 4)
+    )
     assert first == again != other
 
 
@@ -82,15 +88,21 @@ def refuses(path: Path) -> bool:
 
 
 CONTROLS = {
-    "hangs": (hangs, "no answer"), "dies": (dies, "died"), "raises": (raises, "ValueError: not ours"),
-    "grows": (grows, "memory grew"), "mumbles": (mumbles, "does not name the fault"),
-    "accepts": (accepts, "was accepted"), "refuses": (refuses, None), "runs": (runs, "canary"),
-}  # fmt: skip
+    "hangs": (hangs, "no answer"),
+    "dies": (dies, "died"),
+    "raises": (raises, "ValueError: not ours"),
+    "grows": (grows, "memory grew"),
+    "mumbles": (mumbles, "does not name the fault"),
+    "accepts": (accepts, "was accepted"),
+    "refuses": (refuses, None),
+    "runs": (runs, "canary"),
+}
 
 
 def planted(tmp: Path, canary: Path) -> list[Case]:
     return [
-        Case(name, f"{name}.x", str(canary).encode(), "bytes" if name == "grows" else "the fault") for name in CONTROLS
+        Case(name, f"{name}.x", str(canary).encode(), "bytes" if name == "grows" else "the fault")
+        for name in CONTROLS
     ]
 
 

@@ -1,4 +1,5 @@
-"""The house rules: data flows one way through core, nothing happens at import, core knows no page."""
+"""The house rules: data flows one way through core, nothing happens at import, core knows no
+page."""
 
 import json
 import os
@@ -23,7 +24,9 @@ def test_every_box_has_its_place() -> None:
     assert {module.split(".")[1] for module in MODULES} == set(BOXES), "the map lists every box"
 
 
-@pytest.mark.parametrize(("what", "value", "most"), house.figures(), ids=[what for what, *_ in house.figures()])
+@pytest.mark.parametrize(
+    ("what", "value", "most"), house.figures(), ids=[what for what, *_ in house.figures()]
+)
 def test_the_house_keeps_its_targets(what: str, value: float, most: float) -> None:
     assert value <= most, f"{what}: `python -m tests.helpers.house` prints them all"
 

@@ -1,4 +1,5 @@
-"""Jobs are real processes: they end, fail, are cancelled and killed, and a new app finds them as they are."""
+"""Jobs are real processes: they end, fail, are cancelled and killed, and a new app finds them as
+they are."""
 
 import os
 import signal
@@ -47,7 +48,10 @@ def until(path: Path, seconds: float = 30) -> None:
 
 def test_a_job_is_done_with_its_output_and_progress(tmp_path: Path) -> None:
     job = until_over(
-        python("from core.progress import Progress\nwith Progress('counting', 4) as p: p.advance(4)\nprint('ready')")
+        python(
+            "from core.progress import Progress\nwith Progress('counting', 4) as p:"
+            " p.advance(4)\nprint('ready')"
+        )
     )
     assert (job.state, job.rc, job.message) == ("done", 0, "")
     assert (job.folder / "stdout").read_text() == "ready\n"
@@ -68,7 +72,10 @@ def test_what_is_no_command_of_ours_fails_with_its_last_sentence() -> None:
 
 
 def test_silence_is_named() -> None:
-    assert until_over(python("raise SystemExit(3)")).message == "It ended with exit code 3 and no message."
+    assert (
+        until_over(python("raise SystemExit(3)")).message
+        == "It ended with exit code 3 and no message."
+    )
 
 
 def test_a_missing_program_fails_and_says_so() -> None:
@@ -79,7 +86,9 @@ def test_a_missing_program_fails_and_says_so() -> None:
 def test_one_job_of_a_pair_at_a_time() -> None:
     first = python("import time; time.sleep(60)", "the first")
     try:
-        with pytest.raises(StitchLensError, match=r"'the first' running.*one job of a pair at a time"):
+        with pytest.raises(
+            StitchLensError, match=r"'the first' running.*one job of a pair at a time"
+        ):
             python("pass")
         with pytest.raises(StitchLensError, match="cancel it first"):
             first.forget()
@@ -142,7 +151,9 @@ def test_a_process_that_got_the_same_pid_is_not_the_job() -> None:
         other = jobs.start("gpt2-small-medium", ["pass"], "over at once", command=PYTHON)
         until_over(other)
         (other.folder / "rc").unlink()
-        (other.folder / "job.json").write_text(job.record.model_copy(update={"pair": PAIR}).model_dump_json())
+        (other.folder / "job.json").write_text(
+            job.record.model_copy(update={"pair": PAIR}).model_dump_json()
+        )
         assert jobs.jobs("gpt2-small-medium")[0].record.pid == job.record.pid
         assert jobs.jobs("gpt2-small-medium")[0].state == "lost" and job.state == "running"
     finally:
@@ -184,14 +195,19 @@ def test_a_paused_job_can_be_cancelled_and_started_again() -> None:
     assert job.pause() == "paused"
     assert job.cancel() == "cancelled" and job.over and not job.alive
     other = job.again()
-    assert other.id != job.id and other.record.command == job.record.command and other.state == "running"
+    assert (
+        other.id != job.id
+        and other.record.command == job.record.command
+        and other.state == "running"
+    )
     with pytest.raises(StitchLensError, match="one job of a pair at a time"):
         job.again()
     other.cancel()
 
 
 def test_a_job_outlives_the_app_that_started_it(tmp_path: Path) -> None:
-    """Another process starts two jobs and dies by SIGKILL; here both are found, one finishing, one cancelled."""
+    """Another process starts two jobs and dies by SIGKILL; here both are found, one finishing, one
+    cancelled."""
     gate = tmp_path / "gate"
     wait = f"import pathlib, time\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.02)"
     app = (
@@ -209,7 +225,9 @@ def test_a_job_outlives_the_app_that_started_it(tmp_path: Path) -> None:
     assert until_over(finishing).state == "done" and finishing.rc == 0
 
 
-def test_broken_folders_are_passed_over_and_old_jobs_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_folders_are_passed_over_and_old_jobs_removed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(jobs, "KEEP", 2)
     done = [until_over(python("pass", f"number {i}")) for i in range(4)]
     (done[3].folder / "job.json").write_text("{")
@@ -217,7 +235,13 @@ def test_broken_folders_are_passed_over_and_old_jobs_removed(monkeypatch: pytest
 
 
 def test_fit_is_refused_before_it_starts(tmp_path: Path) -> None:
-    ask: dict[str, Any] = {"method": "exact", "metric": "std", "alpha": 1.0, "positions": 4000, "name": "mine"}
+    ask: dict[str, Any] = {
+        "method": "exact",
+        "metric": "std",
+        "alpha": 1.0,
+        "positions": 4000,
+        "name": "mine",
+    }
     with pytest.raises(StitchLensError, match=r"layer 30 .*0 to 29"):
         jobs.start_fit(PAIR, 30, 9, **ask)
     with pytest.raises(StitchLensError, match="no pair named"):

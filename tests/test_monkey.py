@@ -1,4 +1,5 @@
-"""The monkey sees what it must: one fault planted on each page of an app, found, and found again from its seed."""
+"""The monkey sees what it must: one fault planted on each page of an app, found, and found again
+from its seed."""
 
 import asyncio
 import re
@@ -12,7 +13,16 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser
 
-from tests.helpers.monkey.__main__ import PAGES, WORKSPACES, Result, again, bring, chromium, stored, table
+from tests.helpers.monkey.__main__ import (
+    PAGES,
+    WORKSPACES,
+    Result,
+    again,
+    bring,
+    chromium,
+    stored,
+    table,
+)
 from tests.helpers.monkey.looking import Survey, Target, differences
 from tests.helpers.monkey.walking import Case, Fault, Walk, choose, offered, walk
 from tests.helpers.serving import running
@@ -107,10 +117,14 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Walk, Wal
         with running(root / "workspaces", root / "cache", root / "app.py") as server:
             try:
                 async with chromium() as browser:
-                    some = await asyncio.gather(*(both(browser, server.url, server.log, page) for page in quiet))
+                    some = await asyncio.gather(
+                        *(both(browser, server.url, server.log, page) for page in quiet)
+                    )
                     other = await both(browser, server.url, server.log, "raises")
             finally:
-                (root / "enough").touch()  # a script that runs for ever would not let the server end
+                (
+                    root / "enough"
+                ).touch()  # a script that runs for ever would not let the server end
         return dict(zip(quiet, some, strict=True)) | {"raises": other}
 
     return done(every)
@@ -118,7 +132,9 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Walk, Wal
 
 @pytest.mark.browser
 @pytest.mark.parametrize("page", PLANTED)
-def test_a_planted_fault_is_found_and_found_again(walks: dict[str, tuple[Walk, Walk]], page: str) -> None:
+def test_a_planted_fault_is_found_and_found_again(
+    walks: dict[str, tuple[Walk, Walk]], page: str
+) -> None:
     kind, says = PLANTED[page]
     for found in walks[page]:
         assert found.faults, "not found"
@@ -135,8 +151,13 @@ def test_a_clean_page_has_no_fault(walks: dict[str, tuple[Walk, Walk]]) -> None:
     assert 0 < first.longest < 30
 
 
-TARGETS = (*(Target("choice", f"View: {k}", 1, k) for k in range(30)), Target("submit", "Fit", 1, 30))
-NOTHING = Survey(TARGETS, {}, {}, "http://127.0.0.1:1/features?pair=nano", (), (), (), False, False, 8)
+TARGETS = (
+    *(Target("choice", f"View: {k}", 1, k) for k in range(30)),
+    Target("submit", "Fit", 1, 30),
+)
+NOTHING = Survey(
+    TARGETS, {}, {}, "http://127.0.0.1:1/features?pair=nano", (), (), (), False, False, 8
+)
 
 
 def test_a_seed_chooses_the_same_and_what_else_is_offered_hardly_matters() -> None:
@@ -159,18 +180,29 @@ def test_long_work_is_pressed_late_and_once() -> None:
 
 
 def test_what_a_page_forgets() -> None:
-    before = replace(NOTHING, widgets={"Colour by": "Class"}, headings={"h1#": "Features", "h2#feature": "Feature 3"})
+    before = replace(
+        NOTHING,
+        widgets={"Colour by": "Class"},
+        headings={"h1#": "Features", "h2#feature": "Feature 3"},
+    )
     assert differences(before, before, worked=False) == []
-    other = replace(before, widgets={"Colour by": "Density"}, headings={"h1#": "Features", "h2#feature": "Feature 0"})
+    other = replace(
+        before,
+        widgets={"Colour by": "Density"},
+        headings={"h1#": "Features", "h2#feature": "Feature 0"},
+    )
     assert differences(before, other, worked=True) == [
-        "h2#feature: was 'Feature 3', is 'Feature 0'", "Colour by: was 'Class', is 'Density'",
-    ]  # fmt: skip
+        "h2#feature: was 'Feature 3', is 'Feature 0'",
+        "Colour by: was 'Class', is 'Density'",
+    ]
     less = replace(before, headings={"h1#": "Features"})
     assert differences(before, less, worked=False) == ["h2#feature: is gone"]
     assert differences(before, less, worked=True) == [], "the result of a button"
     moved = replace(before, url="http://127.0.0.1:1/features?pair=other")
     assert differences(before, moved, worked=True) == ["address: pair was 'nano', is 'other'"]
-    assert differences(before, replace(before, url="http://127.0.0.1:1/"), worked=True) == ["shows /, not /features"]
+    assert differences(before, replace(before, url="http://127.0.0.1:1/"), worked=True) == [
+        "shows /, not /features"
+    ]
 
 
 def test_the_table_counts_and_a_result_is_taken_up_again(tmp_path: Path) -> None:
@@ -178,7 +210,10 @@ def test_the_table_counts_and_a_result_is_taken_up_again(tmp_path: Path) -> None
     result = Result("features/nano/phone", 0, 60.0)
     assert result.add(Walk(steps=42, longest=3.0, faults=[fault])) == [fault]
     assert result.add(Walk(steps=60, longest=5.0, faults=[replace(fault, seed=18)])) == []
-    assert again(result.case, fault) == "make monkey PAGE=features WORKSPACE=nano SIZE=phone SEED=17 STEPS=42 FROM=40"
+    assert (
+        again(result.case, fault)
+        == "make monkey PAGE=features WORKSPACE=nano SIZE=phone SEED=17 STEPS=42 FROM=40"
+    )
     shown = table([result], 90)
     assert re.search(r"^features +nano +phone +2 +102 +1 +5\.0 s$", shown, re.M)
     assert re.search(r"^target +0 +≤ 90 s$", shown, re.M)

@@ -1,4 +1,5 @@
-"""The scaffolding keeps its word: pins complete and portable, colours readable and apart for every kind of vision."""
+"""The scaffolding keeps its word: pins complete and portable, colours readable and apart for every
+kind of vision."""
 
 import itertools
 import re
@@ -21,13 +22,25 @@ MEANINGS = ("model A", "model B", "semantic", "structural", "control", "free")
 VISION = {
     "full": np.eye(3),
     "protan": np.array(
-        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
     ),
     "deutan": np.array(
-        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
     ),
     "tritan": np.array(
-        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ]
     ),
 }
 
@@ -75,8 +88,11 @@ def oklab(rgb: np.ndarray) -> np.ndarray:
 
 
 def distance(one: str, other: str, vision: str) -> float:
-    """Euclidean OKLab distance between two colours as seen with `vision`; about 2 is just noticeable."""
-    return float(np.linalg.norm(oklab(VISION[vision] @ linear(one)) - oklab(VISION[vision] @ linear(other))))
+    """Euclidean OKLab distance between two colours as seen with `vision`; about 2 is just
+    noticeable."""
+    return float(
+        np.linalg.norm(oklab(VISION[vision] @ linear(one)) - oklab(VISION[vision] @ linear(other)))
+    )
 
 
 def test_contrast_and_distance_agree_with_known_values() -> None:
@@ -96,7 +112,10 @@ def test_text_meets_wcag_aa(mode: str) -> None:
         for background in backgrounds:
             assert contrast(theme[key], background) >= 4.5, (mode, key, background)
     for hue in HUES:
-        assert contrast(theme[f"{hue}TextColor"], theme[f"{hue}BackgroundColor"]) >= 4.5, (mode, hue)
+        assert contrast(theme[f"{hue}TextColor"], theme[f"{hue}BackgroundColor"]) >= 4.5, (
+            mode,
+            hue,
+        )
     assert contrast(theme["codeTextColor"], theme["codeBackgroundColor"]) >= 4.5
     if mode == "light":  # the dark theme has no primary buttons: `frame.action`
         assert contrast("#ffffff", theme["primaryColor"]) >= 4.5, "streamlit writes white on it"
@@ -105,7 +124,9 @@ def test_text_meets_wcag_aa(mode: str) -> None:
 def blend(colour: str, background: str, share: float) -> str:
     """`colour` laid over `background` with an opacity of `share`."""
     channels = ((int(colour[i : i + 2], 16), int(background[i : i + 2], 16)) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(share * over + (1 - share) * under):02x}" for over, under in channels)
+    return "#" + "".join(
+        f"{round(share * over + (1 - share) * under):02x}" for over, under in channels
+    )
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
@@ -114,8 +135,12 @@ def test_what_is_chosen_is_stronger_than_what_is_not_and_faint_text_is_read(mode
     paper = theme["backgroundColor"]
     chosen = blend(theme["primaryColor"], paper, 0.1)  # streamlit's pills and segments
     assert contrast(theme["primaryColor"], chosen) >= 4.5
-    assert contrast(theme["primaryColor"], chosen) > 0.9 * contrast(theme["textColor"], paper), "the text, on its fill"
-    assert contrast(theme["primaryColor"], paper) > 3 * contrast(theme["borderColor"], paper), "the border"
+    assert contrast(theme["primaryColor"], chosen) > 0.9 * contrast(theme["textColor"], paper), (
+        "the text, on its fill"
+    )
+    assert contrast(theme["primaryColor"], paper) > 3 * contrast(theme["borderColor"], paper), (
+        "the border"
+    )
     for background in (paper, theme["secondaryBackgroundColor"]):
         caption = blend(theme["textColor"], background, 0.6)
         assert contrast(caption, background) >= 4.5, "captions have 60 % of the text's ink"
@@ -132,7 +157,9 @@ def test_marks_stand_out_and_stay_apart(mode: str) -> None:
         for one, other in itertools.combinations(marks, 2):
             assert distance(marks[one], marks[other], vision) >= 10, (mode, vision, one, other)
     named = [theme[f"{hue}Color"] for hue in ("blue", "violet", "orange", "green", "gray", "red")]
-    assert named == theme["chartCategoricalColors"], "markdown colours and figures must mean the same"
+    assert named == theme["chartCategoricalColors"], (
+        "markdown colours and figures must mean the same"
+    )
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
@@ -152,7 +179,9 @@ def test_every_requirement_is_pinned_once() -> None:
     names = [canonicalize_name(pin.name) for pin in constraints]
     assert len(names) == len(set(names))
     for pin in constraints:
-        assert re.fullmatch(r"==[^*+]+", str(pin.specifier)), f"{pin}: one exact version, no build suffix"
+        assert re.fullmatch(r"==[^*+]+", str(pin.specifier)), (
+            f"{pin}: one exact version, no build suffix"
+        )
         assert pin.url is None
     for wanted in parse("requirements.txt") + parse("requirements-dev.txt"):
         assert canonicalize_name(wanted.name) in names, wanted
@@ -160,7 +189,8 @@ def test_every_requirement_is_pinned_once() -> None:
 
 def test_what_the_pins_need_is_pinned_and_fits() -> None:
     pins = {
-        canonicalize_name(pin.name): Version(str(pin.specifier).removeprefix("==")) for pin in parse("constraints.txt")
+        canonicalize_name(pin.name): Version(str(pin.specifier).removeprefix("=="))
+        for pin in parse("constraints.txt")
     }
     for name in pins:
         try:
@@ -175,10 +205,17 @@ def test_what_the_pins_need_is_pinned_and_fits() -> None:
             ):  # torch's CUDA build pins its own
                 continue
             assert canonicalize_name(need.name) in pins, f"{name} needs {need}"
-            assert need.specifier.contains(pins[canonicalize_name(need.name)], prereleases=True), f"{name} needs {need}"
+            assert need.specifier.contains(pins[canonicalize_name(need.name)], prereleases=True), (
+                f"{name} needs {need}"
+            )
 
 
 def test_no_file_names_a_local_path_or_an_index() -> None:
-    for name in ("constraints.txt", "requirements.txt", "requirements-dev.txt", "requirements-models.txt"):
+    for name in (
+        "constraints.txt",
+        "requirements.txt",
+        "requirements-dev.txt",
+        "requirements-models.txt",
+    ):
         text = (ROOT / name).read_text()
         assert not re.search(r"file:|--index-url|--extra-index-url|--find-links|@ ", text), name

@@ -1,4 +1,5 @@
-"""The committed feature tables: targets met, controls beaten, pointers that lead to what they say."""
+"""The committed feature tables: targets met, controls beaten, pointers that lead to what they
+say."""
 
 import json
 
@@ -24,7 +25,7 @@ def ws(request: pytest.FixtureRequest) -> Workspace:
 
 
 def test_the_sae_and_its_transfer_meet_their_targets(ws: Workspace) -> None:
-    (sae, *_) = feature_tables.saes(ws)
+    sae, *_ = feature_tables.saes(ws)
     measured = {row["name"]: row for row in sae_tables.sae_quality(ws, sae).to_dict("records")}
     assert measured["original"]["explained_variance"] >= 0.8
     assert measured["original"]["dead"] < 0.1
@@ -78,7 +79,9 @@ def test_the_command_line_measures_the_sae_again() -> None:
     ws = Workspace("nano", WORKSPACES)
     sae = feature_tables.saes(ws)[0]
     stitch = ws.entry(f"features/{sae}").makers["stitch_name"]
-    done = CliRunner().invoke(app, ["sae", "eval", "nano", "--sae", sae, "--stitch", stitch, "--json"])
+    done = CliRunner().invoke(
+        app, ["sae", "eval", "nano", "--sae", sae, "--stitch", stitch, "--json"]
+    )
     assert done.exit_code == 0, done.output
     again = {row["name"]: row for row in json.loads(done.stdout)["variants"]}
     for row in sae_tables.sae_quality(ws, sae).to_dict("records"):

@@ -25,7 +25,9 @@ def two(tmp_path: Path) -> tuple[Workspace, Workspace]:
     return Workspace("nano", tmp_path / "one"), Workspace("nano", tmp_path / "other")
 
 
-def test_equal_workspaces_do_not_differ_and_times_do_not_count(two: tuple[Workspace, Workspace]) -> None:
+def test_equal_workspaces_do_not_differ_and_times_do_not_count(
+    two: tuple[Workspace, Workspace],
+) -> None:
     one, other = two
     table, entry = other.table("alpha_sweep"), other.entry("alpha_sweep")
     other.put_table("alpha_sweep", table.assign(seconds=table.seconds + 1), entry.makers)
@@ -39,19 +41,33 @@ def test_the_least_difference_is_found(two: tuple[Workspace, Workspace]) -> None
     tensors = load_file(one.path("stitches/L2-L3"))
     key = next(iter(tensors))
     tensors[key].flat[0] = np.nextafter(tensors[key].flat[0], np.inf, dtype=tensors[key].dtype)
-    kept = {k: v if isinstance(v, str) else "" for k, v in header(one.path("stitches/L2-L3")).items()}
-    other.put("stitches/L2-L3", lambda p: save_file(tensors, p, kept), "stitch", ".safetensors",
-              makers["stitches/L2-L3"])  # fmt: skip
+    kept = {
+        k: v if isinstance(v, str) else "" for k, v in header(one.path("stitches/L2-L3")).items()
+    }
+    other.put(
+        "stitches/L2-L3",
+        lambda p: save_file(tensors, p, kept),
+        "stitch",
+        ".safetensors",
+        makers["stitches/L2-L3"],
+    )
     table = other.table("svcca")
-    other.put_table("svcca", table.assign(svcca=table.svcca.where(table.index > 0, 0.0)), makers["svcca"])
+    other.put_table(
+        "svcca", table.assign(svcca=table.svcca.where(table.index > 0, 0.0)), makers["svcca"]
+    )
     record = other.record("quality/L2-L3")
-    other.put_record("quality/L2-L3", record | {"n_fit": record["n_fit"] + 1}, makers["quality/L2-L3"])
+    other.put_record(
+        "quality/L2-L3", record | {"n_fit": record["n_fit"] + 1}, makers["quality/L2-L3"]
+    )
     other.put_table("study", other.table("study"), makers["study"] | {"tokens": 1})
     other.remove("alpha_sweep")
     assert differences(one, other) == [
-        "only one has alpha_sweep", "quality/L2-L3 differs", "stitches/L2-L3 differs", "study: other makers",
+        "only one has alpha_sweep",
+        "quality/L2-L3 differs",
+        "stitches/L2-L3 differs",
+        "study: other makers",
         "svcca differs",
-    ]  # fmt: skip
+    ]
 
 
 def test_a_torn_file_is_a_fault_of_a_kill(tmp_path: Path) -> None:
@@ -64,7 +80,9 @@ def test_a_torn_file_is_a_fault_of_a_kill(tmp_path: Path) -> None:
 
 
 def test_growth_counts_from_the_first_minute() -> None:
-    flat = [(t / 2, 100 if t < 100 else 200) for t in range(600)]  # doubles before the first minute is over
+    flat = [
+        (t / 2, 100 if t < 100 else 200) for t in range(600)
+    ]  # doubles before the first minute is over
     assert growth(flat, 300) == 0
     assert growth([(t / 2, 1000 + t) for t in range(600)], 300) > 20
 

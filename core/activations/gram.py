@@ -1,4 +1,5 @@
-"""Counts, means and second moments of paired activations, in float64; they add up across shards and machines."""
+"""Counts, means and second moments of paired activations, in float64; they add up across shards and
+machines."""
 
 import json
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from core.workspace.disk import beside
 
 @dataclass(frozen=True)
 class Moments:
-    """What a fit needs to know of the data, float64: n positions, means [d], covariances [d, d] (divided by n)."""
+    """What a fit needs to know of the data, float64: n positions, means [d], covariances [d, d]
+    (divided by n)."""
 
     n: int
     mean_a: Float[Tensor, " d_a"]
@@ -38,10 +40,11 @@ class Moments:
 
 
 class Gram:
-    """Accumulates the Gram matrix of `[h_A, h_B, 1]`, and the cross block of the same rows with shuffled pairing.
+    """Accumulates the Gram matrix of `[h_A, h_B, 1]`, and the cross block of the same rows with
+    shuffled pairing.
 
-    S [d_A + d_B + 1, d_A + d_B + 1] and X [d_A, d_B], float64, in squared residual units. S is symmetric: what lies
-    below its diagonal blocks is not computed, nor read.
+    S [d_A + d_B + 1, d_A + d_B + 1] and X [d_A, d_B], float64, in squared residual units. S is
+    symmetric: what lies below its diagonal blocks is not computed, nor read.
     """
 
     def __init__(self, d_a: int, d_b: int) -> None:
@@ -55,7 +58,11 @@ class Gram:
         return round(float(self.S[-1, -1]))
 
     def update(
-        self, h_a: Float[Tensor, "n d_a"], h_b: Float[Tensor, "n d_b"], seed: int = 0, control: bool = True
+        self,
+        h_a: Float[Tensor, "n d_a"],
+        h_b: Float[Tensor, "n d_b"],
+        seed: int = 0,
+        control: bool = True,
     ) -> None:
         """Add paired rows. `seed` draws the permutation behind the shuffled `control`."""
         if not len(h_a):
@@ -72,34 +79,49 @@ class Gram:
     def merge(self, other: "Gram") -> "Gram":
         """The Gram of both sets of rows. Raises ValueError where the widths differ."""
         if (self.d_a, self.d_b) != (other.d_a, other.d_b):
-            raise ValueError(f"widths {(self.d_a, self.d_b)} and {(other.d_a, other.d_b)} do not add up")
+            raise ValueError(
+                f"widths {(self.d_a, self.d_b)} and {(other.d_a, other.d_b)} do not add up"
+            )
         both = Gram(self.d_a, self.d_b)
         both.S, both.X = self.S + other.S, self.X + other.X
         return both
 
     def moments(self, shuffled: bool = False) -> Moments:
-        """Freeze. With `shuffled`, the cross moments are those of the shuffled pairing: the control's data.
+        """Freeze. With `shuffled`, the cross moments are those of the shuffled pairing: the
+        control's data.
 
         Raises StitchLensError where nothing was accumulated.
         """
         if self.n == 0:
-            raise StitchLensError("no paired positions", "at least one", "use a corpus with text that both models read")
+            raise StitchLensError(
+                "no paired positions",
+                "at least one",
+                "use a corpus with text that both models read",
+            )
         n, k = self.n, self.d_a
         mean = self.S[:-1, -1] / n
         a, b = mean[:k], mean[k:]
         ab = self.X if shuffled else self.S[:k, k:-1]
         return Moments(
-            n, a, b, self.S[:k, :k] / n - torch.outer(a, a), ab / n - torch.outer(a, b),
+            n,
+            a,
+            b,
+            self.S[:k, :k] / n - torch.outer(a, a),
+            ab / n - torch.outer(a, b),
             self.S[k:-1, k:-1] / n - torch.outer(b, b),
-        )  # fmt: skip
+        )
 
 
 def save_grams(path: Path, grams: dict[str, Gram], record: dict[str, Any]) -> None:
     """Several Grams and a record in one safetensors file, written atomically."""
-    tensors = {f"{name}.{part}": getattr(g, part) for name, g in grams.items() for part in ("S", "X")}
+    tensors = {
+        f"{name}.{part}": getattr(g, part) for name, g in grams.items() for part in ("S", "X")
+    }
     sizes = {name: [g.d_a, g.d_b] for name, g in grams.items()}
     with beside(path) as part:
-        save_file(tensors, part, metadata={"record": json.dumps(record), "sizes": json.dumps(sizes)})
+        save_file(
+            tensors, part, metadata={"record": json.dumps(record), "sizes": json.dumps(sizes)}
+        )
 
 
 def load_grams(path: Path) -> tuple[dict[str, Gram], dict[str, Any]]:
@@ -114,5 +136,7 @@ def load_grams(path: Path) -> tuple[dict[str, Gram], dict[str, Any]]:
             return grams, json.loads(meta["record"])
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as e:
         raise StitchLensError(
-            f"unreadable moments in {path.name} ({e})", "a file that harvest wrote", f"delete {path} and run it again"
+            f"unreadable moments in {path.name} ({e})",
+            "a file that harvest wrote",
+            f"delete {path} and run it again",
         ) from e

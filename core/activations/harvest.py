@@ -1,7 +1,9 @@
-"""Paired activations of two models over the same text: streamed, resumable, in memory that does not grow.
+"""Paired activations of two models over the same text: streamed, resumable, in memory that does not
+grow.
 
-Documents are read in windows. Within one, each model gets batches of about equal token counts (scripts differ
-threefold in tokens per character), stops at the last layer asked for, and keeps only positions that pair up.
+Documents are read in windows. Within one, each model gets batches of about equal token counts
+(scripts differ threefold in tokens per character), stops at the last layer asked for, and keeps
+only positions that pair up.
 """
 
 import json
@@ -33,13 +35,15 @@ WINDOW = 64
 BATCH_TOKENS = 1024
 """Padded tokens in one forward pass."""
 OUTLIER = 10.0
-"""A row whose norm exceeds this many medians (of the first window) is dropped and counted: massive activations."""
+"""A row whose norm exceeds this many medians (of the first window) is dropped and counted: massive
+activations."""
 CHECKPOINT_WINDOWS = 8
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """The paired positions of one window. h_a[L] [n, d_A] and h_b[L] [n, d_B] in the models' dtype."""
+    """The paired positions of one window. h_a[L] [n, d_A] and h_b[L] [n, d_B] in the models'
+    dtype."""
 
     h_a: dict[int, Tensor]
     h_b: dict[int, Tensor]
@@ -56,7 +60,8 @@ def windows(documents: Sequence[Document]) -> list[Sequence[Document]]:
 
 
 def batches(encoded: Sequence[Encoded], budget: int = BATCH_TOKENS) -> list[list[int]]:
-    """Indices grouped by length so that each padded batch has at most `budget` tokens (or is a single text)."""
+    """Indices grouped by length so that each padded batch has at most `budget` tokens (or is a
+    single text)."""
     out: list[list[int]] = []
     for i in sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids)):
         if not out or (len(out[-1]) + 1) * len(encoded[i].ids) > budget:
@@ -66,9 +71,13 @@ def batches(encoded: Sequence[Encoded], budget: int = BATCH_TOKENS) -> list[list
 
 
 def record(
-    model: LiveModel, encoded: Sequence[Encoded], kept: Sequence[NDArray[np.intp]], layers: Sequence[int]
+    model: LiveModel,
+    encoded: Sequence[Encoded],
+    kept: Sequence[NDArray[np.intp]],
+    layers: Sequence[int],
 ) -> dict[int, Tensor]:
-    """The residual stream before each layer at the kept positions of each text, in text order: [sum kept, d]."""
+    """The residual stream before each layer at the kept positions of each text, in text order: [sum
+    kept, d]."""
     rows: list[dict[int, Tensor]] = [{} for _ in encoded]
     for batch in batches(encoded):
         seen = hooks.residuals(model, model.pad([encoded[i].ids for i in batch]), layers)
@@ -78,7 +87,11 @@ def record(
 
 
 def read_window(
-    a: LiveModel, b: LiveModel, documents: Sequence[Document], layers_a: Sequence[int], layers_b: Sequence[int]
+    a: LiveModel,
+    b: LiveModel,
+    documents: Sequence[Document],
+    layers_a: Sequence[int],
+    layers_b: Sequence[int],
 ) -> Chunk:
     """Both models over the same documents, at the positions that pair up."""
     texts = [d.text for d in documents]
@@ -97,7 +110,8 @@ def read_window(
 
 
 def norm_limits(chunk: Chunk) -> dict[str, float]:
-    """Largest norm kept, by 'a<layer>' and 'b<layer>': OUTLIER medians of this chunk's rows, in residual units.
+    """Largest norm kept, by 'a<layer>' and 'b<layer>': OUTLIER medians of this chunk's rows, in
+    residual units.
 
     Empty where the chunk is: the next one decides.
     """
@@ -121,19 +135,28 @@ def within(chunk: Chunk, limits: dict[str, float], pair: LayerPair) -> Tensor:
 def harvest_config(
     a: LiveModel, b: LiveModel, corpus_fingerprint: str, split: str, positions: int | None = None
 ) -> dict[str, Any]:
-    """All but the layers that decides what a harvest gives: its identity. `positions` None reads the split whole."""
+    """All but the layers that decides what a harvest gives: its identity. `positions` None reads
+    the split whole."""
     return {
-        "a": a.makers, "b": b.makers, "corpus": corpus_fingerprint, "split": split, "window": WINDOW,
-        "outlier": OUTLIER, "positions": positions,
-    }  # fmt: skip
+        "a": a.makers,
+        "b": b.makers,
+        "corpus": corpus_fingerprint,
+        "split": split,
+        "window": WINDOW,
+        "outlier": OUTLIER,
+        "positions": positions,
+    }
 
 
 def _folder(kind: str, config: dict[str, Any]) -> Path:
     return user_cache() / kind / fingerprint(config)
 
 
-def _plan(documents: Sequence[Document], positions: int | None) -> tuple[list[Sequence[Document]], float]:
-    """The windows to read and the characters in them; enough for `positions` pairs at three characters a pair."""
+def _plan(
+    documents: Sequence[Document], positions: int | None
+) -> tuple[list[Sequence[Document]], float]:
+    """The windows to read and the characters in them; enough for `positions` pairs at three
+    characters a pair."""
     todo = windows(documents)
     return todo, sum(len(d.text) for d in documents) if positions is None else 4.0 * positions
 
@@ -147,11 +170,13 @@ def harvest_moments(
     desc: str = "harvest",
     after_window: Callable[[int], None] = lambda n: None,
 ) -> tuple[dict[str, Gram], dict[str, dict[str, Any]]]:
-    """Grams and records by layer-pair name, over the documents or until `config['positions']` pairs were read.
+    """Grams and records by layer-pair name, over the documents or until `config['positions']` pairs
+    were read.
 
-    Both models run once for all layer pairs; pairs that are already there are not read again. The state of each is
-    checkpointed: a killed harvest goes on from there to the bitwise same result. A record counts windows, documents,
-    characters, tokens (both models), pairs read, and outlier rows dropped, and holds the norm limits and the config.
+    Both models run once for all layer pairs; pairs that are already there are not read again. The
+    state of each is checkpointed: a killed harvest goes on from there to the bitwise same result. A
+    record counts windows, documents, characters, tokens (both models), pairs read, and outlier rows
+    dropped, and holds the norm limits and the config.
     """
     folder = _folder("moments", config)
     with only_one(fingerprint(config), "harvest"):
@@ -163,8 +188,17 @@ def harvest_moments(
                 grams[p.name] = found[p.name]
             else:
                 grams[p.name] = Gram(a.spec.d_model, b.spec.d_model)
-                records[p.name] = {"window": 0, "documents": 0, "characters": 0, "tokens": 0, "read": 0, "dropped": 0,
-                                   "limits": {}, "finished": False, "config": config}  # fmt: skip
+                records[p.name] = {
+                    "window": 0,
+                    "documents": 0,
+                    "characters": 0,
+                    "tokens": 0,
+                    "read": 0,
+                    "dropped": 0,
+                    "limits": {},
+                    "finished": False,
+                    "config": config,
+                }
         open_pairs = [p for p in pairs if not records[p.name]["finished"]]
         if not open_pairs:
             return grams, records
@@ -172,7 +206,9 @@ def harvest_moments(
         todo, whole = _plan(documents, config["positions"])
         first = min((records[p.name] for p in open_pairs), key=lambda r: r["window"])
         tokens, characters = first["tokens"], first["characters"]
-        with Progress(desc, tokens / characters * whole if characters else whole / 2, initial=tokens) as bar:
+        with Progress(
+            desc, tokens / characters * whole if characters else whole / 2, initial=tokens
+        ) as bar:
             for k in range(first["window"], len(todo)):
                 chunk = read_window(a, b, todo[k], layers_a, layers_b)
                 for p in open_pairs:
@@ -201,7 +237,8 @@ def harvest_moments(
 
 
 class Recording:
-    """Recorded activations on disk, in shards of one window; each holds the same named tensors of equal length."""
+    """Recorded activations on disk, in shards of one window; each holds the same named tensors of
+    equal length."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -212,8 +249,11 @@ class Recording:
     def n(self) -> int:
         return sum(self.rows)
 
-    def epoch(self, batch: int, seed: int, names: Sequence[str] = ("h_a", "h_b")) -> Iterator[tuple[Tensor, ...]]:
-        """The named tensors [batch, d] as float32, shards and rows within eight shards in a seeded order."""
+    def epoch(
+        self, batch: int, seed: int, names: Sequence[str] = ("h_a", "h_b")
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """The named tensors [batch, d] as float32, shards and rows within eight shards in a seeded
+        order."""
         g = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.shards), generator=g).tolist()
         for i in range(0, len(order), 8):
@@ -236,9 +276,12 @@ def harvest_recording(
     config: dict[str, Any],
     desc: str = "record",
 ) -> Recording:
-    """Like `harvest_moments`, but keeps the rows themselves, as `h_a` and `h_b`; needed by the `adam` fitter."""
+    """Like `harvest_moments`, but keeps the rows themselves, as `h_a` and `h_b`; needed by the
+    `adam` fitter."""
 
-    def read(docs: Sequence[Document], limits: dict[str, float]) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def read(
+        docs: Sequence[Document], limits: dict[str, float]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         chunk = read_window(a, b, docs, [pair.a], [pair.b])
         limits = limits or norm_limits(chunk)
         keep = within(chunk, limits, pair)
@@ -251,7 +294,8 @@ def harvest_recording(
 def kept_positions(
     model: LiveModel, texts: Sequence[str], partner: LiveModel | None
 ) -> tuple[list[Encoded], list[NDArray[np.intp]]]:
-    """The texts' tokens, and of each the positions that pair up with one of `partner` (None: every usable one)."""
+    """The texts' tokens, and of each the positions that pair up with one of `partner` (None: every
+    usable one)."""
     encoded = model.encode(texts)
     if partner is None:
         return encoded, [np.flatnonzero(e.usable) for e in encoded]
@@ -261,13 +305,19 @@ def kept_positions(
 
 
 def harvest_rows(
-    model: LiveModel, documents: Sequence[Document], layer: int, config: dict[str, Any], desc: str = "record",
+    model: LiveModel,
+    documents: Sequence[Document],
+    layer: int,
+    config: dict[str, Any],
+    desc: str = "record",
     partner: LiveModel | None = None,
-) -> Recording:  # fmt: skip
-    """The residual stream of one model before `layer` at `kept_positions`, as `h`: what an SAE is trained on. Outlier
-    rows are dropped as in `harvest_moments`."""
+) -> Recording:
+    """The residual stream of one model before `layer` at `kept_positions`, as `h`: what an SAE is
+    trained on. Outlier rows are dropped as in `harvest_moments`."""
 
-    def read(docs: Sequence[Document], limits: dict[str, float]) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def read(
+        docs: Sequence[Document], limits: dict[str, float]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
         encoded, kept = kept_positions(model, [d.text for d in docs], partner)
         h = record(model, encoded, kept, [layer])[layer]
         norm = h.float().norm(dim=-1)
@@ -279,10 +329,16 @@ def harvest_rows(
 
 
 def _shards(
-    folder: Path, documents: Sequence[Document], config: dict[str, Any],
-    read: Callable[[Sequence[Document], dict[str, float]], tuple[dict[str, Tensor], dict[str, float]]], desc: str,
-) -> Recording:  # fmt: skip
-    """One shard a window until the documents or `config['positions']` are read; those that are there are kept."""
+    folder: Path,
+    documents: Sequence[Document],
+    config: dict[str, Any],
+    read: Callable[
+        [Sequence[Document], dict[str, float]], tuple[dict[str, Tensor], dict[str, float]]
+    ],
+    desc: str,
+) -> Recording:
+    """One shard a window until the documents or `config['positions']` are read; those that are
+    there are kept."""
     most = config["positions"]
     with only_one(fingerprint([config, folder.name]), "recording"):
         if not (folder / "finished").exists():
@@ -307,5 +363,7 @@ def _shards(
                 part.write_text(json.dumps(config))
         recording = Recording(folder)
     if recording.n == 0:
-        raise StitchLensError("no positions to record", "at least one", "use a corpus with text that the models read")
+        raise StitchLensError(
+            "no positions to record", "at least one", "use a corpus with text that the models read"
+        )
     return recording

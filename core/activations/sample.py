@@ -16,8 +16,11 @@ POSITIONS = 2_000
 """Paired positions of the sample."""
 
 
-def read_sample(a: LiveModel, b: LiveModel, documents: Sequence[Document], positions: int | None = None) -> Chunk:
-    """Paired rows before every layer, float32; POSITIONS if not said. Raises StitchLensError where there is none."""
+def read_sample(
+    a: LiveModel, b: LiveModel, documents: Sequence[Document], positions: int | None = None
+) -> Chunk:
+    """Paired rows before every layer, float32; POSITIONS if not said. Raises StitchLensError where
+    there is none."""
     positions = positions or POSITIONS
     layers = range(a.spec.n_layers), range(b.spec.n_layers)
     parts: list[Chunk] = []
@@ -30,19 +33,26 @@ def read_sample(a: LiveModel, b: LiveModel, documents: Sequence[Document], posit
             if n >= positions:
                 break
     if n == 0:
-        raise StitchLensError("no paired position", "text that both models read", "use another corpus")
+        raise StitchLensError(
+            "no paired position", "text that both models read", "use another corpus"
+        )
     document, at_a, at_b = (
-        np.concatenate([getattr(part, name) for part in parts])[:positions] for name in ("document", "at_a", "at_b")
+        np.concatenate([getattr(part, name) for part in parts])[:positions]
+        for name in ("document", "at_a", "at_b")
     )
     return Chunk(
         {k: torch.cat([part.h_a[k] for part in parts])[:positions].float() for k in layers[0]},
         {k: torch.cat([part.h_b[k] for part in parts])[:positions].float() for k in layers[1]},
-        document, at_a, at_b, sum(part.tokens for part in parts),
-    )  # fmt: skip
+        document,
+        at_a,
+        at_b,
+        sum(part.tokens for part in parts),
+    )
 
 
 def fuv(guess: Tensor, truth: Tensor) -> float:
-    """Fraction of variance unexplained about the mean; rows of outlier norm in `truth` are left out."""
+    """Fraction of variance unexplained about the mean; rows of outlier norm in `truth` are left
+    out."""
     norm = truth.norm(dim=-1)
     keep = norm <= OUTLIER * norm.median()
     guess, truth = guess[keep], truth[keep]

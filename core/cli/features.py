@@ -6,12 +6,24 @@ from typing import Annotated
 import typer
 import typer.core
 
-from core.cli.shared import JsonFlag, PairArg, SaeLayerOpt, ScaleOpt, StitchArg, app, default_stitch, guarded, show
+from core.cli.shared import (
+    JsonFlag,
+    PairArg,
+    SaeLayerOpt,
+    ScaleOpt,
+    StitchArg,
+    app,
+    default_stitch,
+    guarded,
+    show,
+)
 from core.errors import StitchLensError
 from core.models.pairs import get_pair
 from core.workspace.store import Workspace
 
-features = typer.Typer(help="Features of an SAE before and after transfer (3.1, 5.1).", no_args_is_help=True)
+features = typer.Typer(
+    help="Features of an SAE before and after transfer (3.1, 5.1).", no_args_is_help=True
+)
 
 
 app.add_typer(features, name="features")
@@ -23,7 +35,10 @@ def features_build_command(
     pair: PairArg,
     stitch_name: StitchArg = None,
     sae: Annotated[
-        str | None, typer.Option(help="An SAE of A instead of training one: a name, a zip or folder, or RELEASE:ID.")
+        str | None,
+        typer.Option(
+            help="An SAE of A instead of training one: a name, a zip or folder, or RELEASE:ID."
+        ),
     ] = None,
     width: Annotated[int, typer.Option(min=1, help="Features of the SAE.")] = 4096,
     k: Annotated[int, typer.Option(min=1, help="Active features a token (TopK).")] = 32,
@@ -35,7 +50,8 @@ def features_build_command(
     sae_layer: SaeLayerOpt = None,
     scale: ScaleOpt = None,
 ) -> None:
-    """Train an SAE of A at a stitch's layer, or take one; carry it over (Eq. 6); measure features before and after."""
+    """Train an SAE of A at a stitch's layer, or take one; carry it over (Eq. 6); measure features
+    before and after."""
     from core import bench
     from core.features import measure as feature_measure
     from core.features import tables as feature_tables
@@ -47,13 +63,20 @@ def features_build_command(
     layer = bench.workspace.entry(f"stitches/{chosen}").makers["layer_a"]
     if sae is None:
         if sae_layer is not None or scale is not None:
-            raise StitchLensError("--layer or --scale without --sae", "an SAE that they describe", "give --sae as well")
-        name = sae_sae.train(bench, layer, SaeConfig(width=width, k=k, epochs=epochs, lr=lr), positions)
+            raise StitchLensError(
+                "--layer or --scale without --sae",
+                "an SAE that they describe",
+                "give --sae as well",
+            )
+        name = sae_sae.train(
+            bench, layer, SaeConfig(width=width, k=k, epochs=epochs, lr=lr), positions
+        )
     else:
         name = sae_sae.adopt(bench, sae, sae_layer, stitched=layer, scale=scale)
     feature_measure.explore(bench, name, chosen)
     print(
-        f"SAE {name} of A, carried to B by {chosen}: {feature_tables.feature_counts(bench.workspace, name)['counts']}"
+        f"SAE {name} of A, carried to B by {chosen}:"
+        f" {feature_tables.feature_counts(bench.workspace, name)['counts']}"
     )
 
 
@@ -62,27 +85,38 @@ def features_build_command(
 def features_show_command(
     pair: PairArg,
     index: Annotated[int, typer.Argument(min=0, help="A feature.")],
-    sae: Annotated[str | None, typer.Option(help="An SAE of the workspace; the first if not given.")] = None,
+    sae: Annotated[
+        str | None, typer.Option(help="An SAE of the workspace; the first if not given.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print one feature: its measures, and the tokens it raises and lowers in A and, transferred, in B."""
+    """Print one feature: its measures, and the tokens it raises and lowers in A and, transferred,
+    in B."""
     from core.features import tables as feature_tables
 
     ws = Workspace(get_pair(pair).key)
     names = feature_tables.saes(ws)
     if not names:
         raise StitchLensError(
-            f"no features in workspace '{pair}'", "measured ones", f"run `python -m core features build {pair}`"
+            f"no features in workspace '{pair}'",
+            "measured ones",
+            f"run `python -m core features build {pair}`",
         )
     sae = sae or names[0]
     table = feature_tables.features(ws, sae)
     if index >= len(table):
-        raise StitchLensError(f"feature {index}", f"0 to {len(table) - 1} of SAE {sae}", "choose one of these")
+        raise StitchLensError(
+            f"feature {index}", f"0 to {len(table) - 1} of SAE {sae}", "choose one of these"
+        )
     row = json.loads(table.iloc[index].to_json())
-    logits = {s: feature_tables.feature_logits(ws, sae, s, index).to_dict("records") for s in ("a", "b")}
+    logits = {
+        s: feature_tables.feature_logits(ws, sae, s, index).to_dict("records") for s in ("a", "b")
+    }
     lines = [f"{k:12} {v}" for k, v in row.items()]
     for side in ("a", "b"):
-        for what, rows in (("raises", [t for t in logits[side] if t["rank"] >= 0]),
-                           ("lowers", [t for t in logits[side] if t["rank"] < 0])):  # fmt: skip
+        for what, rows in (
+            ("raises", [t for t in logits[side] if t["rank"] >= 0]),
+            ("lowers", [t for t in logits[side] if t["rank"] < 0]),
+        ):
             lines.append(f"{side.upper()} {what}: " + " ".join(repr(t["token"]) for t in rows))
     show(row | {"logits": logits}, as_json, "\n".join(lines))

@@ -9,7 +9,9 @@ from core.cli.shared import JsonFlag, PairArg, app, guarded, show
 from core.functional.tables import as_text
 from core.models.pairs import get_pair
 
-functional = typer.Typer(help="Features by what they do: entropy, attention deactivation (5.2).", no_args_is_help=True)
+functional = typer.Typer(
+    help="Features by what they do: entropy, attention deactivation (5.2).", no_args_is_help=True
+)
 
 
 app.add_typer(functional, name="functional")
@@ -25,14 +27,20 @@ def functional_group() -> None:
 def functional_scan_command(
     pair: PairArg,
     sae: Annotated[
-        str | None, typer.Option(help="An SAE whose features were measured; the first if not given.")
+        str | None,
+        typer.Option(help="An SAE whose features were measured; the first if not given."),
     ] = None,
-    documents: Annotated[int, typer.Option(min=1, help="Held-out documents in which features are looked for.")] = 320,
-    candidates: Annotated[int, typer.Option(min=1, help="Of each kind; as many random features beside them.")] = 12,
+    documents: Annotated[
+        int, typer.Option(min=1, help="Held-out documents in which features are looked for.")
+    ] = 320,
+    candidates: Annotated[
+        int, typer.Option(min=1, help="Of each kind; as many random features beside them.")
+    ] = 12,
     each: Annotated[int, typer.Option(min=1, help="Documents in which a feature is ablated.")] = 8,
     as_json: JsonFlag = False,
 ) -> None:
-    """Find entropy and attention-deactivation features, ablate them, and keep the tables of the page (Fig. 5, 16)."""
+    """Find entropy and attention-deactivation features, ablate them, and keep the tables of the
+    page (Fig. 5, 16)."""
     from core import bench
     from core.features import tables as feature_tables
     from core.functional import measure as functional_measure
@@ -41,7 +49,9 @@ def functional_scan_command(
     bench = bench.Bench(get_pair(pair), bench.BuildConfig())
     name = sae or next(iter(feature_tables.saes(bench.workspace)), "")
     functional_measure.scan(
-        bench, name, functional_measure.ScanConfig(documents=documents, features=candidates, each=each)
+        bench,
+        name,
+        functional_measure.ScanConfig(documents=documents, features=candidates, each=each),
     )
     found = functional_tables.summary(bench.workspace, name)
     show(found, as_json, as_text(found))

@@ -1,4 +1,5 @@
-"""`python -m core …`: a thin face on pipeline and report. Errors are one sentence on stderr and exit status 2."""
+"""`python -m core …`: a thin face on pipeline and report. Errors are one sentence on stderr and
+exit status 2."""
 
 import io
 import logging
@@ -30,12 +31,18 @@ from core.stitches import tables as stitch_tables
 @guarded
 def doctor_command(
     repair: Annotated[
-        bool, typer.Option("--repair", help="Put workspaces right: rebuild what can be, set the rest aside.")
+        bool,
+        typer.Option(
+            "--repair", help="Put workspaces right: rebuild what can be, set the rest aside."
+        ),
     ] = False,
-    build: Annotated[bool, typer.Option(help="With --repair: also build again what was lost.")] = True,
+    build: Annotated[
+        bool, typer.Option(help="With --repair: also build again what was lost.")
+    ] = True,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check what is installed, which models, corpora and workspaces are found, and say what to do about each fault."""
+    """Check what is installed, which models, corpora and workspaces are found, and say what to do
+    about each fault."""
     from core.doctor import doctor
 
     if repair:
@@ -60,7 +67,9 @@ def report_command(pair: PairArg, as_json: JsonFlag = False) -> None:
     from core.report import report
 
     found = report(get_pair(pair))
-    text = "\n".join([found["title"], *(stitch_tables.as_text(n, s) for n, s in found["stitches"].items())])
+    text = "\n".join(
+        [found["title"], *(stitch_tables.as_text(n, s) for n, s in found["stitches"].items())]
+    )
     if "steering" in found:
         text += "\n" + steering_tables.as_text(found["steering"])
     for name, some in found.get("probes", {}).items():
@@ -80,6 +89,8 @@ def _quiet() -> None:
 def main() -> None:
     _quiet()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a text that the terminal's encoding lacks signs for is still shown
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a text that the terminal's encoding lacks signs for is still shown
             stream.reconfigure(errors="backslashreplace")
     app()

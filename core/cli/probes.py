@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 from core.cli.shared import JsonFlag, PairArg, StitchArg, app, free_place, guarded, show
 from core.probes.tables import as_text
 
-probes_app = typer.Typer(help="Linear probes of one model on the other (4, Eq. 7).", no_args_is_help=True)
+probes_app = typer.Typer(
+    help="Linear probes of one model on the other (4, Eq. 7).", no_args_is_help=True
+)
 
 
 app.add_typer(probes_app, name="probes")
 
 
-def _prober(pair: str, sae: str | None, stitch_name: str | None, own_positions: int | None = None) -> "Prober":
+def _prober(
+    pair: str, sae: str | None, stitch_name: str | None, own_positions: int | None = None
+) -> "Prober":
     from core import bench
     from core.probes import prober as probe_prober
 
@@ -34,17 +38,24 @@ def _prober(pair: str, sae: str | None, stitch_name: str | None, own_positions: 
 def probes_eval_command(
     pair: PairArg,
     sae: Annotated[
-        str | None, typer.Option(help="An SAE of A in the workspace; the Features page's if not given.")
+        str | None,
+        typer.Option(help="An SAE of A in the workspace; the Features page's if not given."),
     ] = None,
     stitch_name: StitchArg = None,
-    absolute: Annotated[bool, typer.Option("--absolute", help="Choose features by size, as SAEBench does.")] = False,
-    saebench: Annotated[bool, typer.Option("--saebench", help="SAEBench's eight datasets from the hub.")] = False,
+    absolute: Annotated[
+        bool, typer.Option("--absolute", help="Choose features by size, as SAEBench does.")
+    ] = False,
+    saebench: Annotated[
+        bool, typer.Option("--saebench", help="SAEBench's eight datasets from the hub.")
+    ] = False,
     own_positions: Annotated[
-        int | None, typer.Option(min=1, help="Rows to train B's own SAE on; as many as A's if not given.")
+        int | None,
+        typer.Option(min=1, help="Rows to train B's own SAE on; as many as A's if not given."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure sparse and dense probes of both models on every task (Fig. 3a, 9, 10). A killed run goes on."""
+    """Measure sparse and dense probes of both models on every task (Fig. 3a, 9, 10). A killed run
+    goes on."""
     from core.probes import measure as probe_measure
     from core.probes import prober as probe_prober
     from core.probes import tables as probe_tables
@@ -61,11 +72,17 @@ def probes_eval_command(
 @guarded
 def probes_export_command(
     pair: PairArg,
-    task: Annotated[str, typer.Option(help="DATASET/CLASS, such as language/fra; a wrong one lists them all.")],
+    task: Annotated[
+        str, typer.Option(help="DATASET/CLASS, such as language/fra; a wrong one lists them all.")
+    ],
     out: Annotated[Path, typer.Option(help="A new folder for probe.safetensors and probe.json.")],
     side: Annotated[str, typer.Option(help="The model it reads: a or b.")] = "b",
-    fitted: Annotated[str, typer.Option(help="The model it was fitted on: a (for b: carried over) or b.")] = "a",
-    k: Annotated[int, typer.Option(min=0, max=1000, help="SAE features it reads; 0 is a dense probe.")] = 0,
+    fitted: Annotated[
+        str, typer.Option(help="The model it was fitted on: a (for b: carried over) or b.")
+    ] = "a",
+    k: Annotated[
+        int, typer.Option(min=0, max=1000, help="SAE features it reads; 0 is a dense probe.")
+    ] = 0,
     sae: Annotated[str | None, typer.Option(help="An SAE of A in the workspace.")] = None,
     stitch_name: StitchArg = None,
 ) -> None:
@@ -74,7 +91,9 @@ def probes_export_command(
     from core.probes.probe import save_probe
 
     if side not in ("a", "b") or fitted not in ("a", "b"):
-        raise StitchLensError(f"side '{side}' fitted on '{fitted}'", "a or b", "choose one of them for each")
+        raise StitchLensError(
+            f"side '{side}' fitted on '{fitted}'", "a or b", "choose one of them for each"
+        )
     free_place(out)
     probe = probe_prober.task_probe(_prober(pair, sae, stitch_name), task, side, k, fitted)  # type: ignore[arg-type]
     save_probe(probe, out)
@@ -88,15 +107,22 @@ def probes_own_command(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="A CSV with columns text and label (parted by commas, semicolons or tabs); or two files, one text a "
-            "line: yes, then no."
+            help=(
+                "A CSV with columns text and label (parted by commas, semicolons or tabs); or two"
+                " files, one text a "
+                "line: yes, then no."
+            )
         ),
     ],
     positive: Annotated[
-        str | None, typer.Option(help="The label that stands against all others; needed where there are over two.")
+        str | None,
+        typer.Option(
+            help="The label that stands against all others; needed where there are over two."
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="A new folder for the probes, A's and B's, dense and sparse.")
+        Path | None,
+        typer.Option(help="A new folder for the probes, A's and B's, dense and sparse."),
     ] = None,
     sae: Annotated[str | None, typer.Option(help="An SAE of A in the workspace.")] = None,
     stitch_name: StitchArg = None,
@@ -117,13 +143,21 @@ def probes_own_command(
             save_probe(probe, out / name)
     rows = found.table.to_dict("records")
     record = {
-        "texts": found.n, "positive": found.positive, "left_out": found.left_out, "methods": rows,
-        "features": found.features.to_dict("records"), "unused_columns": list(given.unused),
-    }  # fmt: skip
+        "texts": found.n,
+        "positive": found.positive,
+        "left_out": found.left_out,
+        "methods": rows,
+        "features": found.features.to_dict("records"),
+        "unused_columns": list(given.unused),
+    }
     unused = f" (columns not used: {', '.join(given.unused)})" if given.unused else ""
     lines = [
-        f"{found.n} texts, {found.left_out} left out{unused}; '{found.positive}' against the rest, cross-validated"
+        f"{found.n} texts, {found.left_out} left out{unused}; '{found.positive}' against the rest,"
+        " cross-validated"
     ]
-    lines += [f"  {r['method']:14} k={r['k']:<3} {r['accuracy']:.3f} ({r['low']:.3f}, {r['high']:.3f})  AUC "
-              f"{r['auc']:.3f}" for r in rows]  # fmt: skip
+    lines += [
+        f"  {r['method']:14} k={r['k']:<3} {r['accuracy']:.3f} ({r['low']:.3f}, {r['high']:.3f}) "
+        f" AUC {r['auc']:.3f}"
+        for r in rows
+    ]
     show(record, as_json, "\n".join(lines))

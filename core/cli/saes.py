@@ -23,7 +23,9 @@ from core.cli.shared import (
 from core.errors import StitchLensError
 from core.models.pairs import LayerPair, get_pair
 
-sae_app = typer.Typer(help="Carry sparse autoencoders through a stitch (Eq. 6).", no_args_is_help=True)
+sae_app = typer.Typer(
+    help="Carry sparse autoencoders through a stitch (Eq. 6).", no_args_is_help=True
+)
 
 
 app.add_typer(sae_app, name="sae")
@@ -34,7 +36,9 @@ app.add_typer(sae_app, name="sae")
 def sae_transfer_command(
     pair: PairArg,
     sae: SaeArg,
-    out: Annotated[Path, typer.Option(help="Where the transferred SAE goes: a folder that is not there yet.")],
+    out: Annotated[
+        Path, typer.Option(help="Where the transferred SAE goes: a folder that is not there yet.")
+    ],
     stitch_name: StitchArg = None,
     direction: Annotated[str, typer.Option(help="up: from A to B; down: from B to A.")] = "up",
     layer: SaeLayerOpt = None,
@@ -58,9 +62,12 @@ def sae_transfer_command(
     say_of(opened.cfg.metadata)
     target = f"layer_{to}"
     provenance = {
-        "model_name": makers[to]["model"], "hook_name": f"blocks.{makers[target]}.hook_resid_pre",
-        "transferred_from": sae.rstrip("/").split("/")[-1], "stitch": chosen, "stitch_makers": makers,
-    }  # fmt: skip
+        "model_name": makers[to]["model"],
+        "hook_name": f"blocks.{makers[target]}.hook_resid_pre",
+        "transferred_from": sae.rstrip("/").split("/")[-1],
+        "stitch": chosen,
+        "stitch_makers": makers,
+    }
     stitched = load_stitch(ws.path(f"stitches/{chosen}"))
     moved = transfer_sae(opened, stitched, "up" if direction == "up" else "down", None, provenance)
     save_sae(moved, out)
@@ -75,12 +82,15 @@ def sae_import_command(
     layer: Annotated[
         int | None, typer.Option(help="It reads before this layer of A, where it does not say so.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name in the workspace; the file's by default.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name in the workspace; the file's by default.")
+    ] = None,
     stitch_name: StitchArg = None,
     scale: ScaleOpt = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Bring an SAE of A that you trained: it is checked, measured (report card, Table 2) and kept."""
+    """Bring an SAE of A that you trained: it is checked, measured (report card, Table 2) and
+    kept."""
     from core import bench
     from core.saes import card as sae_card
 
@@ -95,29 +105,46 @@ def sae_train_command(
     pair: PairArg,
     widths: Annotated[
         str | None,
-        typer.Option(help="Features of the SAEs, such as 1024,4096; 1024 to 8192 in doublings if not given."),
+        typer.Option(
+            help="Features of the SAEs, such as 1024,4096; 1024 to 8192 in doublings if not given."
+        ),
     ] = None,
     starts: Annotated[
-        str | None, typer.Option(help="scratch, transferred, random stitch, shuffled stitch, with commas; all of them.")
+        str | None,
+        typer.Option(
+            help="scratch, transferred, random stitch, shuffled stitch, with commas; all of them."
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=50, help="Runs from scratch and from transfer, each width.")] = 3,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=50, help="Runs from scratch and from transfer, each width.")
+    ] = 3,
     auxiliary: Annotated[
-        float, typer.Option(min=0, help="Coefficient of the further runs with an auxiliary loss; 0 makes none.")
+        float,
+        typer.Option(
+            min=0, help="Coefficient of the further runs with an auxiliary loss; 0 makes none."
+        ),
     ] = 1.0,
-    positions: Annotated[int, typer.Option(min=1, help="Rows of B that each run sees once.")] = 400_000,
-    stitch_positions: Annotated[int, typer.Option(min=1, help="Pairs of positions the stitch learns from.")] = 100_000,
+    positions: Annotated[
+        int, typer.Option(min=1, help="Rows of B that each run sees once.")
+    ] = 400_000,
+    stitch_positions: Annotated[
+        int, typer.Option(min=1, help="Pairs of positions the stitch learns from.")
+    ] = 100_000,
     lr: Annotated[float, typer.Option(help="Learning rate, constant as in the paper.")] = 4e-3,
     batch: Annotated[int, typer.Option(min=1, help="Rows of one step.")] = 1024,
     sae: Annotated[
-        str | None, typer.Option(help="An SAE of A in the workspace; the Features page's if not given.")
+        str | None,
+        typer.Option(help="An SAE of A in the workspace; the Features page's if not given."),
     ] = None,
     stitch_name: StitchArg = None,
     name: Annotated[str, typer.Option(help="Of the set of runs; the layers if not given.")] = "",
     as_json: JsonFlag = False,
 ) -> None:
-    """Train SAEs of B from scratch, from A's SAE carried over, and from two controls (Fig. 1c, 2, 8; Tables 3, 4).
+    """Train SAEs of B from scratch, from A's SAE carried over, and from two controls (Fig. 1c, 2,
+    8; Tables 3, 4).
 
-    A killed run goes on where it was. Start the same command twice to have two processes share the runs.
+    A killed run goes on where it was. Start the same command twice to have two processes share the
+    runs.
     """
     from core import bench
     from core.probes import prober as probe_prober
@@ -128,15 +155,21 @@ def sae_train_command(
     bench = bench.Bench(get_pair(pair), bench.BuildConfig())
     usual = probe_prober.default_names(bench)
     given: dict[str, Any] = {
-        "seeds": seeds, "auxiliary": auxiliary, "positions": positions, "stitch_positions": stitch_positions,
-        "lr": lr, "batch": batch,
-    }  # fmt: skip
+        "seeds": seeds,
+        "auxiliary": auxiliary,
+        "positions": positions,
+        "stitch_positions": stitch_positions,
+        "lr": lr,
+        "batch": batch,
+    }
     if widths:
         given["widths"] = sae_settings.parsed_widths(widths)
     if starts:
         given["starts"] = [x.strip() for x in starts.split(",")]
     config = sae_settings.training_set(given)
-    training = sae_measure.SaeTraining(bench, sae or usual[0], stitch_name or usual[1], config, name)
+    training = sae_measure.SaeTraining(
+        bench, sae or usual[0], stitch_name or usual[1], config, name
+    )
     made = sae_measure.evaluate(training)
     found = sae_tables.record(bench.workspace, made)
     show(found, as_json, sae_tables.as_text(made, found))
@@ -149,12 +182,15 @@ def sae_eval_command(
     sae: SaeArg,
     stitch_name: StitchArg = None,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of B scored for the losses.")] = 5_000,
-    positions: Annotated[int, typer.Option(min=1, help="Paired positions for the reconstruction.")] = 20_000,
+    positions: Annotated[
+        int, typer.Option(min=1, help="Paired positions for the reconstruction.")
+    ] = 20_000,
     layer: SaeLayerOpt = None,
     scale: ScaleOpt = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure an SAE of A, its transfer and their controls on the held-out split (Table 2); nothing is kept."""
+    """Measure an SAE of A, its transfer and their controls on the held-out split (Table 2); nothing
+    is kept."""
     from core import bench
     from core.saes import crossing
     from core.saes.sae import sae_of
@@ -164,7 +200,10 @@ def sae_eval_command(
     ws = bench.workspace
     chosen = stitch_name or default_stitch(ws)
     makers = ws.entry(f"stitches/{chosen}").makers
-    stitched, shuffled = load_stitch(ws.path(f"stitches/{chosen}")), load_stitch(ws.path(f"controls/{chosen}"))
+    stitched, shuffled = (
+        load_stitch(ws.path(f"stitches/{chosen}")),
+        load_stitch(ws.path(f"controls/{chosen}")),
+    )
     opened, _ = sae_of(bench, sae, "a", layer, makers["layer_a"], scale)
     say_of(opened.cfg.metadata)
     saes = crossing.variants(opened, stitched, shuffled)

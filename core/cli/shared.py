@@ -14,47 +14,66 @@ from core.errors import StitchLensError
 from core.workspace.store import Workspace
 
 app = typer.Typer(
-    help="StitchLens: learn affine stitches between two language models and measure what survives the crossing.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-)  # fmt: skip
+    help=(
+        "StitchLens: learn affine stitches between two language models and measure what survives"
+        " the crossing."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 
-PairArg = Annotated[str, typer.Argument(help="A pair from `python -m core pairs`, such as smollm2-gemma3.")]
+PairArg = Annotated[
+    str, typer.Argument(help="A pair from `python -m core pairs`, such as smollm2-gemma3.")
+]
 
 
-SaeArg = Annotated[str, typer.Option(help="An SAE of A: its name in the workspace, a zip or folder, or RELEASE:ID.")]
+SaeArg = Annotated[
+    str,
+    typer.Option(help="An SAE of A: its name in the workspace, a zip or folder, or RELEASE:ID."),
+]
 
 
 StitchArg = Annotated[
-    str | None, typer.Option("--stitch", help="A stitch of the workspace; the default one if not given.")
+    str | None,
+    typer.Option("--stitch", help="A stitch of the workspace; the default one if not given."),
 ]
 
 
 SourceOpt = Annotated[
     str,
     typer.Option(
-        help="Where the direction comes from: lang:fr, feature:SAE/INDEX, concept:POSITIVE.txt,NEGATIVE.txt (one "
-        "example a line, at most 5,000 characters of each), vector:NAME (see `vector import`) or file:PATH "
-        "(safetensors, GGUF, JSON, .npy or .pt; file:PATH@b:13 for B's layer 13)."
+        help=(
+            "Where the direction comes from: lang:fr, feature:SAE/INDEX,"
+            " concept:POSITIVE.txt,NEGATIVE.txt (one example a line, at most 5,000 characters of"
+            " each), vector:NAME (see `vector import`) or file:PATH (safetensors, GGUF, JSON, .npy"
+            " or .pt; file:PATH@b:13 for B's layer 13)."
+        )
     ),
 ]
 
 
 SaeLayerOpt = Annotated[
-    int | None, typer.Option("--layer", help="The SAE reads before this layer, where it does not say so.")
+    int | None,
+    typer.Option("--layer", help="The SAE reads before this layer, where it does not say so."),
 ]
 
 
 ScaleOpt = Annotated[
     float | None,
     typer.Option(
-        help="Factor by which the SAE's training scaled activations (its norm_scaling_factor); estimated from held-out "
-        "text where it expects one."
+        help=(
+            "Factor by which the SAE's training scaled activations (its norm_scaling_factor);"
+            " estimated from held-out text where it expects one."
+        )
     ),
 ]
 
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+JsonFlag = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
+]
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -68,7 +87,10 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             print(str(e), file=sys.stderr)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            print("Stopped; work so far is kept and the same command goes on from there.", file=sys.stderr)
+            print(
+                "Stopped; work so far is kept and the same command goes on from there.",
+                file=sys.stderr,
+            )
             raise typer.Exit(130) from None
 
     return run
@@ -84,7 +106,9 @@ def default_stitch(ws: Workspace) -> str:
 
     names = stitch_tables.stitch_names(ws) if ws.exists else []
     if not names:
-        raise StitchLensError(f"no stitch in workspace '{ws.pair}'", "one", f"run `python -m core build {ws.pair}`")
+        raise StitchLensError(
+            f"no stitch in workspace '{ws.pair}'", "one", f"run `python -m core build {ws.pair}`"
+        )
     return names[0]
 
 
@@ -94,7 +118,10 @@ def say_of(about: Any) -> None:
     from core.saes.sae import FACTOR
 
     if about[FACTOR] is not None:
-        print(f"Its rows are scaled by {about[FACTOR]:.4g} ({about[f'{FACTOR}_from']}); folded in.", file=sys.stderr)
+        print(
+            f"Its rows are scaled by {about[FACTOR]:.4g} ({about[f'{FACTOR}_from']}); folded in.",
+            file=sys.stderr,
+        )
     if about[NOTES]:
         print(about[NOTES], file=sys.stderr)
 

@@ -13,7 +13,17 @@ from core.text.reading import clean
 
 if TYPE_CHECKING:
     from core.steering.studio import Studio
-from core.cli.shared import JsonFlag, PairArg, SourceOpt, StitchArg, app, default_stitch, free_place, guarded, show
+from core.cli.shared import (
+    JsonFlag,
+    PairArg,
+    SourceOpt,
+    StitchArg,
+    app,
+    default_stitch,
+    free_place,
+    guarded,
+    show,
+)
 from core.steering.tables import as_text
 
 
@@ -26,7 +36,9 @@ class _RunIsDefault(typer.core.TyperGroup):
 
 
 steer = typer.Typer(
-    cls=_RunIsDefault, help="Generate under steering vectors of either model (4, Eq. 8-9).", no_args_is_help=True
+    cls=_RunIsDefault,
+    help="Generate under steering vectors of either model (4, Eq. 8-9).",
+    no_args_is_help=True,
 )
 
 
@@ -53,7 +65,9 @@ def _span(text: str | None) -> tuple[int, int] | None:
         return None
     first, _, last = text.partition("-")
     if not (first.isdecimal() and (last or first).isdecimal()):
-        raise StitchLensError(f"layers '{text}'", "a layer or a range, such as 12 or 12-15", "mend it")
+        raise StitchLensError(
+            f"layers '{text}'", "a layer or a range, such as 12 or 12-15", "mend it"
+        )
     return int(first), int(last or first)
 
 
@@ -64,46 +78,80 @@ def steer_command(
     prompt: Annotated[str, typer.Option(help="What the models go on from.")],
     source: SourceOpt = "lang:fr",
     lanes: Annotated[
-        str, typer.Option(help="SIDE:KIND joined by commas; kinds: none, own, transferred, random, shuffled.")
+        str,
+        typer.Option(
+            help="SIDE:KIND joined by commas; kinds: none, own, transferred, random, shuffled."
+        ),
     ] = "b:none,b:own,b:transferred",
     stitch_name: StitchArg = None,
     strength: Annotated[float, typer.Option(help="Multiplies c of Eq. 8; 1 is the paper's.")] = 1.0,
     operator: Annotated[str, typer.Option(help="clamp (Eq. 8-9) or add.")] = "clamp",
-    layers_a: Annotated[str | None, typer.Option(help="Layers steered in A, as 20 or 20-23; the stitch's.")] = None,
-    layers_b: Annotated[str | None, typer.Option(help="Layers steered in B, as 12 or 12-15; the stitch's.")] = None,
-    output_only: Annotated[bool, typer.Option("--output-only", help="Leave the prompt's tokens alone.")] = False,
+    layers_a: Annotated[
+        str | None, typer.Option(help="Layers steered in A, as 20 or 20-23; the stitch's.")
+    ] = None,
+    layers_b: Annotated[
+        str | None, typer.Option(help="Layers steered in B, as 12 or 12-15; the stitch's.")
+    ] = None,
+    output_only: Annotated[
+        bool, typer.Option("--output-only", help="Leave the prompt's tokens alone.")
+    ] = False,
     tokens: Annotated[int, typer.Option(min=1, max=1000, help="Most tokens written.")] = 60,
-    temperature: Annotated[float, typer.Option(min=0, max=5, help="0 takes the likeliest token.")] = 0.5,
-    top_p: Annotated[float, typer.Option(help="Share of the probability that is drawn from.")] = 0.95,
-    repetition: Annotated[float, typer.Option(min=0.5, max=3, help="Penalty on tokens that were used.")] = 1.1,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=5, help="0 takes the likeliest token.")
+    ] = 0.5,
+    top_p: Annotated[
+        float, typer.Option(help="Share of the probability that is drawn from.")
+    ] = 0.95,
+    repetition: Annotated[
+        float, typer.Option(min=0.5, max=3, help="Penalty on tokens that were used.")
+    ] = 1.1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same text.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Let lanes of either model go on from a prompt; texts stream to the terminal one lane after the other."""
+    """Let lanes of either model go on from a prompt; texts stream to the terminal one lane after
+    the other."""
     from core.config import check
     from core.steering.generate import Sampling
     from core.steering.studio import Setting, lane_key, run_record
 
     studio = _studio(pair, stitch_name)
     setting = check(
-        Setting, operator=operator, strength=strength, prompt=not output_only,
-        layers_a=_span(layers_a), layers_b=_span(layers_b),
-    )  # fmt: skip
+        Setting,
+        operator=operator,
+        strength=strength,
+        prompt=not output_only,
+        layers_a=_span(layers_a),
+        layers_b=_span(layers_b),
+    )
     sampling = check(
-        Sampling, tokens=tokens, temperature=temperature, top_p=top_p, repetition=repetition, seed=seed
-    )  # fmt: skip
+        Sampling,
+        tokens=tokens,
+        temperature=temperature,
+        top_p=top_p,
+        repetition=repetition,
+        seed=seed,
+    )
     keys = [lane_key(text) for text in lanes.split(",")]
     prompt = clean(prompt)
     written = {}
     for written in studio.run(studio.source(source), keys, prompt, setting, sampling):
-        print(f"\r{max(len(w.ids) for w in written.values())} tokens", end="", file=sys.stderr, flush=True)
+        print(
+            f"\r{max(len(w.ids) for w in written.values())} tokens",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
     print(file=sys.stderr)
     judged = studio.judge(prompt, written)
     record = run_record(studio, source, prompt, setting, sampling, written, judged)
     lines = []
     for lane in record["lanes"]:
         said = f"{lane['language'] or '?'} {lane['probability']:.2f}, {lane['loss']:.2f} nats/token"
-        lines += [f"[{lane['lane']}] {said}, {lane['repetition']:.0%} repeated", f"{prompt}{lane['text']}", ""]
+        lines += [
+            f"[{lane['lane']}] {said}, {lane['repetition']:.0%} repeated",
+            f"{prompt}{lane['text']}",
+            "",
+        ]
     show(record, as_json, "\n".join(lines))
 
 
@@ -115,14 +163,20 @@ def steer_eval_command(
         str | None, typer.Option(help="Codes joined by commas, such as fr,nl; all if not given.")
     ] = None,
     prompts: Annotated[
-        int | None, typer.Option(min=1, help="Prompts of the second half that are measured; all if not given.")
+        int | None,
+        typer.Option(min=1, help="Prompts of the second half that are measured; all if not given."),
     ] = None,
-    choosing: Annotated[int, typer.Option(min=1, help="Prompts of the first half that choose settings.")] = 6,
+    choosing: Annotated[
+        int, typer.Option(min=1, help="Prompts of the first half that choose settings.")
+    ] = 6,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of a response.")] = 40,
-    stitches: Annotated[str | None, typer.Option(help="Stitches to choose from, joined by commas; all.")] = None,
+    stitches: Annotated[
+        str | None, typer.Option(help="Stitches to choose from, joined by commas; all.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure response languages under own, transferred and random vectors, both ways (Fig. 3b, Tables 5 and 6)."""
+    """Measure response languages under own, transferred and random vectors, both ways (Fig. 3b,
+    Tables 5 and 6)."""
     from core import bench
     from core.report import report
     from core.steering import measure as steering_measure
@@ -130,9 +184,12 @@ def steer_eval_command(
     bench = bench.Bench(get_pair(pair), bench.BuildConfig())
     default_stitch(bench.workspace)
     config = steering_measure.SteerConfig(
-        languages=tuple(languages.split(",")) if languages else None, prompts=prompts, choosing=choosing, tokens=tokens,
+        languages=tuple(languages.split(",")) if languages else None,
+        prompts=prompts,
+        choosing=choosing,
+        tokens=tokens,
         stitches=tuple(stitches.split(",")) if stitches else None,
-    )  # fmt: skip
+    )
     steering_measure.evaluate(bench, config)
     found = report(bench.pair)["steering"]
     show(found, as_json, as_text(found))
@@ -144,13 +201,25 @@ def vector_import_command(
     pair: PairArg,
     file: Annotated[
         Path,
-        typer.Argument(help="Ours, a GGUF control vector, Neuronpedia's JSON, or a row (.npy, .pt, .safetensors)."),
+        typer.Argument(
+            help=(
+                "Ours, a GGUF control vector, Neuronpedia's JSON, or a row (.npy, .pt,"
+                " .safetensors)."
+            )
+        ),
     ],
-    side: Annotated[str | None, typer.Option(help="a or b, where the file does not say its model.")] = None,
-    layer: Annotated[
-        int | None, typer.Option(help="It acts before this layer, where the file does not say so or has several.")
+    side: Annotated[
+        str | None, typer.Option(help="a or b, where the file does not say its model.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name in the workspace; the file's by default.")] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(
+            help="It acts before this layer, where the file does not say so or has several."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name in the workspace; the file's by default.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Bring a steering vector: it is checked (report card) and kept as source vector:NAME."""
@@ -170,15 +239,21 @@ def vector_import_command(
 @guarded
 def vector_export_command(
     pair: PairArg,
-    out: Annotated[Path, typer.Option(help="A new file; its ending is the format: .safetensors, .gguf or .json.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="A new file; its ending is the format: .safetensors, .gguf or .json."),
+    ],
     source: SourceOpt = "lang:fr",
     lane: Annotated[
         str, typer.Option(help="Whose vector: SIDE:KIND, such as b:transferred or a:own.")
     ] = "b:transferred",
     stitch_name: StitchArg = None,
-    layer: Annotated[int | None, typer.Option(help="Layer it acts before; the stitch's if not given.")] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="Layer it acts before; the stitch's if not given.")
+    ] = None,
 ) -> None:
-    """Write a steering vector: safetensors (ours), a GGUF control vector (llama.cpp), or Neuronpedia's JSON."""
+    """Write a steering vector: safetensors (ours), a GGUF control vector (llama.cpp), or
+    Neuronpedia's JSON."""
     from core.steering.files import export
     from core.steering.studio import Setting, lane_key
 

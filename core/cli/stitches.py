@@ -22,16 +22,25 @@ app.add_typer(stitch, name="stitch")
 @guarded
 def build_command(
     pair: PairArg,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of B scored on the held-out split for Table 1.")] = 10_000,
-    select_tokens: Annotated[int, typer.Option(min=1, help="Tokens of B scored for each setting.")] = 2_500,
-    positions: Annotated[int | None, typer.Option(help="Pairs of positions to fit on; all by default.")] = None,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of B scored on the held-out split for Table 1.")
+    ] = 10_000,
+    select_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of B scored for each setting.")
+    ] = 2_500,
+    positions: Annotated[
+        int | None, typer.Option(help="Pairs of positions to fit on; all by default.")
+    ] = None,
 ) -> None:
-    """Build a pair's whole workspace: SVCCA, metric study, alpha sweep, stitches, Table 1. A killed build goes on."""
+    """Build a pair's whole workspace: SVCCA, metric study, alpha sweep, stitches, Table 1. A killed
+    build goes on."""
     from core import bench
     from core.stitches import measure as stitch_measure
 
     spec = get_pair(pair)
-    config = bench.BuildConfig(held_out_tokens=tokens, select_tokens=select_tokens, positions=positions)
+    config = bench.BuildConfig(
+        held_out_tokens=tokens, select_tokens=select_tokens, positions=positions
+    )
     workspace = stitch_measure.build(spec, config)
     print(f"Built {workspace.root.name}: {', '.join(workspace.names())}")
 
@@ -40,10 +49,13 @@ def build_command(
 @guarded
 def svcca_command(
     pair: PairArg,
-    positions: Annotated[int, typer.Option(min=1, help="Paired positions to compare over.")] = 8_192,
+    positions: Annotated[
+        int, typer.Option(min=1, help="Paired positions to compare over.")
+    ] = 8_192,
     as_json: JsonFlag = False,
 ) -> None:
-    """Score every layer of A against every layer of B (Fig. 6) and keep the table in the workspace."""
+    """Score every layer of A against every layer of B (Fig. 6) and keep the table in the
+    workspace."""
     from core import bench
     from core.stitches import measure as stitch_measure
 
@@ -65,14 +77,21 @@ def fit_command(
     metric: Annotated[
         str, typer.Option(help="Where Eq. 3 measures errors: raw (the paper), rms, std or whiten.")
     ] = "std",
-    alpha: Annotated[float, typer.Option(help="Strength of inversion, α of Eq. 3; the paper uses 1.")] = 1.0,
+    alpha: Annotated[
+        float, typer.Option(help="Strength of inversion, α of Eq. 3; the paper uses 1.")
+    ] = 1.0,
     positions: Annotated[
-        int | None, typer.Option(help="Pairs of positions to fit on; the whole fit split by default.")
+        int | None,
+        typer.Option(help="Pairs of positions to fit on; the whole fit split by default."),
     ] = None,
     lr: Annotated[float, typer.Option(help="adam: learning rate.")] = 1e-4,
     epochs: Annotated[int, typer.Option(help="adam: passes over the data.")] = 2,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of B scored on the held-out split for Table 1.")] = 4_000,
-    name: Annotated[str | None, typer.Option(help="Name in the workspace; made from the settings by default.")] = None,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of B scored on the held-out split for Table 1.")
+    ] = 4_000,
+    name: Annotated[
+        str | None, typer.Option(help="Name in the workspace; made from the settings by default.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Fit a stitch, measure it on the held-out split and keep it in the workspace."""
@@ -85,15 +104,25 @@ def fit_command(
 
     spec = get_pair(pair)
     try:
-        settings: dict[str, Any] = {"method": method, "metric": metric, "alpha": alpha, "lr": lr, "epochs": epochs}
+        settings: dict[str, Any] = {
+            "method": method,
+            "metric": metric,
+            "alpha": alpha,
+            "lr": lr,
+            "epochs": epochs,
+        }
         config = FitConfig.model_validate(settings)
     except ValidationError as e:
         first = e.errors()[0]
-        raise StitchLensError(f"{first['loc'][0]} = {first['input']!r}", first["msg"].lower(), "see --help") from None
+        raise StitchLensError(
+            f"{first['loc'][0]} = {first['input']!r}", first["msg"].lower(), "see --help"
+        ) from None
     layers = LayerPair(a=max(layer_a, 0), b=max(layer_b, 0), why="chosen by hand")
     spec.check_layers(layer_a, layer_b)
     bench = bench.Bench(spec, bench.BuildConfig(held_out_tokens=tokens))
-    name = name or f"{layers.name}-{method}-{metric}-a{alpha:g}" + (f"-{positions}" if positions else "")
+    name = name or f"{layers.name}-{method}-{metric}-a{alpha:g}" + (
+        f"-{positions}" if positions else ""
+    )
     stitch_measure.fit_stitch(bench, name, layers, config, positions)
     found = report(spec)["stitches"][name]
     show(found | {"name": name}, as_json, as_text(name, found))
@@ -104,7 +133,9 @@ def fit_command(
 def eval_command(
     pair: PairArg,
     name: Annotated[str, typer.Argument(help="A stitch of the workspace.")],
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of B scored on the held-out split.")] = 10_000,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of B scored on the held-out split.")
+    ] = 10_000,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure a stitch of the workspace again: Table 1 with controls, on more or fewer tokens."""
@@ -113,7 +144,9 @@ def eval_command(
     from core.stitches import measure as stitch_measure
 
     spec = get_pair(pair)
-    stitch_measure.evaluate_stitch(bench.Bench(spec, bench.BuildConfig(held_out_tokens=tokens)), name)
+    stitch_measure.evaluate_stitch(
+        bench.Bench(spec, bench.BuildConfig(held_out_tokens=tokens)), name
+    )
     found = report(spec)["stitches"][name]
     show(found | {"name": name}, as_json, as_text(name, found))
 
@@ -122,12 +155,17 @@ def eval_command(
 @guarded
 def import_command(
     pair: PairArg,
-    file: Annotated[Path, typer.Argument(help="safetensors, a PyTorch state_dict, or .npz: see the README.")],
+    file: Annotated[
+        Path, typer.Argument(help="safetensors, a PyTorch state_dict, or .npz: see the README.")
+    ],
     layer_a: Annotated[int, typer.Option(help="It was trained before this layer of A.")],
     layer_b: Annotated[int, typer.Option(help="It was trained before this layer of B.")],
-    name: Annotated[str | None, typer.Option(help="Name in the workspace; the file's by default.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name in the workspace; the file's by default.")
+    ] = None,
     orientation: Annotated[
-        str | None, typer.Option(help="Only for equal widths: linear ([out, in]) or paper ([in, out]).")
+        str | None,
+        typer.Option(help="Only for equal widths: linear ([out, in]) or paper ([in, out])."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -148,7 +186,9 @@ def import_command(
 
 @stitch.command("remove")
 @guarded
-def remove_command(pair: PairArg, name: Annotated[str, typer.Argument(help="A stitch of the workspace.")]) -> None:
+def remove_command(
+    pair: PairArg, name: Annotated[str, typer.Argument(help="A stitch of the workspace.")]
+) -> None:
     """Take a stitch and its measurements out of the workspace."""
     from core.stitches import measure as stitch_measure
 

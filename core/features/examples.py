@@ -1,6 +1,8 @@
-"""Where a feature is active: its top contexts and a sample from each quantile, as pointers into a corpus (5.1, H).
+"""Where a feature is active: its top contexts and a sample from each quantile, as pointers into a
+corpus (5.1, H).
 
-One pass over documents. A context is a document; each counts once a feature, at its strongest token. No text is kept.
+One pass over documents. A context is a document; each counts once a feature, at its strongest
+token. No text is kept.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 
 TOP = 20
 SHOWN = 10
-"""Of the top contexts those with the activations around; the others count where tops are compared."""
+"""Of the top contexts those with the activations around; the others count where tops are
+compared."""
 QUANTILES = 4
 """Equal shares of a feature's sampled contexts by activation."""
 FROM_EACH = 5
@@ -69,7 +72,9 @@ class _Kept:
         touched, where = np.unique(feature[near], return_inverse=True)
         both = {}
         for name, old in self.columns.items():
-            more = np.full((len(touched), *old.shape[1:]), -np.inf if name == "key" else 0, dtype=old.dtype)
+            more = np.full(
+                (len(touched), *old.shape[1:]), -np.inf if name == "key" else 0, dtype=old.dtype
+            )
             if name == "document":
                 more[:] = -1
             more[where, rank[near]] = new[name][order[near]]
@@ -83,7 +88,8 @@ class _Kept:
 def strongest(
     acts: Float[Tensor, "n f"], document: NDArray[np.int64], position: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """(row, feature, activation) of each feature and document at its strongest active token, the first of equals."""
+    """(row, feature, activation) of each feature and document at its strongest active token, the
+    first of equals."""
     at, feature = (x.numpy() for x in acts.nonzero(as_tuple=True))
     value = acts.numpy()[at, feature]
     order = np.lexsort((position[at], -value, document[at], feature))
@@ -94,12 +100,16 @@ def strongest(
 
 
 def around(
-    acts: Float[Tensor, "n f"], at: NDArray[np.int64], feature: NDArray[np.int64], document: NDArray[np.int64],
+    acts: Float[Tensor, "n f"],
+    at: NDArray[np.int64],
+    feature: NDArray[np.int64],
+    document: NDArray[np.int64],
     ends: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.float16]]:  # fmt: skip
-    """What lies around rows `at` of `acts` [m], for one feature each: `spans` [m, BEFORE + AFTER + 2], where the tokens
-    from BEFORE before to AFTER behind end in the text, the first entry where the first of them begins (-1 outside of
-    the document), and `heat` [m, BEFORE + AFTER + 1], their activations."""
+) -> tuple[NDArray[np.int64], NDArray[np.float16]]:
+    """What lies around rows `at` of `acts` [m], for one feature each: `spans` [m, BEFORE + AFTER +
+    2], where the tokens from BEFORE before to AFTER behind end in the text, the first entry where
+    the first of them begins (-1 outside of the document), and `heat` [m, BEFORE + AFTER + 1], their
+    activations."""
     rows = at[:, None] + np.arange(-BEFORE - 1, AFTER + 1)
     inside = np.clip(rows, 0, max(len(acts) - 1, 0))
     same = (inside == rows) & (document[inside] == document[at][:, None])
@@ -107,23 +117,29 @@ def around(
     first = np.argmax(same, axis=1)
     cut = np.flatnonzero(first > 0)
     spans[cut, first[cut] - 1] = 0  # the document's first token begins it
-    heat = np.where(same[:, 1:], acts.numpy()[inside[:, 1:], feature[:, None]], 0).astype(np.float16)
+    heat = np.where(same[:, 1:], acts.numpy()[inside[:, 1:], feature[:, None]], 0).astype(
+        np.float16
+    )
     return spans, heat
 
 
-def packed(spans: NDArray[Any], heat: NDArray[np.float16], scale: NDArray[np.float32]) -> dict[str, Any]:
-    """`spans` and `heat` of `around` as small columns: `begin`, the character at which the first token shown begins;
-    `lengths` of the tokens in characters; `heat` of each in 255ths of `scale`; `peak`, which of them is the middle."""
+def packed(
+    spans: NDArray[Any], heat: NDArray[np.float16], scale: NDArray[np.float32]
+) -> dict[str, Any]:
+    """`spans` and `heat` of `around` as small columns: `begin`, the character at which the first
+    token shown begins; `lengths` of the tokens in characters; `heat` of each in 255ths of `scale`;
+    `peak`, which of them is the middle."""
     shown = (spans[:, 1:] >= 0) & (spans[:, :-1] >= 0)
     first = shown.argmax(axis=1)
     cuts = np.cumsum(shown.sum(axis=1))
     lengths = np.diff(spans, axis=1)[shown].astype(np.uint16)
     share = 255 * heat.astype(np.float32) / np.maximum(scale, 1e-20)[:, None]
     return {
-        "begin": spans[np.arange(len(spans)), first].astype(np.uint16), "peak": (BEFORE - first).astype(np.uint8),
+        "begin": spans[np.arange(len(spans)), first].astype(np.uint16),
+        "peak": (BEFORE - first).astype(np.uint8),
         "lengths": np.split(lengths, cuts)[:-1],
         "heat": np.split(share.round().clip(0, 255)[shown].astype(np.uint8), cuts)[:-1],
-    }  # fmt: skip
+    }
 
 
 def short(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -132,7 +148,8 @@ def short(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def bins(acts: Tensor) -> Tensor:
-    """The bin of each positive activation in `Examples.histogram`: half octaves from 2^-10 to 2^20."""
+    """The bin of each positive activation in `Examples.histogram`: half octaves from 2^-10 to
+    2^20."""
     return (2 * acts.log2() + 20).floor().clamp(0, BINS - 1).long()
 
 
@@ -148,26 +165,40 @@ class Examples:
         self._rng = np.random.default_rng(seed)
 
     def update(
-        self, acts: Float[Tensor, "n f"], document: NDArray[np.int64], position: NDArray[np.int64],
+        self,
+        acts: Float[Tensor, "n f"],
+        document: NDArray[np.int64],
+        position: NDArray[np.int64],
         ends: NDArray[np.int64],
-    ) -> None:  # fmt: skip
-        """Activations at tokens `position` of documents `document` that end at character `ends`; a document's tokens
-        come in one call and in order."""
+    ) -> None:
+        """Activations at tokens `position` of documents `document` that end at character `ends`; a
+        document's tokens come in one call and in order."""
         at, active = acts.nonzero(as_tuple=True)
         np.add.at(self.histogram, (active.numpy(), bins(acts[at, active]).numpy()), 1)
         at, feature, value = strongest(acts, document, position)
-        for kept, key in ((self.top, value.astype(np.float64)), (self.sample, self._rng.random(len(feature)))):
+        for kept, key in (
+            (self.top, value.astype(np.float64)),
+            (self.sample, self._rng.random(len(feature))),
+        ):
             near = kept.wants(feature, key)
             spans, heat = around(acts, at[near], feature[near], document, ends)
-            kept.add(feature[near], {
-                "key": key[near], "activation": value[near], "document": document[at[near]],
-                "position": position[at[near]], "spans": spans, "heat": heat,
-            })  # fmt: skip
+            kept.add(
+                feature[near],
+                {
+                    "key": key[near],
+                    "activation": value[near],
+                    "document": document[at[near]],
+                    "position": position[at[near]],
+                    "spans": spans,
+                    "heat": heat,
+                },
+            )
 
     def table(self, documents: Sequence[Document]) -> pd.DataFrame:
-        """One row an example, by feature and in each group strongest first: `feature`, `group` ('top', or 'q1'
-        (weakest) to 'q4'), `rank` from 0, `document` (its id), `position` (token index), `activation`, and the columns
-        of `packed`. An example of a quantile is not among the top ones."""
+        """One row an example, by feature and in each group strongest first: `feature`, `group`
+        ('top', or 'q1' (weakest) to 'q4'), `rank` from 0, `document` (its id), `position` (token
+        index), `activation`, and the columns of `packed`. An example of a quantile is not among the
+        top ones."""
         feature, slot = np.nonzero(self.top.filled)
         parts = [_rows(self.top, "top", feature, slot, slot)]
         filled, sampled = self.sample.filled, self.sample.columns
@@ -176,27 +207,41 @@ class Examples:
             seen = seen[~np.isin(sampled["document"][one, seen], self.top.columns["document"][one])]
             seen = seen[np.argsort(sampled["activation"][one, seen], kind="stable")]
             for q, share in enumerate(np.array_split(seen, QUANTILES), 1):
-                drawn = share[np.linspace(len(share) - 1, 0, min(FROM_EACH, len(share))).round().astype(int)]
-                parts.append(_rows(self.sample, f"q{q}", np.full(len(drawn), one), drawn, np.arange(len(drawn))))
+                drawn = share[
+                    np.linspace(len(share) - 1, 0, min(FROM_EACH, len(share))).round().astype(int)
+                ]
+                parts.append(
+                    _rows(
+                        self.sample, f"q{q}", np.full(len(drawn), one), drawn, np.arange(len(drawn))
+                    )
+                )
         groups = np.concatenate([np.full(len(part["feature"]), group) for group, part in parts])
         out = {name: np.concatenate([part[name] for _, part in parts]) for name in parts[0][1]}
-        table = pd.DataFrame({
-            "feature": out["feature"].astype(np.int32), "group": pd.Categorical(groups),
-            "rank": out["rank"].astype(np.uint8), "document": _ids(documents)[out["document"]],
-            "position": out["position"].astype(np.uint16), "activation": short(out["activation"]),
-        })  # fmt: skip
+        table = pd.DataFrame(
+            {
+                "feature": out["feature"].astype(np.int32),
+                "group": pd.Categorical(groups),
+                "rank": out["rank"].astype(np.uint8),
+                "document": _ids(documents)[out["document"]],
+                "position": out["position"].astype(np.uint16),
+                "activation": short(out["activation"]),
+            }
+        )
         table = table.assign(**packed(out["spans"], out["heat"], out["activation"]))
         return table.sort_values("feature", kind="stable", ignore_index=True)
 
 
 def lean(table: pd.DataFrame) -> pd.DataFrame:
-    """`Examples.table` as it is kept: top contexts from rank SHOWN on are pointers without `lengths` and `heat`."""
+    """`Examples.table` as it is kept: top contexts from rank SHOWN on are pointers without
+    `lengths` and `heat`."""
     far = (table.group == "top") & (table["rank"] >= SHOWN)
     empty = np.zeros(0, dtype=np.uint8)
-    return table.assign(**{
-        column: [empty if less else x for less, x in zip(far, table[column], strict=True)]
-        for column in ("lengths", "heat")
-    })  # fmt: skip
+    return table.assign(
+        **{
+            column: [empty if less else x for less, x in zip(far, table[column], strict=True)]
+            for column in ("lengths", "heat")
+        }
+    )
 
 
 def _ids(documents: Sequence[Document]) -> NDArray[np.object_]:
@@ -204,16 +249,22 @@ def _ids(documents: Sequence[Document]) -> NDArray[np.object_]:
 
 
 def _rows(
-    kept: _Kept, group: str, feature: NDArray[np.int64], slot: NDArray[np.int64], rank: NDArray[np.int64]
+    kept: _Kept,
+    group: str,
+    feature: NDArray[np.int64],
+    slot: NDArray[np.int64],
+    rank: NDArray[np.int64],
 ) -> tuple[str, dict[str, NDArray[Any]]]:
     """(group, columns of `Examples.table`) of chosen slots."""
     names = ("document", "position", "activation", "spans", "heat")
-    return group, {"feature": feature, "rank": rank} | {name: kept.columns[name][feature, slot] for name in names}
+    return group, {"feature": feature, "rank": rank} | {
+        name: kept.columns[name][feature, slot] for name in names
+    }
 
 
 class Read(NamedTuple):
-    """Activations [n, f] at the usable tokens of some documents, in their order; `document` counts from 0 over all
-    documents, `ends` in characters."""
+    """Activations [n, f] at the usable tokens of some documents, in their order; `document` counts
+    from 0 over all documents, `ends` in characters."""
 
     acts: Tensor
     document: NDArray[np.int64]
@@ -222,10 +273,16 @@ class Read(NamedTuple):
 
 
 def read(
-    model: LiveModel, partner: LiveModel | None, sae: "SAE[Any]", documents: Sequence[Document], layer: int, desc: str
+    model: LiveModel,
+    partner: LiveModel | None,
+    sae: "SAE[Any]",
+    documents: Sequence[Document],
+    layer: int,
+    desc: str,
 ) -> Iterator[Read]:
-    """The features of `sae` in the residual stream of `model` before `layer` at `kept_positions`, a window of documents
-    at a time; rows whose norm is above OUTLIER medians (of the first window) are left out."""
+    """The features of `sae` in the residual stream of `model` before `layer` at `kept_positions`, a
+    window of documents at a time; rows whose norm is above OUTLIER medians (of the first window)
+    are left out."""
     limit: float | None = None
     start = 0
     with Progress(desc, sum(len(d.text) for d in documents), "chr") as bar:
@@ -239,27 +296,36 @@ def read(
             where = np.repeat(np.arange(len(docs)) + start, [len(p) for p in kept])[keep]
             with torch.inference_mode():
                 acts = torch.relu(sae.encode(h[torch.from_numpy(keep)]))
-            ends = np.concatenate([e.ends[p] for e, p in zip(encoded, kept, strict=True)]).astype(np.int64)
+            ends = np.concatenate([e.ends[p] for e, p in zip(encoded, kept, strict=True)]).astype(
+                np.int64
+            )
             yield Read(acts, where, np.concatenate(kept)[keep], ends[keep])
             start += len(docs)
             bar.advance(sum(len(d.text) for d in docs))
 
 
 def read_text(model: LiveModel, sae: "SAE[Any]", layer: int, text: str) -> Read:
-    """One text by itself, cleaned, outliers and all. Raises StitchLensError where no token of it can be used."""
+    """One text by itself, cleaned, outliers and all. Raises StitchLensError where no token of it
+    can be used."""
     (encoded,), (kept,) = kept_positions(model, [clean(text)], None)
     if not len(kept):
         raise StitchLensError("a text without a token", "a few words", "type some")
     h = record(model, [encoded], [kept], [layer])[layer].float()
     with torch.inference_mode():
         acts = torch.relu(sae.encode(h))
-    return Read(acts, np.zeros(len(kept), dtype=np.int64), kept, encoded.ends[kept].astype(np.int64))
+    return Read(
+        acts, np.zeros(len(kept), dtype=np.int64), kept, encoded.ends[kept].astype(np.int64)
+    )
 
 
 def find_examples(
-    model: LiveModel, partner: LiveModel | None, sae: "SAE[Any]", documents: Sequence[Document], layer: int,
+    model: LiveModel,
+    partner: LiveModel | None,
+    sae: "SAE[Any]",
+    documents: Sequence[Document],
+    layer: int,
     desc: str = "examples",
-) -> tuple[pd.DataFrame, NDArray[np.int64]]:  # fmt: skip
+) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     """(`Examples.table`, `Examples.histogram`) of every feature, from what `read` gives."""
     found = Examples(sae.cfg.d_sae)
     for window in read(model, partner, sae, documents, layer, desc):
@@ -268,25 +334,37 @@ def find_examples(
 
 
 def shared_places(a: pd.DataFrame, b: pd.DataFrame, each: int = 5) -> pd.DataFrame:
-    """The `each` top contexts of every feature in two tables of examples, a document once: `feature`, `document`,
-    `at` (the character where the strongest token ends), `found` ('a' or 'b')."""
+    """The `each` top contexts of every feature in two tables of examples, a document once:
+    `feature`, `document`, `at` (the character where the strongest token ends), `found` ('a' or
+    'b')."""
     tops = []
     for side, table in (("a", a), ("b", b)):
         top = table[(table.group == "top") & (table["rank"] < each)]
         at = [
-            begin + int(np.sum(x[: peak + 1])) for begin, x, peak in zip(top.begin, top.lengths, top.peak, strict=True)
+            begin + int(np.sum(x[: peak + 1]))
+            for begin, x, peak in zip(top.begin, top.lengths, top.peak, strict=True)
         ]
-        tops.append(pd.DataFrame({"feature": top.feature, "document": top.document, "at": at, "found": side}))
+        tops.append(
+            pd.DataFrame(
+                {"feature": top.feature, "document": top.document, "at": at, "found": side}
+            )
+        )
     both = pd.concat(tops).drop_duplicates(["feature", "document"])
     return both.sort_values("feature", kind="stable", ignore_index=True)
 
 
 def read_places(
-    model: LiveModel, partner: LiveModel | None, sae: "SAE[Any]", documents: Sequence[Document], layer: int,
-    places: pd.DataFrame, desc: str,
-) -> pd.DataFrame:  # fmt: skip
-    """`places` as `model` reads them: `feature`, `document`, `found`, `activation` (the largest shown) and the columns
-    of `packed` around the first token that has read up to `at`; documents without a token that is kept are left out."""
+    model: LiveModel,
+    partner: LiveModel | None,
+    sae: "SAE[Any]",
+    documents: Sequence[Document],
+    layer: int,
+    places: pd.DataFrame,
+    desc: str,
+) -> pd.DataFrame:
+    """`places` as `model` reads them: `feature`, `document`, `found`, `activation` (the largest
+    shown) and the columns of `packed` around the first token that has read up to `at`; documents
+    without a token that is kept are left out."""
     number = {d.id: k for k, d in enumerate(documents)}
     wanted = places.assign(number=places.document.map(number)).sort_values("number", kind="stable")
     order = np.sort(wanted.number.unique())
@@ -298,10 +376,18 @@ def read_places(
         here = wanted.loc[wanted.number.isin(document)]
         at = np.searchsorted(key, here.number.to_numpy() * 1_000_000 + here["at"].to_numpy())
         at = np.minimum(at, len(key) - 1)
-        at = np.where(document[at] == here.number, at, at - 1)  # where it is behind the last token that is kept
-        spans, heat = around(window.acts, at, here.feature.to_numpy(np.int64), document, window.ends)
+        at = np.where(
+            document[at] == here.number, at, at - 1
+        )  # where it is behind the last token that is kept
+        spans, heat = around(
+            window.acts, at, here.feature.to_numpy(np.int64), document, window.ends
+        )
         most = heat.max(axis=1, initial=0).astype(np.float32)
-        parts.append(here[["feature", "document", "found"]].assign(activation=short(most), **packed(spans, heat, most)))
+        parts.append(
+            here[["feature", "document", "found"]].assign(
+                activation=short(most), **packed(spans, heat, most)
+            )
+        )
     return pd.concat(parts).sort_values("feature", kind="stable", ignore_index=True)
 
 
@@ -312,7 +398,8 @@ def jaccard(one: Iterable[str], other: Iterable[str]) -> float:
 
 
 def rank_biased_overlap(one: Sequence[str], other: Sequence[str], p: float = PERSISTENCE) -> float:
-    """Extrapolated rank-biased overlap of two ranked lists in [0, 1] (Webber, Moffat and Zobel, 2010, Eq. 32)."""
+    """Extrapolated rank-biased overlap of two ranked lists in [0, 1] (Webber, Moffat and Zobel,
+    2010, Eq. 32)."""
     short, long = sorted((list(one), list(other)), key=len)
     if not short:
         return 0.0
@@ -324,10 +411,14 @@ def rank_biased_overlap(one: Sequence[str], other: Sequence[str], p: float = PER
 
 
 def overlap(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """How alike the top lists of each feature are in two tables of examples: `feature`, `jaccard`, `rbo`, both over
-    documents; features that are active in neither are left out."""
+    """How alike the top lists of each feature are in two tables of examples: `feature`, `jaccard`,
+    `rbo`, both over documents; features that are active in neither are left out."""
     tops = [
-        t.query("group == 'top'").sort_values(["feature", "rank"]).groupby("feature").document.agg(list) for t in (a, b)
+        t.query("group == 'top'")
+        .sort_values(["feature", "rank"])
+        .groupby("feature")
+        .document.agg(list)
+        for t in (a, b)
     ]
     features = sorted(set(tops[0].index) | set(tops[1].index))
     rows = []

@@ -1,4 +1,5 @@
-"""What the feature explorer shows of an SAE of A and its transfer to B: from a stitch to tables (3.1, 5.1, C, G, H)."""
+"""What the feature explorer shows of an SAE of A and its transfer to B: from a stitch to tables
+(3.1, 5.1, C, G, H)."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,23 @@ import pandas as pd
 from core.bench import Bench, BuildConfig
 from core.errors import StitchLensError
 from core.features.attribution import extreme_tokens, measure_attribution
-from core.features.examples import Read, find_examples, lean, overlap, read_places, read_text, shared_places, short
-from core.features.taxonomy import REWRITES, TagRewriter, active_features, consistency, english_sentences
+from core.features.examples import (
+    Read,
+    find_examples,
+    lean,
+    overlap,
+    read_places,
+    read_text,
+    shared_places,
+    short,
+)
+from core.features.taxonomy import (
+    REWRITES,
+    TagRewriter,
+    active_features,
+    consistency,
+    english_sentences,
+)
 from core.models.live import TURNS
 from core.models.pairs import LayerPair, PairSpec
 from core.saes.crossing import ExploreConfig, joined, variants, zero_shot
@@ -25,21 +41,22 @@ if TYPE_CHECKING:
 
 
 def stitch_of(ws: Workspace, sae_name: str) -> str:
-    """The stitch that the features of an SAE were measured through. Raises StitchLensError where it was fitted again
-    since."""
+    """The stitch that the features of an SAE were measured through. Raises StitchLensError where it
+    was fitted again since."""
     makers = ws.entry(f"features/{sae_name}").makers
     name = makers["stitch_name"]
     if fingerprint(ws.entry(f"stitches/{name}").makers) != makers["stitch"]:
         raise StitchLensError(
-            f"stitch {name} fitted again since", "the one that the features were measured through",
+            f"stitch {name} fitted again since",
+            "the one that the features were measured through",
             f"run `python -m core features build {ws.pair} --stitch {name} --sae {sae_name}`",
-        )  # fmt: skip
+        )
     return name
 
 
 class Live:
-    """Both models with an SAE of the workspace and its transfer at hand, to read texts that were typed in; takes
-    turns with whatever else computes in this process.
+    """Both models with an SAE of the workspace and its transfer at hand, to read texts that were
+    typed in; takes turns with whatever else computes in this process.
 
     Raises StitchLensError where the stitch is not the one that the features were measured through.
     """
@@ -50,18 +67,26 @@ class Live:
         name, makers = stitch_of(ws, sae_name), ws.entry(f"features/{sae_name}").makers
         sae = kept_in(bench, sae_name, makers["layer_a"])
         moved = transfer_sae(sae, load_stitch(ws.path(f"stitches/{name}")))
-        self._sides = {"a": (bench.a, sae, makers["layer_a"]), "b": (bench.b, moved, makers["layer_b"])}
+        self._sides = {
+            "a": (bench.a, sae, makers["layer_a"]),
+            "b": (bench.b, moved, makers["layer_b"]),
+        }
 
     def read(self, text: str) -> dict[str, Read]:
         """Activations in A ('a') and, transferred, in B ('b')."""
         with TURNS.turn():
-            return {side: read_text(model, sae, at, text) for side, (model, sae, at) in self._sides.items()}
+            return {
+                side: read_text(model, sae, at, text)
+                for side, (model, sae, at) in self._sides.items()
+            }
 
 
-def explore(bench: Bench, sae_name: str, stitch_name: str, config: ExploreConfig | None = None) -> None:
-    """Measure an SAE of the workspace and its transfer through a stitch of the workspace, and keep the tables
-    `sae_quality/`, `examples_a/` and `_b/`, `histograms_a/` and `_b/`, `together_a/` and `_b/`, `logits/` and
-    `features/` of that SAE. Steps that are there and current are kept.
+def explore(
+    bench: Bench, sae_name: str, stitch_name: str, config: ExploreConfig | None = None
+) -> None:
+    """Measure an SAE of the workspace and its transfer through a stitch of the workspace, and keep
+    the tables `sae_quality/`, `examples_a/` and `_b/`, `histograms_a/` and `_b/`, `together_a/` and
+    `_b/`, `logits/` and `features/` of that SAE. Steps that are there and current are kept.
 
     Raises StitchLensError where SAE and stitch belong to different layers.
     """
@@ -69,25 +94,44 @@ def explore(bench: Bench, sae_name: str, stitch_name: str, config: ExploreConfig
     ws = bench.workspace
     about, stitched, layers = joined(ws, sae_name, stitch_name)
     sae = kept_in(bench, sae_name, layers.a)
-    stitch, shuffled = load_stitch(ws.path(f"stitches/{stitch_name}")), load_stitch(ws.path(f"controls/{stitch_name}"))
+    stitch, shuffled = (
+        load_stitch(ws.path(f"stitches/{stitch_name}")),
+        load_stitch(ws.path(f"controls/{stitch_name}")),
+    )
     makers = bench.makers | {
-        "sae": fingerprint(about), "stitch": fingerprint(stitched), "sae_name": sae_name, "stitch_name": stitch_name,
-        "layer_a": layers.a, "layer_b": layers.b, "rewrites": REWRITES, **config.model_dump(),
-    }  # fmt: skip
+        "sae": fingerprint(about),
+        "stitch": fingerprint(stitched),
+        "sae_name": sae_name,
+        "stitch_name": stitch_name,
+        "layer_a": layers.a,
+        "layer_b": layers.b,
+        "rewrites": REWRITES,
+        **config.model_dump(),
+    }
     saes = variants(sae, stitch, shuffled, config.seed)
     if not bench.current(f"sae_quality/{sae_name}", makers):
         ws.put_table(f"sae_quality/{sae_name}", zero_shot(bench, saes, layers, config), makers)
     documents = [*bench.corpus.split("held-out"), *bench.corpus.split("select")]
-    sides = {"a": ("original", bench.a, bench.b, layers.a), "b": ("transferred", bench.b, bench.a, layers.b)}
+    sides = {
+        "a": ("original", bench.a, bench.b, layers.a),
+        "b": ("transferred", bench.b, bench.a, layers.b),
+    }
     for side, (name, model, partner, layer) in sides.items():
         if not bench.current(f"examples_{side}/{sae_name}", makers):
             desc = f"examples in {side.upper()}"
             table, histogram = find_examples(model, partner, saes[name][1], documents, layer, desc)
-            active = pd.DataFrame({"feature": np.arange(len(histogram)), "histogram": list(histogram.astype(np.int32))})
+            active = pd.DataFrame(
+                {
+                    "feature": np.arange(len(histogram)),
+                    "histogram": list(histogram.astype(np.int32)),
+                }
+            )
             ws.put_table(f"histograms_{side}/{sae_name}", active, makers)
             ws.put_table(f"examples_{side}/{sae_name}", lean(table), makers)
     if not all(bench.current(f"together_{side}/{sae_name}", makers) for side in ("a", "b")):
-        places = shared_places(ws.table(f"examples_a/{sae_name}"), ws.table(f"examples_b/{sae_name}"))
+        places = shared_places(
+            ws.table(f"examples_a/{sae_name}"), ws.table(f"examples_b/{sae_name}")
+        )
         for side, (name, model, partner, layer) in sides.items():
             desc = f"the same text in {side.upper()}"
             table = read_places(model, partner, saes[name][1], documents, layer, places, desc)
@@ -95,36 +139,51 @@ def explore(bench: Bench, sae_name: str, stitch_name: str, config: ExploreConfig
     if not bench.current(f"logits/{sae_name}", makers):
         ws.put_table(f"logits/{sae_name}", _logits(bench, saes), makers)
     if not bench.current(f"features/{sae_name}", makers):
-        ws.put_table(f"features/{sae_name}", _features(bench, saes, layers, sae_name, config), makers)
+        ws.put_table(
+            f"features/{sae_name}", _features(bench, saes, layers, sae_name, config), makers
+        )
 
 
 def _features(
-    bench: Bench, saes: dict[str, tuple[str, "SAE[Any]"]], layers: LayerPair, sae_name: str, config: ExploreConfig
+    bench: Bench,
+    saes: dict[str, tuple[str, "SAE[Any]"]],
+    layers: LayerPair,
+    sae_name: str,
+    config: ExploreConfig,
 ) -> pd.DataFrame:
-    """One row a feature: the columns of `Attribution.table`; `random`, the correlation of a random SAE's feature, and
-    `shuffled`, of the same feature through a stitch of shuffled pairs; `sentences`, `consistent`, `consistency`;
-    `jaccard`, `rbo` of the top examples; `x`, `y` of a UMAP of decoder directions; `raises`, see `raised`."""
+    """One row a feature: the columns of `Attribution.table`; `random`, the correlation of a random
+    SAE's feature, and `shuffled`, of the same feature through a stitch of shuffled pairs;
+    `sentences`, `consistent`, `consistency`; `jaccard`, `rbo` of the top examples; `x`, `y` of a
+    UMAP of decoder directions; `raises`, see `raised`."""
     ws, held_out = bench.workspace, bench.corpus.split("held-out")
 
     sides = {
-        "correlation": ("original", "transferred"), "random": ("random SAE", "random SAE, transferred"),
+        "correlation": ("original", "transferred"),
+        "random": ("random SAE", "random SAE, transferred"),
         "shuffled": ("original", "shuffled-pair stitch"),
-    }  # fmt: skip
+    }
     both = {column: (saes[one][1], saes[other][1]) for column, (one, other) in sides.items()}
-    found = measure_attribution(bench.a, bench.b, both, held_out, layers, "Eq. 10", config.positions)
-    table = found["correlation"].assign(random=found["random"].correlation, shuffled=found["shuffled"].correlation)
+    found = measure_attribution(
+        bench.a, bench.b, both, held_out, layers, "Eq. 10", config.positions
+    )
+    table = found["correlation"].assign(
+        random=found["random"].correlation, shuffled=found["shuffled"].correlation
+    )
     rewrite = TagRewriter(bench.corpus.split("fit"), config.seed)
     sentences = english_sentences(held_out, config.sentences)
     stays = consistency(active_features(bench.a, saes["original"][1], layers.a), sentences, rewrite)
     tops = overlap(ws.table(f"examples_a/{sae_name}"), ws.table(f"examples_b/{sae_name}"))
     table = table.merge(stays, on="feature", how="left").merge(tops, on="feature", how="left")
     x, y = _map(saes["original"][1].W_dec.float().numpy(), config.seed)
-    return table.assign(x=x, y=y, raises=raised(ws.table(f"logits/{sae_name}", side="a")).to_numpy())
+    return table.assign(
+        x=x, y=y, raises=raised(ws.table(f"logits/{sae_name}", side="a")).to_numpy()
+    )
 
 
 def _logits(bench: Bench, saes: dict[str, tuple[str, "SAE[Any]"]]) -> pd.DataFrame:
-    """The tokens that each feature raises and lowers most: `feature`, `side` ('a', 'b'), `rank` (0 upwards for raised
-    ones, -1 downwards for lowered ones), `token` (its text), `weight` (its logit weight)."""
+    """The tokens that each feature raises and lowers most: `feature`, `side` ('a', 'b'), `rank` (0
+    upwards for raised ones, -1 downwards for lowered ones), `token` (its text), `weight` (its logit
+    weight)."""
     parts = []
     for side, name, model in (("a", "original", bench.a), ("b", "transferred", bench.b)):
         weights, ids = extreme_tokens(model, saes[name][1].W_dec.float())
@@ -132,26 +191,38 @@ def _logits(bench: Bench, saes: dict[str, tuple[str, "SAE[Any]"]]) -> pd.DataFra
         texts = np.array([model.tokenizer.decode([i]) for i in known.tolist()], dtype=object)
         f, k2 = ids.shape
         ranks = np.r_[np.arange(k2 // 2), -1 - np.arange(k2 // 2)]
-        parts.append(pd.DataFrame({
-            "feature": np.repeat(np.arange(f), k2), "side": side, "rank": np.tile(ranks, f),
-            "token": texts[where.reshape(-1)], "weight": short(weights.numpy().reshape(-1)),
-        }))  # fmt: skip
+        parts.append(
+            pd.DataFrame(
+                {
+                    "feature": np.repeat(np.arange(f), k2),
+                    "side": side,
+                    "rank": np.tile(ranks, f),
+                    "token": texts[where.reshape(-1)],
+                    "weight": short(weights.numpy().reshape(-1)),
+                }
+            )
+        )
     return pd.concat(parts, ignore_index=True)
 
 
 def raised(logits: pd.DataFrame, most: int = 5) -> pd.Series:
     """By feature, the tokens that it raises most, in one line."""
-    tokens = logits.loc[(logits["rank"] >= 0) & (logits["rank"] < most)].sort_values(["feature", "rank"], kind="stable")
+    tokens = logits.loc[(logits["rank"] >= 0) & (logits["rank"] < most)].sort_values(
+        ["feature", "rank"], kind="stable"
+    )
     shown = tokens.token.map({t: repr(t)[1:-1] for t in tokens.token.unique()})
     return shown.groupby(tokens.feature).agg(" ".join)
 
 
 def _map(directions: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two UMAP coordinates of each direction, by cosine; fewer than four, too few for UMAP, stand in a row."""
+    """Two UMAP coordinates of each direction, by cosine; fewer than four, too few for UMAP, stand
+    in a row."""
     from umap import UMAP
 
     if len(directions) < 4:
         return np.arange(len(directions), dtype=np.float32), np.zeros(len(directions), np.float32)
     neighbours = min(15, len(directions) - 1)
-    found = np.asarray(UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed).fit_transform(directions))
+    found = np.asarray(
+        UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed).fit_transform(directions)
+    )
     return found[:, 0].astype(np.float32), found[:, 1].astype(np.float32)

@@ -25,36 +25,49 @@ def saes(ws: Workspace) -> list[str]:
 
 
 def features(ws: Workspace, sae: str) -> pd.DataFrame:
-    """One row a feature of an SAE: Eq. 10 before and after transfer with its interval and controls, densities, activity
-    in rewritten sentences, overlap of the top examples, place on the map, and the tokens it raises most in A (see
-    `core.features.measure`)."""
+    """One row a feature of an SAE: Eq. 10 before and after transfer with its interval and controls,
+    densities, activity in rewritten sentences, overlap of the top examples, place on the map, and
+    the tokens it raises most in A (see `core.features.measure`)."""
     table = ws.table(f"features/{sae}")
     columns = (
-        "feature", "correlation", "low", "high", "joint", "density_a", "density_b", "random", "shuffled", "consistency",
-        "sentences", "reliable", "raises",
-    )  # fmt: skip
+        "feature",
+        "correlation",
+        "low",
+        "high",
+        "joint",
+        "density_a",
+        "density_b",
+        "random",
+        "shuffled",
+        "consistency",
+        "sentences",
+        "reliable",
+        "raises",
+    )
     _need(table.columns, columns, f"table 'features/{sae}'")
     return table
 
 
 def kinds_of_features(table: pd.DataFrame, threshold: float = 0.5, least: int = 3) -> pd.Series:
-    """Of `features`: 'dead' where never active in A; 'unseen' where active in fewer than `least` of the rewritten
-    sentences; 'structural' where it stays active in all versions of a share `threshold` of them or more; 'semantic'."""
+    """Of `features`: 'dead' where never active in A; 'unseen' where active in fewer than `least` of
+    the rewritten sentences; 'structural' where it stays active in all versions of a share
+    `threshold` of them or more; 'semantic'."""
     kind = table.consistency.ge(threshold).map({True: "structural", False: "semantic"})
     kind = kind.mask(~table.sentences.ge(least), "unseen")
     return kind.mask(table.density_a == 0, "dead").rename("kind")
 
 
 def feature_examples(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:
-    """The contexts of one feature in A ('a') or, transferred, in B ('b'), those that can be shown: see
-    `core.features.examples.Examples.table` and `unpacked`."""
+    """The contexts of one feature in A ('a') or, transferred, in B ('b'), those that can be shown:
+    see `core.features.examples.Examples.table` and `unpacked`."""
     table = ws.table(f"examples_{side}/{sae}", feature=feature)
     return unpacked(table.loc[table.heat.str.len() > 0].reset_index(drop=True))
 
 
 def same_text(ws: Workspace, sae: str, feature: int) -> pd.DataFrame:
-    """The top contexts of one feature on either side, as both models read them, a row a context: `document`, `found`
-    (the side on whose list it is), and for each side `<side>_ends`, `_heat`, `_peak`, `_activation`."""
+    """The top contexts of one feature on either side, as both models read them, a row a context:
+    `document`, `found` (the side on whose list it is), and for each side `<side>_ends`, `_heat`,
+    `_peak`, `_activation`."""
     parts = []
     for side in ("a", "b"):
         part = unpacked(ws.table(f"together_{side}/{sae}", feature=feature)).drop(columns="feature")
@@ -63,20 +76,27 @@ def same_text(ws: Workspace, sae: str, feature: int) -> pd.DataFrame:
 
 
 def unpacked(table: pd.DataFrame) -> pd.DataFrame:
-    """A table with `activation` and the columns of `core.features.examples.packed`: `ends` [n + 1] in the place of `begin` and
-    `lengths`, `heat` [n] in activations."""
-    ends = [begin + np.cumsum([0, *lengths]) for begin, lengths in zip(table.begin, table.lengths, strict=True)]
-    heat = [np.asarray(h) * (scale / 255) for h, scale in zip(table.heat, table.activation, strict=True)]
+    """A table with `activation` and the columns of `core.features.examples.packed`: `ends` [n + 1]
+    in the place of `begin` and `lengths`, `heat` [n] in activations."""
+    ends = [
+        begin + np.cumsum([0, *lengths])
+        for begin, lengths in zip(table.begin, table.lengths, strict=True)
+    ]
+    heat = [
+        np.asarray(h) * (scale / 255) for h, scale in zip(table.heat, table.activation, strict=True)
+    ]
     return table.drop(columns=["begin", "lengths"]).assign(ends=ends, heat=heat)
 
 
 def feature_logits(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:
-    """The tokens that one feature raises (`rank` 0 and up) and lowers (-1 and down) most: `rank`, `token`, `weight`."""
+    """The tokens that one feature raises (`rank` 0 and up) and lowers (-1 and down) most: `rank`,
+    `token`, `weight`."""
     return ws.table(f"logits/{sae}", feature=feature, side=side).loc[:, ["rank", "token", "weight"]]
 
 
 def feature_histogram(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:
-    """How often one feature was active, by half octave: `low`, `high` of the activation, `tokens`."""
+    """How often one feature was active, by half octave: `low`, `high` of the activation,
+    `tokens`."""
     (counts,) = ws.table(f"histograms_{side}/{sae}", feature=feature).histogram
     lows = [2.0 ** (k / 2 - 10) for k in range(len(counts) + 1)]
     return pd.DataFrame({"low": lows[:-1], "high": lows[1:], "tokens": counts})
@@ -92,42 +112,59 @@ def neuronpedia(ws: Workspace, sae: str, feature: int) -> str | None:
 
 
 def feature_record(ws: Workspace, sae: str, feature: int) -> dict[str, Any]:
-    """All that is known of one feature, for a file: its measures, tokens, histograms and contexts (as pointers)."""
+    """All that is known of one feature, for a file: its measures, tokens, histograms and contexts
+    (as pointers)."""
     (row,) = ws.table(f"features/{sae}", feature=feature).to_dict("records")
     record: dict[str, Any] = {
-        "pair": ws.pair, "sae": sae, "makers": makers(ws, f"features/{sae}"),
+        "pair": ws.pair,
+        "sae": sae,
+        "makers": makers(ws, f"features/{sae}"),
         "feature": {k: None if v != v else v for k, v in row.items()},
-    }  # fmt: skip
+    }
     for side in ("a", "b"):
         bars = feature_histogram(ws, sae, side, feature)
         tables = {
-            "logits": feature_logits(ws, sae, side, feature), "histogram": bars[bars.tokens > 0],
+            "logits": feature_logits(ws, sae, side, feature),
+            "histogram": bars[bars.tokens > 0],
             "contexts": feature_examples(ws, sae, side, feature),
-        }  # fmt: skip
-        record[side] = {what: json.loads(table.to_json(orient="records")) for what, table in tables.items()}
+        }
+        record[side] = {
+            what: json.loads(table.to_json(orient="records")) for what, table in tables.items()
+        }
     return record
 
 
 def feature_counts(ws: Workspace, sae: str) -> dict[str, Any]:
-    """What `report --json` says of an SAE's features: `counts` by kind; `correlation` of transferred, random and
-    shuffled (mean, median, q05, q95) over the features with enough joint activations; `effect` of the transfer against
-    each control, see `effect`; `median_by_kind` of Eq. 10."""
+    """What `report --json` says of an SAE's features: `counts` by kind; `correlation` of
+    transferred, random and shuffled (mean, median, q05, q95) over the features with enough joint
+    activations; `effect` of the transfer against each control, see `effect`; `median_by_kind` of
+    Eq. 10."""
     table = ws.table(f"features/{sae}")
     table["kind"] = kinds_of_features(table)
     found = table.kind.tolist()
     kinds = ("semantic", "structural", "unseen", "dead")
     values = {
         name: table.loc[table.reliable, column].dropna().to_numpy()
-        for name, column in (("transferred", "correlation"), ("random", "random"), ("shuffled", "shuffled"))
+        for name, column in (
+            ("transferred", "correlation"),
+            ("random", "random"),
+            ("shuffled", "shuffled"),
+        )
     }
     correlation = {}
     for name, x in values.items():
         if len(x):
             q05, median, q95 = (float(np.quantile(x, q)) for q in (0.05, 0.5, 0.95))
             correlation[name] = {"mean": float(x.mean()), "median": median, "q05": q05, "q95": q95}
-    against = {c: effect(values["transferred"], values[c]) for c in ("random", "shuffled") if len(values[c])}
+    against = {
+        c: effect(values["transferred"], values[c])
+        for c in ("random", "shuffled")
+        if len(values[c])
+    }
     by_kind = table.loc[table.reliable].groupby("kind").correlation.median()
     return {
-        "counts": {k: found.count(k) for k in kinds}, "correlation": correlation, "effect": against,
+        "counts": {k: found.count(k) for k in kinds},
+        "correlation": correlation,
+        "effect": against,
         "median_by_kind": {str(k): float(x) for k, x in by_kind.items()},
-    }  # fmt: skip
+    }

@@ -1,7 +1,9 @@
-"""Semantic and structural features: which stay active when a sentence changes its content, not its structure (5.1, H).
+"""Semantic and structural features: which stay active when a sentence changes its content, not its
+structure (5.1, H).
 
-A rewriter is a callable (sentence, k) -> k rewrites that keep structure and function words. A feature that is active in
-the sentence and in all its rewrites is structural there; its consistency is the share of such sentences.
+A rewriter is a callable (sentence, k) -> k rewrites that keep structure and function words. A
+feature that is active in the sentence and in all its rewrites is structural there; its consistency
+is the share of such sentences.
 """
 
 import re
@@ -29,7 +31,8 @@ WORD = re.compile(r"[A-Za-z]+(?:['’-][A-Za-z]+)*|\d+(?:[.,]\d+)*|[^\w\s]")
 SHORTEST, LONGEST = 6, 30
 """Words of a sentence that is used."""
 CONTENT = ("NN", "NP0", "AJ", "VV")
-"""CLAWS-5 tags of content words: nouns, names, adjectives, lexical verbs; adverbs (AV0) count where they end in -ly."""
+"""CLAWS-5 tags of content words: nouns, names, adjectives, lexical verbs; adverbs (AV0) count where
+they end in -ly."""
 PROMPT = """Rewrite the sentence so that it is about something entirely different while its form stays the same.
 Keep every function word (such as "the", "and", "while", "of"), the punctuation, the word order and the capital letters.
 Replace every noun, verb, adjective and adverb by a word of the same form from an unrelated field (dog -> radio).
@@ -43,7 +46,8 @@ Rewriter = Callable[[str, int], list[str]]
 
 
 def english_sentences(documents: Sequence[Document], most: int | None = None) -> list[str]:
-    """Sentences of SHORTEST to LONGEST words from English documents, in their order, exact repeats left out."""
+    """Sentences of SHORTEST to LONGEST words from English documents, in their order, exact repeats
+    left out."""
     found: dict[str, None] = {}
     for d in documents:
         if d.kind == "English":
@@ -60,8 +64,9 @@ def is_content(word: str, tag: str) -> bool:
 
 
 class TagRewriter:
-    """Replaces each content word by another of the same tag, drawn by its frequency in `documents`; inflection is part
-    of the tag, capitals are kept, everything else stays as it is. Seeded: a sentence always gives the same rewrites."""
+    """Replaces each content word by another of the same tag, drawn by its frequency in `documents`;
+    inflection is part of the tag, capitals are kept, everything else stays as it is. Seeded: a
+    sentence always gives the same rewrites."""
 
     def __init__(self, documents: Sequence[Document], seed: int = 0, sentences: int = 4000) -> None:
         from HanTa.HanoverTagger import HanoverTagger
@@ -80,7 +85,9 @@ class TagRewriter:
     def tagged(self, sentence: str) -> list[tuple[int, str, str]]:
         """(offset, word, CLAWS-5 tag)."""
         spans = [(m.start(), m.group()) for m in WORD.finditer(sentence)]
-        tags = self._tagger.tag_sent([w for _, w in spans], taglevel=0)  # tags alone: lemmas take as long again
+        tags = self._tagger.tag_sent(
+            [w for _, w in spans], taglevel=0
+        )  # tags alone: lemmas take as long again
         return [(at, word, str(tag)) for (at, word), tag in zip(spans, tags, strict=True)]
 
     def __call__(self, sentence: str, k: int = REWRITES) -> list[str]:
@@ -118,15 +125,23 @@ class PromptedRewriter:
 
     def __call__(self, sentence: str, k: int = REWRITES) -> list[str]:
         chat = [{"role": "user", "content": PROMPT.format(sentence=sentence)}]
-        text = self.model.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        text = self.model.tokenizer.apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=True
+        )
         ids = self.model.tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
         ids = ids.expand(k, -1).to(self.model.where.device)
         torch.manual_seed(self._seed)
         made = self.model.hf.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=2 * len(WORD.findall(sentence)) + 20,
-            do_sample=True, temperature=1.0, pad_token_id=self.model.tokenizer.eos_token_id,
-        )  # fmt: skip
-        answers = self.model.tokenizer.batch_decode(made[:, ids.shape[1] :], skip_special_tokens=True)
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=2 * len(WORD.findall(sentence)) + 20,
+            do_sample=True,
+            temperature=1.0,
+            pad_token_id=self.model.tokenizer.eos_token_id,
+        )
+        answers = self.model.tokenizer.batch_decode(
+            made[:, ids.shape[1] :], skip_special_tokens=True
+        )
         return [a.strip().split("\n")[0] for a in answers]
 
 
@@ -150,10 +165,15 @@ def active_features(model: LiveModel, sae: "SAE[Any]", layer: int) -> Active:
 
 
 def consistency(
-    active: Active, sentences: Sequence[str], rewrite: Rewriter, k: int = REWRITES, desc: str = "rewriting"
+    active: Active,
+    sentences: Sequence[str],
+    rewrite: Rewriter,
+    k: int = REWRITES,
+    desc: str = "rewriting",
 ) -> pd.DataFrame:
-    """One row a feature: `feature`; `sentences` in which it is active as they are; `consistent` of these in which it is
-    active in all k rewrites too; `consistency`, the share, NaN where it is never active."""
+    """One row a feature: `feature`; `sentences` in which it is active as they are; `consistent` of
+    these in which it is active in all k rewrites too; `consistency`, the share, NaN where it is
+    never active."""
     seen = stays = None
     with Progress(desc, len(sentences), "sentences") as bar:
         for sentence in sentences:
@@ -166,7 +186,14 @@ def consistency(
     if seen is None or stays is None:
         return pd.DataFrame(columns=["feature", "sentences", "consistent", "consistency"])
     share = np.divide(stays, seen, out=np.full(len(seen), np.nan), where=seen > 0)
-    return pd.DataFrame({"feature": np.arange(len(seen)), "sentences": seen, "consistent": stays, "consistency": share})
+    return pd.DataFrame(
+        {
+            "feature": np.arange(len(seen)),
+            "sentences": seen,
+            "consistent": stays,
+            "consistency": share,
+        }
+    )
 
 
 FRAMES = (
@@ -193,14 +220,26 @@ FILLERS = {
         "mountain",
     ],
     "v": ["carry", "break", "follow", "paint", "destroy", "measure", "repair", "visit"],
-    "d": ["carried", "followed", "painted", "destroyed", "measured", "repaired", "visited", "opened"],
+    "d": [
+        "carried",
+        "followed",
+        "painted",
+        "destroyed",
+        "measured",
+        "repaired",
+        "visited",
+        "opened",
+    ],
     "a": ["ancient", "wooden", "quiet", "narrow", "bright", "heavy", "strange", "modern"],
 }
 
 
-def validate_rewriter(rewrite: Rewriter, k: int = REWRITES, each: int = 12, seed: int = 0) -> dict[str, float]:
-    """Precision and recall of 'structural' where the answer is known: one word detector a feature, on sentences made
-    from FRAMES; those of function words are structural, those of fillers are not. `n` words judged."""
+def validate_rewriter(
+    rewrite: Rewriter, k: int = REWRITES, each: int = 12, seed: int = 0
+) -> dict[str, float]:
+    """Precision and recall of 'structural' where the answer is known: one word detector a feature,
+    on sentences made from FRAMES; those of function words are structural, those of fillers are not.
+    `n` words judged."""
     rng = np.random.default_rng(seed)
     texts = []
     for frame in FRAMES:
@@ -218,4 +257,8 @@ def validate_rewriter(rewrite: Rewriter, k: int = REWRITES, each: int = 12, seed
     truth = np.array([vocabulary[i] in structural for i in table.feature])
     said = (table.consistency >= 0.5).to_numpy()
     right = float((truth & said).sum())
-    return {"precision": right / max(said.sum(), 1), "recall": right / max(truth.sum(), 1), "n": float(len(table))}
+    return {
+        "precision": right / max(said.sum(), 1),
+        "recall": right / max(truth.sum(), 1),
+        "n": float(len(table)),
+    }

@@ -1,5 +1,6 @@
-"""Features by what they do: entropy features write where the unembedding hardly reads, attention-deactivation features
-make heads look at the first token (5.2, I). Which these are, and what their ablation changes, beside random features.
+"""Features by what they do: entropy features write where the unembedding hardly reads,
+attention-deactivation features make heads look at the first token (5.2, I). Which these are, and
+what their ablation changes, beside random features.
 """
 
 from collections.abc import Sequence
@@ -26,17 +27,19 @@ if TYPE_CHECKING:
     from sae_lens import SAE
 
 NULL_SHARES = (0.01, 0.02, 0.05)
-"""Lowest shares of the singular values that count as the effective null space; the paper's is 2 %."""
+"""Lowest shares of the singular values that count as the effective null space; the paper's is 2
+%."""
 PAPERS_SHARE = 0.02
 NEAREST = 20
 """Features among which a matched control is drawn."""
 
 
 def null_basis(model: LiveModel) -> Float[Tensor, "d d"]:
-    """The right singular vectors of the unembedding as columns, smallest singular value first, float32.
+    """The right singular vectors of the unembedding as columns, smallest singular value first,
+    float32.
 
-    The final norm's gain is folded in, and for a LayerNorm its centring; the mean over the vocabulary, which shifts all
-    logits alike and so changes no prediction, is taken out.
+    The final norm's gain is folded in, and for a LayerNorm its centring; the mean over the
+    vocabulary, which shifts all logits alike and so changes no prediction, is taken out.
     """
     d, vocabulary = model.spec.d_model, model.hf.get_output_embeddings().weight.shape[0]
     second, first = torch.zeros(d, d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
@@ -50,23 +53,28 @@ def null_basis(model: LiveModel) -> Float[Tensor, "d d"]:
 def null_share(
     directions: Float[Tensor, "n d"], basis: Float[Tensor, "d d"], share: float = PAPERS_SHARE
 ) -> Float[Tensor, " n"]:
-    """The share of each direction's norm in the span of the first `share` of the columns of `basis`, at least one: in
-    [0, 1], about the root of `share` for a random direction; 0 for a direction of norm 0."""
+    """The share of each direction's norm in the span of the first `share` of the columns of
+    `basis`, at least one: in [0, 1], about the root of `share` for a random direction; 0 for a
+    direction of norm 0."""
     null = basis[:, : max(1, round(share * basis.shape[1]))]
     return (directions @ null).norm(dim=-1) / directions.norm(dim=-1).clamp(min=1e-20)
 
 
 def both_high(share: NDArray[Any], activation: NDArray[Any]) -> NDArray[np.float64]:
-    """How clearly a feature is an entropy feature: the lower of its two ranks, in [0, 1], by share of its norm in the
-    null space and by maximal activation; 0 where it never fires."""
-    ranks = np.minimum(*(pd.Series(x).rank(pct=True).to_numpy(np.float64) for x in (share, activation)))
+    """How clearly a feature is an entropy feature: the lower of its two ranks, in [0, 1], by share
+    of its norm in the null space and by maximal activation; 0 where it never fires."""
+    ranks = np.minimum(
+        *(pd.Series(x).rank(pct=True).to_numpy(np.float64) for x in (share, activation))
+    )
     return np.where(np.asarray(activation) > 0, ranks, 0.0)
 
 
-def matched(table: pd.DataFrame, chosen: Sequence[int], columns: Sequence[str], seed: int = 0) -> list[int]:
-    """For each of the `chosen` features a random one, no two the same, drawn from the NEAREST by the logarithms of
-    `columns` (activations, densities); never one of the chosen. `table` has `feature` and holds those that may be
-    drawn."""
+def matched(
+    table: pd.DataFrame, chosen: Sequence[int], columns: Sequence[str], seed: int = 0
+) -> list[int]:
+    """For each of the `chosen` features a random one, no two the same, drawn from the NEAREST by
+    the logarithms of `columns` (activations, densities); never one of the chosen. `table` has
+    `feature` and holds those that may be drawn."""
     rng = np.random.default_rng(seed)
     place = np.log(table.set_index("feature")[list(columns)].clip(lower=1e-9))
     place = place / place.std().clip(lower=1e-9)
@@ -83,19 +91,30 @@ def matched(table: pd.DataFrame, chosen: Sequence[int], columns: Sequence[str], 
 
 
 def firing(
-    model: LiveModel, sae: "SAE[Any]", layer: int, documents: Sequence[Document], features: Sequence[int], desc: str
+    model: LiveModel,
+    sae: "SAE[Any]",
+    layer: int,
+    documents: Sequence[Document],
+    features: Sequence[int],
+    desc: str,
 ) -> pd.DataFrame:
-    """Where some features of an SAE fire: `feature`, `document` (its number), `position`, `activation`; special tokens
-    and outlier rows are left out."""
+    """Where some features of an SAE fire: `feature`, `document` (its number), `position`,
+    `activation`; special tokens and outlier rows are left out."""
     wanted = torch.tensor(features)
     parts = []
     for window in read(model, None, sae, documents, layer, desc):
         acts = window.acts[:, wanted]
         at, which = (x.numpy() for x in acts.nonzero(as_tuple=True))
-        parts.append(pd.DataFrame({
-            "feature": wanted.numpy()[which], "document": window.document[at], "position": window.position[at],
-            "activation": acts.numpy()[at, which],
-        }))  # fmt: skip
+        parts.append(
+            pd.DataFrame(
+                {
+                    "feature": wanted.numpy()[which],
+                    "document": window.document[at],
+                    "position": window.position[at],
+                    "activation": acts.numpy()[at, which],
+                }
+            )
+        )
     return pd.concat(parts, ignore_index=True)
 
 
@@ -107,9 +126,9 @@ def strongest_documents(fired: pd.DataFrame, feature: int, documents: int) -> pd
 
 
 class Batch(NamedTuple):
-    """Some documents of one feature: token ids [rows, pos], what it contributes to the residual stream [rows, pos, d],
-    and its places there: `row`, `position` [m], whether a token comes next, and `index`, the rows of the table that
-    they come from."""
+    """Some documents of one feature: token ids [rows, pos], what it contributes to the residual
+    stream [rows, pos, d], and its places there: `row`, `position` [m], whether a token comes next,
+    and `index`, the rows of the table that they come from."""
 
     ids: Tensor
     contribution: Tensor
@@ -120,10 +139,13 @@ class Batch(NamedTuple):
 
 
 def contributions(
-    model: LiveModel, documents: Sequence[Document], fired: pd.DataFrame, direction: Float[Tensor, " d"]
+    model: LiveModel,
+    documents: Sequence[Document],
+    fired: pd.DataFrame,
+    direction: Float[Tensor, " d"],
 ) -> list[Batch]:
-    """The documents of `fired` (the rows of one feature, see `firing`) with activation times `direction` where it
-    fires and zero elsewhere."""
+    """The documents of `fired` (the rows of one feature, see `firing`) with activation times
+    `direction` where it fires and zero elsewhere."""
     numbers = fired.document.unique()
     encoded = model.encode([documents[k].text for k in numbers])
     out = []
@@ -137,7 +159,9 @@ def contributions(
         what[row, position] = torch.tensor(here.activation.to_list())[:, None] * direction
         lengths = torch.tensor([len(encoded[i].ids) for i in some])
         followed = position + 1 < lengths[row]
-        out.append(Batch(ids, what.to(ids.device), row, position, followed, here.index.to_numpy(np.int64)))
+        out.append(
+            Batch(ids, what.to(ids.device), row, position, followed, here.index.to_numpy(np.int64))
+        )
     return out
 
 
@@ -149,16 +173,23 @@ def predictions(
     with torch.inference_mode():
         for h, t in zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
             logs = model.logits(h).log_softmax(-1)
-            parts.append((-(logs.exp() * logs).sum(-1).cpu(), -logs.gather(1, t[:, None])[:, 0].cpu()))
+            parts.append(
+                (-(logs.exp() * logs).sum(-1).cpu(), -logs.gather(1, t[:, None])[:, 0].cpu())
+            )
     return torch.cat([e for e, _ in parts]), torch.cat([x for _, x in parts])
 
 
 def ablation(
-    model: LiveModel, layer: int, documents: Sequence[Document], fired: pd.DataFrame, direction: Float[Tensor, " d"]
+    model: LiveModel,
+    layer: int,
+    documents: Sequence[Document],
+    fired: pd.DataFrame,
+    direction: Float[Tensor, " d"],
 ) -> pd.DataFrame:
-    """`fired` (one feature) with the prediction of the next token at each place: `entropy` and `loss` in nats, and
-    `entropy_change`, `loss_change` where the feature's contribution is taken out before `layer` wherever it fires. The
-    last token of a document predicts nothing and is left out."""
+    """`fired` (one feature) with the prediction of the next token at each place: `entropy` and
+    `loss` in nats, and `entropy_change`, `loss_change` where the feature's contribution is taken
+    out before `layer` wherever it fires. The last token of a document predicts nothing and is left
+    out."""
     parts = []
     for batch in contributions(model, documents, fired, direction):
         residual = hooks.residuals(model, batch.ids, [layer])[layer]
@@ -167,20 +198,27 @@ def ablation(
             continue
         targets = batch.ids[row, position + 1]
         clean, without = (
-            predictions(model, hooks.final_hidden(model, batch.ids, layer, h)[row, position], targets)
+            predictions(
+                model, hooks.final_hidden(model, batch.ids, layer, h)[row, position], targets
+            )
             for h in (residual, (residual.float() - batch.contribution).to(residual.dtype))
         )
-        parts.append(fired.loc[batch.index[batch.followed.numpy()]].assign(
-            entropy=clean[0].numpy(), loss=clean[1].numpy(), entropy_change=(without[0] - clean[0]).numpy(),
-            loss_change=(without[1] - clean[1]).numpy(),
-        ))  # fmt: skip
+        parts.append(
+            fired.loc[batch.index[batch.followed.numpy()]].assign(
+                entropy=clean[0].numpy(),
+                loss=clean[1].numpy(),
+                entropy_change=(without[0] - clean[0]).numpy(),
+                loss_change=(without[1] - clean[1]).numpy(),
+            )
+        )
     columns = [*fired.columns, "entropy", "loss", "entropy_change", "loss_change"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 class Patched(NamedTuple):
-    """Attention to the first token at the places of one feature, for every head of every layer asked for: `fired`, the
-    places [m]; `before` and `after` its contribution is taken out of the head's input, [m, layers, heads]."""
+    """Attention to the first token at the places of one feature, for every head of every layer
+    asked for: `fired`, the places [m]; `before` and `after` its contribution is taken out of the
+    head's input, [m, layers, heads]."""
 
     fired: pd.DataFrame
     before: NDArray[np.float32]
@@ -188,18 +226,26 @@ class Patched(NamedTuple):
 
 
 def path_patch(
-    heads: Heads, layers: Sequence[int], documents: Sequence[Document], fired: pd.DataFrame,
+    heads: Heads,
+    layers: Sequence[int],
+    documents: Sequence[Document],
+    fired: pd.DataFrame,
     direction: Float[Tensor, " d"],
-) -> Patched:  # fmt: skip
-    """Take a feature's contribution out of the input of each head at the current token, one head at a time."""
+) -> Patched:
+    """Take a feature's contribution out of the input of each head at the current token, one head at
+    a time."""
     parts: list[tuple[NDArray[np.int64], Tensor, Tensor]] = []
     for batch in contributions(heads.model, documents, fired, direction):
         both: tuple[list[Tensor], list[Tensor]] = ([], [])
         for layer, call in heads.calls(batch.ids, layers).items():
             with torch.no_grad():
-                for found, shares in zip(both, attention.ablated(heads, layer, call, batch.contribution), strict=True):
+                for found, shares in zip(
+                    both, attention.ablated(heads, layer, call, batch.contribution), strict=True
+                ):
                     found.append(shares[batch.row, :, batch.position, 0].cpu())
         parts.append((batch.index, torch.stack(both[0], dim=1), torch.stack(both[1], dim=1)))
     index = np.concatenate([i for i, _, _ in parts])
-    before, after = (torch.cat(x).numpy() for x in ([b for _, b, _ in parts], [a for _, _, a in parts]))
+    before, after = (
+        torch.cat(x).numpy() for x in ([b for _, b, _ in parts], [a for _, _, a in parts])
+    )
     return Patched(fired.loc[index].reset_index(drop=True), before, after)

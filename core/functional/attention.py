@@ -1,7 +1,8 @@
-"""A model's attention heads by its own modules: patterns, path patching, and which directions make a head look away.
+"""A model's attention heads by its own modules: patterns, path patching, and which directions make
+a head look away.
 
-A pattern's row p says where position p looks. The first token is where a head looks that has nothing to do (a sink):
-what makes it look there deactivates it.
+A pattern's row p says where position p looks. The first token is where a head looks that has
+nothing to do (a sink): what makes it look there deactivates it.
 """
 
 import copy
@@ -23,8 +24,9 @@ INTERFACE = "stitchlens_look"
 
 @dataclass(frozen=True)
 class Look:
-    """What the heads of one layer look with (q) and at (k), float32, after norms and rotary embedding. Heads that share
-    their keys (GQA) have them repeated. A head sees itself and `window` - 1 positions before; None: all before."""
+    """What the heads of one layer look with (q) and at (k), float32, after norms and rotary
+    embedding. Heads that share their keys (GQA) have them repeated. A head sees itself and `window`
+    - 1 positions before; None: all before."""
 
     q: Float[Tensor, "rows heads pos dh"]
     k: Float[Tensor, "rows heads pos dh"]
@@ -33,7 +35,8 @@ class Look:
     cap: float | None = None
     """Of logits, soft."""
     sink: Float[Tensor, " heads"] | None = None
-    """A learned logit beside those of the positions, for looking nowhere (GPT-OSS): shares then sum to less than 1."""
+    """A learned logit beside those of the positions, for looking nowhere (GPT-OSS): shares then sum
+    to less than 1."""
 
     @property
     def visible(self) -> Bool[Tensor, "pos pos"]:
@@ -54,17 +57,27 @@ class _Looked(Exception):
 
 
 def _hand_over(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: object, scaling: float | None = None,
-    sliding_window: int | None = None, softcap: float | None = None, s_aux: Tensor | None = None, **kwargs: object,
-) -> NoReturn:  # fmt: skip
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: object,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: object,
+) -> NoReturn:
     """In the place of attention: leaves the block with its queries and keys."""
     key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-    raise _Looked(Look(query, key, scaling or query.shape[-1] ** -0.5, sliding_window, softcap, s_aux))
+    raise _Looked(
+        Look(query, key, scaling or query.shape[-1] ** -0.5, sliding_window, softcap, s_aux)
+    )
 
 
 class Heads:
-    """The heads of a model, in float32 whatever the model's precision: copies of its blocks, made when first asked for,
-    which run up to their attention."""
+    """The heads of a model, in float32 whatever the model's precision: copies of its blocks, made
+    when first asked for, which run up to their attention."""
 
     def __init__(self, model: LiveModel) -> None:
         self.model = model
@@ -76,19 +89,24 @@ class Heads:
         last = self.model.spec.n_layers - 1
         if not first <= layer <= last:
             raise StitchLensError(
-                f"layer {layer} of {self.model.spec.title}", f"{first} to {last}, at or behind the feature's",
+                f"layer {layer} of {self.model.spec.title}",
+                f"{first} to {last}, at or behind the feature's",
                 "choose a layer in that range",
-            )  # fmt: skip
+            )
         if not 0 <= head < self.heads:
             raise StitchLensError(
-                f"head {head} of {self.model.spec.title}", f"0 to {self.heads - 1}", "choose a head in that range"
+                f"head {head} of {self.model.spec.title}",
+                f"0 to {self.heads - 1}",
+                "choose a head in that range",
             )
 
     def calls(self, ids: Int[Tensor, "rows pos"], layers: Sequence[int]) -> dict[int, hooks.Call]:
         """One pass of the model, for `look`."""
         return hooks.calls(self.model, ids, layers)
 
-    def look(self, layer: int, call: hooks.Call, hidden: Float[Tensor, "rows pos d"] | None = None) -> Look:
+    def look(
+        self, layer: int, call: hooks.Call, hidden: Float[Tensor, "rows pos d"] | None = None
+    ) -> Look:
         """The heads of `layer`; with `hidden`, where the residual stream before it is that."""
         block = self._block(layer)
         try:
@@ -101,8 +119,9 @@ class Heads:
             return found.look
         raise StitchLensError(
             f"{self.model.spec.title}, whose attention does not go through transformers' interface",
-            "a model of a newer kind", "functional features of this family cannot be measured",
-        )  # fmt: skip
+            "a model of a newer kind",
+            "functional features of this family cannot be measured",
+        )
 
     def _block(self, layer: int) -> Any:
         if layer not in self._blocks:
@@ -130,8 +149,8 @@ def pattern(look: Look) -> Float[Tensor, "rows heads pos pos"]:
 
 
 def patched(look: Look, changed: Look) -> Float[Tensor, "rows heads pos pos"]:
-    """Where each position would look if the head's input were `changed` at that position alone: row p has the changed
-    query and the changed own key of p, all other keys stay."""
+    """Where each position would look if the head's input were `changed` at that position alone: row
+    p has the changed query and the changed own key of p, all other keys stay."""
     products = changed.q @ look.k.mT
     own = torch.diagonal(products, dim1=-2, dim2=-1) + (changed.q * (changed.k - look.k)).sum(-1)
     return _shares(look, look.capped(torch.diagonal_scatter(products, own, dim1=-2, dim2=-1)))
@@ -148,8 +167,9 @@ def _shares(look: Look, logits: Tensor) -> Tensor:
 def ablated(
     heads: Heads, layer: int, call: hooks.Call, contribution: Float[Tensor, "rows pos d"]
 ) -> tuple[Float[Tensor, "rows heads pos pos"], Float[Tensor, "rows heads pos pos"]]:
-    """(pattern, pattern where `contribution` is taken out of the heads' input at the current token): path patching of
-    the direct path from where `contribution` was written to every head of `layer`."""
+    """(pattern, pattern where `contribution` is taken out of the heads' input at the current
+    token): path patching of the direct path from where `contribution` was written to every head of
+    `layer`."""
     before = heads.look(layer, call)
     after = heads.look(layer, call, call.hidden.float() - contribution)
     return pattern(before), patched(before, after)
@@ -163,10 +183,11 @@ def to_first(look: Look) -> Float[Tensor, "rows heads pos"]:
 def readers(
     heads: Heads, batches: Sequence[tuple[Tensor, Tensor]], layers: Sequence[int]
 ) -> dict[int, Float[Tensor, "heads d"]]:
-    """By layer, the direction of the residual stream that each head reads for the first token, in attention logits per
-    unit: the mean gradient of `to_first` with respect to the head's input, over the marked positions [rows, pos] of
-    token ids [rows, pos], never the first, and only where the first can be seen. It is W_Q k_first of Gurnee et al.
-    (2024) behind the model's own norms and rotary embedding."""
+    """By layer, the direction of the residual stream that each head reads for the first token, in
+    attention logits per unit: the mean gradient of `to_first` with respect to the head's input,
+    over the marked positions [rows, pos] of token ids [rows, pos], never the first, and only where
+    the first can be seen. It is W_Q k_first of Gurnee et al. (2024) behind the model's own norms
+    and rotary embedding."""
     total = {layer: torch.zeros(heads.heads, heads.model.spec.d_model) for layer in layers}
     count = dict.fromkeys(layers, 0)
     for ids, wanted in batches:
@@ -178,7 +199,9 @@ def readers(
             at[:, 0] = False
             logits = to_first(look)
             for head in range(heads.heads):
-                (gradient,) = torch.autograd.grad(logits[:, head][at].sum(), hidden, retain_graph=True)
+                (gradient,) = torch.autograd.grad(
+                    logits[:, head][at].sum(), hidden, retain_graph=True
+                )
                 total[layer][head] += gradient.sum((0, 1)).cpu()
             count[layer] += int(at.sum())
     return {layer: sums / max(count[layer], 1) for layer, sums in total.items()}
@@ -187,7 +210,8 @@ def readers(
 def scores(
     decoder: Float[Tensor, "f d"], read: Mapping[int, Float[Tensor, "heads d"]], block: int = 4096
 ) -> Iterator[tuple[int, Float[Tensor, "f heads"]]]:
-    """By layer, the heuristic score of every feature for every head: what a unit of its activation adds to the
-    attention logit of the first token. Above zero it deactivates the head, below it activates it."""
+    """By layer, the heuristic score of every feature for every head: what a unit of its activation
+    adds to the attention logit of the first token. Above zero it deactivates the head, below it
+    activates it."""
     for layer, rows in read.items():
         yield layer, torch.cat([part @ rows.T for part in decoder.split(block)])

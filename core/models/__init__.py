@@ -1,1 +1,2 @@
-"""Two language models: found, opened, checked; hooks; which of their positions have read the same text."""
+"""Two language models: found, opened, checked; hooks; which of their positions have read the same
+text."""

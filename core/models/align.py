@@ -7,17 +7,20 @@ from core.models.live import Encoded
 
 
 def _readers(ends: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
-    """(end, position) of the last token at each end: a character spelt by several tokens is read when all are."""
+    """(end, position) of the last token at each end: a character spelt by several tokens is read
+    when all are."""
     usable = np.flatnonzero(ends >= 0)
     values, first_reversed = np.unique(ends[usable][::-1], return_index=True)
     return values, usable[::-1][first_reversed]
 
 
-def pair_positions(a: Encoded, b: Encoded, same_tokenizer: bool = False) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def pair_positions(
+    a: Encoded, b: Encoded, same_tokenizer: bool = False
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Positions (i in A, j in B), both rising, that have read the same text.
 
-    Two positions pair up where their tokens end at the same character. With the same tokenizer, and so the same
-    tokens, all positions but the special ones pair up, those inside a character too.
+    Two positions pair up where their tokens end at the same character. With the same tokenizer, and
+    so the same tokens, all positions but the special ones pair up, those inside a character too.
     """
     if same_tokenizer and np.array_equal(a.ids, b.ids):
         both = np.flatnonzero(a.usable & b.usable)

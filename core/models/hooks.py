@@ -1,4 +1,5 @@
-"""Record and replace the residual stream at `blocks.{L}.hook_resid_pre`; hooks are always undone."""
+"""Record and replace the residual stream at `blocks.{L}.hook_resid_pre`; hooks are always
+undone."""
 
 import contextlib
 import threading
@@ -28,7 +29,8 @@ def _name(layer: int) -> str:
 def residuals(
     model: "LiveModel", ids: Int[Tensor, "rows pos"], layers: Sequence[int]
 ) -> dict[int, Float[Tensor, "rows pos d"]]:
-    """The residual stream before each of `layers`, in the model's dtype; nothing above the last is computed."""
+    """The residual stream before each of `layers`, in the model's dtype; nothing above the last is
+    computed."""
     last, seen = max(layers), {}
 
     def keep(layer: int) -> Callable[..., None]:
@@ -46,15 +48,19 @@ def residuals(
 
 
 class Call(NamedTuple):
-    """What a block of `model.plain` was called with: the residual stream [rows, pos, d], and everything beside it."""
+    """What a block of `model.plain` was called with: the residual stream [rows, pos, d], and
+    everything beside it."""
 
     hidden: Tensor
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
 
-def calls(model: "LiveModel", ids: Int[Tensor, "rows pos"], layers: Sequence[int]) -> dict[int, Call]:
-    """The calls of the blocks `layers` in one pass of `model.plain`; nothing above the last is computed."""
+def calls(
+    model: "LiveModel", ids: Int[Tensor, "rows pos"], layers: Sequence[int]
+) -> dict[int, Call]:
+    """The calls of the blocks `layers` in one pass of `model.plain`; nothing above the last is
+    computed."""
     last, mine, seen = max(layers), threading.get_ident(), dict[int, Call]()
 
     def keep(layer: int) -> Callable[..., None]:
@@ -68,14 +74,19 @@ def calls(model: "LiveModel", ids: Int[Tensor, "rows pos"], layers: Sequence[int
 
     with contextlib.ExitStack() as undo, torch.no_grad(), contextlib.suppress(_Stop):
         for layer in layers:
-            undo.callback(model.plain_blocks[layer].register_forward_pre_hook(keep(layer), with_kwargs=True).remove)
+            undo.callback(
+                model.plain_blocks[layer]
+                .register_forward_pre_hook(keep(layer), with_kwargs=True)
+                .remove
+            )
         model.plain.base_model(input_ids=ids, use_cache=False)
     return seen
 
 
 @contextlib.contextmanager
 def changed(model: "LiveModel", changes: Mapping[int, Change]) -> Iterator[None]:
-    """While it holds, the residual stream of `model.plain` before each of the layers is what its callable makes of it.
+    """While it holds, the residual stream of `model.plain` before each of the layers is what its
+    callable makes of it.
 
     Only passes of the thread that asked for it are changed.
     """
@@ -83,7 +94,9 @@ def changed(model: "LiveModel", changes: Mapping[int, Change]) -> Iterator[None]
 
     def through(change: Change) -> Callable[..., tuple[Any, ...] | None]:
         def hook(block: object, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            return (change(args[0]).to(args[0]), *args[1:]) if threading.get_ident() == mine else None
+            return (
+                (change(args[0]).to(args[0]), *args[1:]) if threading.get_ident() == mine else None
+            )
 
         return hook
 
@@ -117,10 +130,11 @@ def final_hidden(
     layer: int = 0,
     residual: Float[Tensor, "rows pos d"] | None = None,
 ) -> Float[Tensor, "rows pos e"]:
-    """What the unembedding sees, after the final norm (and in OPT-350M after a projection to fewer dimensions).
+    """What the unembedding sees, after the final norm (and in OPT-350M after a projection to fewer
+    dimensions).
 
-    With `residual`, the pass starts before `layer` from it: the layers below are not computed, and of `ids` only
-    the shape is used.
+    With `residual`, the pass starts before `layer` from it: the layers below are not computed, and
+    of `ids` only the shape is used.
     """
     if residual is None:
         with torch.inference_mode():
@@ -129,5 +143,9 @@ def final_hidden(
     def replace(tensor: Tensor, hook: object) -> Tensor:
         return residual.to(tensor)
 
-    with torch.inference_mode(), _skipping(model, layer), model.bridge.hooks(fwd_hooks=[(_name(layer), replace)]):
+    with (
+        torch.inference_mode(),
+        _skipping(model, layer),
+        model.bridge.hooks(fwd_hooks=[(_name(layer), replace)]),
+    ):
         return model.body(input_ids=ids, use_cache=False).last_hidden_state

@@ -1,4 +1,5 @@
-"""A model that is open: how it reads text, where and in which precision it runs, whose turn it is."""
+"""A model that is open: how it reads text, where and in which precision it runs, whose turn it
+is."""
 
 import os
 import threading
@@ -21,7 +22,8 @@ from core.models.pairs import ModelSpec
 from core.workspace.disk import fingerprint, sha256_file
 
 MAX_TOKENS = 1024
-"""Context cap in tokens of the model at hand; longer texts are cut and the cut-off rest is unpaired."""
+"""Context cap in tokens of the model at hand; longer texts are cut and the cut-off rest is
+unpaired."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +35,33 @@ class Runtime:
 
 
 def runtime(device: str | None = None, dtype: str | None = None) -> Runtime:
-    """The one place that chooses: arguments, then STITCHLENS_DEVICE / STITCHLENS_DTYPE, then what the machine has.
+    """The one place that chooses: arguments, then STITCHLENS_DEVICE / STITCHLENS_DTYPE, then what
+    the machine has.
 
     bfloat16 where the hardware multiplies it natively (CUDA, AVX512-BF16 processors), else float32.
     """
     device = device or os.environ.get("STITCHLENS_DEVICE")
     dtype = dtype or os.environ.get("STITCHLENS_DTYPE")
     if device is None:
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     if dtype is None:
-        asked = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # not every build of torch tells
+        asked = getattr(
+            torch.cpu, "_is_avx512_bf16_supported", lambda: False
+        )  # not every build of torch tells
         native = device.startswith("cuda") or (device == "cpu" and asked())
         dtype = "bfloat16" if native else "float32"
     if dtype not in ("bfloat16", "float32", "float16"):
-        raise StitchLensError(f"dtype '{dtype}'", "bfloat16, float16 or float32", "set STITCHLENS_DTYPE to one of them")
+        raise StitchLensError(
+            f"dtype '{dtype}'",
+            "bfloat16, float16 or float32",
+            "set STITCHLENS_DTYPE to one of them",
+        )
     try:
         return Runtime(torch.device(device), getattr(torch, dtype))
     except RuntimeError:
@@ -58,8 +73,9 @@ def runtime(device: str | None = None, dtype: str | None = None) -> Runtime:
 class Encoded:
     """One text in one model's tokens, the special first token included.
 
-    ids [n] token ids; ends [n] the text offset in characters up to which each token has read, -1 for special tokens,
-    for the tail of a text cut in the middle of a character, and where the next token finishes one and begins another.
+    ids [n] token ids; ends [n] the text offset in characters up to which each token has read, -1
+    for special tokens, for the tail of a text cut in the middle of a character, and where the next
+    token finishes one and begins another.
     """
 
     ids: NDArray[np.int32]
@@ -71,18 +87,24 @@ class Encoded:
 
 
 class Reader:
-    """How a model reads text: its tokenizer, the token that goes before every text, and how much it reads at once."""
+    """How a model reads text: its tokenizer, the token that goes before every text, and how much it
+    reads at once."""
 
     def __init__(self, tokenizer: Any, bos: str | None, folder: Path, limits: "Limits") -> None:
-        """Raises StitchLensError where `bos` is no token, or text could have tokens that the model has no row for."""
+        """Raises StitchLensError where `bos` is no token, or text could have tokens that the model
+        has no row for."""
         self.tokenizer = tokenizer
         vocabulary: dict[str, int] = tokenizer.get_vocab()
         if bos is not None and bos not in vocabulary:
             raise StitchLensError(
-                f"no token {bos!r} in {folder.name}", "the first token of every text", "check the spec's `bos`"
+                f"no token {bos!r} in {folder.name}",
+                "the first token of every text",
+                "check the spec's `bos`",
             )
         self._bos_text = bos or tokenizer.bos_token
-        self.bos = None if self._bos_text is None else tokenizer.convert_tokens_to_ids(self._bos_text)
+        self.bos = (
+            None if self._bos_text is None else tokenizer.convert_tokens_to_ids(self._bos_text)
+        )
         self.tokenizer_hash = fingerprint(
             [sha256_file(folder / "tokenizer.json")]
             if (folder / "tokenizer.json").exists()
@@ -94,20 +116,27 @@ class Reader:
         self.words = np.array(sorted(set(vocabulary.values())), dtype=np.int64)
         self.words = self.words[self.words < limits.rows]
         added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        beyond = [t for t, i in vocabulary.items() if i >= limits.rows and (i not in added or i == self.bos)]
+        beyond = [
+            t
+            for t, i in vocabulary.items()
+            if i >= limits.rows and (i not in added or i == self.bos)
+        ]
         if beyond:
             raise StitchLensError(
-                f"{max(vocabulary.values()) + 1:,} tokens in the tokenizer of {folder.name} and {limits.rows:,} rows "
-                f"in its embedding (no row for {some(beyond)})", "a row for every token",
-                "bring the tokenizer that the model was trained with, or call `resize_token_embeddings` and save both",
-            )  # fmt: skip
+                f"{max(vocabulary.values()) + 1:,} tokens in the tokenizer of {folder.name} and"
+                f" {limits.rows:,} rows in its embedding (no row for {some(beyond)})",
+                "a row for every token",
+                "bring the tokenizer that the model was trained with, or call"
+                " `resize_token_embeddings` and save both",
+            )
 
     def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> list[Encoded]:
-        """Texts to tokens with the ends of their spans, cut after `max_tokens`, by default as many as the model reads
-        at once (`context`). An empty text gives the first token alone.
+        """Texts to tokens with the ends of their spans, cut after `max_tokens`, by default as many
+        as the model reads at once (`context`). An empty text gives the first token alone.
 
-        The first position is never usable, whether it is a special token or, in a model without one, a text's own: it
-        carries massive activations. A special token that the model has no row for is read as the text that it is.
+        The first position is never usable, whether it is a special token or, in a model without
+        one, a text's own: it carries massive activations. A special token that the model has no row
+        for is read as the text that it is.
         """
         if not texts:
             return []
@@ -116,7 +145,9 @@ class Reader:
         for ids, offsets in self._tokens(texts):
             spans = np.array(offsets, dtype=np.int32).reshape(-1, 2)
             ends = np.maximum.accumulate(spans[:, 1])
-            inside = (spans[1:, 0] < ends[:-1]) & (ends[:-1] < ends[1:])  # the next token finishes its last character
+            inside = (spans[1:, 0] < ends[:-1]) & (
+                ends[:-1] < ends[1:]
+            )  # the next token finishes its last character
             i = np.array(ids, dtype=np.int32)
             ends[np.isin(ends, ends[:-1][inside]) | np.isin(i, self.special)] = -1
             lead = 0 if self.bos is None else 1
@@ -142,14 +173,29 @@ class Reader:
 
 
 class LiveModel(Reader):
-    """A validated model. Shared and read-only: everything that changes it goes through `core.models.hooks`."""
+    """A validated model. Shared and read-only: everything that changes it goes through
+    `core.models.hooks`."""
 
     def __init__(
-        self, spec: ModelSpec, bridge: Any, plain: Any, tokenizer: Any, folder: Path, weights: str, where: Runtime
-    ) -> None:  # fmt: skip
-        self.spec, self.bridge, self.folder, self.weights, self.where = spec, bridge, folder, weights, where
+        self,
+        spec: ModelSpec,
+        bridge: Any,
+        plain: Any,
+        tokenizer: Any,
+        folder: Path,
+        weights: str,
+        where: Runtime,
+    ) -> None:
+        self.spec, self.bridge, self.folder, self.weights, self.where = (
+            spec,
+            bridge,
+            folder,
+            weights,
+            where,
+        )
         self.plain = plain
-        """The same weights in transformers' own modules: one token a pass takes two thirds of the bridge's time."""
+        """The same weights in transformers' own modules: one token a pass takes two thirds of the
+        bridge's time."""
         self.hf = bridge.original_model
         stacks: Iterator[list[Any]] = (
             list(m) for m in plain.base_model.modules() if isinstance(m, torch.nn.ModuleList)
@@ -163,12 +209,17 @@ class LiveModel(Reader):
     def makers(self) -> dict[str, Any]:
         """What an artifact records of this model."""
         return {
-            "model": self.spec.key, "weights": self.weights, "tokenizer": self.tokenizer_hash,
-            "bos": self._bos_text, "dtype": str(self.where.dtype).removeprefix("torch."), "max_tokens": self.context,
-        }  # fmt: skip
+            "model": self.spec.key,
+            "weights": self.weights,
+            "tokenizer": self.tokenizer_hash,
+            "bos": self._bos_text,
+            "dtype": str(self.where.dtype).removeprefix("torch."),
+            "max_tokens": self.context,
+        }
 
     def pad(self, rows: Sequence[NDArray[np.int32]]) -> Int[Tensor, "rows longest"]:
-        """Rows to a right-padded batch. Causal attention never looks at what comes after, so no mask is needed."""
+        """Rows to a right-padded batch. Causal attention never looks at what comes after, so no
+        mask is needed."""
         ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
         for r, row in enumerate(rows):
             ids[r, : len(row)] = row
@@ -191,7 +242,9 @@ class LiveModel(Reader):
     def logit_scale(self) -> float:
         """By which the unembedding's products are multiplied, as in Cohere and Granite."""
         config = self.hf.config.get_text_config()
-        return (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+        return (getattr(config, "logit_scale", None) or 1.0) / (
+            getattr(config, "logits_scaling", None) or 1.0
+        )
 
     def logits(self, hidden: Float[Tensor, "n e"]) -> Float[Tensor, "n vocab"]:
         """Float32 logits of final-norm outputs, scaled and soft-capped where the model does so."""
@@ -209,7 +262,8 @@ class Turns:
 
     @contextmanager
     def turn(self, waiting: Callable[[int], None] = lambda place: None) -> Iterator[None]:
-        """Holds the turn; meanwhile `waiting` hears how many are ahead, whenever that changes and every second."""
+        """Holds the turn; meanwhile `waiting` hears how many are ahead, whenever that changes and
+        every second."""
         me = object()
         with self._changed:
             self._waiting.append(me)

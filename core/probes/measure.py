@@ -1,4 +1,5 @@
-"""Every task, method and number of features, measured with intervals and kept in the workspace (Fig. 3a, 9, 10)."""
+"""Every task, method and number of features, measured with intervals and kept in the workspace
+(Fig. 3a, 9, 10)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +16,14 @@ from core.statistics import drawn_interval, draws
 from core.workspace.disk import fingerprint, only_one
 
 REFERENCES = {
-    "reused": "own", "retrained": "own", "random": "own", "shuffled": "own", "dense_moved": "dense_own",
-    "dense_centred": "dense_own", "dense_shuffled": "dense_own",
-}  # fmt: skip
+    "reused": "own",
+    "retrained": "own",
+    "random": "own",
+    "shuffled": "own",
+    "dense_moved": "dense_own",
+    "dense_centred": "dense_own",
+    "dense_shuffled": "dense_own",
+}
 """What a method's `gap` is measured against, at the same k."""
 Curves = dict[Method, tuple[NDArray[np.float64], NDArray[np.float64]]]
 """Accuracy and AUC of each method: of the sample itself, and of each draw of the bootstrap."""
@@ -32,34 +38,52 @@ def _rows(curves: Curves, about: dict[str, Any]) -> list[dict[str, Any]]:
     for method, (accuracy, auc) in curves.items():
         row: dict[str, Any] = about | {"method": method.name, "k": method.k}
         reference = curves.get(Method(REFERENCES.get(method.name, ""), method.k))
-        measured = {"": accuracy, "auc_": auc} | ({} if reference is None else {"gap_": accuracy - reference[0]})
+        measured = {"": accuracy, "auc_": auc} | (
+            {} if reference is None else {"gap_": accuracy - reference[0]}
+        )
         for prefix, values in measured.items():
-            named = {"": "accuracy", "auc_": "auc", "gap_": "gap"}[prefix], f"{prefix}low", f"{prefix}high"
+            named = (
+                {"": "accuracy", "auc_": "auc", "gap_": "gap"}[prefix],
+                f"{prefix}low",
+                f"{prefix}high",
+            )
             row |= dict(zip(named, drawn_interval(values), strict=True))
         out.append(row)
     return out
 
 
-def measure(prober: Prober, datasets: Sequence[Dataset], config: ProbeConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+def measure(
+    prober: Prober, datasets: Sequence[Dataset], config: ProbeConfig
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(results, features).
 
-    Results, a row a dataset, class and method: `dataset`, `label`, `method`, `k`; `accuracy` with `low`, `high`; `auc`
-    with `auc_low`, `auc_high`; `gap`, the accuracy less that of the reference (REFERENCES), with `gap_low`, `gap_high`;
-    `train`, `test` texts. Label '' is the mean over a dataset's classes, dataset '' the mean over datasets. Features, a
-    row a task and rank: those of A's SAE that Eq. 7 selects, with the `difference` in A and, transferred, in B.
+    Results, a row a dataset, class and method: `dataset`, `label`, `method`, `k`; `accuracy` with
+    `low`, `high`; `auc` with `auc_low`, `auc_high`; `gap`, the accuracy less that of the reference
+    (REFERENCES), with `gap_low`, `gap_high`; `train`, `test` texts. Label '' is the mean over a
+    dataset's classes, dataset '' the mean over datasets. Features, a row a task and rank: those of
+    A's SAE that Eq. 7 selects, with the `difference` in A and, transferred, in B.
     """
     known = {d.id: d for some in datasets for d in some.documents}
     ids = list(known)
     at = {name: i for i, name in enumerate(ids)}
     texts = [known[name].text for name in ids]
-    kept = fingerprint([
-        prober.bench.makers, prober.about, prober.stitched, prober.own_makers, BLOCK, fingerprint([ids, texts]),
-    ])  # fmt: skip
+    kept = fingerprint(
+        [
+            prober.bench.makers,
+            prober.about,
+            prober.stitched,
+            prober.own_makers,
+            BLOCK,
+            fingerprint([ids, texts]),
+        ]
+    )
     prober.own  # noqa: B018 - trained before anything is read
     x = prober.read(texts, kept=kept)
     tasks = [(some, label) for some in datasets for label in some.probed]
     pairs = {
-        (some.name, label): [one_against_rest(split, label, config.seed) for split in (some.train, some.test)]
+        (some.name, label): [
+            one_against_rest(split, label, config.seed) for split in (some.train, some.test)
+        ]
         for some, label in tasks
     }
     tested = [d.id for split in pairs.values() for d in split[1][0]]
@@ -73,12 +97,18 @@ def measure(prober: Prober, datasets: Sequence[Dataset], config: ProbeConfig) ->
             y, split = np.r_[y_train, y_test], (np.arange(len(one)), len(one) + np.arange(len(two)))
             w = np.stack([weights[d.id] for d in two], axis=1)
             curves: Curves = {}
-            for method, scores in crossings(here, y, *split, prober.stitch, prober.shuffled, config):
+            for method, scores in crossings(
+                here, y, *split, prober.stitch, prober.shuffled, config
+            ):
                 outcome = Outcome(scores, y_test)
                 curves[method] = outcome.accuracy(w), outcome.auc(w)
             found.setdefault(some.name, []).append(curves)
-            rows += _rows(curves, {"dataset": some.name, "label": label, "train": len(one), "test": len(two)})
-            features.append(selected(here, y, split[0], config).assign(dataset=some.name, label=label))
+            rows += _rows(
+                curves, {"dataset": some.name, "label": label, "train": len(one), "test": len(two)}
+            )
+            features.append(
+                selected(here, y, split[0], config).assign(dataset=some.name, label=label)
+            )
             bar.advance(1)
     sizes = {"train": 0, "test": len(set(tested))}
     means = {name: _mean(curves) for name, curves in found.items()}
@@ -96,21 +126,34 @@ def _lean(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{str(c): small[c] for c in floats}).astype(whole)
 
 
-def evaluate(prober: Prober, config: ProbeConfig | None = None, datasets: Sequence[Dataset] | None = None) -> str:
-    """The name under which `probes/` and `probe_features/` are kept in the workspace; what is current is not made
-    again. `datasets` are the offline ones if not given."""
+def evaluate(
+    prober: Prober, config: ProbeConfig | None = None, datasets: Sequence[Dataset] | None = None
+) -> str:
+    """The name under which `probes/` and `probe_features/` are kept in the workspace; what is
+    current is not made again. `datasets` are the offline ones if not given."""
     config, bench = config or ProbeConfig(), prober.bench
     datasets = offline_datasets(bench.corpus, config.seed) if datasets is None else datasets
     name = prober.sae_name + ("-absolute" if config.absolute else "")
-    makers = bench.makers | config.model_dump(mode="json") | {
-        "sae": fingerprint(prober.about), "stitch": fingerprint(prober.stitched), "sae_name": prober.sae_name,
-        "stitch_name": prober.stitch_name, "layer_a": prober.layers.a, "layer_b": prober.layers.b,
-        "own": prober.own_config.model_dump() | {"positions": prober.own_positions},
-        "methods": METHODS, "datasets": {d.name: [d.title, d.says] for d in datasets},
-        "texts": fingerprint([(d.id, d.text) for some in datasets for d in some.documents]),
-    }  # fmt: skip
+    makers = (
+        bench.makers
+        | config.model_dump(mode="json")
+        | {
+            "sae": fingerprint(prober.about),
+            "stitch": fingerprint(prober.stitched),
+            "sae_name": prober.sae_name,
+            "stitch_name": prober.stitch_name,
+            "layer_a": prober.layers.a,
+            "layer_b": prober.layers.b,
+            "own": prober.own_config.model_dump() | {"positions": prober.own_positions},
+            "methods": METHODS,
+            "datasets": {d.name: [d.title, d.says] for d in datasets},
+            "texts": fingerprint([(d.id, d.text) for some in datasets for d in some.documents]),
+        }
+    )
     with only_one(bench.pair.key, "probes"):
-        if not all(bench.current(f"{kind}/{name}", makers) for kind in ("probes", "probe_features")):
+        if not all(
+            bench.current(f"{kind}/{name}", makers) for kind in ("probes", "probe_features")
+        ):
             results, features = measure(prober, datasets, config)
             bench.workspace.put_table(f"probe_features/{name}", _lean(features), makers)
             bench.workspace.put_table(f"probes/{name}", _lean(results), makers)

@@ -1,7 +1,8 @@
 """Linear probes, sparse and dense, and the same probes on the other model (4, B.2, E).
 
-Each text is one row: the mean over its positions of the residual stream, or of an SAE's activations. Logistic
-regression is scikit-learn's as SAEBench calls it: an L2 penalty of C = 1, inputs as they are, not standardised.
+Each text is one row: the mean over its positions of the residual stream, or of an SAE's
+activations. Logistic regression is scikit-learn's as SAEBench calls it: an L2 penalty of C = 1,
+inputs as they are, not standardised.
 """
 
 import json
@@ -33,7 +34,8 @@ Labels = Int[np.ndarray, " n"]
 
 @dataclass(frozen=True)
 class Probe:
-    """Says yes to a row x [d] where `x[features] · coef + intercept > 0`; `features` None takes every coordinate."""
+    """Says yes to a row x [d] where `x[features] · coef + intercept > 0`; `features` None takes
+    every coordinate."""
 
     coef: Float[np.ndarray, " k"]
     intercept: float
@@ -48,8 +50,8 @@ class Probe:
 
 
 def centred(probe: Probe, x: Rows, like: Probe, rows: Float[np.ndarray, "n e"]) -> Probe:
-    """The probe with its threshold moved so that its mean score over `x` is that of `like` over `rows`, the same texts
-    in another model: no label is used."""
+    """The probe with its threshold moved so that its mean score over `x` is that of `like` over
+    `rows`, the same texts in another model: no label is used."""
     shift = float(like.score(rows).mean() - probe.score(x).mean())
     return Probe(probe.coef, probe.intercept + shift, probe.features, probe.about)
 
@@ -61,8 +63,8 @@ def differences(x: Rows, y: Labels) -> Float[np.ndarray, " d"]:
 
 
 def select(x: Rows, y: Labels, k: int, absolute: bool = False) -> Int[np.ndarray, " k"]:
-    """The k features with the largest `differences`, largest first (Eq. 7); `absolute` takes the largest in size, as
-    SAEBench does. Ties go to the lower index."""
+    """The k features with the largest `differences`, largest first (Eq. 7); `absolute` takes the
+    largest in size, as SAEBench does. Ties go to the lower index."""
     d = differences(x, y)
     return np.argsort(-(np.abs(d) if absolute else d), kind="stable")[:k]
 
@@ -78,17 +80,23 @@ def fit(x: Rows, y: Labels, features: Int[np.ndarray, " k"] | None = None, **abo
         raise StitchLensError("texts of one class", "two classes", "add texts of the other")
     chosen = (x if features is None else x[:, features]).astype(np.float64)
     if not np.isfinite(chosen).all():
-        raise StitchLensError("activations that are not finite", "finite ones", "use another SAE or stitch")
+        raise StitchLensError(
+            "activations that are not finite", "finite ones", "use another SAE or stitch"
+        )
     found = LogisticRegression(C=C, max_iter=ITERATIONS).fit(chosen, y)
     return Probe(found.coef_[0], float(found.intercept_[0]), features, about)
 
 
 def moved(probe: Probe, stitch: Stitch) -> Probe:
-    """A dense probe of A for rows of B: `w P_downᵀ` and `c + w · b_down` (B.2). Raises StitchLensError for a sparse
-    one, which crosses with its SAE as it is."""
+    """A dense probe of A for rows of B: `w P_downᵀ` and `c + w · b_down` (B.2). Raises
+    StitchLensError for a sparse one, which crosses with its SAE as it is."""
     if probe.features is not None:
-        raise StitchLensError("a probe of SAE features", "one of the residual stream", "carry its SAE across")
-    w, c = transfer_probe(torch.from_numpy(probe.coef), torch.tensor(probe.intercept, dtype=torch.float64), stitch)
+        raise StitchLensError(
+            "a probe of SAE features", "one of the residual stream", "carry its SAE across"
+        )
+    w, c = transfer_probe(
+        torch.from_numpy(probe.coef), torch.tensor(probe.intercept, dtype=torch.float64), stitch
+    )
     return Probe(w.numpy(), float(c), None, dict(probe.about) | {"moved": True})
 
 
@@ -107,10 +115,13 @@ class Outcome:
     def accuracy(self, weights: Float[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
         """Under each row of weights; NaN where all of them are 0."""
         total = weights.sum(1)
-        return np.divide(weights @ self.right, total, out=np.full(len(weights), np.nan), where=total > 0)
+        return np.divide(
+            weights @ self.right, total, out=np.full(len(weights), np.nan), where=total > 0
+        )
 
     def auc(self, weights: Float[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
-        """Area under the ROC curve, ties counted half, mean over the probes; NaN where a class has no weight."""
+        """Area under the ROC curve, ties counted half, mean over the probes; NaN where a class has
+        no weight."""
         yes, no = self.y == 1, self.y == 0
         over = np.zeros((int(yes.sum()), int(no.sum())))
         for s in self.scores:
@@ -125,9 +136,11 @@ def random_features(width: int, k: int, seed: int = 0) -> Int[np.ndarray, " k"]:
     return np.random.default_rng([seed, k]).permutation(width)[:k]
 
 
-def folds(y: Labels, seed: int = 0, most: int = 5) -> list[tuple[Int[np.ndarray, " m"], Int[np.ndarray, " l"]]]:
-    """(training, test) indices of a stratified cross-validation, `most` folds or one for each text of the smaller
-    class."""
+def folds(
+    y: Labels, seed: int = 0, most: int = 5
+) -> list[tuple[Int[np.ndarray, " m"], Int[np.ndarray, " l"]]]:
+    """(training, test) indices of a stratified cross-validation, `most` folds or one for each text
+    of the smaller class."""
     from sklearn.model_selection import StratifiedKFold
 
     n = int(min(most, y.sum(), (1 - y).sum()))
@@ -143,9 +156,13 @@ FORMAT = "stitchlens-probe-1"
 
 
 def save_probe(probe: Probe, folder: Path) -> None:
-    """A folder of `probe.safetensors` (`coef` [1, k], `intercept` [1] and, of a sparse probe, `features` [k]) and
-    `probe.json` (`classes` and what it reads): all that scikit-learn's LogisticRegression needs to predict."""
-    weights = {"coef": probe.coef[None].astype(np.float64), "intercept": np.array([probe.intercept])}
+    """A folder of `probe.safetensors` (`coef` [1, k], `intercept` [1] and, of a sparse probe,
+    `features` [k]) and `probe.json` (`classes` and what it reads): all that scikit-learn's
+    LogisticRegression needs to predict."""
+    weights = {
+        "coef": probe.coef[None].astype(np.float64),
+        "intercept": np.array([probe.intercept]),
+    }
     if probe.features is not None:
         weights["features"] = probe.features.astype(np.int64)
     about = {"format": FORMAT, "classes": [0, 1], "C": C} | dict(probe.about)
@@ -153,7 +170,9 @@ def save_probe(probe: Probe, folder: Path) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
     with folder_beside(folder) as part:
         save_file(weights, part / "probe.safetensors")
-        (part / "probe.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n", "utf-8")
+        (part / "probe.json").write_text(
+            json.dumps(about, indent=1, sort_keys=True) + "\n", "utf-8"
+        )
 
 
 def load_probe(folder: Path) -> Probe:
@@ -165,12 +184,18 @@ def load_probe(folder: Path) -> Probe:
         weights = load_file(folder / "probe.safetensors")
         coef, intercept = weights["coef"][0], weights["intercept"]
         features = weights.get("features")
-        if coef.ndim != 1 or intercept.shape != (1,) or (features is not None and features.shape != coef.shape):
+        if (
+            coef.ndim != 1
+            or intercept.shape != (1,)
+            or (features is not None and features.shape != coef.shape)
+        ):
             raise ValueError(f"shapes {coef.shape}, {intercept.shape}")
         if not (np.isfinite(coef).all() and np.isfinite(intercept).all()):
             raise ValueError("numbers that are not finite")
     except (OSError, ValueError, KeyError, IndexError, AttributeError, SafetensorError) as e:
         raise StitchLensError(
-            f"no readable probe in {folder.name} ({e})", "a folder that `probes export` wrote", "export it again"
+            f"no readable probe in {folder.name} ({e})",
+            "a folder that `probes export` wrote",
+            "export it again",
         ) from e
     return Probe(coef, float(intercept[0]), features, about)

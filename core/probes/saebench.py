@@ -1,7 +1,9 @@
-"""SAEBench's eight sparse-probing datasets from the Hugging Face hub: its names, sizes, classes and class rules (4, E).
+"""SAEBench's eight sparse-probing datasets from the Hugging Face hub: its names, sizes, classes and
+class rules (4, E).
 
-Karvonen et al. (2025), `sae_bench_utils/dataset_utils.py`. Of a task's 4,000 training and 1,000 test texts one half is
-of the class. Biographies and reviews are balanced in their second column; Europarl and code are split after a shuffle.
+Karvonen et al. (2025), `sae_bench_utils/dataset_utils.py`. Of a task's 4,000 training and 1,000
+test texts one half is of the class. Biographies and reviews are balanced in their second column;
+Europarl and code are split after a shuffle.
 """
 
 from collections.abc import Iterable, Iterator
@@ -38,10 +40,15 @@ Texts = dict[str, list[str]]
 
 
 def sampled(
-    table: pd.DataFrame, classes: Iterable[str], column: str, text: str, n: int, by: str | None = None
+    table: pd.DataFrame,
+    classes: Iterable[str],
+    column: str,
+    text: str,
+    n: int,
+    by: str | None = None,
 ) -> Texts:
-    """`n` texts of each class of `column`, as many of each value of `by` where that is given. Raises StitchLensError
-    where there are fewer."""
+    """`n` texts of each class of `column`, as many of each value of `by` where that is given.
+    Raises StitchLensError where there are fewer."""
     out: Texts = {}
     for label in classes:
         rows = table.loc[table[column].astype(str) == label]
@@ -49,19 +56,23 @@ def sampled(
         each = n // max(len(groups), 1)
         if not groups or min(map(len, groups)) < each:
             found = min(map(len, groups), default=0)
-            raise StitchLensError(f"{found} texts of class {label}", f"{each}", "the dataset on the hub has changed")
+            raise StitchLensError(
+                f"{found} texts of class {label}", f"{each}", "the dataset on the hub has changed"
+            )
         out[label] = [t for group in groups for t in group[text].sample(n=each, random_state=SEED)]
     return out
 
 
 def shuffled(texts: Texts, train: int, test: int) -> tuple[Texts, Texts]:
-    """The first `train` texts of each class after a seeded shuffle, and the next `test`. Raises StitchLensError where
-    there are fewer."""
+    """The first `train` texts of each class after a seeded shuffle, and the next `test`. Raises
+    StitchLensError where there are fewer."""
     out: tuple[Texts, Texts] = {}, {}
     g = np.random.default_rng(SEED)
     for label, some in texts.items():
         if len(some) < train + test:
-            raise StitchLensError(f"{len(some)} texts of class {label}", f"{train + test}", "the dataset has changed")
+            raise StitchLensError(
+                f"{len(some)} texts of class {label}", f"{train + test}", "the dataset has changed"
+            )
         order = g.permutation(len(some))
         out[0][label] = [some[i] for i in order[:train]]
         out[1][label] = [some[i] for i in order[train : train + test]]
@@ -87,17 +98,24 @@ def _read(name: str, train: int, test: int) -> tuple[Texts, Texts]:
         found: Texts = {}
         for language, pair in LANGUAGE_PAIRS.items():
             rows: Any = load_dataset(name, pair, split="train", streaming=True)
-            found |= _until(((language, row["translation"][language]) for row in rows), (language,), most)
+            found |= _until(
+                ((language, row["translation"][language]) for row in rows), (language,), most
+            )
         return shuffled(found, train, test)
     if name == CODE:
         rows = load_dataset(name, split="train", streaming=True, languages=list(classes))
-        files = ((row["language"], row["code"][SKIPPED:]) for row in rows if len(row["code"]) > LEAST_CODE)
+        files = (
+            (row["language"], row["code"][SKIPPED:])
+            for row in rows
+            if len(row["code"]) > LEAST_CODE
+        )
         return shuffled(_until(files, classes, most), train, test)
     place = BIOS if name.startswith(BIOS) else REVIEWS if name.startswith(REVIEWS) else NEWS
     column, text, by = {
-        BIOS: ("profession", "hard_text", "gender"), REVIEWS: ("category", "text", "rating"),
+        BIOS: ("profession", "hard_text", "gender"),
+        REVIEWS: ("category", "text", "rating"),
         NEWS: ("label", "text", None),
-    }[place]  # fmt: skip
+    }[place]
     if name.endswith("_sentiment"):
         column, by = "rating", None
     loaded: Any = load_dataset(place)
@@ -109,27 +127,44 @@ def _read(name: str, train: int, test: int) -> tuple[Texts, Texts]:
 
 
 def saebench_datasets(names: Iterable[str] = tuple(CLASSES)) -> list[Dataset]:
-    """The eight, or those named. Raises StitchLensError for a name that is none of them, and where the hub is out of
-    reach."""
+    """The eight, or those named. Raises StitchLensError for a name that is none of them, and where
+    the hub is out of reach."""
     out = []
     for name in names:
         if name not in CLASSES:
-            raise StitchLensError(f"no dataset '{name}'", f"one of {', '.join(CLASSES)}", "choose one")
+            raise StitchLensError(
+                f"no dataset '{name}'", f"one of {', '.join(CLASSES)}", "choose one"
+            )
         try:
             parts = _read(name, TRAIN // 2, TEST // 2)
         except StitchLensError:
             raise
         except Exception as e:  # the hub client raises many kinds
             raise StitchLensError(
-                f"dataset '{name}' out of reach ({type(e).__name__})", "the Hugging Face hub",
+                f"dataset '{name}' out of reach ({type(e).__name__})",
+                "the Hugging Face hub",
                 "check the connection, or leave --saebench out for the offline tasks",
-            ) from e  # fmt: skip
+            ) from e
         short = name.split("/")[-1]
         train, test = (
-            {c: [Document(f"{name}/{split}/{c}@{i}", c, t[:CHARACTERS]) for i, t in enumerate(texts)]
-             for c, texts in part.items()}
+            {
+                c: [
+                    Document(f"{name}/{split}/{c}@{i}", c, t[:CHARACTERS])
+                    for i, t in enumerate(texts)
+                ]
+                for c, texts in part.items()
+            }
             for split, part in zip(("train", "test"), parts, strict=True)
-        )  # fmt: skip
+        )
         probed = CLASSES[name][:1] if len(CLASSES[name]) == 2 else CLASSES[name]
-        out.append(Dataset(short, short.replace("_", " "), f"against the other classes of {name}", train, test, probed))
+        out.append(
+            Dataset(
+                short,
+                short.replace("_", " "),
+                f"against the other classes of {name}",
+                train,
+                test,
+                probed,
+            )
+        )
     return out

@@ -1,7 +1,9 @@
-"""What is probed for: texts with a yes or a no, from the corpus, from templates, or from a file of one's own (4, E).
+"""What is probed for: texts with a yes or a no, from the corpus, from templates, or from a file of
+one's own (4, E).
 
-A dataset has classes; one class against an equal number of the others is a task, as in SAEBench. Training texts come
-from the fit split and test texts from the held-out split; templates keep their words apart.
+A dataset has classes; one class against an equal number of the others is a task, as in SAEBench.
+Training texts come from the fit split and test texts from the held-out split; templates keep their
+words apart.
 """
 
 import io
@@ -46,9 +48,11 @@ class Dataset:
         return [d for split in (self.train, self.test) for some in split.values() for d in some]
 
 
-def one_against_rest(classes: Classes, label: str, seed: int = 0) -> tuple[list[Document], NDArray[np.int64]]:
-    """(documents, 1 for `label` and 0 for others): as many of one as of the other, the negatives drawn evenly from the
-    other classes (SAEBench's rule)."""
+def one_against_rest(
+    classes: Classes, label: str, seed: int = 0
+) -> tuple[list[Document], NDArray[np.int64]]:
+    """(documents, 1 for `label` and 0 for others): as many of one as of the other, the negatives
+    drawn evenly from the other classes (SAEBench's rule)."""
     g = np.random.default_rng([seed, *label.encode()])
     others = {name: list(documents) for name, documents in classes.items() if name != label}
     share = -(-len(classes[label]) // len(others))
@@ -60,12 +64,20 @@ def one_against_rest(classes: Classes, label: str, seed: int = 0) -> tuple[list[
 
 
 PROGRAMS = {"html": "HTML", "java": "Java", "c#": "C#", "rust": "Rust", "lua": "Lua"}
-TOPICS = {"history": "History", "philosophy": "Philosophy", "religion": "Religion", "jobs": "Occupations"}
+TOPICS = {
+    "history": "History",
+    "philosophy": "Philosophy",
+    "religion": "Religion",
+    "jobs": "Occupations",
+}
 
 
 def _named(prefix: str, labels: Iterable[str]) -> dict[str, Callable[[str], bool]]:
     """Class name to the corpus labels that belong to it."""
-    return {label: (lambda x, whole=prefix + label: x == whole or x.startswith(whole + "/")) for label in labels}
+    return {
+        label: lambda x, whole=prefix + label: x == whole or x.startswith(whole + "/")
+        for label in labels
+    }
 
 
 def _is_prose(label: str) -> bool:
@@ -77,18 +89,51 @@ def _is_code(label: str) -> bool:
 
 
 FROM_CORPUS: tuple[tuple[str, str, str, dict[str, Callable[[str], bool]], tuple[str, ...]], ...] = (
-    ("language", "Language", "against English, French, German, Spanish and Dutch",
-     _named("", ("eng", "fra", "deu", "spa", "nld")), ()),
-    ("nordic", "Nordic language", "against Danish, Norwegian and Swedish", _named("", ("dan", "nor", "swe")), ()),
-    ("programming", "Programming language", f"against {', '.join(PROGRAMS.values())}",
-     _named("coding/", PROGRAMS), ()),
-    ("topic", "Topic of English text", f"against {', '.join(TOPICS.values()).lower()}", _named("eng/", TOPICS), ()),
-    ("code", "Code or prose", "code in 21 languages against English prose",
-     {"code": _is_code, "prose": _is_prose}, ("code",)),
-    ("mathematics", "Mathematics or prose", "mathematics in English against other English prose",
-     {"mathematics": lambda label: label == "coding/math", "prose": _is_prose}, ("mathematics",)),
-)  # fmt: skip
-"""Name, title, what it is about, classes by corpus label, and those that are probed for (all where none is named)."""
+    (
+        "language",
+        "Language",
+        "against English, French, German, Spanish and Dutch",
+        _named("", ("eng", "fra", "deu", "spa", "nld")),
+        (),
+    ),
+    (
+        "nordic",
+        "Nordic language",
+        "against Danish, Norwegian and Swedish",
+        _named("", ("dan", "nor", "swe")),
+        (),
+    ),
+    (
+        "programming",
+        "Programming language",
+        f"against {', '.join(PROGRAMS.values())}",
+        _named("coding/", PROGRAMS),
+        (),
+    ),
+    (
+        "topic",
+        "Topic of English text",
+        f"against {', '.join(TOPICS.values()).lower()}",
+        _named("eng/", TOPICS),
+        (),
+    ),
+    (
+        "code",
+        "Code or prose",
+        "code in 21 languages against English prose",
+        {"code": _is_code, "prose": _is_prose},
+        ("code",),
+    ),
+    (
+        "mathematics",
+        "Mathematics or prose",
+        "mathematics in English against other English prose",
+        {"mathematics": lambda label: label == "coding/math", "prose": _is_prose},
+        ("mathematics",),
+    ),
+)
+"""Name, title, what it is about, classes by corpus label, and those that are probed for (all where
+none is named)."""
 
 
 def class_title(label: str) -> str:
@@ -111,7 +156,7 @@ def corpus_datasets(corpus: Corpus) -> list[Dataset]:
             splits.append(some)
         train, test = splits
         kept = [x for x in belongs if len(train[x]) >= LEAST_TRAIN and len(test[x]) >= LEAST_TEST]
-        wanted = tuple(x for x in (probed or belongs) if x in kept)
+        wanted = tuple(x for x in probed or belongs if x in kept)
         if len(kept) > 1 and wanted:
             kept_train, kept_test = ({x: s[x] for x in kept} for s in (train, test))
             out.append(Dataset(name, title, says, kept_train, kept_test, wanted))
@@ -119,48 +164,120 @@ def corpus_datasets(corpus: Corpus) -> list[Dataset]:
 
 
 _WORDS = {
-    "n": "doctor teacher farmer painter soldier lawyer singer driver worker writer sailor miner hunter baker prince "
-    "student neighbour engineer merchant gardener officer visitor player actor guard captain tailor partner banker "
-    "porter",
-    "o": "garden bridge window letter wagon tunnel picture machine castle cottage harbour engine statue carpet ladder "
-    "basket kitchen temple fountain tower lantern barrel mirror blanket canal chimney hammer ticket parcel curtain",
-    "v": "visit paint repair clean follow open watch cover protect wash inspect examine measure explore describe move "
-    "close remove notice lift mention order check support present restore observe collect destroy decorate",
-    "a": "old wooden quiet narrow heavy strange modern yellow little empty distant ancient broken green famous",
-    "w": "near the river|with great care|without a word|before lunch|in the north|behind the church|after the storm|"
-    "at the market|by the road|for a friend|during the winter|on the hill",
-    "t": "film book meal hotel concert journey lecture party garden story holiday lesson play museum album",
-    "+": "wonderful delightful excellent charming superb brilliant lovely pleasant impressive satisfying enjoyable "
-    "splendid beautiful fantastic perfect helpful exciting inspiring generous memorable",
-    "-": "terrible dreadful awful dull poor boring disappointing unpleasant horrible ugly useless miserable annoying "
-    "dirty tedious painful shabby depressing worthless ghastly",
-}  # fmt: skip
-"""By the sign that stands for one in a template: words, parted by blanks, or phrases, parted by strokes."""
+    "n": (
+        "doctor teacher farmer painter soldier lawyer singer driver worker writer sailor miner"
+        " hunter baker prince student neighbour engineer merchant gardener officer visitor player"
+        " actor guard captain tailor partner banker porter"
+    ),
+    "o": (
+        "garden bridge window letter wagon tunnel picture machine castle cottage harbour engine"
+        " statue carpet ladder basket kitchen temple fountain tower lantern barrel mirror blanket"
+        " canal chimney hammer ticket parcel curtain"
+    ),
+    "v": (
+        "visit paint repair clean follow open watch cover protect wash inspect examine measure"
+        " explore describe move close remove notice lift mention order check support present"
+        " restore observe collect destroy decorate"
+    ),
+    "a": (
+        "old wooden quiet narrow heavy strange modern yellow little empty distant ancient broken"
+        " green famous"
+    ),
+    "w": (
+        "near the river|with great care|without a word|before lunch|in the north|behind the"
+        " church|after the storm|at the market|by the road|for a friend|during the winter|on the"
+        " hill"
+    ),
+    "t": (
+        "film book meal hotel concert journey lecture party garden story holiday lesson play museum"
+        " album"
+    ),
+    "+": (
+        "wonderful delightful excellent charming superb brilliant lovely pleasant impressive"
+        " satisfying enjoyable splendid beautiful fantastic perfect helpful exciting inspiring"
+        " generous memorable"
+    ),
+    "-": (
+        "terrible dreadful awful dull poor boring disappointing unpleasant horrible ugly useless"
+        " miserable annoying dirty tedious painful shabby depressing worthless ghastly"
+    ),
+}
+"""By the sign that stands for one in a template: words, parted by blanks, or phrases, parted by
+strokes."""
 _TEMPLATES = {
-    "question": ("Question or statement", "no question mark to see", {
-        "question": ["did the {n} {v} the {a} {o} {w}", "why did the {n} {v} the {o} {w}",
-                     "has the {n} {v:ed} the {a} {o}", "when will the {n} {v} the {o} {w}"],
-        "statement": ["the {n} {v:ed} the {a} {o} {w}", "nobody knows why the {n} {v:ed} the {o} {w}",
-                      "the {n} has {v:ed} the {a} {o}", "the {n} will {v} the {o} {w}"],
-    }),
-    "tense": ("Tense", "past against present, the same words", {
-        "past": ["the {n} {v:ed} the {a} {o} {w}", "the {a} {n} {v:ed} a {o}", "every {n} {v:ed} the {o} {w}"],
-        "present": ["the {n} {v:s} the {a} {o} {w}", "the {a} {n} {v:s} a {o}", "every {n} {v:s} the {o} {w}"],
-    }),
-    "number": ("Number of the subject", "plural against singular; objects are of either number", {
-        "plural": ["the {n:s} {v:ed} the {a} {o} {w}", "the {a} {n:s} {v:ed} the {o:s}",
-                   "our {n:s} will {v} the {o} {w}", "the {n:s} {v:ed} the {o:s} {w}"],
-        "singular": ["the {n} {v:ed} the {a} {o} {w}", "the {a} {n} {v:ed} the {o:s}",
-                     "our {n} will {v} the {o} {w}", "the {n} {v:ed} the {o:s} {w}"],
-    }),
-    "sentiment": ("Sentiment", "praise against blame, in words that training has not seen", {
-        "positive": ["the {t} was {+} and we talked about it all evening", "what a {+} {t} that was",
-                     "my sister called the {t} {+}", "we found the {t} {+} from beginning to end"],
-        "negative": ["the {t} was {-} and we talked about it all evening", "what a {-} {t} that was",
-                     "my sister called the {t} {-}", "we found the {t} {-} from beginning to end"],
-    }),
-}  # fmt: skip
-"""Name to title, what it is about, and templates by class; the first class is the one that is probed for."""
+    "question": (
+        "Question or statement",
+        "no question mark to see",
+        {
+            "question": [
+                "did the {n} {v} the {a} {o} {w}",
+                "why did the {n} {v} the {o} {w}",
+                "has the {n} {v:ed} the {a} {o}",
+                "when will the {n} {v} the {o} {w}",
+            ],
+            "statement": [
+                "the {n} {v:ed} the {a} {o} {w}",
+                "nobody knows why the {n} {v:ed} the {o} {w}",
+                "the {n} has {v:ed} the {a} {o}",
+                "the {n} will {v} the {o} {w}",
+            ],
+        },
+    ),
+    "tense": (
+        "Tense",
+        "past against present, the same words",
+        {
+            "past": [
+                "the {n} {v:ed} the {a} {o} {w}",
+                "the {a} {n} {v:ed} a {o}",
+                "every {n} {v:ed} the {o} {w}",
+            ],
+            "present": [
+                "the {n} {v:s} the {a} {o} {w}",
+                "the {a} {n} {v:s} a {o}",
+                "every {n} {v:s} the {o} {w}",
+            ],
+        },
+    ),
+    "number": (
+        "Number of the subject",
+        "plural against singular; objects are of either number",
+        {
+            "plural": [
+                "the {n:s} {v:ed} the {a} {o} {w}",
+                "the {a} {n:s} {v:ed} the {o:s}",
+                "our {n:s} will {v} the {o} {w}",
+                "the {n:s} {v:ed} the {o:s} {w}",
+            ],
+            "singular": [
+                "the {n} {v:ed} the {a} {o} {w}",
+                "the {a} {n} {v:ed} the {o:s}",
+                "our {n} will {v} the {o} {w}",
+                "the {n} {v:ed} the {o:s} {w}",
+            ],
+        },
+    ),
+    "sentiment": (
+        "Sentiment",
+        "praise against blame, in words that training has not seen",
+        {
+            "positive": [
+                "the {t} was {+} and we talked about it all evening",
+                "what a {+} {t} that was",
+                "my sister called the {t} {+}",
+                "we found the {t} {+} from beginning to end",
+            ],
+            "negative": [
+                "the {t} was {-} and we talked about it all evening",
+                "what a {-} {t} that was",
+                "my sister called the {t} {-}",
+                "we found the {t} {-} from beginning to end",
+            ],
+        },
+    ),
+}
+"""Name to title, what it is about, and templates by class; the first class is the one that is
+probed for."""
 
 
 def _inflected(word: str, form: str) -> str:
@@ -174,22 +291,31 @@ def _inflected(word: str, form: str) -> str:
 
 
 def _made(name: str, label: str, part: str, n: int, seed: int) -> list[Document]:
-    """Sentences of one class from the words of one part ('train': two thirds of each list, 'test': the others)."""
+    """Sentences of one class from the words of one part ('train': two thirds of each list, 'test':
+    the others)."""
     words = {k: x.split("|" if "|" in x else None) for k, x in _WORDS.items()}
-    mine = {k: [w for i, w in enumerate(x) if (i % 3 == 2) == (part == "test")] for k, x in words.items()}
+    mine = {
+        k: [w for i, w in enumerate(x) if (i % 3 == 2) == (part == "test")]
+        for k, x in words.items()
+    }
     g = np.random.default_rng([seed, *f"{name}/{label}/{part}".encode()])
     made: dict[str, None] = {}
     for _ in range(20 * n):  # repeats are drawn again
         if len(made) == n:
             break
         template = str(g.choice(_TEMPLATES[name][2][label]))
-        text = re.sub(r"\{(.)(?::(\w+))?\}", lambda m: _inflected(str(g.choice(mine[m[1]])), m[2] or ""), template)
+        text = re.sub(
+            r"\{(.)(?::(\w+))?\}",
+            lambda m: _inflected(str(g.choice(mine[m[1]])), m[2] or ""),
+            template,
+        )
         made.setdefault(text[0].upper() + text[1:])
     return [Document(f"{name}/{part}/{label}@{i}", label, text) for i, text in enumerate(made)]
 
 
 def template_datasets(seed: int = 0) -> list[Dataset]:
-    """English sentences that differ in one thing; no noun, verb, adjective or phrase is in both training and test."""
+    """English sentences that differ in one thing; no noun, verb, adjective or phrase is in both
+    training and test."""
     out = []
     for name, (title, says, classes) in _TEMPLATES.items():
         train = {label: _made(name, label, "train", MOST_TRAIN, seed) for label in classes}
@@ -222,7 +348,8 @@ class Given(list[tuple[str, str]]):
 
 @dataclass(frozen=True)
 class Labelled:
-    """Texts of one's own. `y` [n] is 1 for `positive`; `left_out` counts rows without text or label."""
+    """Texts of one's own. `y` [n] is 1 for `positive`; `left_out` counts rows without text or
+    label."""
 
     texts: tuple[str, ...]
     y: NDArray[np.int64]
@@ -233,10 +360,12 @@ class Labelled:
 
 
 def labelled(rows: Iterable[tuple[str, str]], positive: str | None = None) -> Labelled:
-    """(text, label) rows as a task: `positive` against all other labels; of two labels the later by name if not given.
+    """(text, label) rows as a task: `positive` against all other labels; of two labels the later by
+    name if not given.
 
-    Texts are cut at LONGEST characters. Raises StitchLensError for more than MOST_ROWS rows, for one label, for more
-    than two where none is named positive, and for fewer than LEAST texts on a side.
+    Texts are cut at LONGEST characters. Raises StitchLensError for more than MOST_ROWS rows, for
+    one label, for more than two where none is named positive, and for fewer than LEAST texts on a
+    side.
     """
     texts, labels, left_out = [], [], 0
     for text, label in itertools.islice(rows, MOST_ROWS + 1):
@@ -246,26 +375,41 @@ def labelled(rows: Iterable[tuple[str, str]], positive: str | None = None) -> La
         else:
             left_out += 1
     if len(texts) + left_out > MOST_ROWS:
-        raise StitchLensError(f"more than {MOST_ROWS:,} rows", f"at most {MOST_ROWS:,}", "take a random sample of them")
+        raise StitchLensError(
+            f"more than {MOST_ROWS:,} rows",
+            f"at most {MOST_ROWS:,}",
+            "take a random sample of them",
+        )
     counts = Counter(labels)
     if len(counts) < 2:
-        found = f"one label, '{next(iter(counts))}'" if counts else "no row with both text and label"
+        found = (
+            f"one label, '{next(iter(counts))}'" if counts else "no row with both text and label"
+        )
         raise StitchLensError(found, "two labels", "add texts of another label")
     if positive is None and len(counts) > 2:
         some = ", ".join(f"'{x}'" for x in sorted(counts)[:5])
-        raise StitchLensError(f"{len(counts)} labels ({some} …)", "two", "name the one that stands against the others")
+        raise StitchLensError(
+            f"{len(counts)} labels ({some} …)", "two", "name the one that stands against the others"
+        )
     positive = max(counts) if positive is None else positive
     if positive not in counts:
-        raise StitchLensError(f"no label '{positive}'", f"one of {', '.join(sorted(counts)[:10])}", "choose one")
+        raise StitchLensError(
+            f"no label '{positive}'", f"one of {', '.join(sorted(counts)[:10])}", "choose one"
+        )
     y = np.array([label == positive for label in labels], dtype=np.int64)
     few = min(int(y.sum()), int((1 - y).sum()))
     if few < LEAST:
-        raise StitchLensError(f"{len(y)} texts with {few} on one side", f"{LEAST} or more on each", "add some")
-    return Labelled(tuple(texts), y, positive, left_out, rows.unused if isinstance(rows, Given) else ())
+        raise StitchLensError(
+            f"{len(y)} texts with {few} on one side", f"{LEAST} or more on each", "add some"
+        )
+    return Labelled(
+        tuple(texts), y, positive, left_out, rows.unused if isinstance(rows, Given) else ()
+    )
 
 
 def read_labels(files: Sequence[Path]) -> Given:
-    """(text, label) from one CSV, or from two files with a text a line, 'yes' and 'no'. Raises StitchLensError."""
+    """(text, label) from one CSV, or from two files with a text a line, 'yes' and 'no'. Raises
+    StitchLensError."""
     match files:
         case [path]:
             try:
@@ -278,31 +422,41 @@ def read_labels(files: Sequence[Path]) -> Given:
         case [yes, no]:
             return two_lists(read_text(yes, MOST_BYTES), read_text(no, MOST_BYTES))
         case _:
-            raise StitchLensError(f"{len(files)} files", "a CSV, or two files with a text a line", "give one or two")
+            raise StitchLensError(
+                f"{len(files)} files", "a CSV, or two files with a text a line", "give one or two"
+            )
 
 
 def two_lists(yes: str, no: str) -> Given:
     """(text, label) of each line that is not blank, 'yes' or 'no'."""
-    return Given((line, label) for text, label in ((yes, "yes"), (no, "no")) for line in lines(text))
+    return Given(
+        (line, label) for text, label in ((yes, "yes"), (no, "no")) for line in lines(text)
+    )
 
 
 def read_csv(raw: bytes, name: str = "the file") -> Given:
-    """(text, label) of each row of a CSV with columns `text` and `label`, parted by commas, semicolons or tabs; at most
-    MOST_ROWS + 1 rows are read.
+    """(text, label) of each row of a CSV with columns `text` and `label`, parted by commas,
+    semicolons or tabs; at most MOST_ROWS + 1 rows are read.
 
     Raises StitchLensError where it is too large, not UTF-8, broken, or lacks a column.
     """
     check_size(raw, MOST_BYTES, name)
-    columns, rows = csv_rows(stream(io.BytesIO(raw), name), name, LABELLED, Path(name).suffix.lower() == ".tsv")
+    columns, rows = csv_rows(
+        stream(io.BytesIO(raw), name), name, LABELLED, Path(name).suffix.lower() == ".tsv"
+    )
     heads = [column.casefold() for column in columns]
     if missing := [column for column in LABELLED if column not in heads]:
         raise StitchLensError(
             f"no column {' or '.join(missing)} (columns: {listed(columns)}) in {name}",
-            "a CSV in UTF-8 with the columns text and label", "name them so in its first line",
-        )  # fmt: skip
+            "a CSV in UTF-8 with the columns text and label",
+            "name them so in its first line",
+        )
     text, label = (once(columns, column, name) for column in LABELLED)
     given = Given(
-        (clean(cells[text]), clean(cells[label])) for _, cells in itertools.islice(rows, MOST_ROWS + 1)
-    )  # fmt: skip
-    given.unused = tuple(column or "one without a name" for i, column in enumerate(columns) if i not in (text, label))
+        (clean(cells[text]), clean(cells[label]))
+        for _, cells in itertools.islice(rows, MOST_ROWS + 1)
+    )
+    given.unused = tuple(
+        column or "one without a name" for i, column in enumerate(columns) if i not in (text, label)
+    )
     return given

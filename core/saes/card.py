@@ -1,5 +1,5 @@
-"""The report card of an SAE of A that others trained: what it is, how well it reads our text, warnings in plain
-words."""
+"""The report card of an SAE of A that others trained: what it is, how well it reads our text,
+warnings in plain words."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,8 +29,9 @@ SHOWN = ("original", "random SAE", "transferred", "shuffled-pair stitch")
 
 
 def sae_card(bench: Bench, sae: "SAE[Any]", layer: int, stitch_name: str | None) -> dict[str, Any]:
-    """What it is (`architecture`, `d_sae`, `norm` of its decoder directions), how it reads held-out text before `layer`
-    of A (`core.saes.sae.reconstruction`), its FUV before every layer, Table 2 with controls where there is a stitch, and
+    """What it is (`architecture`, `d_sae`, `norm` of its decoder directions), how it reads held-out
+    text before `layer` of A (`core.saes.sae.reconstruction`), its FUV before every layer, Table 2
+    with controls where there is a stitch, and
     `warnings`: `about`, `says` and the `test` behind each."""
     sample = read_sample(bench.a, bench.b, bench.corpus.split("held-out"))
     rows = sample.h_a[layer][within(sample, norm_limits(sample), LayerPair(a=layer, b=0))]
@@ -41,22 +42,41 @@ def sae_card(bench: Bench, sae: "SAE[Any]", layer: int, stitch_name: str | None)
     read, rescaled = sae(some), sae(some * scale) / scale
     about = sae.cfg.metadata
     card: dict[str, Any] = {
-        "architecture": sae.cfg.architecture(), "d_in": sae.cfg.d_in, "d_sae": sae.cfg.d_sae, "layer": layer,
-        "norm": float(sae.W_dec.norm(dim=-1).mean()), "normalised": str(sae.cfg.normalize_activations),
-        "by_layer": {str(k): v for k, v in by_layer.items()}, "stitch": stitch_name, **measured,
-    }  # fmt: skip
+        "architecture": sae.cfg.architecture(),
+        "d_in": sae.cfg.d_in,
+        "d_sae": sae.cfg.d_sae,
+        "layer": layer,
+        "norm": float(sae.W_dec.norm(dim=-1).mean()),
+        "normalised": str(sae.cfg.normalize_activations),
+        "by_layer": {str(k): v for k, v in by_layer.items()},
+        "stitch": stitch_name,
+        **measured,
+    }
     if about[FACTOR] is not None:
-        card |= {"normalised": NORMALISED, "scale": float(about[FACTOR]), "scale_from": str(about[f"{FACTOR}_from"])}
+        card |= {
+            "normalised": NORMALISED,
+            "scale": float(about[FACTOR]),
+            "scale_from": str(about[f"{FACTOR}_from"]),
+        }
     normal = Rescaled(scale, fuv(rescaled, some), offset(rescaled, some), offset(read, some))
-    card["warnings"] = warnings(measured, by_layer, layer, normal if card["normalised"] == "none" else None)
+    card["warnings"] = warnings(
+        measured, by_layer, layer, normal if card["normalised"] == "none" else None
+    )
     if about[NOTES]:
-        card["warnings"].append({"about": "config", "says": str(about[NOTES]), "test": "its cfg.json"})
+        card["warnings"].append(
+            {"about": "config", "says": str(about[NOTES]), "test": "its cfg.json"}
+        )
     if stitch_name is not None:
         ws = bench.workspace
         makers = ws.entry(f"stitches/{stitch_name}").makers
-        stitch, shuffled = (load_stitch(ws.path(f"{kind}/{stitch_name}")) for kind in ("stitches", "controls"))
+        stitch, shuffled = (
+            load_stitch(ws.path(f"{kind}/{stitch_name}")) for kind in ("stitches", "controls")
+        )
         config = ExploreConfig(reconstruction_positions=len(rows))
-        layers, texts = LayerPair(a=layer, b=makers["layer_b"]), bench.corpus.split("held-out")[:DOCUMENTS]
+        layers, texts = (
+            LayerPair(a=layer, b=makers["layer_b"]),
+            bench.corpus.split("held-out")[:DOCUMENTS],
+        )
         saes = {k: v for k, v in variants(sae, stitch, shuffled).items() if k in SHOWN}
         card["table_2"] = zero_shot(bench, saes, layers, config, texts).to_dict("records")
     return card
@@ -72,10 +92,12 @@ class Rescaled(NamedTuple):
 
 
 def offset(guess: Tensor, truth: Tensor) -> float:
-    """How far the mean of reconstructions is from that of the rows, over the rows' deviation from it (rms).
+    """How far the mean of reconstructions is from that of the rows, over the rows' deviation from
+    it (rms).
 
-    At the scale of its training this is near 0 whatever the loss: `b_dec` takes up what shrinkage by an L1 penalty
-    leaves. So it tells another scale from shrinkage, which a better FUV on larger rows does not.
+    At the scale of its training this is near 0 whatever the loss: `b_dec` takes up what shrinkage
+    by an L1 penalty leaves. So it tells another scale from shrinkage, which a better FUV on larger
+    rows does not.
     """
     deviation = (truth - truth.mean(0)).norm(dim=-1).square().mean().sqrt()
     return float((truth - guess).mean(0).norm() / deviation)
@@ -84,7 +106,8 @@ def offset(guess: Tensor, truth: Tensor) -> float:
 def warnings(
     measured: dict[str, float], by_layer: dict[int, float], layer: int, normal: Rescaled | None
 ) -> list[dict[str, str]]:
-    """What looks wrong with an SAE before `layer`; `normal` is None where it says how its rows were normalised."""
+    """What looks wrong with an SAE before `layer`; `normal` is None where it says how its rows were
+    normalised."""
     said = []
 
     def add(about: str, says: str, test: str) -> None:
@@ -92,45 +115,74 @@ def warnings(
 
     here, best = measured["fuv"], min(by_layer, key=lambda at: by_layer[at])
     if by_layer[best] < 0.8 * min(here, by_layer[layer]) and by_layer[best] < USELESS:
-        add("layers", f"It reads the residual stream before layer {best} better: probably trained there.",
-            f"FUV {by_layer[best]:.2f} there, {here:.2f} before layer {layer}")  # fmt: skip
-    elif normal is not None and normal.fuv < min(0.8 * here, USELESS) and normal.offset < 0.5 * normal.plain_offset:
-        add("normalised", "It was probably trained on normalised activations, and its cfg.json does not say so: bring "
-            f"it again with --scale {normal.scale:.3g}, or the factor of its training.",
-            f"FUV {normal.fuv:.2f} on rows scaled to norm √d, {here:.2f} as they are; the mean is off by "
-            f"{normal.offset:.2f} and {normal.plain_offset:.2f} deviations")  # fmt: skip
+        add(
+            "layers",
+            f"It reads the residual stream before layer {best} better: probably trained there.",
+            f"FUV {by_layer[best]:.2f} there, {here:.2f} before layer {layer}",
+        )
+    elif (
+        normal is not None
+        and normal.fuv < min(0.8 * here, USELESS)
+        and normal.offset < 0.5 * normal.plain_offset
+    ):
+        add(
+            "normalised",
+            "It was probably trained on normalised activations, and its cfg.json does not say so:"
+            f" bring it again with --scale {normal.scale:.3g}, or the factor of its training.",
+            f"FUV {normal.fuv:.2f} on rows scaled to norm √d, {here:.2f} as they are; the mean is"
+            f" off by {normal.offset:.2f} and {normal.plain_offset:.2f} deviations",
+        )
     elif here >= USELESS:
-        add("control", "It says no more of A than the mean does: random, damaged, or of another model.",
-            f"FUV {here:.2f}, at best {by_layer[best]:.2f} before any layer")  # fmt: skip
+        add(
+            "control",
+            "It says no more of A than the mean does: random, damaged, or of another model.",
+            f"FUV {here:.2f}, at best {by_layer[best]:.2f} before any layer",
+        )
     if measured["dead"] > 0.5:
-        add("dead", "Most of its features never fire on this sample.",
-            f"{measured['dead']:.0%} dead over {measured['n']:,.0f} positions")  # fmt: skip
+        add(
+            "dead",
+            "Most of its features never fire on this sample.",
+            f"{measured['dead']:.0%} dead over {measured['n']:,.0f} positions",
+        )
     return said
 
 
 def import_sae(
-    bench: Bench, ref: str, layer: int | None = None, name: str | None = None, stitch_name: str | None = None,
+    bench: Bench,
+    ref: str,
+    layer: int | None = None,
+    name: str | None = None,
+    stitch_name: str | None = None,
     scale: float | None = None,
-) -> tuple[str, dict[str, Any]]:  # fmt: skip
-    """(name, report card) of an SAE of A from a zip, a folder or RELEASE:ID, kept as `saes/<name>` with
-    `sae_cards/<name>`. Table 2 is measured through `stitch_name`, or the workspace's first stitch from the SAE's layer.
-    `layer` says what the SAE does not, `scale` by what its rows were multiplied; see `core.saes.sae.sae_of`.
+) -> tuple[str, dict[str, Any]]:
+    """(name, report card) of an SAE of A from a zip, a folder or RELEASE:ID, kept as `saes/<name>`
+    with `sae_cards/<name>`. Table 2 is measured through `stitch_name`, or the workspace's first
+    stitch from the SAE's layer. `layer` says what the SAE does not, `scale` by what its rows were
+    multiplied; see `core.saes.sae.sae_of`.
 
-    Raises StitchLensError for a name that is taken, a stitch from another layer, and whatever is wrong with the SAE;
-    nothing is kept then.
+    Raises StitchLensError for a name that is taken, a stitch from another layer, and whatever is
+    wrong with the SAE; nothing is kept then.
     """
     ws = bench.workspace
     name = name or name_from(ref)
     check_name(ws, "saes", name)
     sae, at = foreign_sae(bench, ref, layer, scale=scale)
-    there = [n.removeprefix("stitches/") for n in (ws.names(prefix="stitches/") if ws.exists else [])]
+    there = [
+        n.removeprefix("stitches/") for n in (ws.names(prefix="stitches/") if ws.exists else [])
+    ]
     fitting = [n for n in there if ws.entry(f"stitches/{n}").makers.get("layer_a") == at]
     if stitch_name is not None and stitch_name not in fitting:
         raise StitchLensError(
-            f"stitch '{stitch_name}'", f"one from layer {at} of A ({', '.join(fitting) or 'none yet'})",
-            f"fit one there: `python -m core stitch fit {bench.pair.key} --layer-a {at} --layer-b L`",
-        )  # fmt: skip
-    whole = [n for n in fitting if f"controls/{n}" in ws.names() and both_ways(ws.entry(f"stitches/{n}").makers)]
+            f"stitch '{stitch_name}'",
+            f"one from layer {at} of A ({', '.join(fitting) or 'none yet'})",
+            f"fit one there: `python -m core stitch fit {bench.pair.key} --layer-a {at}"
+            " --layer-b L`",
+        )
+    whole = [
+        n
+        for n in fitting
+        if f"controls/{n}" in ws.names() and both_ways(ws.entry(f"stitches/{n}").makers)
+    ]
     card = sae_card(bench, sae, at, stitch_name or next(iter(whole), None))
     keep_foreign(bench, sae, at, ref, name)
     makers = ws.entry(f"saes/{name}").makers
@@ -161,16 +213,25 @@ def _plain(value: Any) -> Any:
 
 def as_text(name: str, card: dict[str, Any]) -> str:
     lines = [
-        f"{name}: {card['architecture']}, {card['d_sae']:,} features before layer {card['layer']} of A",
-        f"  explained variance {card['explained_variance']:.3f}, {card['l0']:.0f} active a token, {card['dead']:.0%} "
-        f"dead, over {card['n']:,.0f} positions",
+        (
+            f"{name}: {card['architecture']}, {card['d_sae']:,} features before layer"
+            f" {card['layer']} of A"
+        ),
+        (
+            f"  explained variance {card['explained_variance']:.3f}, {card['l0']:.0f} active a"
+            f" token, {card['dead']:.0%} dead, over {card['n']:,.0f} positions"
+        ),
     ]
     if "scale" in card:
-        lines.append(f"  its rows are scaled by {card['scale']:.4g} ({card['scale_from']}), folded into its weights")
+        lines.append(
+            f"  its rows are scaled by {card['scale']:.4g} ({card['scale_from']}), folded into its"
+            " weights"
+        )
     for row in card.get("table_2", []):
         lines.append(
-            f"  {row['name']:24} {row['model'].upper()}  explained variance {row['explained_variance']:+.3f}, loss "
-            f"{row['loss']:.3f} nats/token ({row['delta_loss']:+.3f})"
+            f"  {row['name']:24} {row['model'].upper()}  explained variance"
+            f" {row['explained_variance']:+.3f}, loss {row['loss']:.3f} nats/token"
+            f" ({row['delta_loss']:+.3f})"
         )
     lines += [f"  WARNING: {w['says']} ({w['test']})" for w in card["warnings"]] or ["  no warning"]
     return "\n".join(lines)

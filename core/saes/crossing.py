@@ -42,7 +42,9 @@ class ExploreConfig(Frozen):
     seed: int = 0
 
 
-def variants(sae: "SAE[Any]", stitch: Stitch, shuffled: Stitch, seed: int = 0) -> dict[str, tuple[str, "SAE[Any]"]]:
+def variants(
+    sae: "SAE[Any]", stitch: Stitch, shuffled: Stitch, seed: int = 0
+) -> dict[str, tuple[str, "SAE[Any]"]]:
     """(model it is for, SAE) by name: the original and its transfer, and what they must beat."""
     control = random_sae(sae, seed)
     return {
@@ -56,14 +58,17 @@ def variants(sae: "SAE[Any]", stitch: Stitch, shuffled: Stitch, seed: int = 0) -
 
 
 def zero_shot(
-    bench: Bench, saes: dict[str, tuple[str, "SAE[Any]"]], layers: LayerPair, config: ExploreConfig,
+    bench: Bench,
+    saes: dict[str, tuple[str, "SAE[Any]"]],
+    layers: LayerPair,
+    config: ExploreConfig,
     documents: Sequence[Document] | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """On the held-out split, or on `documents` of it: Table 2 with controls, a row a variant: `name`, `model`; the
-    measures of `core.saes.sae.reconstruction`; `rank` of the decoder; and with the reconstruction in the residual stream's
-    place at paired positions, nats/token of that model:
-    `loss`, `loss_clean`, `loss_ablated` (zeros in its place), `delta_loss` (loss - loss_clean) and `ce_loss_score`,
-    (loss_ablated - loss) / (loss_ablated - loss_clean)."""
+) -> pd.DataFrame:
+    """On the held-out split, or on `documents` of it: Table 2 with controls, a row a variant:
+    `name`, `model`; the measures of `core.saes.sae.reconstruction`; `rank` of the decoder; and with
+    the reconstruction in the residual stream's place at paired positions, nats/token of that model:
+    `loss`, `loss_clean`, `loss_ablated` (zeros in its place), `delta_loss` (loss - loss_clean) and
+    `ce_loss_score`, (loss_ablated - loss) / (loss_ablated - loss_clean)."""
     documents = bench.corpus.split("held-out") if documents is None else documents
     kept: dict[str, list[Tensor]] = {"a": [], "b": []}
     limits: dict[str, float] = {}
@@ -77,7 +82,9 @@ def zero_shot(
             break
     conditions = downstream.unpatched()
     for side in ("a", "b"):
-        conditions.append(downstream.Condition(f"zeros {side}", side, _in_place(side, torch.zeros_like)))
+        conditions.append(
+            downstream.Condition(f"zeros {side}", side, _in_place(side, torch.zeros_like))
+        )
     for name, (side, sae) in saes.items():
         conditions.append(downstream.Condition(name, side, _in_place(side, sae)))
     measured = downstream.measure(
@@ -87,17 +94,25 @@ def zero_shot(
     rows = []
     for name, (side, sae) in saes.items():
         clean, ablated, mine = loss[side], loss[f"zeros {side}"], loss[name]
-        rows.append({
-            "name": name, "model": side, **reconstruction(sae, kept[side]),
-            "rank": rank(sae.W_dec), "loss": mine, "loss_clean": clean,
-            "loss_ablated": ablated, "delta_loss": mine - clean,
-            "ce_loss_score": (ablated - mine) / (ablated - clean),
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": name,
+                "model": side,
+                **reconstruction(sae, kept[side]),
+                "rank": rank(sae.W_dec),
+                "loss": mine,
+                "loss_clean": clean,
+                "loss_ablated": ablated,
+                "delta_loss": mine - clean,
+                "ce_loss_score": (ablated - mine) / (ablated - clean),
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def rank(weights: Tensor) -> int:
-    """Singular values above float32's rounding of the largest: what a product with a narrower map leaves."""
+    """Singular values above float32's rounding of the largest: what a product with a narrower map
+    leaves."""
     rounding = max(weights.shape) * torch.finfo(torch.float32).eps
     return int(torch.linalg.matrix_rank(weights.double(), rtol=rounding))
 
@@ -112,13 +127,16 @@ def _in_place(side: str, new: Any) -> downstream.Rows:
     return rows
 
 
-def joined(ws: Workspace, sae: str, stitch: str) -> tuple[dict[str, Any], dict[str, Any], LayerPair]:
-    """Makers of an SAE of A and of a stitch, and the layers that it crosses. Raises StitchLensError where they belong
-    to different layers."""
+def joined(
+    ws: Workspace, sae: str, stitch: str
+) -> tuple[dict[str, Any], dict[str, Any], LayerPair]:
+    """Makers of an SAE of A and of a stitch, and the layers that it crosses. Raises StitchLensError
+    where they belong to different layers."""
     about, stitched = ws.entry(f"saes/{sae}").makers, ws.entry(f"stitches/{stitch}").makers
     if about["layer_a"] != stitched["layer_a"]:
         raise StitchLensError(
-            f"SAE {sae} at layer {about['layer_a']} of A, stitch {stitch} at {stitched['layer_a']}", "one layer",
+            f"SAE {sae} at layer {about['layer_a']} of A, stitch {stitch} at {stitched['layer_a']}",
+            "one layer",
             "choose a stitch from the SAE's layer, or train an SAE at the stitch's",
-        )  # fmt: skip
+        )
     return about, stitched, LayerPair(a=stitched["layer_a"], b=stitched["layer_b"])

@@ -1,7 +1,8 @@
 """FLOPs of training an SAE and of learning a stitch, counted on one step and scaled (D, Table 3).
 
-`FlopCounterMode` counts matrix products alone. The exact fitter's factorisations are counted by the textbook (Golub and
-Van Loan): Cholesky n³/3, triangular solves n²m, symmetric eigenvectors 9n³. Activations are taken as cached.
+`FlopCounterMode` counts matrix products alone. The exact fitter's factorisations are counted by the
+textbook (Golub and Van Loan): Cholesky n³/3, triangular solves n²m, symmetric eigenvectors 9n³.
+Activations are taken as cached.
 """
 
 from collections.abc import Callable
@@ -43,17 +44,23 @@ def counted(work: Callable[[], Any]) -> int:
 
 
 def sae_step(d: int, width: int, k: int, dead: bool = False) -> float:
-    """Of one training step of a TopK SAE of SAELens, per row; `dead`: with the auxiliary loss at work on dead features
-    (it is as dear however many there are)."""
+    """Of one training step of a TopK SAE of SAELens, per row; `dead`: with the auxiliary loss at
+    work on dead features (it is as dear however many there are)."""
     from core.saes.run import new_trainer
 
     trainer = new_trainer(d, width, k, ROWS, 1, 1e-4, float(dead), 1, 0)
     trainer.n_forward_passes_since_fired += 2
-    return counted(lambda: trainer.step(torch.randn(ROWS, d, generator=torch.Generator().manual_seed(0)))) / ROWS
+    return (
+        counted(
+            lambda: trainer.step(torch.randn(ROWS, d, generator=torch.Generator().manual_seed(0)))
+        )
+        / ROWS
+    )
 
 
 def adam_stitch(d_a: int, d_b: int, n: int, epochs: int = PAPER_EPOCHS) -> float:
-    """Of the paper's recipe on n pairs of positions: forward and backward of Eq. 3, `epochs` times."""
+    """Of the paper's recipe on n pairs of positions: forward and backward of Eq. 3, `epochs`
+    times."""
     up, down = torch.nn.Linear(d_a, d_b), torch.nn.Linear(d_b, d_a)
     x, y = torch.randn(ROWS, d_a), torch.randn(ROWS, d_b)
     return counted(lambda: eq3(up, down, x, y, 1.0).backward()) / ROWS * n * epochs
@@ -69,7 +76,11 @@ def exact_stitch(d_a: int, d_b: int, n: int, rounds: int) -> float:
     many = 2 * (d_a + d_b)
     gram = Gram(d_a, d_b)
     gram.update(rows(d_a, many), rows(d_b, many), control=False)
-    reading = counted(lambda: Gram(d_a, d_b).update(rows(d_a, ROWS), rows(d_b, ROWS), control=False)) / ROWS * n
+    reading = (
+        counted(lambda: Gram(d_a, d_b).update(rows(d_a, ROWS), rows(d_b, ROWS), control=False))
+        / ROWS
+        * n
+    )
 
     def solving(most: int) -> int:
         config = FitConfig(tolerance=1e-12, max_rounds=most)

@@ -1,4 +1,5 @@
-"""Does a transferred SAE save training? Runs from each start at several widths and seeds, kept as tables (3.1, D)."""
+"""Does a transferred SAE save training? Runs from each start at several widths and seeds, kept as
+tables (3.1, D)."""
 
 import json
 import time
@@ -37,17 +38,22 @@ POINTS = 70
 class SaeTraining:
     """A set of runs for one SAE of A, carried through a stitch between its layer and one of B's.
 
-    Raises StitchLensError where SAE and stitch belong to different layers, or the SAE to another model or place.
+    Raises StitchLensError where SAE and stitch belong to different layers, or the SAE to another
+    model or place.
     """
 
-    def __init__(self, bench: Bench, sae_name: str, stitch_name: str, config: TrainingSet, name: str = "") -> None:
+    def __init__(
+        self, bench: Bench, sae_name: str, stitch_name: str, config: TrainingSet, name: str = ""
+    ) -> None:
         self.bench, self.sae_name, self.config = bench, sae_name, config
         self.about, self.stitched, self.layers = joined(bench.workspace, sae_name, stitch_name)
         self.source = kept_in(bench, sae_name, self.layers.a)
         self.name = name or self.layers.name
         if not NAME.fullmatch(self.name):
             raise StitchLensError(
-                f"name {self.name!r}", "letters, digits, '.', '_' and '-', at most 64", "choose another name"
+                f"name {self.name!r}",
+                "letters, digits, '.', '_' and '-', at most 64",
+                "choose another name",
             )
 
     @cached_property
@@ -61,36 +67,62 @@ class SaeTraining:
         return self.source_config.model_copy(update={"width": width, "epochs": 1})
 
     def source_sae(self, width: int) -> "SAE[Any]":
-        """A's SAE of a width: the workspace's, or one trained as it was in one epoch and kept in the user's cache."""
+        """A's SAE of a width: the workspace's, or one trained as it was in one epoch and kept in
+        the user's cache."""
         if width == self.source_config.width:
             return self.source
-        return kept_sae(self.bench, "a", self.layers.a, self._source_setting(width), self.config.source_positions)
+        return kept_sae(
+            self.bench,
+            "a",
+            self.layers.a,
+            self._source_setting(width),
+            self.config.source_positions,
+        )
 
     @property
     def fit_config(self) -> FitConfig:
         """The stitch's metric and α; the defaults, where others fitted it."""
-        return FitConfig.model_validate({k: self.stitched[k] for k in ("metric", "alpha") if k in self.stitched})
+        return FitConfig.model_validate(
+            {k: self.stitched[k] for k in ("metric", "alpha") if k in self.stitched}
+        )
 
     @cached_property
     def stitches(self) -> dict[str, Stitch]:
         """By start: the stitch, one fitted on shuffled pairs, one drawn at random."""
-        gram = self.bench.moments("fit", [self.layers], self.config.stitch_positions)[0][self.layers.name]
+        gram = self.bench.moments("fit", [self.layers], self.config.stitch_positions)[0][
+            self.layers.name
+        ]
         made = fit_moments(gram.moments(), self.fit_config)
         return {
-            "transferred": made, "shuffled stitch": fit_moments(gram.moments(shuffled=True), self.fit_config),
+            "transferred": made,
+            "shuffled stitch": fit_moments(gram.moments(shuffled=True), self.fit_config),
             "random stitch": random_stitch(made),
-        }  # fmt: skip
+        }
 
     def run_makers(self, run: RunConfig) -> dict[str, Any]:
         about = self.bench.makers | run.model_dump() | {"layer_b": self.layers.b}
         if run.start == "scratch":
             return about
         wide = self.source_config.width == run.width
-        source = self.about if wide else sae_makers(
-            self.bench, "a", self.layers.a, self._source_setting(run.width), self.config.source_positions
-        )  # fmt: skip
-        through = {"layer_a": self.layers.a, "metric": self.fit_config.metric, "alpha": self.fit_config.alpha}
-        return about | {"source": source, "stitch_positions": self.config.stitch_positions} | through
+        source = (
+            self.about
+            if wide
+            else sae_makers(
+                self.bench,
+                "a",
+                self.layers.a,
+                self._source_setting(run.width),
+                self.config.source_positions,
+            )
+        )
+        through = {
+            "layer_a": self.layers.a,
+            "metric": self.fit_config.metric,
+            "alpha": self.fit_config.alpha,
+        }
+        return (
+            about | {"source": source, "stitch_positions": self.config.stitch_positions} | through
+        )
 
     @cached_property
     def runs(self) -> dict[Path, RunConfig]:
@@ -99,8 +131,8 @@ class SaeTraining:
         return {user_cache() / "sae_runs" / fingerprint(self.run_makers(r)): r for r in found}
 
     def train(self) -> dict[Path, RunState]:
-        """Every run to its end; what is done is not done again. A second process may share the work: each takes the
-        runs that the other has not begun."""
+        """Every run to its end; what is done is not done again. A second process may share the
+        work: each takes the runs that the other has not begun."""
         d, bench = self.bench.pair.b.d_model, self.bench
         for run in self.runs.values():
             check_fits(d, run)
@@ -139,15 +171,24 @@ class SaeTraining:
 
     @property
     def makers(self) -> dict[str, Any]:
-        return self.bench.makers | self.config.model_dump(mode="json") | {
-            "sae": fingerprint(self.about), "sae_name": self.sae_name, "layer_a": self.layers.a,
-            "layer_b": self.layers.b, "metric": self.fit_config.metric, "alpha": self.fit_config.alpha,
-            "k": self.source_config.k,
-        }  # fmt: skip
+        return (
+            self.bench.makers
+            | self.config.model_dump(mode="json")
+            | {
+                "sae": fingerprint(self.about),
+                "sae_name": self.sae_name,
+                "layer_a": self.layers.a,
+                "layer_b": self.layers.b,
+                "metric": self.fit_config.metric,
+                "alpha": self.fit_config.alpha,
+                "k": self.source_config.k,
+            }
+        )
 
     def costs(self) -> dict[str, Any]:
-        """Table 3 in FLOPs: the `stitch` by fitter, on the positions that it is learned from here and on those of the
-        workspace's; and by width a row of A's and of B's SAE in training, B's with the auxiliary loss at work too."""
+        """Table 3 in FLOPs: the `stitch` by fitter, on the positions that it is learned from here
+        and on those of the workspace's; and by width a row of A's and of B's SAE in training, B's
+        with the auxiliary loss at work too."""
         a, b = self.bench.pair.a.d_model, self.bench.pair.b.d_model
         made, k = self.stitches["transferred"].makers, self.source_config.k
         n = made["n_fit"]
@@ -159,12 +200,18 @@ class SaeTraining:
 
         def row(width: int) -> dict[str, float]:
             with_auxiliary = flops.sae_step(b, width, k, True)
-            return {"a": flops.sae_step(a, width, k), "b": flops.sae_step(b, width, k), "b_auxiliary": with_auxiliary}
+            return {
+                "a": flops.sae_step(a, width, k),
+                "b": flops.sae_step(b, width, k),
+                "b_auxiliary": with_auxiliary,
+            }
 
         return {
-            "stitch": stitch(n, made["rounds"]), "stitch_whole": stitch(whole, rounds),
-            "positions": self.config.positions, "row": {str(w): row(w) for w in self.config.widths},
-        }  # fmt: skip
+            "stitch": stitch(n, made["rounds"]),
+            "stitch_whole": stitch(whole, rounds),
+            "positions": self.config.positions,
+            "row": {str(w): row(w) for w in self.config.widths},
+        }
 
 
 def _listing(pair: str, name: str) -> Path:
@@ -172,42 +219,66 @@ def _listing(pair: str, name: str) -> Path:
 
 
 def under_way(pair: str, name: str) -> pd.DataFrame:
-    """Runs of a set as far as they got on this machine: the columns of `curves`, without FLOPs; empty where none is."""
+    """Runs of a set as far as they got on this machine: the columns of `curves`, without FLOPs;
+    empty where none is."""
     try:
         listed = json.loads(_listing(pair, name).read_text("utf-8"))
     except (OSError, ValueError):
         return pd.DataFrame()
     states = {name: read_run(_listing(pair, name).parent / name) for name in listed}
-    found = [(RunConfig.model_validate(listed[name]), state) for name, state in states.items() if state is not None]
-    return pd.concat([_curve(i, run, state) for i, (run, state) in enumerate(found)]) if found else pd.DataFrame()
+    found = [
+        (RunConfig.model_validate(listed[name]), state)
+        for name, state in states.items()
+        if state is not None
+    ]
+    return (
+        pd.concat([_curve(i, run, state) for i, (run, state) in enumerate(found)])
+        if found
+        else pd.DataFrame()
+    )
 
 
 def _curve(index: int, run: RunConfig, state: RunState) -> pd.DataFrame:
-    """A run as points: means over the steps since the point before. A run that diverged at once has none."""
+    """A run as points: means over the steps since the point before. A run that diverged at once has
+    none."""
     half = POINTS // 2
-    ends = np.unique(np.r_[np.geomspace(1, run.steps, half), np.linspace(1, run.steps, half)].round().astype(int))
+    ends = np.unique(
+        np.r_[np.geomspace(1, run.steps, half), np.linspace(1, run.steps, half)].round().astype(int)
+    )
     ends = ends[ends <= state.steps]
     first, last = np.r_[0, ends][: len(ends)], ends.max(initial=0)
-    error, variance = (np.add.reduceat(state.curve[x][:last], first) / (ends - first) for x in ("error", "variance"))
-    return pd.DataFrame({
-        "run": np.int16(index), "start": run.start, "width": np.int32(run.width), "seed": np.int16(run.seed),
-        "auxiliary": np.float32(run.auxiliary), "step": ends.astype(np.int32),
-        "explained_variance": (1 - error / variance).astype(np.float32), "mse": error.astype(np.float32),
-        "dead": state.curve["dead"][ends - 1].astype(np.int32),
-        "at_work": np.cumsum(state.curve["auxiliary"])[ends - 1].astype(np.int32),
-    })  # fmt: skip
+    error, variance = (
+        np.add.reduceat(state.curve[x][:last], first) / (ends - first)
+        for x in ("error", "variance")
+    )
+    return pd.DataFrame(
+        {
+            "run": np.int16(index),
+            "start": run.start,
+            "width": np.int32(run.width),
+            "seed": np.int16(run.seed),
+            "auxiliary": np.float32(run.auxiliary),
+            "step": ends.astype(np.int32),
+            "explained_variance": (1 - error / variance).astype(np.float32),
+            "mse": error.astype(np.float32),
+            "dead": state.curve["dead"][ends - 1].astype(np.int32),
+            "at_work": np.cumsum(state.curve["auxiliary"])[ends - 1].astype(np.int32),
+        }
+    )
 
 
 def evaluate(training: SaeTraining) -> str:
-    """Make every run and keep what came of them as `sae_curves/`, `sae_costs/` and `sae_training/` of the set's name,
-    which comes back. What is current is not made again."""
+    """Make every run and keep what came of them as `sae_curves/`, `sae_costs/` and `sae_training/`
+    of the set's name, which comes back. What is current is not made again."""
     bench, name, makers = training.bench, training.name, training.makers
     kinds = ("sae_costs", "sae_curves", "sae_training")
     if all(bench.current(f"{kind}/{name}", makers) for kind in kinds):
         return name
     states = list(training.train().values())
     costs = training.costs()
-    runs = [RunConfig.model_validate({k: s.result[k] for k in RunConfig.model_fields}) for s in states]
+    runs = [
+        RunConfig.model_validate({k: s.result[k] for k in RunConfig.model_fields}) for s in states
+    ]
     curves = pd.concat([_curve(i, r, s) for i, (r, s) in enumerate(zip(runs, states, strict=True))])
     curves["flops"] = _flops(curves, costs, training.config.batch)
     results = pd.DataFrame([{"run": i} | s.result for i, s in enumerate(states)])

@@ -1,4 +1,5 @@
-"""One training run of an SAE of B from a chosen start: SAELens' trainer on recorded activations, resumable (3.1, D)."""
+"""One training run of an SAE of B from a chosen start: SAELens' trainer on recorded activations,
+resumable (3.1, D)."""
 
 import json
 import time
@@ -28,43 +29,68 @@ SAVE_SECONDS = 20.0
 BLOWN = 100.0
 """A loss of this many times the larger of the first and the variance is a diverged run."""
 CURVE = ("error", "variance", "dead", "auxiliary")
-"""By step, float32: mean squared error and variance of the batch in scaled units, features not active for `window`
-steps, and whether the auxiliary loss was at work. Every batch is new to the SAE, so this measures it on unseen text."""
+"""By step, float32: mean squared error and variance of the batch in scaled units, features not
+active for `window` steps, and whether the auxiliary loss was at work. Every batch is new to the
+SAE, so this measures it on unseen text."""
 Weights = dict[str, Tensor]
 """W_enc [d, M], b_enc [M], W_dec [M, d], b_dec [d]."""
 
 
 def new_trainer(
-    d: int, width: int, k: int, batch: int, steps: int, lr: float, auxiliary: float, window: int, seed: int
+    d: int,
+    width: int,
+    k: int,
+    batch: int,
+    steps: int,
+    lr: float,
+    auxiliary: float,
+    window: int,
+    seed: int,
 ) -> "SAETrainer[Any, Any]":
-    """SAELens' trainer of a TopK SAE at its own start: unit decoder directions, encoder tied to them. As in the paper,
-    dead features are not looked for where there is no auxiliary loss."""
+    """SAELens' trainer of a TopK SAE at its own start: unit decoder directions, encoder tied to
+    them. As in the paper, dead features are not looked for where there is no auxiliary loss."""
     from sae_lens import SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.config import SAETrainerConfig
 
     torch.manual_seed(seed)
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(
-        d_in=d, d_sae=width, k=k, aux_loss_coefficient=auxiliary, decoder_init_norm=1.0,
-        rescale_acts_by_decoder_norm=True, apply_b_dec_to_input=False,
-    ))  # fmt: skip
+    sae = TopKTrainingSAE(
+        TopKTrainingSAEConfig(
+            d_in=d,
+            d_sae=width,
+            k=k,
+            aux_loss_coefficient=auxiliary,
+            decoder_init_norm=1.0,
+            rescale_acts_by_decoder_norm=True,
+            apply_b_dec_to_input=False,
+        )
+    )
     setup = SAETrainerConfig(
-        total_training_samples=max(steps, 1) * batch, train_batch_size_samples=batch, lr=lr, lr_end=lr, autocast=False,
+        total_training_samples=max(steps, 1) * batch,
+        train_batch_size_samples=batch,
+        lr=lr,
+        lr_end=lr,
+        autocast=False,
         dead_feature_window=window if auxiliary else 10**9,
-    )  # fmt: skip
+    )
     return SAETrainer(setup, sae, iter(()))
 
 
-def start_weights(scratch: Weights, given: "SAE[Any] | None", mean: Tensor, scale: float) -> Weights:
-    """Where a run starts, for rows multiplied by `scale`: a `given` SAE of B at rest, its decoder directions at unit
-    norm and their norms in the encoder (D, 1); or SAELens' own start about the `mean` row."""
+def start_weights(
+    scratch: Weights, given: "SAE[Any] | None", mean: Tensor, scale: float
+) -> Weights:
+    """Where a run starts, for rows multiplied by `scale`: a `given` SAE of B at rest, its decoder
+    directions at unit norm and their norms in the encoder (D, 1); or SAELens' own start about the
+    `mean` row."""
     if given is None:
         return scratch | {"b_dec": mean * scale, "b_enc": -(mean * scale) @ scratch["W_enc"]}
     w = {name: p.detach().float() for name, p in given.named_parameters()}
     norms = w["W_dec"].norm(dim=-1).clamp(min=1e-8)
     return {
-        "W_enc": w["W_enc"] * norms, "b_enc": w["b_enc"] * norms * scale, "W_dec": w["W_dec"] / norms[:, None],
+        "W_enc": w["W_enc"] * norms,
+        "b_enc": w["b_enc"] * norms * scale,
+        "W_dec": w["W_dec"] / norms[:, None],
         "b_dec": w["b_dec"] * scale,
-    }  # fmt: skip
+    }
 
 
 @dataclass(frozen=True)
@@ -90,7 +116,8 @@ def read_run(folder: Path) -> RunState | None:
         try:
             with safe_open(folder / name, "np") as f:
                 return RunState(
-                    {n: f.get_tensor(n) for n in CURVE}, json.loads((f.metadata() or {}).get("result", "{}"))
+                    {n: f.get_tensor(n) for n in CURVE},
+                    json.loads((f.metadata() or {}).get("result", "{}")),
                 )
         except (OSError, SafetensorError, ValueError):
             continue
@@ -98,16 +125,22 @@ def read_run(folder: Path) -> RunState | None:
 
 
 class Run:
-    """A run in its folder: `state.safetensors` while it runs, then `done.safetensors` and the trained SAE in `sae/`."""
+    """A run in its folder: `state.safetensors` while it runs, then `done.safetensors` and the
+    trained SAE in `sae/`."""
 
     def __init__(self, folder: Path, config: RunConfig, d: int) -> None:
         self.folder, self.config, self.d = folder, config, d
 
     def train(
-        self, recording: Recording, given: "SAE[Any] | None", about: dict[str, Any], held_out: list[Tensor]
+        self,
+        recording: Recording,
+        given: "SAE[Any] | None",
+        about: dict[str, Any],
+        held_out: list[Tensor],
     ) -> RunState:
-        """To the end, or on from where a killed run was. `given` is the SAE that it starts from, None for scratch;
-        `held_out` rows measure the result. A run that diverges ends with the last good state, and says so."""
+        """To the end, or on from where a killed run was. `given` is the SAE that it starts from,
+        None for scratch; `held_out` rows measure the result. A run that diverges ends with the last
+        good state, and says so."""
         from core.saes.sae import finished, reconstruction
         from core.stitches.transfer import save_sae
 
@@ -117,8 +150,12 @@ class Run:
         check_fits(self.d, self.config)
         c = self.config
         if recording.n < c.positions:
-            raise StitchLensError(f"{recording.n:,} recorded rows", f"{c.positions:,}", "ask for fewer positions")
-        trainer = new_trainer(self.d, c.width, c.k, c.batch, c.steps, c.lr, c.auxiliary, c.window, c.seed)
+            raise StitchLensError(
+                f"{recording.n:,} recorded rows", f"{c.positions:,}", "ask for fewer positions"
+            )
+        trainer = new_trainer(
+            self.d, c.width, c.k, c.batch, c.steps, c.lr, c.auxiliary, c.window, c.seed
+        )
         sae = trainer.sae
         some = next(recording.epoch(min(recording.n, 65_536), 0, ("h",)))[0]
         mean, scale = some.mean(0), self.d**0.5 / float(some.norm(dim=-1).mean())
@@ -138,10 +175,17 @@ class Run:
         alive = torch.zeros(c.width, dtype=torch.bool)
         measured = reconstruction(final, held_out, alive)
         counts = torch.histc(turned[alive].clamp(-1, 1), TURN_BINS, -1, 1)
-        result = c.model_dump() | measured | {
-            "steps": step, "seconds": seconds, "stopped": stopped, "cosine": float(turned[alive].median()),
-            "turning": [int(x) for x in counts],
-        }  # fmt: skip
+        result = (
+            c.model_dump()
+            | measured
+            | {
+                "steps": step,
+                "seconds": seconds,
+                "stopped": stopped,
+                "cosine": float(turned[alive].median()),
+                "turning": [int(x) for x in counts],
+            }
+        )
         arrays = {name: torch.tensor(x[:step]) for name, x in curve.items()}
         with beside(self.folder / "done.safetensors") as part:
             save_file(arrays, part, {"result": json.dumps(result)})
@@ -151,9 +195,13 @@ class Run:
         return found
 
     def _steps(
-        self, trainer: "SAETrainer[Any, Any]", recording: Recording, scale: float, curve: dict[str, list[float]],
+        self,
+        trainer: "SAETrainer[Any, Any]",
+        recording: Recording,
+        scale: float,
+        curve: dict[str, list[float]],
         seconds: float,
-    ) -> tuple[int, str]:  # fmt: skip
+    ) -> tuple[int, str]:
         """Train; (steps that count, why it stopped early or '')."""
         c, began, saved = self.config, time.perf_counter(), time.monotonic()
         rows = self._rows(recording, scale, len(curve["error"]))
@@ -168,18 +216,25 @@ class Run:
                 error = float((out.sae_out.detach() - h).pow(2).mean())
                 variance = float((h - h.mean(0)).pow(2).mean())
                 loss = float(out.loss.detach())
-                worst = BLOWN * max(curve["error"][0] if curve["error"] else error, variance) * self.d
+                worst = (
+                    BLOWN * max(curve["error"][0] if curve["error"] else error, variance) * self.d
+                )
                 if not np.isfinite(loss) or loss > worst:
                     kept, _ = self._resume(trainer)
                     for name in CURVE:
                         curve[name][:] = kept[name]
                     good = len(curve["error"])
-                    return good, (
-                        f"diverged at step {step} of {c.steps} (loss {loss:.3g}): its state after step {good} is kept; "
-                        f"use a learning rate below {c.lr:g}"
+                    return (
+                        good,
+                        (
+                            f"diverged at step {step} of {c.steps} (loss {loss:.3g}): its state"
+                            f" after step {good} is kept; use a learning rate below {c.lr:g}"
+                        ),
                     )
                 at_work = bool(c.auxiliary) and bool(dead.any())
-                for name, x in zip(CURVE, (error, variance, float(dead.sum()), float(at_work)), strict=True):
+                for name, x in zip(
+                    CURVE, (error, variance, float(dead.sum()), float(at_work)), strict=True
+                ):
                     curve[name].append(x)
                 bar.advance(c.batch)
                 if time.monotonic() - saved > SAVE_SECONDS:
@@ -188,7 +243,8 @@ class Run:
         return c.steps, ""
 
     def _rows(self, recording: Recording, scale: float, skip: int) -> Iterator[Tensor]:
-        """Batches in the order of the seed, from step `skip` on; the short ones at the ends of shards are joined."""
+        """Batches in the order of the seed, from step `skip` on; the short ones at the ends of
+        shards are joined."""
         left = torch.zeros(0, self.d)
         for (some,) in recording.epoch(self.config.batch, self.config.seed, ("h",)):
             left = torch.cat([left, some])
@@ -199,7 +255,9 @@ class Run:
                     yield left[: self.config.batch] * scale
                 left = left[self.config.batch :]
 
-    def _save(self, trainer: "SAETrainer[Any, Any]", curve: dict[str, list[float]], seconds: float) -> None:
+    def _save(
+        self, trainer: "SAETrainer[Any, Any]", curve: dict[str, list[float]], seconds: float
+    ) -> None:
         tensors = {name: torch.tensor(x, dtype=torch.float32) for name, x in curve.items()}
         tensors["unfired"] = trainer.n_forward_passes_since_fired
         for name, p in trainer.sae.named_parameters():
@@ -210,7 +268,8 @@ class Run:
             save_file(tensors, part, {"seconds": str(seconds)})
 
     def _resume(self, trainer: "SAETrainer[Any, Any]") -> tuple[dict[str, list[float]], float]:
-        """Put the trainer where the last saved state was; its curve and the seconds that it took."""
+        """Put the trainer where the last saved state was; its curve and the seconds that it
+        took."""
         path = self.folder / "state.safetensors"
         try:
             with safe_open(path, "pt") as f:
@@ -218,14 +277,18 @@ class Run:
                 seconds = float((f.metadata() or {})["seconds"])
             for name, p in trainer.sae.named_parameters():
                 p.data.copy_(kept[f"weights.{name}"])
-                parts = {k.rsplit(".", 1)[1]: v for k, v in kept.items() if k.startswith(f"adam.{name}.")}
+                parts = {
+                    k.rsplit(".", 1)[1]: v for k, v in kept.items() if k.startswith(f"adam.{name}.")
+                }
                 trainer.optimizer.state[p] = parts
                 if not parts:
                     del trainer.optimizer.state[p]
             trainer.n_forward_passes_since_fired = kept["unfired"]
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as e:
             raise StitchLensError(
-                f"an unreadable state of a run ({e})", "what a run wrote", f"delete {path} and start it again"
+                f"an unreadable state of a run ({e})",
+                "what a run wrote",
+                f"delete {path} and start it again",
             ) from e
         curve = {name: [float(x) for x in kept[name]] for name in CURVE}
         trainer.n_training_steps = len(curve["error"])

@@ -1,4 +1,5 @@
-"""Which SAEs of B are trained, from which starts, and whether they fit: settings alone, nothing heavy (3.1, D)."""
+"""Which SAEs of B are trained, from which starts, and whether they fit: settings alone, nothing
+heavy (3.1, D)."""
 
 from typing import Annotated, Any, Literal
 
@@ -42,34 +43,46 @@ class RunConfig(Frozen):
 
 
 def memory(d: int, config: RunConfig) -> int:
-    """Bytes that a run needs at most: weights, gradients and Adam's moments, and what a step keeps of its batch."""
+    """Bytes that a run needs at most: weights, gradients and Adam's moments, and what a step keeps
+    of its batch."""
     return 4 * (2 * d * config.width * 5 + 8 * config.batch * config.width)
 
 
 def check_fits(d: int, config: RunConfig) -> None:
-    """Raises StitchLensError for a run that cannot be: no memory for its width, k above the width, less than a step."""
+    """Raises StitchLensError for a run that cannot be: no memory for its width, k above the width,
+    less than a step."""
     if config.k > config.width:
-        raise StitchLensError(f"k = {config.k} of {config.width} features", "k at most the width", "choose a wider SAE")
+        raise StitchLensError(
+            f"k = {config.k} of {config.width} features",
+            "k at most the width",
+            "choose a wider SAE",
+        )
     if config.steps < 1:
         raise StitchLensError(
-            f"{config.positions} positions", f"{config.batch} or more, one batch", "ask for more positions"
+            f"{config.positions} positions",
+            f"{config.batch} or more, one batch",
+            "ask for more positions",
         )
     need, free = memory(d, config), psutil.virtual_memory().available
     if need > 0.8 * free:
         most = int(config.width * 0.8 * free / need)
         raise StitchLensError(
             f"{config.width:,} features, which need {need / 1e9:.1f} GB of memory",
-            f"at most {0.8 * free / 1e9:.1f} GB, four fifths of what is free", f"choose a width up to {most:,}",
-        )  # fmt: skip
+            f"at most {0.8 * free / 1e9:.1f} GB, four fifths of what is free",
+            f"choose a width up to {most:,}",
+        )
 
 
 class TrainingSet(Frozen):
     """Which runs are made, and from what."""
 
-    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1024, 2048, 4096, 8192), min_length=1)
+    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(1024, 2048, 4096, 8192), min_length=1
+    )
     starts: tuple[Start, ...] = Field(default=STARTS, min_length=1)
     seeds: int = Field(default=3, ge=1)
-    """Of runs from scratch and from a transferred SAE; controls, and runs with an auxiliary loss, have the first."""
+    """Of runs from scratch and from a transferred SAE; controls, and runs with an auxiliary loss,
+    have the first."""
     auxiliary: float = Field(default=1.0, ge=0)
     """Coefficient of runs with the auxiliary loss, beside those without; 0 makes none."""
     positions: int = Field(default=400_000, ge=1)
@@ -87,9 +100,16 @@ class TrainingSet(Frozen):
 
         def run(start: Start, width: int, seed: int, auxiliary: float = 0.0) -> RunConfig:
             return RunConfig(
-                start=start, width=width, k=k, seed=seed, auxiliary=auxiliary, positions=self.positions,
-                batch=self.batch, lr=self.lr, window=self.window,
-            )  # fmt: skip
+                start=start,
+                width=width,
+                k=k,
+                seed=seed,
+                auxiliary=auxiliary,
+                positions=self.positions,
+                batch=self.batch,
+                lr=self.lr,
+                window=self.window,
+            )
 
         compared: list[Start] = [s for s in COMPARED if s in self.starts]
         others: list[Start] = [s for s in self.starts if s not in COMPARED]
@@ -97,7 +117,9 @@ class TrainingSet(Frozen):
         out += [run(s, w, 0) for w in self.widths for s in others]
         if self.auxiliary:
             out += [run(s, w, 0, self.auxiliary) for w in self.widths for s in compared]
-        return out + [run(s, w, n) for n in range(1, self.seeds) for w in self.widths for s in compared]
+        return out + [
+            run(s, w, n) for n in range(1, self.seeds) for w in self.widths for s in compared
+        ]
 
 
 def training_set(given: dict[str, Any]) -> TrainingSet:
@@ -108,13 +130,18 @@ def training_set(given: dict[str, Any]) -> TrainingSet:
         first = e.errors()[0]
         where = " ".join(map(str, first["loc"]))
         raise StitchLensError(
-            f"{where} {first['input']!r}", first["msg"].lower(), "see `python -m core sae train --help`"
+            f"{where} {first['input']!r}",
+            first["msg"].lower(),
+            "see `python -m core sae train --help`",
         ) from None
 
 
 def parsed_widths(text: str) -> list[int]:
-    """Rising whole numbers from text such as 1024,4096. Raises StitchLensError for anything else."""
+    """Rising whole numbers from text such as 1024,4096. Raises StitchLensError for anything
+    else."""
     try:
         return sorted({int(x) for x in text.split(",")})
     except ValueError:
-        raise StitchLensError(f"widths '{text}'", "whole numbers with commas between", "such as 1024,4096") from None
+        raise StitchLensError(
+            f"widths '{text}'", "whole numbers with commas between", "such as 1024,4096"
+        ) from None

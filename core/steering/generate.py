@@ -23,7 +23,8 @@ from core.steering.vectors import Vector
 from core.text.reading import clean
 
 SLOTS = 3
-"""Rows of every forward pass, empty ones too: a lane's numbers do not depend on how many others run."""
+"""Rows of every forward pass, empty ones too: a lane's numbers do not depend on how many others
+run."""
 ROWS = 128
 """Rows of a pass where texts are written in bulk: the least time a token on a processor."""
 STRONGEST = 20.0
@@ -31,7 +32,8 @@ LIKELY = (64, 4096)
 """Tokens among which a draw looks for `top_p` of the probability, before it sorts them all."""
 
 Operator = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(h [rows, pos, d], v [rows, 1, d], z̄ [rows, 1, 1], strength [rows, 1, 1]) to the steered h; float32."""
+"""(h [rows, pos, d], v [rows, 1, d], z̄ [rows, 1, 1], strength [rows, 1, 1]) to the steered h;
+float32."""
 
 
 def clamp(h: Tensor, v: Tensor, mean: Tensor, strength: Tensor) -> Tensor:
@@ -49,8 +51,9 @@ OPERATORS: dict[str, Operator] = {"clamp": clamp, "add": add}
 
 @dataclass(frozen=True)
 class Lane:
-    """How one lane is steered: each vector before its own layer. Without one it is the model as it is. Raises
-    StitchLensError for an unknown operator and for a strength that is not in [-STRONGEST, STRONGEST]."""
+    """How one lane is steered: each vector before its own layer. Without one it is the model as it
+    is. Raises StitchLensError for an unknown operator and for a strength that is not in
+    [-STRONGEST, STRONGEST]."""
 
     vectors: tuple[Vector, ...] = ()
     operator: str = "clamp"
@@ -61,9 +64,13 @@ class Lane:
 
     def __post_init__(self) -> None:
         if self.operator not in OPERATORS:
-            raise StitchLensError(f"operator '{self.operator}'", f"one of {', '.join(OPERATORS)}", "choose one")
+            raise StitchLensError(
+                f"operator '{self.operator}'", f"one of {', '.join(OPERATORS)}", "choose one"
+            )
         if not abs(self.strength) <= STRONGEST:
-            raise StitchLensError(f"strength {self.strength:g}", f"{-STRONGEST:g} to {STRONGEST:g}", "1 is Eq. 8")
+            raise StitchLensError(
+                f"strength {self.strength:g}", f"{-STRONGEST:g} to {STRONGEST:g}", "1 is Eq. 8"
+            )
 
 
 class Sampling(Frozen):
@@ -73,7 +80,8 @@ class Sampling(Frozen):
     temperature: float = Field(default=0.7, ge=0, le=5, allow_inf_nan=False)
     top_p: float = Field(default=0.95, gt=0, le=1)
     repetition: float = Field(default=1.15, ge=0.5, le=3, allow_inf_nan=False)
-    """Logits of tokens that were used are divided by this where positive, multiplied where negative."""
+    """Logits of tokens that were used are divided by this where positive, multiplied where
+    negative."""
     seed: int = Field(default=0, ge=0, le=2**31)
 
 
@@ -93,22 +101,27 @@ class Written:
 
 
 def encode_prompt(model: LiveModel, prompt: str, tokens: int) -> Int[Tensor, " n"]:
-    """Token ids, the first special one included. Raises StitchLensError where the prompt is empty or leaves no room for
-    `tokens` more."""
+    """Token ids, the first special one included. Raises StitchLensError where the prompt is empty
+    or leaves no room for `tokens` more."""
     prompt = clean(prompt)
     (encoded,) = model.encode([prompt], max_tokens=10**6)
     if not prompt.strip() or np.isin(encoded.ids, model.special).all():
-        raise StitchLensError("an empty prompt", "a few words", "type what the models shall go on from")
+        raise StitchLensError(
+            "an empty prompt", "a few words", "type what the models shall go on from"
+        )
     reads = limits_of(model.plain).context or 2 * MAX_TOKENS
     room = reads - tokens
     if room < 2:
         raise StitchLensError(
-            f"{tokens:,} tokens to write", f"at most {reads - 2:,}: {model.spec.title} reads {reads:,} at once",
+            f"{tokens:,} tokens to write",
+            f"at most {reads - 2:,}: {model.spec.title} reads {reads:,} at once",
             "ask for fewer tokens",
-        )  # fmt: skip
+        )
     if len(encoded.ids) > room:
         raise StitchLensError(
-            f"a prompt of {len(encoded.ids):,} tokens", f"at most {room:,}", "shorten it, or ask for fewer tokens"
+            f"a prompt of {len(encoded.ids):,} tokens",
+            f"at most {room:,}",
+            "shorten it, or ask for fewer tokens",
         )
     return torch.from_numpy(encoded.ids.astype(np.int64))
 
@@ -118,24 +131,31 @@ def check_width(model: LiveModel, lanes: Sequence[Lane]) -> None:
     for vector in (v for lane in lanes for v in lane.vectors):
         if vector.v.shape != (model.spec.d_model,):
             raise StitchLensError(
-                f"a vector of width {len(vector.v)}", f"{model.spec.d_model}, that of {model.spec.title}",
+                f"a vector of width {len(vector.v)}",
+                f"{model.spec.d_model}, that of {model.spec.title}",
                 "use one of this model, or carry it over through a stitch",
-            )  # fmt: skip
+            )
         if not 0 <= vector.layer < model.spec.n_layers:
             raise StitchLensError(
-                f"a vector before layer {vector.layer}", f"0 to {model.spec.n_layers - 1}, those of {model.spec.title}",
+                f"a vector before layer {vector.layer}",
+                f"0 to {model.spec.n_layers - 1}, those of {model.spec.title}",
                 "choose a layer in that range",
-            )  # fmt: skip
+            )
 
 
 def generate(
-    model: LiveModel, prompt: str, lanes: Sequence[Lane], sampling: Sampling | None = None,
+    model: LiveModel,
+    prompt: str,
+    lanes: Sequence[Lane],
+    sampling: Sampling | None = None,
     stop: Callable[[], bool] = lambda: False,
-) -> Generator[list[Written], None, None]:  # fmt: skip
-    """After every token, what each lane has written: all lanes in one pass a token (SLOTS of them; more go in groups).
+) -> Generator[list[Written], None, None]:
+    """After every token, what each lane has written: all lanes in one pass a token (SLOTS of them;
+    more go in groups).
 
-    A lane draws from random numbers of its own, so the same seed writes the same text whichever other lanes run. `stop`
-    is asked before every token. Raises StitchLensError for a prompt or a vector that does not fit the model.
+    A lane draws from random numbers of its own, so the same seed writes the same text whichever
+    other lanes run. `stop` is asked before every token. Raises StitchLensError for a prompt or a
+    vector that does not fit the model.
     """
     sampling = sampling or Sampling()
     ids = encode_prompt(model, prompt, sampling.tokens)
@@ -143,7 +163,9 @@ def generate(
     batches = []
     for i in range(0, len(lanes), SLOTS):
         some = lanes[i : i + SLOTS]
-        batches.append(_Batch(model, [ids] * len(some), some, sampling, [sampling.seed] * len(some), SLOTS))
+        batches.append(
+            _Batch(model, [ids] * len(some), some, sampling, [sampling.seed] * len(some), SLOTS)
+        )
     for _ in range(sampling.tokens):
         if stop() or all(lane.done for batch in batches for lane in batch.written):
             break
@@ -153,10 +175,13 @@ def generate(
 
 
 def respond(
-    model: LiveModel, rows: Sequence[tuple[str, Lane, int]], sampling: Sampling, desc: str = "writing"
+    model: LiveModel,
+    rows: Sequence[tuple[str, Lane, int]],
+    sampling: Sampling,
+    desc: str = "writing",
 ) -> list[Written]:
-    """What is written for each (prompt, lane, seed), in bulk: rows with prompts of the same length go together, so
-    nothing is padded."""
+    """What is written for each (prompt, lane, seed), in bulk: rows with prompts of the same length
+    go together, so nothing is padded."""
     check_width(model, [lane for _, lane, _ in rows])
     ids = [encode_prompt(model, prompt, sampling.tokens) for prompt, _, _ in rows]
     out: list[Written] = [Written(model) for _ in rows]
@@ -180,10 +205,12 @@ def respond(
 def response_losses(
     model: LiveModel, prompts: Sequence[Tensor], responses: Sequence[Sequence[int]], rows: int = 32
 ) -> list[float]:
-    """Nats/token of each response (token ids) after its prompt (token ids) under the unsteered model; NaN for none."""
+    """Nats/token of each response (token ids) after its prompt (token ids) under the unsteered
+    model; NaN for none."""
     out = [float("nan")] * len(responses)
     order = sorted(
-        (i for i in range(len(responses)) if responses[i]), key=lambda i: len(prompts[i]) + len(responses[i])
+        (i for i in range(len(responses)) if responses[i]),
+        key=lambda i: len(prompts[i]) + len(responses[i]),
     )
     for k in range(0, len(order), rows):
         some = order[k : k + rows]
@@ -198,15 +225,23 @@ def response_losses(
 
 
 class _Batch:
-    """Rows with prompts of the same length and one cache; rows beyond the lanes are copies that nobody reads."""
+    """Rows with prompts of the same length and one cache; rows beyond the lanes are copies that
+    nobody reads."""
 
     def __init__(
-        self, model: LiveModel, prompts: Sequence[Tensor], lanes: Sequence[Lane], sampling: Sampling,
-        seeds: Sequence[int], rows: int,
-    ) -> None:  # fmt: skip
+        self,
+        model: LiveModel,
+        prompts: Sequence[Tensor],
+        lanes: Sequence[Lane],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        rows: int,
+    ) -> None:
         self.model, self.sampling, self.rows = model, sampling, rows
         self.written = [Written(model) for _ in lanes]
-        self.next = torch.stack([*prompts, *[prompts[0]] * (rows - len(lanes))]).to(model.where.device)
+        self.next = torch.stack([*prompts, *[prompts[0]] * (rows - len(lanes))]).to(
+            model.where.device
+        )
         self.seen = [ids.unique() for ids in prompts]
         self.cache: Any = None
         self.random = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -217,7 +252,9 @@ class _Batch:
     def step(self) -> None:
         first = self.cache is None
         with torch.inference_mode(), hooks.changed(self.model, self._hooks(first)):
-            out = self.model.plain.base_model(input_ids=self.next, past_key_values=self.cache, use_cache=True)
+            out = self.model.plain.base_model(
+                input_ids=self.next, past_key_values=self.cache, use_cache=True
+            )
             self.cache = out.past_key_values
             logits = self.model.logits(out.last_hidden_state[:, -1]).cpu()
         drawn = [self._draw(k, logits[k]) for k in range(len(self.written))]
@@ -278,10 +315,17 @@ def _changes(lanes: Sequence[Lane]) -> dict[int, list[_Steered]]:
             found.setdefault((vector.layer, lane.operator), []).append((k, vector, lane.strength))
     out: dict[int, list[_Steered]] = {}
     for (layer, operator), some in found.items():
-        column = [torch.tensor(x, dtype=torch.float32).view(-1, 1, 1)
-                  for x in ([v.mean for _, v, _ in some], [s for _, _, s in some])]  # fmt: skip
-        rows, v = torch.tensor([k for k, _, _ in some]), torch.stack([v.v for _, v, _ in some])[:, None]
-        out.setdefault(layer, []).append(_Steered(OPERATORS[operator], rows, v, column[0], column[1]))
+        column = [
+            torch.tensor(x, dtype=torch.float32).view(-1, 1, 1)
+            for x in ([v.mean for _, v, _ in some], [s for _, _, s in some])
+        ]
+        rows, v = (
+            torch.tensor([k for k, _, _ in some]),
+            torch.stack([v.v for _, v, _ in some])[:, None],
+        )
+        out.setdefault(layer, []).append(
+            _Steered(OPERATORS[operator], rows, v, column[0], column[1])
+        )
     return out
 
 
@@ -293,11 +337,15 @@ def stop_tokens(model: LiveModel) -> set[int]:
 
 
 def draw(logits: Tensor, used: Tensor, sampling: Sampling, random: torch.Generator) -> int:
-    """One token id of `logits` [vocabulary], float32: repetition penalty on the `used` ids, temperature, then the
-    smallest set that holds `top_p` of the probability."""
+    """One token id of `logits` [vocabulary], float32: repetition penalty on the `used` ids,
+    temperature, then the smallest set that holds `top_p` of the probability."""
     logits = logits.clone()
-    logits[used] = torch.where(logits[used] > 0, logits[used] / sampling.repetition, logits[used] * sampling.repetition)
-    number = float(torch.rand((), generator=random, dtype=torch.float64))  # one each token, whatever the temperature
+    logits[used] = torch.where(
+        logits[used] > 0, logits[used] / sampling.repetition, logits[used] * sampling.repetition
+    )
+    number = float(
+        torch.rand((), generator=random, dtype=torch.float64)
+    )  # one each token, whatever the temperature
     if sampling.temperature == 0:
         return int(logits.argmax())
     shares = torch.softmax(logits / sampling.temperature, dim=-1)

@@ -1,7 +1,9 @@
-"""The language evaluation of steering (4, F): does the response come out in the language of the vector?
+"""The language evaluation of steering (4, F): does the response come out in the language of the
+vector?
 
-Of our own neutral English prompts one half chooses, for each language and kind of vector, stitch, layers and strength;
-the figures come from the other half. What keeps the rate honest stands beside it: fluency, repetition, a random vector.
+Of our own neutral English prompts one half chooses, for each language and kind of vector, stitch,
+layers and strength; the figures come from the other half. What keeps the rate honest stands beside
+it: fluency, repetition, a random vector.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,15 +24,24 @@ from core.steering.generate import Lane, Sampling, encode_prompt, respond, respo
 from core.steering.studio import Kind, LaneKey, Setting, Side, Studio
 from core.steering.vectors import language_means
 from core.text.corpus import Document
-from core.text.languages import LABELS, LANGUAGES, UNKNOWN, by_language, detect, prompts, repetition, transfer_gap
+from core.text.languages import (
+    LABELS,
+    LANGUAGES,
+    UNKNOWN,
+    by_language,
+    detect,
+    prompts,
+    repetition,
+    transfer_gap,
+)
 from core.workspace.disk import beside, fingerprint, only_one
 from core.workspace.places import user_cache
 
 TOGETHER = 6
 """Languages written together; what is finished of these survives a stop."""
 REPEATS = 0.3
-"""A response is fluent where at most this share of its runs of words is repeated and its loss is at most that of real
-text in its language."""
+"""A response is fluent where at most this share of its runs of words is repeated and its loss is at
+most that of real text in its language."""
 SIDES: tuple[Side, ...] = ("b", "a")
 STEERED: tuple[Kind, ...] = ("own", "transferred", "random")
 
@@ -66,30 +77,46 @@ class SteerConfig(Frozen):
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(tokens=self.tokens, temperature=self.temperature, repetition=self.repetition)
+        return Sampling(
+            tokens=self.tokens, temperature=self.temperature, repetition=self.repetition
+        )
 
 
-def natural_losses(model: LiveModel, documents: Sequence[Document], most: int = 12) -> dict[str, float]:
-    """Nats/token of real text, by corpus label: the first 160 tokens of the first `most` documents of each language."""
+def natural_losses(
+    model: LiveModel, documents: Sequence[Document], most: int = 12
+) -> dict[str, float]:
+    """Nats/token of real text, by corpus label: the first 160 tokens of the first `most` documents
+    of each language."""
     by_label = by_language(documents, most)
     out = {}
-    with Progress(f"real text under {model.spec.title}", sum(map(len, by_label.values())), "texts") as bar:
+    with Progress(
+        f"real text under {model.spec.title}", sum(map(len, by_label.values())), "texts"
+    ) as bar:
         for label, texts in by_label.items():
             ids = [torch.from_numpy(e.ids) for e in model.encode(texts, min(160, model.context))]
-            out[label] = float(np.mean(response_losses(model, [x[:1] for x in ids], [x[1:].tolist() for x in ids])))
+            out[label] = float(
+                np.mean(response_losses(model, [x[:1] for x in ids], [x[1:].tolist() for x in ids]))
+            )
             bar.advance(len(texts))
     return out
 
 
 def prepare(bench: Bench, config: SteerConfig) -> None:
-    """The artifacts `language_means/a` and `_b`: of A the tokens that pair up with one of B, of B all."""
+    """The artifacts `language_means/a` and `_b`: of A the tokens that pair up with one of B, of B
+    all."""
     documents = bench.corpus.split("fit")
     for side, model, partner in (("a", bench.a, bench.b), ("b", bench.b, None)):
         same = bench.a.tokenizer_hash == bench.b.tokenizer_hash
-        makers = bench.makers | {"side": side, "texts": config.texts, "paired": partner is not None and not same}
+        makers = bench.makers | {
+            "side": side,
+            "texts": config.texts,
+            "paired": partner is not None and not same,
+        }
         if not bench.current(f"language_means/{side}", makers):
             found = language_means(model, documents, None if same else partner, config.texts)
-            bench.workspace.put(f"language_means/{side}", found.save, "vectors", ".safetensors", makers)
+            bench.workspace.put(
+                f"language_means/{side}", found.save, "vectors", ".safetensors", makers
+            )
 
 
 def languages(studio: Studio, config: SteerConfig) -> list[str]:
@@ -98,14 +125,17 @@ def languages(studio: Studio, config: SteerConfig) -> list[str]:
     if config.languages is None:
         return there
     wanted = [LABELS.get(code, code) for code in config.languages]
-    if missing := [code for code, label in zip(config.languages, wanted, strict=True) if label not in there]:
+    if missing := [
+        code for code, label in zip(config.languages, wanted, strict=True) if label not in there
+    ]:
         codes = ", ".join(sorted(LANGUAGES[label][0] for label in there))
         raise StitchLensError(f"no text in {', '.join(missing)}", f"of {codes}", "leave it out")
     return wanted
 
 
 class Evaluation:
-    """One run over both sides; each part that is done is kept in the user's cache until the tables are written."""
+    """One run over both sides; each part that is done is kept in the user's cache until the tables
+    are written."""
 
     def __init__(self, bench: Bench, config: SteerConfig) -> None:
         self.bench, self.config = bench, config
@@ -115,14 +145,21 @@ class Evaluation:
         self.names = list(config.stitches or names)
         if missing := [n for n in self.names if n not in names]:
             raise StitchLensError(
-                f"no stitch {', '.join(missing)}", f"of {', '.join(names) or 'none yet'}", "name others"
+                f"no stitch {', '.join(missing)}",
+                f"of {', '.join(names) or 'none yet'}",
+                "name others",
             )
         self.studios = {name: Studio(bench, name) for name in self.names}
         self.any = self.studios[self.names[0]]
         self.labels = languages(self.any, config)
         made = {name: fingerprint(ws.entry(f"stitches/{name}").makers) for name in self.names}
         self.makers = (
-            bench.makers | config.model_dump(mode="json") | {"made": made, "prompts_text": fingerprint(prompts())}
+            bench.makers
+            | config.model_dump(mode="json")
+            | {
+                "made": made,
+                "prompts_text": fingerprint(prompts()),
+            }
         )
         self.folder = user_cache() / "steering" / fingerprint(self.makers)
         self.natural: dict[str, dict[str, float]] = {}
@@ -147,12 +184,23 @@ class Evaluation:
         return studio.lane(studio.language(label), LaneKey(side, kind), setting)
 
     def candidates(self) -> list[Candidate]:
-        return [Candidate(n, k, s) for n in self.names for k in self.config.spans for s in self.config.strengths]
+        return [
+            Candidate(n, k, s)
+            for n in self.names
+            for k in self.config.spans
+            for s in self.config.strengths
+        ]
 
-    def write(self, side: Side, cells: Sequence[tuple[dict[str, Any], Lane]], texts: Sequence[tuple[int, str]],
-              desc: str) -> pd.DataFrame:  # fmt: skip
-        """A row a cell and prompt: the cell's own columns, `prompt` (its number), `text`, `detected`, `probability`,
-        `loss`, `repetition`, `hit` (in the cell's language), `fluent`."""
+    def write(
+        self,
+        side: Side,
+        cells: Sequence[tuple[dict[str, Any], Lane]],
+        texts: Sequence[tuple[int, str]],
+        desc: str,
+    ) -> pd.DataFrame:
+        """A row a cell and prompt: the cell's own columns, `prompt` (its number), `text`,
+        `detected`, `probability`, `loss`, `repetition`, `hit` (in the cell's language),
+        `fluent`."""
         model = self.any.model(side)
         rows = [(text, lane, self.config.seed + k) for _, lane in cells for k, text in texts]
         written = respond(model, rows, self.config.sampling, desc)
@@ -164,14 +212,24 @@ class Evaluation:
             language, probability = detect(w.text)
             repeats = repetition(w.text)
             limit = self.natural[side].get(cell["label"], float("inf"))
-            out.append(cell | {
-                "prompt": k, "text": w.text, "detected": language, "probability": probability, "loss": loss,
-                "repetition": repeats, "hit": language == LANGUAGES[cell["label"]][0],
-                "fluent": bool(loss <= limit and repeats <= REPEATS),
-            })  # fmt: skip
+            out.append(
+                cell
+                | {
+                    "prompt": k,
+                    "text": w.text,
+                    "detected": language,
+                    "probability": probability,
+                    "loss": loss,
+                    "repetition": repeats,
+                    "hit": language == LANGUAGES[cell["label"]][0],
+                    "fluent": bool(loss <= limit and repeats <= REPEATS),
+                }
+            )
         return pd.DataFrame(out)
 
-    def choose(self, side: Side, labels: Sequence[str], texts: Sequence[tuple[int, str]]) -> pd.DataFrame:
+    def choose(
+        self, side: Side, labels: Sequence[str], texts: Sequence[tuple[int, str]]
+    ) -> pd.DataFrame:
         """How each candidate did on the first half: a row a language, kind and candidate."""
         cells = []
         for label in labels:
@@ -184,15 +242,22 @@ class Evaluation:
         table["success"] = table.hit & table.fluent
         groups = ["label", "kind", "stitch", "span", "strength"]
         found = table.groupby(groups, sort=False).agg(
-            n=("hit", "size"), rate=("hit", "mean"), success=("success", "mean"), loss=("loss", "mean")
-        )  # fmt: skip
+            n=("hit", "size"),
+            rate=("hit", "mean"),
+            success=("success", "mean"),
+            loss=("loss", "mean"),
+        )
         return found.reset_index()
 
     def measure(
-        self, side: Side, labels: Sequence[str], choice: pd.DataFrame, texts: Sequence[tuple[int, str]]
+        self,
+        side: Side,
+        labels: Sequence[str],
+        choice: pd.DataFrame,
+        texts: Sequence[tuple[int, str]],
     ) -> pd.DataFrame:
-        """What was written to the second half with each language's and kind's best candidate; a random vector takes the
-        place of the transferred one in its own setting."""
+        """What was written to the second half with each language's and kind's best candidate; a
+        random vector takes the place of the transferred one in its own setting."""
         cells = []
         for label in labels:
             for kind in STEERED:
@@ -245,17 +310,19 @@ def _natural(model: LiveModel, documents: Sequence[Document]) -> pd.DataFrame:
 
 
 def best(choice: pd.DataFrame, label: str, kind: str) -> Candidate:
-    """The candidate with the most fluent responses in the language, then the most in the language, then the least
-    loss."""
+    """The candidate with the most fluent responses in the language, then the most in the language,
+    then the least loss."""
     some = choice.loc[(choice.label == label) & (choice.kind == kind)]
-    row = some.sort_values(["success", "rate", "loss"], ascending=[False, False, True], kind="stable").iloc[0]
+    row = some.sort_values(
+        ["success", "rate", "loss"], ascending=[False, False, True], kind="stable"
+    ).iloc[0]
     return Candidate(str(row.stitch), int(row.span), float(row.strength))
 
 
 def summary(written: pd.DataFrame, natural: dict[str, float]) -> pd.DataFrame:
-    """One row a language and kind: `n`, `rate` of responses in the language with its interval `low`, `high`; `success`,
-    the share that are fluent besides; `loss`, `repetition` on average, `natural` (the loss of real text); the setting;
-    `gap` (Eq. 16) of transferred over own."""
+    """One row a language and kind: `n`, `rate` of responses in the language with its interval
+    `low`, `high`; `success`, the share that are fluent besides; `loss`, `repetition` on average,
+    `natural` (the loss of real text); the setting; `gap` (Eq. 16) of transferred over own."""
     plain, rows = written.loc[written.kind == "none"], []
     for label in [x for x in written.label.unique() if x != "eng"]:
         code, name = LANGUAGES[label]
@@ -267,14 +334,30 @@ def summary(written: pd.DataFrame, natural: dict[str, float]) -> pd.DataFrame:
             rates[kind] = float(hits.mean())
             low, high = share_interval(int(hits.sum()), len(hits))
             one = part.iloc[0]
-            rows.append({
-                "label": label, "language": code, "name": name, "kind": kind, "n": len(part), "rate": rates[kind],
-                "low": low, "high": high, "success": float((hits & part.fluent).mean()),
-                "loss": float(part.loss.mean()),
-                "repetition": float(part.repetition.mean()), "natural": natural.get(label, float("nan")),
-                "stitch": one.stitch, "span": int(one.span), "strength": float(one.strength),
-                "gap": transfer_gap(rates["transferred"], rates["own"]) if kind == "transferred" else float("nan"),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "label": label,
+                    "language": code,
+                    "name": name,
+                    "kind": kind,
+                    "n": len(part),
+                    "rate": rates[kind],
+                    "low": low,
+                    "high": high,
+                    "success": float((hits & part.fluent).mean()),
+                    "loss": float(part.loss.mean()),
+                    "repetition": float(part.repetition.mean()),
+                    "natural": natural.get(label, float("nan")),
+                    "stitch": one.stitch,
+                    "span": int(one.span),
+                    "strength": float(one.strength),
+                    "gap": (
+                        transfer_gap(rates["transferred"], rates["own"])
+                        if kind == "transferred"
+                        else float("nan")
+                    ),
+                }
+            )
     return pd.DataFrame(rows)
 
 

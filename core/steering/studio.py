@@ -1,4 +1,5 @@
-"""From a source of vectors to lanes of both models: a language, two texts, an SAE feature or a file, through a stitch.
+"""From a source of vectors to lanes of both models: a language, two texts, an SAE feature or a
+file, through a stitch.
 
 Side A's transferred vector was learned in B and came down; B's was learned in A and came up.
 """
@@ -21,7 +22,15 @@ from core.models.pairs import ModelSpec
 from core.saes.sae import kept_in
 from core.steering.card import Side, home
 from core.steering.files import load_vector, open_vector
-from core.steering.generate import STRONGEST, Lane, Sampling, Written, encode_prompt, generate, response_losses
+from core.steering.generate import (
+    STRONGEST,
+    Lane,
+    Sampling,
+    Written,
+    encode_prompt,
+    generate,
+    response_losses,
+)
 from core.steering.vectors import (
     LanguageMeans,
     Means,
@@ -47,7 +56,8 @@ SPEAKS = 5_000
 
 @dataclass(frozen=True)
 class Source:
-    """Where a direction comes from: the means of both sides at a layer, and the vector that a side learns by itself."""
+    """Where a direction comes from: the means of both sides at a layer, and the vector that a side
+    learns by itself."""
 
     title: str
     found: Callable[[Side, int], Means]
@@ -55,12 +65,15 @@ class Source:
     sides: tuple[Side, ...] = ("a", "b")
     """Those that learn a vector by themselves."""
     layer: int | None = None
-    """Of a vector that is on file: before it that side's own lane acts, unless other layers are chosen, and from it
-    alone a stitch carries it."""
+    """Of a vector that is on file: before it that side's own lane acts, unless other layers are
+    chosen, and from it alone a stitch carries it."""
 
     def has(self, key: "LaneKey") -> bool:
-        """Whether there is a vector for that lane: one that is carried was learned on the other side."""
-        return key.kind == "none" or (key.side if key.kind == "own" else OTHER[key.side]) in self.sides
+        """Whether there is a vector for that lane: one that is carried was learned on the other
+        side."""
+        return (
+            key.kind == "none" or (key.side if key.kind == "own" else OTHER[key.side]) in self.sides
+        )
 
 
 class Setting(Frozen):
@@ -103,7 +116,9 @@ def lane_key(text: str) -> LaneKey:
     side, _, kind = text.strip().partition(":")
     if side not in get_args(Side) or kind not in get_args(Kind):
         raise StitchLensError(
-            f"lane '{text}'", f"a or b, a colon, and one of {', '.join(get_args(Kind))}", "such as b:transferred"
+            f"lane '{text}'",
+            f"a or b, a colon, and one of {', '.join(get_args(Kind))}",
+            "such as b:transferred",
         )
     return LaneKey(side, kind)  # type: ignore[arg-type]
 
@@ -145,16 +160,17 @@ class Studio:
         ws = self.bench.workspace
         if f"language_means/{side}" not in (ws.names() if ws.exists else []):
             raise StitchLensError(
-                f"no language means in workspace '{self.bench.pair.key}'", "those of both models",
+                f"no language means in workspace '{self.bench.pair.key}'",
+                "those of both models",
                 f"run `python -m core steer eval {self.bench.pair.key}`, which begins with them",
-            )  # fmt: skip
+            )
         return self._once(("means", side), lambda: load_means(ws.path(f"language_means/{side}")))
 
     # sources
 
     def source(self, text: str) -> Source:
-        """`lang:fr`, `feature:SAE/INDEX`, `vector:NAME` (one that was brought to the workspace), `file:PATH`
-        (`file:PATH@b:13` where the file does not say that it is for B's layer 13) or
+        """`lang:fr`, `feature:SAE/INDEX`, `vector:NAME` (one that was brought to the workspace),
+        `file:PATH` (`file:PATH@b:13` where the file does not say that it is for B's layer 13) or
         `concept:POSITIVE.txt,NEGATIVE.txt` (files of text).
 
         Raises StitchLensError that says what is possible.
@@ -166,7 +182,9 @@ class Studio:
             case "feature":
                 sae, _, index = rest.rpartition("/")
                 if not index.isdecimal():
-                    raise StitchLensError(f"feature '{rest}'", "SAE/INDEX, such as L15-4096/12", "name one")
+                    raise StitchLensError(
+                        f"feature '{rest}'", "SAE/INDEX, such as L15-4096/12", "name one"
+                    )
                 return self.feature(sae, int(index))
             case "file":
                 if said := re.fullmatch(r"(.+)@([ab]):(\d{1,4})", rest):
@@ -175,23 +193,31 @@ class Studio:
                 return self.file(self.open(named(rest)))
             case "vector":
                 if not rest:
-                    raise StitchLensError("no vector", "one of your own", "bring one, or choose another source")
+                    raise StitchLensError(
+                        "no vector", "one of your own", "bring one, or choose another source"
+                    )
                 makers = self.bench.workspace.entry(f"vectors/{rest}").makers
                 vector = load_vector(self.bench.workspace.path(f"vectors/{rest}"))
                 return self.file(replace(vector, makers=dict(vector.makers) | makers["of"]))
             case "concept":
                 paths = [named(p) for p in rest.split(",")]
                 if len(paths) != 2:
-                    raise StitchLensError(f"{len(paths)} files", "POSITIVE.txt,NEGATIVE.txt", "give both")
+                    raise StitchLensError(
+                        f"{len(paths)} files", "POSITIVE.txt,NEGATIVE.txt", "give both"
+                    )
                 return self.concept(*(read_text(p) for p in paths))
-        raise StitchLensError(f"source '{text}'", "lang:, feature:, vector:, file: or concept:", "such as lang:fr")
+        raise StitchLensError(
+            f"source '{text}'", "lang:, feature:, vector:, file: or concept:", "such as lang:fr"
+        )
 
     def language(self, code: str) -> Source:
         """Positive: texts in that language (`fr`, or the corpus label `fra`); negative: English."""
         label = LABELS.get(code, code)
         title = LANGUAGES.get(label, (label, label))[1]
         if label == "eng":
-            raise StitchLensError("English against English", "another language", "English is the negative side")
+            raise StitchLensError(
+                "English against English", "another language", "English is the negative side"
+            )
 
         def found(side: Side, layer: int) -> Means:
             return self.means(side).of(label, layer)
@@ -203,9 +229,13 @@ class Studio:
         plus, minus = (lines(clean(text)[:SPEAKS]) for text in (positive, negative))
         for examples, what in ((plus, "positive"), (minus, "negative")):
             if not examples:
-                raise StitchLensError(f"an empty {what} text", "a few sentences, one a line", "fill in both boxes")
+                raise StitchLensError(
+                    f"an empty {what} text", "a few sentences, one a line", "fill in both boxes"
+                )
         if plus == minus:
-            raise StitchLensError("the same text in both boxes", "two that differ", "change one of them")
+            raise StitchLensError(
+                "the same text in both boxes", "two that differ", "change one of them"
+            )
 
         def found(side: Side, layer: int) -> Means:
             key = ("concept", side, layer, tuple(plus), tuple(minus))
@@ -214,27 +244,35 @@ class Studio:
         return Source("concept", found, lambda side, layer: diff_mean(found(side, layer)))
 
     def feature(self, sae_name: str, index: int) -> Source:
-        """The decoder direction of a feature of A; positive are the tokens at which it is active in its top contexts on
-        the steered side, negative the others there. B has no vector of its own."""
+        """The decoder direction of a feature of A; positive are the tokens at which it is active in
+        its top contexts on the steered side, negative the others there. B has no vector of its
+        own."""
         ws = self.bench.workspace
         at = int(ws.entry(f"saes/{sae_name}").makers["layer_a"])
         sae = self._once(("sae", sae_name), lambda: kept_in(self.bench, sae_name, at))
         if not 0 <= index < sae.cfg.d_sae:
-            raise StitchLensError(f"feature {index}", f"0 to {sae.cfg.d_sae - 1} of SAE {sae_name}", "choose one")
+            raise StitchLensError(
+                f"feature {index}", f"0 to {sae.cfg.d_sae - 1} of SAE {sae_name}", "choose one"
+            )
         if at != self.stitched("a"):
             raise StitchLensError(
-                f"SAE {sae_name} before layer {at} of A, stitch {self.stitch_name} at {self.stitched('a')}",
-                "the same layer", "choose a stitch from the SAE's layer",
-            )  # fmt: skip
+                f"SAE {sae_name} before layer {at} of A, stitch {self.stitch_name} at"
+                f" {self.stitched('a')}",
+                "the same layer",
+                "choose a stitch from the SAE's layer",
+            )
 
         def found(side: Side, layer: int) -> Means:
             return self._once(
-                ("feature", sae_name, index, side, layer), lambda: self._active(sae_name, index, side, layer)
+                ("feature", sae_name, index, side, layer),
+                lambda: self._active(sae_name, index, side, layer),
             )
 
         def own(side: Side, layer: int) -> Vector:
             if side == "b":
-                raise StitchLensError("an SAE of A", "a vector of B's own", "choose the transferred lane of B")
+                raise StitchLensError(
+                    "an SAE of A", "a vector of B's own", "choose the transferred lane of B"
+                )
             makers = {"learned": "SAE decoder direction", "sae": sae_name, "feature": index}
             return along(sae.W_dec[index].float(), found(side, layer), makers)
 
@@ -244,21 +282,30 @@ class Studio:
         table = self.bench.workspace.table(f"examples_{side}/{sae_name}", feature=index)
         if not len(table):
             raise StitchLensError(
-                f"feature {index} never active in {side.upper()}", "one with contexts", "choose another"
+                f"feature {index} never active in {side.upper()}",
+                "one with contexts",
+                "choose another",
             )
         texts = {d.id: d.text for d in self.bench.corpus.documents}
         active: dict[str, set[int]] = {}
         for row in table.to_dict("records"):
             if row["document"] in texts:
                 ends = row["begin"] + np.cumsum(row["lengths"])
-                active.setdefault(row["document"], set()).update(ends[np.asarray(row["heat"]) > 0].tolist())
+                active.setdefault(row["document"], set()).update(
+                    ends[np.asarray(row["heat"]) > 0].tolist()
+                )
         if not active:
             raise StitchLensError(
-                "contexts that this corpus does not hold", "the corpus they came from", "see `doctor`"
+                "contexts that this corpus does not hold",
+                "the corpus they came from",
+                "see `doctor`",
             )
         model = self.model(side)
         encoded = model.encode([texts[d] for d in active])
-        on = [np.isin(e.ends, list(ends)) & e.usable for e, ends in zip(encoded, active.values(), strict=True)]
+        on = [
+            np.isin(e.ends, list(ends)) & e.usable
+            for e, ends in zip(encoded, active.values(), strict=True)
+        ]
         sides = [
             mean_residuals(model, encoded, [np.flatnonzero(x) for x in at], [layer])[0][layer]
             for at in (on, [e.usable & ~x for e, x in zip(encoded, on, strict=True)])
@@ -270,8 +317,8 @@ class Studio:
         return open_vector(path, side and self.spec(side).key, layer)
 
     def file(self, vector: Vector) -> Source:
-        """A vector on file; on the other side z̄ is where the stitch takes A's or B's mean English residual stream with
-        the component along v put to z̄."""
+        """A vector on file; on the other side z̄ is where the stitch takes A's or B's mean English
+        residual stream with the component along v put to z̄."""
         at = home(self.bench.pair, vector)
 
         def found(side: Side, layer: int) -> Means:
@@ -297,21 +344,23 @@ class Studio:
     # lanes
 
     def layers(self, side: Side, setting: Setting, usual: int | None = None) -> range:
-        """Those chosen, else the `usual` one, else the stitch's. Raises StitchLensError where they are not layers of
-        that side."""
+        """Those chosen, else the `usual` one, else the stitch's. Raises StitchLensError where they
+        are not layers of that side."""
         chosen = setting.layers_a if side == "a" else setting.layers_b
         usual = self.stitched(side) if usual is None else usual
         first, last = chosen or (usual, usual)
         n = self.spec(side).n_layers
         if not 0 <= first <= last < n:
             raise StitchLensError(
-                f"layers {first} to {last} of {side.upper()}", f"0 to {n - 1}", "choose a range there"
+                f"layers {first} to {last} of {side.upper()}",
+                f"0 to {n - 1}",
+                "choose a range there",
             )
         return range(first, last + 1)
 
     def vectors(self, source: Source, key: LaneKey, setting: Setting) -> tuple[Vector, ...]:
-        """What steers a lane: before each of the layers, with z̄ measured there. Raises StitchLensError where the
-        source has no such vector."""
+        """What steers a lane: before each of the layers, with z̄ measured there. Raises
+        StitchLensError where the source has no such vector."""
         side = key.side
         layers = self.layers(side, setting, source.layer if key.kind == "own" else None)
         match key.kind:
@@ -322,9 +371,11 @@ class Studio:
         leads_from = self.stitched(OTHER[side])
         if source.layer not in (None, leads_from) and source.has(key):
             raise StitchLensError(
-                f"a vector before layer {source.layer} of {OTHER[side].upper()}, stitch {self.stitch_name} at "
-                f"{leads_from}", "the same layer", "choose a stitch from the vector's layer, or its own model's lane",
-            )  # fmt: skip
+                f"a vector before layer {source.layer} of {OTHER[side].upper()}, stitch"
+                f" {self.stitch_name} at {leads_from}",
+                "the same layer",
+                "choose a stitch from the vector's layer, or its own model's lane",
+            )
         there = source.own(OTHER[side], leads_from)
         stitch, direction = self.stitch(key.kind == "shuffled"), "up" if side == "b" else "down"
         found = {layer: source.found(side, layer) for layer in layers}
@@ -334,14 +385,22 @@ class Studio:
         return carried
 
     def lane(self, source: Source, key: LaneKey, setting: Setting) -> Lane:
-        return Lane(self.vectors(source, key, setting), setting.operator, setting.strength, setting.prompt)
+        return Lane(
+            self.vectors(source, key, setting), setting.operator, setting.strength, setting.prompt
+        )
 
     def run(
-        self, source: Source, lanes: Sequence[LaneKey], prompt: str, setting: Setting, sampling: Sampling,
-        waiting: Callable[[int], None] = lambda place: None, stop: Callable[[], bool] = lambda: False,
-    ) -> Generator[dict[LaneKey, Written], None, None]:  # fmt: skip
-        """After every token, what each lane has written. Both models go on in turns; others wait meanwhile, and
-        `waiting` hears how many are ahead."""
+        self,
+        source: Source,
+        lanes: Sequence[LaneKey],
+        prompt: str,
+        setting: Setting,
+        sampling: Sampling,
+        waiting: Callable[[int], None] = lambda place: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Generator[dict[LaneKey, Written], None, None]:
+        """After every token, what each lane has written. Both models go on in turns; others wait
+        meanwhile, and `waiting` hears how many are ahead."""
         with TURNS.turn(waiting):
             streams = []
             for side in get_args(Side):
@@ -377,17 +436,31 @@ class Studio:
 
 
 def run_record(
-    studio: Studio, source: str, prompt: str, setting: Setting, sampling: Sampling,
-    written: Mapping[LaneKey, Written], judged: Mapping[LaneKey, Judged],
-) -> dict[str, Any]:  # fmt: skip
+    studio: Studio,
+    source: str,
+    prompt: str,
+    setting: Setting,
+    sampling: Sampling,
+    written: Mapping[LaneKey, Written],
+    judged: Mapping[LaneKey, Judged],
+) -> dict[str, Any]:
     """A run as one JSON object."""
     lanes = []
     for key, w in written.items():
         said = judged.get(key, Judged("", 0.0, float("nan"), 0.0))
         loss = None if said.loss != said.loss else said.loss
-        lanes.append({"lane": str(key), "text": w.text, "tokens": len(w.ids)} | vars(said) | {"loss": loss})
+        lanes.append(
+            {"lane": str(key), "text": w.text, "tokens": len(w.ids)} | vars(said) | {"loss": loss}
+        )
     pair = studio.bench.pair
     return {
-        "pair": pair.key, "a": pair.a.key, "b": pair.b.key, "stitch": studio.stitch_name, "source": source,
-        "prompt": prompt, "setting": setting.model_dump(), "sampling": sampling.model_dump(), "lanes": lanes,
-    }  # fmt: skip
+        "pair": pair.key,
+        "a": pair.a.key,
+        "b": pair.b.key,
+        "stitch": studio.stitch_name,
+        "source": source,
+        "prompt": prompt,
+        "setting": setting.model_dump(),
+        "sampling": sampling.model_dump(),
+        "lanes": lanes,
+    }

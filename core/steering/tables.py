@@ -1,4 +1,5 @@
-"""The evaluation of steering as tidy tables for the page, and the paper's own figures beside it (Tables 5 and 6)."""
+"""The evaluation of steering as tidy tables for the page, and the paper's own figures beside it
+(Tables 5 and 6)."""
 
 from typing import Any
 
@@ -11,12 +12,24 @@ from core.workspace.store import Workspace
 KINDS = {
     "none": ("no vector", "the model as it is"),
     "own": ("own vector", "DiffMean of the steered model itself"),
-    "transferred": ("transferred vector", "DiffMean of the other model, carried through the stitch"),
-    "random": ("random vector", "a random direction; the clamp moves as far as with the transferred vector"),
-    "shuffled": ("shuffled stitch", "the other model's vector through a stitch fitted on shuffled pairs"),
+    "transferred": (
+        "transferred vector",
+        "DiffMean of the other model, carried through the stitch",
+    ),
+    "random": (
+        "random vector",
+        "a random direction; the clamp moves as far as with the transferred vector",
+    ),
+    "shuffled": (
+        "shuffled stitch",
+        "the other model's vector through a stitch fitted on shuffled pairs",
+    ),
 }
 """Lanes: a short name and what it is."""
-OPERATORS = {"clamp": "Eq. 8 and 9: h + strength (z̄ - ⟨h, v⟩) v", "add": "h + strength z̄ v, on top of what is there"}
+OPERATORS = {
+    "clamp": "Eq. 8 and 9: h + strength (z̄ - ⟨h, v⟩) v",
+    "add": "h + strength z̄ v, on top of what is there",
+}
 """Those of `core.steering.generate`, in words."""
 _PAPER = """
 bg .31 .01 .24 .00 | cs .42 .02 .55 .00 | da .42 .25 .65 .14 | de .81 .79 .85 .83 | el .85 .48 .87 .04
@@ -24,32 +37,41 @@ es .74 .69 .80 .69 | et .28 .01 .36 .00 | fi .40 .06 .17 .01 | fr .83 .77 .09 .6
 it .69 .60 .07 .56 | lt .23 .00 .00 .00 | lv .50 .00 .00 .00 | nl .67 .64 .09 .53 | pl .62 .18 .01 .01
 pt .76 .63 .09 .62 | ro .40 .09 .00 .01 | sk .19 .01 .40 .01 | sl .28 .02 .27 .00 | sv .69 .48 .79 .31
 """
-"""Tables 5 and 6: language; own and transferred rates of Gemma-2-2B; own and transferred rates of Gemma-2-9B."""
+"""Tables 5 and 6: language; own and transferred rates of Gemma-2-2B; own and transferred rates of
+Gemma-2-9B."""
 
 
 def paper() -> pd.DataFrame:
-    """Tables 5 and 6: `side` ('a' Gemma-2-2B, 'b' Gemma-2-9B, the model that is steered), `language`, `name`, `own`,
-    `transferred`, `gap` (Eq. 16)."""
+    """Tables 5 and 6: `side` ('a' Gemma-2-2B, 'b' Gemma-2-9B, the model that is steered),
+    `language`, `name`, `own`, `transferred`, `gap` (Eq. 16)."""
     names, rows = dict(LANGUAGES.values()), []
     for cell in _PAPER.replace("\n", "|").split("|"):
         if parts := cell.split():
             code, *x = parts[0], *map(float, parts[1:])
             rows += [("a", code, names[code], x[0], x[1]), ("b", code, names[code], x[2], x[3])]
     table = pd.DataFrame(rows, columns=["side", "language", "name", "own", "transferred"])
-    return table.assign(gap=[transfer_gap(y, x) for x, y in zip(table.own, table.transferred, strict=True)])
+    return table.assign(
+        gap=[transfer_gap(y, x) for x, y in zip(table.own, table.transferred, strict=True)]
+    )
 
 
 def steering(ws: Workspace, side: str) -> pd.DataFrame:
-    """One row a language and kind of vector, for the steered model: see `core.steering.measure.summary`; first the languages
-    with the most transferred responses."""
+    """One row a language and kind of vector, for the steered model: see
+    `core.steering.measure.summary`; first the languages with the most transferred responses."""
     table = ws.table("steering", side=side)
-    order = table.loc[table.kind == "transferred"].sort_values(["rate", "success"], ascending=False).language.to_list()
-    return table.sort_values("language", key=lambda s: s.map(order.index), kind="stable").reset_index(drop=True)
+    order = (
+        table.loc[table.kind == "transferred"]
+        .sort_values(["rate", "success"], ascending=False)
+        .language.to_list()
+    )
+    return table.sort_values(
+        "language", key=lambda s: s.map(order.index), kind="stable"
+    ).reset_index(drop=True)
 
 
 def means(ws: Workspace, side: str) -> pd.DataFrame:
-    """Fig. 3b: `rate` and `success` of each kind over all languages, with `low`, `high` (95 %, bootstrap over
-    languages), and the `paper`'s rate."""
+    """Fig. 3b: `rate` and `success` of each kind over all languages, with `low`, `high` (95 %,
+    bootstrap over languages), and the `paper`'s rate."""
     table, g = steering(ws, side), np.random.default_rng(0)
     theirs = paper().query("side == @side")[["own", "transferred"]].mean().to_dict() | {"none": 0.0}
     rows = []
@@ -59,17 +81,34 @@ def means(ws: Workspace, side: str) -> pd.DataFrame:
             x = rates.rate.to_numpy()
             drawn = g.choice(x, (2000, len(x))).mean(1)
             low, high = np.quantile(drawn, [0.025, 0.975])
-            rows.append((kind, x.mean(), low, high, rates.success.mean(), rates.loss.mean(), theirs.get(kind)))
+            rows.append(
+                (
+                    kind,
+                    x.mean(),
+                    low,
+                    high,
+                    rates.success.mean(),
+                    rates.loss.mean(),
+                    theirs.get(kind),
+                )
+            )
     return pd.DataFrame(rows, columns=["kind", "rate", "low", "high", "success", "loss", "paper"])
 
 
 def gaps(ws: Workspace, side: str) -> pd.DataFrame:
-    """Eq. 16 a language: `language`, `name`, `gap`, `own`, `transferred`, `characters` of it in the pair's corpus, and
-    `natural`, the loss of real text under the model that the vector comes from (nats/token)."""
+    """Eq. 16 a language: `language`, `name`, `gap`, `own`, `transferred`, `characters` of it in the
+    pair's corpus, and `natural`, the loss of real text under the model that the vector comes from
+    (nats/token)."""
     table = steering(ws, side)
-    wide = table.pivot_table(index=["language", "name"], columns="kind", values="rate").reset_index()
+    wide = table.pivot_table(
+        index=["language", "name"], columns="kind", values="rate"
+    ).reset_index()
     gap = table.loc[table.kind == "transferred"].set_index("language").gap
-    other = ws.table("steering", side="b" if side == "a" else "a").drop_duplicates("language").set_index("language")
+    other = (
+        ws.table("steering", side="b" if side == "a" else "a")
+        .drop_duplicates("language")
+        .set_index("language")
+    )
     wide["gap"] = wide.language.map(gap)
     wide["natural"] = wide.language.map(other.natural)
     wide["characters"] = wide.language.map(
@@ -79,24 +118,31 @@ def gaps(ws: Workspace, side: str) -> pd.DataFrame:
 
 
 def generations(ws: Workspace, side: str, language: str, kind: str) -> pd.DataFrame:
-    """What was written in one cell: `prompt`, `text`, `detected`, `probability`, `loss`, `repetition`, `hit`,
-    `fluent`."""
+    """What was written in one cell: `prompt`, `text`, `detected`, `probability`, `loss`,
+    `repetition`, `hit`, `fluent`."""
     label = next((label for label, (code, _) in LANGUAGES.items() if code == language), language)
     table = ws.table("generations", side=side, kind=kind)
-    table = table.assign(hit=table.detected == language) if kind == "none" else table.loc[table.label == label]
+    table = (
+        table.assign(hit=table.detected == language)
+        if kind == "none"
+        else table.loc[table.label == label]
+    )
     return table.assign(prompt=[prompts()[1][k] for k in table.prompt]).reset_index(drop=True)
 
 
 def choices(ws: Workspace, side: str, kind: str = "transferred") -> pd.DataFrame:
-    """What the first half of the prompts chose from: means over languages by `stitch`, `span`, `strength`."""
+    """What the first half of the prompts chose from: means over languages by `stitch`, `span`,
+    `strength`."""
     table = ws.table("steering_choice", side=side, kind=kind)
-    found = pd.DataFrame(table.pivot_table(index=["stitch", "span", "strength"], values=["rate", "success", "loss"]))
+    found = pd.DataFrame(
+        table.pivot_table(index=["stitch", "span", "strength"], values=["rate", "success", "loss"])
+    )
     return found.reset_index().sort_values("success", ascending=False).reset_index(drop=True)
 
 
 def presets(ws: Workspace, most: int = 6) -> list[dict[str, Any]]:
-    """Languages to which a transferred vector steers B best, each with its setting, and a prompt at which it did:
-    `language`, `name`, `prompt`, `stitch`, `first`, `last`, `strength`."""
+    """Languages to which a transferred vector steers B best, each with its setting, and a prompt at
+    which it did: `language`, `name`, `prompt`, `stitch`, `first`, `last`, `strength`."""
     if "steering" not in ws.names():
         return []
     table = steering(ws, "b")
@@ -108,10 +154,17 @@ def presets(ws: Workspace, most: int = 6) -> list[dict[str, Any]]:
         if len(good):
             one = good.sort_values(["probability", "loss"], ascending=[False, True]).iloc[0]
             first = int(ws.entry(f"stitches/{row['stitch']}").makers["layer_b"])
-            out.append({
-                "language": row["language"], "name": row["name"], "prompt": one.prompt, "stitch": row["stitch"],
-                "first": first, "last": first + int(row["span"]) - 1, "strength": float(row["strength"]),
-            })  # fmt: skip
+            out.append(
+                {
+                    "language": row["language"],
+                    "name": row["name"],
+                    "prompt": one.prompt,
+                    "stitch": row["stitch"],
+                    "first": first,
+                    "last": first + int(row["span"]) - 1,
+                    "strength": float(row["strength"]),
+                }
+            )
     return out
 
 
@@ -120,7 +173,10 @@ def as_text(found: dict[str, Any]) -> str:
     for way, title in (("a_to_b", "B steered"), ("b_to_a", "A steered")):
         lines.append(f"{title}: share of responses in the language (95 % interval)")
         for language, kinds in found[way].items():
-            cells = [f"{kind} {x['rate']:.2f} ({x['low']:.2f}, {x['high']:.2f})" for kind, x in kinds.items()]
+            cells = [
+                f"{kind} {x['rate']:.2f} ({x['low']:.2f}, {x['high']:.2f})"
+                for kind, x in kinds.items()
+            ]
             lines.append(f"  {language}: " + "  ".join(cells))
     return "\n".join(lines)
 

@@ -1,4 +1,5 @@
-"""The report card of a stitch that others trained: what it is, how well it carries, and warnings in plain words.
+"""The report card of a stitch that others trained: what it is, how well it carries, and warnings in
+plain words.
 
 Everything comes from one sample of the held-out split that both models read at every layer.
 """
@@ -34,9 +35,11 @@ def _centred(guess: Tensor, truth: Tensor) -> float:
     return fuv(guess - guess.mean(0) + truth.mean(0), truth)
 
 
-def fits(p: Tensor, bias: Tensor, source: dict[int, Tensor], target: dict[int, Tensor]) -> pd.DataFrame:
-    """FUV of one map between every two layers: `source`, `target`, `fuv`; and `rescaled`, FUV once a single factor and
-    an offset are fitted to what comes out."""
+def fits(
+    p: Tensor, bias: Tensor, source: dict[int, Tensor], target: dict[int, Tensor]
+) -> pd.DataFrame:
+    """FUV of one map between every two layers: `source`, `target`, `fuv`; and `rescaled`, FUV once
+    a single factor and an offset are fitted to what comes out."""
     rows = []
     for s, x in source.items():
         out = x @ p + bias
@@ -55,12 +58,23 @@ def effective_rank(p: Tensor) -> float:
     return float(torch.exp(-(share * share.clamp(min=1e-30).log()).sum()))
 
 
-def warnings(foreign: Foreign, sample: Chunk, layers: LayerPair) -> tuple[list[dict[str, str]], dict[str, float]]:
-    """What looks wrong, each as `about`, `says` and the `test` behind it; and FUV each way at the stated layers."""
+def warnings(
+    foreign: Foreign, sample: Chunk, layers: LayerPair
+) -> tuple[list[dict[str, str]], dict[str, float]]:
+    """What looks wrong, each as `about`, `says` and the `test` behind it; and FUV each way at the
+    stated layers."""
     stitch, said, measured = foreign.stitch, [], dict[str, float]()
     sides = {
         "up": (stitch.P_up, stitch.b_up, stitch.P_down, sample.h_a, sample.h_b, layers.a, layers.b),
-        "down": (stitch.P_down, stitch.b_down, stitch.P_up, sample.h_b, sample.h_a, layers.b, layers.a),
+        "down": (
+            stitch.P_down,
+            stitch.b_down,
+            stitch.P_up,
+            sample.h_b,
+            sample.h_a,
+            layers.b,
+            layers.a,
+        ),
     }
     for way in foreign.ways:
         p, bias, back, source, target, at, to = sides[way]
@@ -78,30 +92,44 @@ def warnings(foreign: Foreign, sample: Chunk, layers: LayerPair) -> tuple[list[d
         turned = _centred(source[at] @ back.T, truth) if len(foreign.ways) == 2 else float("inf")
         if min(other, turned) < 0.8 * here.fuv and min(other, turned) < USELESS:
             which = "its matrix" if other <= turned else "the matrix of the other way"
-            add("transposed", f"The map {way} looks transposed: {which}, transposed, fits far better.",
-                f"FUV {min(other, turned):.2f} transposed, {here.fuv:.2f} as it is")  # fmt: skip
+            add(
+                "transposed",
+                f"The map {way} looks transposed: {which}, transposed, fits far better.",
+                f"FUV {min(other, turned):.2f} transposed, {here.fuv:.2f} as it is",
+            )
         elif best.fuv < 0.8 * here.fuv and best.fuv < USELESS:
-            add("layers", f"The map {way} fits other layers better: {names[0]} before layer {int(best.source)} to "
-                f"{names[1]} before layer {int(best.target)}.",
-                f"FUV {best.fuv:.2f} there, {here.fuv:.2f} at the stated layers {at} and {to}")  # fmt: skip
+            add(
+                "layers",
+                f"The map {way} fits other layers better: {names[0]} before layer"
+                f" {int(best.source)} to {names[1]} before layer {int(best.target)}.",
+                f"FUV {best.fuv:.2f} there, {here.fuv:.2f} at the stated layers {at} and {to}",
+            )
         elif here.rescaled < 0.8 * here.fuv and here.rescaled < USELESS:
-            add("normalised", f"The map {way} was probably trained on normalised activations: what comes out has the "
-                f"right direction and {1 / here.factor if here.factor else float('inf'):.3g} times the right size.",
-                f"FUV {here.rescaled:.2f} once rescaled, {here.fuv:.2f} as it is")  # fmt: skip
+            add(
+                "normalised",
+                f"The map {way} was probably trained on normalised activations: what comes out has"
+                f" the right direction and {1 / here.factor if here.factor else float('inf'):.3g}"
+                " times the right size.",
+                f"FUV {here.rescaled:.2f} once rescaled, {here.fuv:.2f} as it is",
+            )
         elif here.fuv >= USELESS:
-            add("control", f"The map {way} says no more of {names[1]} than its mean does: random, of shuffled pairs, "
-                "or for other models or another tokenizer.",
-                f"FUV {here.fuv:.2f} at the stated layers, at best {best.fuv:.2f} between any two")  # fmt: skip
+            add(
+                "control",
+                f"The map {way} says no more of {names[1]} than its mean does: random, of shuffled"
+                " pairs, or for other models or another tokenizer.",
+                f"FUV {here.fuv:.2f} at the stated layers, at best {best.fuv:.2f} between any two",
+            )
     return said, measured
 
 
 def report_card(
     bench: Bench, foreign: Foreign, layers: LayerPair, makers: dict[str, Any]
 ) -> tuple[dict[str, Any], Stitch]:
-    """(the card, a control fitted on shuffled pairs of the same sample) of a stitch at stated layers.
+    """(the card, a control fitted on shuffled pairs of the same sample) of a stitch at stated
+    layers.
 
-    The card: `layout`, `ways`, norms, effective ranks, FUV each way, inversion errors and Table 1 with controls for the
-    ways there are, the distance to our own exact stitch, and `warnings`.
+    The card: `layout`, `ways`, norms, effective ranks, FUV each way, inversion errors and Table 1
+    with controls for the ways there are, the distance to our own exact stitch, and `warnings`.
     """
     documents = bench.corpus.split("held-out")
     sample = read_sample(bench.a, bench.b, documents)
@@ -118,7 +146,11 @@ def report_card(
     } | measured
     for way in foreign.ways:
         p, b = (stitch.P_up, stitch.b_up) if way == "up" else (stitch.P_down, stitch.b_down)
-        card |= {f"norm_{way}": float(p.norm()), f"norm_b_{way}": float(b.norm()), f"rank_{way}": effective_rank(p)}
+        card |= {
+            f"norm_{way}": float(p.norm()),
+            f"norm_b_{way}": float(b.norm()),
+            f"rank_{way}": effective_rank(p),
+        }
     if both:
         found = quality(stitch, moments, "std", 1.0)
         card |= {k: found[k] for k in ("inversion_a", "inversion_b")}
@@ -132,19 +164,43 @@ def report_card(
         p, q = (stitch.P_up, ours.P_up) if way == "up" else (stitch.P_down, ours.P_down)
         card[f"distance_{way}"] = float((p - q).norm() / q.norm())
     shuffled = fit_moments(gram.moments(shuffled=True), FitConfig())
-    conditions = [*downstream.unpatched(), *downstream.controls(shuffled, moments.mean_a, moments.mean_b)]
-    needs = {"a_to_b": {"up"}, "b_to_a": {"down"}, "a_to_b_to_a": {"up", "down"}, "b_to_a_to_b": {"up", "down"}}
+    conditions = [
+        *downstream.unpatched(),
+        *downstream.controls(shuffled, moments.mean_a, moments.mean_b),
+    ]
+    needs = {
+        "a_to_b": {"up"},
+        "b_to_a": {"down"},
+        "a_to_b_to_a": {"up", "down"},
+        "b_to_a_to_b": {"up", "down"},
+    }
     conditions += [c for c in downstream.stitched(stitch) if needs[c.name] <= set(foreign.ways)]
-    table = downstream.measure(bench.a, bench.b, documents[:DOCUMENTS], layers, conditions, "Table 1")
+    table = downstream.measure(
+        bench.a, bench.b, documents[:DOCUMENTS], layers, conditions, "Table 1"
+    )
     summary = downstream.summarise(table)
     card["table_1"] = summary.to_dict("records")
     relative = dict(zip(summary.condition, summary.relative, strict=True))
-    for way, name, control in (("up", "a_to_b", "shuffled_a_to_b"), ("down", "b_to_a", "shuffled_b_to_a")):
-        if way in foreign.ways and relative[name] > 0.9 * relative[control] and not any(w["way"] == way for w in said):
-            said.append({
-                "about": "control", "way": way, "says": f"The map {way} does hardly better than one of shuffled pairs.",
-                "test": f"next-token loss {relative[name]:+.0%}, shuffled pairs {relative[control]:+.0%}",
-            })  # fmt: skip
+    for way, name, control in (
+        ("up", "a_to_b", "shuffled_a_to_b"),
+        ("down", "b_to_a", "shuffled_b_to_a"),
+    ):
+        if (
+            way in foreign.ways
+            and relative[name] > 0.9 * relative[control]
+            and not any(w["way"] == way for w in said)
+        ):
+            said.append(
+                {
+                    "about": "control",
+                    "way": way,
+                    "says": f"The map {way} does hardly better than one of shuffled pairs.",
+                    "test": (
+                        f"next-token loss {relative[name]:+.0%}, shuffled pairs"
+                        f" {relative[control]:+.0%}"
+                    ),
+                }
+            )
     return card | {"warnings": said, "makers": makers}, shuffled
 
 
@@ -153,7 +209,11 @@ def own_stitch(bench: Bench, layers: LayerPair) -> Stitch | None:
     ws = bench.workspace
     for name in ws.names(prefix="stitches/") if ws.exists else []:
         makers = ws.entry(name).makers
-        if (makers.get("layer_a"), makers.get("layer_b"), makers.get("method")) == (layers.a, layers.b, "exact"):
+        if (makers.get("layer_a"), makers.get("layer_b"), makers.get("method")) == (
+            layers.a,
+            layers.b,
+            "exact",
+        ):
             return load_stitch(ws.path(name))
     return None
 
@@ -161,28 +221,47 @@ def own_stitch(bench: Bench, layers: LayerPair) -> Stitch | None:
 def import_stitch(
     bench: Bench, path: Path, layers: LayerPair, name: str, orientation: Orientation | None = None
 ) -> dict[str, Any]:
-    """Read, measure and keep a stitch from a file as `stitches/<name>`, with `controls/<name>` and `cards/<name>`.
+    """Read, measure and keep a stitch from a file as `stitches/<name>`, with `controls/<name>` and
+    `cards/<name>`.
 
-    Raises StitchLensError for a name that is taken or unfit, layers out of range, and whatever is wrong with the file;
-    nothing is kept then.
+    Raises StitchLensError for a name that is taken or unfit, layers out of range, and whatever is
+    wrong with the file; nothing is kept then.
     """
     ws = bench.workspace
     check_name(ws, "stitches", name)
     bench.pair.check_layers(layers.a, layers.b)
     foreign = recognise(read_tensors(path), bench.pair.a.d_model, bench.pair.b.d_model, orientation)
     makers = bench.makers | {
-        "layer_a": layers.a, "layer_b": layers.b, "method": "imported", "metric": "", "alpha": 0.0, "positions": None,
-        "hook_a": f"blocks.{layers.a}.hook_resid_pre", "hook_b": f"blocks.{layers.b}.hook_resid_pre",
-        "why": "imported", "file": path.name, "sha256": sha256_file(path)[:16], "ways": list(foreign.ways),
+        "layer_a": layers.a,
+        "layer_b": layers.b,
+        "method": "imported",
+        "metric": "",
+        "alpha": 0.0,
+        "positions": None,
+        "hook_a": f"blocks.{layers.a}.hook_resid_pre",
+        "hook_b": f"blocks.{layers.b}.hook_resid_pre",
+        "why": "imported",
+        "file": path.name,
+        "sha256": sha256_file(path)[:16],
+        "ways": list(foreign.ways),
         "layout": foreign.layout,
-    }  # fmt: skip
+    }
     card, shuffled = report_card(bench, foreign, layers, makers)
-    control = with_makers(shuffled, control="shuffled pairs", of=name, layer_a=layers.a, layer_b=layers.b)
+    control = with_makers(
+        shuffled, control="shuffled pairs", of=name, layer_a=layers.a, layer_b=layers.b
+    )
     kept = with_makers(foreign.stitch, **makers)
     for place, kind, one, dtype in (
-        ("controls", "control", control, torch.float16), ("stitches", "stitch", kept, torch.float32),
-    ):  # fmt: skip
-        ws.put(f"{place}/{name}", partial(save_stitch, one, dtype=dtype), kind, ".safetensors", one.makers)
+        ("controls", "control", control, torch.float16),
+        ("stitches", "stitch", kept, torch.float32),
+    ):
+        ws.put(
+            f"{place}/{name}",
+            partial(save_stitch, one, dtype=dtype),
+            kind,
+            ".safetensors",
+            one.makers,
+        )
     ws.put_record(f"cards/{name}", card, makers)
     if len(foreign.ways) == 2:
         ws.put_table(f"downstream/{name}", pd.DataFrame(card["table_1"]), makers)
@@ -194,10 +273,13 @@ def as_text(name: str, card: dict[str, Any]) -> str:
     lines += [f"  {k} is {v}" for k, v in card["layout"].items()]
     for way in card["ways"]:
         lines.append(
-            f"  {way}: FUV {card[f'fuv_{way}']:.3f}, effective rank {card[f'rank_{way}']:.0f}, norm "
-            f"{card[f'norm_{way}']:.3g}, distance to ours {card[f'distance_{way}']:.2f} ({card['ours']})"
+            f"  {way}: FUV {card[f'fuv_{way}']:.3f}, effective rank {card[f'rank_{way}']:.0f}, norm"
+            f" {card[f'norm_{way}']:.3g}, distance to ours {card[f'distance_{way}']:.2f}"
+            f" ({card['ours']})"
         )
     for row in card["table_1"]:
-        lines.append(f"  {row['condition']:16} {row['loss']:6.3f} nats/token  {row['relative']:+7.1%}")
+        lines.append(
+            f"  {row['condition']:16} {row['loss']:6.3f} nats/token  {row['relative']:+7.1%}"
+        )
     lines += [f"  WARNING: {w['says']} ({w['test']})" for w in card["warnings"]] or ["  no warning"]
     return "\n".join(lines)

@@ -1,7 +1,9 @@
-"""Next-token loss with a stitched residual stream: Table 1 of the paper, its controls, and intervals.
+"""Next-token loss with a stitched residual stream: Table 1 of the paper, its controls, and
+intervals.
 
-For every document both models run up to the stitched layer once. Each condition then replaces the residual stream
-at the positions that pair up and the scored model goes on from there; all other positions keep their own.
+For every document both models run up to the stitched layer once. Each condition then replaces the
+residual stream at the positions that pair up and the scored model goes on from there; all other
+positions keep their own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +34,8 @@ Rows = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Condition:
-    """One measurement: the scored model ('a' or 'b') and what replaces its residual stream (None: nothing)."""
+    """One measurement: the scored model ('a' or 'b') and what replaces its residual stream (None:
+    nothing)."""
 
     name: str
     model: str
@@ -64,7 +67,8 @@ def controls(shuffled: Stitch, mean_a: Tensor, mean_b: Tensor) -> list[Condition
 
 
 def token_losses(model: LiveModel, hidden: Tensor, ids: Tensor) -> Tensor:
-    """Cross-entropy in nats of each next token, [rows, pos - 1], computed a few hundred rows of logits at a time."""
+    """Cross-entropy in nats of each next token, [rows, pos - 1], computed a few hundred rows of
+    logits at a time."""
     flat, targets = hidden[:, :-1].reshape(-1, hidden.shape[-1]), ids[:, 1:].reshape(-1)
     with torch.inference_mode():
         parts = [
@@ -75,13 +79,20 @@ def token_losses(model: LiveModel, hidden: Tensor, ids: Tensor) -> Tensor:
 
 
 def _score(
-    model: LiveModel, layer: int, encoded: Sequence[Encoded], own: Tensor, at: Sequence[NDArray[np.intp]],
-    new: Mapping[str, Tensor | None], out: list[dict[str, object]], texts: Sequence[str], done: Callable[[int], None],
-) -> None:  # fmt: skip
+    model: LiveModel,
+    layer: int,
+    encoded: Sequence[Encoded],
+    own: Tensor,
+    at: Sequence[NDArray[np.intp]],
+    new: Mapping[str, Tensor | None],
+    out: list[dict[str, object]],
+    texts: Sequence[str],
+    done: Callable[[int], None],
+) -> None:
     """Losses of one model over a window's texts, a row a text and condition, appended to `out`.
 
-    own [sum n, d] the residual stream of all positions in text order; at the patched positions of each text;
-    new[condition] [sum patched, d] what goes there.
+    own [sum n, d] the residual stream of all positions in text order; at the patched positions of
+    each text; new[condition] [sum patched, d] what goes there.
     """
     starts = np.cumsum([0] + [len(e.ids) for e in encoded])
     firsts = np.cumsum([0] + [len(p) for p in at])
@@ -95,7 +106,9 @@ def _score(
             if rows is not None:
                 residual = base.clone()
                 for r, i in enumerate(batch):
-                    residual[r, torch.from_numpy(at[i])] = rows[firsts[i] : firsts[i + 1]].to(base.dtype)
+                    residual[r, torch.from_numpy(at[i])] = rows[firsts[i] : firsts[i + 1]].to(
+                        base.dtype
+                    )
             hidden = hooks.final_hidden(model, ids, layer, residual.to(model.where.device))
             losses = token_losses(model, hidden, ids).double().numpy()
             for r, i in enumerate(batch):
@@ -104,21 +117,36 @@ def _score(
                 patched[at[i]] = True
                 ends = encoded[i].ends
                 read = len(texts[i][: ends.max(initial=0)].encode()) if n else 0
-                out.append({
-                    "condition": name, "document": i, "loss": losses[r, :n].sum(), "tokens": n, "bytes": read,
-                    "loss_patched": losses[r, :n][patched[:-1]].sum(), "patched": int(patched[:-1].sum()),
-                })  # fmt: skip
+                out.append(
+                    {
+                        "condition": name,
+                        "document": i,
+                        "loss": losses[r, :n].sum(),
+                        "tokens": n,
+                        "bytes": read,
+                        "loss_patched": losses[r, :n][patched[:-1]].sum(),
+                        "patched": int(patched[:-1].sum()),
+                    }
+                )
             done(int(sum(len(encoded[i].ids) for i in batch)))
 
 
 def measure(
-    a: LiveModel, b: LiveModel, documents: Sequence[Document], pair: LayerPair, conditions: Sequence[Condition],
-    desc: str = "downstream", tokens: int | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """Summed losses by condition and document: condition, model, document, loss (nats), tokens, loss_patched, patched,
-    bytes. Stops after the window in which `tokens` of B are reached."""
+    a: LiveModel,
+    b: LiveModel,
+    documents: Sequence[Document],
+    pair: LayerPair,
+    conditions: Sequence[Condition],
+    desc: str = "downstream",
+    tokens: int | None = None,
+) -> pd.DataFrame:
+    """Summed losses by condition and document: condition, model, document, loss (nats), tokens,
+    loss_patched, patched, bytes. Stops after the window in which `tokens` of B are reached."""
     same = a.tokenizer_hash == b.tokenizer_hash
-    of = {"a": [c for c in conditions if c.model == "a"], "b": [c for c in conditions if c.model == "b"]}
+    of = {
+        "a": [c for c in conditions if c.model == "a"],
+        "b": [c for c in conditions if c.model == "b"],
+    }
     tables: list[pd.DataFrame] = []
     read = 0
     whole = sum(len(d.text) for d in documents)
@@ -127,7 +155,9 @@ def measure(
         for docs in windows(documents):
             texts = [d.text for d in docs]
             encoded = {"a": a.encode(texts), "b": b.encode(texts)}
-            paired = [pair_positions(x, y, same) for x, y in zip(encoded["a"], encoded["b"], strict=True)]
+            paired = [
+                pair_positions(x, y, same) for x, y in zip(encoded["a"], encoded["b"], strict=True)
+            ]
             at = {"a": [i for i, _ in paired], "b": [j for _, j in paired]}
             sides = (("a", a, pair.a), ("b", b, pair.b))
             own, rows = {}, {}
@@ -143,7 +173,10 @@ def measure(
             work = sum(len(of[side]) * sum(len(e.ids) for e in encoded[side]) for side in of)
             bar.advance(0, total=(worked + work) / share)
             for side, model, layer in sides:
-                new = {c.name: None if c.rows is None else c.rows(rows["a"], rows["b"]) for c in of[side]}
+                new = {
+                    c.name: None if c.rows is None else c.rows(rows["a"], rows["b"])
+                    for c in of[side]
+                }
                 out: list[dict[str, object]] = []
 
                 def count(n: int) -> None:
@@ -153,7 +186,9 @@ def measure(
 
                 _score(model, layer, encoded[side], own[side], at[side], new, out, texts, count)
                 tables.append(
-                    pd.DataFrame(out).assign(model=side, document=lambda t, d=docs: [d[i].id for i in t.document])
+                    pd.DataFrame(out).assign(
+                        model=side, document=lambda t, d=docs: [d[i].id for i in t.document]
+                    )
                 )
             if tokens is not None and read >= tokens:
                 break
@@ -161,38 +196,54 @@ def measure(
 
 
 def summarise(measured: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """One row a condition, with 95 % bootstrap intervals over documents (paired with the unpatched model).
+    """One row a condition, with 95 % bootstrap intervals over documents (paired with the unpatched
+    model).
 
-    loss, low, high and loss_patched (predictions made at patched positions alone) in nats/token of the scored model;
-    relative, relative_low, relative_high against that model unpatched on the same documents; bits_per_byte.
+    loss, low, high and loss_patched (predictions made at patched positions alone) in nats/token of
+    the scored model; relative, relative_low, relative_high against that model unpatched on the same
+    documents; bits_per_byte.
     """
     rng = np.random.default_rng(seed)
     out = []
     for model, of_model in measured.groupby("model", sort=True):
         base = of_model[of_model.condition == model].set_index("document")
         weights = rng.multinomial(len(base), np.full(len(base), 1 / len(base)), size=BOOTSTRAPS)
-        base_draws = (weights @ base.loss.to_numpy()) / np.maximum(weights @ base.tokens.to_numpy(), 1)
+        base_draws = (weights @ base.loss.to_numpy()) / np.maximum(
+            weights @ base.tokens.to_numpy(), 1
+        )
         base_loss = base.loss.sum() / base.tokens.sum()
         for condition, rows in of_model.groupby("condition", sort=False):
             rows = rows.set_index("document").loc[base.index]
-            draws = (weights @ rows.loss.to_numpy()) / np.maximum(weights @ rows.tokens.to_numpy(), 1)
+            draws = (weights @ rows.loss.to_numpy()) / np.maximum(
+                weights @ rows.tokens.to_numpy(), 1
+            )
             ratio = draws / base_draws - 1
             loss = rows.loss.sum() / rows.tokens.sum()
             low, high = np.quantile(draws, (0.025, 0.975))
             relative_low, relative_high = np.quantile(ratio, (0.025, 0.975))
-            out.append({
-                "condition": condition, "model": model, "loss": loss, "low": low, "high": high,
-                "relative": loss / base_loss - 1, "relative_low": relative_low, "relative_high": relative_high,
-                "bits_per_byte": rows.loss.sum() / np.log(2) / rows.bytes.sum(),
-                "loss_patched": rows.loss_patched.sum() / max(rows.patched.sum(), 1),
-                "tokens": int(rows.tokens.sum()), "share_patched": rows.patched.sum() / rows.tokens.sum(),
-                "documents": len(rows),
-            })  # fmt: skip
+            out.append(
+                {
+                    "condition": condition,
+                    "model": model,
+                    "loss": loss,
+                    "low": low,
+                    "high": high,
+                    "relative": loss / base_loss - 1,
+                    "relative_low": relative_low,
+                    "relative_high": relative_high,
+                    "bits_per_byte": rows.loss.sum() / np.log(2) / rows.bytes.sum(),
+                    "loss_patched": rows.loss_patched.sum() / max(rows.patched.sum(), 1),
+                    "tokens": int(rows.tokens.sum()),
+                    "share_patched": rows.patched.sum() / rows.tokens.sum(),
+                    "documents": len(rows),
+                }
+            )
     return pd.DataFrame(out)
 
 
 def by_kind(measured: pd.DataFrame, documents: Sequence[Document]) -> pd.DataFrame:
-    """`summarise` for each kind of text apart (column `kind`): what a model has hardly read it cannot hand on."""
+    """`summarise` for each kind of text apart (column `kind`): what a model has hardly read it
+    cannot hand on."""
     kinds = measured.document.map({d.id: d.kind for d in documents})
     parts = [summarise(rows).assign(kind=kind) for kind, rows in measured.groupby(kinds, sort=True)]
     return pd.concat(parts, ignore_index=True)

@@ -1,10 +1,14 @@
-"""The frozen pair of affine maps between two residual streams, and three fitters of Eq. 3 that give the same thing.
+"""The frozen pair of affine maps between two residual streams, and three fitters of Eq. 3 that give
+the same thing.
 
-With x = h_A L_A and y = h_B L_B (L a metric, in which errors are measured), Eq. 3 is a sum of mean squared errors:
+With x = h_A L_A and y = h_B L_B (L a metric, in which errors are measured), Eq. 3 is a sum of mean
+squared errors:
 
-    L = |x Q_up - y|²/d_B + |y Q_down - x|²/d_A + α |x Q_up Q_down - x|²/d_A + α |y Q_down Q_up - y|²/d_B
+    L = |x Q_up - y|²/d_B + |y Q_down - x|²/d_A + α |x Q_up Q_down - x|²/d_A + α |y Q_down Q_up -
+    y|²/d_B
 
-It depends on the data through second moments only, and each map given the other solves a Sylvester equation.
+It depends on the data through second moments only, and each map given the other solves a Sylvester
+equation.
 """
 
 import time
@@ -37,8 +41,8 @@ class FitConfig(Frozen):
 
     method: Method = "exact"
     metric: Metric = "std"
-    """Where Eq. 3 measures errors: raw residual units (the paper), each side at unit RMS, each dimension at unit
-    standard deviation, or whitened (shrunk)."""
+    """Where Eq. 3 measures errors: raw residual units (the paper), each side at unit RMS, each
+    dimension at unit standard deviation, or whitened (shrunk)."""
     alpha: float = 1.0
     """α of Eq. 3, the strength of inversion; the paper uses 1."""
     tolerance: float = Field(default=1e-5, gt=0)
@@ -55,7 +59,8 @@ Square = Float[Tensor, "d d"]
 
 
 def _metric(metric: Metric, cov: Square) -> tuple[Square, Square]:
-    """(L, L⁻¹) such that an error e costs |e L|²; diag(cov) of L-coordinates is about 1 but for 'raw'."""
+    """(L, L⁻¹) such that an error e costs |e L|²; diag(cov) of L-coordinates is about 1 but for
+    'raw'."""
     d = len(cov)
     match metric:
         case "raw":
@@ -71,8 +76,11 @@ def _metric(metric: Metric, cov: Square) -> tuple[Square, Square]:
     return scale.diag(), scale.reciprocal().diag()
 
 
-def _solve(left: Square, gram: Square, right: Float[Tensor, "e e"], rhs: Float[Tensor, "d e"]) -> Float[Tensor, "d e"]:
-    """U of `left U + gram U right = rhs`, for symmetric left, gram ≻ 0, right ⪰ 0: a generalised Sylvester equation.
+def _solve(
+    left: Square, gram: Square, right: Float[Tensor, "e e"], rhs: Float[Tensor, "d e"]
+) -> Float[Tensor, "d e"]:
+    """U of `left U + gram U right = rhs`, for symmetric left, gram ≻ 0, right ⪰ 0: a generalised
+    Sylvester equation.
 
     gram = C Cᵀ turns it into Λ Z + Z M = R in the eigenbases of C⁻¹ left C⁻ᵀ and of right.
     """
@@ -89,8 +97,8 @@ def _solve(left: Square, gram: Square, right: Float[Tensor, "e e"], rhs: Float[T
 MEMORY = 6
 """Rounds that Anderson mixing looks back on."""
 ALONE = 256
-"""Widths up to which one thread solves: several wait for each other longer than they compute, and beside other work
-that takes seconds for a solve of milliseconds."""
+"""Widths up to which one thread solves: several wait for each other longer than they compute, and
+beside other work that takes seconds for a solve of milliseconds."""
 
 
 @contextmanager
@@ -134,8 +142,8 @@ class _Terms:
 
 
 def _mixed(points: list[Tensor], images: list[Tensor]) -> Tensor:
-    """Anderson's guess at the fixed point from the last points and their images: the combination of images whose
-    residuals (image - point) cancel best."""
+    """Anderson's guess at the fixed point from the last points and their images: the combination of
+    images whose residuals (image - point) cancel best."""
     residuals = torch.stack([(g - x).flatten() for x, g in zip(points, images, strict=True)])
     gram = residuals @ residuals.T
     gram += 1e-10 * gram.trace() * torch.eye(len(gram), dtype=gram.dtype)
@@ -143,8 +151,11 @@ def _mixed(points: list[Tensor], images: list[Tensor]) -> Tensor:
     return torch.einsum("k,kij->ij", weights / weights.sum(), torch.stack(images))
 
 
-def _alternate(t: _Terms, up: Tensor, down: Tensor, config: FitConfig) -> tuple[Tensor, Tensor, int]:
-    """Exact solves for Q_up and Q_down in turn until Eq. 3 stands still, sped up by Anderson mixing of Q_down.
+def _alternate(
+    t: _Terms, up: Tensor, down: Tensor, config: FitConfig
+) -> tuple[Tensor, Tensor, int]:
+    """Exact solves for Q_up and Q_down in turn until Eq. 3 stands still, sped up by Anderson mixing
+    of Q_down.
 
     A mixed guess is kept only where it lowers Eq. 3, so the loss never rises.
     """
@@ -179,26 +190,43 @@ def _ridge(cov: Square) -> Square:
 def fit_moments(moments: Moments, config: FitConfig) -> Stitch:
     """The `exact` and `lstsq` fitters. lstsq: two least-squares maps, no inversion terms.
 
-    exact: alternating exact solves of Eq. 3 from the lstsq maps, with Anderson mixing, to convergence.
+    exact: alternating exact solves of Eq. 3 from the lstsq maps, with Anderson mixing, to
+    convergence.
     """
     started = time.perf_counter()
     with _threads(max(moments.ab.shape)):
-        (l_a, inv_a), (l_b, inv_b) = _metric(config.metric, moments.aa), _metric(config.metric, moments.bb)
-        t = _Terms(_ridge(l_a.T @ moments.aa @ l_a), l_a.T @ moments.ab @ l_b, _ridge(l_b.T @ moments.bb @ l_b))
-        up, down = torch.cholesky_solve(t.xy, torch.linalg.cholesky(t.xx)), torch.cholesky_solve(
-            t.xy.T, torch.linalg.cholesky(t.yy)
-        )  # fmt: skip
+        (l_a, inv_a), (l_b, inv_b) = (
+            _metric(config.metric, moments.aa),
+            _metric(config.metric, moments.bb),
+        )
+        t = _Terms(
+            _ridge(l_a.T @ moments.aa @ l_a),
+            l_a.T @ moments.ab @ l_b,
+            _ridge(l_b.T @ moments.bb @ l_b),
+        )
+        up, down = (
+            torch.cholesky_solve(t.xy, torch.linalg.cholesky(t.xx)),
+            torch.cholesky_solve(t.xy.T, torch.linalg.cholesky(t.yy)),
+        )
         rounds = 0
         if config.method == "exact" and config.alpha > 0:
             up, down, rounds = _alternate(t, up, down, config)
     p_up, p_down = l_a @ up @ inv_b, l_b @ down @ inv_a
     b_up, b_down = moments.mean_b - moments.mean_a @ p_up, moments.mean_a - moments.mean_b @ p_down
-    done = config.model_dump() | {"rounds": rounds, "seconds": time.perf_counter() - started, "n_fit": moments.n}
+    done = config.model_dump() | {
+        "rounds": rounds,
+        "seconds": time.perf_counter() - started,
+        "n_fit": moments.n,
+    }
     return Stitch(p_up.float(), b_up.float(), p_down.float(), b_down.float(), done)
 
 
 def eq3(
-    up: torch.nn.Linear, down: torch.nn.Linear, x: Float[Tensor, "n d_a"], y: Float[Tensor, "n d_b"], alpha: float
+    up: torch.nn.Linear,
+    down: torch.nn.Linear,
+    x: Float[Tensor, "n d_a"],
+    y: Float[Tensor, "n d_b"],
+    alpha: float,
 ) -> Float[Tensor, ""]:
     """Eq. 3 on one batch, in metric coordinates."""
     mse, there, back = torch.nn.functional.mse_loss, up(x), down(y)
@@ -206,12 +234,16 @@ def eq3(
 
 
 def fit_adam(recording: Recording, moments: Moments, config: FitConfig) -> Stitch:
-    """The paper's recipe: two linear layers, biases from 0, Adam, gradient norm clipped to 1, cosine decay (A).
+    """The paper's recipe: two linear layers, biases from 0, Adam, gradient norm clipped to 1,
+    cosine decay (A).
 
     `moments` give the metric; in 'raw' nothing of the data is used but the rows themselves.
     """
     started = time.perf_counter()
-    (l_a, inv_a), (l_b, inv_b) = _metric(config.metric, moments.aa), _metric(config.metric, moments.bb)
+    (l_a, inv_a), (l_b, inv_b) = (
+        _metric(config.metric, moments.aa),
+        _metric(config.metric, moments.bb),
+    )
     torch.manual_seed(config.seed)
     up, down = torch.nn.Linear(len(l_a), len(l_b)), torch.nn.Linear(len(l_b), len(l_a))
     torch.nn.init.zeros_(up.bias)
@@ -236,7 +268,11 @@ def fit_adam(recording: Recording, moments: Moments, config: FitConfig) -> Stitc
         p_up = l_a @ up.weight.double().T @ inv_b
         p_down = l_b @ down.weight.double().T @ inv_a
         b_up, b_down = up.bias.double() @ inv_b, down.bias.double() @ inv_a
-    done = config.model_dump() | {"rounds": steps, "seconds": time.perf_counter() - started, "n_fit": recording.n}
+    done = config.model_dump() | {
+        "rounds": steps,
+        "seconds": time.perf_counter() - started,
+        "n_fit": recording.n,
+    }
     return Stitch(p_up.float(), b_up.float(), p_down.float(), b_down.float(), done)
 
 
@@ -248,10 +284,12 @@ def _epochs(recording: Recording, config: FitConfig) -> Iterator[tuple[Tensor, .
 def quality(
     stitch: Stitch, moments: Moments, metric: Metric, alpha: float, scale: Moments | None = None
 ) -> dict[str, float]:
-    """Eq. 3 and fractions of variance unexplained on the data behind `moments`, without touching the data.
+    """Eq. 3 and fractions of variance unexplained on the data behind `moments`, without touching
+    the data.
 
-    eq3 in the given metric (drawn from `scale`'s covariances, by default from `moments`); fuv_up, fuv_down and the
-    inversion errors inversion_a (A→B→A) and inversion_b in raw units, as fractions of the variance about the mean.
+    eq3 in the given metric (drawn from `scale`'s covariances, by default from `moments`); fuv_up,
+    fuv_down and the inversion errors inversion_a (A→B→A) and inversion_b in raw units, as fractions
+    of the variance about the mean.
     """
     scale = scale or moments
     m = moments
@@ -274,7 +312,11 @@ def quality(
         return float((l.T @ e @ l).trace() / len(l))
 
     return {
-        "eq3": per_dim(e_up, l_b) + per_dim(e_down, l_a) + alpha * (per_dim(e_a, l_a) + per_dim(e_b, l_b)),
+        "eq3": (
+            per_dim(e_up, l_b)
+            + per_dim(e_down, l_a)
+            + alpha * (per_dim(e_a, l_a) + per_dim(e_b, l_b))
+        ),
         "fuv_up": float(e_up.trace() / m.bb.trace()),
         "fuv_down": float(e_down.trace() / m.aa.trace()),
         "inversion_a": float(e_a.trace() / m.aa.trace()),

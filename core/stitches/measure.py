@@ -29,23 +29,37 @@ def describe_pair(bench: Bench, default_stitch: str | None = None) -> None:
     texts = [d.text for d in bench.corpus.split("select")]
     tokens_a, tokens_b = bench.a.encode(texts), bench.b.encode(texts)
     same = bench.a.tokenizer_hash == bench.b.tokenizer_hash
-    paired = sum(len(pair_positions(x, y, same)[0]) for x, y in zip(tokens_a, tokens_b, strict=True))
+    paired = sum(
+        len(pair_positions(x, y, same)[0]) for x, y in zip(tokens_a, tokens_b, strict=True)
+    )
     usable_a, usable_b = (sum(int(e.usable.sum()) for e in es) for es in (tokens_a, tokens_b))
     side = {
-        name: model.makers | model.spec.model_dump(include={"title", "n_layers", "d_model", "licence"})
+        name: (
+            model.makers
+            | model.spec.model_dump(include={"title", "n_layers", "d_model", "licence"})
+        )
         for name, model in (("a", bench.a), ("b", bench.b))
     }
     record = side | {
-        "pair": bench.pair.key, "title": bench.pair.title, "family": bench.pair.family,
+        "pair": bench.pair.key,
+        "title": bench.pair.title,
+        "family": bench.pair.family,
         "corpus": {
-            "name": bench.corpus.name, "fingerprint": bench.corpus.fingerprint,
-            "documents": len(bench.corpus.documents), "characters": bench.corpus.characters,
+            "name": bench.corpus.name,
+            "fingerprint": bench.corpus.fingerprint,
+            "documents": len(bench.corpus.documents),
+            "characters": bench.corpus.characters,
             "splits": {s: len(bench.corpus.split(s)) for s in SPLITS},
         },
-        "alignment": {"tokens_a": usable_a, "tokens_b": usable_b, "paired": paired,
-                      "share_a": paired / usable_a, "share_b": paired / usable_b},
+        "alignment": {
+            "tokens_a": usable_a,
+            "tokens_b": usable_b,
+            "paired": paired,
+            "share_a": paired / usable_a,
+            "share_b": paired / usable_b,
+        },
         "default_stitch": default_stitch,
-    }  # fmt: skip
+    }
     bench.workspace.put_record("pair", record, bench.makers)
 
 
@@ -65,16 +79,28 @@ def layer_pairs(bench: Bench) -> tuple[LayerPair, ...]:
         return bench.pair.layer_pairs
     middle = bench.pair.a.n_layers // 2
     return (
-        LayerPair(a=middle, b=svcca.best_layer(measure_svcca(bench), middle), why="middle of A, SVCCA's pick in B"),
+        LayerPair(
+            a=middle,
+            b=svcca.best_layer(measure_svcca(bench), middle),
+            why="middle of A, SVCCA's pick in B",
+        ),
     )
 
 
-def _table1(bench: Bench, pair: LayerPair, stitches: dict[str, Stitch], tokens: int, desc: str) -> pd.DataFrame:
-    """Select-split losses of several stitches at one layer pair, one row a stitch, unpatched models in `a` and `b`."""
+def _table1(
+    bench: Bench, pair: LayerPair, stitches: dict[str, Stitch], tokens: int, desc: str
+) -> pd.DataFrame:
+    """Select-split losses of several stitches at one layer pair, one row a stitch, unpatched models
+    in `a` and `b`."""
     conditions = downstream.unpatched()
     for name, s in stitches.items():
-        conditions += [downstream.Condition(f"{name}/{c.name}", c.model, c.rows) for c in downstream.stitched(s)]
-    measured = downstream.measure(bench.a, bench.b, bench.corpus.split("select"), pair, conditions, desc, tokens)
+        conditions += [
+            downstream.Condition(f"{name}/{c.name}", c.model, c.rows)
+            for c in downstream.stitched(s)
+        ]
+    measured = downstream.measure(
+        bench.a, bench.b, bench.corpus.split("select"), pair, conditions, desc, tokens
+    )
     loss = downstream.mean_losses(measured)
     rows = []
     for name in stitches:
@@ -84,22 +110,38 @@ def _table1(bench: Bench, pair: LayerPair, stitches: dict[str, Stitch], tokens: 
 
 
 def study(bench: Bench, pair: LayerPair, grams: dict[str, dict[str, Gram]]) -> pd.DataFrame:
-    """The `study` table: every metric at two strengths of inversion, and least squares, on the select split."""
-    configs = {f"exact/{m}/{alpha:g}": FitConfig(metric=m, alpha=alpha) for m in METRICS for alpha in (0.1, 1.0)}
+    """The `study` table: every metric at two strengths of inversion, and least squares, on the
+    select split."""
+    configs = {
+        f"exact/{m}/{alpha:g}": FitConfig(metric=m, alpha=alpha)
+        for m in METRICS
+        for alpha in (0.1, 1.0)
+    }
     configs["lstsq"] = FitConfig(method="lstsq", metric="raw", alpha=0.0)
     makers = bench.makers | {
-        "layers": pair.name, "configs": sorted(configs), "tokens": bench.config.select_tokens,
+        "layers": pair.name,
+        "configs": sorted(configs),
+        "tokens": bench.config.select_tokens,
         "n_fit": grams["fit"][pair.name].n,
-    }  # fmt: skip
+    }
     if not bench.current("study", makers):
         moments = grams["fit"][pair.name].moments()
         stitches = {name.replace("/", "_"): fit_moments(moments, c) for name, c in configs.items()}
-        table = _table1(bench, pair, stitches, bench.config.select_tokens, f"study of the metric at {pair.name}")
+        table = _table1(
+            bench, pair, stitches, bench.config.select_tokens, f"study of the metric at {pair.name}"
+        )
         settings = [
-            {"layer_a": pair.a, "layer_b": pair.b, "method": c.method, "metric": c.metric, "alpha": c.alpha,
-             "rounds": s.makers["rounds"], "seconds": s.makers["seconds"]}
+            {
+                "layer_a": pair.a,
+                "layer_b": pair.b,
+                "method": c.method,
+                "metric": c.metric,
+                "alpha": c.alpha,
+                "rounds": s.makers["rounds"],
+                "seconds": s.makers["seconds"],
+            }
             for c, s in zip(configs.values(), stitches.values(), strict=True)
-        ]  # fmt: skip
+        ]
         bench.workspace.put_table(
             "study", pd.concat([pd.DataFrame(settings), table.drop(columns="name")], axis=1), makers
         )
@@ -107,60 +149,103 @@ def study(bench: Bench, pair: LayerPair, grams: dict[str, dict[str, Gram]]) -> p
 
 
 def best_setting(table: pd.DataFrame, inversion: float = 0.05) -> FitConfig:
-    """The exact setting with the least increase of A→B and B→A together, among those whose round trips cost at most
-    `inversion` (5 %)."""
+    """The exact setting with the least increase of A→B and B→A together, among those whose round
+    trips cost at most `inversion` (5 %)."""
     exact = table[table.method == "exact"]
-    worst = pd.concat([exact.a_to_b_to_a / exact.a, exact.b_to_a_to_b / exact.b], axis=1).max(axis=1) - 1
+    worst = (
+        pd.concat([exact.a_to_b_to_a / exact.a, exact.b_to_a_to_b / exact.b], axis=1).max(axis=1)
+        - 1
+    )
     good = worst <= inversion if (worst <= inversion).any() else worst <= worst.max()
     row = exact.loc[(exact.a_to_b / exact.b + exact.b_to_a / exact.a).where(good).idxmin()]
     return FitConfig(metric=row.metric, alpha=float(row.alpha))
 
 
-def alpha_sweep(bench: Bench, pair: LayerPair, grams: dict[str, dict[str, Gram]], config: FitConfig) -> pd.DataFrame:
-    """The `alpha_sweep` table (Fig. 7): fits from one set of moments, losses on the select split."""
+def alpha_sweep(
+    bench: Bench, pair: LayerPair, grams: dict[str, dict[str, Gram]], config: FitConfig
+) -> pd.DataFrame:
+    """The `alpha_sweep` table (Fig. 7): fits from one set of moments, losses on the select
+    split."""
     makers = bench.makers | {
-        "layers": pair.name, "metric": config.metric, "alphas": list(ALPHAS), "tokens": bench.config.select_tokens,
+        "layers": pair.name,
+        "metric": config.metric,
+        "alphas": list(ALPHAS),
+        "tokens": bench.config.select_tokens,
         "n_fit": grams["fit"][pair.name].n,
-    }  # fmt: skip
+    }
     if not bench.current("alpha_sweep", makers):
         fit, held_out = grams["fit"][pair.name].moments(), grams["held-out"][pair.name].moments()
-        stitches = {str(k): fit_moments(fit, config.model_copy(update={"alpha": x})) for k, x in enumerate(ALPHAS)}
-        table = _table1(bench, pair, stitches, bench.config.select_tokens, f"alpha sweep at {pair.name}")
+        stitches = {
+            str(k): fit_moments(fit, config.model_copy(update={"alpha": x}))
+            for k, x in enumerate(ALPHAS)
+        }
+        table = _table1(
+            bench, pair, stitches, bench.config.select_tokens, f"alpha sweep at {pair.name}"
+        )
         extra = [
-            {"stitch": pair.name, "metric": config.metric, "alpha": x, "seconds": s.makers["seconds"]}
+            {
+                "stitch": pair.name,
+                "metric": config.metric,
+                "alpha": x,
+                "seconds": s.makers["seconds"],
+            }
             | quality(s, held_out, config.metric, x, fit)
             for x, s in zip(ALPHAS, stitches.values(), strict=True)
         ]
         bench.workspace.put_table(
-            "alpha_sweep", pd.concat([pd.DataFrame(extra), table.drop(columns="name")], axis=1), makers
+            "alpha_sweep",
+            pd.concat([pd.DataFrame(extra), table.drop(columns="name")], axis=1),
+            makers,
         )
     return bench.workspace.table("alpha_sweep")
 
 
-def stitch_makers(bench: Bench, pair: LayerPair, config: FitConfig, positions: int | None) -> dict[str, Any]:
+def stitch_makers(
+    bench: Bench, pair: LayerPair, config: FitConfig, positions: int | None
+) -> dict[str, Any]:
     """What decides a stitch, known before it is fitted."""
-    return bench.makers | config.model_dump() | {
-        "layer_a": pair.a, "layer_b": pair.b, "positions": positions,
-        "hook_a": f"blocks.{pair.a}.hook_resid_pre", "hook_b": f"blocks.{pair.b}.hook_resid_pre", "why": pair.why,
-    }  # fmt: skip
+    return (
+        bench.makers
+        | config.model_dump()
+        | {
+            "layer_a": pair.a,
+            "layer_b": pair.b,
+            "positions": positions,
+            "hook_a": f"blocks.{pair.a}.hook_resid_pre",
+            "hook_b": f"blocks.{pair.b}.hook_resid_pre",
+            "why": pair.why,
+        }
+    )
 
 
 def fit_stitch(
-    bench: Bench, name: str, pair: LayerPair, config: FitConfig, positions: int | None = None, replace: bool = False
+    bench: Bench,
+    name: str,
+    pair: LayerPair,
+    config: FitConfig,
+    positions: int | None = None,
+    replace: bool = False,
 ) -> Stitch:
-    """Fit, measure on the held-out split and keep: `stitches/`, `controls/`, `quality/`, `downstream/` and `kinds/` of
-    that name.
+    """Fit, measure on the held-out split and keep: `stitches/`, `controls/`, `quality/`,
+    `downstream/` and `kinds/` of that name.
 
-    An identical one that is already there is not made again; another one is in the way, unless `replace` is set and it
-    was made for the same reason (`pair.why`). Raises StitchLensError for a bad name, layer or strength.
+    An identical one that is already there is not made again; another one is in the way, unless
+    `replace` is set and it was made for the same reason (`pair.why`). Raises StitchLensError for a
+    bad name, layer or strength.
     """
     if not NAME.fullmatch(name):
-        raise StitchLensError(f"name {name!r}", "letters, digits, '.', '_' and '-', at most 64", "choose another name")
+        raise StitchLensError(
+            f"name {name!r}", "letters, digits, '.', '_' and '-', at most 64", "choose another name"
+        )
     if not 0 <= config.alpha < float("inf"):
-        raise StitchLensError(f"alpha {config.alpha}", "a finite number, 0 or more", "1 is the paper's choice")
+        raise StitchLensError(
+            f"alpha {config.alpha}", "a finite number, 0 or more", "1 is the paper's choice"
+        )
     if positions is not None and positions < 2 * (bench.pair.a.d_model + bench.pair.b.d_model):
         least = 2 * (bench.pair.a.d_model + bench.pair.b.d_model)
-        raise StitchLensError(f"{positions} positions", f"{least} or more (twice both widths)", "ask for more")
+        raise StitchLensError(
+            f"{positions} positions", f"{least} or more (twice both widths)", "ask for more"
+        )
     bench.pair.check_layers(pair.a, pair.b)
     workspace = bench.workspace
     identity = stitch_makers(bench, pair, config, positions)
@@ -186,15 +271,29 @@ def fit_stitch(
             stitch = fit_adam(rows, gram.moments(), config)
         else:
             stitch = fit_moments(gram.moments(), config)
-        found = identity | stitch.makers | {k: records[pair.name][k] for k in ("tokens", "documents", "dropped")}
+        found = (
+            identity
+            | stitch.makers
+            | {k: records[pair.name][k] for k in ("tokens", "documents", "dropped")}
+        )
         stitch = with_makers(stitch, **_plain(found))
-        control = config.model_copy(update={"method": "lstsq" if config.method == "lstsq" else "exact"})
-        made = with_makers(fit_moments(gram.moments(shuffled=True), control), control="shuffled pairs", of=name)
+        control = config.model_copy(
+            update={"method": "lstsq" if config.method == "lstsq" else "exact"}
+        )
+        made = with_makers(
+            fit_moments(gram.moments(shuffled=True), control), control="shuffled pairs", of=name
+        )
         workspace.put(
-            f"controls/{name}", lambda p: save_stitch(made, p, torch.float16), "control", ".safetensors", made.makers
+            f"controls/{name}",
+            lambda p: save_stitch(made, p, torch.float16),
+            "control",
+            ".safetensors",
+            made.makers,
         )
         shuffled = load_stitch(workspace.path(f"controls/{name}"))
-        workspace.put(stitch_name, lambda p: save_stitch(stitch, p), "stitch", ".safetensors", stitch.makers)
+        workspace.put(
+            stitch_name, lambda p: save_stitch(stitch, p), "stitch", ".safetensors", stitch.makers
+        )
     _measure_stitch(bench, name, pair, config, stitch, shuffled, gram)
     return stitch
 
@@ -205,34 +304,53 @@ def _plain(makers: dict[str, Any]) -> dict[str, Any]:
 
 
 def _measure_stitch(
-    bench: Bench, name: str, pair: LayerPair, config: FitConfig, stitch: Stitch, shuffled: Stitch, gram: Gram
+    bench: Bench,
+    name: str,
+    pair: LayerPair,
+    config: FitConfig,
+    stitch: Stitch,
+    shuffled: Stitch,
+    gram: Gram,
 ) -> None:
-    makers = bench.makers | {"stitch": fingerprint(stitch.makers), "tokens": bench.config.held_out_tokens}
+    makers = bench.makers | {
+        "stitch": fingerprint(stitch.makers),
+        "tokens": bench.config.held_out_tokens,
+    }
     if not bench.current(f"quality/{name}", makers):
         few = None if stitch.makers["positions"] is None else stitch.makers["positions"] // 4
         held_grams, _ = bench.moments("held-out", [pair], few)
         fit, held_out = gram.moments(), held_grams[pair.name].moments()
         record = quality(stitch, held_out, config.metric, config.alpha, fit) | {
             "eq3_fit": quality(stitch, fit, config.metric, config.alpha)["eq3"],
-            "n_fit": fit.n, "n_held_out": held_out.n, "dropped": stitch.makers["dropped"],
-        }  # fmt: skip
+            "n_fit": fit.n,
+            "n_held_out": held_out.n,
+            "dropped": stitch.makers["dropped"],
+        }
         bench.workspace.put_record(f"quality/{name}", record, makers)
     if not (bench.current(f"downstream/{name}", makers) and bench.current(f"kinds/{name}", makers)):
         moments = gram.moments()
         conditions = [
-            *downstream.unpatched(), *downstream.stitched(stitch),
+            *downstream.unpatched(),
+            *downstream.stitched(stitch),
             *downstream.controls(shuffled, moments.mean_a, moments.mean_b),
-        ]  # fmt: skip
+        ]
         documents = bench.corpus.split("held-out")
         table = downstream.measure(
-            bench.a, bench.b, documents, pair, conditions, f"Table 1 of {name}", bench.config.held_out_tokens
+            bench.a,
+            bench.b,
+            documents,
+            pair,
+            conditions,
+            f"Table 1 of {name}",
+            bench.config.held_out_tokens,
         )
         bench.workspace.put_table(f"kinds/{name}", downstream.by_kind(table, documents), makers)
         bench.workspace.put_table(f"downstream/{name}", downstream.summarise(table), makers)
 
 
 def build(pair: PairSpec, config: BuildConfig | None = None) -> Workspace:
-    """The whole workspace of a pair, step by step; what is there and current is kept, so a killed build goes on."""
+    """The whole workspace of a pair, step by step; what is there and current is kept, so a killed
+    build goes on."""
     bench = Bench(pair, config or BuildConfig())
     with only_one(pair.key, "build"):
         if not bench.workspace.exists:
@@ -241,7 +359,9 @@ def build(pair: PairSpec, config: BuildConfig | None = None) -> Workspace:
         pairs = layer_pairs(bench)
         grams = {
             "fit": bench.moments("fit", pairs, bench.config.positions)[0],
-            "held-out": bench.moments("held-out", pairs, bench.config.positions and bench.config.positions // 4)[0],
+            "held-out": bench.moments(
+                "held-out", pairs, bench.config.positions and bench.config.positions // 4
+            )[0],
         }
         chosen = best_setting(study(bench, pairs[0], grams))
         alpha_sweep(bench, pairs[0], grams, chosen)
@@ -252,18 +372,31 @@ def build(pair: PairSpec, config: BuildConfig | None = None) -> Workspace:
 
 
 def built_with(workspace: Workspace) -> BuildConfig:
-    """The settings that a workspace was built with, as far as its artifacts tell; the defaults for the rest."""
-    known = {} if not workspace.exists else {n: a.makers for n, a in workspace.manifest().artifacts.items()}
-    fitted = [n.split("/", 1)[1] for n, m in known.items() if n.startswith("stitches/") and m.get("why") != "imported"]
+    """The settings that a workspace was built with, as far as its artifacts tell; the defaults for
+    the rest."""
+    known = (
+        {}
+        if not workspace.exists
+        else {n: a.makers for n, a in workspace.manifest().artifacts.items()}
+    )
+    fitted = [
+        n.split("/", 1)[1]
+        for n, m in known.items()
+        if n.startswith("stitches/") and m.get("why") != "imported"
+    ]
     default = BuildConfig()
     found: dict[str, Any] = {
         "svcca_positions": known.get("svcca", {}).get("positions", default.svcca_positions),
-        "select_tokens": known.get("study", known.get("alpha_sweep", {})).get("tokens", default.select_tokens),
+        "select_tokens": (
+            known.get("study", known.get("alpha_sweep", {})).get("tokens", default.select_tokens)
+        ),
     }
     for name in fitted:
         if known[f"stitches/{name}"].get("why") != "chosen by hand":
             found["positions"] = known[f"stitches/{name}"].get("positions")
-            found["held_out_tokens"] = known.get(f"downstream/{name}", {}).get("tokens", default.held_out_tokens)
+            found["held_out_tokens"] = known.get(f"downstream/{name}", {}).get(
+                "tokens", default.held_out_tokens
+            )
     return BuildConfig.model_validate(found)
 
 
@@ -276,10 +409,13 @@ def remove_stitch(workspace: Workspace, name: str) -> None:
 
 
 def evaluate_stitch(bench: Bench, name: str) -> None:
-    """Measure a stitch of the workspace again, with its control. Raises StitchLensError where either does not fit."""
+    """Measure a stitch of the workspace again, with its control. Raises StitchLensError where
+    either does not fit."""
     entry = bench.workspace.entry(f"stitches/{name}")
     if entry.makers.get("method") == "imported":
-        raise StitchLensError(f"an imported stitch '{name}'", "one that was fitted here", "its report card has it all")
+        raise StitchLensError(
+            f"an imported stitch '{name}'", "one that was fitted here", "its report card has it all"
+        )
     expect = {k: entry.makers[k] for k in ("pair", "layer_a", "layer_b")} | {
         side: {k: model.makers[k] for k in ("model", "weights", "tokenizer")}
         for side, model in (("a", bench.a), ("b", bench.b))

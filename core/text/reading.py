@@ -1,4 +1,5 @@
-"""Text from outside: bytes to characters in one way, whether a file, an upload, a row, a prompt or an argument.
+"""Text from outside: bytes to characters in one way, whether a file, an upload, a row, a prompt or
+an argument.
 
 A line ends with CR, LF or CRLF and with nothing else: U+2028 and its kin are ordinary characters.
 """
@@ -17,23 +18,37 @@ HEAD = 65_536
 """Bytes at a file's beginning that tell what it is."""
 LFS = b"version https://git-lfs.github.com/spec/"
 BOMS = (
-    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
-)  # fmt: skip
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 """Those of UTF-32 before those of UTF-16, which they begin with."""
 LEGACY = (
-    "cp1252", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1256", "shift_jis", "euc_jp", "gb18030", "big5",
+    "cp1252",
+    "cp1250",
+    "cp1251",
+    "koi8_r",
+    "cp1253",
+    "cp1254",
+    "cp1256",
+    "shift_jis",
+    "euc_jp",
+    "gb18030",
+    "big5",
     "euc_kr",
-)  # fmt: skip
-"""Encodings that a file in none of Unicode's is likely in; iconv knows them by these names with '-' for '_'."""
+)
+"""Encodings that a file in none of Unicode's is likely in; iconv knows them by these names with '-'
+for '_'."""
 _ENDS = re.compile("\r\n?")
 _NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
-    """Text as both models may read it: its lines end with LF, it begins with no byte order mark, and what no text can
-    hold is U+FFFD, as in HTML: NUL, and half of a surrogate pair (from JSON such as "\\ud83d", or an argument that is
-    not UTF-8)."""
+    """Text as both models may read it: its lines end with LF, it begins with no byte order mark,
+    and what no text can hold is U+FFFD, as in HTML: NUL, and half of a surrogate pair (from JSON
+    such as "\\ud83d", or an argument that is not UTF-8)."""
     if _NO_CHARACTER.search(text):
         joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         text = joined.replace("\0", "\ufffd")
@@ -62,12 +77,15 @@ def decode(raw: bytes, name: str) -> str:
 
 
 def read_text(path: Path, most: int | None = None) -> str:
-    """A file's text, by `decode`. Raises StitchLensError where it cannot be read, or is over `most` bytes."""
+    """A file's text, by `decode`. Raises StitchLensError where it cannot be read, or is over `most`
+    bytes."""
     try:
         with path.open("rb") as f:
             raw = f.read() if most is None else f.read(most + 1)
     except OSError as e:
-        raise StitchLensError(f"{path.name} unreadable ({e.strerror})", "a readable file", "check the path") from None
+        raise StitchLensError(
+            f"{path.name} unreadable ({e.strerror})", "a readable file", "check the path"
+        ) from None
     if most is not None:
         check_size(raw, most, path.name)
     return decode(raw, path.name)
@@ -75,23 +93,28 @@ def read_text(path: Path, most: int | None = None) -> str:
 
 def check_size(raw: bytes, most: int, name: str) -> None:
     if len(raw) > most:
-        raise StitchLensError(f"{name} of over {most:,} bytes", f"at most {most:,}", "take a random sample of it")
+        raise StitchLensError(
+            f"{name} of over {most:,} bytes", f"at most {most:,}", "take a random sample of it"
+        )
 
 
 def check_fetched(head: bytes, name: str) -> None:
-    """Raises StitchLensError for what Git leaves in the place of a large file that has not been fetched."""
+    """Raises StitchLensError for what Git leaves in the place of a large file that has not been
+    fetched."""
     if head.startswith(LFS):
         raise StitchLensError(
-            f"{name}, a Git LFS pointer in the place of the file", "the file itself",
+            f"{name}, a Git LFS pointer in the place of the file",
+            "the file itself",
             "fetch it, as with `git lfs pull`",
-        )  # fmt: skip
+        )
 
 
 def stream(file: io.BufferedIOBase, name: str) -> Iterator[str]:
-    """The lines of a binary file, decoded as `decode` does while they are read; each ends with LF, but perhaps the
-    last. The file is closed at its end.
+    """The lines of a binary file, decoded as `decode` does while they are read; each ends with LF,
+    but perhaps the last. The file is closed at its end.
 
-    Raises StitchLensError that names the line where they are binary, in another encoding or longer than LONGEST_LINE.
+    Raises StitchLensError that names the line where they are binary, in another encoding or longer
+    than LONGEST_LINE.
     """
     buffered = io.BufferedReader(file, HEAD)  # type: ignore[arg-type]
     head = buffered.peek(HEAD)
@@ -106,9 +129,10 @@ def stream(file: io.BufferedIOBase, name: str) -> Iterator[str]:
                 raise _other(head, name, encoding, f"line {number}", nul=True)
             if len(line) > LONGEST_LINE:
                 raise StitchLensError(
-                    f"line {number} of {name} with over {LONGEST_LINE:,} characters", "shorter lines",
+                    f"line {number} of {name} with over {LONGEST_LINE:,} characters",
+                    "shorter lines",
                     "check that it is a file of lines",
-                )  # fmt: skip
+                )
             yield line
     except UnicodeDecodeError as e:
         raise _other(e.object, name, encoding, f"line {number + 1} or a later one") from None
@@ -117,7 +141,8 @@ def stream(file: io.BufferedIOBase, name: str) -> Iterator[str]:
 
 
 def _encoding(head: bytes) -> tuple[str, str]:
-    """What the byte order mark says, and how errors are met: half surrogates of UTF-16 are kept, for `clean`."""
+    """What the byte order mark says, and how errors are met: half surrogates of UTF-16 are kept,
+    for `clean`."""
     for mark, name in BOMS:
         if head.startswith(mark):
             return name, "strict" if name == "utf-8-sig" else "surrogatepass"
@@ -129,20 +154,28 @@ def _other(raw: bytes, name: str, encoding: str, where: str, nul: bool = False) 
     head = raw[:HEAD]
     if encoding in ("utf-16", "utf-32"):
         return StitchLensError(
-            f"{name}, which begins as {encoding.upper()} and is none ({where})", "whole text", "save it again as UTF-8"
+            f"{name}, which begins as {encoding.upper()} and is none ({where})",
+            "whole text",
+            "save it again as UTF-8",
         )
     if b"\0" not in raw and not nul:
         guess = _guess(raw)
         known, convert = "", "save it as UTF-8"
         if guess:
-            known, convert = f", perhaps {guess}", f"convert it, as with `iconv -f {guess} -t utf-8`"
-        return StitchLensError(f"{name} not in UTF-8 ({where}){known}", "UTF-8 text", f"{convert}, or leave it out")
+            known, convert = (
+                f", perhaps {guess}",
+                f"convert it, as with `iconv -f {guess} -t utf-8`",
+            )
+        return StitchLensError(
+            f"{name} not in UTF-8 ({where}){known}", "UTF-8 text", f"{convert}, or leave it out"
+        )
     for order, zeros in (("utf-16le", head[1::2]), ("utf-16be", head[0::2])):
         if len(head) > 3 and zeros.count(0) > len(zeros) / 2:
             return StitchLensError(
-                f"{name} not in UTF-8 ({where}), perhaps {order} without a byte order mark", "UTF-8 text",
+                f"{name} not in UTF-8 ({where}), perhaps {order} without a byte order mark",
+                "UTF-8 text",
                 f"convert it, as with `iconv -f {order} -t utf-8`",
-            )  # fmt: skip
+            )
     at = where if where.startswith("line") or 0 not in raw else f"byte {raw.index(0)}"
     return StitchLensError(f"a binary file {name} (NUL at {at})", "UTF-8 text", "leave it out")
 
@@ -157,7 +190,9 @@ def _guess(raw: bytes) -> str:
     if best is None:
         return ""
     equal = {
-        name for one in found if (one.chaos, one.coherence) == (best.chaos, best.coherence)
+        name
+        for one in found
+        if (one.chaos, one.coherence) == (best.chaos, best.coherence)
         for name in one.could_be_from_charset
-    }  # fmt: skip
+    }
     return ("cp1252" if "cp1252" in equal else best.encoding).replace("_", "-")

@@ -1,6 +1,8 @@
-"""Files of rows, packed or not: CSV, JSON lines, JSON, Parquet, Arrow. One column of text is read out of each.
+"""Files of rows, packed or not: CSV, JSON lines, JSON, Parquet, Arrow. One column of text is read
+out of each.
 
-Rows are streamed, so that memory does not grow with the file. Nothing is executed, cached or asked of the network.
+Rows are streamed, so that memory does not grow with the file. Nothing is executed, cached or asked
+of the network.
 """
 
 import bz2
@@ -57,7 +59,8 @@ class Rows:
 
 
 def form(path: Path) -> tuple[str, str]:
-    """The ending that says what is in a file, and the one that says how it is packed: ('.jsonl', '.gz')."""
+    """The ending that says what is in a file, and the one that says how it is packed: ('.jsonl',
+    '.gz')."""
     endings = [x.lower() for x in path.suffixes]
     packing = endings.pop() if endings and endings[-1] in PACKED else ""
     return (endings[-1] if endings else ""), packing
@@ -97,17 +100,36 @@ def faults(name: str) -> Generator[None]:
     except StitchLensError:
         raise
     except FileNotFoundError:
-        raise StitchLensError(f"no file {name}", "the whole data set", "fetch or save it again") from None
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, MemoryError, NotImplementedError) as e:
-        # ArrowInvalid is a ValueError, ArrowNotImplementedError a NotImplementedError, UnicodeDecodeError a ValueError
         raise StitchLensError(
-            f"{name} damaged or unreadable ({first_line(e)})", "a whole file", "fetch or save it again, or leave it out"
+            f"no file {name}", "the whole data set", "fetch or save it again"
+        ) from None
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+        lzma.LZMAError,
+        MemoryError,
+        NotImplementedError,
+    ) as e:
+        # ArrowInvalid is a ValueError, ArrowNotImplementedError a NotImplementedError,
+        # UnicodeDecodeError a ValueError
+        raise StitchLensError(
+            f"{name} damaged or unreadable ({first_line(e)})",
+            "a whole file",
+            "fetch or save it again, or leave it out",
         ) from None
 
 
 def choose(columns: Mapping[str, bool], name: str) -> str:
-    """The column that holds the text; each of `columns` is said to be of strings or not. Raises NoColumn."""
-    named = [(column, is_text) for wanted in COLUMNS for column, is_text in columns.items() if _is(column, wanted)]
+    """The column that holds the text; each of `columns` is said to be of strings or not. Raises
+    NoColumn."""
+    named = [
+        (column, is_text)
+        for wanted in COLUMNS
+        for column, is_text in columns.items()
+        if _is(column, wanted)
+    ]
     for column, is_text in named:
         if is_text:
             return column
@@ -117,8 +139,9 @@ def choose(columns: Mapping[str, bool], name: str) -> str:
     if named:
         raise NoColumn(
             f"no strings in column '{named[0][0]}' of {name} (columns: {listed(columns)})",
-            "a column of strings named text or content", "rename the one that holds the text to 'text'",
-        )  # fmt: skip
+            "a column of strings named text or content",
+            "rename the one that holds the text to 'text'",
+        )
     raise NoColumn(
         f"no column 'text' in {name} (columns: {listed(columns)})",
         "a column of strings named text or content, or one column of strings alone",
@@ -160,14 +183,16 @@ def unpacked(path: Path, name: str) -> io.BufferedIOBase:
 
 
 def whole_text(path: Path, name: str) -> str:
-    """A packed text, or JSON in one piece. Raises StitchLensError where it is over WHOLE bytes or not text."""
+    """A packed text, or JSON in one piece. Raises StitchLensError where it is over WHOLE bytes or
+    not text."""
     with faults(name), unpacked(path, name) as file:
         raw = file.read(WHOLE + 1)
     if len(raw) > WHOLE:
         raise StitchLensError(
-            f"{name} of over {WHOLE:,} bytes in one piece", "JSON lines or plain text",
+            f"{name} of over {WHOLE:,} bytes in one piece",
+            "JSON lines or plain text",
             "write a row a line, as with `jq -c .[]`, and name it .jsonl",
-        )  # fmt: skip
+        )
     return decode(raw, name)
 
 
@@ -183,7 +208,9 @@ def _seekable(path: Path, name: str) -> Generator[io.BufferedIOBase]:
         while piece := packed.read(2**20):
             size += len(piece)
             if size > UNPACKED:
-                raise StitchLensError(f"{name}, which unpacks to over {UNPACKED:,} bytes", "less", "split it")
+                raise StitchLensError(
+                    f"{name}, which unpacks to over {UNPACKED:,} bytes", "less", "split it"
+                )
             file.write(piece)
         file.seek(0)
         yield cast("io.BufferedIOBase", file)
@@ -195,10 +222,12 @@ def _seekable(path: Path, name: str) -> Generator[io.BufferedIOBase]:
 def csv_rows(
     lines: Iterator[str], name: str, wanted: Collection[str] = COLUMNS, tabs: bool = False
 ) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """(columns, (line, cells) of each row that is not blank) of a CSV whose cells are parted by commas, semicolons or
-    tabs: by the one that finds most of the `wanted` columns in its first line, then most columns.
+    """(columns, (line, cells) of each row that is not blank) of a CSV whose cells are parted by
+    commas, semicolons or tabs: by the one that finds most of the `wanted` columns in its first
+    line, then most columns.
 
-    Rows are as long as the first line. Raises StitchLensError that names the line where one is longer, or is no CSV.
+    Rows are as long as the first line. Raises StitchLensError that names the line where one is
+    longer, or is no CSV.
     """
     csv.field_size_limit(LONGEST_LINE)
     first = next(lines, "")
@@ -220,9 +249,11 @@ def csv_rows(
             for cells in reader:
                 if any(cell.strip() for cell in cells[len(columns) :]):
                     raise StitchLensError(
-                        f"line {reader.line_num} of {name} with {len(cells)} cells under {len(columns)} columns",
-                        "as many cells as columns", "put the text in double quotes",
-                    )  # fmt: skip
+                        f"line {reader.line_num} of {name} with {len(cells)} cells under"
+                        f" {len(columns)} columns",
+                        "as many cells as columns",
+                        "put the text in double quotes",
+                    )
                 if cells:
                     yield reader.line_num, (cells + [""] * len(columns))[: len(columns)]
 
@@ -243,7 +274,9 @@ def once(columns: Sequence[str], column: str, name: str) -> int:
     """The place of a column. Raises StitchLensError where there are two of that name."""
     places = [i for i, one in enumerate(columns) if one.casefold() == column.casefold()]
     if len(places) > 1:
-        raise StitchLensError(f"column {column} twice in {name}", "each name once", "rename one of them")
+        raise StitchLensError(
+            f"column {column} twice in {name}", "each name once", "rename one of them"
+        )
     return places[0]
 
 
@@ -253,7 +286,9 @@ def _csv_texts(path: Path, name: str) -> Rows:
     is_text = {column: True for column in columns if any(_is(column, wanted) for wanted in COLUMNS)}
     if not is_text:
         first = list(itertools.islice(rows, SAMPLE))
-        is_text = {column: not _numbers(cells[i] for _, cells in first) for i, column in enumerate(columns)}
+        is_text = {
+            column: not _numbers(cells[i] for _, cells in first) for i, column in enumerate(columns)
+        }
     column = choose(is_text, name)
     at = once(columns, column, name)
     texts = ((number, cells[at]) for number, cells in itertools.chain(first, rows))
@@ -278,7 +313,9 @@ def _numbers(cells: Iterable[str]) -> bool:
 
 
 def _json_lines(path: Path, name: str) -> Rows:
-    numbered = ((n, line) for n, line in enumerate(stream(unpacked(path, name), name), 1) if line.strip())
+    numbered = (
+        (n, line) for n, line in enumerate(stream(unpacked(path, name), name), 1) if line.strip()
+    )
     rows = ((n, parse_line(line, n, name)) for n, line in numbered)
     return _json_rows(rows, name)
 
@@ -293,7 +330,9 @@ def parse_line(line: str, number: int, name: str) -> Any:
 
 def _bad_row(row: str, name: str, why: str, column: str = COLUMNS[0]) -> StitchLensError:
     return StitchLensError(
-        f"{row} of {name} ({why})", f"JSON with a string under '{column}'", f"mend or remove that {row.split()[0]}"
+        f"{row} of {name} ({why})",
+        f"JSON with a string under '{column}'",
+        f"mend or remove that {row.split()[0]}",
     )
 
 
@@ -315,7 +354,9 @@ def _json_rows(rows: Iterator[tuple[int, Any]], name: str, unit: str = "line") -
                 raise fault(number, f"no '{column}'")
             text = row[column] if isinstance(row, dict) else row
             if text is not None and not isinstance(text, str):
-                raise fault(number, f"'{column}' is not a string" if isinstance(row, dict) else "no object")
+                raise fault(
+                    number, f"'{column}' is not a string" if isinstance(row, dict) else "no object"
+                )
             if text:
                 yield number, text
 
@@ -323,7 +364,8 @@ def _json_rows(rows: Iterator[tuple[int, Any]], name: str, unit: str = "line") -
 
 
 def _json(path: Path, name: str) -> Rows:
-    """JSON lines, a list of rows, an object that holds one list of rows, or one row that has a text."""
+    """JSON lines, a list of rows, an object that holds one list of rows, or one row that has a
+    text."""
     filled = (line for line in stream(unpacked(path, name), name) if line.strip())
     begins = list(itertools.islice(filled, 2))
     filled.close()
@@ -334,14 +376,22 @@ def _json(path: Path, name: str) -> Rows:
     try:
         value = json.loads(whole_text(path, name))
     except (ValueError, RecursionError) as e:
-        raise StitchLensError(f"{name} that is no JSON ({first_line(e)})", "JSON", "mend or remove it") from None
+        raise StitchLensError(
+            f"{name} that is no JSON ({first_line(e)})", "JSON", "mend or remove it"
+        ) from None
     if isinstance(value, dict):
         lists = [x for x in value.values() if isinstance(x, list) and x and isinstance(x[0], dict)]
         if not lists and not any(isinstance(value.get(c), str) for c in COLUMNS):
-            raise NoRows(f"one object without a text in {name}", "rows", "write JSON lines with a string under 'text'")
+            raise NoRows(
+                f"one object without a text in {name}",
+                "rows",
+                "write JSON lines with a string under 'text'",
+            )
         value = lists[0] if len(lists) == 1 else [value]
     if not isinstance(value, list):
-        raise NoRows(f"no rows in {name}", "a list of rows", "write JSON lines with a string under 'text'")
+        raise NoRows(
+            f"no rows in {name}", "a list of rows", "write JSON lines with a string under 'text'"
+        )
     return _json_rows(enumerate(value, 1), name, "row")
 
 
@@ -403,7 +453,11 @@ def _strings(schema: Any) -> dict[str, bool]:
     def is_text(kind: Any) -> bool:
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
-        return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        return (
+            pa.types.is_string(kind)
+            or pa.types.is_large_string(kind)
+            or pa.types.is_string_view(kind)
+        )
 
     return {field.name: is_text(field.type) for field in schema}
 
@@ -418,7 +472,8 @@ def _column(batches: Iterable[Any], column: str) -> Iterator[tuple[int, str]]:
 
 
 def saved_files(folder: Path) -> set[str] | None:
-    """The Arrow files that a folder written by `save_to_disk` of datasets consists of; None for any other folder.
+    """The Arrow files that a folder written by `save_to_disk` of datasets consists of; None for any
+    other folder.
 
     What else lies there is a cache. Raises StitchLensError where one of them is missing.
     """
@@ -430,6 +485,8 @@ def saved_files(folder: Path) -> set[str] | None:
         return None
     if missing := sorted(name for name in names if not (folder / name).is_file()):
         raise StitchLensError(
-            f"no {listed(missing)} in {folder.name}, which its {STATE} names", "the whole data set", "copy it again"
+            f"no {listed(missing)} in {folder.name}, which its {STATE} names",
+            "the whole data set",
+            "copy it again",
         )
     return names

@@ -8,15 +8,29 @@ import pandas as pd
 from core.errors import StitchLensError
 from core.workspace.store import Workspace
 
-BUILT = ("pair", "svcca", "study", "alpha_sweep", "stitches", "controls", "quality", "downstream", "kinds")
+BUILT = (
+    "pair",
+    "svcca",
+    "study",
+    "alpha_sweep",
+    "stitches",
+    "controls",
+    "quality",
+    "downstream",
+    "kinds",
+)
 """Groups of artifacts that `build` makes."""
 
 
 MAKES = {
-    "saes": "features build", "sae_quality": "features build", "features": "features build",
-    "language_means": "steer eval", "steering": "steer eval", "steering_choice": "steer eval",
+    "saes": "features build",
+    "sae_quality": "features build",
+    "features": "features build",
+    "language_means": "steer eval",
+    "steering": "steer eval",
+    "steering_choice": "steer eval",
     "generations": "steer eval",
-}  # fmt: skip
+}
 """The command that makes others."""
 
 
@@ -59,22 +73,32 @@ WHAT = {
 
 
 def provenance(ws: Workspace, name: str) -> pd.DataFrame:
-    """What a stitch was made from: `what`, `value`; nested makers as dotted names, then file, hash, date, versions."""
+    """What a stitch was made from: `what`, `value`; nested makers as dotted names, then file, hash,
+    date, versions."""
     entry = ws.entry(f"stitches/{name}")
-    rows = [*_flat(entry.makers), ("file", entry.path), ("sha256", entry.sha256), ("bytes", f"{entry.bytes:,}"),
-            ("made", entry.made), *_flat(entry.versions, "versions.")]  # fmt: skip
+    rows = [
+        *_flat(entry.makers),
+        ("file", entry.path),
+        ("sha256", entry.sha256),
+        ("bytes", f"{entry.bytes:,}"),
+        ("made", entry.made),
+        *_flat(entry.versions, "versions."),
+    ]
     return pd.DataFrame(rows, columns=["what", "value"])
 
 
 def computed(ws: Workspace) -> pd.DataFrame:
-    """What the workspace holds, a row a kind: `group`, `what`, `files`, `made` (the latest, UTC), `megabytes`."""
+    """What the workspace holds, a row a kind: `group`, `what`, `files`, `made` (the latest, UTC),
+    `megabytes`."""
     rows = [
         (name.split("/")[0], pd.Timestamp(a.made) if a.made else pd.NaT, a.bytes / 1e6)
         for name, a in ws.manifest().artifacts.items()
     ]
-    table = pd.DataFrame(rows, columns=["group", "made", "megabytes"]).groupby("group", as_index=False).agg(
-        files=("made", "size"), made=("made", "max"), megabytes=("megabytes", "sum")
-    )  # fmt: skip
+    table = (
+        pd.DataFrame(rows, columns=["group", "made", "megabytes"])
+        .groupby("group", as_index=False)
+        .agg(files=("made", "size"), made=("made", "max"), megabytes=("megabytes", "sum"))
+    )
     order = {group: i for i, group in enumerate(WHAT)}
     table["what"] = [WHAT.get(group, group) for group in table.group]
     return table.sort_values("group", key=lambda s: s.map(order)).reset_index(drop=True)
@@ -83,7 +107,11 @@ def computed(ws: Workspace) -> pd.DataFrame:
 def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     rows = []
     for key, item in value.items():
-        rows += _flat(item, f"{prefix}{key}.") if isinstance(item, dict) else [(f"{prefix}{key}", str(item))]
+        rows += (
+            _flat(item, f"{prefix}{key}.")
+            if isinstance(item, dict)
+            else [(f"{prefix}{key}", str(item))]
+        )
     return rows
 
 
@@ -96,11 +124,20 @@ Kind = Literal["stitches", "saes", "vectors"]
 PARTS: dict[Kind, tuple[str, ...]] = {
     "stitches": ("controls", "cards", "quality", "kinds", "downstream", "stitches"),
     "saes": (
-        "sae_cards", "sae_quality", "examples_a", "examples_b", "histograms_a", "histograms_b", "together_a",
-        "together_b", "logits", "features", "saes",
+        "sae_cards",
+        "sae_quality",
+        "examples_a",
+        "examples_b",
+        "histograms_a",
+        "histograms_b",
+        "together_a",
+        "together_b",
+        "logits",
+        "features",
+        "saes",
     ),
     "vectors": ("vector_cards", "vectors"),
-}  # fmt: skip
+}
 """The artifacts of one upload, that which makes it visible last."""
 
 
@@ -110,23 +147,39 @@ KINDS: dict[str, str] = {"stitches": "stitch", "saes": "SAE", "vectors": "vector
 def name_from(text: str) -> str:
     """A name for an artifact from that of a file or a reference."""
     stem = re.split(r"[/:\\]", text.rstrip("/"))[-1]
-    for ending in (".safetensors", ".npz", ".npy", ".zip", ".gguf", ".json", ".pt", ".pth", ".bin", ".ckpt"):
+    for ending in (
+        ".safetensors",
+        ".npz",
+        ".npy",
+        ".zip",
+        ".gguf",
+        ".json",
+        ".pt",
+        ".pth",
+        ".bin",
+        ".ckpt",
+    ):
         stem = stem.removesuffix(ending)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:64] or "mine"
 
 
 def check_name(ws: Workspace, kind: str, name: str) -> None:
-    """Of an artifact of that kind. Raises StitchLensError where a name is unfit for a file, or taken."""
+    """Of an artifact of that kind. Raises StitchLensError where a name is unfit for a file, or
+    taken."""
     if not NAME.fullmatch(name):
         raise StitchLensError(
-            f"the name '{name}'", "up to 64 letters, digits, '.', '_' and '-', the first a letter or digit",
+            f"the name '{name}'",
+            "up to 64 letters, digits, '.', '_' and '-', the first a letter or digit",
             "choose another name",
-        )  # fmt: skip
+        )
     if ws.exists and f"{kind}/{name}" in ws.manifest().artifacts:
         article, what = "an" if kind == "saes" else "a", KINDS.get(kind, "set")
-        raise StitchLensError(f"{article} {what} named '{name}'", "a name that is free", "choose another name")
+        raise StitchLensError(
+            f"{article} {what} named '{name}'", "a name that is free", "choose another name"
+        )
 
 
 def is_brought(makers: dict[str, Any]) -> bool:
-    """Whether an artifact with these makers came from a person, so that nothing here can make it again."""
+    """Whether an artifact with these makers came from a person, so that nothing here can make it
+    again."""
     return makers.get("method") == "imported" or "brought" in makers

@@ -58,8 +58,8 @@ def fingerprint(value: Any) -> str:
 def beside(target: Path) -> Iterator[Path]:
     """A temporary path beside `target` to write to; renamed over it on success, removed on failure.
 
-    Raises StitchLensError where the disk is full or the place is read-only; `target` is then as it was. What a killed
-    writer of the same target left there is removed after a day.
+    Raises StitchLensError where the disk is full or the place is read-only; `target` is then as it
+    was. What a killed writer of the same target left there is removed after a day.
     """
     prefix = f".{target.name[:40]}."
     with disk_faults(target):
@@ -83,8 +83,12 @@ def beside(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def folder_beside(target: Path) -> Iterator[Path]:
-    """Like `beside`, for a folder: an empty one to fill, which takes the place of `target` on success."""
-    with disk_faults(target), tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+    """Like `beside`, for a folder: an empty one to fill, which takes the place of `target` on
+    success."""
+    with (
+        disk_faults(target),
+        tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch,
+    ):
         folder = Path(scratch) / "folder"
         folder.mkdir()
         yield folder
@@ -95,7 +99,8 @@ def folder_beside(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def disk_faults(target: Path) -> Iterator[None]:
-    """Turns what the system says of a full disk or a closed place, on writing `target`, into a StitchLensError."""
+    """Turns what the system says of a full disk or a closed place, on writing `target`, into a
+    StitchLensError."""
     try:
         yield
     except OSError as e:
@@ -130,7 +135,9 @@ def only_one(pair: str, what: str) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise StitchLensError(
-            f"another {what} of '{pair}' running", "one at a time", "wait for it or stop it; its work so far is kept"
+            f"another {what} of '{pair}' running",
+            "one at a time",
+            "wait for it or stop it; its work so far is kept",
         ) from None
     except OSError as e:
         raise _disk_error(e, path) from e

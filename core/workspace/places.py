@@ -14,8 +14,9 @@ PRIVATE_ENV = "STITCHLENS_PRIVATE"
 
 
 def named(text: str) -> Path:
-    """The path that a person, or a file from outside, named. Raises StitchLensError where it can be none: too long,
-    with a null, in the home of nobody, with bytes that are not UTF-8 (specs and labels keep paths, as JSON)."""
+    """The path that a person, or a file from outside, named. Raises StitchLensError where it can be
+    none: too long, with a null, in the home of nobody, with bytes that are not UTF-8 (specs and
+    labels keep paths, as JSON)."""
     try:
         if "\0" in text:
             raise ValueError("a null character")
@@ -35,13 +36,15 @@ def workspaces_dir() -> Path:
 
 
 def private_dir() -> Path | None:
-    """Where a command writes what belongs to one person alone: PRIVATE_ENV, which a page sets for its jobs."""
+    """Where a command writes what belongs to one person alone: PRIVATE_ENV, which a page sets for
+    its jobs."""
     found = os.environ.get(PRIVATE_ENV)
     return Path(found) if found else None
 
 
 def user_cache() -> Path:
-    """Where large things that can be made again live: dequantised weights, moments, recorded activations."""
+    """Where large things that can be made again live: dequantised weights, moments, recorded
+    activations."""
     return Path(os.environ.get("STITCHLENS_CACHE", user_cache_path("stitchlens")))
 
 

@@ -1,7 +1,9 @@
-"""A workspace on disk: one folder a model pair, whose manifest names every artifact, its hash and its makers.
+"""A workspace on disk: one folder a model pair, whose manifest names every artifact, its hash and
+its makers.
 
-An artifact is written beside its final place and renamed into it under a name that carries its hash; then the
-manifest is replaced the same way. Whatever the moment of a kill, the manifest points at whole files, old or new.
+An artifact is written beside its final place and renamed into it under a name that carries its
+hash; then the manifest is replaced the same way. Whatever the moment of a kill, the manifest points
+at whole files, old or new.
 """
 
 import contextlib
@@ -55,7 +57,8 @@ class Artifact(Frozen):
     kind: str
     """'stitch', 'control', 'sae', 'table' or 'record'."""
     makers: dict[str, Any] = Field(default_factory=dict)
-    """What it was made from: model ids and weight hashes, hooks, corpus fingerprint, counts, config."""
+    """What it was made from: model ids and weight hashes, hooks, corpus fingerprint, counts,
+    config."""
     versions: dict[str, str] = Field(default_factory=dict)
     made: str = ""
 
@@ -79,7 +82,8 @@ def versions() -> dict[str, str]:
 
 @lru_cache(maxsize=64)
 def _read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manifest:
-    """A manifest that has not changed (`stamp`: its inode, size and time) is read once: a page asks a hundred times."""
+    """A manifest that has not changed (`stamp`: its inode, size and time) is read once: a page asks
+    a hundred times."""
     try:
         raw = json.loads(path.read_text("utf-8"))
         if not isinstance(raw, dict):
@@ -91,11 +95,15 @@ def _read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manife
         ) from None
     if not isinstance(schema, int):
         raise StitchLensError(
-            "a manifest without schema_version", f"schema {SCHEMA}", "run `python -m core doctor --repair`"
+            "a manifest without schema_version",
+            f"schema {SCHEMA}",
+            "run `python -m core doctor --repair`",
         )
     if schema > SCHEMA:
         raise StitchLensError(
-            f"workspace schema {schema!r}", f"{SCHEMA} or older", "update StitchLens to the version that wrote it"
+            f"workspace schema {schema!r}",
+            f"{SCHEMA} or older",
+            "update StitchLens to the version that wrote it",
         )
     try:
         manifest = Manifest.model_validate(raw)
@@ -113,7 +121,9 @@ def _read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manife
             "do not use this workspace",
         )
     if manifest.pair != pair:
-        raise StitchLensError(f"a manifest of pair '{manifest.pair}'", f"'{pair}'", "move it to its own folder")
+        raise StitchLensError(
+            f"a manifest of pair '{manifest.pair}'", f"'{pair}'", "move it to its own folder"
+        )
     return manifest
 
 
@@ -130,8 +140,8 @@ def _leaves(path: str) -> bool:
 class Workspace:
     """One pair's folder. Reads need no lock; writes take one and are atomic.
 
-    With a `private` folder beside it, what one person brought lies over what all share: reads find both, writes and
-    removals touch the private part alone.
+    With a `private` folder beside it, what one person brought lies over what all share: reads find
+    both, writes and removals touch the private part alone.
     """
 
     def __init__(self, pair: str, root: Path | None = None, private: Path | None = None) -> None:
@@ -149,7 +159,9 @@ class Workspace:
 
     @property
     def exists(self) -> bool:
-        return (self.root / "manifest.json").exists() or (self.shared is not self and self.shared.exists)
+        return (self.root / "manifest.json").exists() or (
+            self.shared is not self and self.shared.exists
+        )
 
     @property
     def private(self) -> Path | None:
@@ -157,14 +169,16 @@ class Workspace:
         return None if self.shared is self else self.root.parent
 
     def manifest(self) -> Manifest:
-        """Everything that is here. Raises StitchLensError where a manifest is missing, broken, of another pair or
-        from a newer schema."""
+        """Everything that is here. Raises StitchLensError where a manifest is missing, broken, of
+        another pair or from a newer schema."""
         if self.shared is self:
             return self._manifest()
         artifacts: dict[str, Artifact] = {}
         if self.shared.exists:
             for name, artifact in self.shared.manifest().artifacts.items():
-                artifacts[name] = artifact.model_copy(update={"path": str(self.shared.root / artifact.path)})
+                artifacts[name] = artifact.model_copy(
+                    update={"path": str(self.shared.root / artifact.path)}
+                )
         return Manifest(pair=self.pair, artifacts=artifacts | self.own())
 
     def own(self) -> dict[str, Artifact]:
@@ -177,7 +191,9 @@ class Workspace:
             stat = path.stat()
         except FileNotFoundError:
             raise StitchLensError(
-                f"no workspace for '{self.pair}'", "a built one", f"run `python -m core build {self.pair}`"
+                f"no workspace for '{self.pair}'",
+                "a built one",
+                f"run `python -m core build {self.pair}`",
             ) from None
         except OSError as e:
             raise StitchLensError(
@@ -187,28 +203,42 @@ class Workspace:
 
     @contextlib.contextmanager
     def _only_writer(self) -> Iterator[None]:
-        """The workspace's lock. Raises StitchLensError where another process keeps it, or the place is read-only."""
+        """The workspace's lock. Raises StitchLensError where another process keeps it, or the place
+        is read-only."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with FileLock(self.root / ".lock", timeout=LOCK_SECONDS):
                 yield
         except Timeout:
             raise StitchLensError(
-                f"another process writing to workspace '{self.pair}'", "to be the only writer", "wait for it to finish"
+                f"another process writing to workspace '{self.pair}'",
+                "to be the only writer",
+                "wait for it to finish",
             ) from None
         except OSError as e:
             raise _disk_error(e, self.root) from e
 
     def _replace_manifest(self, artifacts: dict[str, Artifact]) -> None:
         now, part = self.root / "manifest.json", self.root / f".{secrets.token_hex(4)}.part"
-        with contextlib.suppress(OSError):  # a second name for the old one, which `restore` goes back to
+        with contextlib.suppress(
+            OSError
+        ):  # a second name for the old one, which `restore` goes back to
             os.link(now, part)
             part.replace(self.root / PREVIOUS)
-        text = Manifest(pair=self.pair, artifacts=dict(sorted(artifacts.items()))).model_dump_json(indent=1)
+        text = Manifest(pair=self.pair, artifacts=dict(sorted(artifacts.items()))).model_dump_json(
+            indent=1
+        )
         with beside(self.root / "manifest.json") as part:
             part.write_text(text + "\n", "utf-8")
 
-    def put(self, name: str, write: Callable[[Path], Any], kind: str, suffix: str, makers: dict[str, Any]) -> Artifact:
+    def put(
+        self,
+        name: str,
+        write: Callable[[Path], Any],
+        kind: str,
+        suffix: str,
+        makers: dict[str, Any],
+    ) -> Artifact:
         """Write one artifact (`write` fills the path it is given) and point the manifest at it."""
         with self._only_writer():
             target = self.root / f"{name}{suffix}"
@@ -220,12 +250,16 @@ class Workspace:
             target.replace(final)
             return self._point(name, final, digest, size, kind, makers)
 
-    def put_folder(self, name: str, write: Callable[[Path], Any], kind: str, makers: dict[str, Any]) -> Artifact:
+    def put_folder(
+        self, name: str, write: Callable[[Path], Any], kind: str, makers: dict[str, Any]
+    ) -> Artifact:
         """Like `put`, for an artifact that is a folder of files (an SAELens SAE)."""
         target = self.root / name
         with self._only_writer(), disk_faults(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{target.name[:40]}.", dir=target.parent) as scratch:
+            with tempfile.TemporaryDirectory(
+                prefix=f".{target.name[:40]}.", dir=target.parent
+            ) as scratch:
                 part = Path(scratch) / "folder"
                 part.mkdir()
                 write(part)
@@ -236,13 +270,20 @@ class Workspace:
                 part.rename(final)
             return self._point(name, final, digest, size, kind, makers)
 
-    def _point(self, name: str, final: Path, digest: str, size: int, kind: str, makers: dict[str, Any]) -> Artifact:
+    def _point(
+        self, name: str, final: Path, digest: str, size: int, kind: str, makers: dict[str, Any]
+    ) -> Artifact:
         """Point the manifest at a finished artifact and remove the one that it replaces."""
         old = self.own()
         new = Artifact(
-            path=str(final.relative_to(self.root)), sha256=digest, bytes=size, kind=kind, makers=makers,
-            versions=versions(), made=datetime.now(UTC).isoformat(timespec="seconds"),
-        )  # fmt: skip
+            path=str(final.relative_to(self.root)),
+            sha256=digest,
+            bytes=size,
+            kind=kind,
+            makers=makers,
+            versions=versions(),
+            made=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
         self._replace_manifest(old | {name: new})
         if name in old and old[name].path != new.path:
             _gone(self.root / old[name].path)
@@ -252,13 +293,28 @@ class Workspace:
         """A copy of another workspace's artifact, with its makers."""
         if source.is_dir():
             return self.put_folder(
-                name, lambda to: shutil.copytree(source, to, dirs_exist_ok=True), artifact.kind, artifact.makers
+                name,
+                lambda to: shutil.copytree(source, to, dirs_exist_ok=True),
+                artifact.kind,
+                artifact.makers,
             )
-        return self.put(name, lambda to: shutil.copyfile(source, to), artifact.kind, source.suffix, artifact.makers)
+        return self.put(
+            name,
+            lambda to: shutil.copyfile(source, to),
+            artifact.kind,
+            source.suffix,
+            artifact.makers,
+        )
 
     def put_table(self, name: str, table: pd.DataFrame, makers: dict[str, Any]) -> Artifact:
         def write(path: Path) -> None:
-            table.to_parquet(path, index=False, compression="zstd", compression_level=12, row_group_size=ROW_GROUP)
+            table.to_parquet(
+                path,
+                index=False,
+                compression="zstd",
+                compression_level=12,
+                row_group_size=ROW_GROUP,
+            )
 
         return self.put(name, write, "table", ".parquet", makers)
 
@@ -280,11 +336,16 @@ class Workspace:
                 _gone(self.root / gone.path)
 
     def set_aside(self, path: Path) -> Path | None:
-        """Move a file or folder of this workspace into its folder `aside`; nothing is deleted. None where it is
-        gone."""
+        """Move a file or folder of this workspace into its folder `aside`; nothing is deleted. None
+        where it is gone."""
         if not path.exists():
             return None
-        to = self.root / ASIDE / datetime.now(UTC).strftime("%Y%m%dT%H%M%S") / path.relative_to(self.root)
+        to = (
+            self.root
+            / ASIDE
+            / datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+            / path.relative_to(self.root)
+        )
         with self._only_writer(), disk_faults(to):
             to.parent.mkdir(parents=True, exist_ok=True)
             while to.exists():
@@ -299,8 +360,8 @@ class Workspace:
             self._replace_manifest({k: v for k, v in self.own().items() if k not in gone})
 
     def restore(self) -> bool:
-        """Put the manifest before the last one in the place of a broken one, which is set aside. False where it cannot
-        be read either."""
+        """Put the manifest before the last one in the place of a broken one, which is set aside.
+        False where it cannot be read either."""
         previous = self.root / PREVIOUS
         try:
             known = self._manifest(previous).artifacts
@@ -312,54 +373,75 @@ class Workspace:
         return True
 
     def strays(self) -> list[Path]:
-        """Files and folders in the place of artifacts that no manifest names: what a killed writer left, or a person
-        put there."""
+        """Files and folders in the place of artifacts that no manifest names: what a killed writer
+        left, or a person put there."""
         named = {self.root / a.path for a in self.own().values()}
         beside_them = {"manifest.json", PREVIOUS, ".lock", SPEC, ASIDE}
         out = []
         for path in sorted(self.root.rglob("*")):
-            inside = path in named or any(p in named for p in path.parents) or any(path in n.parents for n in named)
-            if not inside and path.relative_to(self.root).parts[0] not in beside_them and path.is_file():
+            inside = (
+                path in named
+                or any(p in named for p in path.parents)
+                or any(path in n.parents for n in named)
+            )
+            if (
+                not inside
+                and path.relative_to(self.root).parts[0] not in beside_them
+                and path.is_file()
+            ):
                 out.append(path)
         return out
 
     def names(self, kind: str | None = None, prefix: str = "") -> list[str]:
-        return [n for n, a in self.manifest().artifacts.items() if n.startswith(prefix) and kind in (None, a.kind)]
+        return [
+            n
+            for n, a in self.manifest().artifacts.items()
+            if n.startswith(prefix) and kind in (None, a.kind)
+        ]
 
     def entry(self, name: str) -> Artifact:
-        """Raises StitchLensError that lists the artifacts of the same prefix where `name` is missing."""
+        """Raises StitchLensError that lists the artifacts of the same prefix where `name` is
+        missing."""
         artifacts = self.manifest().artifacts
         if name not in artifacts:
-            near = [n for n in artifacts if n.split("/")[0] == name.split("/")[0]] or list(artifacts)
+            near = [n for n in artifacts if n.split("/")[0] == name.split("/")[0]] or list(
+                artifacts
+            )
             raise StitchLensError(
-                f"no '{name}' in workspace '{self.pair}'", f"one of {', '.join(near) or 'none yet'}",
+                f"no '{name}' in workspace '{self.pair}'",
+                f"one of {', '.join(near) or 'none yet'}",
                 f"run `python -m core build {self.pair}`",
-            )  # fmt: skip
+            )
         return artifacts[name]
 
     def path(self, name: str) -> Path:
-        """The artifact's file or folder, hash checked. Raises StitchLensError where a byte differs or it is gone."""
+        """The artifact's file or folder, hash checked. Raises StitchLensError where a byte differs
+        or it is gone."""
         entry = self.entry(name)
         if not (self.root / entry.path).exists():  # replaced between the two reads?
             entry = self.entry(name)
         path = self.root / entry.path
         if not path.exists():
             raise StitchLensError(
-                f"{entry.path} missing from workspace '{self.pair}'", "the file its manifest names",
+                f"{entry.path} missing from workspace '{self.pair}'",
+                "the file its manifest names",
                 f"restore it, or run `python -m core build {self.pair}`",
-            )  # fmt: skip
+            )
         found = sha256_path(path)
         if found != entry.sha256:
             raise StitchLensError(
-                f"{entry.path} with hash {found[:12]}", f"{entry.sha256[:12]} as in its manifest",
+                f"{entry.path} with hash {found[:12]}",
+                f"{entry.sha256[:12]} as in its manifest",
                 f"the file was changed: restore it, or run `python -m core build {self.pair}`",
-            )  # fmt: skip
+            )
         return path
 
     def table(self, name: str, **equal: Any) -> pd.DataFrame:
-        """Whole, or the rows in which columns are `equal` to given values; of a table that is sorted by such a column
-        only the parts that hold them are read."""
-        return pd.read_parquet(self.path(name), filters=[(k, "==", v) for k, v in equal.items()] or None)
+        """Whole, or the rows in which columns are `equal` to given values; of a table that is
+        sorted by such a column only the parts that hold them are read."""
+        return pd.read_parquet(
+            self.path(name), filters=[(k, "==", v) for k, v in equal.items()] or None
+        )
 
     def record(self, name: str) -> dict[str, Any]:
         return json.loads(self.path(name).read_text("utf-8"))
@@ -376,7 +458,8 @@ class Workspace:
 
 
 def stamp(ws: Workspace) -> str:
-    """Changes whenever an artifact does: hashes from the manifest, sizes and times from the disk."""
+    """Changes whenever an artifact does: hashes from the manifest, sizes and times from the
+    disk."""
     files = []
     for name, artifact in ws.manifest().artifacts.items():
         path = ws.root / artifact.path

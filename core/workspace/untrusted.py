@@ -1,4 +1,5 @@
-"""Files from outside, bounded before anything is allocated: how large one may be, and what its parts may claim.
+"""Files from outside, bounded before anything is allocated: how large one may be, and what its
+parts may claim.
 
 Nothing here needs torch. Every fault is a StitchLensError that names it.
 """
@@ -25,7 +26,8 @@ LARGEST_STITCH = 1000 * MB
 LARGEST_SAE = 2000 * MB
 """The same of an SAE's archive or folder."""
 LARGEST_UPLOAD = 1000 * MB
-"""Of what a page takes in, which passes through memory; a larger SAE is given to the command line as a path."""
+"""Of what a page takes in, which passes through memory; a larger SAE is given to the command line
+as a path."""
 LARGEST_VECTOR = 50 * MB
 """The same of a vector's file, which may hold one for each layer."""
 VECTOR_FILES = (".safetensors", ".gguf", ".json", ".npy", ".npz", ".pt", ".pth", ".bin")
@@ -34,7 +36,8 @@ WIDEST = 65_536
 """Numbers of one vector; the width of a residual stream."""
 TENSORS = 256
 HEADER = 1_000_000
-"""Bytes of what describes a file's numbers: a safetensors header, a pickled index, a zip's list of parts."""
+"""Bytes of what describes a file's numbers: a safetensors header, a pickled index, a zip's list of
+parts."""
 LONGEST_JSON = 2 * MB
 NESTED, LISTS = 64, 4_000
 """Lists and objects of JSON: within each other, and in all."""
@@ -43,9 +46,18 @@ NAME = 200
 RATIO = 200
 """Most times that a part of a zip may grow."""
 BITS = {
-    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8,
-    "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8,
-}  # fmt: skip
+    "F64": 64,
+    "F32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "I64": 64,
+    "I32": 32,
+    "I16": 16,
+    "I8": 8,
+    "U8": 8,
+}
 """Of safetensors' kinds of real numbers."""
 
 
@@ -64,37 +76,52 @@ def first_line(e: BaseException) -> str:
 def sized(path: Path, endings: Collection[str], limit: int) -> int:
     """Bytes of one readable file with such an ending. Raises StitchLensError for anything else."""
     if path.suffix.lower() not in endings:
-        raise StitchLensError(f"'{path.name}'", f"a name that ends with {', '.join(endings)}", "save it as one")
+        raise StitchLensError(
+            f"'{path.name}'", f"a name that ends with {', '.join(endings)}", "save it as one"
+        )
     try:
         size = path.stat().st_size
         if not path.is_file():
-            raise StitchLensError(f"{path.name}, which is no file", "one file", "name the file itself")
+            raise StitchLensError(
+                f"{path.name}, which is no file", "one file", "name the file itself"
+            )
         with path.open("rb"):
             pass
     except (OSError, ValueError) as e:
         why = getattr(e, "strerror", None) or first_line(e)
-        raise StitchLensError(f"{path.name} unreadable ({why})", "a readable file", "check the path") from None
+        raise StitchLensError(
+            f"{path.name} unreadable ({why})", "a readable file", "check the path"
+        ) from None
     if size == 0:
         raise StitchLensError(f"{path.name} empty", "one with weights", "save it again")
     if size > limit:
-        raise StitchLensError(f"{path.name} of {size:,} bytes", f"at most {limit:,}", "save only the weights")
+        raise StitchLensError(
+            f"{path.name} of {size:,} bytes", f"at most {limit:,}", "save only the weights"
+        )
     return size
 
 
 def fits(shapes: Collection[Collection[int]], limit: int, name: str) -> None:
-    """Raises StitchLensError where tensors of these shapes are over `limit` bytes as float32, or one has no width."""
+    """Raises StitchLensError where tensors of these shapes are over `limit` bytes as float32, or
+    one has no width."""
     for shape in shapes:
         if 0 in shape:
             raise StitchLensError(
-                f"a tensor of shape {tuple(shape)} in {name}", "widths above 0", "check how it was made"
+                f"a tensor of shape {tuple(shape)} in {name}",
+                "widths above 0",
+                "check how it was made",
             )
     if (size := 4 * sum(math.prod(shape) for shape in shapes)) > limit:
-        raise StitchLensError(f"numbers of {size:,} bytes as float32 in {name}", f"at most {limit:,}",
-                              "save only the weights")  # fmt: skip
+        raise StitchLensError(
+            f"numbers of {size:,} bytes as float32 in {name}",
+            f"at most {limit:,}",
+            "save only the weights",
+        )
 
 
 def parse_json(raw: bytes, name: str, limit: int = LONGEST_JSON) -> dict[str, Any]:
-    """A JSON object, short, not nested deep, without NaN and with each key once. Raises StitchLensError."""
+    """A JSON object, short, not nested deep, without NaN and with each key once. Raises
+    StitchLensError."""
 
     def fault(what: str) -> StitchLensError:
         return StitchLensError(f"{what} in {name}", "a JSON object", "check how it was made")
@@ -113,8 +140,12 @@ def parse_json(raw: bytes, name: str, limit: int = LONGEST_JSON) -> dict[str, An
         raise fault(f"{len(raw):,} bytes of JSON, over {limit:,},")
     try:
         text = raw.decode("utf-8-sig")
-        bare = np.frombuffer(re.sub(r'"(?:[^"\\]++|\\.)*+"?', "", text, flags=re.S).encode(), dtype=np.uint8)
-        opened = np.isin(bare, [ord("["), ord("{")]).astype(np.int32) - np.isin(bare, [ord("]"), ord("}")])
+        bare = np.frombuffer(
+            re.sub(r'"(?:[^"\\]++|\\.)*+"?', "", text, flags=re.S).encode(), dtype=np.uint8
+        )
+        opened = np.isin(bare, [ord("["), ord("{")]).astype(np.int32) - np.isin(
+            bare, [ord("]"), ord("}")]
+        )
         if np.cumsum(opened).max(initial=0) > NESTED:
             raise fault(f"brackets nested over {NESTED} deep")
         if np.count_nonzero(opened == 1) > LISTS:
@@ -128,19 +159,24 @@ def parse_json(raw: bytes, name: str, limit: int = LONGEST_JSON) -> dict[str, An
 
 
 def safetensors_header(path: Path, limit: int, name: str | None = None) -> dict[str, Claim]:
-    """Names, dtypes and shapes that a safetensors file claims, each compared with the bytes that there are.
+    """Names, dtypes and shapes that a safetensors file claims, each compared with the bytes that
+    there are.
 
-    Raises StitchLensError for a header that is long, damaged or names a tensor twice, for what is not real numbers, has
-    no width, lies outside the file or is over `limit` bytes as float32.
+    Raises StitchLensError for a header that is long, damaged or names a tensor twice, for what is
+    not real numbers, has no width, lies outside the file or is over `limit` bytes as float32.
     """
     name = name or path.name
     with path.open("rb") as f:
         length = int.from_bytes(f.read(8), "little")
         body = path.stat().st_size - 8 - length
         if length > HEADER:
-            raise StitchLensError(f"a header of {length:,} bytes in {name}", f"at most {HEADER:,}", "check the file")
+            raise StitchLensError(
+                f"a header of {length:,} bytes in {name}", f"at most {HEADER:,}", "check the file"
+            )
         if body < 0:
-            raise StitchLensError(f"{name}, which ends within its header", "a whole file", "save it again")
+            raise StitchLensError(
+                f"{name}, which ends within its header", "a whole file", "save it again"
+            )
         header = parse_json(f.read(length), f"the safetensors header of {name}", HEADER)
     header.pop("__metadata__", None)
     counted(len(header), name)
@@ -148,20 +184,34 @@ def safetensors_header(path: Path, limit: int, name: str | None = None) -> dict[
     for key, entry in header.items():
         here = f"{key[:60]} of {name}"
         if len(key) > NAME:
-            raise StitchLensError(f"a tensor's name of {len(key):,} letters in {name}", f"at most {NAME}", "rename it")
+            raise StitchLensError(
+                f"a tensor's name of {len(key):,} letters in {name}", f"at most {NAME}", "rename it"
+            )
         if not isinstance(entry, dict) or {"dtype", "shape", "data_offsets"} - set(entry):
-            raise StitchLensError(f"no dtype, shape and data_offsets for {here}", "all three", "save it again")
+            raise StitchLensError(
+                f"no dtype, shape and data_offsets for {here}", "all three", "save it again"
+            )
         dtype, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(dtype, str) or dtype not in BITS:
-            raise StitchLensError(f"{here} of type {str(dtype)[:20]}", "real numbers", "save it as float32")
+            raise StitchLensError(
+                f"{here} of type {str(dtype)[:20]}", "real numbers", "save it as float32"
+            )
         if not _whole(shape) or not _whole(place) or len(place) != 2:
-            raise StitchLensError(f"{here} of shape {str(shape)[:60]} at {str(place)[:60]}", "whole numbers, 0 or more",
-                                  "save it again")  # fmt: skip
+            raise StitchLensError(
+                f"{here} of shape {str(shape)[:60]} at {str(place)[:60]}",
+                "whole numbers, 0 or more",
+                "save it again",
+            )
         if 0 in shape:
-            raise StitchLensError(f"{here} of shape {tuple(shape)}", "widths above 0", "check how it was made")
+            raise StitchLensError(
+                f"{here} of shape {tuple(shape)}", "widths above 0", "check how it was made"
+            )
         if math.prod(shape) * BITS[dtype] // 8 != place[1] - place[0] or place[1] > body:
-            raise StitchLensError(f"{here} of shape {str(shape)[:60]} at bytes {place[0]} to {place[1]} of {body:,}",
-                                  "as many bytes as the shape says, within the file", "save it again")  # fmt: skip
+            raise StitchLensError(
+                f"{here} of shape {str(shape)[:60]} at bytes {place[0]} to {place[1]} of {body:,}",
+                "as many bytes as the shape says, within the file",
+                "save it again",
+            )
         out[key] = Claim(dtype, tuple(shape))
     fits([claim.shape for claim in out.values()], limit, name)
     return out
@@ -169,12 +219,18 @@ def safetensors_header(path: Path, limit: int, name: str | None = None) -> dict[
 
 def _whole(value: object) -> bool:
     """Is it a short list of whole numbers from 0 on?"""
-    return isinstance(value, list) and len(value) <= 8 and all(type(n) is int and 0 <= n < 2**63 for n in value)
+    return (
+        isinstance(value, list)
+        and len(value) <= 8
+        and all(type(n) is int and 0 <= n < 2**63 for n in value)
+    )
 
 
 def counted(n: int, name: str) -> None:
     if n > TENSORS:
-        raise StitchLensError(f"{n:,} tensors in {name}", f"at most {TENSORS}", "save only the weights")
+        raise StitchLensError(
+            f"{n:,} tensors in {name}", f"at most {TENSORS}", "save only the weights"
+        )
 
 
 class _Bounded(io.FileIO):
@@ -187,44 +243,64 @@ class _Bounded(io.FileIO):
 
 
 def zip_members(path: Path, limit: int) -> list[zipfile.ZipInfo]:
-    """The parts of a zip, their number, places, kinds and sizes in bounds. Raises StitchLensError."""
+    """The parts of a zip, their number, places, kinds and sizes in bounds. Raises
+    StitchLensError."""
     name = path.name
     try:
         with _Bounded(path) as f, zipfile.ZipFile(f) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as e:
-        raise StitchLensError(f"no zip in {name} ({first_line(e)})", "a whole zip", "save it again") from None
+        raise StitchLensError(
+            f"no zip in {name} ({first_line(e)})", "a whole zip", "save it again"
+        ) from None
     if len(members) > 4 * TENSORS:
-        raise StitchLensError(f"{len(members):,} parts in {name}", f"at most {4 * TENSORS}", "save only the weights")
+        raise StitchLensError(
+            f"{len(members):,} parts in {name}", f"at most {4 * TENSORS}", "save only the weights"
+        )
     names = [member.filename for member in members]
     if len(set(names)) < len(names):
-        raise StitchLensError(f"parts of the same name in {name}", "each name once", "check how it was made")
+        raise StitchLensError(
+            f"parts of the same name in {name}", "each name once", "check how it was made"
+        )
     for member in members:
         part = f"a part '{member.filename[:60]}' in {name}"
         place = PurePosixPath(member.filename.replace("\\", "/"))
         if place.is_absolute() or ".." in place.parts or re.match(r"[A-Za-z]:", member.filename):
-            raise StitchLensError(f"{part}, which leads out of it", "parts within the file", "do not use it")
+            raise StitchLensError(
+                f"{part}, which leads out of it", "parts within the file", "do not use it"
+            )
         if (member.external_attr >> 28) == 0xA:
             raise StitchLensError(f"{part}, which is a link", "files", "do not use it")
         if member.flag_bits & 1:
             raise StitchLensError(f"{part} with a password", "an open file", "save it again")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise StitchLensError(f"{part} of compression {member.compress_type}", "stored or deflated", "zip it again")
+            raise StitchLensError(
+                f"{part} of compression {member.compress_type}",
+                "stored or deflated",
+                "zip it again",
+            )
         if member.compress_type == zipfile.ZIP_STORED and member.file_size != member.compress_size:
-            raise StitchLensError(f"{part} of {member.compress_size:,} bytes kept as {member.file_size:,}", "one size",
-                                  "save it again")  # fmt: skip
+            raise StitchLensError(
+                f"{part} of {member.compress_size:,} bytes kept as {member.file_size:,}",
+                "one size",
+                "save it again",
+            )
         if member.file_size > max(RATIO * member.compress_size, 4096):
-            raise StitchLensError(f"{part} that grows {RATIO} times and more", "weights", "do not use it")
+            raise StitchLensError(
+                f"{part} that grows {RATIO} times and more", "weights", "do not use it"
+            )
     if (total := sum(member.file_size for member in members)) > limit:
         raise StitchLensError(
-            f"{name}, which unpacks to {total:,} bytes", f"at most {limit:,}", "save only the weights"
+            f"{name}, which unpacks to {total:,} bytes",
+            f"at most {limit:,}",
+            "save only the weights",
         )
     return members
 
 
 def unzip(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, name: str) -> None:
-    """Write one part to `target`, never more than it claims. Raises StitchLensError where it is damaged, OSError where
-    `target` cannot be written."""
+    """Write one part to `target`, never more than it claims. Raises StitchLensError where it is
+    damaged, OSError where `target` cannot be written."""
     with target.open("wb") as out:
         for piece in _pieces(archive, member, name):
             out.write(piece)
@@ -244,28 +320,47 @@ def _pieces(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Ite
 
 
 def damaged(member: zipfile.ZipInfo, name: str, e: BaseException) -> StitchLensError:
-    return StitchLensError(f"a damaged part '{member.filename[:60]}' in {name} ({first_line(e)})", "a whole file",
-                           "save it again")  # fmt: skip
+    return StitchLensError(
+        f"a damaged part '{member.filename[:60]}' in {name} ({first_line(e)})",
+        "a whole file",
+        "save it again",
+    )
 
 
-def read_npy(stream: IO[bytes] | io.BufferedIOBase, size: int, name: str, most: int | None = None) -> NDArray[Any]:
-    """One array of at most `most` numbers; the size that it claims is compared with the `size` in bytes that there is
-    before anything is allocated. Raises StitchLensError for what is no such array, and what NumPy raises besides."""
+def read_npy(
+    stream: IO[bytes] | io.BufferedIOBase, size: int, name: str, most: int | None = None
+) -> NDArray[Any]:
+    """One array of at most `most` numbers; the size that it claims is compared with the `size` in
+    bytes that there is before anything is allocated. Raises StitchLensError for what is no such
+    array, and what NumPy raises besides."""
     version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
     shape, _, dtype = read(stream, max_header_size=10_000)
     if dtype.hasobject:
         raise StitchLensError(f"pickled objects under {name}", "numbers", "save arrays of float32")
     if dtype.kind not in "fiu":
-        raise StitchLensError(f"an array of {dtype.str[:20]} under {name}", "real numbers", "save arrays of float32")
+        raise StitchLensError(
+            f"an array of {dtype.str[:20]} under {name}", "real numbers", "save arrays of float32"
+        )
     if 0 in shape:
-        raise StitchLensError(f"an array of shape {shape} under {name}", "widths above 0", "check how it was made")
+        raise StitchLensError(
+            f"an array of shape {shape} under {name}", "widths above 0", "check how it was made"
+        )
     body = size - stream.tell()
     if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize > body:
-        raise StitchLensError(f"an array of shape {str(shape)[:60]} under {name}, which has {max(body, 0):,} bytes",
-                              "as many bytes as the shape says", "save it again")  # fmt: skip
+        raise StitchLensError(
+            f"an array of shape {str(shape)[:60]} under {name}, which has {max(body, 0):,} bytes",
+            "as many bytes as the shape says",
+            "save it again",
+        )
     if most is not None and math.prod(shape) > most:
-        raise StitchLensError(f"{math.prod(shape):,} numbers in {name}", f"at most {most:,}", "check the file")
+        raise StitchLensError(
+            f"{math.prod(shape):,} numbers in {name}", f"at most {most:,}", "check the file"
+        )
     stream.seek(0)
     return np.load(stream, allow_pickle=False)
 
@@ -275,7 +370,8 @@ _GGUF_STRING, _GGUF_ARRAY = 8, 9
 
 
 def check_gguf(path: Path) -> None:
-    """Raises StitchLensError unless the header of a GGUF file is short, whole, and describes rows of real numbers."""
+    """Raises StitchLensError unless the header of a GGUF file is short, whole, and describes rows
+    of real numbers."""
     name = path.name
     with path.open("rb") as f:
         header = io.BytesIO(f.read(HEADER))
@@ -334,7 +430,8 @@ def check_gguf(path: Path) -> None:
             raise fault(f"{key[:60]} of GGML type {kind}", "F32 or F16")
         if not 0 < math.prod(shape) <= WIDEST or place > path.stat().st_size:
             raise fault(
-                f"{key[:60]} of shape {str(shape)[:60]} at byte {place:,}", f"1 to {WIDEST:,} numbers in the file"
+                f"{key[:60]} of shape {str(shape)[:60]} at byte {place:,}",
+                f"1 to {WIDEST:,} numbers in the file",
             )
 
 

@@ -1,4 +1,5 @@
-"""What a person brings: private to the browser it came from until it is kept; stitches, SAEs and vectors alike."""
+"""What a person brings: private to the browser it came from until it is kept; stitches, SAEs and
+vectors alike."""
 
 import contextlib
 import re
@@ -16,8 +17,8 @@ from core.workspace.store import Workspace
 
 
 def private_home(token: str) -> Path:
-    """The folder of a browser's private workspaces, made when something is first put there; what no one has come back
-    to for a day is removed."""
+    """The folder of a browser's private workspaces, made when something is first put there; what no
+    one has come back to for a day is removed."""
     homes = user_cache() / "private"
     home = homes / re.sub(r"[^A-Za-z0-9]+", "", token)[:64]
     for old in homes.glob("*"):
@@ -31,7 +32,8 @@ def private_home(token: str) -> Path:
 
 
 def uploaded(name: str, content: bytes) -> Path:
-    """Where an uploaded file is kept for a job: in the user's cache, under its own name with odd signs taken out."""
+    """Where an uploaded file is kept for a job: in the user's cache, under its own name with odd
+    signs taken out."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).strip("-.")[-80:] or "upload"
     home = user_cache() / "uploads"
     for old in home.glob("*"):
@@ -66,7 +68,11 @@ def brought(ws: Workspace) -> list[Brought]:
         for full, artifact in artifacts.items():
             name = full.removeprefix(f"{kind}/")
             if name != full and (full in own or is_brought(artifact.makers)):
-                size = sum(artifacts[f"{part}/{name}"].bytes for part in parts if f"{part}/{name}" in artifacts)
+                size = sum(
+                    artifacts[f"{part}/{name}"].bytes
+                    for part in parts
+                    if f"{part}/{name}" in artifacts
+                )
                 out.append(Brought(kind, name, full in own, size, artifact.made))
     return sorted(out, key=lambda one: (not one.private, one.made))
 
@@ -74,20 +80,23 @@ def brought(ws: Workspace) -> list[Brought]:
 def keep(ws: Workspace, kind: Kind, name: str) -> None:
     """Move an upload from the private workspace into the one that all share.
 
-    A killed move goes on when it is asked for again. Raises StitchLensError where the name is taken there by something
-    else; nothing is moved then.
+    A killed move goes on when it is asked for again. Raises StitchLensError where the name is taken
+    there by something else; nothing is moved then.
     """
     own = ws.own() if ws.private else {}
     if f"{kind}/{name}" not in own:
-        raise StitchLensError(f"no private {KINDS[kind]} '{name}'", "one that was brought here", "see the list")
+        raise StitchLensError(
+            f"no private {KINDS[kind]} '{name}'", "one that was brought here", "see the list"
+        )
     names = [full for part in PARTS[kind] if (full := f"{part}/{name}") in own]
     there = ws.shared.manifest().artifacts if ws.shared.exists else {}
     for full in names:
         if full in there and there[full].sha256 != own[full].sha256:
             raise StitchLensError(
-                f"another {KINDS[kind]} named '{name}' in the workspace", "a name that is free",
+                f"another {KINDS[kind]} named '{name}' in the workspace",
+                "a name that is free",
                 "bring yours again under another name",
-            )  # fmt: skip
+            )
     for full in names:
         if full not in there:
             ws.shared.copy_in(full, ws.path(full), own[full])
@@ -96,7 +105,8 @@ def keep(ws: Workspace, kind: Kind, name: str) -> None:
 
 
 def remove(ws: Workspace, kind: Kind, name: str) -> None:
-    """Take an upload, and what was measured of it, out of wherever it lies: the private workspace first.
+    """Take an upload, and what was measured of it, out of wherever it lies: the private workspace
+    first.
 
     Raises StitchLensError for what nobody brought.
     """
@@ -105,9 +115,10 @@ def remove(ws: Workspace, kind: Kind, name: str) -> None:
     artifact = where.entry(full)
     if where.private is None and not is_brought(artifact.makers):
         raise StitchLensError(
-            f"{KINDS[kind]} '{name}', which was made here", "one that was brought",
+            f"{KINDS[kind]} '{name}', which was made here",
+            "one that was brought",
             f"`python -m core stitch remove {ws.pair} {name}` removes a fitted stitch",
-        )  # fmt: skip
+        )
     own = where.own()
     for part in reversed(PARTS[kind]):
         if f"{part}/{name}" in own:

@@ -14,29 +14,50 @@ BINS = np.linspace(-1, 1, 61)
 
 @remembered
 def correlations(table: pd.DataFrame, brush: bool = True) -> go.Figure:
-    """Fig. 14: transferred features as bars in B's purple outlined in A's blue, both controls as grey lines. A `brush`
-    selects bars, without one a click or tap does; their x is the middle of a bin of BINS."""
+    """Fig. 14: transferred features as bars in B's purple outlined in A's blue, both controls as
+    grey lines. A `brush` selects bars, without one a click or tap does; their x is the middle of a
+    bin of BINS."""
     c = colours()
     middle = (BINS[1:] + BINS[:-1]) / 2
-    counts = {column: np.histogram(table[column].dropna(), BINS)[0] for column in ("correlation", "random", "shuffled")}
+    counts = {
+        column: np.histogram(table[column].dropna(), BINS)[0]
+        for column in ("correlation", "random", "shuffled")
+    }
     figure = go.Figure()
     figure.add_bar(
-        x=middle, y=counts["correlation"], name="transferred",
+        x=middle,
+        y=counts["correlation"],
+        name="transferred",
         marker={"color": c["b"], "line": {"color": c["a"], "width": 1}},
         hovertemplate="Eq. 10 about %{x:.2f}<br>%{y} features<extra>transferred</extra>",
-    )  # fmt: skip
-    for column, name, dash in (("random", "random SAE", "solid"), ("shuffled", "shuffled-pair stitch", "dot")):
+    )
+    for column, name, dash in (
+        ("random", "random SAE", "solid"),
+        ("shuffled", "shuffled-pair stitch", "dot"),
+    ):
         figure.add_scatter(
-            x=middle, y=counts[column], name=name, mode="lines",
+            x=middle,
+            y=counts[column],
+            name=name,
+            mode="lines",
             line={"color": c["control"], "width": 2, "dash": dash, "shape": "hvh"},
             hovertemplate=f"Eq. 10 about %{{x:.2f}}<br>%{{y}} features<extra>{name}</extra>",
-        )  # fmt: skip
+        )
     figure.update_layout(
-        height=340, margin={"l": 0, "r": 8, "t": 30, "b": 0}, bargap=0, dragmode="select" if brush else False,
-        selectdirection="h", hovermode="closest", legend=LEGEND, clickmode="event+select",
-    )  # fmt: skip
+        height=340,
+        margin={"l": 0, "r": 8, "t": 30, "b": 0},
+        bargap=0,
+        dragmode="select" if brush else False,
+        selectdirection="h",
+        hovermode="closest",
+        legend=LEGEND,
+        clickmode="event+select",
+    )
     figure.update_xaxes(
-        title="attribution correlation, Eq. 10 (→ alike)", range=[-1, 1], fixedrange=True, zeroline=False
+        title="attribution correlation, Eq. 10 (→ alike)",
+        range=[-1, 1],
+        fixedrange=True,
+        zeroline=False,
     )
     most = max(counts["correlation"].max(initial=1), counts["random"].max(initial=1))
     figure.update_yaxes(title="features", range=[0, 1.2 * most], fixedrange=True, zeroline=False)
@@ -52,37 +73,68 @@ def picked_range(drawn: Any) -> tuple[float, float] | None:
 
 @remembered
 def classes(table: pd.DataFrame, shares: pd.DataFrame) -> go.Figure:
-    """Fig. 4b: both classes' densities, each of its own features, and above them `queries.structural_share`: of all
-    features in a bin, the structural ones."""
+    """Fig. 4b: both classes' densities, each of its own features, and above them
+    `queries.structural_share`: of all features in a bin, the structural ones."""
     c = colours()
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.3, 0.7], vertical_spacing=0.06)
+    figure = make_subplots(
+        rows=2, cols=1, shared_xaxes=True, row_heights=[0.3, 0.7], vertical_spacing=0.06
+    )
     grid = np.linspace(-1, 1, 201)
     for kind in ("semantic", "structural"):
         values = table.correlation[table.kind == kind].dropna().to_numpy()
         width = 0.06
-        density = np.exp(-0.5 * ((grid[:, None] - values) / width) ** 2).mean(1) / (width * np.sqrt(2 * np.pi))
+        density = np.exp(-0.5 * ((grid[:, None] - values) / width) ** 2).mean(1) / (
+            width * np.sqrt(2 * np.pi)
+        )
         figure.add_scatter(
-            x=grid, y=density, name=kind, fill="tozeroy", mode="lines", row=2, col=1,
+            x=grid,
+            y=density,
+            name=kind,
+            fill="tozeroy",
+            mode="lines",
+            row=2,
+            col=1,
             line={"color": c[kind], "width": 2, "dash": "solid" if kind == "semantic" else "dash"},
-            hovertemplate=f"Eq. 10 = %{{x:.2f}}<br>density %{{y:.2f}}<extra>{kind}, {len(values):,} features</extra>",
-        )  # fmt: skip
+            hovertemplate=(
+                f"Eq. 10 = %{{x:.2f}}<br>density %{{y:.2f}}<extra>{kind}, {len(values):,}"
+                " features</extra>"
+            ),
+        )
     figure.add_scatter(
-        x=(shares.low + shares.high) / 2, y=shares.share, mode="lines+markers", showlegend=False, row=1, col=1,
-        line={"color": c["structural"], "width": 2}, marker={"size": 6, "symbol": "diamond"},
+        x=(shares.low + shares.high) / 2,
+        y=shares.share,
+        mode="lines+markers",
+        showlegend=False,
+        row=1,
+        col=1,
+        line={"color": c["structural"], "width": 2},
+        marker={"size": 6, "symbol": "diamond"},
         customdata=handed(shares[["low", "high", "structural", "n"]]),
-        hovertemplate="Eq. 10 from %{customdata[0]:.1f} to %{customdata[1]:.1f}<br>structural: %{customdata[2]} of "
-        "%{customdata[3]} features, %{y:.0%}<extra></extra>",
-    )  # fmt: skip
+        hovertemplate=(
+            "Eq. 10 from %{customdata[0]:.1f} to %{customdata[1]:.1f}<br>structural:"
+            " %{customdata[2]} of %{customdata[3]} features, %{y:.0%}<extra></extra>"
+        ),
+    )
     overall = shares.structural.sum() / max(1, shares.n.sum())
     line = {"color": c["control"], "width": 1, "dash": "dot"}
     figure.add_hline(y=overall, line=line, row=1, col=1)  # type: ignore[arg-type]
     figure.update_layout(
-        height=400, margin={"l": 0, "r": 8, "t": 30, "b": 0}, dragmode=False, hovermode="closest", legend=LEGEND
+        height=400,
+        margin={"l": 0, "r": 8, "t": 30, "b": 0},
+        dragmode=False,
+        hovermode="closest",
+        legend=LEGEND,
     )
     figure.update_xaxes(range=[-1, 1], fixedrange=True, zeroline=False)
     figure.update_xaxes(title="attribution correlation, Eq. 10 (→ alike)", row=2, col=1)
     figure.update_yaxes(
-        title="structural", range=[-0.03, 1.03], tickformat=".0%", fixedrange=True, zeroline=False, row=1, col=1
+        title="structural",
+        range=[-0.03, 1.03],
+        tickformat=".0%",
+        fixedrange=True,
+        zeroline=False,
+        row=1,
+        col=1,
     )
     figure.update_yaxes(title="density", fixedrange=True, zeroline=False, row=2, col=1)
     return figure
@@ -90,26 +142,39 @@ def classes(table: pd.DataFrame, shares: pd.DataFrame) -> go.Figure:
 
 @remembered
 def feature_map(table: pd.DataFrame, colour: str, drag: str = "click") -> go.Figure:
-    """Every feature at its place on the map; `customdata` begins with its index. Drawn with WebGL, places from arrays
-    that go to the browser as they are in memory.
+    """Every feature at its place on the map; `customdata` begins with its index. Drawn with WebGL,
+    places from arrays that go to the browser as they are in memory.
 
-    `drag` is "click", "select" (a box) or "lasso". With the first, a click or tap picks a mark and a swipe scrolls the
-    page: where a drag draws, Plotly tells of a click in a way that Streamlit does not hear."""
+    `drag` is "click", "select" (a box) or "lasso". With the first, a click or tap picks a mark and
+    a swipe scrolls the page: where a drag draws, Plotly tells of a click in a way that Streamlit
+    does not hear."""
     c = colours()
     figure = go.Figure()
-    says = "<b>feature %{customdata[0]}</b><br>Eq. 10 %{customdata[1]:.2f}<br>density in A %{customdata[2]:.2%}"
+    says = (
+        "<b>feature %{customdata[0]}</b><br>Eq. 10 %{customdata[1]:.2f}<br>density in A"
+        " %{customdata[2]:.2%}"
+    )
     size = 6 if len(table) < 10_000 else 3
 
     def marks(rows: pd.DataFrame, name: str, marker: dict[str, Any]) -> None:
         figure.add_scattergl(
-            x=rows.x.to_numpy(np.float32), y=rows.y.to_numpy(np.float32), name=name, mode="markers",
+            x=rows.x.to_numpy(np.float32),
+            y=rows.y.to_numpy(np.float32),
+            name=name,
+            mode="markers",
             customdata=handed(rows[["feature", "correlation", "density_a"]]),
-            marker={"size": size} | marker, hovertemplate=f"{says}<extra>{name}</extra>",
+            marker={"size": size} | marker,
+            hovertemplate=f"{says}<extra>{name}</extra>",
             unselected={"marker": {"opacity": 0.6 if drag == "click" else 0.2}},
-        )  # fmt: skip
+        )
 
     if colour == "kind":
-        symbols = {"semantic": "circle", "structural": "diamond", "unseen": "circle-open", "dead": "x-thin-open"}
+        symbols = {
+            "semantic": "circle",
+            "structural": "diamond",
+            "unseen": "circle-open",
+            "dead": "x-thin-open",
+        }
         for kind, symbol in symbols.items():
             rows = table.loc[table.kind == kind]
             marks(rows, kind, {"color": c.get(kind, c["control"]), "symbol": symbol})
@@ -120,9 +185,14 @@ def feature_map(table: pd.DataFrame, colour: str, drag: str = "click") -> go.Fig
         bar = {"showscale": True, "colorbar": {"thickness": 10}}
         marks(table, "", {"color": values.to_numpy(np.float32)} | bar | scale)
     figure.update_layout(
-        height=460, margin={"l": 0, "r": 0, "t": 30, "b": 0}, dragmode=False if drag == "click" else drag,
-        hovermode="closest", legend=LEGEND, clickmode="event+select", showlegend=colour == "kind",
-    )  # fmt: skip
+        height=460,
+        margin={"l": 0, "r": 0, "t": 30, "b": 0},
+        dragmode=False if drag == "click" else drag,
+        hovermode="closest",
+        legend=LEGEND,
+        clickmode="event+select",
+        showlegend=colour == "kind",
+    )
     figure.update_xaxes(visible=False, fixedrange=True)
     figure.update_yaxes(visible=False, fixedrange=True, scaleanchor="x")
     return figure
@@ -135,12 +205,18 @@ def activations(bars: pd.DataFrame, side: str) -> go.Figure:
     rows = bars.loc[kept.index.min() : kept.index.max()]
     figure = go.Figure(
         go.Bar(
-            x=[f"{low:.2g}" for low in rows.low], y=rows.tokens, marker={"color": colours()[side]},
+            x=[f"{low:.2g}" for low in rows.low],
+            y=rows.tokens,
+            marker={"color": colours()[side]},
             customdata=handed(rows[["low", "high"]]),
-            hovertemplate="%{customdata[0]:.3g} to %{customdata[1]:.3g}<br>%{y} tokens<extra></extra>",
+            hovertemplate=(
+                "%{customdata[0]:.3g} to %{customdata[1]:.3g}<br>%{y} tokens<extra></extra>"
+            ),
         )
-    )  # fmt: skip
-    figure.update_layout(height=150, margin={"l": 0, "r": 8, "t": 4, "b": 0}, bargap=0.05, dragmode=False)
+    )
+    figure.update_layout(
+        height=150, margin={"l": 0, "r": 8, "t": 4, "b": 0}, bargap=0.05, dragmode=False
+    )
     figure.update_xaxes(title="activation, by half octave", fixedrange=True, type="category")
     figure.update_yaxes(title="tokens", fixedrange=True, zeroline=False)
     return figure

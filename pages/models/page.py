@@ -1,4 +1,5 @@
-"""A pair of one's own: what two models are, how their tokens pair up, what a build takes, and the build itself."""
+"""A pair of one's own: what two models are, how their tokens pair up, what a build takes, and the
+build itself."""
 
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from core.models.prospect import Estimate, Found, Prospect
 
 MODEL = (
-    "A Hugging Face folder on this machine, a hub id such as EleutherAI/pythia-70m-deduped, or the key of a model "
-    "that is known here. Only its configuration, tokenizer and the headers of its weights are read; code of a model "
-    "is never run."
+    "A Hugging Face folder on this machine, a hub id such as EleutherAI/pythia-70m-deduped, or the"
+    " key of a model that is known here. Only its configuration, tokenizer and the headers of its"
+    " weights are read; code of a model is never run."
 )
 
 
@@ -27,8 +28,8 @@ def page() -> None:
     ws = frame.workspace()
     st.title("New pair")
     st.markdown(
-        "Name two language models: what they are, how their tokens pair up and what a build takes is said before "
-        "anything runs."
+        "Name two language models: what they are, how their tokens pair up and what a build takes"
+        " is said before anything runs."
     )
     panels.refusal()
     with section():
@@ -45,41 +46,78 @@ def page() -> None:
 def ask_for() -> None:
     with st.form("new-pair", border=False):
         left, right = st.columns(2, gap="large")
-        ref_a = left.text_input("Model A, the smaller", key="ref_a", bind="query-params", help=MODEL, max_chars=400)
-        ref_b = right.text_input("Model B, the larger", key="ref_b", bind="query-params", help=MODEL, max_chars=400)
+        ref_a = left.text_input(
+            "Model A, the smaller", key="ref_a", bind="query-params", help=MODEL, max_chars=400
+        )
+        ref_b = right.text_input(
+            "Model B, the larger", key="ref_b", bind="query-params", help=MODEL, max_chars=400
+        )
         with st.expander("Name, layers, text", icon=":material/tune:"):
             one, two, three = st.columns(3, gap="large")
-            key = one.text_input("Name", placeholder="made of both", max_chars=64, help="Names the workspace's folder.")
+            key = one.text_input(
+                "Name",
+                placeholder="made of both",
+                max_chars=64,
+                help="Names the workspace's folder.",
+            )
             corpus = one.text_input(
-                "Text", "wheel", max_chars=400,
-                help="wheel: the installed corpus; wheel:eng,fra: parts of it; hf:NAME: a dataset of the hub; or a "
-                "folder.",
-            )  # fmt: skip
+                "Text",
+                "wheel",
+                max_chars=400,
+                help=(
+                    "wheel: the installed corpus; wheel:eng,fra: parts of it; hf:NAME: a dataset of"
+                    " the hub; or a folder."
+                ),
+            )
             layer_a = two.number_input(
-                "Layer of A", 0, 1000, None, placeholder="its middle",
-                help="The residual stream before this layer (ℓ_A of Eq. 1). Left empty: the middle of A, and the "
-                "layer of B that SVCCA picks for it (A.1).",
-            )  # fmt: skip
-            layer_b = two.number_input("Layer of B", 0, 1000, None, placeholder="SVCCA's pick", help="ℓ_B of Eq. 1.")
+                "Layer of A",
+                0,
+                1000,
+                None,
+                placeholder="its middle",
+                help=(
+                    "The residual stream before this layer (ℓ_A of Eq. 1). Left empty: the middle"
+                    " of A, and the layer of B that SVCCA picks for it (A.1)."
+                ),
+            )
+            layer_b = two.number_input(
+                "Layer of B", 0, 1000, None, placeholder="SVCCA's pick", help="ℓ_B of Eq. 1."
+            )
             positions = three.number_input(
-                "Positions", 2_000, 5_000_000, 100_000, step=50_000,
-                help="Paired token positions that Eq. 3 is averaged over; more give a better stitch and take longer.",
-            )  # fmt: skip
+                "Positions",
+                2_000,
+                5_000_000,
+                100_000,
+                step=50_000,
+                help=(
+                    "Paired token positions that Eq. 3 is averaged over; more give a better stitch"
+                    " and take longer."
+                ),
+            )
         if st.form_submit_button("Look", type=frame.action(), icon=":material/search:"):
             st.session_state.pop("prospect", None)
             if not (ref_a.strip() and ref_b.strip()):
                 raise StitchLensError("one model or none", "two", "name both")
             if (layer_a is None) != (layer_b is None):
-                raise StitchLensError("a layer of one model alone", "both or none", "say the other one too")
+                raise StitchLensError(
+                    "a layer of one model alone", "both or none", "say the other one too"
+                )
             from core.models.prospect import estimate, prospect
 
             layers = (
-                () if layer_a is None or layer_b is None
+                ()
+                if layer_a is None or layer_b is None
                 else (LayerPair(a=int(layer_a), b=int(layer_b), why="chosen by hand"),)
-            )  # fmt: skip
+            )
             with st.spinner("Reading configurations and tokenizers", show_time=True):
-                found = prospect(ref_a, ref_b, corpus.strip() or "wheel", key.strip() or None, layers)
-                st.session_state["prospect"] = (found, estimate(found, int(positions)), int(positions))
+                found = prospect(
+                    ref_a, ref_b, corpus.strip() or "wheel", key.strip() or None, layers
+                )
+                st.session_state["prospect"] = (
+                    found,
+                    estimate(found, int(positions)),
+                    int(positions),
+                )
 
 
 def show(found: "Prospect", cost: "Estimate", positions: int) -> None:
@@ -87,44 +125,70 @@ def show(found: "Prospect", cost: "Estimate", positions: int) -> None:
     for side, colour, one in (("A", "blue", found.a), ("B", "violet", found.b)):
         st.markdown(f"**:{colour}[{side}: {plain(one.spec.title)}]**")
         frame.cells(facts(one, found.share_a if side == "A" else found.share_b))
-    same = "equal: the within-family case, as in the paper" if found.same_tokenizer else "differ: a cross-family pair"
-    layers = ", ".join(p.name for p in found.pair.layer_pairs) or "the middle of A and SVCCA's pick in B (A.1)"
+    same = (
+        "equal: the within-family case, as in the paper"
+        if found.same_tokenizer
+        else "differ: a cross-family pair"
+    )
+    layers = (
+        ", ".join(p.name for p in found.pair.layer_pairs)
+        or "the middle of A and SVCCA's pick in B (A.1)"
+    )
     st.markdown(f"Tokenizers {same}. Layers: {layers}. Name: `{found.pair.key}`.")
     for note in found.notes:
         st.info(plain(note), icon=":material/info:")
     st.subheader("What a build takes", anchor="cost")
-    frame.cells([
-        ("Time", f"about {duration(cost.seconds)}", "roughly, if nothing else runs"),
-        ("Memory", f"{cost.memory / 1e9:.1f} GB", f"{cost.available / 1e9:.1f} GB free now"),
-        ("Disk", f"{cost.disk / 1e6:.0f} MB", "workspace and moments"),
-        ("Download", f"{cost.download / 1e9:.1f} GB" if cost.download else "none", "weights"),
-    ])  # fmt: skip
+    frame.cells(
+        [
+            ("Time", f"about {duration(cost.seconds)}", "roughly, if nothing else runs"),
+            ("Memory", f"{cost.memory / 1e9:.1f} GB", f"{cost.available / 1e9:.1f} GB free now"),
+            ("Disk", f"{cost.disk / 1e6:.0f} MB", "workspace and moments"),
+            ("Download", f"{cost.download / 1e9:.1f} GB" if cost.download else "none", "weights"),
+        ]
+    )
     if cost.memory > cost.available:
         st.warning(
-            "It may not fit into memory: close other programs, or use a machine with more.", icon=":material/memory:"
+            "It may not fit into memory: close other programs, or use a machine with more.",
+            icon=":material/memory:",
         )
     draw(
         figures.seconds(cost.steps),
-        f"Estimated from {cost.rate / 1e9:,.0f} GFLOP/s of matrix products, measured just now, both models' sizes, and "
-        f"{positions:,} positions of {count(found.characters)} characters of text.",
-        key="cost-steps", alt="Estimated seconds of each step of a build",
-    )  # fmt: skip
+        f"Estimated from {cost.rate / 1e9:,.0f} GFLOP/s of matrix products, measured just now, both"
+        f" models' sizes, and {positions:,} positions of {count(found.characters)} characters of"
+        " text.",
+        key="cost-steps",
+        alt="Estimated seconds of each step of a build",
+    )
     with st.container(horizontal=True):
         st.button(
-            "Add and build", type=frame.action(), on_click=add, args=(found, positions, True), icon=":material/build:"
+            "Add and build",
+            type=frame.action(),
+            on_click=add,
+            args=(found, positions, True),
+            icon=":material/build:",
         )
         st.button(
-            "Add only", on_click=add, args=(found, positions, False),
+            "Add only",
+            on_click=add,
+            args=(found, positions, False),
             help="Then compare layers and fit single stitches on the Stitches page.",
-        )  # fmt: skip
+        )
 
 
 def facts(one: "Found", share: float) -> list[tuple[str, str, str]]:
     return [
         ("Architecture", plain(one.architecture), "decoder only"),
         ("Layers", f"{one.spec.n_layers}", f"width {one.spec.d_model}"),
-        ("Vocabulary", f"{one.vocabulary:,}", f"{1 / one.tokens_per_character:.1f} characters a token"),
-        ("Parameters", count(one.parameters), "on this machine" if one.here else f"{one.bytes / 1e9:.2g} GB to fetch"),
+        (
+            "Vocabulary",
+            f"{one.vocabulary:,}",
+            f"{1 / one.tokens_per_character:.1f} characters a token",
+        ),
+        (
+            "Parameters",
+            count(one.parameters),
+            "on this machine" if one.here else f"{one.bytes / 1e9:.2g} GB to fetch",
+        ),
         ("Tokens that pair up ↑", percent(share, sign=False), "on a sample of the text"),
     ]
 
@@ -157,14 +221,28 @@ def added(shown: str) -> None:
             latest = jobs.latest(key)
             if key != shown:
                 st.page_link(
-                    "models/page.py", label="Open here", icon=":material/folder_open:", query_params={"pair": key}
+                    "models/page.py",
+                    label="Open here",
+                    icon=":material/folder_open:",
+                    query_params={"pair": key},
                 )
             if latest is None or latest.over:
                 st.button(
-                    "Build", key=f"build-{key}", on_click=panels.begin, args=(lambda key=key: jobs.start_build(key),),
-                    help="All of the text. What is there already is kept, so a build that was stopped goes on.",
-                )  # fmt: skip
-            st.page_link("stitches/page.py", label="Stitches", icon=":material/hub:", query_params={"pair": key})
+                    "Build",
+                    key=f"build-{key}",
+                    on_click=panels.begin,
+                    args=(lambda key=key: jobs.start_build(key),),
+                    help=(
+                        "All of the text. What is there already is kept, so a build that was"
+                        " stopped goes on."
+                    ),
+                )
+            st.page_link(
+                "stitches/page.py",
+                label="Stitches",
+                icon=":material/hub:",
+                query_params={"pair": key},
+            )
 
 
 page()

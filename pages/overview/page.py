@@ -23,8 +23,8 @@ def page() -> None:
         pair = get_pair(ws.pair)
         st.title(pair.title)
         st.markdown(
-            "Two language models joined by an affine stitch: the closer a diamond lies to its circle, "
-            "the better one model goes on from the other's residual stream."
+            "Two language models joined by an affine stitch: the closer a diamond lies to its"
+            " circle, the better one model goes on from the other's residual stream."
         )
         panels.refusal()
         panels.job_panel(ws.pair)
@@ -43,8 +43,9 @@ def page() -> None:
 
 def empty(pair: PairSpec) -> None:
     panels.door(
-        f"**No workspace for {plain(pair.title)} yet.** Building one reads the corpus with both models, compares their "
-        "layers, fits stitches and measures them. It may be stopped and goes on where it was.",
+        f"**No workspace for {plain(pair.title)} yet.** Building one reads the corpus with both"
+        " models, compares their layers, fits stitches and measures them. It may be stopped and"
+        " goes on where it was.",
         f"python -m core build {pair.key}",
         "Build it",
         lambda: jobs.start_build(pair.key),
@@ -55,7 +56,9 @@ def figure(ws: Workspace, pair: PairSpec) -> None:
     names = ask(stitch_tables.stitch_names, ws)
     if not names:
         st.markdown("No stitch has been fitted yet.")
-        st.page_link(STITCHES, label="Fit one", icon=":material/hub:", query_params={"pair": ws.pair})
+        st.page_link(
+            STITCHES, label="Fit one", icon=":material/hub:", query_params={"pair": ws.pair}
+        )
         return
     if not store.has(ws, f"downstream/{names[0]}"):
         st.markdown(f"Stitch {plain(names[0])} has not been measured yet.")
@@ -64,10 +67,11 @@ def figure(ws: Workspace, pair: PairSpec) -> None:
     row = ask(stitch_tables.stitches, ws).iloc[0]
     draw(
         table_1(table, pair.a.title, pair.b.title),
-        f"Table 1 for stitch **{plain(names[0])}**, between A's residual stream before layer {row.layer_a} and B's "
-        f"before layer {row.layer_b}: next-token loss, and its increase over the unpatched model that comes last. "
-        f"Held-out split, {table.documents.max():,} documents; bars are 95 % bootstrap intervals over documents. "
-        "Controls: a stitch fitted on shuffled pairs, and the residual replaced by its mean.",
+        f"Table 1 for stitch **{plain(names[0])}**, between A's residual stream before layer"
+        f" {row.layer_a} and B's before layer {row.layer_b}: next-token loss, and its increase over"
+        f" the unpatched model that comes last. Held-out split, {table.documents.max():,}"
+        " documents; bars are 95 % bootstrap intervals over documents. Controls: a stitch fitted"
+        " on shuffled pairs, and the residual replaced by its mean.",
         key="overview-table-1",
         alt=f"Next-token losses of {pair.title}: unpatched, stitched and controls",
     )
@@ -79,19 +83,40 @@ def facts(ws: Workspace, pair: PairSpec) -> None:
     splits = corpus.get("splits", {})
     default = ask(stitch_tables.stitches, ws)
     cells = [
-        (":blue[A], the smaller", plain(pair.a.title), f"{pair.a.n_layers} layers, {pair.a.d_model} wide"),
-        (":violet[B], the larger", plain(pair.b.title), f"{pair.b.n_layers} layers, {pair.b.d_model} wide"),
-        ("Corpus", f"{count(corpus['characters'])} characters",
-         f"{corpus['documents']:,} documents: " + ", ".join(f"{n:,} {plain(split)}" for split, n in splits.items())),
-        ("Paired positions", count(alignment["paired"]),
-         f"{percent(alignment['share_a'], sign=False)} of A's tokens, "
-         f"{percent(alignment['share_b'], sign=False)} of B's: {plain(pair.family)}"),
-    ]  # fmt: skip
+        (
+            ":blue[A], the smaller",
+            plain(pair.a.title),
+            f"{pair.a.n_layers} layers, {pair.a.d_model} wide",
+        ),
+        (
+            ":violet[B], the larger",
+            plain(pair.b.title),
+            f"{pair.b.n_layers} layers, {pair.b.d_model} wide",
+        ),
+        (
+            "Corpus",
+            f"{count(corpus['characters'])} characters",
+            f"{corpus['documents']:,} documents: "
+            + ", ".join(f"{n:,} {plain(split)}" for split, n in splits.items()),
+        ),
+        (
+            "Paired positions",
+            count(alignment["paired"]),
+            (
+                f"{percent(alignment['share_a'], sign=False)} of A's tokens, "
+                f"{percent(alignment['share_b'], sign=False)} of B's: {plain(pair.family)}"
+            ),
+        ),
+    ]
     if len(default) and pd.notna(default.fuv_up.iloc[0]):
         best = default.iloc[0]
-        cells.append(("Variance unexplained ↓",
-                      f"{percent(best.fuv_up, sign=False)} up, {percent(best.fuv_down, sign=False)} down",
-                      f"FUV, held-out, stitch {plain(best['name'])}"))  # fmt: skip
+        cells.append(
+            (
+                "Variance unexplained ↓",
+                f"{percent(best.fuv_up, sign=False)} up, {percent(best.fuv_down, sign=False)} down",
+                f"FUV, held-out, stitch {plain(best['name'])}",
+            )
+        )
     frame.cells(cells)
 
 
@@ -102,13 +127,16 @@ def paper(ws: Workspace) -> None:
     rows = figures.table_1_rows(table, label)
     before = {"this workspace": "", "another workspace": "{}, ", "the paper": "*paper*: "}
     described = zip(table.source, table.pair, table.label, strict=True)
-    rows[label] = [before[source].format(plain(pair)) + plain(name) for source, pair, name in described]
+    rows[label] = [
+        before[source].format(plain(pair)) + plain(name) for source, pair, name in described
+    ]
     st.table(rows.set_index(label), border="horizontal")
     st.caption(
-        "Next-token cross-entropy, nats/token (↓ better), and its increase over the model that comes last, as in "
-        "Table 1; the paper's increases are recomputed from its rounded losses. *Within* a family both models read the "
-        "same tokens; *cross* family they do not, and only positions that have read the same text are stitched. Losses "
-        "are over different text: compare the increases, not the losses. Controls are in the figure above."
+        "Next-token cross-entropy, nats/token (↓ better), and its increase over the model that"
+        " comes last, as in Table 1; the paper's increases are recomputed from its rounded losses."
+        " *Within* a family both models read the same tokens; *cross* family they do not, and only"
+        " positions that have read the same text are stitched. Losses are over different text:"
+        " compare the increases, not the losses. Controls are in the figure above."
     )
 
 
@@ -119,30 +147,43 @@ def computed(ws: Workspace) -> None:
         st.subheader("What has been computed", anchor="computed")
         rows = table[["what", "files", "made", "megabytes"]]
         st.dataframe(
-            rows, hide_index=True, alt="Artifacts of this workspace",
+            rows,
+            hide_index=True,
+            alt="Artifacts of this workspace",
             column_config={
-                "what": "What", "files": "Files",
-                "made": st.column_config.DatetimeColumn("Made (UTC)", format="YYYY-MM-DD HH:mm", timezone="UTC"),
+                "what": "What",
+                "files": "Files",
+                "made": st.column_config.DatetimeColumn(
+                    "Made (UTC)", format="YYYY-MM-DD HH:mm", timezone="UTC"
+                ),
                 "megabytes": st.column_config.NumberColumn("MB", format="%.2f"),
             },
-        )  # fmt: skip
+        )
     with go:
         st.subheader("Where to go next", anchor="next")
         for row in ask(stitch_tables.stitches, ws).dropna(subset=["a"]).head(6).to_dict("records"):
             st.page_link(
-                STITCHES, icon=":material/hub:", query_params={"pair": ws.pair, "stitch": str(row["name"])},
-                label=f"{plain(row['name'])}: A→B {percent(row['a_to_b_relative'])}, "
-                f"B→A {percent(row['b_to_a_relative'])}",
-            )  # fmt: skip
+                STITCHES,
+                icon=":material/hub:",
+                query_params={"pair": ws.pair, "stitch": str(row["name"])},
+                label=(
+                    f"{plain(row['name'])}: A→B {percent(row['a_to_b_relative'])}, "
+                    f"B→A {percent(row['b_to_a_relative'])}"
+                ),
+            )
         if store.has(ws, "steering"):
             st.page_link(
-                "steering/page.py", icon=":material/explore:", query_params={"pair": ws.pair},
+                "steering/page.py",
+                icon=":material/explore:",
+                query_params={"pair": ws.pair},
                 label="Steer with a vector of the other model",
-            )  # fmt: skip
+            )
         st.page_link(
-            STITCHES, icon=":material/grid_on:", query_params={"pair": ws.pair},
+            STITCHES,
+            icon=":material/grid_on:",
+            query_params={"pair": ws.pair},
             label="Pick layers and fit your own",
-        )  # fmt: skip
+        )
 
 
 page()

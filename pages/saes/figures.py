@@ -1,4 +1,5 @@
-"""SAE training: FLOPs saved, curves, the frontier and its law, decoder cosines, as in Fig. 1c, 2 and 8."""
+"""SAE training: FLOPs saved, curves, the frontier and its law, decoder cosines, as in Fig. 1c, 2
+and 8."""
 
 from typing import Any
 
@@ -23,12 +24,19 @@ def _style(start: str, size: int = 8) -> dict[str, Any]:
         look = look | {"symbol": SYMBOLS[start]}
     colour = {"unpatched": c["b"], "transferred": c["a"]}.get(role, c["control"])
     width = 1.5 if role == "control" else 2.5
-    return {"marker": look, "line": {"color": colour, "width": width, "dash": DASHES.get(start, "solid")}}
+    return {
+        "marker": look,
+        "line": {"color": colour, "width": width, "dash": DASHES.get(start, "solid")},
+    }
 
 
 def _plain_layout(figure: go.Figure, height: int = 380) -> None:
     figure.update_layout(
-        height=height, margin={"l": 0, "r": 8, "t": 30, "b": 0}, dragmode=False, hovermode="closest", legend=LEGEND
+        height=height,
+        margin={"l": 0, "r": 8, "t": 30, "b": 0},
+        dragmode=False,
+        hovermode="closest",
+        legend=LEGEND,
     )
     figure.update_xaxes(fixedrange=True, zeroline=False)
     figure.update_yaxes(fixedrange=True, zeroline=False)
@@ -36,29 +44,47 @@ def _plain_layout(figure: go.Figure, height: int = 380) -> None:
 
 @remembered
 def relative(table: pd.DataFrame) -> go.Figure:
-    """Fig. 2a: FLOPs of a transferred start over those from scratch, by threshold; a line a width (`savings`)."""
+    """Fig. 2a: FLOPs of a transferred start over those from scratch, by threshold; a line a width
+    (`savings`)."""
     figure, c = go.Figure(), colours()
     widths = sorted(table.width.unique())
     for i, width in enumerate(widths):
         rows = table.loc[(table.width == width) & table.ratio.notna()]
         faint = 0.35 + 0.65 * (i + 1) / len(widths)
         error = {
-            "type": "data", "array": (rows.high - rows.ratio).fillna(0),
+            "type": "data",
+            "array": (rows.high - rows.ratio).fillna(0),
             "arrayminus": (rows.ratio - rows.low).fillna(0),
-            "thickness": 1, "width": 0, "color": c["control"],
-        }  # fmt: skip
+            "thickness": 1,
+            "width": 0,
+            "color": c["control"],
+        }
         figure.add_scatter(
-            x=rows.share, y=rows.ratio, name=f"{width:,} features", mode="lines+markers", opacity=faint, error_y=error,
+            x=rows.share,
+            y=rows.ratio,
+            name=f"{width:,} features",
+            mode="lines+markers",
+            opacity=faint,
+            error_y=error,
             line={"color": c["a"], "width": 2.5},
-            marker={"symbol": WIDTHS[i % len(WIDTHS)], "size": 9, "color": c["b"],
-                    "line": {"color": c["a"], "width": 2}},
+            marker={
+                "symbol": WIDTHS[i % len(WIDTHS)],
+                "size": 9,
+                "color": c["b"],
+                "line": {"color": c["a"], "width": 2},
+            },
             customdata=handed(rows[["threshold", "low", "high", "seeds"]]),
-            hovertemplate=f"<b>{width:,} features</b><br>%{{x:.1%}} of scratch's final, an explained variance of "
-            "%{customdata[0]:.3f}<br>%{y:.2f} of scratch's FLOPs [%{customdata[1]:.2f}, %{customdata[2]:.2f}], "
-            "%{customdata[3]} seeds<extra></extra>",
-        )  # fmt: skip
+            hovertemplate=(
+                f"<b>{width:,} features</b><br>%{{x:.1%}} of scratch's final, an explained variance"
+                " of %{customdata[0]:.3f}<br>%{y:.2f} of scratch's FLOPs"
+                " [%{customdata[1]:.2f}, %{customdata[2]:.2f}], %{customdata[3]}"
+                " seeds<extra></extra>"
+            ),
+        )
     figure.add_hline(y=1.0, line={"color": c["control"], "width": 1.5})
-    figure.add_annotation(x=0, y=0, xref="paper", text="scratch", showarrow=False, xanchor="left", yanchor="bottom")
+    figure.add_annotation(
+        x=0, y=0, xref="paper", text="scratch", showarrow=False, xanchor="left", yanchor="bottom"
+    )
     figure.add_vline(x=HEADLINE, line={"color": c["control"], "width": 1, "dash": "dot"})
     _plain_layout(figure)
     figure.update_xaxes(title="share of scratch's final explained variance", tickformat=".0%")
@@ -74,14 +100,24 @@ def curves(table: pd.DataFrame, x: str, y: str, title_x: str, title_y: str) -> g
         runs = table.loc[table.start == start]
         for i, (_, rows) in enumerate(runs.groupby(["seed", "auxiliary"])):
             figure.add_scatter(
-                x=rows[x], y=rows[y], name=start, legendgroup=start, showlegend=i == 0, mode="lines",
-                opacity=1.0 if i == 0 else 0.45, line=_style(start)["line"],
+                x=rows[x],
+                y=rows[y],
+                name=start,
+                legendgroup=start,
+                showlegend=i == 0,
+                mode="lines",
+                opacity=1.0 if i == 0 else 0.45,
+                line=_style(start)["line"],
                 customdata=handed(rows[["step", "seed"]]),
-                hovertemplate=f"<b>{start}</b>, seed %{{customdata[1]}}, step %{{customdata[0]:,}}<br>%{{y:.4g}} at "
-                "%{x:.3g}<extra></extra>",
-            )  # fmt: skip
+                hovertemplate=(
+                    f"<b>{start}</b>, seed %{{customdata[1]}}, step"
+                    " %{customdata[0]:,}<br>%{y:.4g} at %{x:.3g}<extra></extra>"
+                ),
+            )
     _plain_layout(figure, 340)
-    figure.update_xaxes(title=title_x, type="log" if x == "flops" else "linear", exponentformat="power", dtick=None)
+    figure.update_xaxes(
+        title=title_x, type="log" if x == "flops" else "linear", exponentformat="power", dtick=None
+    )
     figure.update_yaxes(title=title_y)
     if y == "explained_variance":
         low, high = (float(f(table[y].to_numpy())) for f in (np.min, np.max))
@@ -93,21 +129,32 @@ def curves(table: pd.DataFrame, x: str, y: str, title_x: str, title_y: str) -> g
 
 @remembered
 def frontier(points: pd.DataFrame, laws: dict[str, dict[str, float]]) -> go.Figure:
-    """Fig. 1c and 8: the least error within so many FLOPs of any width, and Eq. 14's law through it."""
+    """Fig. 1c and 8: the least error within so many FLOPs of any width, and Eq. 14's law through
+    it."""
     figure = go.Figure()
     for start in dict.fromkeys(points.start):
         rows, style = points.loc[points.start == start], _style(start, 7)
         figure.add_scatter(
-            x=rows.flops, y=rows.mse, name=start, legendgroup=start, mode="markers", marker=style["marker"],
+            x=rows.flops,
+            y=rows.mse,
+            name=start,
+            legendgroup=start,
+            mode="markers",
+            marker=style["marker"],
             hovertemplate=f"<b>{start}</b><br>%{{y:.3g}} within %{{x:.2g}} FLOPs<extra></extra>",
-        )  # fmt: skip
+        )
         law = laws.get(start)
         if law:
             x = np.array([rows.flops.min(), rows.flops.max()])
             figure.add_scatter(
-                x=x, y=law["A"] * x ** -law["beta"], legendgroup=start, showlegend=False, mode="lines",
-                line=style["line"], hoverinfo="skip",
-            )  # fmt: skip
+                x=x,
+                y=law["A"] * x ** -law["beta"],
+                legendgroup=start,
+                showlegend=False,
+                mode="lines",
+                line=style["line"],
+                hoverinfo="skip",
+            )
     _plain_layout(figure)
     figure.update_xaxes(title="FLOPs, the stitch included", type="log", exponentformat="power")
     figure.update_yaxes(title="mean squared error (↓ better)", type="log")
@@ -121,11 +168,20 @@ def turning(table: pd.DataFrame) -> go.Figure:
     for start in dict.fromkeys(table.start):
         rows = table.loc[table.start == start]
         figure.add_scatter(
-            x=rows.cosine, y=rows.share, name=start, mode="lines", line=_style(start)["line"] | {"shape": "hvh"},
-            hovertemplate=f"<b>{start}</b><br>%{{y:.1%}} of features near a cosine of %{{x:.2f}}<extra></extra>",
-        )  # fmt: skip
+            x=rows.cosine,
+            y=rows.share,
+            name=start,
+            mode="lines",
+            line=_style(start)["line"] | {"shape": "hvh"},
+            hovertemplate=(
+                f"<b>{start}</b><br>%{{y:.1%}} of features near a cosine of"
+                " %{x:.2f}<extra></extra>"
+            ),
+        )
     _plain_layout(figure, 340)
     low = float(table.cosine[table.share > 0].min()) - 0.05
-    figure.update_xaxes(title="cosine of a decoder direction to its start", range=[max(-1.0, low), 1.02])
+    figure.update_xaxes(
+        title="cosine of a decoder direction to its start", range=[max(-1.0, low), 1.02]
+    )
     figure.update_yaxes(title="share of active features", tickformat=".0%", rangemode="tozero")
     return figure

@@ -1,4 +1,5 @@
-"""What training an SAE of B saves that starts from a transferred one: Fig. 1c, 2, 8, Tables 3, 4; one's own runs."""
+"""What training an SAE of B saves that starts from a transferred one: Fig. 1c, 2, 8, Tables 3, 4;
+one's own runs."""
 
 import pandas as pd
 import streamlit as st
@@ -23,8 +24,9 @@ def page() -> None:
         pair = get_pair(ws.pair)
         st.title("SAE training")
         st.markdown(
-            f"An SAE of :blue[{plain(pair.a.title)}] that is carried to :violet[{plain(pair.b.title)}] is not yet a "
-            "good SAE there; is it a start that saves training?"
+            f"An SAE of :blue[{plain(pair.a.title)}] that is carried to"
+            f" :violet[{plain(pair.b.title)}] is not yet a good SAE there; is it a start that saves"
+            " training?"
         )
         panels.job_panel(ws.pair)
         panels.refusal()
@@ -33,14 +35,19 @@ def page() -> None:
         names = sae_tables.sets(ws)
         if not names:
             panels.door(
-                "**No SAEs trained yet.** This trains SAEs of B from scratch, from A's SAE carried over, and from two "
-                "controls, at several widths. It needs an SAE of A and a stitch from its layer.",
+                "**No SAEs trained yet.** This trains SAEs of B from scratch, from A's SAE carried"
+                " over, and from two controls, at several widths. It needs an SAE of A and a stitch"
+                " from its layer.",
                 f"python -m core sae train {ws.pair}",
             )
         else:
             just_made(ws, names)
             frame.answer("set", names, "runs")
-            name = st.selectbox("Runs", names, key="set", bind="query-params") if len(names) > 1 else names[0]
+            name = (
+                st.selectbox("Runs", names, key="set", bind="query-params")
+                if len(names) > 1
+                else names[0]
+            )
             measured(ws, name)
         with section():
             own(ws, pair, names)
@@ -62,10 +69,17 @@ def measured(ws: Workspace, name: str) -> None:
     said = st.container()
     frame.answer("fitter", FITTERS, "fitter")
     fitter = st.segmented_control(
-        "Fitter of the stitch", FITTERS, default=FITTERS[0], required=True, key="fitter", bind="query-params",
-        help="Its cost is added to the FLOPs of every start that needs a stitch. The paper trains it with Adam (A); "
-        "the exact fitter solves Eq. 3 from second moments.",
-    )  # fmt: skip
+        "Fitter of the stitch",
+        FITTERS,
+        default=FITTERS[0],
+        required=True,
+        key="fitter",
+        bind="query-params",
+        help=(
+            "Its cost is added to the FLOPs of every start that needs a stitch. The paper trains it"
+            " with Adam (A); the exact fitter solves Eq. 3 from second moments."
+        ),
+    )
     table = ask(sae_tables.curves, ws, name, "adam" if fitter == "adam" else "exact")
     said.markdown(f"**{plain(sae_tables.sentence(table))}**")
     with section():
@@ -82,128 +96,198 @@ def measured(ws: Workspace, name: str) -> None:
 def saved(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
     rows = sae_tables.savings(table)
     if rows.empty:
-        st.info("No run from scratch and from a transferred SAE of the same width and seed to compare.")
+        st.info(
+            "No run from scratch and from a transferred SAE of the same width and seed to compare."
+        )
         return
     stitch = ask(sae_tables.costs, ws, name)["stitch"]
     draw(
         figures.relative(rows),
-        "Fig. 2a: FLOPs that a transferred start needs to reach a threshold, over those from scratch with the same "
-        f"data order; the stitch, learned on {stitch['positions']:,} pairs, is included, A's SAE is taken as given. "
-        f"Bars: 95 %, Student, over {about['seeds']} seeds. Dotted: {HEADLINE:.0%} of scratch's final explained "
-        "variance. The paper found 30 to 50 % less at high thresholds, with up to 65 k features and 4 B tokens.",
-        key="relative", alt="Relative FLOPs to explained variance thresholds",
-    )  # fmt: skip
+        "Fig. 2a: FLOPs that a transferred start needs to reach a threshold, over those from"
+        f" scratch with the same data order; the stitch, learned on {stitch['positions']:,} pairs,"
+        f" is included, A's SAE is taken as given. Bars: 95 %, Student, over {about['seeds']}"
+        f" seeds. Dotted: {HEADLINE:.0%} of scratch's final explained variance. The paper found 30"
+        " to 50 % less at high thresholds, with up to 65 k features and 4 B tokens.",
+        key="relative",
+        alt="Relative FLOPs to explained variance thresholds",
+    )
 
 
 def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
     st.header("One width", anchor="width")
     widths = [int(w) for w in sorted(table.width.unique())]
     if not widths:
-        st.info("Every run diverged at its start, so there is nothing to draw: lower the learning rate.")
+        st.info(
+            "Every run diverged at its start, so there is nothing to draw: lower the learning rate."
+        )
         return
     frame.answer("width", widths, "width")
     frame.answer("auxiliary", ("without", "with"), "auxiliary loss")
     with st.container(horizontal=True):
         width = st.segmented_control(
-            "Features", widths, default=widths[-1], required=True, key="width", bind="query-params",
+            "Features",
+            widths,
+            default=widths[-1],
+            required=True,
+            key="width",
+            bind="query-params",
             help="M, the width of the SAE.",
-        )  # fmt: skip
+        )
         extra = sorted(float(x) for x in table.auxiliary.unique() if x)
-        loss = st.segmented_control(
-            "Auxiliary loss", ("without", "with"), default="without", required=True, key="auxiliary",
-            bind="query-params", help="SAELens' loss that lets dead features rebuild what is left over"
-            f"{f', coefficient {extra[0]:g}' if extra else ''}; the paper uses none and conjectures that it would cure "
-            "dead features that a transferred start inherits (D).",
-        ) if extra else "without"  # fmt: skip
+        loss = (
+            st.segmented_control(
+                "Auxiliary loss",
+                ("without", "with"),
+                default="without",
+                required=True,
+                key="auxiliary",
+                bind="query-params",
+                help=(
+                    "SAELens' loss that lets dead features rebuild what is left"
+                    f" over{f', coefficient {extra[0]:g}' if extra else ''}; the paper uses none"
+                    " and conjectures that it would cure dead features that a transferred start"
+                    " inherits (D)."
+                ),
+            )
+            if extra
+            else "without"
+        )
     auxiliary = extra[0] if loss == "with" else 0.0
     here = table.loc[(table.width == width) & (table.auxiliary == auxiliary)]
     left, right = st.columns(2)
     with left:
         draw(
             figures.curves(
-                here, "flops", "explained_variance", "FLOPs, the stitch included", "explained variance (↑ better)"
+                here,
+                "flops",
+                "explained_variance",
+                "FLOPs, the stitch included",
+                "explained variance (↑ better)",
             ),
-            f"Explained variance of each batch before it is learned from; k = {about['k']}, {about['positions']:,} "
-            f"rows once, learning rate {about['lr']:g}. Faint: further seeds. Controls: a stitch of shuffled pairs, a "
-            "random stitch.", key="curves", alt="Explained variance against FLOPs by start",
-        )  # fmt: skip
+            f"Explained variance of each batch before it is learned from; k = {about['k']},"
+            f" {about['positions']:,} rows once, learning rate {about['lr']:g}. Faint: further"
+            " seeds. Controls: a stitch of shuffled pairs, a random stitch.",
+            key="curves",
+            alt="Explained variance against FLOPs by start",
+        )
     with right:
         draw(
             figures.curves(here, "step", "dead", "step", "dead features (↓ better)"),
             f"Features that were active for none of the last {about['window']} steps "
             f"({about['window'] * about['batch']:,} rows).",
-            key="dead", alt="Dead features during training by start",
-        )  # fmt: skip
+            key="dead",
+            alt="Dead features during training by start",
+        )
     if not auxiliary:
         turned = ask(sae_tables.turning, ws, name, int(width))
         draw(
             figures.turning(turned),
-            "Fig. 2b: how far active features turned from where they started; means over seeds. A start that already "
-            "has B's features turns less than a random one.", key="turning", alt="Decoder cosine to the start",
-        )  # fmt: skip
+            "Fig. 2b: how far active features turned from where they started; means over seeds. A"
+            " start that already has B's features turns less than a random one.",
+            key="turning",
+            alt="Decoder cosine to the start",
+        )
 
 
 def law(about: dict, table: pd.DataFrame) -> None:
     st.header("Frontier", anchor="frontier")
     points, laws = sae_tables.frontier(table)
     if points.empty:
-        st.info("The starts share no range of FLOPs: train longer, or learn the stitch from fewer positions.")
+        st.info(
+            "The starts share no range of FLOPs: train longer, or learn the stitch from fewer"
+            " positions."
+        )
         return
     draw(
         figures.frontier(points, laws),
-        "Fig. 1c, 8: the least mean squared error (per dimension, of rows at an average norm of √d) within so many "
-        f"FLOPs of any of the widths {', '.join(f'{w:,}' for w in about['widths'])}; lines: Eq. 14, L(C) = A C^−β, "
-        "fitted in logarithms without an irreducible loss. It pictures these runs; it is no scaling law.",
-        key="frontier", alt="Frontier of error against FLOPs by start",
-    )  # fmt: skip
+        "Fig. 1c, 8: the least mean squared error (per dimension, of rows at an average norm of"
+        " √d) within so many FLOPs of any of the widths"
+        f" {', '.join(f'{w:,}' for w in about['widths'])}; lines: Eq. 14, L(C) = A C^−β, fitted in"
+        " logarithms without an irreducible loss. It pictures these runs; it is no scaling law.",
+        key="frontier",
+        alt="Frontier of error against FLOPs by start",
+    )
     rows = [
-        {"Start": start, "A": f"{x['A']:,.0f}" if x["A"] >= 100 else f"{x['A']:.3g}", "β": f"{x['beta']:.3f}"
-         + (f" [{x['beta_low']:.3f}, {x['beta_high']:.3f}]" if "beta_low" in x else "")}
+        {
+            "Start": start,
+            "A": f"{x['A']:,.0f}" if x["A"] >= 100 else f"{x['A']:.3g}",
+            "β": (
+                f"{x['beta']:.3f}"
+                + (f" [{x['beta_low']:.3f}, {x['beta_high']:.3f}]" if "beta_low" in x else "")
+            ),
+        }
         for start, x in laws.items()
-    ]  # fmt: skip
-    rows += [{"Start": f"paper, Pythia, {s}", "A": a, "β": b}
-             for s, a, b in (("scratch", "41.2", "0.16"), ("transferred", "18.5", "0.14"))]  # fmt: skip
+    ]
+    rows += [
+        {"Start": f"paper, Pythia, {s}", "A": a, "β": b}
+        for s, a, b in (("scratch", "41.2", "0.16"), ("transferred", "18.5", "0.14"))
+    ]
     st.dataframe(pd.DataFrame(rows), hide_index=True, alt="Fitted coefficients")
     st.caption("Table 4. Intervals: 95 %, bootstrap over seeds, where every width has several.")
 
 
 def runs(ws: Workspace, name: str) -> None:
     table = ask(sae_tables.summary, ws, name)
-    shown = pd.DataFrame({
-        "Start": table.start, "Features": table.width, "Auxiliary loss": table.auxiliary,
-        "Explained variance ↑": table.explained_variance, "Dead ↓": [percent(x, sign=False) for x in table.dead],
-        "Cosine to start": table.cosine, "Seeds": table.seeds,
-    })  # fmt: skip
+    shown = pd.DataFrame(
+        {
+            "Start": table.start,
+            "Features": table.width,
+            "Auxiliary loss": table.auxiliary,
+            "Explained variance ↑": table.explained_variance,
+            "Dead ↓": [percent(x, sign=False) for x in table.dead],
+            "Cosine to start": table.cosine,
+            "Seeds": table.seeds,
+        }
+    )
     if table.stopped.any():
         shown["Stopped"] = table.stopped
     st.dataframe(
-        shown.style.format({"Explained variance ↑": "{:.3f}", "Cosine to start": "{:.2f}", "Auxiliary loss": "{:g}"}),
-        hide_index=True, height="content", alt="Results of every run",
-    )  # fmt: skip
+        shown.style.format(
+            {
+                "Explained variance ↑": "{:.3f}",
+                "Cosine to start": "{:.2f}",
+                "Auxiliary loss": "{:g}",
+            }
+        ),
+        hide_index=True,
+        height="content",
+        alt="Results of every run",
+    )
     st.caption("On held-out text, means over seeds; median cosine of active features.")
     found = ask(sae_tables.costs, ws, name)
     n, small = found["positions"], found["stitch"]
     rows = [(f"SAE of A, {int(w):,} features", x["a"] * n) for w, x in found["row"].items()]
     rows += [(f"SAE of B, {int(w):,} features", x["b"] * n) for w, x in found["row"].items()]
-    rows += [(f"SAE of B, {int(w):,} features, auxiliary loss at work", x["b_auxiliary"] * n)
-             for w, x in list(found["row"].items())[-1:]]  # fmt: skip
-    rows += [(f"Stitch on {small['positions']:,} pairs, {METHODS[f][0]}", small[f]) for f in FITTERS]
+    rows += [
+        (f"SAE of B, {int(w):,} features, auxiliary loss at work", x["b_auxiliary"] * n)
+        for w, x in list(found["row"].items())[-1:]
+    ]
+    rows += [
+        (f"Stitch on {small['positions']:,} pairs, {METHODS[f][0]}", small[f]) for f in FITTERS
+    ]
     whole = found["stitch_whole"]
-    rows += [(f"Stitch on {whole['positions']:,} pairs, {METHODS[f][0]}", whole[f]) for f in FITTERS]
+    rows += [
+        (f"Stitch on {whole['positions']:,} pairs, {METHODS[f][0]}", whole[f]) for f in FITTERS
+    ]
     st.dataframe(
-        pd.DataFrame([{"Procedure": p, "FLOPs": scientific(x)} for p, x in rows]), hide_index=True, height="content",
+        pd.DataFrame([{"Procedure": p, "FLOPs": scientific(x)} for p, x in rows]),
+        hide_index=True,
+        height="content",
         alt="FLOPs of each procedure",
-    )  # fmt: skip
+    )
     st.caption(
-        "Table 3: matrix products of one step counted by FlopCounterMode and scaled, activations cached; SAEs see "
-        f"{n:,} rows once. The exact fitter's factorisations are counted by textbook formulas."
+        "Table 3: matrix products of one step counted by FlopCounterMode and scaled, activations"
+        f" cached; SAEs see {n:,} rows once. The exact fitter's factorisations are counted by"
+        " textbook formulas."
     )
 
 
 def scientific(x: float) -> str:
     """Two digits and a power of ten."""
     mantissa, power = f"{x:.1e}".split("e")
-    return f"{mantissa} × 10" + str(int(power)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa} × 10" + str(int(power)).translate(
+        str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    )
 
 
 def live(ws: Workspace) -> None:
@@ -227,15 +311,25 @@ def _live(pair: str, name: str) -> None:
     with section():
         widths = [int(w) for w in sorted(table.width.unique())]
         width = st.segmented_control(
-            "Features", widths, default=widths[-1], required=True, key="live-width", format_func=lambda w: f"{w:,}"
+            "Features",
+            widths,
+            default=widths[-1],
+            required=True,
+            key="live-width",
+            format_func=lambda w: f"{w:,}",
         )
         draw(
             figures.curves(
-                table.loc[table.width == width], "step", "explained_variance", "step", "explained variance (↑ better)"
+                table.loc[table.width == width],
+                "step",
+                "explained_variance",
+                "step",
+                "explained variance (↑ better)",
             ),
             f"{plain(name)} as far as it got: {table.run.nunique()} runs begun.",
-            key="live", alt="Explained variance of runs under way",
-        )  # fmt: skip
+            key="live",
+            alt="Explained variance of runs under way",
+        )
 
 
 def own(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
@@ -243,34 +337,62 @@ def own(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
     st.header("Train more", anchor="train")
     sources = sae_tables.sources(ws)
     if not sources:
-        st.info("This needs an SAE of A with a stitch from its layer: see the Features and the Stitches page.")
+        st.info(
+            "This needs an SAE of A with a stitch from its layer: see the Features and the Stitches"
+            " page."
+        )
         return
     with st.form("train", border=True):
         one, two, three = st.columns(3)
-        source = one.selectbox("From", sources, format_func=" through ".join, help="An SAE of A, and the stitch whose "
-                               "layers, metric and α are used (Eq. 3, 6).")  # fmt: skip
-        widths = two.text_input("Features", "1024", max_chars=60, help="M; several with commas. A's SAE of a width "
-                                "that is not there is trained first.")  # fmt: skip
+        source = one.selectbox(
+            "From",
+            sources,
+            format_func=" through ".join,
+            help="An SAE of A, and the stitch whose layers, metric and α are used (Eq. 3, 6).",
+        )
+        widths = two.text_input(
+            "Features",
+            "1024",
+            max_chars=60,
+            help="M; several with commas. A's SAE of a width that is not there is trained first.",
+        )
         name = three.text_input("Name", sae_tables.free_name(names), max_chars=64)
-        starts = st.pills("Starts", STARTS, selection_mode="multi", default=list(COMPARED), help="Compared at equal "
-                          "data order and settings.")  # fmt: skip
+        starts = st.pills(
+            "Starts",
+            STARTS,
+            selection_mode="multi",
+            default=list(COMPARED),
+            help="Compared at equal data order and settings.",
+        )
         one, two, three, four = st.columns(4)
-        positions = one.number_input("Rows of B", 2_000, 5_000_000, 100_000, step=50_000, help="Each seen once.")
-        seeds = two.number_input("Seeds", 1, 10, 1, help="Of scratch and transferred; an interval needs two.")
-        lr = three.number_input("Learning rate", 1e-6, 1e3, 4e-3, format="%g", help="Constant; the paper takes 1e-4.")
-        auxiliary = four.number_input("Auxiliary loss", 0.0, 10.0, 0.0, help="Coefficient of further runs with it.")
+        positions = one.number_input(
+            "Rows of B", 2_000, 5_000_000, 100_000, step=50_000, help="Each seen once."
+        )
+        seeds = two.number_input(
+            "Seeds", 1, 10, 1, help="Of scratch and transferred; an interval needs two."
+        )
+        lr = three.number_input(
+            "Learning rate", 1e-6, 1e3, 4e-3, format="%g", help="Constant; the paper takes 1e-4."
+        )
+        auxiliary = four.number_input(
+            "Auxiliary loss", 0.0, 10.0, 0.0, help="Coefficient of further runs with it."
+        )
         if st.form_submit_button("Train", type=frame.action(), icon=":material/model_training:"):
             sae, stitch = source
             asked = {
-                "widths": widths, "starts": starts, "positions": int(positions), "seeds": int(seeds), "lr": lr,
+                "widths": widths,
+                "starts": starts,
+                "positions": int(positions),
+                "seeds": int(seeds),
+                "lr": lr,
                 "auxiliary": auxiliary,
-            }  # fmt: skip
+            }
             with section():
                 jobs.start_sae_training(pair.key, sae, stitch, name.strip(), asked)
                 st.rerun()
     st.caption(
-        "Runs in the background, stops and goes on where it was, and ends as a set above; its SAEs are kept as SAELens "
-        "folders in the cache of whoever runs the app."
+        "Runs in the background, stops and goes on where it was, and ends as a set above; its SAEs"
+        " are kept as SAELens folders in the cache of whoever runs the app."
     )
 
 

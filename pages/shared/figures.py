@@ -1,4 +1,5 @@
-"""The figures. One colour means one thing: A blue, B purple, transferred purple outlined in blue, controls grey."""
+"""The figures. One colour means one thing: A blue, B purple, transferred purple outlined in blue,
+controls grey."""
 
 import hashlib
 import html
@@ -17,8 +18,13 @@ from pages.shared.words import loss, percent
 
 QUIET = {"displayModeBar": False, "scrollZoom": False}
 LEGEND = {
-    "orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "itemclick": False, "itemdoubleclick": False,
-}  # fmt: skip
+    "orientation": "h",
+    "y": 1.0,
+    "yanchor": "bottom",
+    "x": 0,
+    "itemclick": False,
+    "itemdoubleclick": False,
+}
 LABELS = 108
 """Pixels left of an axis for the names of conditions."""
 ROLES = {"unpatched": "unpatched", "transferred": "stitched", "control": "control"}
@@ -28,8 +34,8 @@ P = ParamSpec("P")
 
 
 def remembered(build: Callable[P, go.Figure]) -> Callable[P, go.Figure]:
-    """A figure of the same tables in the same theme is built once: Plotly's checks are half of what a page costs.
-    Nothing changes a figure once it is built."""
+    """A figure of the same tables in the same theme is built once: Plotly's checks are half of what
+    a page costs. Nothing changes a figure once it is built."""
 
     @st.cache_resource(max_entries=100, show_spinner=False, hash_funcs={pd.DataFrame: _content})
     def kept(theme: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> go.Figure:
@@ -60,8 +66,9 @@ def hovered(text: object) -> str:
 
 
 def handed(table: Any, digits: int = 4) -> list[list[Any]]:
-    """The `customdata` of a trace from a table, a row a mark, as plain lists of numbers and words. An array would go to
-    the browser as bytes, and what is picked there would come back as an object with its places as names."""
+    """The `customdata` of a trace from a table, a row a mark, as plain lists of numbers and words.
+    An array would go to the browser as bytes, and what is picked there would come back as an object
+    with its places as names."""
     return [[_plain(value, digits) for value in row] for row in table.to_numpy(object)]
 
 
@@ -77,8 +84,9 @@ def _plain(value: Any, digits: int) -> Any:
 
 
 def picked(selection: Any) -> list[list[Any]]:
-    """The `customdata` of every mark of a chart's selection that has one, as `handed` gave it; in whatever form the
-    browser sends it back: a list, an object whose names are places, or one value."""
+    """The `customdata` of every mark of a chart's selection that has one, as `handed` gave it; in
+    whatever form the browser sends it back: a list, an object whose names are places, or one
+    value."""
     points = (selection or {}).get("selection", {}).get("points", [])
     found = [point.get("customdata") for point in points]
     return [_row(data) for data in found if data is not None]
@@ -108,26 +116,38 @@ def colours() -> dict[str, str]:
     theme = st.context.theme.type or "light"
     chart = st.get_option(f"theme.{theme}.chartCategoricalColors")
     return {
-        "a": chart[0], "b": chart[1], "semantic": chart[2], "structural": chart[3], "control": chart[4],
-        "ink": st.get_option(f"theme.{theme}.textColor"), "paper": st.get_option(f"theme.{theme}.backgroundColor"),
-    }  # fmt: skip
+        "a": chart[0],
+        "b": chart[1],
+        "semantic": chart[2],
+        "structural": chart[3],
+        "control": chart[4],
+        "ink": st.get_option(f"theme.{theme}.textColor"),
+        "paper": st.get_option(f"theme.{theme}.backgroundColor"),
+    }
 
 
 def marker(role: str, model: str, size: int = 11) -> dict[str, Any]:
-    """Unpatched: a circle in the model's colour; stitched: purple diamond outlined in blue; control: grey square."""
+    """Unpatched: a circle in the model's colour; stitched: purple diamond outlined in blue;
+    control: grey square."""
     c = colours()
     match role:
         case "unpatched":
             return {"symbol": "circle", "size": size, "color": c[model]}
         case "transferred":
-            return {"symbol": "diamond", "size": size, "color": c["b"], "line": {"color": c["a"], "width": 2}}
+            return {
+                "symbol": "diamond",
+                "size": size,
+                "color": c["b"],
+                "line": {"color": c["a"], "width": 2},
+            }
         case _:
             return {"symbol": "square", "size": size - 2, "color": c["control"]}
 
 
 @remembered
 def table_1(table: pd.DataFrame, title_a: str, title_b: str) -> go.Figure:
-    """`queries.downstream` as dots with 95 % intervals, what A scores above what B scores, one axis."""
+    """`queries.downstream` as dots with 95 % intervals, what A scores above what B scores, one
+    axis."""
     c = colours()
     figure = go.Figure()
     span = table.high.max() - table.low.min()
@@ -137,49 +157,99 @@ def table_1(table: pd.DataFrame, title_a: str, title_b: str) -> go.Figure:
         rows = table.loc[table.model == model]
         base = rows.loss[rows.role == "unpatched"].to_list()
         figure.add_annotation(
-            x=0, y=at, xref="paper", xshift=-LABELS, text=f"<b>Scored by {model.upper()}</b>, {names[model]}",
-            showarrow=False, xanchor="left", font={"color": c[model], "size": 14},
-        )  # fmt: skip
+            x=0,
+            y=at,
+            xref="paper",
+            xshift=-LABELS,
+            text=f"<b>Scored by {model.upper()}</b>, {names[model]}",
+            showarrow=False,
+            xanchor="left",
+            font={"color": c[model], "size": 14},
+        )
         for x in base:
             figure.add_shape(
-                type="line", x0=x, x1=x, y0=at - 0.6, y1=at - len(rows) - 0.4, layer="below",
+                type="line",
+                x0=x,
+                x1=x,
+                y0=at - 0.6,
+                y1=at - len(rows) - 0.4,
+                layer="below",
                 line={"color": c[model], "width": 1, "dash": "dot"},
-            )  # fmt: skip
+            )
         for row in rows.to_dict("records"):
             at -= 1
             ticks.append((at, row["label"]))
             near_end = row["loss"] > left + 0.62 * (right - left)
-            text = loss(row["loss"]) + ("" if row["role"] == "unpatched" else f" ({percent(row['relative'])})")
+            text = loss(row["loss"]) + (
+                "" if row["role"] == "unpatched" else f" ({percent(row['relative'])})"
+            )
             above = percent(row["relative"], row["relative_low"], row["relative_high"])
             figure.add_scatter(
-                x=[row["loss"]], y=[at], mode="markers", marker=marker(row["role"], model),
-                error_x={"type": "data", "array": [row["high"] - row["loss"]], "arrayminus": [row["loss"] - row["low"]],
-                         "thickness": 2, "width": 0, "color": c["control"]},
-                name=row["label"], showlegend=False, cliponaxis=False,
+                x=[row["loss"]],
+                y=[at],
+                mode="markers",
+                marker=marker(row["role"], model),
+                error_x={
+                    "type": "data",
+                    "array": [row["high"] - row["loss"]],
+                    "arrayminus": [row["loss"] - row["low"]],
+                    "thickness": 2,
+                    "width": 0,
+                    "color": c["control"],
+                },
+                name=row["label"],
+                showlegend=False,
+                cliponaxis=False,
                 hovertemplate=(
                     f"<b>{row['label']}</b>: {row['says']}<br>"
                     f"{loss(row['loss'], row['low'], row['high'])} nats/token<br>"
-                    + (f"{above} against {model.upper()} unpatched<br>" if row["role"] != "unpatched" else "")
+                    + (
+                        f"{above} against {model.upper()} unpatched<br>"
+                        if row["role"] != "unpatched"
+                        else ""
+                    )
                     + f"{row['bits_per_byte']:.2f} bits/byte<br>"
                     f"{row['documents']:,} documents, {row['tokens']:,} tokens<extra></extra>"
                 ),
-            )  # fmt: skip
+            )
             figure.add_annotation(
-                x=row["low" if near_end else "high"], y=at, text=text, font={"size": 13, "color": c["ink"]},
-                showarrow=False, xanchor="right" if near_end else "left", xshift=-9 if near_end else 9,
-            )  # fmt: skip
+                x=row["low" if near_end else "high"],
+                y=at,
+                text=text,
+                font={"size": 13, "color": c["ink"]},
+                showarrow=False,
+                xanchor="right" if near_end else "left",
+                xshift=-9 if near_end else 9,
+            )
         at -= 1.2
     for role, label in ROLES.items():
-        figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker(role, "a"), name=label, hoverinfo="skip")
+        figure.add_scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            marker=marker(role, "a"),
+            name=label,
+            hoverinfo="skip",
+        )
     figure.update_layout(
-        height=430, margin={"l": LABELS, "r": 8, "t": 30, "b": 0}, dragmode=False, hovermode="closest",
+        height=430,
+        margin={"l": LABELS, "r": 8, "t": 30, "b": 0},
+        dragmode=False,
+        hovermode="closest",
         legend=LEGEND,
-    )  # fmt: skip
-    figure.update_xaxes(title="nats/token (← better)", range=[left, right], fixedrange=True, zeroline=False)
+    )
+    figure.update_xaxes(
+        title="nats/token (← better)", range=[left, right], fixedrange=True, zeroline=False
+    )
     figure.update_yaxes(
-        tickvals=[t[0] for t in ticks], ticktext=[t[1] for t in ticks], range=[at + 0.7, 0.5], fixedrange=True,
-        showgrid=False, zeroline=False, automargin=False,
-    )  # fmt: skip
+        tickvals=[t[0] for t in ticks],
+        ticktext=[t[1] for t in ticks],
+        range=[at + 0.7, 0.5],
+        fixedrange=True,
+        showgrid=False,
+        zeroline=False,
+        automargin=False,
+    )
     return figure
 
 

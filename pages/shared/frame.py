@@ -1,4 +1,5 @@
-"""What every page shares: the workspace shown, cached queries, messages in place, numbers in words, the job panel."""
+"""What every page shares: the workspace shown, cached queries, messages in place, numbers in words,
+the job panel."""
 
 import hashlib
 import re
@@ -31,7 +32,8 @@ def workspace() -> Workspace:
 
 
 def other_workspace(asked: str | None, shown: str, built: Sequence[str]) -> None:
-    """Say that a link asks for a workspace that is not there, for as long as the one in its place is shown."""
+    """Say that a link asks for a workspace that is not there, for as long as the one in its place
+    is shown."""
     now = st.session_state
     if asked is not None and asked != shown and asked not in built:
         now["other_workspace"] = (asked, shown)
@@ -39,15 +41,18 @@ def other_workspace(asked: str | None, shown: str, built: Sequence[str]) -> None
     if instead != shown:
         return
     if missing in known_pairs():
-        what = f"{plain(get_pair(missing).title)} has no workspace yet (`python -m core build {missing}` makes it)"
+        what = (
+            f"{plain(get_pair(missing).title)} has no workspace yet (`python -m core build"
+            f" {missing}` makes it)"
+        )
     else:
         what = f"No workspace {plain(missing)} here"
     st.warning(f"{what}; this is {plain(get_pair(shown).title)}. Others are in the sidebar's list.")
 
 
 def mine() -> Path:
-    """The folder of what this browser brought. The browser is known by the random cookie that Streamlit gives it
-    against forged requests; without one, this session stands for it."""
+    """The folder of what this browser brought. The browser is known by the random cookie that
+    Streamlit gives it against forged requests; without one, this session stands for it."""
     _, mask, token, *_ = [*st.context.cookies.get("_streamlit_xsrf", "").split("|"), "", "", ""]
     try:
         masked, key = bytes.fromhex(token), bytes.fromhex(mask)
@@ -59,21 +64,30 @@ def mine() -> Path:
     return uploads.private_home(hashlib.sha256(b"stitchlens" + secret).hexdigest()[:32])
 
 
-def ask(query: Callable[Concatenate[Workspace, P], T], ws: Workspace, *args: P.args, **kwargs: P.kwargs) -> T:
+def ask(
+    query: Callable[Concatenate[Workspace, P], T], ws: Workspace, *args: P.args, **kwargs: P.kwargs
+) -> T:
     """`query(ws, …)`, remembered until an artifact of the workspace changes."""
     at = (ws.pair, str(workspaces_dir()), ws.private and str(ws.private))
     return _ask(query, query.__name__, at, store.stamp(ws), args, kwargs)
 
 
 @st.cache_data(max_entries=200, show_spinner=False)
-def _ask(_query: Callable[..., T], name: str, at: tuple[str, str, str | None], stamp: str, args: Any, kwargs: Any) -> T:
+def _ask(
+    _query: Callable[..., T],
+    name: str,
+    at: tuple[str, str, str | None],
+    stamp: str,
+    args: Any,
+    kwargs: Any,
+) -> T:
     pair, root, private = at
     return _query(Workspace(pair, Path(root), Path(private) if private else None), *args, **kwargs)
 
 
 def action() -> Literal["primary", "secondary"]:
-    """The kind of a page's main button. Streamlit writes white on a primary one, which the dark theme's light ink does
-    not carry."""
+    """The kind of a page's main button. Streamlit writes white on a primary one, which the dark
+    theme's light ink does not carry."""
     return "secondary" if st.context.theme.type == "dark" else "primary"
 
 
@@ -95,8 +109,9 @@ if (!window.stitchlensTouch) {
 
 
 def touch() -> None:
-    """Let a swipe over a figure scroll the page and a tap pick a mark. Streamlit turns a figure whose marks can be
-    picked from no drag mode into panning, for which Plotly takes every touch; kept from it, a tap comes as a click."""
+    """Let a swipe over a figure scroll the page and a tap pick a mark. Streamlit turns a figure
+    whose marks can be picked from no drag mode into panning, for which Plotly takes every touch;
+    kept from it, a tap comes as a click."""
     st.html(TOUCH, unsafe_allow_javascript=True)
 
 
@@ -104,15 +119,22 @@ def touch() -> None:
 
 
 def settle(
-    key: str, usual: T, parse: Callable[[str], T | None], whose: object, limits: str = "", tell: bool = False
+    key: str,
+    usual: T,
+    parse: Callable[[str], T | None],
+    whose: object,
+    limits: str = "",
+    tell: bool = False,
 ) -> T:
-    """Settle what `st.session_state[key]` holds before its widget is drawn, and keep it in the address.
+    """Settle what `st.session_state[key]` holds before its widget is drawn, and keep it in the
+    address.
 
-    A link, Back and forward bring what their address says; else what was chosen here stays, also on coming back from
-    another page. `usual` is what is shown where nothing was chosen: the address leaves it out. What was chosen for
-    something else than `whose` (another workspace or SAE) is forgotten, and `tell` says so. An address that `parse`
-    makes None of is said, with the `limits`. The widget is not bound to the address by Streamlit, which leaves out a
-    fixed default: ours moves with what is shown.
+    A link, Back and forward bring what their address says; else what was chosen here stays, also on
+    coming back from another page. `usual` is what is shown where nothing was chosen: the address
+    leaves it out. What was chosen for something else than `whose` (another workspace or SAE) is
+    forgotten, and `tell` says so. An address that `parse` makes None of is said, with the `limits`.
+    The widget is not bound to the address by Streamlit, which leaves out a fixed default: ours
+    moves with what is shown.
     """
     now, asked = st.session_state, st.query_params.get(key)
     memory = now.get(f"settled-{key}")
@@ -122,7 +144,9 @@ def settle(
     if asked is not None and (memory is None or moved or now.get("arrived")):
         linked = parse(asked)
         if linked is None:
-            st.warning(f"No {key.replace('_', ' ')} {plain(asked)} here{limits}; showing {plain(usual)}.")
+            st.warning(
+                f"No {key.replace('_', ' ')} {plain(asked)} here{limits}; showing {plain(usual)}."
+            )
         else:
             value = linked
     elif memory is not None and not moved and memory["whose"] == whose:
@@ -130,8 +154,16 @@ def settle(
         value = usual if chosen == memory["usual"] else chosen
         if parse(str(value)) is None:
             value = usual
-    elif tell and memory is not None and memory["whose"] != whose and memory["value"] != memory["usual"]:
-        st.info(f"{key.capitalize()} {plain(memory['value'])} was of another SAE; this one opens at {plain(usual)}.")
+    elif (
+        tell
+        and memory is not None
+        and memory["whose"] != whose
+        and memory["value"] != memory["usual"]
+    ):
+        st.info(
+            f"{key.capitalize()} {plain(memory['value'])} was of another SAE; this one opens at"
+            f" {plain(usual)}."
+        )
     now[key] = value
     now[f"settled-{key}"] = {"whose": whose, "usual": usual, "value": value}
     wanted = None if value == usual else str(value)
@@ -146,14 +178,16 @@ def whole(low: int, high: int) -> tuple[Callable[[str], int | None], str]:
     """For `settle`: a whole number from `low` to `high`, and these in words."""
 
     def parse(text: str) -> int | None:
-        return int(text) if text.isdecimal() and len(text) < 19 and low <= int(text) <= high else None
+        return (
+            int(text) if text.isdecimal() and len(text) < 19 and low <= int(text) <= high else None
+        )
 
     return parse, f", they run from {low} to {high}"
 
 
 def answer(key: str, options: Iterable[object], what: str) -> None:
-    """Say, before the widget that is bound to `key` is drawn, what the address asks for that is not there: Streamlit
-    would drop it without a word."""
+    """Say, before the widget that is bound to `key` is drawn, what the address asks for that is not
+    there: Streamlit would drop it without a word."""
     known = [str(option) for option in options]
     strange = [asked for asked in st.query_params.get_all(key) if asked not in known]
     if strange:
@@ -194,7 +228,8 @@ def documents(pair: PairSpec) -> dict[str, str]:
 
 @contextmanager
 def section() -> Iterator[None]:
-    """A part of a page: a fault that a person can mend is said in its place, and the rest of the page is drawn."""
+    """A part of a page: a fault that a person can mend is said in its place, and the rest of the
+    page is drawn."""
     try:
         yield
     except StitchLensError as e:
@@ -206,14 +241,17 @@ EMPTY = "∅"
 
 
 def seen(text: str) -> str:
-    """Text on one line in which everything can be seen: blanks at its ends, breaks, signs without a width; `∅` for
-    nothing at all."""
+    """Text on one line in which everything can be seen: blanks at its ends, breaks, signs without a
+    width; `∅` for nothing at all."""
     if not text:
         return EMPTY
     inner = text.strip(" ")
     before = len(text) - len(text.lstrip(" "))
     marked = "␣" * before + inner + "␣" * (len(text) - len(inner) - before)
-    parts = (SIGNS.get(c) or (c if unicodedata.category(c)[0] not in "CZ" or c == " " else _number(c)) for c in marked)
+    parts = (
+        SIGNS.get(c) or (c if unicodedata.category(c)[0] not in "CZ" or c == " " else _number(c))
+        for c in marked
+    )
     return "".join(parts)
 
 
@@ -222,11 +260,13 @@ def _number(sign: str) -> str:
 
 
 def token(text: str) -> str:
-    """A token as a span of code in markdown, whatever it holds: it ends where it should, and neither its neighbours nor
-    the cells of a table become part of it."""
+    """A token as a span of code in markdown, whatever it holds: it ends where it should, and
+    neither its neighbours nor the cells of a table become part of it."""
     shown = seen(text)
     if any(unicodedata.bidirectional(c) in ("R", "AL") for c in shown):
-        shown = f"\u2068{shown}\u2069"  # its direction is its own: the tokens beside it keep their places
+        shown = (  # its direction is its own: the tokens beside it keep their places
+            f"\u2068{shown}\u2069"
+        )
     longest = max((len(run) for run in re.findall("`+", shown)), default=0)
     fence = "`" * (longest + 1)
     room = " " if shown.startswith("`") or shown.endswith("`") else ""
@@ -237,4 +277,7 @@ def cells(items: Sequence[tuple[str, str, str]], width: int = 156) -> None:
     """Small facts side by side, as many in a line as fit: label, value, note (markdown)."""
     with st.container(horizontal=True, gap="medium"):
         for label, value, note in items:
-            st.markdown(f":small[{label}]  \n**{value}**" + (f"  \n:small[{note}]" if note else ""), width=width)
+            st.markdown(
+                f":small[{label}]  \n**{value}**" + (f"  \n:small[{note}]" if note else ""),
+                width=width,
+            )

@@ -17,7 +17,8 @@ STALE = 3600
 
 
 def job_panel(pair: str) -> None:
-    """The pair's latest job: progress, time left and cancel while it runs, then what came of it until dismissed."""
+    """The pair's latest job: progress, time left and cancel while it runs, then what came of it
+    until dismissed."""
     job = jobs.latest(pair)
     if job is None or (job.over and (time.time() - job.ended > STALE or not _visible(job))):
         return
@@ -41,7 +42,10 @@ def _job(pair: str, shown: str, was_running: bool) -> None:
         st.rerun()
     with st.container(border=True, key="job"):
         if not _visible(job):
-            st.markdown(":material/hourglass_top: Somebody's private job is running; yours can start after it.")
+            st.markdown(
+                ":material/hourglass_top: Somebody's private job is running; yours can start"
+                " after it."
+            )
         elif not job.over:
             _progress(job, title)
         elif state == "done":
@@ -55,7 +59,9 @@ def _job(pair: str, shown: str, was_running: bool) -> None:
                     st.code(job.log[-4000:], language=None, wrap_lines=True)
         if job.over:
             with st.container(horizontal=True):
-                if state != "done" and st.button("Go on", key=f"again-{job.id}", help="From where it was."):
+                if state != "done" and st.button(
+                    "Go on", key=f"again-{job.id}", help="From where it was."
+                ):
                     with section():
                         job.again()
                         st.rerun()
@@ -69,7 +75,10 @@ def _progress(job: jobs.Job, title: str) -> None:
     done, total, unit = now.get("done") or 0, now.get("total"), now.get("unit", "")
     parts = [sentence(now.get("step") or "Starting")]
     if done or total:  # a total is an estimate: work may go past it
-        parts.append(f"{count(done)}{f' of {count(total)}' if total and done <= total else ''} {sentence(unit)}")
+        parts.append(
+            f"{count(done)}{f' of {count(total)}' if total and done <= total else ''}"
+            f" {sentence(unit)}"
+        )
     if rate := now.get("rate"):
         parts.append(f"{count(rate)} {sentence(unit)}/s")
     if (left := now.get("seconds_left")) is not None and left >= 0:
@@ -81,10 +90,15 @@ def _progress(job: jobs.Job, title: str) -> None:
     words.progress(share, text=f"**{title}**, {duration(job.seconds)}. {' · '.join(parts)}")
     with action.container(horizontal=True):
         st.button(
-            "Resume" if paused else "Pause", key=f"pause-{job.id}", on_click=_toggle, args=(job,),
+            "Resume" if paused else "Pause",
+            key=f"pause-{job.id}",
+            on_click=_toggle,
+            args=(job,),
             help="A paused job keeps its memory and gives its cores away.",
-        )  # fmt: skip
-        if st.button("Cancel", key=f"cancel-{job.id}", help="What it has made and read so far is kept."):
+        )
+        if st.button(
+            "Cancel", key=f"cancel-{job.id}", help="What it has made and read so far is kept."
+        ):
             job.cancel()
             st.rerun()
 
@@ -97,7 +111,8 @@ def _toggle(job: jobs.Job) -> None:
 
 
 def yours(ws: Workspace) -> None:
-    """What was brought to this workspace: private to this browser, or kept for all; to keep and to remove."""
+    """What was brought to this workspace: private to this browser, or kept for all; to keep and to
+    remove."""
     found: list[uploads.Brought] = []
     with section():
         found = uploads.brought(ws)
@@ -107,25 +122,40 @@ def yours(ws: Workspace) -> None:
         for one in found:
             key = f"{ws.pair}-{one.kind}-{one.name}"
             st.markdown(
-                f"{':material/lock:' if one.private else ':material/group:'} **{plain(one.name)}**  \n:small["
-                f"{artifacts.KINDS[one.kind]}, {one.bytes / 1e6:.2g} MB, "
-                f"{'private to this browser' if one.private else 'kept in the workspace'}]"
+                f"{':material/lock:' if one.private else ':material/group:'} **{plain(one.name)}** "
+                f" \n:small[{artifacts.KINDS[one.kind]}, {one.bytes / 1e6:.2g} MB,"
+                f" {'private to this browser' if one.private else 'kept in the workspace'}]"
             )
             with st.container(horizontal=True):
                 if one.private:
                     st.button(
-                        "Keep in workspace", key=f"keep-{key}", on_click=_moved,
-                        args=(uploads.keep, ws, one), help="Everyone who opens this workspace sees it then.",
-                    )  # fmt: skip
-                    st.button("Remove", key=f"remove-{key}", on_click=_moved, args=(uploads.remove, ws, one))
+                        "Keep in workspace",
+                        key=f"keep-{key}",
+                        on_click=_moved,
+                        args=(uploads.keep, ws, one),
+                        help="Everyone who opens this workspace sees it then.",
+                    )
+                    st.button(
+                        "Remove",
+                        key=f"remove-{key}",
+                        on_click=_moved,
+                        args=(uploads.remove, ws, one),
+                    )
                 else:
                     with st.popover("Remove", key=f"ask-{key}"):
                         st.markdown("For everyone who uses this workspace.")
-                        st.button("Remove it", key=f"remove-{key}", on_click=_moved, args=(uploads.remove, ws, one))
+                        st.button(
+                            "Remove it",
+                            key=f"remove-{key}",
+                            on_click=_moved,
+                            args=(uploads.remove, ws, one),
+                        )
         st.caption("Private ones are removed a day after this browser was last here.")
 
 
-def _moved(change: Callable[[Workspace, artifacts.Kind, str], None], ws: Workspace, one: uploads.Brought) -> None:
+def _moved(
+    change: Callable[[Workspace, artifacts.Kind, str], None], ws: Workspace, one: uploads.Brought
+) -> None:
     try:
         change(ws, one.kind, one.name)
     except StitchLensError as e:
@@ -135,13 +165,16 @@ def _moved(change: Callable[[Workspace, artifacts.Kind, str], None], ws: Workspa
 def warnings(found: Sequence[Mapping[str, str]]) -> None:
     """What a report card warns of, each with the test behind it."""
     for warning in found:
-        st.warning(f"{plain(warning['says'])} :small[{plain(warning['test'])}]", icon=":material/warning:")
+        st.warning(
+            f"{plain(warning['says'])} :small[{plain(warning['test'])}]", icon=":material/warning:"
+        )
     if not found:
         st.markdown(":material/check: Nothing looks wrong.")
 
 
 def begin(start: Callable[[], jobs.Job]) -> None:
-    """Start a job from a button's callback; a refusal is kept for the rerun that follows, see `refusal`."""
+    """Start a job from a button's callback; a refusal is kept for the rerun that follows, see
+    `refusal`."""
     try:
         start()
     except StitchLensError as e:
@@ -154,8 +187,11 @@ def refusal() -> None:
         st.error(said, icon=":material/error:")
 
 
-def door(what: str, command: str, label: str = "", start: Callable[[], jobs.Job] | None = None) -> None:
-    """An empty state: what is missing, the command that makes it and, where it is short work, a button that runs it."""
+def door(
+    what: str, command: str, label: str = "", start: Callable[[], jobs.Job] | None = None
+) -> None:
+    """An empty state: what is missing, the command that makes it and, where it is short work, a
+    button that runs it."""
     with st.container(border=True):
         st.markdown(what)
         st.code(command, language="bash")

@@ -8,7 +8,8 @@ NARROW = "\u202f"
 
 
 def sentence(text: object) -> str:
-    """Text from a file or an error as markdown that shows it as it is; `code` in backticks stays code."""
+    """Text from a file or an error as markdown that shows it as it is; `code` in backticks stays
+    code."""
     parts = re.split(r"(`[^`]+`)", str(text))
     return "".join(part if i % 2 else plain(part) for i, part in enumerate(parts))
 
@@ -25,8 +26,11 @@ def loss(x: float, low: float | None = None, high: float | None = None) -> str:
     return f"{x:.2f}" + ("" if low is None or high is None else f" [{low:.2f}, {high:.2f}]")
 
 
-def percent(x: float, low: float | None = None, high: float | None = None, sign: bool = True) -> str:
-    """A fraction as a percentage with two significant digits; with its interval, as many as that supports."""
+def percent(
+    x: float, low: float | None = None, high: float | None = None, sign: bool = True
+) -> str:
+    """A fraction as a percentage with two significant digits; with its interval, as many as that
+    supports."""
     if x is None or math.isnan(x):
         return "–"
     x = 100 * x
@@ -35,7 +39,10 @@ def percent(x: float, low: float | None = None, high: float | None = None, sign:
         return f"{_fixed(x, digits, sign)}{NARROW}%"
     half = float(f"{50 * (high - low):.2g}")
     digits = max(_digits(half, 1), min(digits, _digits(half, 2))) if half else digits
-    return f"{_fixed(x, digits, sign)} [{_fixed(100 * low, digits, sign)}, {_fixed(100 * high, digits, sign)}]{NARROW}%"
+    return (
+        f"{_fixed(x, digits, sign)} [{_fixed(100 * low, digits, sign)},"
+        f" {_fixed(100 * high, digits, sign)}]{NARROW}%"
+    )
 
 
 def count(n: float) -> str:

@@ -10,38 +10,75 @@ from pages.shared.figures import LEGEND, colours, handed, marker, remembered
 
 
 def _kind_marker(kind: str, side: str, size: int = 10) -> dict[str, Any]:
-    """Lanes as marks: no vector an open circle, own a full one, transferred a diamond, controls grey squares."""
+    """Lanes as marks: no vector an open circle, own a full one, transferred a diamond, controls
+    grey squares."""
     if kind == "none":
-        return {"symbol": "circle-open", "size": size, "color": colours()[side], "line": {"width": 2}}
-    return marker({"own": "unpatched", "transferred": "transferred"}.get(kind, "control"), side, size)
+        return {
+            "symbol": "circle-open",
+            "size": size,
+            "color": colours()[side],
+            "line": {"width": 2},
+        }
+    return marker(
+        {"own": "unpatched", "transferred": "transferred"}.get(kind, "control"), side, size
+    )
 
 
 @remembered
 def languages(table: pd.DataFrame, side: str) -> go.Figure:
-    """`responses.steering`: rates by language with intervals; `customdata` of a mark is (language, kind)."""
+    """`responses.steering`: rates by language with intervals; `customdata` of a mark is (language,
+    kind)."""
     names = list(table.drop_duplicates("language").name)
     c, figure = colours(), go.Figure()
     for kind in ("random", "none", "own", "transferred"):
         rows = table.loc[table.kind == kind]
         figure.add_scatter(
-            x=rows.rate, y=rows.name, mode="markers", name=KINDS[kind][0], marker=_kind_marker(kind, side),
-            error_x={"type": "data", "array": rows.high - rows.rate, "arrayminus": rows.rate - rows.low, "thickness": 1,
-                     "width": 0, "color": c["control"]},
-            customdata=handed(rows[["language", "kind", "low", "high", "success", "loss", "strength"]]),
-            hovertemplate="<b>%{y}</b>, " + KINDS[kind][0] + "<br>%{x:.2f} [%{customdata[2]:.2f}, "
-            "%{customdata[3]:.2f}] in the language<br>%{customdata[4]:.2f} fluent besides, %{customdata[5]:.2f} "
-            "nats/token<br>strength %{customdata[6]:g}<extra></extra>",
-            selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 1}},
-        )  # fmt: skip
+            x=rows.rate,
+            y=rows.name,
+            mode="markers",
+            name=KINDS[kind][0],
+            marker=_kind_marker(kind, side),
+            error_x={
+                "type": "data",
+                "array": rows.high - rows.rate,
+                "arrayminus": rows.rate - rows.low,
+                "thickness": 1,
+                "width": 0,
+                "color": c["control"],
+            },
+            customdata=handed(
+                rows[["language", "kind", "low", "high", "success", "loss", "strength"]]
+            ),
+            hovertemplate="<b>%{y}</b>, "
+            + KINDS[kind][0]
+            + "<br>%{x:.2f} [%{customdata[2]:.2f}, %{customdata[3]:.2f}] in the"
+            " language<br>%{customdata[4]:.2f} fluent besides, %{customdata[5]:.2f}"
+            " nats/token<br>strength %{customdata[6]:g}<extra></extra>",
+            selected={"marker": {"opacity": 1}},
+            unselected={"marker": {"opacity": 1}},
+        )
     figure.update_layout(
-        height=70 + 22 * len(names), margin={"l": 0, "r": 8, "t": 30, "b": 0}, dragmode=False, hovermode="closest",
-        clickmode="event+select", legend=LEGEND,
-    )  # fmt: skip
-    figure.update_xaxes(title="share in the language (better →)", range=[-0.02, 1.02], fixedrange=True, zeroline=False)
+        height=70 + 22 * len(names),
+        margin={"l": 0, "r": 8, "t": 30, "b": 0},
+        dragmode=False,
+        hovermode="closest",
+        clickmode="event+select",
+        legend=LEGEND,
+    )
+    figure.update_xaxes(
+        title="share in the language (better →)",
+        range=[-0.02, 1.02],
+        fixedrange=True,
+        zeroline=False,
+    )
     figure.update_yaxes(
-        categoryorder="array", categoryarray=names[::-1], fixedrange=True, automargin=True, dtick=1,
+        categoryorder="array",
+        categoryarray=names[::-1],
+        fixedrange=True,
+        automargin=True,
+        dtick=1,
         range=[-0.6, len(names) - 0.4],
-    )  # fmt: skip
+    )
     return figure
 
 
@@ -53,23 +90,44 @@ def means(table: pd.DataFrame, side: str) -> go.Figure:
     lines = {"none": c[side], "own": c[side], "transferred": c["a"], "random": c["control"]}
     kinds, short = table.kind.to_list(), {k: KINDS[k][0].split()[0] for k in KINDS}
     figure.add_bar(
-        x=[short[k] for k in kinds], y=table.rate, showlegend=False, width=0.6,
-        marker={"color": [fills[k] for k in kinds], "line": {"color": [lines[k] for k in kinds], "width": 3}},
-        error_y={"type": "data", "array": table.high - table.rate, "arrayminus": table.rate - table.low,
-                 "color": c["ink"], "thickness": 1.5, "width": 0},
+        x=[short[k] for k in kinds],
+        y=table.rate,
+        showlegend=False,
+        width=0.6,
+        marker={
+            "color": [fills[k] for k in kinds],
+            "line": {"color": [lines[k] for k in kinds], "width": 3},
+        },
+        error_y={
+            "type": "data",
+            "array": table.high - table.rate,
+            "arrayminus": table.rate - table.low,
+            "color": c["ink"],
+            "thickness": 1.5,
+            "width": 0,
+        },
         customdata=handed(table[["success", "loss"]]),
-        hovertemplate="%{x}: %{y:.2f} in the language<br>%{customdata[0]:.2f} fluent besides, %{customdata[1]:.2f} "
-        "nats/token<extra></extra>",
-    )  # fmt: skip
+        hovertemplate=(
+            "%{x}: %{y:.2f} in the language<br>%{customdata[0]:.2f} fluent besides,"
+            " %{customdata[1]:.2f} nats/token<extra></extra>"
+        ),
+    )
     theirs = table.dropna(subset=["paper"])
     figure.add_scatter(
-        x=[short[k] for k in theirs.kind], y=theirs.paper, mode="markers", name="the paper",
+        x=[short[k] for k in theirs.kind],
+        y=theirs.paper,
+        mode="markers",
+        name="the paper",
         marker={"symbol": "diamond-open", "size": 12, "color": c["ink"], "line": {"width": 2}},
         hovertemplate="the paper: %{y:.2f}<extra></extra>",
-    )  # fmt: skip
+    )
     figure.update_layout(
-        height=260, margin={"l": 0, "r": 0, "t": 30, "b": 0}, dragmode=False, legend=LEGEND, showlegend=True,
-    )  # fmt: skip
+        height=260,
+        margin={"l": 0, "r": 0, "t": 30, "b": 0},
+        dragmode=False,
+        legend=LEGEND,
+        showlegend=True,
+    )
     figure.update_yaxes(title="share", range=[0, 1.02], fixedrange=True)
     figure.update_xaxes(fixedrange=True)
     return figure
@@ -81,19 +139,29 @@ def gaps(table: pd.DataFrame, theirs: pd.DataFrame) -> go.Figure:
     c, figure = colours(), go.Figure()
     bins = {"start": 0, "end": 1.0001, "size": 0.1}
     figure.add_histogram(
-        x=table.gap.clip(0, 0.9999), xbins=bins, histnorm="probability", name="here",
+        x=table.gap.clip(0, 0.9999),
+        xbins=bins,
+        histnorm="probability",
+        name="here",
         marker={"color": c["b"], "line": {"color": c["a"], "width": 2}},
         hovertemplate="gap %{x}: %{y:.0%} of languages<extra></extra>",
-    )  # fmt: skip
+    )
     figure.add_histogram(
-        x=theirs.gap.clip(0, 0.9999), xbins=bins, histnorm="probability", name="the paper",
+        x=theirs.gap.clip(0, 0.9999),
+        xbins=bins,
+        histnorm="probability",
+        name="the paper",
         marker={"color": "rgba(0,0,0,0)", "line": {"color": c["ink"], "width": 2}},
         hovertemplate="the paper, gap %{x}: %{y:.0%} of languages<extra></extra>",
-    )  # fmt: skip
+    )
     figure.update_layout(
-        height=230, margin={"l": 0, "r": 0, "t": 30, "b": 0}, barmode="overlay", dragmode=False, legend=LEGEND,
+        height=230,
+        margin={"l": 0, "r": 0, "t": 30, "b": 0},
+        barmode="overlay",
+        dragmode=False,
+        legend=LEGEND,
         bargap=0.08,
-    )  # fmt: skip
+    )
     figure.update_xaxes(title="transferred over own (better →)", range=[0, 1], fixedrange=True)
     figure.update_yaxes(title="share of languages", tickformat=".0%", fixedrange=True)
     return figure
@@ -101,19 +169,35 @@ def gaps(table: pd.DataFrame, theirs: pd.DataFrame) -> go.Figure:
 
 @remembered
 def gap_against(table: pd.DataFrame, column: str, source: str) -> go.Figure:
-    """Fig. 11: the gap of each language against how much of it there is, or how well the source reads it."""
+    """Fig. 11: the gap of each language against how much of it there is, or how well the source
+    reads it."""
     figure = go.Figure()
     figure.add_scatter(
-        x=table[column], y=table.gap, mode="markers+text", text=table.language, textposition="top center",
-        marker=marker("transferred", "b", 9), showlegend=False, textfont={"size": 11}, cliponaxis=False,
+        x=table[column],
+        y=table.gap,
+        mode="markers+text",
+        text=table.language,
+        textposition="top center",
+        marker=marker("transferred", "b", 9),
+        showlegend=False,
+        textfont={"size": 11},
+        cliponaxis=False,
         customdata=handed(table[["name", "own", "transferred"]]),
-        hovertemplate="<b>%{customdata[0]}</b>: gap %{y:.2f}<br>own %{customdata[1]:.2f}, transferred "
-        "%{customdata[2]:.2f}<br>%{x:,.3g}<extra></extra>",
-    )  # fmt: skip
-    figure.update_layout(height=260, margin={"l": 0, "r": 0, "t": 14, "b": 0}, dragmode=False, hovermode="closest")
-    title = (
-        "characters in the corpus (log)" if column == "characters" else f"nats/token of {source} (← reads it better)"
+        hovertemplate=(
+            "<b>%{customdata[0]}</b>: gap %{y:.2f}<br>own %{customdata[1]:.2f}, transferred "
+            "%{customdata[2]:.2f}<br>%{x:,.3g}<extra></extra>"
+        ),
     )
-    figure.update_xaxes(title=title, type="log" if column == "characters" else "linear", fixedrange=True)
+    figure.update_layout(
+        height=260, margin={"l": 0, "r": 0, "t": 14, "b": 0}, dragmode=False, hovermode="closest"
+    )
+    title = (
+        "characters in the corpus (log)"
+        if column == "characters"
+        else f"nats/token of {source} (← reads it better)"
+    )
+    figure.update_xaxes(
+        title=title, type="log" if column == "characters" else "linear", fixedrange=True
+    )
     figure.update_yaxes(title="gap", range=[-0.05, 1.12], fixedrange=True)
     return figure

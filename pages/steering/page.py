@@ -41,13 +41,22 @@ DEFAULT = ["b:none", "b:own", "b:transferred"]
 SOURCES = {"lang": "Language", "concept": "Texts", "feature": "Feature", "vector": "Your own"}
 PROMPT = "The best way to keep bread fresh is"
 LIMITS: dict[str, tuple[Any, Any]] = {
-    "tokens": (1, 400), "temperature": (0.0, 5.0), "top_p": (0.05, 1.0), "repetition": (0.5, 3.0), "seed": (0, 2**31),
-}  # fmt: skip
+    "tokens": (1, 400),
+    "temperature": (0.0, 5.0),
+    "top_p": (0.05, 1.0),
+    "repetition": (0.5, 3.0),
+    "seed": (0, 2**31),
+}
 """Of sampling: least and most."""
 HISTORY = 8
 WAYS = {"b": "B steered", "a": "A steered"}
-PLUS = "I love this, it is wonderful.\nWhat a beautiful and happy day.\nThis is the best gift I ever got."
-MINUS = "I hate this, it is terrible.\nWhat an ugly and sad day.\nThis is the worst gift I ever got."
+PLUS = (
+    "I love this, it is wonderful.\nWhat a beautiful and happy day.\nThis is the best gift I ever"
+    " got."
+)
+MINUS = (
+    "I hate this, it is terrible.\nWhat an ugly and sad day.\nThis is the worst gift I ever got."
+)
 
 
 def page() -> None:
@@ -56,9 +65,9 @@ def page() -> None:
         pair = get_pair(ws.pair)
         st.title("Steering")
         st.markdown(
-            "One prompt, several lanes: a model by itself, under its own vector, and under one that was learned in the "
-            f"*other* model and carried through the stitch. :blue[A is {plain(pair.a.title)}], "
-            f":violet[B is {plain(pair.b.title)}]."
+            "One prompt, several lanes: a model by itself, under its own vector, and under one"
+            " that was learned in the *other* model and carried through the stitch. :blue[A is"
+            f" {plain(pair.a.title)}], :violet[B is {plain(pair.b.title)}]."
         )
         panels.refusal()
         names = ask(stitch_tables.stitch_names, ws) if ws.exists else []
@@ -70,10 +79,11 @@ def page() -> None:
             return
         if not store.has(ws, "language_means/b"):
             panels.door(
-                "**No language means yet.** Steering to a language needs the mean residual stream of each, in both "
-                "models; the evaluation makes them and measures how often steering works.",
+                "**No language means yet.** Steering to a language needs the mean residual stream"
+                " of each, in both models; the evaluation makes them and measures how often"
+                " steering works.",
                 f"python -m core steer eval {ws.pair}",
-            )  # fmt: skip
+            )
         with section():
             live(ws, pair, names)
         if store.has(ws, "steering"):
@@ -97,29 +107,57 @@ def live(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
     frame.within("strength", -5, 5, "strength")
     presets(ws)
     st.text_area(
-        "Prompt", key="prompt", bind="query-params", height=80, max_chars=20_000,
-        help="What every lane goes on from. Both models are base or lightly tuned ones: give the beginning of a text.",
-    )  # fmt: skip
+        "Prompt",
+        key="prompt",
+        bind="query-params",
+        height=80,
+        max_chars=20_000,
+        help=(
+            "What every lane goes on from. Both models are base or lightly tuned ones: give the"
+            " beginning of a text."
+        ),
+    )
     lanes = st.pills(
-        "Lanes", [*LANES, *CONTROLS], selection_mode="multi", key="lanes", bind="query-params",
+        "Lanes",
+        [*LANES, *CONTROLS],
+        selection_mode="multi",
+        key="lanes",
+        bind="query-params",
         format_func=name_of,
-        help="Columns, left to right. Lanes of one model share every pass, so three cost little more than one. Random "
-        "and shuffled are controls: a clamp as strong along a random direction, and the other model's vector through a "
-        "stitch fitted on shuffled pairs.",
-    )  # fmt: skip
+        help=(
+            "Columns, left to right. Lanes of one model share every pass, so three cost little more"
+            " than one. Random and shuffled are controls: a clamp as strong along a random"
+            " direction, and the other model's vector through a stitch fitted on shuffled pairs."
+        ),
+    )
     with st.expander("Vector, strength, layers, sampling", icon=":material/tune:", key="options"):
         ask_for = options(ws, pair, names)
     ready = "stitch" in ask_for
     bar = st.container(horizontal=True, vertical_alignment="bottom")
     bar.slider(
-        "Strength", -5.0, 5.0, step=0.1, key="strength", bind="query-params", width=320, on_change=again,
-        help="Multiplies c of Eq. 8: 1 sets the component along v to z̄, as in the paper; 0 changes nothing. Moving it "
-        "writes again and keeps the text before.",
-    )  # fmt: skip
-    go = bar.button("Go", type=frame.action(), icon=":material/play_arrow:", key="go", disabled=not ready)
+        "Strength",
+        -5.0,
+        5.0,
+        step=0.1,
+        key="strength",
+        bind="query-params",
+        width=320,
+        on_change=again,
+        help=(
+            "Multiplies c of Eq. 8: 1 sets the component along v to z̄, as in the paper; 0 changes"
+            " nothing. Moving it writes again and keeps the text before."
+        ),
+    )
+    go = bar.button(
+        "Go", type=frame.action(), icon=":material/play_arrow:", key="go", disabled=not ready
+    )
     go = (now.pop("again", False) or go) and ready
     bar.button(
-        "Stop", icon=":material/stop:", disabled=not go, key="stop", help="Stops within a token; the text stays."
+        "Stop",
+        icon=":material/stop:",
+        disabled=not go,
+        key="stop",
+        help="Stops within a token; the text stays.",
     )
     place = st.container(key="columns")
     if go and not lanes:
@@ -150,7 +188,10 @@ def name_of(lane: str) -> str:
 
 def heading(lane: str) -> str:
     side, _, kind = lane.partition(":")
-    return f"**:{'blue' if side == 'a' else 'violet'}[{side.upper()}] {steering_tables.KINDS[kind][0]}**"
+    return (
+        f"**:{'blue' if side == 'a' else 'violet'}[{side.upper()}]"
+        f" {steering_tables.KINDS[kind][0]}**"
+    )
 
 
 def presets(ws: Workspace) -> None:
@@ -161,10 +202,16 @@ def presets(ws: Workspace) -> None:
         st.markdown(":small[Try]")
         for preset in found:
             st.button(
-                preset["name"], key=f"preset-{preset['language']}", on_click=choose, args=(preset,),
-                help=f"Steer B to {preset['name']}: \"{preset['prompt']}\", stitch {preset['stitch']}, strength "
-                f"{preset['strength']:g}.",
-            )  # fmt: skip
+                preset["name"],
+                key=f"preset-{preset['language']}",
+                on_click=choose,
+                args=(preset,),
+                help=(
+                    f'Steer B to {preset["name"]}: "{preset["prompt"]}", stitch {preset["stitch"]},'
+                    " strength "
+                    f"{preset['strength']:g}."
+                ),
+            )
 
 
 def choose(preset: dict[str, Any]) -> None:
@@ -172,7 +219,11 @@ def choose(preset: dict[str, Any]) -> None:
     now = st.session_state
     now["prompt"], now["source"], now["lang"] = preset["prompt"], "lang", preset["language"]
     now["through"], now["strength"], now["lanes"] = preset["stitch"], preset["strength"], DEFAULT
-    now["first_b"], now["last_b"], now["layers_for"] = preset["first"], preset["last"], preset["stitch"]
+    now["first_b"], now["last_b"], now["layers_for"] = (
+        preset["first"],
+        preset["last"],
+        preset["stitch"],
+    )
     now["again"] = True
 
 
@@ -182,10 +233,18 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
     left, middle, right = st.columns(3, gap="large")
     with left:
         st.markdown("**Vector**")
-        kind = str(st.segmented_control(
-            "From", list(SOURCES), required=True, key="source", bind="query-params",
-            format_func=lambda k: SOURCES[k], help="DiffMean of texts (4), a decoder direction, or a file.",
-        ) or "lang")  # fmt: skip
+        kind = str(
+            st.segmented_control(
+                "From",
+                list(SOURCES),
+                required=True,
+                key="source",
+                bind="query-params",
+                format_func=lambda k: SOURCES[k],
+                help="DiffMean of texts (4), a decoder direction, or a file.",
+            )
+            or "lang"
+        )
         out |= {"kind": kind} | given(ws, kind)
     with middle:
         st.markdown("**Where**")
@@ -195,9 +254,12 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
                 return out
         frame.answer("through", names, "stitch")
         stitch = st.selectbox(
-            "Stitch", names, key="through", bind="query-params",  # "stitch" is Stitches'; links there would lose it
+            "Stitch",
+            names,
+            key="through",
+            bind="query-params",  # "stitch" is Stitches'; links there would lose it
             help="Carries the vector across by v P, without the bias, renormalised (4).",
-        )  # fmt: skip
+        )
         makers = ask(store.makers, ws, f"stitches/{stitch}")
         other = now.get("layers_for") not in (None, stitch)
         now["layers_for"] = stitch
@@ -205,29 +267,55 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
             at, ends = int(makers[f"layer_{side}"]), st.columns(2)
             for end, column in zip(("first", "last"), ends, strict=True):
                 key = f"{end}_{side}"
-                if (other and not now.get("again")) or (key not in now and key not in st.query_params):
+                if (other and not now.get("again")) or (
+                    key not in now and key not in st.query_params
+                ):
                     now[key] = at
                 frame.within(key, 0, spec.n_layers - 1, f"{end} layer of {side.upper()}")
                 column.number_input(
-                    f"{end.capitalize()} layer of {side.upper()}", 0, spec.n_layers - 1, key=key, bind="query-params",
-                    help=f"Steered before each layer from first to last; z̄ is measured at each. The stitch joins "
-                    f"{at}.",
-                )  # fmt: skip
+                    f"{end.capitalize()} layer of {side.upper()}",
+                    0,
+                    spec.n_layers - 1,
+                    key=key,
+                    bind="query-params",
+                    help=(
+                        "Steered before each layer from first to last; z̄ is measured at each. The"
+                        f" stitch joins {at}."
+                    ),
+                )
         st.segmented_control(
-            "Operator", list(steering_tables.OPERATORS), default="clamp", required=True, key="operator", bind="query-params",
-            help="  \n".join(f"{name}: {what}." for name, what in steering_tables.OPERATORS.items()),
-        )  # fmt: skip
+            "Operator",
+            list(steering_tables.OPERATORS),
+            default="clamp",
+            required=True,
+            key="operator",
+            bind="query-params",
+            help="  \n".join(
+                f"{name}: {what}." for name, what in steering_tables.OPERATORS.items()
+            ),
+        )
         st.checkbox(
-            "Steer the prompt too", True, key="on_prompt", bind="query-params",
+            "Steer the prompt too",
+            True,
+            key="on_prompt",
+            bind="query-params",
             help="Special tokens are never steered. Off: only what is generated.",
-        )  # fmt: skip
+        )
     with right:
         st.markdown("**Sampling**")
         number("Tokens", "tokens", 48, 1, "Most tokens that a lane writes.")
         number("Temperature", "temperature", 0.5, 0.1, "0 takes the likeliest token.")
-        number("Top p", "top_p", 0.95, 0.05, "The smallest set with this probability is drawn from.")
+        number(
+            "Top p", "top_p", 0.95, 0.05, "The smallest set with this probability is drawn from."
+        )
         number("Repetition penalty", "repetition", 1.1, 0.05, "Divides logits of used tokens.")
-        number("Seed", "seed", 0, 1, "The same seed writes the same text in a lane, whichever others run.")
+        number(
+            "Seed",
+            "seed",
+            0,
+            1,
+            "The same seed writes the same text in a lane, whichever others run.",
+        )
     return out | {"stitch": stitch}
 
 
@@ -242,7 +330,10 @@ def fitting(ws: Workspace, sae: str) -> list[str]:
     names = ask(stitch_tables.stitches_from, ws, sae) if sae else []
     if sae and not names:
         layer = ask(store.makers, ws, f"saes/{sae}")["layer_a"]
-        st.markdown(f"No stitch leads from layer {layer} of A, where SAE {plain(sae)} reads: fit one on Stitches.")
+        st.markdown(
+            f"No stitch leads from layer {layer} of A, where SAE {plain(sae)} reads: fit one on"
+            " Stitches."
+        )
         link = {"pair": ws.pair, "layer_a": str(layer)}
         st.page_link("stitches/page.py", label="Fit one", icon=":material/hub:", query_params=link)
     return names
@@ -254,14 +345,25 @@ def given(ws: Workspace, kind: str) -> dict[str, Any]:
             codes, names = ask(language_codes, ws), dict(LANGUAGES.values())
             frame.answer("lang", [names[code] for code in codes], "language")
             code = st.selectbox(
-                "Language", codes, key="lang", bind="query-params", format_func=lambda c: names[c],
-                help="Positive: texts in it; negative: English; each model reads both itself (DiffMean).",
-            )  # fmt: skip
+                "Language",
+                codes,
+                key="lang",
+                bind="query-params",
+                format_func=lambda c: names[c],
+                help=(
+                    "Positive: texts in it; negative: English; each model reads both itself"
+                    " (DiffMean)."
+                ),
+            )
             return {"source": f"lang:{code}"}
         case "concept":
             words = "Examples, one a line. v is the difference of the mean residual streams."
-            plus = st.text_area("More of this", PLUS, key="plus", bind="query-params", max_chars=5000, help=words)
-            minus = st.text_area("Less of this", MINUS, key="minus", bind="query-params", max_chars=5000, help=words)
+            plus = st.text_area(
+                "More of this", PLUS, key="plus", bind="query-params", max_chars=5000, help=words
+            )
+            minus = st.text_area(
+                "Less of this", MINUS, key="minus", bind="query-params", max_chars=5000, help=words
+            )
             return {"source": "concept", "plus": plus, "minus": minus}
         case "feature":
             saes = feature_tables.saes(ws)
@@ -269,13 +371,23 @@ def given(ws: Workspace, kind: str) -> dict[str, Any]:
                 st.markdown("No SAE yet: see the Features page.")
                 return {"source": "feature:", "sae": ""}
             frame.answer("steer_sae", saes, "SAE")
-            sae = str(st.selectbox("SAE", saes, key="steer_sae", bind="query-params", help="Of model A."))
+            sae = str(
+                st.selectbox("SAE", saes, key="steer_sae", bind="query-params", help="Of model A.")
+            )
             last = len(ask(feature_tables.features, ws, sae)) - 1
             frame.within("steer_feature", 0, last, "feature")
             index = st.number_input(
-                "Feature", 0, last, 0, key="steer_feature", bind="query-params",
-                help="v is its decoder direction; z̄ the mean component where it is active in its top contexts.",
-            )  # fmt: skip
+                "Feature",
+                0,
+                last,
+                0,
+                key="steer_feature",
+                bind="query-params",
+                help=(
+                    "v is its decoder direction; z̄ the mean component where it is active in its"
+                    " top contexts."
+                ),
+            )
             return {"source": f"feature:{sae}/{int(index)}", "sae": sae}
     known = steering_tables.vectors(ws)
     if (added := st.session_state.pop("added_vector", None)) in known:
@@ -293,12 +405,19 @@ def given(ws: Workspace, kind: str) -> dict[str, Any]:
 def said(card: dict[str, Any]) -> None:
     """The report card of a vector that was brought."""
     near = ", ".join(f"{plain(code)} {cosine:+.2f}" for code, cosine in card.get("nearest", []))
-    through = ", ".join(f"{plain(stitch)} {cosine:.2f}" for stitch, cosine in card["crossing"].items())
+    through = ", ".join(
+        f"{plain(stitch)} {cosine:.2f}" for stitch, cosine in card["crossing"].items()
+    )
     panels.warnings(card["warnings"])
     st.caption(
         f"For {card['side'].upper()} before layer {card['layer']}; pushes by {card['push']:.4g}"
         + (f" ({plain(card['from'])})" if "from" in card else "")
-        + (f", the mean residual stream is {card['size']:.3g}. Nearest languages, by cosine: {near}" if near else "")
+        + (
+            f", the mean residual stream is {card['size']:.3g}. Nearest languages, by cosine:"
+            f" {near}"
+            if near
+            else ""
+        )
         + (f". Through a stitch and back, cosine with itself: {through}." if through else ".")
         + "".join(f" Note: {plain(note)}." for note in card.get("notes", ()))
     )
@@ -306,21 +425,38 @@ def said(card: dict[str, Any]) -> None:
 
 def bring(ws: Workspace) -> None:
     """A vector of one's own: checked at once and kept private."""
-    with st.expander("Bring a vector", icon=":material/upload:"), st.form("bring-vector", border=False):
+    with (
+        st.expander("Bring a vector", icon=":material/upload:"),
+        st.form("bring-vector", border=False),
+    ):
         file = st.file_uploader(
-            "File", type=[ending[1:] for ending in VECTOR_FILES], max_upload_size=LARGEST_VECTOR // MB,
-            help="As `vector export` writes it, a GGUF control vector, Neuronpedia's JSON, or a row alone as NumPy, "
-            f"safetensors or PyTorch tensor; at most {LARGEST_VECTOR // MB} MB.",
-        )  # fmt: skip
+            "File",
+            type=[ending[1:] for ending in VECTOR_FILES],
+            max_upload_size=LARGEST_VECTOR // MB,
+            help=(
+                "As `vector export` writes it, a GGUF control vector, Neuronpedia's JSON, or a row"
+                " alone as NumPy, safetensors or PyTorch tensor; at most"
+                f" {LARGEST_VECTOR // MB} MB."
+            ),
+        )
         left, right = st.columns(2)
         side = left.segmented_control(
-            "It is for", ["as it says", "a", "b"], default="as it says", required=True,
-            help="A row alone does not say its model and layer; a control vector often says the architecture alone.",
-        )  # fmt: skip
+            "It is for",
+            ["as it says", "a", "b"],
+            default="as it says",
+            required=True,
+            help=(
+                "A row alone does not say its model and layer; a control vector often says the"
+                " architecture alone."
+            ),
+        )
         layer = right.number_input(
-            "Before layer, if it does not say", 0, 1000, None,
+            "Before layer, if it does not say",
+            0,
+            1000,
+            None,
             help="Of a file with several layers, the one to take; the middle one if left empty.",
-        )  # fmt: skip
+        )
         name = st.text_input("Name", placeholder="the file's", max_chars=64)
         if st.form_submit_button("Add"):
             if file is None:
@@ -335,7 +471,9 @@ def bring(ws: Workspace) -> None:
             import_vector(bench, path, name, where, None if layer is None else int(layer))  # type: ignore[arg-type]
             st.session_state["added_vector"] = name
             st.rerun()
-        st.caption("It stays private to this browser until you keep it; the list is in the sidebar.")
+        st.caption(
+            "It stays private to this browser until you keep it; the list is in the sidebar."
+        )
 
 
 def language_codes(ws: Workspace) -> list[str]:
@@ -343,7 +481,11 @@ def language_codes(ws: Workspace) -> list[str]:
     best: list[str] = []
     if store.has(ws, "steering"):
         table = steering_tables.steering(ws, "b")
-        best = table.loc[table.kind == "transferred"].sort_values("success", ascending=False).language.to_list()
+        best = (
+            table.loc[table.kind == "transferred"]
+            .sort_values("success", ascending=False)
+            .language.to_list()
+        )
     with safe_open(ws.path("language_means/b"), "np") as f:
         labels = json.loads((f.metadata() or {}).get("labels", "[]"))
     codes = [LANGUAGES[x][0] for x in labels if x != "eng"]
@@ -366,7 +508,8 @@ def _studio(pair: str, stitch: str, private: Path | None, stamp: str) -> "Studio
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def warm(pair: str) -> threading.Thread:
-    """Opens B in the background, so that the first Go need not wait for it; a fault is said by Go."""
+    """Opens B in the background, so that the first Go need not wait for it; a fault is said by
+    Go."""
 
     def work() -> None:
         from core.models.loading import load_shared
@@ -385,8 +528,11 @@ def resolve(chosen: dict[str, Any], here: "Studio") -> "Source":
     return here.source(chosen["source"])
 
 
-def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[str], place: Any) -> None:
-    """Write, a token at a time, into a column a lane; what there is is kept whenever this is interrupted."""
+def stream(
+    ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[str], place: Any
+) -> None:
+    """Write, a token at a time, into a column a lane; what there is is kept whenever this is
+    interrupted."""
     said = place.empty()
     with said, st.spinner("Opening the models, once", show_time=True):
         from core.config import check
@@ -397,10 +543,17 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[st
     try:
         here = studio(ws, chosen["stitch"])
         setting = check(
-            Setting, operator=now["operator"], strength=now["strength"], prompt=now["on_prompt"],
-            layers_a=(now["first_a"], now["last_a"]), layers_b=(now["first_b"], now["last_b"]),
-        )  # fmt: skip
-        sampling = check(Sampling, **{k: now[k] for k in ("tokens", "temperature", "top_p", "repetition", "seed")})
+            Setting,
+            operator=now["operator"],
+            strength=now["strength"],
+            prompt=now["on_prompt"],
+            layers_a=(now["first_a"], now["last_a"]),
+            layers_b=(now["first_b"], now["last_b"]),
+        )
+        sampling = check(
+            Sampling,
+            **{k: now[k] for k in ("tokens", "temperature", "top_p", "repetition", "seed")},
+        )
         source, prompt = resolve(chosen, here), clean(now["prompt"])
         left_out = [lane for lane in lanes if not source.has(lane_key(lane))]
         lanes = [lane for lane in lanes if lane not in left_out]
@@ -408,23 +561,31 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[st
         if not keys:
             side = "AB"[source.sides == ("b",)]
             raise StitchLensError(
-                f"a vector of {side} alone", f"{side}'s own lane, or the other model's transferred one", "choose these"
+                f"a vector of {side} alone",
+                f"{side}'s own lane, or the other model's transferred one",
+                "choose these",
             )
         with said, st.spinner("Opening the models, once", show_time=True):
             for side in sorted({key.side for key in keys}):
                 here.model(side)  # type: ignore[arg-type]
         with place:
             if left_out:
-                st.caption(f"Left out, there is no such vector here: {', '.join(map(name_of, left_out))}.")
+                st.caption(
+                    f"Left out, there is no such vector here: {', '.join(map(name_of, left_out))}."
+                )
             boxes = columns(lanes)
         record: dict[str, Any] | None = None
         began = time.perf_counter()
-        waiting = lambda n: said.info(f"{n} before you: one stream at a time computes.", icon=":material/hourglass:")  # noqa: E731
+        waiting = lambda n: said.info(
+            f"{n} before you: one stream at a time computes.", icon=":material/hourglass:"
+        )  # noqa: E731
         with closing(here.run(source, keys, prompt, setting, sampling, waiting)) as texts:
             for written in texts:
                 if record is None:
                     said.empty()
-                    record = run_record(here, chosen["source"], prompt, setting, sampling, written, {})
+                    record = run_record(
+                        here, chosen["source"], prompt, setting, sampling, written, {}
+                    )
                     now.setdefault("runs", []).append(record)
                     del now["runs"][:-HISTORY]
                 for lane, w in zip(record["lanes"], written.values(), strict=True):
@@ -433,7 +594,9 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[st
                 record["seconds"] = time.perf_counter() - began
         if record is not None:
             judged = here.judge(prompt, written)
-            record.update(run_record(here, chosen["source"], prompt, setting, sampling, written, judged))
+            record.update(
+                run_record(here, chosen["source"], prompt, setting, sampling, written, judged)
+            )
     except StitchLensError as e:
         said.error(shared_words.sentence(e), icon=":material/error:")
         return
@@ -453,14 +616,17 @@ def text_html(prompt: str, text: str, lane: str) -> str:
     """Escaped: the prompt grey, what was written on a tint of its model."""
     rgb = "66,133,244" if lane.startswith("a") else "154,92,214"
     return (
-        '<div dir="auto" style="unicode-bidi:plaintext;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.6;">'
+        '<div dir="auto"'
+        ' style="unicode-bidi:plaintext;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.6;">'
         f'<span style="opacity:0.62;">{html.escape(prompt)}</span>'
-        f'<span style="background-color:rgba({rgb},0.16);border-radius:3px;">{html.escape(text)}</span></div>'
+        "<span"
+        f' style="background-color:rgba({rgb},0.16);border-radius:3px;">{html.escape(text)}</span></div>'
     )
 
 
 def show(run: dict[str, Any], place: Any) -> None:
-    """A run as it ended, with what can be said of each text; laid out as `stream` does, so that it takes its place."""
+    """A run as it ended, with what can be said of each text; laid out as `stream` does, so that it
+    takes its place."""
     place.empty()
     with place:
         boxes = columns([lane["lane"] for lane in run["lanes"]])
@@ -487,20 +653,30 @@ def example(ws: Workspace, place: Any) -> None:
     """Before anything was written: a preset as the evaluation wrote it."""
     found = ask(steering_tables.presets, ws)
     if not found:
-        place.caption("Press Go: both models are opened once, which takes some seconds, and then write at once.")
+        place.caption(
+            "Press Go: both models are opened once, which takes some seconds, and then write at"
+            " once."
+        )
         return
     one, lanes = found[0], []
     for kind in ("none", "own", "transferred"):
         table = ask(steering_tables.generations, ws, "b", one["language"], kind)
         row = table.loc[table.prompt == one["prompt"]].iloc[0]
-        lanes.append({
-            "lane": f"b:{kind}", "text": row.text, "language": row.detected, "probability": row.probability,
-            "loss": row.loss, "repetition": row.repetition,
-        })  # fmt: skip
+        lanes.append(
+            {
+                "lane": f"b:{kind}",
+                "text": row.text,
+                "language": row.detected,
+                "probability": row.probability,
+                "loss": row.loss,
+                "repetition": row.repetition,
+            }
+        )
     show({"prompt": one["prompt"], "lanes": lanes}, place)
     place.caption(
-        f"As the evaluation wrote it, steering to {one['name']}; press a language above, or Go, to write anew. "
-        "nats/token: the loss of the text under the unsteered model (lower is more fluent)."
+        f"As the evaluation wrote it, steering to {one['name']}; press a language above, or Go, to"
+        " write anew. nats/token: the loss of the text under the unsteered model (lower is more"
+        " fluent)."
     )
 
 
@@ -511,33 +687,60 @@ def after(ws: Workspace, runs: list[dict[str, Any]]) -> None:
     last = runs[-1]
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
-            "Run", json.dumps(last, indent=1, ensure_ascii=False), "run.json", "application/json", on_click="ignore",
-            icon=":material/download:", help="Texts, settings and figures of the run above, as JSON.",
-        )  # fmt: skip
+            "Run",
+            json.dumps(last, indent=1, ensure_ascii=False),
+            "run.json",
+            "application/json",
+            on_click="ignore",
+            icon=":material/download:",
+            help="Texts, settings and figures of the run above, as JSON.",
+        )
         if not last["source"].startswith(("file", "concept")):
-            lane = next((x["lane"] for x in last["lanes"] if not x["lane"].endswith(":none")), "b:transferred")
-            for ending, what in (("safetensors", "Vector"), ("gguf", "GGUF"), ("json", "Neuronpedia")):
+            lane = next(
+                (x["lane"] for x in last["lanes"] if not x["lane"].endswith(":none")),
+                "b:transferred",
+            )
+            for ending, what in (
+                ("safetensors", "Vector"),
+                ("gguf", "GGUF"),
+                ("json", "Neuronpedia"),
+            ):
                 st.download_button(
-                    what, partial(exported, ws, last, lane, ending), f"{lane.replace(':', '-')}.{ending}",
-                    on_click="ignore", icon=":material/download:", key=f"export-{ending}",
-                    help=f"The vector of lane {lane}: " + {
-                        "safetensors": "opens here again.", "gguf": "a control vector for llama.cpp.",
-                        "json": "the form of Neuronpedia's vector upload."}[ending],
-                )  # fmt: skip
+                    what,
+                    partial(exported, ws, last, lane, ending),
+                    f"{lane.replace(':', '-')}.{ending}",
+                    on_click="ignore",
+                    icon=":material/download:",
+                    key=f"export-{ending}",
+                    help=f"The vector of lane {lane}: "
+                    + {
+                        "safetensors": "opens here again.",
+                        "gguf": "a control vector for llama.cpp.",
+                        "json": "the form of Neuronpedia's vector upload.",
+                    }[ending],
+                )
     earlier = runs[-2::-1]
     if earlier:
-        with st.expander(f"Earlier runs ({len(earlier)})", expanded=same_but_strength(last, earlier[0]), key="earlier"):
+        with st.expander(
+            f"Earlier runs ({len(earlier)})",
+            expanded=same_but_strength(last, earlier[0]),
+            key="earlier",
+        ):
             for run in earlier:
                 setting = run["setting"]
                 st.markdown(
-                    f":small[{plain(run['source'])}, strength {setting['strength']:g}, {setting['operator']}, stitch "
-                    f"{plain(run['stitch'])}, seed {run['sampling']['seed']}]"
+                    f":small[{plain(run['source'])}, strength {setting['strength']:g},"
+                    f" {setting['operator']}, stitch {plain(run['stitch'])}, seed"
+                    f" {run['sampling']['seed']}]"
                 )
                 show(run, st.container())
 
 
 def same_but_strength(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    strip = lambda r: {k: v for k, v in r["setting"].items() if k != "strength"} | {"s": r["source"], "p": r["prompt"]}  # noqa: E731
+    strip = lambda r: (
+        {k: v for k, v in r["setting"].items() if k != "strength"}
+        | {"s": r["source"], "p": r["prompt"]}
+    )  # noqa: E731
     return bool(strip(one) == strip(other) and one["setting"] != other["setting"])
 
 
@@ -546,7 +749,9 @@ def exported(ws: Workspace, run: dict[str, Any], lane: str, ending: str) -> byte
     from core.steering.studio import Setting, lane_key
 
     here, key = studio(ws, run["stitch"]), lane_key(lane)
-    vector = here.vectors(here.source(run["source"]), key, Setting.model_validate(run["setting"]))[0]
+    vector = here.vectors(here.source(run["source"]), key, Setting.model_validate(run["setting"]))[
+        0
+    ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"vector.{ending}"
         export(vector, here.spec(key.side), f"{run['source']} {lane}", path)
@@ -559,10 +764,18 @@ def exported(ws: Workspace, run: dict[str, Any], lane: str, ending: str) -> byte
 def evaluation(ws: Workspace, pair: PairSpec) -> None:
     st.header("How often it works", anchor="evaluation")
     frame.answer("way", WAYS.values(), "way")
-    side = str(st.segmented_control(
-        "Which model is steered", list(WAYS), default="b", required=True, format_func=lambda s: WAYS[s], key="way",
-        bind="query-params", help="B steered: vectors go from A to B. A steered: from B to A.",
-    ))  # fmt: skip
+    side = str(
+        st.segmented_control(
+            "Which model is steered",
+            list(WAYS),
+            default="b",
+            required=True,
+            format_func=lambda s: WAYS[s],
+            key="way",
+            bind="query-params",
+            help="B steered: vectors go from A to B. A steered: from B to A.",
+        )
+    )
     table = ask(steering_tables.steering, ws, side)
     spec, other = (pair.b, pair.a) if side == "b" else (pair.a, pair.b)
     n = int(table.n.max())
@@ -571,33 +784,55 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
     with left, section():
         draw(
             figures.languages(table, side),
-            f"Tables 5 and 6: share of {plain(spec.title)}'s responses to {n} neutral English prompts that langdetect "
-            "finds in the language of the vector, with 95 % Clopper-Pearson intervals; transferred vectors come from "
-            f"{plain(other.title)}. Control: a random vector that moves as far. Click a mark to read what was written.",
-            key="languages", alt="Share of responses in the language, by language and vector",
-            on_select=pick, selection_mode="points",
-        )  # fmt: skip
+            f"Tables 5 and 6: share of {plain(spec.title)}'s responses to {n} neutral English"
+            " prompts that langdetect finds in the language of the vector, with 95 %"
+            f" Clopper-Pearson intervals; transferred vectors come from {plain(other.title)}."
+            " Control: a random vector that moves as far. Click a mark to read what was written.",
+            key="languages",
+            alt="Share of responses in the language, by language and vector",
+            on_select=pick,
+            selection_mode="points",
+        )
     with right, section():
-        theirs = "Gemma-2-9B under vectors from 2B" if side == "b" else "Gemma-2-2B under vectors from 9B"
+        theirs = (
+            "Gemma-2-9B under vectors from 2B"
+            if side == "b"
+            else "Gemma-2-2B under vectors from 9B"
+        )
         draw(
             figures.means(ask(steering_tables.means, ws, side), side),
-            f"Fig. 3b: the mean over {table.language.nunique()} languages, with 95 % bootstrap intervals over them; "
-            f"hollow: the paper's {theirs}, over its 20 languages and prompts.",
-            key="means", alt="Mean share of responses in the language by kind of vector",
-        )  # fmt: skip
+            f"Fig. 3b: the mean over {table.language.nunique()} languages, with 95 % bootstrap"
+            f" intervals over them; hollow: the paper's {theirs}, over its 20 languages and"
+            " prompts.",
+            key="means",
+            alt="Mean share of responses in the language by kind of vector",
+        )
         draw(
             figures.gaps(gaps, steering_tables.paper().query("side == @side")),
-            "Fig. 3c: clipped relative transfer gap (Eq. 16), transferred over own performance; 0/0 counts as 0. "
-            "Outlined: the paper's.",
-            key="gaps", alt="Histogram of relative transfer gaps",
-        )  # fmt: skip
-        against = str(st.segmented_control(
-            "Against", ["characters", "natural"], default="characters", required=True, key="against",
-            bind="query-params",
-            format_func={"characters": "Text in the corpus", "natural": "Loss of real text"}.__getitem__,
-            help="Fig. 11 takes the log frequency of the language in the corpus; this corpus holds about as much of "
-            "each, so the loss of real text under the model that the vector comes from tells more.",
-        ))  # fmt: skip
+            "Fig. 3c: clipped relative transfer gap (Eq. 16), transferred over own performance; 0/0"
+            " counts as 0. Outlined: the paper's.",
+            key="gaps",
+            alt="Histogram of relative transfer gaps",
+        )
+        against = str(
+            st.segmented_control(
+                "Against",
+                ["characters", "natural"],
+                default="characters",
+                required=True,
+                key="against",
+                bind="query-params",
+                format_func={
+                    "characters": "Text in the corpus",
+                    "natural": "Loss of real text",
+                }.__getitem__,
+                help=(
+                    "Fig. 11 takes the log frequency of the language in the corpus; this corpus"
+                    " holds about as much of each, so the loss of real text under the model that"
+                    " the vector comes from tells more."
+                ),
+            )
+        )
         rho = gaps.gap.corr(gaps[against], method="spearman")
         corpus = ask(stitch_tables.about, ws)["corpus"]["name"].partition(":")[0]
         what = f"the characters of each language in this pair's corpus ({plain(corpus)})"
@@ -606,22 +841,32 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
         draw(
             figures.gap_against(gaps, against, other.title),
             f"Fig. 11: the gap against {what}. Spearman's ρ {rho:+.2f} over {len(gaps)} languages.",
-            key="gap-against", alt="Transfer gap against frequency of the language",
-        )  # fmt: skip
+            key="gap-against",
+            alt="Transfer gap against frequency of the language",
+        )
     cells(ws, side, table)
-    with st.expander("What moved it: settings that the first half of the prompts chose from", icon=":material/tune:"):
+    with st.expander(
+        "What moved it: settings that the first half of the prompts chose from",
+        icon=":material/tune:",
+    ):
         chosen = ask(steering_tables.choices, ws, side)
         st.dataframe(
-            chosen, hide_index=True, alt="Settings", column_config={
-                "stitch": "Stitch", "span": "Layers", "strength": "Strength",
+            chosen,
+            hide_index=True,
+            alt="Settings",
+            column_config={
+                "stitch": "Stitch",
+                "span": "Layers",
+                "strength": "Strength",
                 "rate": st.column_config.NumberColumn("In the language ↑", format="percent"),
                 "success": st.column_config.NumberColumn("and fluent ↑", format="percent"),
                 "loss": st.column_config.NumberColumn("nats/token ↓", format="%.2f"),
             },
-        )  # fmt: skip
+        )
         st.caption(
-            "Transferred vectors, mean over languages on the prompts that choose; each language takes its own best "
-            "setting, and the figures above come from the other half of the prompts."
+            "Transferred vectors, mean over languages on the prompts that choose; each language"
+            " takes its own best setting, and the figures above come from the other half of the"
+            " prompts."
         )
 
 
@@ -638,31 +883,50 @@ def cells(ws: Workspace, side: str, table: pd.DataFrame) -> None:
     frame.answer("cell_language", names.values(), "language")
     bar = st.container(horizontal=True, vertical_alignment="bottom")
     language = bar.selectbox(
-        "Language of the vector", list(names), key="cell_language", bind="query-params", width=260,
+        "Language of the vector",
+        list(names),
+        key="cell_language",
+        bind="query-params",
+        width=260,
         format_func=lambda c: names.get(c, c),
-    )  # fmt: skip
+    )
     kinds = [k for k in steering_tables.KINDS if k in set(table.kind)]
-    kind = str(bar.segmented_control(
-        "Vector", kinds, default="transferred", required=True, key="cell_kind", bind="query-params",
-        format_func=lambda k: steering_tables.KINDS[k][0],
-    ))  # fmt: skip
+    kind = str(
+        bar.segmented_control(
+            "Vector",
+            kinds,
+            default="transferred",
+            required=True,
+            key="cell_kind",
+            bind="query-params",
+            format_func=lambda k: steering_tables.KINDS[k][0],
+        )
+    )
     row = table.loc[(table.language == language) & (table.kind == kind)].iloc[0]
     written = ask(steering_tables.generations, ws, side, str(language), kind)
-    setting = "" if kind == "none" else (
-        f"; stitch {plain(row.stitch)}, {int(row.span)} layer{'s' if row.span > 1 else ''}, strength {row.strength:g}"
-    )  # fmt: skip
+    setting = (
+        ""
+        if kind == "none"
+        else (
+            f"; stitch {plain(row.stitch)}, {int(row.span)} layer{'s' if row.span > 1 else ''},"
+            f" strength {row.strength:g}"
+        )
+    )
     st.markdown(
-        f"**{percent(row.rate, row.low, row.high, sign=False)}** in {plain(names[language])}, "
-        f"{percent(row.success, sign=False)} fluent besides; {row.loss:.2f} nats/token (real text {row.natural:.2f}), "
-        f"{percent(row.repetition, sign=False)} repeated{setting}."
+        f"**{percent(row.rate, row.low, row.high, sign=False)}** in {plain(names[language])},"
+        f" {percent(row.success, sign=False)} fluent besides; {row.loss:.2f} nats/token (real text"
+        f" {row.natural:.2f}), {percent(row.repetition, sign=False)} repeated{setting}."
     )
     with st.container(height=420, key="written"):
         for one in written.to_dict("records"):
             st.html(text_html(one["prompt"], one["text"], f"{side}:{kind}"))
-            st.caption(verdict(one | {"language": one["detected"]}, None) + ("" if one["fluent"] else " · not fluent"))
+            st.caption(
+                verdict(one | {"language": one["detected"]}, None)
+                + ("" if one["fluent"] else " · not fluent")
+            )
     st.caption(
-        "Fluent: at most 30 % of its runs of four words repeated, and a loss under the unsteered model of at most that "
-        "of real text in the language."
+        "Fluent: at most 30 % of its runs of four words repeated, and a loss under the unsteered"
+        " model of at most that of real text in the language."
     )
 
 

@@ -12,46 +12,99 @@ from pages.shared.words import loss, percent
 
 @remembered
 def svcca(table: pd.DataFrame, picked: tuple[int, int], title_a: str, title_b: str) -> go.Figure:
-    """Fig. 6. An invisible mark over each cell takes hover and click: its `customdata` is (layer_a, layer_b)."""
+    """Fig. 6. An invisible mark over each cell takes hover and click: its `customdata` is (layer_a,
+    layer_b)."""
     grid = table.pivot_table(index="layer_b", columns="layer_a", values="svcca")
     figure = go.Figure(
         go.Heatmap(
-            x=grid.columns, y=grid.index, z=grid.to_numpy(), hoverinfo="skip", xgap=1, ygap=1,
-            colorbar={"title": {"text": "SVCCA", "side": "right"}, "orientation": "h", "thickness": 10, "len": 0.6,
-                      "x": 0, "xanchor": "left", "y": -0.17, "yanchor": "top", "nticks": 5},
+            x=grid.columns,
+            y=grid.index,
+            z=grid.to_numpy(),
+            hoverinfo="skip",
+            xgap=1,
+            ygap=1,
+            colorbar={
+                "title": {"text": "SVCCA", "side": "right"},
+                "orientation": "h",
+                "thickness": 10,
+                "len": 0.6,
+                "x": 0,
+                "xanchor": "left",
+                "y": -0.17,
+                "yanchor": "top",
+                "nticks": 5,
+            },
         )
-    )  # fmt: skip
+    )
     best, fitted = table[table.best], table[table.stitches != ""]
     figure.add_scatter(
-        x=best.layer_a, y=best.layer_b, mode="markers", name="best layer of B (A.1)", hoverinfo="skip",
-        marker={"symbol": "circle", "size": 6, "color": "#ffffff", "line": {"color": "#000000", "width": 1}},
-    )  # fmt: skip
+        x=best.layer_a,
+        y=best.layer_b,
+        mode="markers",
+        name="best layer of B (A.1)",
+        hoverinfo="skip",
+        marker={
+            "symbol": "circle",
+            "size": 6,
+            "color": "#ffffff",
+            "line": {"color": "#000000", "width": 1},
+        },
+    )
     figure.add_scatter(
-        x=fitted.layer_a, y=fitted.layer_b, mode="markers", hoverinfo="skip", showlegend=False,
+        x=fitted.layer_a,
+        y=fitted.layer_b,
+        mode="markers",
+        hoverinfo="skip",
+        showlegend=False,
         marker={"symbol": "diamond", "size": 17, "color": "#ffffff"},
-    )  # fmt: skip
+    )
     figure.add_scatter(
-        x=fitted.layer_a, y=fitted.layer_b, mode="markers", name="fitted stitch", hoverinfo="skip",
+        x=fitted.layer_a,
+        y=fitted.layer_b,
+        mode="markers",
+        name="fitted stitch",
+        hoverinfo="skip",
         marker=marker("transferred", "b", 12),
-    )  # fmt: skip
+    )
     c = colours()
     for colour, width in ((c["paper"], 5), (c["ink"], 2)):
         figure.add_scatter(
-            x=[picked[0]], y=[picked[1]], mode="markers", name="picked", showlegend=width == 2, hoverinfo="skip",
-            marker={"symbol": "square-open", "size": 20, "color": colour, "line": {"width": width, "color": colour}},
-        )  # fmt: skip
+            x=[picked[0]],
+            y=[picked[1]],
+            mode="markers",
+            name="picked",
+            showlegend=width == 2,
+            hoverinfo="skip",
+            marker={
+                "symbol": "square-open",
+                "size": 20,
+                "color": colour,
+                "line": {"width": width, "color": colour},
+            },
+        )
     figure.add_scatter(
-        x=table.layer_a, y=table.layer_b, mode="markers", showlegend=False, name="",
+        x=table.layer_a,
+        y=table.layer_b,
+        mode="markers",
+        showlegend=False,
+        name="",
         marker={"size": 16, "opacity": 0, "symbol": "square"},
-        selected={"marker": {"opacity": 0}}, unselected={"marker": {"opacity": 0}},
+        selected={"marker": {"opacity": 0}},
+        unselected={"marker": {"opacity": 0}},
         customdata=handed(table[["layer_a", "layer_b", "svcca", "chance", "stitches"]]),
-        hovertemplate="A before layer %{x}, B before layer %{y}<br>SVCCA %{customdata[2]:.2f} (chance about "
-        "%{customdata[3]:.2f})<br>%{customdata[4]}<extra></extra>",
-    )  # fmt: skip
+        hovertemplate=(
+            "A before layer %{x}, B before layer %{y}<br>SVCCA %{customdata[2]:.2f} (chance about "
+            "%{customdata[3]:.2f})<br>%{customdata[4]}<extra></extra>"
+        ),
+    )
     figure.update_layout(
-        height=480, margin={"l": 0, "r": 0, "t": 40, "b": 0}, dragmode=False, hovermode="closest",
-        clickmode="event+select", legend=LEGEND,
-    )  # fmt: skip
+        height=480,
+        margin={"l": 0, "r": 0, "t": 40, "b": 0},
+        dragmode=False,
+        hovermode="closest",
+        clickmode="event+select",
+        legend=LEGEND,
+    )
     axis = {"fixedrange": True, "showgrid": False, "zeroline": False, "ticks": ""}
     across, up = [-0.5, table.layer_a.max() + 0.5], [-0.5, table.layer_b.max() + 0.5]
     figure.update_xaxes(title=f"layer of <b>A</b>, {title_a}", dtick=5, range=across, **axis)
@@ -61,10 +114,13 @@ def svcca(table: pd.DataFrame, picked: tuple[int, int], title_a: str, title_b: s
 
 @remembered
 def alpha_sweep(table: pd.DataFrame, unit: Literal["loss", "relative"] = "loss") -> go.Figure:
-    """Fig. 7: one line a condition, in the colour of the model that scores it, solid one way, dashed there and back."""
+    """Fig. 7: one line a condition, in the colour of the model that scores it, solid one way,
+    dashed there and back."""
     c = colours()
     figure = go.Figure()
-    floor = table.alpha[table.alpha > 0].min() / 4  # a logarithmic axis has no 0: it stands at the left end
+    floor = (
+        table.alpha[table.alpha > 0].min() / 4
+    )  # a logarithmic axis has no 0: it stands at the left end
     scale = 100 if unit == "relative" else 1
     for key in STITCHED:
         rows = table[table.condition == key]
@@ -72,30 +128,47 @@ def alpha_sweep(table: pd.DataFrame, unit: Literal["loss", "relative"] = "loss")
             continue
         what = BY_KEY[key]
         figure.add_scatter(
-            x=rows.alpha.where(rows.alpha > 0, floor), y=rows[unit] * scale, name=what.label, mode="lines+markers",
+            x=rows.alpha.where(rows.alpha > 0, floor),
+            y=rows[unit] * scale,
+            name=what.label,
+            mode="lines+markers",
             line={"color": c[what.model], "width": 2, "dash": "solid" if len(key) == 6 else "dash"},
             marker=marker("transferred", what.model, 8),
-            customdata=[(a, loss(x), percent(r)) for a, x, r in zip(rows.alpha, rows.loss, rows.relative, strict=True)],
-            hovertemplate=f"<b>{what.label}</b>, α = %{{customdata[0]:g}}<br>%{{customdata[1]}} nats/token "
-            f"(%{{customdata[2]}})<extra></extra>",
-        )  # fmt: skip
+            customdata=[
+                (a, loss(x), percent(r))
+                for a, x, r in zip(rows.alpha, rows.loss, rows.relative, strict=True)
+            ],
+            hovertemplate=(
+                f"<b>{what.label}</b>, α = %{{customdata[0]:g}}<br>%{{customdata[1]}} nats/token "
+                "(%{customdata[2]})<extra></extra>"
+            ),
+        )
     for model in ("a", "b"):
         base = table[table.model == model].base
         if unit == "loss" and len(base):
             figure.add_hline(
-                y=base.iloc[0], line={"color": c[model], "width": 1, "dash": "dot"},
+                y=base.iloc[0],
+                line={"color": c[model], "width": 1, "dash": "dot"},
                 annotation={"text": f"{model.upper()} unpatched", "font": {"color": c[model]}},
                 annotation_position="top left",
-            )  # fmt: skip
+            )
     alphas = sorted(table.alpha.unique())
     title = "loss, nats/token" if unit == "loss" else "loss above unpatched, %"
     figure.update_layout(
-        height=380, margin={"l": 0, "r": 8, "t": 30, "b": 0}, dragmode=False, hovermode="closest",
+        height=380,
+        margin={"l": 0, "r": 8, "t": 30, "b": 0},
+        dragmode=False,
+        hovermode="closest",
         legend=LEGEND,
-    )  # fmt: skip
+    )
     figure.update_xaxes(
-        title="α of Eq. 3, strength of inversion (log)", type="log", fixedrange=True,
-        tickvals=[a or floor for a in alphas], ticktext=[f"{a:g}" for a in alphas], showgrid=False, zeroline=False,
-    )  # fmt: skip
+        title="α of Eq. 3, strength of inversion (log)",
+        type="log",
+        fixedrange=True,
+        tickvals=[a or floor for a in alphas],
+        ticktext=[f"{a:g}" for a in alphas],
+        showgrid=False,
+        zeroline=False,
+    )
     figure.update_yaxes(title=f"{title} (↓ better)", fixedrange=True, zeroline=False)
     return figure

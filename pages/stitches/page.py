@@ -1,4 +1,5 @@
-"""Which layers correspond, the stitches fitted between them, one of them in full, and a form that fits another."""
+"""Which layers correspond, the stitches fitted between them, one of them in full, and a form that
+fits another."""
 
 from functools import partial
 
@@ -22,8 +23,8 @@ from pages.stitches import figures as stitch_figures
 ALPHAS = "α of Eq. 3: how strongly each map must undo the other. The paper uses 1 (Fig. 7)."
 ORIENTATIONS = {"linear": "[out, in], as nn.Linear", "paper": "[in, out], as the paper"}
 POSITIONS = (
-    "Paired token positions of the fit split that Eq. 3 is averaged over. 60,000 take a few minutes on a laptop; "
-    "more give a better stitch."
+    "Paired token positions of the fit split that Eq. 3 is averaged over. 60,000 take a few minutes"
+    " on a laptop; more give a better stitch."
 )
 
 
@@ -33,8 +34,8 @@ def page() -> None:
         pair = get_pair(ws.pair)
         st.title("Stitches")
         st.markdown(
-            f"Which layers of :blue[{plain(pair.a.title)}] and :violet[{plain(pair.b.title)}] see the same thing, "
-            "and what survives a linear map between them."
+            f"Which layers of :blue[{plain(pair.a.title)}] and :violet[{plain(pair.b.title)}] see"
+            " the same thing, and what survives a linear map between them."
         )
         panels.refusal()
         if gone := st.session_state.pop("removed", None):
@@ -45,7 +46,10 @@ def page() -> None:
             layers(ws, pair)
         panels.job_panel(ws.pair)
         if not names:
-            st.markdown("**No stitch yet.** Pick a pair of layers above and fit one, or build the whole workspace.")
+            st.markdown(
+                "**No stitch yet.** Pick a pair of layers above and fit one, or build the whole"
+                " workspace."
+            )
             st.code(f"python -m core build {ws.pair}", language="bash")
             return
         with section():
@@ -54,13 +58,16 @@ def page() -> None:
 
 
 def follow(ws: Workspace, names: list[str]) -> pd.DataFrame:
-    """Settle, before any widget is drawn, which stitch is shown and which pair of layers is picked."""
+    """Settle, before any widget is drawn, which stitch is shown and which pair of layers is
+    picked."""
     now = st.session_state
     table = ask(stitch_tables.stitches, ws) if names else pd.DataFrame()
     if (wanted := now.pop("show_stitch", None)) in names:
         now["stitch"] = wanted
     linked = st.query_params.get("stitch")
-    if now.get("stitch") not in names:  # none yet, or another workspace's, which the address may still name
+    if (
+        now.get("stitch") not in names
+    ):  # none yet, or another workspace's, which the address may still name
         linked = None if linked == now.pop("stitch", None) else linked
     shown = now.get("stitch") or linked
     if names and shown not in names:
@@ -90,41 +97,71 @@ def layers(ws: Workspace, pair: PairSpec) -> None:
     with right:
         st.subheader("Pick a pair of layers", anchor="pick")
         both = st.container(horizontal=True)
-        a = int(both.number_input(
-            "Layer of A", 0, pair.a.n_layers - 1, key="layer_a", width=150,
-            help="The residual stream before this layer's computation, `blocks.L.hook_resid_pre` (ℓ_A of Eq. 1).",
-        ))  # fmt: skip
-        b = int(both.number_input(
-            "Layer of B", 0, pair.b.n_layers - 1, key="layer_b", width=150,
-            help="The residual stream before this layer's computation, `blocks.L.hook_resid_pre` (ℓ_B of Eq. 1).",
-        ))  # fmt: skip
+        a = int(
+            both.number_input(
+                "Layer of A",
+                0,
+                pair.a.n_layers - 1,
+                key="layer_a",
+                width=150,
+                help=(
+                    "The residual stream before this layer's computation, `blocks.L.hook_resid_pre`"
+                    " (ℓ_A of Eq. 1)."
+                ),
+            )
+        )
+        b = int(
+            both.number_input(
+                "Layer of B",
+                0,
+                pair.b.n_layers - 1,
+                key="layer_b",
+                width=150,
+                help=(
+                    "The residual stream before this layer's computation, `blocks.L.hook_resid_pre`"
+                    " (ℓ_B of Eq. 1)."
+                ),
+            )
+        )
     scores = None
     with left, section():
         if ws.exists and store.has(ws, "svcca"):
             scores = ask(stitch_tables.svcca, ws)
             draw(
                 stitch_figures.svcca(scores, (a, b), pair.a.title, pair.b.title),
-                "Fig. 6: SVCCA, the mean correlation of the directions that hold 99 % of each layer's variance (A.1), "
-                f"from 0 to 1, over {scores.n.max():,} positions. Control: unrelated streams of this width would score "
-                f"about {scores.chance.median():.2f}. Click a cell to pick it.",
-                key="svcca", alt="SVCCA of every layer of A with every layer of B",
-                on_select=pick, selection_mode="points",
-            )  # fmt: skip
+                "Fig. 6: SVCCA, the mean correlation of the directions that hold 99 % of each"
+                f" layer's variance (A.1), from 0 to 1, over {scores.n.max():,} positions. Control:"
+                f" unrelated streams of this width would score about {scores.chance.median():.2f}."
+                " Click a cell to pick it.",
+                key="svcca",
+                alt="SVCCA of every layer of A with every layer of B",
+                on_select=pick,
+                selection_mode="points",
+            )
         else:
             panels.door(
-                "**The layers have not been compared yet.** SVCCA (A.1) scores each layer of A against each of B.",
-                f"python -m core svcca {ws.pair}", "Compare them", lambda: jobs.start_svcca(ws.pair),
-            )  # fmt: skip
+                "**The layers have not been compared yet.** SVCCA (A.1) scores each layer of A"
+                " against each of B.",
+                f"python -m core svcca {ws.pair}",
+                "Compare them",
+                lambda: jobs.start_svcca(ws.pair),
+            )
     with right:
         if scores is not None:
             row = scores[(scores.layer_a == a) & (scores.layer_b == b)].iloc[0]
             best = scores[(scores.layer_a == a) & scores.best].iloc[0]
             st.markdown(
                 f"SVCCA **{row.svcca:.2f}** (chance about {row.chance:.2f})"
-                + (f", the best layer of B for layer {a} of A."
-                   if row.best else f"; for layer {a} of A, layer {best.layer_b} of B is best ({best.svcca:.2f}).")
+                + (
+                    f", the best layer of B for layer {a} of A."
+                    if row.best
+                    else (
+                        f"; for layer {a} of A, layer {best.layer_b} of B is best"
+                        f" ({best.svcca:.2f})."
+                    )
+                )
                 + (f"  \nFitted here: {plain(row.stitches)}." if row.stitches else "")
-            )  # fmt: skip
+            )
         with section():
             form(ws, pair, a, b)
         with section():
@@ -136,22 +173,39 @@ def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
     table = ask(stitch_tables.stitches, ws) if ws.exists else pd.DataFrame()
     metrics = list(stitch_tables.METRICS)
     default = table.metric.iloc[0] if len(table) and table.metric.iloc[0] in metrics else metrics[0]
-    with st.expander(f"Fit a stitch from layer {a} to layer {b}", icon=":material/add:"), st.form("fit", border=False):
+    with (
+        st.expander(f"Fit a stitch from layer {a} to layer {b}", icon=":material/add:"),
+        st.form("fit", border=False),
+    ):
         method = st.selectbox(
-            "Method", list(stitch_tables.METHODS), format_func=lambda m: stitch_tables.METHODS[m][0],
+            "Method",
+            list(stitch_tables.METHODS),
+            format_func=lambda m: stitch_tables.METHODS[m][0],
             help="How Eq. 3 is minimised." + listed(stitch_tables.METHODS),
-        )  # fmt: skip
+        )
         metric = st.selectbox(
-            "Metric", metrics, index=metrics.index(default), format_func=lambda m: stitch_tables.METRICS[m][0],
-            help="In which units Eq. 3 measures errors; the study below chose the default." + listed(stitch_tables.METRICS),
-        )  # fmt: skip
+            "Metric",
+            metrics,
+            index=metrics.index(default),
+            format_func=lambda m: stitch_tables.METRICS[m][0],
+            help="In which units Eq. 3 measures errors; the study below chose the default."
+            + listed(stitch_tables.METRICS),
+        )
         left, right = st.columns(2)
         alpha = left.number_input("α", 0.0, 1000.0, 1.0, step=0.1, format="%g", help=ALPHAS)
         positions = right.number_input(
-            "Positions", stitch_tables.least_positions(pair), 5_000_000, 60_000, step=10_000, help=POSITIONS
+            "Positions",
+            stitch_tables.least_positions(pair),
+            5_000_000,
+            60_000,
+            step=10_000,
+            help=POSITIONS,
         )
         name = st.text_input(
-            "Name", placeholder="made from the settings", help="Names the artifact `stitches/<name>`.", max_chars=64
+            "Name",
+            placeholder="made from the settings",
+            help="Names the artifact `stitches/<name>`.",
+            max_chars=64,
         )
         latest = jobs.latest(ws.pair)
         busy = latest is not None and not latest.over
@@ -159,20 +213,35 @@ def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
         if st.form_submit_button("Fit", type=frame.action(), disabled=busy, help=why_not):
             name = name.strip() or stitch_tables.free_name(ws, a, b, method, metric, alpha)
             jobs.start_fit(
-                ws.pair, a, b, method=method, metric=metric, alpha=alpha, positions=int(positions), name=name
+                ws.pair,
+                a,
+                b,
+                method=method,
+                metric=metric,
+                alpha=alpha,
+                positions=int(positions),
+                name=name,
             )
             st.rerun()
 
 
 def bring(ws: Workspace, a: int, b: int) -> None:
     """A stitch of one's own: recognised, measured and kept by a background job."""
-    with st.expander("Bring your own stitch", icon=":material/upload:"), st.form("bring", border=False):
+    with (
+        st.expander("Bring your own stitch", icon=":material/upload:"),
+        st.form("bring", border=False),
+    ):
         file = st.file_uploader(
-            "File", type=[e.removeprefix(".") for e in WEIGHT_FILES], max_upload_size=LARGEST_STITCH // MB,
-            help="Two nn.Linear layers under any sensible naming (up/down, a_to_b/b_to_a, encoder/decoder …), or P_up, "
-            "b_up, P_down, b_down; one way alone will do. safetensors, a PyTorch state_dict or .npz; at most "
-            f"{LARGEST_STITCH // MB} MB. Nothing in it is run.",
-        )  # fmt: skip
+            "File",
+            type=[e.removeprefix(".") for e in WEIGHT_FILES],
+            max_upload_size=LARGEST_STITCH // MB,
+            help=(
+                "Two nn.Linear layers under any sensible naming (up/down, a_to_b/b_to_a,"
+                " encoder/decoder …), or P_up, b_up, P_down, b_down; one way alone will do."
+                f" safetensors, a PyTorch state_dict or .npz; at most {LARGEST_STITCH // MB} MB."
+                " Nothing in it is run."
+            ),
+        )
         pair = get_pair(ws.pair)
         left, right = st.columns(2)
         layer_a = left.number_input("Trained before layer of A", 0, pair.a.n_layers - 1, a)
@@ -180,9 +249,14 @@ def bring(ws: Workspace, a: int, b: int) -> None:
         orientation = None
         if pair.a.d_model == pair.b.d_model:
             orientation = st.segmented_control(
-                "Its matrices are", list(ORIENTATIONS), format_func=lambda x: ORIENTATIONS[x],
-                help="Both widths are equal here, so the shape does not tell; names do where they say weight or P.",
-            )  # fmt: skip
+                "Its matrices are",
+                list(ORIENTATIONS),
+                format_func=lambda x: ORIENTATIONS[x],
+                help=(
+                    "Both widths are equal here, so the shape does not tell; names do where they"
+                    " say weight or P."
+                ),
+            )
         name = st.text_input("Name", placeholder="the file's", max_chars=64, key="bring-name")
         if st.form_submit_button("Import"):
             if file is None:
@@ -198,7 +272,9 @@ def bring(ws: Workspace, a: int, b: int) -> None:
                 frame.mine(),
             )
             st.rerun()
-        st.caption("It stays private to this browser until you keep it; the list is in the sidebar.")
+        st.caption(
+            "It stays private to this browser until you keep it; the list is in the sidebar."
+        )
 
 
 def card(ws: Workspace, name: str) -> None:
@@ -211,20 +287,34 @@ def card(ws: Workspace, name: str) -> None:
     facts = []
     for way in found["ways"]:
         facts += [
-            (f"FUV {way} ↓", percent(found[f"fuv_{way}"], sign=False), "variance unexplained, held-out sample"),
-            (f"Effective rank {way}", f"{found[f'rank_{way}']:.0f}", f"norm {found[f'norm_{way}']:.3g}"),
-            (f"Distance to ours {way}", f"{found[f'distance_{way}']:.2f}", f"relative; ours {found['ours']}"),
-        ]  # fmt: skip
+            (
+                f"FUV {way} ↓",
+                percent(found[f"fuv_{way}"], sign=False),
+                "variance unexplained, held-out sample",
+            ),
+            (
+                f"Effective rank {way}",
+                f"{found[f'rank_{way}']:.0f}",
+                f"norm {found[f'norm_{way}']:.3g}",
+            ),
+            (
+                f"Distance to ours {way}",
+                f"{found[f'distance_{way}']:.2f}",
+                f"relative; ours {found['ours']}",
+            ),
+        ]
     if "inversion_a" in found:
         facts += [
-            (f"Inversion {k.upper()} ↓", percent(found[f"inversion_{k}"], sign=False), "Eq. 3") for k in ("a", "b")
+            (f"Inversion {k.upper()} ↓", percent(found[f"inversion_{k}"], sign=False), "Eq. 3")
+            for k in ("a", "b")
         ]
     frame.cells(facts)
     read = "; ".join(f"{plain(k)} is {plain(v)}" for k, v in found["layout"].items())
     losses = ", ".join(
-        f"{stitch_tables.BY_KEY[row['condition']].label} {percent(row['relative'])}" for row in found["table_1"]
+        f"{stitch_tables.BY_KEY[row['condition']].label} {percent(row['relative'])}"
+        for row in found["table_1"]
         if row["condition"] not in ("a", "b")
-    )  # fmt: skip
+    )
     st.caption(
         f"As read: {read}. Next-token loss above the unpatched model (Table 1): {losses}. "
         f"{found['positions']:,} paired positions."
@@ -245,25 +335,39 @@ def choose(ws: Workspace, names: list[str]) -> str:
     shown = shown if shown in names else names[0]
     view = pd.DataFrame(
         {
-            "Stitch": table.name, "ℓ A": table.layer_a, "ℓ B": table.layer_b, "Method": table.method,
-            "Metric": table.metric, "α": table.alpha, "Positions": table.positions,
-            "A→B ↓": table.a_to_b_relative, "B→A ↓": table.b_to_a_relative,
-            "A→B→A ↓": table.a_to_b_to_a_relative, "B→A→B ↓": table.b_to_a_to_b_relative,
-            "FUV up ↓": table.fuv_up, "FUV down ↓": table.fuv_down,
+            "Stitch": table.name,
+            "ℓ A": table.layer_a,
+            "ℓ B": table.layer_b,
+            "Method": table.method,
+            "Metric": table.metric,
+            "α": table.alpha,
+            "Positions": table.positions,
+            "A→B ↓": table.a_to_b_relative,
+            "B→A ↓": table.b_to_a_relative,
+            "A→B→A ↓": table.a_to_b_to_a_relative,
+            "B→A→B ↓": table.b_to_a_to_b_relative,
+            "FUV up ↓": table.fuv_up,
+            "FUV down ↓": table.fuv_down,
         }
-    )  # fmt: skip
+    )
     styles = {c: percent for c in view.columns if c.endswith("→B ↓") or c.endswith("→A ↓")}
     styles |= {c: partial(percent, sign=False) for c in ("FUV up ↓", "FUV down ↓")}
     key = f"table-{shown}-{len(names)}"
     st.dataframe(
-        view.style.format(styles | {"α": "{:g}", "Positions": count}, na_rep="–"), hide_index=True, key=key,
-        placeholder="–", on_select=partial(_row, key, names), selection_mode="single-row-required",
-        selection_default={"selection": {"rows": [names.index(shown)]}}, alt="Stitches of this workspace",
+        view.style.format(styles | {"α": "{:g}", "Positions": count}, na_rep="–"),
+        hide_index=True,
+        key=key,
+        placeholder="–",
+        on_select=partial(_row, key, names),
+        selection_mode="single-row-required",
+        selection_default={"selection": {"rows": [names.index(shown)]}},
+        alt="Stitches of this workspace",
         column_config={"Stitch": st.column_config.Column(pinned=True)},
-    )  # fmt: skip
+    )
     st.caption(
-        "Increase of the next-token loss over the unpatched model that comes last (Table 1), and the fraction of "
-        "variance unexplained each way, on the held-out split; ↓ lower is better. Choose a row to see it below."
+        "Increase of the next-token loss over the unpatched model that comes last (Table 1), and"
+        " the fraction of variance unexplained each way, on the held-out split; ↓ lower is better."
+        " Choose a row to see it below."
     )
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     chosen = str(right.selectbox("Stitch shown", names, key="stitch", bind="query-params"))
@@ -280,7 +384,10 @@ def one(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> None:
     """One stitch in full."""
     row = table[table.name == name].iloc[0]
     ends = f":blue[A] before layer {row.layer_a} ↔ :violet[B] before layer {row.layer_b}"
-    how = f"{plain(row.method)}, metric {plain(row.metric)}, α = {row.alpha:g}, {count(row.positions)} positions"
+    how = (
+        f"{plain(row.method)}, metric {plain(row.metric)}, α = {row.alpha:g},"
+        f" {count(row.positions)} positions"
+    )
     imported = row.method == "imported"
     st.markdown(f"{ends}; {'imported' if imported else how}.")
     remove(ws, name)
@@ -299,7 +406,10 @@ def one(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> None:
         sweep(ws, int(row.layer_a), int(row.layer_b), str(row.metric))
     with right, section():
         study(ws, int(row.layer_a), int(row.layer_b))
-    with section(), st.expander("Provenance: what this stitch was made from", icon=":material/fingerprint:"):
+    with (
+        section(),
+        st.expander("Provenance: what this stitch was made from", icon=":material/fingerprint:"),
+    ):
         st.dataframe(ask(artifacts.provenance, ws, name), hide_index=True, alt="Provenance")
 
 
@@ -309,9 +419,14 @@ def remove(ws: Workspace, name: str) -> None:
         return
     with st.popover("Remove", icon=":material/delete:", key="ask-remove"):
         if through := stitch_tables.made_through(ws, name):
-            st.markdown(f"{plain(', '.join(through))} were made through {plain(name)}, so it stays.")
+            st.markdown(
+                f"{plain(', '.join(through))} were made through {plain(name)}, so it stays."
+            )
             return
-        st.markdown(f"Takes {plain(name)} and what was measured of it out of this workspace, for all who use it.")
+        st.markdown(
+            f"Takes {plain(name)} and what was measured of it out of this workspace, for all who"
+            " use it."
+        )
         st.button("Remove it", on_click=removed, args=(ws, name), key="remove-stitch")
 
 
@@ -327,24 +442,32 @@ def removed(ws: Workspace, name: str) -> None:
 
 def losses(ws: Workspace, pair: PairSpec, name: str) -> None:
     if not store.has(ws, f"downstream/{name}"):
-        st.markdown("Its downstream losses have not been measured yet; a fit does so at its end, and so does:")
+        st.markdown(
+            "Its downstream losses have not been measured yet; a fit does so at its end, and so"
+            " does:"
+        )
         st.code(f"python -m core stitch eval {ws.pair} {name}", language="bash")
         return
     table = ask(stitch_tables.downstream, ws, name)
     draw(
         table_1(table, pair.a.title, pair.b.title),
-        "Table 1 with its controls (shuffled pairs, mean ablation): next-token loss, and its increase over the "
-        f"unpatched model that comes last. Held-out split, {table.documents.max():,} documents; bars are 95 % "
-        "bootstrap intervals over documents.",
-        key="table-1", alt=f"Next-token losses with stitch {name}: unpatched, stitched and controls",
-    )  # fmt: skip
+        "Table 1 with its controls (shuffled pairs, mean ablation): next-token loss, and its"
+        " increase over the unpatched model that comes last. Held-out split,"
+        f" {table.documents.max():,} documents; bars are 95 % bootstrap intervals over documents.",
+        key="table-1",
+        alt=f"Next-token losses with stitch {name}: unpatched, stitched and controls",
+    )
     view = pd.DataFrame(
         {
             "Condition": table.label,
-            "Loss, nats/token ↓": [loss(*x) for x in zip(table.loss, table.low, table.high, strict=True)],
+            "Loss, nats/token ↓": [
+                loss(*x) for x in zip(table.loss, table.low, table.high, strict=True)
+            ],
             "Relative ↓": [
                 "" if r == "unpatched" else percent(*x)
-                for r, *x in zip(table.role, table.relative, table.relative_low, table.relative_high, strict=True)
+                for r, *x in zip(
+                    table.role, table.relative, table.relative_low, table.relative_high, strict=True
+                )
             ],
             "Bits/byte ↓": table.bits_per_byte.map(loss),
             "At patched, nats/token ↓": table.loss_patched.map(loss),
@@ -354,15 +477,28 @@ def losses(ws: Workspace, pair: PairSpec, name: str) -> None:
     )
     column = st.column_config.Column
     st.dataframe(
-        view, hide_index=True, height="content", row_height=30, alt="Downstream losses with intervals",
+        view,
+        hide_index=True,
+        height="content",
+        row_height=30,
+        alt="Downstream losses with intervals",
         column_config={
             "Condition": column(pinned=True),
-            "Relative ↓": column(help="Increase over the unpatched model that comes last, as in Table 1."),
-            "At patched, nats/token ↓": column(help="Loss of the predictions made at patched positions only."),
-            "Patched": column(help="Share of the scored model's positions whose residual was replaced."),
+            "Relative ↓": column(
+                help="Increase over the unpatched model that comes last, as in Table 1."
+            ),
+            "At patched, nats/token ↓": column(
+                help="Loss of the predictions made at patched positions only."
+            ),
+            "Patched": column(
+                help="Share of the scored model's positions whose residual was replaced."
+            ),
         },
-    )  # fmt: skip
-    st.caption("The figure's numbers, with 95 % intervals. Bits/byte can be compared across the two tokenizers.")
+    )
+    st.caption(
+        "The figure's numbers, with 95 % intervals. Bits/byte can be compared across the two"
+        " tokenizers."
+    )
 
 
 def kinds(ws: Workspace, name: str) -> None:
@@ -377,16 +513,25 @@ def kinds(ws: Workspace, name: str) -> None:
             "A, bits/byte ↓": table.bits_a.map(loss),
             "B, bits/byte ↓": table.bits_b.map(loss),
             **{
-                f"{stitch_tables.BY_KEY[key].label} ↓": [percent(x) for x in table[f"{key}_relative"]]
+                f"{stitch_tables.BY_KEY[key].label} ↓": [
+                    percent(x) for x in table[f"{key}_relative"]
+                ]
                 for key in stitch_tables.STITCHED
             },
             "Documents": table.documents.map("{:,}".format),
         }
     )
-    st.dataframe(view, hide_index=True, height="content", row_height=30, alt="Downstream losses by kind of text")
+    st.dataframe(
+        view,
+        hide_index=True,
+        height="content",
+        row_height=30,
+        alt="Downstream losses by kind of text",
+    )
     st.caption(
-        "The same measurement for each kind of text apart: increase of the loss over the unpatched model that comes "
-        "last (Table 1). Where A itself reads a kind of text badly (bits/byte), little can reach B. Held-out split."
+        "The same measurement for each kind of text apart: increase of the loss over the unpatched"
+        " model that comes last (Table 1). Where A itself reads a kind of text badly (bits/byte),"
+        " little can reach B. Held-out split."
     )
 
 
@@ -400,14 +545,18 @@ def quality(ws: Workspace, name: str) -> None:
         "inversion_a": ("Inversion, A→B→A ↓", "of A's variance lost (Eq. 3, third term)"),
         "inversion_b": ("Inversion, B→A→B ↓", "of B's variance lost (Eq. 3, fourth term)"),
     }
-    facts = [(name, percent(found.get(key, float("nan")), sign=False), note) for key, (name, note) in labels.items()]
+    facts = [
+        (name, percent(found.get(key, float("nan")), sign=False), note)
+        for key, (name, note) in labels.items()
+    ]
     if (eq3 := found.get("eq3")) is not None:
         facts.append(("Eq. 3 ↓", f"{eq3:.2g}", "all four terms, in the stitch's own metric"))
     frame.cells(facts)
     fit = f", where Eq. 3 is {found['eq3_fit']:.2g}" if found.get("eq3_fit") is not None else ""
     st.caption(
-        f"Held-out, {found.get('n_held_out', 0):,} paired positions; fitted on {found.get('n_fit', 0):,}{fit}. "
-        f"Control: the mean alone leaves 100 %. {found.get('dropped', 0):,} positions of extreme norm were left out."
+        f"Held-out, {found.get('n_held_out', 0):,} paired positions; fitted on"
+        f" {found.get('n_fit', 0):,}{fit}. Control: the mean alone leaves 100 %."
+        f" {found.get('dropped', 0):,} positions of extreme norm were left out."
     )
 
 
@@ -419,23 +568,35 @@ def sweep(ws: Workspace, layer_a: int, layer_b: int, metric: str) -> None:
         return
     table = ask(stitch_tables.alpha_sweep, ws, layer_a, layer_b)
     if table.empty:
-        st.markdown(f"α was swept for the layer pairs of the build only, not for L{layer_a}-L{layer_b}.")
+        st.markdown(
+            f"α was swept for the layer pairs of the build only, not for L{layer_a}-L{layer_b}."
+        )
         return
     metrics = table.metric.unique().tolist()
     if len(metrics) > 1:
         start = metrics.index(metric) if metric in metrics else 0
-        metric = st.selectbox("Metric of the sweep", metrics, index=start, help="Units of the errors in Eq. 3.")
+        metric = st.selectbox(
+            "Metric of the sweep", metrics, index=start, help="Units of the errors in Eq. 3."
+        )
     unit = st.segmented_control(
-        "Show", ["loss", "relative"], default="loss", required=True, label_visibility="collapsed",
-        format_func=lambda u: {"loss": "Loss", "relative": "Above unpatched"}[u], key="sweep-unit", bind="query-params",
-    )  # fmt: skip
+        "Show",
+        ["loss", "relative"],
+        default="loss",
+        required=True,
+        label_visibility="collapsed",
+        format_func=lambda u: {"loss": "Loss", "relative": "Above unpatched"}[u],
+        key="sweep-unit",
+        bind="query-params",
+    )
     table = table.loc[table.metric == (metric if metric in metrics else metrics[0])]
     draw(
         stitch_figures.alpha_sweep(table, "relative" if unit == "relative" else "loss"),
-        f"Fig. 7 for {LayerPair(a=layer_a, b=layer_b).name}, metric {plain(table.metric.iloc[0])}: next-token loss on "
-        f"the select split for {table.alpha.nunique()} values of α. Control: the unpatched models (dotted).",
-        key="alpha-sweep", alt="Loss against alpha, one line for each way through the stitch",
-    )  # fmt: skip
+        f"Fig. 7 for {LayerPair(a=layer_a, b=layer_b).name}, metric {plain(table.metric.iloc[0])}:"
+        f" next-token loss on the select split for {table.alpha.nunique()} values of α. Control:"
+        " the unpatched models (dotted).",
+        key="alpha-sweep",
+        alt="Loss against alpha, one line for each way through the stitch",
+    )
 
 
 def study(ws: Workspace, layer_a: int, layer_b: int) -> None:
@@ -451,17 +612,26 @@ def study(ws: Workspace, layer_a: int, layer_b: int) -> None:
     view = pd.DataFrame(
         {
             "Used": table.chosen.map({True: "✓", False: ""}),
-            "Method": table.method, "Metric": table.metric, "α": table.alpha,
-            "A→B ↓": table.a_to_b_relative, "B→A ↓": table.b_to_a_relative,
-            "A→B→A ↓": table.a_to_b_to_a_relative, "B→A→B ↓": table.b_to_a_to_b_relative,
+            "Method": table.method,
+            "Metric": table.metric,
+            "α": table.alpha,
+            "A→B ↓": table.a_to_b_relative,
+            "B→A ↓": table.b_to_a_relative,
+            "A→B→A ↓": table.a_to_b_to_a_relative,
+            "B→A→B ↓": table.b_to_a_to_b_relative,
         }
-    )  # fmt: skip
+    )
     percents = dict.fromkeys([c for c in view.columns if c.endswith("↓")], percent)
-    st.dataframe(view.style.format(percents | {"α": "{:g}"}), hide_index=True, alt="Study of metrics and methods")
+    st.dataframe(
+        view.style.format(percents | {"α": "{:g}"}),
+        hide_index=True,
+        alt="Study of metrics and methods",
+    )
     st.caption(
-        f"Eq. 3 solved at {where} with errors measured in each metric: increase of the next-token loss over the "
-        "unpatched model that comes last, on the select split. The build used the setting with the least A→B and B→A "
-        "together among those whose round trips cost at most 5 %."
+        f"Eq. 3 solved at {where} with errors measured in each metric: increase of the next-token"
+        " loss over the unpatched model that comes last, on the select split. The build used the"
+        " setting with the least A→B and B→A together among those whose round trips cost at most"
+        " 5 %."
     )
 
 

@@ -33,7 +33,9 @@ def gram(a: torch.Tensor, b: torch.Tensor, cuts: list[int] | None = None, seed: 
 
 
 def close(one: Moments, other: Moments) -> bool:
-    return one.n == other.n and all(torch.allclose(getattr(one, k), getattr(other, k), rtol=1e-9) for k in PARTS)
+    return one.n == other.n and all(
+        torch.allclose(getattr(one, k), getattr(other, k), rtol=1e-9) for k in PARTS
+    )
 
 
 def test_moments_are_numpys() -> None:
@@ -88,7 +90,9 @@ def test_shuffled_pairs_keep_everything_but_the_pairing() -> None:
         assert torch.equal(getattr(true, part), getattr(control, part))
     spread = torch.outer(true.aa.diagonal().sqrt(), true.bb.diagonal().sqrt())
     assert (true.ab / spread).abs().max() > 0.5
-    assert (control.ab / spread).abs().max() < 5 / 4000**0.5, "five standard errors of no correlation"
+    assert (control.ab / spread).abs().max() < 5 / 4000**0.5, (
+        "five standard errors of no correlation"
+    )
 
 
 def test_a_shuffle_is_seeded() -> None:

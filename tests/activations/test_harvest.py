@@ -1,4 +1,5 @@
-"""Harvested rows are the models' own, and a harvest that was killed gives bitwise what an unbroken one does."""
+"""Harvested rows are the models' own, and a harvest that was killed gives bitwise what an unbroken
+one does."""
 
 import json
 import signal
@@ -60,7 +61,11 @@ def documents(english: Corpus) -> list[Document]:
 
 @pytest.fixture(params=["within-family", "cross-family"])
 def pair(request: pytest.FixtureRequest, tiny: Tiny) -> tuple[LiveModel, LiveModel]:
-    return (tiny("nano-a"), tiny("nano-b")) if request.param == "within-family" else (tiny("nano-a"), tiny("gemma"))
+    return (
+        (tiny("nano-a"), tiny("nano-b"))
+        if request.param == "within-family"
+        else (tiny("nano-a"), tiny("gemma"))
+    )
 
 
 def config(a: LiveModel, b: LiveModel, positions: int | None = None) -> dict[str, Any]:
@@ -85,7 +90,9 @@ def test_batches_hold_every_text_once_within_the_budget(lengths: list[int], budg
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
 
 
-def test_rows_are_transformers_own(pair: tuple[LiveModel, LiveModel], documents: list[Document]) -> None:
+def test_rows_are_transformers_own(
+    pair: tuple[LiveModel, LiveModel], documents: list[Document]
+) -> None:
     a, b = pair
     docs = documents[:5]
     chunk = read_window(a, b, docs, [1, 2], [0, 2])
@@ -100,7 +107,10 @@ def test_rows_are_transformers_own(pair: tuple[LiveModel, LiveModel], documents:
         tokens += len(x.ids) + len(y.ids)
     assert torch.allclose(chunk.h_a[1], torch.cat(rows_a), atol=1e-4)
     assert torch.allclose(chunk.h_b[2], torch.cat(rows_b), atol=1e-4)
-    assert list(zip(chunk.document.tolist(), chunk.at_a.tolist(), chunk.at_b.tolist(), strict=True)) == at
+    assert (
+        list(zip(chunk.document.tolist(), chunk.at_a.tolist(), chunk.at_b.tolist(), strict=True))
+        == at
+    )
     assert chunk.tokens == tokens
     assert sorted(chunk.h_a) == [1, 2]
     assert sorted(chunk.h_b) == [0, 2]
@@ -118,7 +128,9 @@ def test_recording_does_not_depend_on_the_batches(
     assert torch.allclose(record(model, encoded, kept, [1])[1], one, atol=1e-5)
 
 
-def test_moments_are_those_of_the_rows(pair: tuple[LiveModel, LiveModel], documents: list[Document]) -> None:
+def test_moments_are_those_of_the_rows(
+    pair: tuple[LiveModel, LiveModel], documents: list[Document]
+) -> None:
     a, b = pair
     grams, records = harvest_moments(a, b, documents, PAIRS, config(a, b))
     for p in PAIRS:
@@ -158,7 +170,11 @@ def equal(one: dict[str, Gram], other: dict[str, Gram]) -> bool:
 
 @pytest.mark.parametrize("window", [0, 1, 4, 5])
 def test_a_killed_harvest_goes_on_to_the_same_bits(
-    tiny: Tiny, documents: list[Document], window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny,
+    documents: list[Document],
+    window: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     a, b = tiny("nano-a"), tiny("nano-b")
     whole, known = harvest_moments(a, b, documents, PAIRS, config(a, b))
@@ -185,7 +201,9 @@ def test_a_finished_harvest_is_not_read_again(tiny: Tiny, documents: list[Docume
     assert equal(first, both)
 
 
-def test_layer_pairs_read_together_or_apart_are_the_same(tiny: Tiny, documents: list[Document]) -> None:
+def test_layer_pairs_read_together_or_apart_are_the_same(
+    tiny: Tiny, documents: list[Document]
+) -> None:
     a, b = tiny("nano-a"), tiny("nano-b")
     both, _ = harvest_moments(a, b, documents, PAIRS, config(a, b))
     for p in PAIRS:
@@ -226,7 +244,8 @@ def one_thread() -> Iterator[None]:
 def test_a_real_kill_loses_nothing(
     tiny: Tiny, documents: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL to another process in the middle of its harvest; this one goes on from its checkpoint."""
+    """SIGKILL to another process in the middle of its harvest; this one goes on from its
+    checkpoint."""
     a, b = tiny("nano-a"), tiny("nano-b")
     setup = {
         "specs": [m.spec.model_dump() for m in (a, b)],
@@ -245,7 +264,9 @@ def test_a_real_kill_loses_nothing(
     assert records == known
 
 
-def test_a_budget_of_positions_is_kept(pair: tuple[LiveModel, LiveModel], documents: list[Document]) -> None:
+def test_a_budget_of_positions_is_kept(
+    pair: tuple[LiveModel, LiveModel], documents: list[Document]
+) -> None:
     a, b = pair
     _, records = harvest_moments(a, b, documents, PAIRS[:1], config(a, b, 700))
     r = records["L1-L2"]
@@ -274,7 +295,9 @@ def test_outliers_are_dropped_on_either_side(side: str) -> None:
     assert (~keep).nonzero().flatten().tolist() == [3, 77]
 
 
-def test_outliers_are_counted(tiny: Tiny, documents: list[Document], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outliers_are_counted(
+    tiny: Tiny, documents: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The limit at just above one median, so that real rows go over it."""
     a, b = tiny("nano-a"), tiny("nano-b")
     monkeypatch.setattr(harvest, "OUTLIER", 1.05)
@@ -287,7 +310,9 @@ def test_outliers_are_counted(tiny: Tiny, documents: list[Document], monkeypatch
     assert records["L1-L2"]["dropped"] == 0, "another limit is another harvest"
 
 
-def test_a_window_without_pairs_does_not_spoil_the_rest(tiny: Tiny, documents: list[Document]) -> None:
+def test_a_window_without_pairs_does_not_spoil_the_rest(
+    tiny: Tiny, documents: list[Document]
+) -> None:
     a, b = tiny("nano-a"), tiny("nano-b")
     empty = [Document(id=f"none@{k}+0", label="none", text="<|endoftext|>" * 20) for k in range(4)]
     grams, records = harvest_moments(a, b, [*empty, *documents[:8]], PAIRS[:1], config(a, b))
@@ -300,7 +325,10 @@ def test_only_one_harvest_at_a_time(tiny: Tiny, documents: list[Document]) -> No
     from core.workspace.disk import fingerprint
 
     a, b = tiny("nano-a"), tiny("nano-b")
-    with only_one(fingerprint(config(a, b)), "harvest"), pytest.raises(StitchLensError, match="another harvest"):
+    with (
+        only_one(fingerprint(config(a, b)), "harvest"),
+        pytest.raises(StitchLensError, match="another harvest"),
+    ):
         harvest_moments(a, b, documents, PAIRS, config(a, b))
 
 
@@ -332,7 +360,9 @@ def test_epochs_are_seeded(tiny: Tiny, documents: list[Document]) -> None:
     assert torch.allclose(epoch(0).sum(0), epoch(1).sum(0), atol=1e-2)
 
 
-def test_a_killed_recording_goes_on(tiny: Tiny, documents: list[Document], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_recording_goes_on(
+    tiny: Tiny, documents: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
     a, b = tiny("nano-a"), tiny("nano-b")
     whole = harvest_recording(a, b, documents, PAIRS[0], config(a, b))
     rows = torch.cat([load_file(s)["h_a"] for s in whole.shards])
@@ -342,7 +372,9 @@ def test_a_killed_recording_goes_on(tiny: Tiny, documents: list[Document], monke
     kept = {s: s.stat().st_mtime_ns for s in whole.shards[:3]}
     again = harvest_recording(a, b, documents, PAIRS[0], config(a, b))
     assert torch.equal(torch.cat([load_file(s)["h_a"] for s in again.shards]), rows)
-    assert {s: s.stat().st_mtime_ns for s in again.shards[:3]} == kept, "what was there was not made again"
+    assert {s: s.stat().st_mtime_ns for s in again.shards[:3]} == kept, (
+        "what was there was not made again"
+    )
 
 
 def test_a_recording_keeps_its_budget(tiny: Tiny, documents: list[Document]) -> None:
@@ -365,7 +397,12 @@ def test_rows_of_one_model_are_its_usable_positions(tiny: Tiny, documents: list[
     setup = {"model": model.makers, "positions": None}
     recording = harvest_rows(model, documents[:9], 2, setup)
     rows = torch.cat([load_file(s)["h"] for s in recording.shards])
-    expected = torch.cat([h[torch.from_numpy(e.usable)] for e, h in (by_hand(model, d.text, 2) for d in documents[:9])])
+    expected = torch.cat(
+        [
+            h[torch.from_numpy(e.usable)]
+            for e, h in (by_hand(model, d.text, 2) for d in documents[:9])
+        ]
+    )
     assert torch.allclose(rows, expected, atol=1e-4)
     (batch,) = next(recording.epoch(32, 0, ("h",)))
     assert batch.shape == (32, model.spec.d_model)

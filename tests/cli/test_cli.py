@@ -1,4 +1,5 @@
-"""The command line: one sentence on stderr and status 2 for what a person can mend, one JSON object for `--json`."""
+"""The command line: one sentence on stderr and status 2 for what a person can mend, one JSON object
+for `--json`."""
 
 import json
 import math
@@ -46,7 +47,14 @@ FIT = ("stitch", "fit", PAIR, "--layer-a", "10", "--layer-b", "9")
 
 
 def test_faults_are_one_sentence(empty: Path) -> None:
-    for command in (("report",), ("build",), ("svcca",), FIT[:2], ("stitch", "eval"), ("stitch", "remove")):
+    for command in (
+        ("report",),
+        ("build",),
+        ("svcca",),
+        FIT[:2],
+        ("stitch", "eval"),
+        ("stitch", "remove"),
+    ):
         rest = FIT[3:] if command == FIT[:2] else ("x",) if command[0] == "stitch" else ()
         message = fault(*command, "nopair", *rest)
         assert "'nopair'" in message
@@ -70,11 +78,19 @@ def test_faults_are_one_sentence(empty: Path) -> None:
         (("--layer-a", "10", "--layer-b", "9", "--alpha", "-1"), ("alpha -1.0", "0 or more")),
         (("--layer-a", "10", "--layer-b", "9", "--alpha", "nan"), ("alpha nan", "finite")),
         (("--layer-a", "10", "--layer-b", "9", "--positions", "10"), ("10 positions", "2432")),
-        (("--layer-a", "10", "--layer-b", "9", "--epochs", "0"), ("epochs = 0", "greater than or equal to 1")),
-        (("--layer-a", "10", "--layer-b", "9", "--lr", "1e9"), ("lr = 1000000000.0", "less than or equal to 1")),
+        (
+            ("--layer-a", "10", "--layer-b", "9", "--epochs", "0"),
+            ("epochs = 0", "greater than or equal to 1"),
+        ),
+        (
+            ("--layer-a", "10", "--layer-b", "9", "--lr", "1e9"),
+            ("lr = 1000000000.0", "less than or equal to 1"),
+        ),
     ],
 )
-def test_settings_that_do_not_fit_are_named(empty: Path, options: tuple[str, ...], named: tuple[str, str]) -> None:
+def test_settings_that_do_not_fit_are_named(
+    empty: Path, options: tuple[str, ...], named: tuple[str, str]
+) -> None:
     message = fault("stitch", "fit", PAIR, *options)
     assert all(n in message for n in named), message
     assert not (empty / PAIR / "manifest.json").exists()
@@ -95,13 +111,17 @@ def test_a_spoilt_workspace_is_named(empty: Path) -> None:
 
 def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "core", *args]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, check=False
+    )
 
 
 def test_a_missing_model_is_one_sentence(empty: Path, tmp_path: Path) -> None:
-    """A pair whose models come from the hub alone, which is out of reach here. In a process of its own: a page's thread
-    may write its bars into this one's."""
-    done = run("build", "pythia-70m-160m", HOME=str(tmp_path), STITCHLENS_CACHE=str(tmp_path / "cache"))
+    """A pair whose models come from the hub alone, which is out of reach here. In a process of its
+    own: a page's thread may write its bars into this one's."""
+    done = run(
+        "build", "pythia-70m-160m", HOME=str(tmp_path), STITCHLENS_CACHE=str(tmp_path / "cache")
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1, done.stderr
     assert "EleutherAI/pythia-70m-deduped" in done.stderr
@@ -119,8 +139,14 @@ def test_a_real_process_says_the_same(tmp_path: Path) -> None:
 
 
 def test_usage_errors_are_status_2_too() -> None:
-    for args in (("stitch", "fit", PAIR), ("report",), ("nothing",), (*FIT, "--layer-a", "ten"), ("report", "--yaml"),
-                 ("build", PAIR, "--tokens", "0")):  # fmt: skip
+    for args in (
+        ("stitch", "fit", PAIR),
+        ("report",),
+        ("nothing",),
+        (*FIT, "--layer-a", "ten"),
+        ("report", "--yaml"),
+        ("build", PAIR, "--tokens", "0"),
+    ):
         done = call(*args)
         assert done.exit_code == 2
         assert done.stdout == ""
@@ -130,7 +156,9 @@ def test_usage_errors_are_status_2_too() -> None:
 def test_help_names_every_command() -> None:
     done = call("--help")
     assert done.exit_code == 0
-    assert all(c in done.stdout for c in ("pairs", "doctor", "build", "svcca", "stitch", "nano", "report"))
+    assert all(
+        c in done.stdout for c in ("pairs", "doctor", "build", "svcca", "stitch", "nano", "report")
+    )
     assert all(c in call("stitch", "--help").stdout for c in ("fit", "eval"))
 
 
@@ -145,7 +173,9 @@ def only_object(done: subprocess.CompletedProcess[str] | Result) -> dict[str, An
     return found
 
 
-def test_doctor_says_what_to_do(empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_says_what_to_do(
+    empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
     w = Workspace(PAIR)
     w.put_record("pair", {"title": "t"}, {})
@@ -189,7 +219,14 @@ STEER = ("steer", "nano", "--prompt", "The house of my", "--tokens", "6")
 
 @pytest.mark.usefixtures("nano_home")
 def test_steer_writes_every_lane(tmp_path: Path) -> None:
-    lanes = ("--lanes", "b:none,b:own,b:transferred,a:transferred", "--source", "lang:fr", "--stitch", "L3-L4")
+    lanes = (
+        "--lanes",
+        "b:none,b:own,b:transferred,a:transferred",
+        "--source",
+        "lang:fr",
+        "--stitch",
+        "L3-L4",
+    )
     done = call(*STEER, *lanes, "--layers-b", "4-5", "--strength", "1.5", "--json")
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
@@ -197,7 +234,9 @@ def test_steer_writes_every_lane(tmp_path: Path) -> None:
     assert found["setting"]["layers_b"] == [4, 5] and found["source"] == "lang:fr"
     for lane in found["lanes"]:
         assert lane["tokens"] == 6 and lane["loss"] > 0
-    again = json.loads(call(*STEER, *lanes, "--layers-b", "4-5", "--strength", "1.5", "--json").stdout)
+    again = json.loads(
+        call(*STEER, *lanes, "--layers-b", "4-5", "--strength", "1.5", "--json").stdout
+    )
     assert again == found, "the same seed writes the same"
     plain = call("steer", "run", *STEER[1:], *lanes)
     assert "[b:transferred]" in plain.stdout and "nats/token" in plain.stdout
@@ -207,12 +246,18 @@ def test_steer_writes_every_lane(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (("--source", "lang:xx"), "no text in xx"), (("--lanes", "b:mine"), "b:transferred"),
-        (("--strength", "1e9"), "strength"), (("--strength", "nan"), "strength"), (("--layers-b", "x"), "12-15"),
-        (("--layers-b", "1-99"), "0 to 5"), (("--operator", "push"), "operator"), (("--top-p", "0"), "top_p"),
-        (("--stitch", "L9-L9"), "no 'stitches/L9-L9'"), (("--prompt", ""), "an empty prompt"),
+        (("--source", "lang:xx"), "no text in xx"),
+        (("--lanes", "b:mine"), "b:transferred"),
+        (("--strength", "1e9"), "strength"),
+        (("--strength", "nan"), "strength"),
+        (("--layers-b", "x"), "12-15"),
+        (("--layers-b", "1-99"), "0 to 5"),
+        (("--operator", "push"), "operator"),
+        (("--top-p", "0"), "top_p"),
+        (("--stitch", "L9-L9"), "no 'stitches/L9-L9'"),
+        (("--prompt", ""), "an empty prompt"),
     ],
-)  # fmt: skip
+)
 def test_steer_refuses_in_a_sentence(options: tuple[str, str], named: str) -> None:
     done = call(*STEER, *options)
     assert done.exit_code == 2 and named in done.stderr.splitlines()[-1], done.output
@@ -227,7 +272,9 @@ def test_vectors_are_exported(tmp_path: Path, ending: str) -> None:
     assert done.exit_code == 0 and out.stat().st_size > 500, done.output
     assert "a free place" in fault(*options, "--out", str(out))
     assert ".gguf" in fault(*options, "--out", str(tmp_path / "french.bin"))
-    assert "one with a vector" in fault(*options[:-1], "b:none", "--out", str(tmp_path / f"none.{ending}"))
+    assert "one with a vector" in fault(
+        *options[:-1], "b:none", "--out", str(tmp_path / f"none.{ending}")
+    )
 
 
 @pytest.mark.usefixtures("nano_home")

@@ -1,4 +1,5 @@
-"""Eq. 10 is SciPy's Pearson correlation of a dense computation; logit rows are the model's own logits."""
+"""Eq. 10 is SciPy's Pearson correlation of a dense computation; logit rows are the model's own
+logits."""
 
 from typing import Any
 
@@ -10,7 +11,13 @@ from scipy.stats import pearsonr
 
 from core.activations.harvest import norm_limits, read_window, within
 from core.features import attribution
-from core.features.attribution import Attribution, contributions, extreme_tokens, logit_rows, measure_attribution
+from core.features.attribution import (
+    Attribution,
+    contributions,
+    extreme_tokens,
+    logit_rows,
+    measure_attribution,
+)
 from core.models import hooks
 from core.models.pairs import LayerPair
 from core.stitches.stitch import Stitch
@@ -36,10 +43,14 @@ def test_logit_rows_are_logits_times_the_norms_scale(tiny: Tiny, kind: str) -> N
             normed = normed - norm.bias
         logits = model.hf.get_output_embeddings()(normed)
     ids = torch.arange(0, 40)
-    assert torch.allclose(h @ logit_rows(model, ids).T, logits[:, :40] * scale, rtol=1e-3, atol=1e-3)
+    assert torch.allclose(
+        h @ logit_rows(model, ids).T, logits[:, :40] * scale, rtol=1e-3, atol=1e-3
+    )
 
 
-def test_extreme_tokens_are_those_of_the_dense_product(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extreme_tokens_are_those_of_the_dense_product(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny("gemma")
     directions = torch.randn(7, model.spec.d_model, generator=torch.Generator().manual_seed(1))
     dense = directions @ logit_rows(model, torch.arange(len(model.tokenizer))).T
@@ -73,7 +84,9 @@ def test_it_is_scipys_pearson() -> None:
     gathered = Attribution(f)
     for k, part in enumerate(torch.arange(n).split(100)):
         both = ((acts_a, dec_a, rows_a), (acts_b, dec_b, rows_b))
-        gathered.update(k, *(contributions(acts[part], dec, rows[part]) for acts, dec, rows in both))
+        gathered.update(
+            k, *(contributions(acts[part], dec, rows[part]) for acts, dec, rows in both)
+        )
     table = gathered.table()
     x, y = acts_a * (rows_a @ dec_a.T), acts_b * (rows_b @ dec_b.T)
     for i in range(f):
@@ -113,13 +126,25 @@ def test_contributions_are_entries_of_the_dense_product() -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 400])
-def test_parts_do_not_matter(tiny: Tiny, english: Corpus, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+def test_parts_do_not_matter(
+    tiny: Tiny, english: Corpus, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
     a = tiny("nano-a")
-    sae = SAE.from_dict({"architecture": "topk", "k": 4, "d_in": a.spec.d_model, "d_sae": 30, "dtype": "float32",
-                         "device": "cpu"})  # fmt: skip
+    sae = SAE.from_dict(
+        {
+            "architecture": "topk",
+            "k": 4,
+            "d_in": a.spec.d_model,
+            "d_sae": 30,
+            "dtype": "float32",
+            "device": "cpu",
+        }
+    )
 
     def table() -> Any:
-        return measure_attribution(a, a, {"one": (sae, sae)}, english.split("select")[:2], LAYERS)["one"]
+        return measure_attribution(a, a, {"one": (sae, sae)}, english.split("select")[:2], LAYERS)[
+            "one"
+        ]
 
     whole = table()
     monkeypatch.setattr(attribution, "ENCODED", limit)
@@ -128,15 +153,25 @@ def test_parts_do_not_matter(tiny: Tiny, english: Corpus, monkeypatch: pytest.Mo
 
 
 def test_over_real_models_it_is_the_dense_reference(tiny: Tiny, english: Corpus) -> None:
-    """Two tokenizers; the reference forms features x vocabulary, a document at a time, where the same text is next."""
+    """Two tokenizers; the reference forms features x vocabulary, a document at a time, where the
+    same text is next."""
     a, b = tiny("nano-a"), tiny("gemma")
     g = torch.Generator().manual_seed(0)
     d_a, d_b = a.spec.d_model, b.spec.d_model
     stitch = Stitch(
-        torch.randn(d_a, d_b, generator=g) / 10, torch.zeros(d_b), torch.randn(d_b, d_a, generator=g) / 10,
+        torch.randn(d_a, d_b, generator=g) / 10,
+        torch.zeros(d_b),
+        torch.randn(d_b, d_a, generator=g) / 10,
         torch.zeros(d_a),
-    )  # fmt: skip
-    config = {"architecture": "topk", "k": 6, "d_in": d_a, "d_sae": 40, "dtype": "float32", "device": "cpu"}
+    )
+    config = {
+        "architecture": "topk",
+        "k": 6,
+        "d_in": d_a,
+        "d_sae": 40,
+        "dtype": "float32",
+        "device": "cpu",
+    }
     torch.manual_seed(0)
     sae_a = SAE.from_dict(config)
     sae_b = transfer_sae(sae_a, stitch)
@@ -157,14 +192,18 @@ def test_over_real_models_it_is_the_dense_reference(tiny: Tiny, english: Corpus)
                 assert start == y.ends[j - 1]
                 mine[row] = document.text[start : x.ends[i]] == document.text[start : y.ends[j]]
         encoded = [x.ids, y.ids]
-        both = zip((a, b), (sae_a, sae_b), encoded, (chunk.at_a, chunk.at_b), (1, 2), values, strict=True)
+        both = zip(
+            (a, b), (sae_a, sae_b), encoded, (chunk.at_a, chunk.at_b), (1, 2), values, strict=True
+        )
         for model, sae, ids, at, layer, out in both:
             with torch.inference_mode():
                 h = hooks.residuals(model, model.pad([ids]), [layer])[layer][0].float()
                 weights = sae.W_dec @ logit_rows(model, torch.arange(len(model.tokenizer))).T
                 here = torch.from_numpy(at[mine])
                 acts = torch.relu(sae.encode(h[here]))
-                out.append(acts * weights[:, torch.from_numpy(ids[at[mine] + 1].astype(np.int64))].T)
+                out.append(
+                    acts * weights[:, torch.from_numpy(ids[at[mine] + 1].astype(np.int64))].T
+                )
     x, y = (torch.cat(v).numpy() for v in values)
     checked = 0
     for i in range(40):

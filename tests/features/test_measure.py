@@ -1,4 +1,5 @@
-"""From a stitch to the explorer's tables on the nano pair: every table is there, controls lose, queries read them."""
+"""From a stitch to the explorer's tables on the nano pair: every table is there, controls lose,
+queries read them."""
 
 import json
 from collections.abc import Iterator
@@ -34,7 +35,9 @@ SMALL = ExploreConfig(positions=6000, reconstruction_positions=2000, tokens=400,
 def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     config = BuildConfig(held_out_tokens=200, positions=3000)
     with stitched_bench(tiny_pair, tmp_path_factory, config) as found:
-        name = sae_sae.train(found, 1, SaeConfig(width=96, k=8, epochs=6, lr=3e-3, batch=512), 12_000)
+        name = sae_sae.train(
+            found, 1, SaeConfig(width=96, k=8, epochs=6, lr=3e-3, batch=512), 12_000
+        )
         assert name == "L1-96"
         feature_measure.explore(found, name, "L1-L2", SMALL)
         yield found
@@ -46,7 +49,16 @@ def ws(bench: Bench) -> Workspace:
 
 
 def test_every_table_is_there(ws: Workspace) -> None:
-    kinds = ("saes", "sae_quality", "examples_a", "examples_b", "histograms_a", "histograms_b", "logits", "features")
+    kinds = (
+        "saes",
+        "sae_quality",
+        "examples_a",
+        "examples_b",
+        "histograms_a",
+        "histograms_b",
+        "logits",
+        "features",
+    )
     assert {f"{kind}/L1-96" for kind in kinds} < set(ws.names())
     assert ws.verify() == {}
     table = feature_tables.features(ws, "L1-96")
@@ -108,13 +120,17 @@ def test_one_feature_in_full(ws: Workspace) -> None:
         assert top.activation.max() <= table[f"max_{side}"][f] * 1.5 + 1e-3
         logits = feature_tables.feature_logits(ws, "L1-96", side, f)
         weights = dict(zip(logits["rank"], logits.weight, strict=True))
-        assert min(w for r, w in weights.items() if r >= 0) > max(w for r, w in weights.items() if r < 0)
+        assert min(w for r, w in weights.items() if r >= 0) > max(
+            w for r, w in weights.items() if r < 0
+        )
         bars = feature_tables.feature_histogram(ws, "L1-96", side, f)
         assert bars.tokens.sum() >= len(top)
         assert (bars.low < bars.high).all()
 
 
-def test_again_changes_nothing_and_layers_must_fit(bench: Bench, ws: Workspace, tiny_pair: PairSpec) -> None:
+def test_again_changes_nothing_and_layers_must_fit(
+    bench: Bench, ws: Workspace, tiny_pair: PairSpec
+) -> None:
     before = {n: a.made for n, a in ws.manifest().artifacts.items()}
     feature_measure.explore(bench, "L1-96", "L1-L2", SMALL)
     assert {n: a.made for n, a in ws.manifest().artifacts.items()} == before
@@ -124,12 +140,16 @@ def test_again_changes_nothing_and_layers_must_fit(bench: Bench, ws: Workspace, 
         feature_measure.explore(bench, "L1-96", "L2-L3", SMALL)
 
 
-def test_an_sae_from_elsewhere_is_checked_and_kept(bench: Bench, ws: Workspace, tmp_path: Path) -> None:
+def test_an_sae_from_elsewhere_is_checked_and_kept(
+    bench: Bench, ws: Workspace, tmp_path: Path
+) -> None:
     mine = SAE.load_from_disk(ws.path("saes/L1-96"), dtype="float32").requires_grad_(False)
     mine.save_model(tmp_path / "my sae")
     name = sae_sae.adopt(bench, str(tmp_path / "my sae"), 1)
     assert name == "my-sae" == sae_sae.adopt(bench, name, 1)
-    assert torch.equal(SAE.load_from_disk(ws.path("saes/my-sae"), dtype="float32").W_dec, mine.W_dec)
+    assert torch.equal(
+        SAE.load_from_disk(ws.path("saes/my-sae"), dtype="float32").W_dec, mine.W_dec
+    )
     with pytest.raises(StitchLensError, match="before layer 1; wanted layer 2"):
         sae_sae.adopt(bench, str(tmp_path / "my sae"), 2)
     config = json.loads((tmp_path / "my sae" / "cfg.json").read_text())
@@ -146,24 +166,41 @@ def test_an_sae_from_elsewhere_is_checked_and_kept(bench: Bench, ws: Workspace, 
     with pytest.raises(StitchLensError, match="before layer 2"):
         sae_sae.adopt(bench, changed(hook_name="blocks.1.hook_resid_post"), 1)
     for wrong in ("nowhere", str(tmp_path / "nowhere")):
-        with pytest.raises(StitchLensError, match="a folder, RELEASE:ID, or one of the workspace's"):
+        with pytest.raises(
+            StitchLensError, match="a folder, RELEASE:ID, or one of the workspace's"
+        ):
             sae_sae.adopt(bench, wrong, 1)
     with pytest.raises(StitchLensError, match="release 'no-such-release'"):
         sae_sae.adopt(bench, "no-such-release:layer_1", 1)
 
 
-def test_the_command_line_carries_an_sae(ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_carries_an_sae(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As in a plain SAELens script: what it opens is T_up(SAE(T_down(x)))."""
     ws.root.rename(tmp_path / "nano")
     manifest = tmp_path / "nano" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"pair": "tiny"', '"pair": "nano"', 1))
     monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path))
     call = CliRunner()
-    transfer = ["sae", "transfer", "nano", "--sae", "L1-96", "--out", str(tmp_path / "out"), "--stitch", "L1-L2"]
+    transfer = [
+        "sae",
+        "transfer",
+        "nano",
+        "--sae",
+        "L1-96",
+        "--out",
+        str(tmp_path / "out"),
+        "--stitch",
+        "L1-L2",
+    ]
     done = call.invoke(app, transfer)
     assert done.exit_code == 0, done.output
     nano = Workspace("nano", tmp_path)
-    old, new = SAE.load_from_disk(nano.path("saes/L1-96"), dtype="float32"), SAE.load_from_disk(tmp_path / "out")
+    old, new = (
+        SAE.load_from_disk(nano.path("saes/L1-96"), dtype="float32"),
+        SAE.load_from_disk(tmp_path / "out"),
+    )
     stitch = load_stitch(nano.path("stitches/L1-L2"))
     x = torch.randn(50, 256, generator=torch.Generator().manual_seed(0)) * 3
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""Rewrites keep what they should and change the rest; consistency is a count; known answers come out right."""
+"""Rewrites keep what they should and change the rest; consistency is a count; known answers come
+out right."""
 
 from collections.abc import Sequence
 
@@ -40,7 +41,16 @@ def test_structure_is_kept_and_content_changed(rewrite: TagRewriter) -> None:
         words = [w for _, w, _ in rewrite.tagged(version)]
         for kept in ("When", "the", "three", "in", ",", "did", "not", "them", "."):
             assert kept in words
-        assert not {"old", "sailors", "quickly", "painted", "boats", "LONDON", "Maria", "see"} & set(words)
+        assert not {
+            "old",
+            "sailors",
+            "quickly",
+            "painted",
+            "boats",
+            "LONDON",
+            "Maria",
+            "see",
+        } & set(words)
         assert version.startswith("When the ") and version.endswith(" them.")
     plain = [v for v in versions if len(rewrite.tagged(v)) == len(tags)]
     assert plain, "where every word is one word, each stands at its place"
@@ -64,12 +74,24 @@ def test_known_answers(rewrite: TagRewriter) -> None:
     def same(sentence: str, k: int) -> list[str]:
         return [sentence] * k
 
-    assert validate_rewriter(same)["precision"] < 0.7, "a rewriter that changes nothing is found out"
+    assert validate_rewriter(same)["precision"] < 0.7, (
+        "a rewriter that changes nothing is found out"
+    )
 
 
 def test_consistency_is_a_count() -> None:
     versions = {"s": ["a", "b"], "t": ["c", "d"], "u": ["e", "f"]}
-    on = {"s": "110", "a": "110", "b": "111", "t": "100", "c": "000", "d": "100", "u": "100", "e": "101", "f": "100"}
+    on = {
+        "s": "110",
+        "a": "110",
+        "b": "111",
+        "t": "100",
+        "c": "000",
+        "d": "100",
+        "u": "100",
+        "e": "101",
+        "f": "100",
+    }
 
     def active(texts: Sequence[str]) -> np.ndarray:
         return np.array([[c == "1" for c in on[t]] for t in texts])
@@ -93,10 +115,22 @@ def test_sentences_are_english_and_whole(corpus: Corpus) -> None:
 
 def test_over_a_real_model(tiny: Tiny, corpus: Corpus, rewrite: TagRewriter) -> None:
     model = tiny("llama")
-    sae = SAE.from_dict({"architecture": "topk", "k": 4, "d_in": model.spec.d_model, "d_sae": 64, "dtype": "float32",
-                         "device": "cpu"})  # fmt: skip
+    sae = SAE.from_dict(
+        {
+            "architecture": "topk",
+            "k": 4,
+            "d_in": model.spec.d_model,
+            "d_sae": 64,
+            "dtype": "float32",
+            "device": "cpu",
+        }
+    )
     active = active_features(model, sae, 1)
-    one, other, both = active([SENTENCE]), active(["Nothing else."]), active([SENTENCE, "Nothing else."])
+    one, other, both = (
+        active([SENTENCE]),
+        active(["Nothing else."]),
+        active([SENTENCE, "Nothing else."]),
+    )
     assert np.array_equal(both, np.concatenate([one, other]))
     table = consistency(active, english_sentences(corpus.split("select"), 8), rewrite)
     assert len(table) == 64

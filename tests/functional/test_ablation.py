@@ -1,4 +1,5 @@
-"""Null-space shares of planted directions, ablation and path patching of features against passes made by hand."""
+"""Null-space shares of planted directions, ablation and path patching of features against passes
+made by hand."""
 
 import copy
 
@@ -21,8 +22,16 @@ LAYER, FEATURES = 3, 24
 @pytest.fixture(scope="module")
 def sae() -> "SAE":
     """TopK, random and tied, before layer 3 of nano-b."""
-    config = {"architecture": "topk", "d_in": 256, "d_sae": FEATURES, "k": 4, "dtype": "float32", "device": "cpu",
-              "apply_b_dec_to_input": False, "metadata": {}}  # fmt: skip
+    config = {
+        "architecture": "topk",
+        "d_in": 256,
+        "d_sae": FEATURES,
+        "k": 4,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": False,
+        "metadata": {},
+    }
     return SAE.from_dict(config).requires_grad_(False)
 
 
@@ -37,8 +46,11 @@ def fired(tiny: Tiny, sae: "SAE", documents: list[Document]) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_planted_null_direction_has_share_1_and_an_unembedding_direction_0(tiny: Tiny, kind: str) -> None:
-    """The unembedding of a copy is made to read nothing of some directions; norm weights are uneven."""
+def test_a_planted_null_direction_has_share_1_and_an_unembedding_direction_0(
+    tiny: Tiny, kind: str
+) -> None:
+    """The unembedding of a copy is made to read nothing of some directions; norm weights are
+    uneven."""
     model = copy.copy(tiny(kind))
     model.hf = copy.deepcopy(model.hf)
     d = model.spec.d_model
@@ -54,7 +66,9 @@ def test_a_planted_null_direction_has_share_1_and_an_unembedding_direction_0(tin
     norm = model.bridge.ln_final.original_component
     gain = norm.weight.float() if layer_norm else norm(torch.ones(1, 1, d))[0, 0].float()
     with torch.no_grad():
-        weight.copy_((torch.randn(len(weight), d - k, generator=g) @ seen.T + 3 * seen[:, 0]) / gain)
+        weight.copy_(
+            (torch.randn(len(weight), d - k, generator=g) @ seen.T + 3 * seen[:, 0]) / gain
+        )
     basis = ablation.null_basis(model)
     share = ablation.null_share(torch.cat([null.T, seen.T[1:]]) * 7, basis, k / d)
     assert torch.allclose(share[:k], torch.ones(k), atol=1e-3)
@@ -65,7 +79,9 @@ def test_a_planted_null_direction_has_share_1_and_an_unembedding_direction_0(tin
     assert float(mean) < 0.05, "raised for all tokens alike, but also for some more than for others"
     unfolded = torch.linalg.svd(weight.float()).Vh[-k:].T
     if float(gain.std()) > 0.01:
-        assert float((null.T @ unfolded).norm(dim=-1).min()) < 0.999, "without the norm's weights it is another space"
+        assert float((null.T @ unfolded).norm(dim=-1).min()) < 0.999, (
+            "without the norm's weights it is another space"
+        )
 
 
 def test_random_directions_have_the_root_of_the_share(nano: LiveModel) -> None:
@@ -79,12 +95,20 @@ def test_random_directions_have_the_root_of_the_share(nano: LiveModel) -> None:
 
 
 def test_the_tail_of_the_unembedding_is_what_numpy_finds(nano: LiveModel) -> None:
-    rows = ablation.logit_rows(nano, torch.arange(nano.hf.get_output_embeddings().weight.shape[0])).double().numpy()
+    rows = (
+        ablation.logit_rows(nano, torch.arange(nano.hf.get_output_embeddings().weight.shape[0]))
+        .double()
+        .numpy()
+    )
     _, _, vh = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
     x = torch.randn(9, 256, generator=torch.Generator().manual_seed(1))
     k = round(0.05 * 256)
-    slow = np.linalg.norm(x.double().numpy() @ vh[-k:].T, axis=1) / np.linalg.norm(x.numpy(), axis=1)
-    assert np.allclose(ablation.null_share(x, ablation.null_basis(nano), 0.05).numpy(), slow, atol=1e-4)
+    slow = np.linalg.norm(x.double().numpy() @ vh[-k:].T, axis=1) / np.linalg.norm(
+        x.numpy(), axis=1
+    )
+    assert np.allclose(
+        ablation.null_share(x, ablation.null_basis(nano), 0.05).numpy(), slow, atol=1e-4
+    )
 
 
 def test_both_high_needs_both() -> None:
@@ -95,7 +119,9 @@ def test_both_high_needs_both() -> None:
 
 def test_controls_are_matched_and_none_of_the_chosen() -> None:
     g = np.random.default_rng(0)
-    table = pd.DataFrame({"feature": np.arange(400), "max_a": np.exp(g.normal(size=400)), "max_b": 1.0})
+    table = pd.DataFrame(
+        {"feature": np.arange(400), "max_a": np.exp(g.normal(size=400)), "max_b": 1.0}
+    )
     chosen = [int(f) for f in table.max_a.nlargest(12).index]
     control = ablation.matched(table, chosen, ("max_a", "max_b"))
     assert len(set(control)) == len(control) == 12 and not set(control) & set(chosen)
@@ -117,19 +143,27 @@ def test_an_ablation_is_two_passes_by_hand(
         rows = found.loc[found.document == document]
         ids = nano.pad([nano.encode([documents[document].text])[0].ids])
         with torch.no_grad():
-            hidden = nano.hf(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[LAYER].clone()
+            hidden = (
+                nano.hf(input_ids=ids, output_hidden_states=True, use_cache=False)
+                .hidden_states[LAYER]
+                .clone()
+            )
             for at, act in zip(rows.position, rows.activation, strict=True):
                 assert float(sae.encode(hidden[0, at])[f]) == pytest.approx(act, rel=1e-3)
                 hidden[0, at] -= act * sae.W_dec[f]
             last = some.loc[(some.document == document) & (some.position == ids.shape[1] - 1)]
-            for at, act in zip(last.position, last.activation, strict=True):  # predicts nothing, but is ablated too
+            for at, act in zip(
+                last.position, last.activation, strict=True
+            ):  # predicts nothing, but is ablated too
                 hidden[0, at] -= act * sae.W_dec[f]
             x = hidden
             cosines = nano.plain.base_model.rotary_emb(x, torch.arange(ids.shape[1])[None])
             for block in nano.plain_blocks[LAYER:]:
                 x = block(x, attention_mask=None, position_embeddings=cosines)
                 x = x[0] if isinstance(x, tuple) else x
-            logs = nano.plain.get_output_embeddings()(nano.plain.base_model.final_layer_norm(x))[0].log_softmax(-1)
+            logs = nano.plain.get_output_embeddings()(nano.plain.base_model.final_layer_norm(x))[
+                0
+            ].log_softmax(-1)
             clean = nano.plain(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
         at = torch.tensor(rows.position.to_list())
         entropy = [-(y[at].exp() * y[at]).sum(-1).numpy() for y in (clean, logs)]
@@ -155,8 +189,8 @@ def test_a_feature_that_does_not_fire_changes_nothing(
 def test_patching_a_feature_is_patching_its_places(
     nano: LiveModel, sae: "SAE", documents: list[Document], fired: pd.DataFrame
 ) -> None:
-    """Attention to the first token by the model's own pass, with the residual stream of one layer changed at one
-    position: what that position's row of the pattern says."""
+    """Attention to the first token by the model's own pass, with the residual stream of one layer
+    changed at one position: what that position's row of the pattern says."""
     f = int(fired.feature.mode()[0])
     some = ablation.strongest_documents(fired, f, 2).head(12)
     found = ablation.path_patch(Heads(nano), [LAYER, 4], documents, some, sae.W_dec[f])
@@ -168,7 +202,9 @@ def test_patching_a_feature_is_patching_its_places(
         with torch.no_grad():
             clean = eager(input_ids=ids, use_cache=False, output_attentions=True).attentions
 
-            def change(block: object, args: tuple[torch.Tensor], row: dict = row) -> tuple[torch.Tensor]:
+            def change(
+                block: object, args: tuple[torch.Tensor], row: dict = row
+            ) -> tuple[torch.Tensor]:
                 x = args[0].clone()
                 x[0, row["position"]] -= row["activation"] * sae.W_dec[f]
                 return (x, *args[1:])

@@ -1,4 +1,5 @@
-"""Patterns and path patching are those of a forward pass written by hand; scores those of a slow loop."""
+"""Patterns and path patching are those of a forward pass written by hand; scores those of a slow
+loop."""
 
 import copy
 
@@ -25,8 +26,8 @@ def ids_of(model: LiveModel, text: str = TEXT) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_patterns_are_the_models_own(tiny: Tiny, kind: str) -> None:
-    """Of every family: fused and grouped queries, norms of queries and keys, rotary embeddings, a sliding window that
-    is shorter than the text."""
+    """Of every family: fused and grouped queries, norms of queries and keys, rotary embeddings, a
+    sliding window that is shorter than the text."""
     model = tiny(kind)
     ids = ids_of(model, TEXT * 3)
     assert kind != "gemma" or ids.shape[1] > 64
@@ -41,8 +42,11 @@ def test_patterns_are_the_models_own(tiny: Tiny, kind: str) -> None:
         assert torch.allclose(mine, theirs[layer], atol=1e-5), layer
 
 
-def neox_pattern(model: LiveModel, hidden: Tensor, layer: int, head: int, changed: Tensor, at: int) -> np.ndarray:
-    """Row `at` of a GPT-NeoX head's pattern in NumPy, its input at that position being `changed`, one step a line."""
+def neox_pattern(
+    model: LiveModel, hidden: Tensor, layer: int, head: int, changed: Tensor, at: int
+) -> np.ndarray:
+    """Row `at` of a GPT-NeoX head's pattern in NumPy, its input at that position being `changed`,
+    one step a line."""
     block, config = model.plain_blocks[layer], model.plain.config
     x = hidden.double().numpy().copy()
     x[at] = changed.double().numpy()
@@ -69,7 +73,8 @@ def neox_pattern(model: LiveModel, hidden: Tensor, layer: int, head: int, change
 
 
 def test_path_patching_is_a_forward_pass_by_hand(nano: LiveModel) -> None:
-    """The head's input at the current token alone lacks the contribution, at each position by itself."""
+    """The head's input at the current token alone lacks the contribution, at each position by
+    itself."""
     ids = ids_of(nano)
     g = torch.Generator().manual_seed(0)
     direction = torch.randn(nano.spec.d_model, generator=g)
@@ -88,7 +93,9 @@ def test_path_patching_is_a_forward_pass_by_hand(nano: LiveModel) -> None:
         assert np.abs(after[0, HEAD, at, : at + 1].numpy() - patched).max() < 1e-5
         moved = max(moved, np.abs(clean - patched).max())
         if acts[at] == 0:
-            assert torch.equal(before[0, HEAD, at], after[0, HEAD, at]), "a feature that does not fire changes nothing"
+            assert torch.equal(before[0, HEAD, at], after[0, HEAD, at]), (
+                "a feature that does not fire changes nothing"
+            )
     assert moved > 0.1, "else the test proves nothing"
 
 
@@ -104,8 +111,8 @@ def test_taking_out_everywhere_is_another_thing(nano: LiveModel) -> None:
 
 @pytest.mark.parametrize("kind", ["nano-b", "gemma"])
 def test_scores_are_those_of_a_slow_loop(tiny: Tiny, kind: str) -> None:
-    """A unit of each feature, a position and a head at a time, moves the logit of the first token by the score: the
-    central difference of the model's own queries and keys, in NumPy."""
+    """A unit of each feature, a position and a head at a time, moves the logit of the first token
+    by the score: the central difference of the model's own queries and keys, in NumPy."""
     model = tiny(kind)
     heads = Heads(model)
     layers = [model.spec.n_layers - 2, model.spec.n_layers - 1]
@@ -125,7 +132,9 @@ def test_scores_are_those_of_a_slow_loop(tiny: Tiny, kind: str) -> None:
             slow = np.zeros(heads.heads)
             ends = []
             for sign in (1, -1):
-                moved = heads.look(layer, calls[layer], calls[layer].hidden + sign * step * decoder[f])
+                moved = heads.look(
+                    layer, calls[layer], calls[layer].hidden + sign * step * decoder[f]
+                )
                 ends.append(moved.q[0].double().detach().numpy())
             for head in range(heads.heads):
                 changes = []
@@ -137,7 +146,8 @@ def test_scores_are_those_of_a_slow_loop(tiny: Tiny, kind: str) -> None:
 
 
 def test_a_direction_that_is_read_deactivates(nano: LiveModel) -> None:
-    """Adding what a head reads for the first token raises its attention there; taking it out lowers it."""
+    """Adding what a head reads for the first token raises its attention there; taking it out lowers
+    it."""
     ids, heads = ids_of(nano), Heads(nano)
     wanted = torch.ones(ids.shape, dtype=torch.bool)
     read = attention.readers(heads, [(ids, wanted)], [LAYER])[LAYER][HEAD]

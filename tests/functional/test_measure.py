@@ -1,4 +1,5 @@
-"""From the shipped nano SAE to the tables of functional features, their summary, and a head over a typed text."""
+"""From the shipped nano SAE to the tables of functional features, their summary, and a head over a
+typed text."""
 
 import json
 import shutil
@@ -44,8 +45,13 @@ def test_every_table_is_there_and_small(ws: Workspace) -> None:
     names = [n for n in ws.names() if n.startswith("functional/")]
     assert len(names) == 5 and ws.verify() == {}
     assert sum(ws.entry(n).bytes for n in names) < 40_000
-    assert (functional_tables.STEP, functional_tables.PARTS) == (functional_measure.STEP, functional_measure.PARTS)
-    assert [f"{s / 100:g}" for s in functional_tables.SHARES] == [f"{s:g}" for s in functional_measure.NULL_SHARES]
+    assert (functional_tables.STEP, functional_tables.PARTS) == (
+        functional_measure.STEP,
+        functional_measure.PARTS,
+    )
+    assert [f"{s / 100:g}" for s in functional_tables.SHARES] == [
+        f"{s:g}" for s in functional_measure.NULL_SHARES
+    ]
 
 
 def test_shares_are_of_norms_and_grow_with_the_null_space(ws: Workspace) -> None:
@@ -67,7 +73,10 @@ def test_candidates_and_controls_are_measured_in_both_models(ws: Workspace) -> N
             assert rows.loc[rows.random, "feature"].nunique() == SMALL.features
             assert set(rows.feature.value_counts()) == {heads or n_heads}
     assert (tried.entropy_change_low <= tried.entropy_change_high).all()
-    assert patched.before.between(0, 1).all() and (patched.before + patched.change).between(-0.01, 1.01).all()
+    assert (
+        patched.before.between(0, 1).all()
+        and (patched.before + patched.change).between(-0.01, 1.01).all()
+    )
     for row in functional_tables.moved(ws, SAE).to_dict("records"):
         one = patched[(patched.side == row["side"]) & (patched.feature == row["feature"])]
         best = one.change.min() if row["kind"] == "deactivation" else one.change.max()
@@ -88,7 +97,9 @@ def test_what_is_there_is_kept_and_a_killed_scan_goes_on(bench: Bench, ws: Works
 
 def test_too_few_features_or_no_such_sae_is_said(bench: Bench) -> None:
     with pytest.raises(StitchLensError, match="features that fire"):
-        functional_measure.scan(bench, SAE, SMALL.model_copy(update={"documents": 2, "features": 500}))
+        functional_measure.scan(
+            bench, SAE, SMALL.model_copy(update={"documents": 2, "features": 500})
+        )
     with pytest.raises(StitchLensError, match="no measured features of SAE 'nothing'"):
         functional_measure.scan(bench, "nothing", SMALL)
     done = CliRunner().invoke(app, ["functional", "scan", "nano", "--sae", "nothing"])
@@ -124,14 +135,18 @@ def test_a_head_over_a_typed_text(bench: Bench, ws: Workspace) -> None:
     on = found.activation > 0
     assert on.any() and not on.all()
     assert np.abs(found.after - found.before)[on].max() > 1e-4
-    assert np.array_equal(found.after[~on], found.before[~on]), "where it does not fire nothing changes"
+    assert np.array_equal(found.after[~on], found.before[~on]), (
+        "where it does not fire nothing changes"
+    )
     silent = int((acts.max(0).values == 0).nonzero()[0])
     still = live.attend(text, "b", silent, 4, 3)
     assert torch.equal(torch.from_numpy(still.after), torch.from_numpy(still.before))
     for wrong, message in (
-        ((1024, 4, 3), "feature 1024; wanted 0 to 1023"), ((f, 2, 3), "layer 2 of nano-b; wanted 3 to 5"),
-        ((f, 6, 0), "layer 6 of nano-b"), ((f, 4, 4), "head 4 of nano-b; wanted 0 to 3"),
-    ):  # fmt: skip
+        ((1024, 4, 3), "feature 1024; wanted 0 to 1023"),
+        ((f, 2, 3), "layer 2 of nano-b; wanted 3 to 5"),
+        ((f, 6, 0), "layer 6 of nano-b"),
+        ((f, 4, 4), "head 4 of nano-b; wanted 0 to 3"),
+    ):
         with pytest.raises(StitchLensError, match=message):
             live.attend(text, "b", *wrong)
     with pytest.raises(StitchLensError, match="a text without a token"):

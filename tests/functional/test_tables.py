@@ -1,4 +1,5 @@
-"""The page of functional features on the shipped workspaces and on an empty one; what is committed there is whole."""
+"""The page of functional features on the shipped workspaces and on an empty one; what is committed
+there is whole."""
 
 from pathlib import Path
 
@@ -23,14 +24,20 @@ def test_the_committed_tables_are_whole(pair: str) -> None:
     (sae,) = functional_tables.scanned(ws)
     assert sae in feature_tables.saes(ws)
     measured = fingerprint(store.makers(ws, f"features/{sae}"))
-    assert store.makers(ws, f"functional/{sae}/heads")["measured"] == measured, "of the features that are there"
+    assert store.makers(ws, f"functional/{sae}/heads")["measured"] == measured, (
+        "of the features that are there"
+    )
     table = functional_tables.null_shares(ws, sae)
     assert table.candidate.sum() >= 8
     for side in "ab":  # they stand out by what they were chosen for
-        assert table.loc[table.candidate, f"share_{side}"].median() > table[f"share_{side}"].median()
+        assert (
+            table.loc[table.candidate, f"share_{side}"].median() > table[f"share_{side}"].median()
+        )
     found = functional_tables.summary(ws, sae)["attention"]
     for side in "ab":
-        assert found[side]["spearman"] > 0.1, "the heuristic score finds what path patching measures"
+        assert found[side]["spearman"] > 0.1, (
+            "the heuristic score finds what path patching measures"
+        )
         best = found[side]["clearest"]
         assert best["low"] <= best["change"] <= best["high"] < 0
         assert found[side]["candidates"]["deactivation"] < found[side]["random"]["deactivation"] < 0
@@ -70,4 +77,6 @@ def test_without_a_scan_the_page_is_a_door(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path))
     plant(tmp_path)
     app = opened("functional")
-    assert not app.exception and app.code[0].value == "python -m core functional scan smollm2-gemma3"
+    assert (
+        not app.exception and app.code[0].value == "python -m core functional scan smollm2-gemma3"
+    )

@@ -18,5 +18,14 @@ def opened(page: str = "", **query: str) -> AppTest:
 
 def text(app: AppTest) -> str:
     """All that the page says."""
-    parts = (app.title, app.header, app.subheader, app.markdown, app.caption, app.error, app.warning, app.code)
+    parts = (
+        app.title,
+        app.header,
+        app.subheader,
+        app.markdown,
+        app.caption,
+        app.error,
+        app.warning,
+        app.code,
+    )
     return "\n".join(str(element.value) for part in parts for element in part)

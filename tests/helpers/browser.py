@@ -16,7 +16,8 @@ CHROMIUM_ON_MAC = (
 
 @cache
 def find_chromium() -> str | None:
-    """The Chromium to drive: STITCHLENS_CHROMIUM if set, else the first found; None where there is none."""
+    """The Chromium to drive: STITCHLENS_CHROMIUM if set, else the first found; None where there is
+    none."""
     if named := os.environ.get("STITCHLENS_CHROMIUM"):
         return named
     found = (shutil.which(name) for name in CHROMIUM_NAMES)

@@ -1,12 +1,13 @@
-"""Does every reader of files from outside refuse what is bad, with a sentence, at once and in little memory?
+"""Does every reader of files from outside refuse what is bad, with a sentence, at once and in
+little memory?
 
     python -m tests.helpers.fuzz [--seconds 60] [--seed 0] [--json] [--keep FOLDER]
 
-First the corpus of tests/helpers/malformed.py, one fault a file; then files made from good and bad ones by chance: bytes
-flipped, cut, repeated, spliced, lengths and JSON edited, parts of zips changed and zipped anew. Each is read in
-another process. A refusal is a StitchLensError on one line that names the fault; a damaged file may be accepted
-if all is finite.
-Exit status 1 where a target is missed. `--keep` gets each failing file, with its seed, number and what was seen.
+First the corpus of tests/helpers/malformed.py, one fault a file; then files made from good and bad
+ones by chance: bytes flipped, cut, repeated, spliced, lengths and JSON edited, parts of zips
+changed and zipped anew. Each is read in another process. A refusal is a StitchLensError on one line
+that names the fault; a damaged file may be accepted if all is finite. Exit status 1 where a target
+is missed. `--keep` gets each failing file, with its seed, number and what was seen.
 """
 
 import argparse
@@ -61,7 +62,9 @@ def peak() -> int:
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
         if found:
             return int(found[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def work(pipe: Connection, readers: Readers, warm: list[tuple[str, str]]) -> None:
@@ -99,7 +102,9 @@ class Worker:
     def start(self, tries: int = 2) -> None:
         context = mp.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, self.readers, self.warm), daemon=True)
+        self.process = context.Process(
+            target=work, args=(theirs, self.readers, self.warm), daemon=True
+        )
         # Whatever stands for the main module in a test's process must not run again in the worker.
         bare = {} if __name__ == "__main__" else {"__main__": ModuleType("__main__")}
         with mock.patch.dict(sys.modules, bare):
@@ -118,7 +123,8 @@ class Worker:
         self.process.join()
 
     def read(self, reader: str, path: Path) -> tuple[str, str, float, int]:
-        """(outcome, what was said, seconds, bytes). What takes too long gets a second try: the machine may be busy."""
+        """(outcome, what was said, seconds, bytes). What takes too long gets a second try: the
+        machine may be busy."""
         for _ in range(2):
             start = time.perf_counter()
             try:
@@ -142,7 +148,11 @@ def at_fault(case: Case, outcome: str, said: str, grown: int, limit: int) -> str
     if grown > 2 * limit:
         return f"memory grew by {grown:,} bytes, over twice {limit:,}"
     if outcome == "refused":
-        if not re.fullmatch(r"Found .+; wanted .+: .+\.", said) or not said.isprintable() or len(said) > SENTENCE:
+        if (
+            not re.fullmatch(r"Found .+; wanted .+: .+\.", said)
+            or not said.isprintable()
+            or len(said) > SENTENCE
+        ):
             return f"no sentence: {said!r}"
         if case.says is not None and not re.search(case.says, said, re.I):
             return f"the sentence does not name the fault ({case.says}): {said}"
@@ -151,11 +161,50 @@ def at_fault(case: Case, outcome: str, said: str, grown: int, limit: int) -> str
     return None
 
 
-EDGES = (0, 1, 2, 7, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1)
+EDGES = (
+    0,
+    1,
+    2,
+    7,
+    255,
+    2**15,
+    2**16 - 1,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**40,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+)
 VALUES: tuple[Any, ...] = (
-    None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1.5, 1e308, "", "x", "../x", "F32", "F64", "BOOL", [], [0], [-1],
-    [2**40, 2**40], {}, {"a": {}}, "\ud800", "\n\x1b[31m", "topk", "blocks.1.hook_resid_pre",
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**31,
+    2**63,
+    10**30,
+    1.5,
+    1e308,
+    "",
+    "x",
+    "../x",
+    "F32",
+    "F64",
+    "BOOL",
+    [],
+    [0],
+    [-1],
+    [2**40, 2**40],
+    {},
+    {"a": {}},
+    "\ud800",
+    "\n\x1b[31m",
+    "topk",
+    "blocks.1.hook_resid_pre",
+)
 
 
 def edited(value: Any, r: random.Random) -> Any:
@@ -206,7 +255,11 @@ def _damage(raw: bytes, others: list[bytes], r: random.Random, inside: bool) -> 
         case 5:
             other = r.choice(others)
             cut = r.randrange(len(other) + 1)
-            return raw[:at] + other[cut : cut + r.choice((8, 64, 1000, len(other)))] + raw[at:][r.choice((0, 64)) :]
+            return (
+                raw[:at]
+                + other[cut : cut + r.choice((8, 64, 1000, len(other)))]
+                + raw[at:][r.choice((0, 64)) :]
+            )
         case 6 | 7:
             form = r.choice(["<B", "<H", "<I", "<Q", ">I"])
             width = struct.calcsize(form)
@@ -216,7 +269,8 @@ def _damage(raw: bytes, others: list[bytes], r: random.Random, inside: bool) -> 
 
 
 def _within(raw: bytes, others: list[bytes], r: random.Random, inside: bool) -> bytes:
-    """A damage that leaves the form whole: JSON edited, a safetensors header or a part of a zip changed."""
+    """A damage that leaves the form whole: JSON edited, a safetensors header or a part of a zip
+    changed."""
     if raw[:2] == b"PK" and not inside:
         try:
             members = parts(raw)
@@ -229,7 +283,9 @@ def _within(raw: bytes, others: list[bytes], r: random.Random, inside: bool) -> 
             case 0:
                 members = {k: v for k, v in members.items() if k != name}
             case 1:
-                members[r.choice(("data.pkl", "cfg.json", "x.npy", "a/b/c", name + "x"))] = members[name]
+                members[r.choice(("data.pkl", "cfg.json", "x.npy", "a/b/c", name + "x"))] = members[
+                    name
+                ]
             case _:
                 members[name] = damaged(members[name], others, r, inside=True)
         return zipped(members, r.choice((0, 0, 8)))
@@ -246,7 +302,8 @@ def _within(raw: bytes, others: list[bytes], r: random.Random, inside: bool) -> 
 
 
 def mutations(seeds: list[Case], seed: int) -> Iterator[tuple[int, Case]]:
-    """(number, file), the same for the same seed; files of good seeds more often than of bad ones."""
+    """(number, file), the same for the same seed; files of good seeds more often than of bad
+    ones."""
     files = [case for case in seeds if isinstance(case.raw, bytes) and len(case.raw) < MB]
     raws = [case.raw for case in files if isinstance(case.raw, bytes)]
     sound = [case for case in files if case.says is None]
@@ -255,7 +312,12 @@ def mutations(seeds: list[Case], seed: int) -> Iterator[tuple[int, Case]]:
         r = random.Random(f"{seed}/{number}")
         base = r.choice(sound if r.random() < 0.7 else files)
         assert isinstance(base.raw, bytes)
-        yield number, Case(base.reader, f"m{number}{Path(base.name).suffix}", damaged(base.raw, raws, r), None)
+        yield (
+            number,
+            Case(
+                base.reader, f"m{number}{Path(base.name).suffix}", damaged(base.raw, raws, r), None
+            ),
+        )
         number += 1
 
 
@@ -267,12 +329,21 @@ def digest(case: Case, path: Path) -> str:
 
 
 def fuzz(
-    seconds: float, seed: int = 0, keep: Path | None = None, readers: Readers = READERS,
-    cases: Callable[[Path, Path], list[Case]] = corpus, limit_s: float = LIMIT_S,
-) -> dict[str, Any]:  # fmt: skip
-    """Read the corpus, then mutations until `seconds` are over: counts, highest memory by reader, faults."""
+    seconds: float,
+    seed: int = 0,
+    keep: Path | None = None,
+    readers: Readers = READERS,
+    cases: Callable[[Path, Path], list[Case]] = corpus,
+    limit_s: float = LIMIT_S,
+) -> dict[str, Any]:
+    """Read the corpus, then mutations until `seconds` are over: counts, highest memory by reader,
+    faults."""
     start, faults = time.monotonic(), []
-    counts, grown, seen = Counter[str](), Counter[str](), {"generated": set[str](), "mutated": set[str]()}
+    counts, grown, seen = (
+        Counter[str](),
+        Counter[str](),
+        {"generated": set[str](), "mutated": set[str]()},
+    )
     longest = 0.0
     with tempfile.TemporaryDirectory(prefix="stitchlens-fuzz-") as scratch:
         tmp = Path(scratch)
@@ -280,10 +351,16 @@ def fuzz(
         sound, bad = good(tmp), cases(tmp, canary)
         for case in sound:
             (tmp / "good" / case.reader).mkdir(parents=True, exist_ok=True)
-        warm = [(case.reader, str(case.put(tmp / "good" / case.reader))) for case in sound if case.reader in readers]
+        warm = [
+            (case.reader, str(case.put(tmp / "good" / case.reader)))
+            for case in sound
+            if case.reader in readers
+        ]
         worker = Worker(readers, warm, limit_s)
         more = mutations([*sound, *bad], seed)
-        bar = tqdm(total=len(bad) + len(warm), desc="corpus", unit="file", disable=not sys.stderr.isatty())
+        bar = tqdm(
+            total=len(bad) + len(warm), desc="corpus", unit="file", disable=not sys.stderr.isatty()
+        )
 
         def one(kind: str, number: int, case: Case) -> None:
             nonlocal longest
@@ -300,7 +377,15 @@ def fuzz(
             if why is None and canary.exists():
                 why = "the canary is there: a payload ran"
             if why is not None:
-                faults.append({"file": case.name, "reader": case.reader, "seed": seed, "number": number, "why": why})
+                faults.append(
+                    {
+                        "file": case.name,
+                        "reader": case.reader,
+                        "seed": seed,
+                        "number": number,
+                        "why": why,
+                    }
+                )
                 if keep is not None:
                     keep.mkdir(parents=True, exist_ok=True)
                     if isinstance(case.raw, bytes):
@@ -318,7 +403,11 @@ def fuzz(
                 outcome, said, *_ = worker.read(reader, Path(path))
                 if outcome != "accepted":
                     faults.append(
-                        {"file": Path(path).name, "reader": reader, "why": f"a good file was {outcome}: {said}"}
+                        {
+                            "file": Path(path).name,
+                            "reader": reader,
+                            "why": f"a good file was {outcome}: {said}",
+                        }
                     )
                 bar.update()
             begun = time.monotonic()
@@ -333,11 +422,18 @@ def fuzz(
             worker.stop()
         ran = canary.exists()
     return {
-        "seed": seed, "seconds": round(time.monotonic() - start, 1), "counts": dict(counts),
-        "distinct": {kind: len(files) for kind, files in seen.items()}, "longest_s": round(longest, 2),
-        "memory": {reader: {"grown": grown[reader], "limit": limit} for reader, (_, limit) in readers.items()},
-        "canary": ran, "faults": faults,
-    }  # fmt: skip
+        "seed": seed,
+        "seconds": round(time.monotonic() - start, 1),
+        "counts": dict(counts),
+        "distinct": {kind: len(files) for kind, files in seen.items()},
+        "longest_s": round(longest, 2),
+        "memory": {
+            reader: {"grown": grown[reader], "limit": limit}
+            for reader, (_, limit) in readers.items()
+        },
+        "canary": ran,
+        "faults": faults,
+    }
 
 
 def table(found: dict[str, Any]) -> str:
@@ -348,16 +444,32 @@ def table(found: dict[str, Any]) -> str:
         return sum(counts.get(f"{kind} {what}", 0) for kind in distinct)
 
     rows = [("", "generated", "mutated", "target")]
-    rows += [(what, *(f"{counts.get(f'{kind} {what}' if what != 'files' else kind, 0):,}" for kind in distinct), target)
-             for what, target in (("files", ""), ("refused", ""), ("accepted", "generated: 0"))]  # fmt: skip
+    rows += [
+        (
+            what,
+            *(
+                f"{counts.get(f'{kind} {what}' if what != 'files' else kind, 0):,}"
+                for kind in distinct
+            ),
+            target,
+        )
+        for what, target in (("files", ""), ("refused", ""), ("accepted", "generated: 0"))
+    ]
     rows.insert(2, ("distinct", *(f"{n:,}" for n in distinct.values()), f"generated: ≥ {LEAST}"))
     rows += [
         ("tracebacks", f"{both('traceback'):,}", "", "0"),
         (f"hangs over {LIMIT_S:g} s", f"{both('hang'):,}", "", "0"),
     ]
     rows += [("longest", f"{found['longest_s']:.2f} s", "", f"≤ {LIMIT_S:g} s")]
-    rows += [(f"memory, {reader}", f"{m['grown'] / MB:,.1f} MB", "", f"≤ {2 * m['limit'] // MB:,} MB, twice the limit")
-             for reader, m in found["memory"].items()]  # fmt: skip
+    rows += [
+        (
+            f"memory, {reader}",
+            f"{m['grown'] / MB:,.1f} MB",
+            "",
+            f"≤ {2 * m['limit'] // MB:,} MB, twice the limit",
+        )
+        for reader, m in found["memory"].items()
+    ]
     rows += [("canary present", "yes" if found["canary"] else "no", "", "no")]
     rows += [("files at fault", f"{len(found['faults']):,}", "", "0")]
     return "\n".join(f"{a:20} {b:>12} {c:>12}   {d}".rstrip() for a, b, c, d in rows)

@@ -28,11 +28,21 @@ def running(workspaces: Path, cache: Path, app: Path | None = None) -> Iterator[
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     env = os.environ | {"STITCHLENS_WORKSPACES": str(workspaces), "STITCHLENS_CACHE": str(cache)}
-    command = [sys.executable, "-m", "streamlit", "run", str(app or "app.py"), "--server.port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        str(app or "app.py"),
+        "--server.port",
+        str(port),
+    ]
     cache.mkdir(parents=True, exist_ok=True)
     log = cache / "server.log"
     with log.open("wb") as out:
-        server = subprocess.Popen(command, cwd=PROJECT, env=env, stdout=out, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            command, cwd=PROJECT, env=env, stdout=out, stderr=subprocess.STDOUT
+        )
     url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(300):
@@ -53,7 +63,8 @@ def running(workspaces: Path, cache: Path, app: Path | None = None) -> Iterator[
 
 
 def borrow_models(cache: Path) -> Path:
-    """A cache of one's own with the user's dequantised models: what is there need not be made again."""
+    """A cache of one's own with the user's dequantised models: what is there need not be made
+    again."""
     models = user_cache() / "models"
     models.mkdir(parents=True, exist_ok=True)
     cache.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,8 @@ SCRIPTS = {
 
 
 def metaspace() -> Any:
-    """A BPE over characters with ▁ for spaces and bytes for unknown characters, as of Llama and Gemma."""
+    """A BPE over characters with ▁ for spaces and bytes for unknown characters, as of Llama and
+    Gemma."""
     from transformers import PreTrainedTokenizerFast
 
     tok = Tokenizer(tokenizer_models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
@@ -45,7 +46,9 @@ def metaspace() -> Any:
     tok.decoder = decoders.Sequence(steps)  # type: ignore[assignment]
     special = ["<bos>", "<unk>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=620, show_progress=False, special_tokens=special + [f"<0x{i:02X}>" for i in range(256)]
+        vocab_size=620,
+        show_progress=False,
+        special_tokens=special + [f"<0x{i:02X}>" for i in range(256)],
     )
     tok.train_from_iterator([ENGLISH[60_000:90_000].replace("\n", " "), "Привет, мир"], trainer)
     plain = json.loads(tok.to_str())  # the bytes are ordinary tokens, not special ones
@@ -58,15 +61,29 @@ def metaspace() -> Any:
 def untrained(kind: str, vocabulary: int) -> Any:
     import transformers as t
 
-    common: dict[str, Any] = {"vocab_size": vocabulary, "max_position_embeddings": 1024, "num_attention_heads": 4}
+    common: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 1024,
+        "num_attention_heads": 4,
+    }
     size: dict[str, Any]
     more: dict[str, Any]
     match kind:
         case "llama":
-            size = {"hidden_size": 40, "num_hidden_layers": 3, "intermediate_size": 80, "num_key_value_heads": 2}
+            size = {
+                "hidden_size": 40,
+                "num_hidden_layers": 3,
+                "intermediate_size": 80,
+                "num_key_value_heads": 2,
+            }
             return t.LlamaForCausalLM(t.LlamaConfig(**common, **size))
         case "gemma":
-            size = {"hidden_size": 40, "num_hidden_layers": 3, "intermediate_size": 80, "num_key_value_heads": 1}
+            size = {
+                "hidden_size": 40,
+                "num_hidden_layers": 3,
+                "intermediate_size": 80,
+                "num_key_value_heads": 1,
+            }
             more = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64}
             return t.Gemma3ForCausalLM(t.Gemma3TextConfig(**common, **size, **more))
     raise KeyError(kind)
@@ -85,11 +102,15 @@ Tiny = Callable[[str], LiveModel]
 def stitched_bench(
     pair: PairSpec, tmp_path_factory: pytest.TempPathFactory, config: BuildConfig | None = None
 ) -> Iterator[Bench]:
-    """The tiny pair in a workspace of its own, in float32, with a stitch L1-L2 fitted on a little English."""
+    """The tiny pair in a workspace of its own, in float32, with a stitch L1-L2 fitted on a little
+    English."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STITCHLENS_DTYPE", "float32")
         patch.setenv("STITCHLENS_WORKSPACES", str(tmp_path_factory.mktemp("workspaces")))
-        found = Bench(pair.model_copy(update={"corpus": "wheel:eng"}), config or BuildConfig(held_out_tokens=100))
+        found = Bench(
+            pair.model_copy(update={"corpus": "wheel:eng"}),
+            config or BuildConfig(held_out_tokens=100),
+        )
         fit_stitch(found, "L1-L2", pair.layer_pairs[0], FitConfig(), 3000)
         yield found
 

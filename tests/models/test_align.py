@@ -1,4 +1,5 @@
-"""Two positions pair up exactly where both models have read the same text: by hand, and by the tokens' bytes."""
+"""Two positions pair up exactly where both models have read the same text: by hand, and by the
+tokens' bytes."""
 
 from itertools import pairwise
 from typing import Any
@@ -68,7 +69,9 @@ def test_equal_tokenizers_pair_all_but_special_tokens() -> None:
     a = as_bytes(text)
     both = pairs(a, a, same=True)
     assert both == [(k, k) for k in range(1, len(a.ids))]
-    assert len(pairs(a, a)) == len(text) < len(both), "without that knowledge only whole characters pair"
+    assert len(pairs(a, a)) == len(text) < len(both), (
+        "without that knowledge only whole characters pair"
+    )
 
 
 def test_equal_tokenizers_with_different_tokens_fall_back_to_ends() -> None:
@@ -78,7 +81,8 @@ def test_equal_tokenizers_with_different_tokens_fall_back_to_ends() -> None:
 
 
 def token_bytes(model: LiveModel, e: Encoded) -> list[bytes]:
-    """What each token spells, from its own characters: independent of the tokenizer's offsets. Special tokens: b''."""
+    """What each token spells, from its own characters: independent of the tokenizer's offsets.
+    Special tokens: b''."""
     table = dict(zip(sorted(ByteLevel.alphabet()), sorted(ByteLevel.alphabet()), strict=True))
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [b for b in range(256) if b not in printable]
@@ -106,24 +110,35 @@ def truth(a: LiveModel, b: LiveModel, text: str) -> Pairs:
         spelt = token_bytes(model, e)
         assert b"".join(spelt) == text.encode()
         totals = np.cumsum([len(s) for s in spelt]).tolist()
-        read.append({n: k for k, (n, s) in enumerate(zip(totals, spelt, strict=True)) if s and n in whole})
+        read.append(
+            {n: k for k, (n, s) in enumerate(zip(totals, spelt, strict=True)) if s and n in whole}
+        )
     return [(read[0][n], read[1][n]) for n in sorted(read[0].keys() & read[1].keys())]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("kinds", [("nano-a", "llama"), ("llama", "nano-b"), ("gemma", "nano-a")])
-def test_real_tokenizers_pair_where_their_bytes_agree(tiny: Tiny, script: str, kinds: tuple[str, str]) -> None:
+def test_real_tokenizers_pair_where_their_bytes_agree(
+    tiny: Tiny, script: str, kinds: tuple[str, str]
+) -> None:
     a, b = (tiny(kind) for kind in kinds)
     text = SCRIPTS[script]
     (x,), (y,) = a.encode([text]), b.encode([text])
     found = pairs(x, y)
     assert found == truth(a, b, text)
-    assert found[-1] == (len(x.ids) - 1, len(y.ids) - 1), "the whole text has been read by both at its end"
+    assert found[-1] == (
+        len(x.ids) - 1,
+        len(y.ids) - 1,
+    ), "the whole text has been read by both at its end"
 
 
 LETTERS = st.sampled_from([*"abc xyz.é", *"приветнमस्ते你好世界", "ا", "😀", "👍"])
-TEXTS = st.one_of(st.text(LETTERS, max_size=40), st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+TEXTS = st.one_of(
+    st.text(LETTERS, max_size=40), st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+)
+QUICK = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @QUICK

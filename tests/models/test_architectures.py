@@ -1,4 +1,5 @@
-"""Each architecture, as a tiny folder: `pair new`, `build` and `steer` give what plain transformers gives."""
+"""Each architecture, as a tiny folder: `pair new`, `build` and `steer` give what plain transformers
+gives."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -78,7 +79,9 @@ def config(kind: str) -> Any:
         "gpt2": lambda: t.GPT2Config(**gpt2, n_positions=128),
         "neox": lambda: t.GPTNeoXConfig(**wide, vocab_size=PADDED),
         "gemma2": lambda: t.Gemma2Config(**gemma, **caps),
-        "gemma2-wide": lambda: t.Gemma2Config(**gemma | {"hidden_size": 40, "num_hidden_layers": 4}, **caps),
+        "gemma2-wide": lambda: t.Gemma2Config(
+            **gemma | {"hidden_size": 40, "num_hidden_layers": 4}, **caps
+        ),
         "gemma3": lambda: t.Gemma3TextConfig(**gemma),
         "llama": lambda: t.LlamaConfig(**llama, vocab_size=PADDED, tie_word_embeddings=False),
         "qwen2": lambda: t.Qwen2Config(**llama, vocab_size=PADDED, tie_word_embeddings=True),
@@ -89,18 +92,29 @@ def config(kind: str) -> Any:
         "olmo2": lambda: t.Olmo2Config(**llama, vocab_size=ROWS),
         "mistral": lambda: t.MistralConfig(**llama, vocab_size=ROWS, sliding_window=32),
         "phi": lambda: t.PhiConfig(**wide, vocab_size=ROWS),
-        "granite": lambda: t.GraniteConfig(**llama, vocab_size=ROWS, logits_scaling=3.0, embedding_multiplier=2.0),
+        "granite": lambda: t.GraniteConfig(
+            **llama, vocab_size=ROWS, logits_scaling=3.0, embedding_multiplier=2.0
+        ),
         "gptj": lambda: t.GPTJConfig(**gpt2, rotary_dim=4, n_positions=1024),
         "bloom": lambda: t.BloomConfig(vocab_size=ROWS, hidden_size=32, n_layer=3, n_head=4, **ids),
         "falcon": lambda: t.FalconConfig(**size, vocab_size=ROWS),
-        "mpt": lambda: t.MptConfig(vocab_size=ROWS, d_model=32, n_layers=3, n_heads=4, max_seq_len=1024),
+        "mpt": lambda: t.MptConfig(
+            vocab_size=ROWS, d_model=32, n_layers=3, n_heads=4, max_seq_len=1024
+        ),
         "gpt-oss": lambda: t.GptOssConfig(
-            **llama, vocab_size=ROWS, head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=32
+            **llama,
+            vocab_size=ROWS,
+            head_dim=8,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            sliding_window=32,
         ),
         "bert": lambda: t.BertConfig(**wide, vocab_size=ROWS),
         "cohere": lambda: t.CohereConfig(**llama, vocab_size=ROWS),
-        "mamba": lambda: t.MambaConfig(vocab_size=ROWS, hidden_size=32, num_hidden_layers=3, state_size=4),
-    }  # fmt: skip
+        "mamba": lambda: t.MambaConfig(
+            vocab_size=ROWS, hidden_size=32, num_hidden_layers=3, state_size=4
+        ),
+    }
     return made[kind]()
 
 
@@ -133,7 +147,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
         torch.manual_seed(len(kind))
         model = AutoModelForCausalLM.from_config(config(kind))
-        for p in model.parameters():  # gains and biases, which are drawn as 1 and 0, would hide a fault
+        for (
+            p
+        ) in model.parameters():  # gains and biases, which are drawn as 1 and 0, would hide a fault
             p.data += 0.08 * torch.randn_like(p)
         model.save_pretrained(home / kind)
         tokenizer(kind not in NO_FIRST_TOKEN).save_pretrained(home / kind)
@@ -163,7 +179,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plainly(path: Path, dtype: torch.dtype = torch.float32) -> Any:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="eager").eval()
+    return AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, attn_implementation="eager"
+    ).eval()
 
 
 @cache
@@ -174,7 +192,8 @@ def reader(path: Path) -> Any:
 
 
 def ids_of(path: Path, text: str, most: int) -> list[int]:
-    """As one would read it with transformers alone: the first token where there is one, cut at the context."""
+    """As one would read it with transformers alone: the first token where there is one, cut at the
+    context."""
     first = [] if path.name in NO_FIRST_TOKEN else [0]
     return (first + reader(path)(text, add_special_tokens=False)["input_ids"])[:most]
 
@@ -186,10 +205,12 @@ def call(*args: str) -> str:
 
 
 def greedy(path: Path, n: int, v: torch.Tensor | None = None, mean: float = 0.0) -> str:
-    """The likeliest tokens after PROMPT, with the component along v before LAYER put to `mean` at all but the first
-    token."""
+    """The likeliest tokens after PROMPT, with the component along v before LAYER put to `mean` at
+    all but the first token."""
     model, ids = plainly(path), ids_of(path, PROMPT, 1024)
-    blocks = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count(model))
+    blocks = next(
+        m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count(model)
+    )
     start = len(ids)
 
     def steer(block: object, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -202,7 +223,9 @@ def greedy(path: Path, n: int, v: torch.Tensor | None = None, mean: float = 0.0)
     handle = blocks[LAYER].register_forward_pre_hook(steer) if v is not None else None
     with torch.inference_mode():
         while len(ids) < start + n:
-            token = int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+            token = int(
+                model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()
+            )
             if token == 0:
                 break
             ids.append(token)
@@ -221,7 +244,17 @@ def test_a_pair_is_added_built_and_steered(
 ) -> None:
     places = [folder(kind) for kind in pair]
     key = "-".join(pair)
-    said = call("pair", "new", *map(str, places), "--key", key, "--corpus", str(text), "--layers", f"{LAYER}-2")
+    said = call(
+        "pair",
+        "new",
+        *map(str, places),
+        "--key",
+        key,
+        "--corpus",
+        str(text),
+        "--layers",
+        f"{LAYER}-2",
+    )
     assert ("gpt2 reads 128 tokens at once" in said) == ("gpt2" in pair)
     assert ("640 (tokenizer 600)" in said) == bool({"neox", "llama", "qwen2", "olmo"} & set(pair))
     assert ("has no first token" in said) == bool(set(NO_FIRST_TOKEN) & set(pair))
@@ -240,14 +273,33 @@ def test_a_pair_is_added_built_and_steered(
         assert table.loc[side, "tokens"] == n
         assert table.loc[side, "loss"] == pytest.approx(total / n, rel=1e-5)
 
-        v = torch.nn.functional.normalize(torch.randn(model.config.hidden_size, generator=rng(3)), dim=0)
+        v = torch.nn.functional.normalize(
+            torch.randn(model.config.hidden_size, generator=rng(3)), dim=0
+        )
         spec = look(str(path))[0]
         save_vector(Vector(LAYER, v, 1.5, makers={"model": spec.key}), tmp_path / "v.safetensors")
         lanes = f"{side}:none,{side}:own"
-        record = json.loads(call(
-            "steer", key, "--prompt", PROMPT, "--source", f"file:{tmp_path / 'v.safetensors'}", "--lanes", lanes,
-            f"--layers-{side}", str(LAYER), "--tokens", "12", "--temperature", "0", "--repetition", "1", "--json",
-        ))  # fmt: skip
+        record = json.loads(
+            call(
+                "steer",
+                key,
+                "--prompt",
+                PROMPT,
+                "--source",
+                f"file:{tmp_path / 'v.safetensors'}",
+                "--lanes",
+                lanes,
+                f"--layers-{side}",
+                str(LAYER),
+                "--tokens",
+                "12",
+                "--temperature",
+                "0",
+                "--repetition",
+                "1",
+                "--json",
+            )
+        )
         written = {lane["lane"]: lane["text"] for lane in record["lanes"]}
         assert written[f"{side}:none"] == greedy(path, 12)
         assert written[f"{side}:own"] == greedy(path, 12, v, 1.5)
@@ -266,22 +318,34 @@ def test_what_opens_equals_transformers(kind: str, where: Runtime, folder: Folde
     plain = plainly(path, where.dtype)
     document = ENGLISH[:900]
     (encoded,) = model.encode([document])
-    assert encoded.ids.tolist() == ids_of(path, document, model.context), "longer than every sliding window"
-    assert encoded.ends[0] == -1 and encoded.usable[1:].sum() > 100, "the first position is masked in every model"
+    assert encoded.ids.tolist() == ids_of(path, document, model.context), (
+        "longer than every sliding window"
+    )
+    assert encoded.ends[0] == -1 and encoded.usable[1:].sum() > 100, (
+        "the first position is masked in every model"
+    )
     ids = model.pad([encoded.ids])
     with torch.inference_mode():
         theirs = plain(input_ids=ids, output_hidden_states=True, use_cache=False)
         fast = model.plain.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
     layers = range(model.spec.n_layers)
     # in bfloat16 rounding of one path to another, seen after three layers
-    near: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4} if where is FLOAT32 else {"rtol": 4e-2, "atol": 6e-2}
+    near: dict[str, Any] = (
+        {"rtol": 1e-4, "atol": 1e-4} if where is FLOAT32 else {"rtol": 4e-2, "atol": 6e-2}
+    )
     for layer, h in hooks.residuals(model, ids, layers).items():
         assert torch.allclose(h.float(), theirs.hidden_states[layer].float(), **near), layer
     hidden = hooks.final_hidden(model, ids)
     for logits in (model.logits(hidden[0]), model.logits(fast)):
-        assert float((logits - theirs.logits[0].float()).abs().max()) <= near["rtol"] * float(theirs.logits.abs().max())
-    losses = torch.nn.functional.cross_entropy(theirs.logits[0, :-1].float(), ids[0, 1:], reduction="none")
-    assert torch.allclose(token_losses(model, hidden, ids)[0], losses, rtol=10 * near["rtol"], atol=near["atol"])
+        assert float((logits - theirs.logits[0].float()).abs().max()) <= near["rtol"] * float(
+            theirs.logits.abs().max()
+        )
+    losses = torch.nn.functional.cross_entropy(
+        theirs.logits[0, :-1].float(), ids[0, 1:], reduction="none"
+    )
+    assert torch.allclose(
+        token_losses(model, hidden, ids)[0], losses, rtol=10 * near["rtol"], atol=near["atol"]
+    )
 
 
 @pytest.mark.parametrize("kind", ["bert", "cohere", "mamba"])
@@ -297,7 +361,8 @@ def test_what_does_not_is_one_sentence(kind: str, folder: Folder) -> None:
 
 
 def test_top_tokens_are_tokens(folder: Folder) -> None:
-    """A vocabulary padded beyond the tokenizer has rows that stand for nothing, and a norm without weights a gain."""
+    """A vocabulary padded beyond the tokenizer has rows that stand for nothing, and a norm without
+    weights a gain."""
     for kind in ("llama", "olmo"):
         model = load(look(str(folder(kind)))[0], FLOAT32)
         directions = torch.randn(4, 32, generator=rng(0))
@@ -317,7 +382,9 @@ def test_heads_look_where_transformers_says(kind: str, folder: Folder) -> None:
     ids = model.pad([model.encode([ENGLISH[:600]])[0].ids])
     heads, layers = Heads(model), range(model.spec.n_layers)
     with torch.inference_mode():
-        theirs = plainly(folder(kind))(input_ids=ids, output_attentions=True, use_cache=False).attentions
+        theirs = plainly(folder(kind))(
+            input_ids=ids, output_attentions=True, use_cache=False
+        ).attentions
     for layer, seen in heads.calls(ids, layers).items():
         assert torch.allclose(pattern(heads.look(layer, seen)), theirs[layer], atol=1e-5)
 
@@ -328,7 +395,9 @@ def test_a_text_grows_no_longer_than_the_context(folder: Folder) -> None:
     sampling = Sampling(tokens=128 - start, temperature=1.0, top_p=1.0)
     *_, last = generate(model, PROMPT, [Lane()], sampling)
     assert last[0].done
-    with pytest.raises(StitchLensError, match=f"a prompt of {start} tokens; wanted at most {start - 1}"):
+    with pytest.raises(
+        StitchLensError, match=f"a prompt of {start} tokens; wanted at most {start - 1}"
+    ):
         next(generate(model, PROMPT, [Lane()], Sampling(tokens=129 - start)))
     with pytest.raises(StitchLensError, match="gpt2 reads 128 at once"):
         next(generate(model, PROMPT, [Lane()], Sampling(tokens=500)))
@@ -337,5 +406,9 @@ def test_a_text_grows_no_longer_than_the_context(folder: Folder) -> None:
 def test_one_token_is_a_prompt_where_there_is_no_first_token(folder: Folder) -> None:
     spec: ModelSpec = look(str(folder("qwen2")))[0]
     model = load(spec, FLOAT32)
-    assert not model.encode(["a"])[0].usable.any() and model.bos is None and model.makers["bos"] is None
+    assert (
+        not model.encode(["a"])[0].usable.any()
+        and model.bos is None
+        and model.makers["bos"] is None
+    )
     assert next(generate(model, "a", [Lane()], Sampling(temperature=0)))[0].ids

@@ -1,4 +1,5 @@
-"""The residual stream is recorded and replaced as transformers computes it, and nothing stays behind."""
+"""The residual stream is recorded and replaced as transformers computes it, and nothing stays
+behind."""
 
 from collections.abc import Iterator
 
@@ -12,7 +13,11 @@ from tests.helpers.small import KINDS, SCRIPTS, Tiny
 
 def batch(model: LiveModel) -> torch.Tensor:
     """Three texts of unequal length, padded on the right."""
-    texts = [SCRIPTS["Latin"], SCRIPTS["Han"], "A third text, in English, and a little longer than the others."]
+    texts = [
+        SCRIPTS["Latin"],
+        SCRIPTS["Han"],
+        "A third text, in English, and a little longer than the others.",
+    ]
     return model.pad([e.ids for e in model.encode(texts)])
 
 
@@ -69,7 +74,9 @@ def test_a_resumed_pass_equals_the_whole(model: LiveModel) -> None:
     whole = hooks.final_hidden(model, ids)
     for layer, h in hooks.residuals(model, ids, range(model.spec.n_layers)).items():
         assert torch.equal(hooks.final_hidden(model, ids, layer, h), whole)
-        assert torch.equal(hooks.final_hidden(model, torch.zeros_like(ids), layer, h), whole), "ids are not read"
+        assert torch.equal(hooks.final_hidden(model, torch.zeros_like(ids), layer, h), whole), (
+            "ids are not read"
+        )
         other = hooks.final_hidden(model, ids, layer, h.roll(1, dims=0))
         assert not torch.allclose(other, whole, atol=1e-3), "what is put there is what is used"
 

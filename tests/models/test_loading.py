@@ -1,4 +1,5 @@
-"""A spec becomes the model that it says, or one sentence; texts become tokens whose ends are true."""
+"""A spec becomes the model that it says, or one sentence; texts become tokens whose ends are
+true."""
 
 import json
 import shutil
@@ -50,7 +51,9 @@ def test_makers_tell_models_and_tokenizers_apart(tiny: Tiny) -> None:
     assert len({m.weights for m in (a, b, c)}) == 3
 
 
-def test_a_missing_model_names_everything_that_was_tried(tiny_spec: TinySpec, tmp_path: Path) -> None:
+def test_a_missing_model_names_everything_that_was_tried(
+    tiny_spec: TinySpec, tmp_path: Path
+) -> None:
     sources = (
         Source(kind="folder", ref=str(tmp_path / "nowhere")),
         Source(kind="wheel", ref="no_such_wheel_stitchlens"),
@@ -68,9 +71,14 @@ def test_a_missing_model_names_everything_that_was_tried(tiny_spec: TinySpec, tm
 def test_sources_are_tried_in_order(tiny_spec: TinySpec, tmp_path: Path) -> None:
     spec = tiny_spec("nano-a")
     missing = Source(kind="folder", ref=str(tmp_path / "nowhere"))
-    assert locate(spec.model_copy(update={"sources": (missing, *spec.sources)})) == PROJECT / spec.sources[0].ref
+    assert (
+        locate(spec.model_copy(update={"sources": (missing, *spec.sources)}))
+        == PROJECT / spec.sources[0].ref
+    )
     other = tiny_spec("nano-b").sources[0]
-    assert locate(spec.model_copy(update={"sources": (other, *spec.sources)})) == PROJECT / other.ref
+    assert (
+        locate(spec.model_copy(update={"sources": (other, *spec.sources)})) == PROJECT / other.ref
+    )
 
 
 def test_another_model_in_the_folder_is_refused(tiny_spec: TinySpec) -> None:
@@ -98,7 +106,9 @@ def test_the_weights_hash_sees_one_byte(tiny_spec: TinySpec, tmp_path: Path) -> 
     spec = moved(tiny_spec("nano-a"), tmp_path / "copy")
     folder = Path(spec.sources[0].ref)
     first = weights_hash(folder)
-    assert first == weights_hash(Path(tiny_spec("nano-a").sources[0].ref)), "the content counts, not the place"
+    assert first == weights_hash(Path(tiny_spec("nano-a").sources[0].ref)), (
+        "the content counts, not the place"
+    )
     raw = bytearray((folder / "model.safetensors").read_bytes())
     raw[-1] ^= 1
     (folder / "model.safetensors").write_bytes(raw)
@@ -109,7 +119,10 @@ def test_one_place_chooses_device_and_dtype(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("STITCHLENS_DTYPE", "float16")
     monkeypatch.setenv("STITCHLENS_DEVICE", "meta")
     assert (runtime().device.type, runtime().dtype) == ("meta", torch.float16)
-    assert (runtime("cpu", "float32").device.type, runtime("cpu", "float32").dtype) == ("cpu", torch.float32)
+    assert (runtime("cpu", "float32").device.type, runtime("cpu", "float32").dtype) == (
+        "cpu",
+        torch.float32,
+    )
     monkeypatch.setenv("STITCHLENS_DTYPE", "int8")
     with pytest.raises(StitchLensError, match="int8"):
         runtime()
@@ -160,7 +173,10 @@ def test_empty_and_cut_texts(tiny: Tiny) -> None:
 
 def test_padding_is_on_the_right_and_is_not_seen(tiny: Tiny) -> None:
     model = tiny("nano-a")
-    short, long = (e.ids for e in model.encode(["A short text.", "A text that is a good deal longer than that."]))
+    short, long = (
+        e.ids
+        for e in model.encode(["A short text.", "A text that is a good deal longer than that."])
+    )
     both = model.pad([short, long])
     assert both[0, : len(short)].tolist() == short.tolist()
     with torch.inference_mode():
@@ -182,7 +198,9 @@ def test_lower_precision_opens_too(tiny_spec: TinySpec) -> None:
     assert next(model.hf.parameters()).dtype == torch.bfloat16
 
 
-def spoilt(spec: ModelSpec, folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> ModelSpec:
+def spoilt(
+    spec: ModelSpec, folder: Path, change: Callable[[dict[str, torch.Tensor]], None]
+) -> ModelSpec:
     """A copy whose tensors were changed."""
     found = moved(spec, folder)
     tensors = load_file(folder / "model.safetensors")
@@ -225,7 +243,8 @@ def test_tensors_without_a_place_are_refused_or_named(tiny_spec: TinySpec, tmp_p
 
 
 def test_tokens_beyond_the_embedding(tiny_spec: TinySpec, tmp_path: Path) -> None:
-    """Tokens of text are refused; a special one that text only mentions is read as the text that it is."""
+    """Tokens of text are refused; a special one that text only mentions is read as the text that it
+    is."""
     spec = moved(tiny_spec("llama"), tmp_path / "grown")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "grown")
     rows = len(tokenizer)
@@ -234,17 +253,24 @@ def test_tokens_beyond_the_embedding(tiny_spec: TinySpec, tmp_path: Path) -> Non
     model = load(spec, FLOAT32)
     (read,) = model.encode(["see <image> here"])
     assert max(model.tokenizer("see <image> here").input_ids) == rows == model.rows > max(read.ids)
-    assert model.tokenizer.decode(read.ids[1:]) == "see <image> here" and read.ends[-1] == len("see <image> here")
+    assert model.tokenizer.decode(read.ids[1:]) == "see <image> here" and read.ends[-1] == len(
+        "see <image> here"
+    )
 
     tokenizer.add_tokens(["wugs"])
     tokenizer.save_pretrained(tmp_path / "grown")
     message = refuse(spec)
-    assert f"{rows + 2:,} tokens in the tokenizer of grown and {rows:,} rows" in message and "wugs" in message
+    assert (
+        f"{rows + 2:,} tokens in the tokenizer of grown and {rows:,} rows" in message
+        and "wugs" in message
+    )
     with pytest.raises(StitchLensError, match=f"{rows:,} rows in its embedding"):
         prospect(str(tmp_path / "grown"), "nano-b", "wheel:eng")
 
 
-def test_advice_fits_whose_folder_it_is(tiny_spec: TinySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_advice_fits_whose_folder_it_is(
+    tiny_spec: TinySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only what was made here is 'made anew'; and `load` does not touch what is a person's own."""
     monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache" / "models").mkdir(parents=True)

@@ -1,4 +1,5 @@
-"""The shipped pair: training goes on after a kill, the models are what their cards say, the science holds on them."""
+"""The shipped pair: training goes on after a kill, the models are what their cards say, the science
+holds on them."""
 
 import re
 from collections.abc import Iterator
@@ -48,7 +49,8 @@ def corpus() -> Corpus:
 
 
 def markov(n: int, seed: int, length: int = 40) -> list[np.ndarray]:
-    """Documents of a planted chain over 1..7 after a 0: with 0.8 the next number, else any; its entropy is known."""
+    """Documents of a planted chain over 1..7 after a 0: with 0.8 the next number, else any; its
+    entropy is known."""
     rng = np.random.default_rng(seed)
     out = []
     for _ in range(n):
@@ -94,13 +96,19 @@ class Cutting(list[np.ndarray]):
         raise Cut
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_training_goes_on_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(nano, "SAVE_SECONDS", 0.0)
     fit, select = markov(60, 0), markov(10, 1)
-    whole, curve = train_model(CONFIG, SIZE, Tokens(fit, select, []), FLOAT32, "whole", tmp_path / "whole")
+    whole, curve = train_model(
+        CONFIG, SIZE, Tokens(fit, select, []), FLOAT32, "whole", tmp_path / "whole"
+    )
     with pytest.raises(Cut):
         train_model(CONFIG, SIZE, Tokens(fit, Cutting(), []), FLOAT32, "cut", tmp_path / "cut")
-    again, known = train_model(CONFIG, SIZE, Tokens(fit, select, []), FLOAT32, "on", tmp_path / "cut")
+    again, known = train_model(
+        CONFIG, SIZE, Tokens(fit, select, []), FLOAT32, "on", tmp_path / "cut"
+    )
     for one, other in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
     assert [c["select"] for c in curve] == [c["select"] for c in known]
@@ -111,8 +119,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypat
 
 def test_document_loss_is_transformers_own(tiny: Tiny) -> None:
     model = tiny("nano-a")
-    ids = [e.ids for e in model.encode(["A short text.", "Ein längerer Text, der etwas mehr sagt.", ""])]
-    sums = [float(model.hf(input_ids=model.pad([i]), labels=model.pad([i])).loss) * (len(i) - 1) for i in ids[:2]]
+    ids = [
+        e.ids
+        for e in model.encode(["A short text.", "Ein längerer Text, der etwas mehr sagt.", ""])
+    ]
+    sums = [
+        float(model.hf(input_ids=model.pad([i]), labels=model.pad([i])).loss) * (len(i) - 1)
+        for i in ids[:2]
+    ]
     found = document_loss(model.hf, ids, FLOAT32, budget=20)
     assert found == pytest.approx(sum(sums) / sum(len(i) - 1 for i in ids), rel=1e-5)
 
@@ -161,7 +175,9 @@ def test_transformers_opens_them_without_us() -> None:
     for side in "ab":
         tokenizer = AutoTokenizer.from_pretrained(MODELS / f"nano-{side}")
         model = AutoModelForCausalLM.from_pretrained(MODELS / f"nano-{side}", dtype=torch.float32)
-        ids = torch.tensor([[0, *tokenizer("The history of the church and of the state.").input_ids]])
+        ids = torch.tensor(
+            [[0, *tokenizer("The history of the church and of the state.").input_ids]]
+        )
         losses[side] = float(model(input_ids=ids, labels=ids).loss)
     assert max(losses.values()) < np.log(4096) / 2
 
@@ -172,12 +188,15 @@ def words(text: str) -> list[str]:
 
 @pytest.mark.parametrize("language", list(PROMPTS))
 def test_the_models_write_words(language: str, tiny: Tiny, corpus: Corpus) -> None:
-    """Most of what they write are words of that language's own text; what an untrained model writes are not."""
+    """Most of what they write are words of that language's own text; what an untrained model writes
+    are not."""
     label = {"English": "eng", "French": "fra", "German": "deu", "Spanish": "spa"}[language]
     known = {w for d in corpus.documents if d.label.split("/")[0] == label for w in words(d.text)}
 
     def share(model: Any) -> float:
-        text = nano.samples(model, tiny("nano-a").tokenizer, FLOAT32)[language].removeprefix(PROMPTS[language])
+        text = nano.samples(model, tiny("nano-a").tokenizer, FLOAT32)[language].removeprefix(
+            PROMPTS[language]
+        )
         written = words(text)
         return sum(w in known for w in written) / max(len(written), 1)
 
@@ -204,17 +223,27 @@ def test_a_stitch_beats_its_controls_and_inverts(tiny: Tiny, corpus: Corpus) -> 
         keep = harvest.within(chunk, harvest.norm_limits(chunk), LAYERS)
         gram.update(chunk.h_a[LAYERS.a][keep], chunk.h_b[LAYERS.b][keep], seed=k)
     m = gram.moments()
-    stitch, shuffled = (fit_moments(gram.moments(shuffled=s), FitConfig(metric="std")) for s in (False, True))
+    stitch, shuffled = (
+        fit_moments(gram.moments(shuffled=s), FitConfig(metric="std")) for s in (False, True)
+    )
     conditions = [
-        *downstream.unpatched(), *downstream.stitched(stitch), *downstream.controls(shuffled, m.mean_a, m.mean_b),
-    ]  # fmt: skip
-    loss = downstream.mean_losses(downstream.measure(a, b, corpus.split("held-out")[:40], LAYERS, conditions))
+        *downstream.unpatched(),
+        *downstream.stitched(stitch),
+        *downstream.controls(shuffled, m.mean_a, m.mean_b),
+    ]
+    loss = downstream.mean_losses(
+        downstream.measure(a, b, corpus.split("held-out")[:40], LAYERS, conditions)
+    )
     assert loss["b"] < loss["a"]
     for to, model in (("a_to_b", "b"), ("b_to_a", "a")):
         control = min(loss[f"mean_ablated_{model}"], loss[f"shuffled_{to}"])
-        assert loss[to] - loss[model] < 0.5 * (control - loss[model]), "less than half of the control's cost"
+        assert loss[to] - loss[model] < 0.5 * (control - loss[model]), (
+            "less than half of the control's cost"
+        )
     assert loss["a_to_b_to_a"] < 1.05 * loss["a"]
-    assert loss["b_to_a_to_b"] < 1.06 * loss["b"], "a few thousand positions; the committed stitch has a million"
+    assert loss["b_to_a_to_b"] < 1.06 * loss["b"], (
+        "a few thousand positions; the committed stitch has a million"
+    )
 
 
 def test_the_committed_workspace_meets_its_targets(monkeypatch: pytest.MonkeyPatch) -> None:

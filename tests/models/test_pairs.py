@@ -39,7 +39,9 @@ def test_unknown_pair_lists_those_that_exist() -> None:
     assert all(key in str(e.value) for key in PAIRS)
 
 
-@pytest.mark.parametrize(("layer_a", "layer_b", "named"), [(30, 0, "30"), (-1, 0, "-1"), (0, 18, "18"), (0, -2, "-2")])
+@pytest.mark.parametrize(
+    ("layer_a", "layer_b", "named"), [(30, 0, "30"), (-1, 0, "-1"), (0, 18, "18"), (0, -2, "-2")]
+)
 def test_layers_out_of_range(layer_a: int, layer_b: int, named: str) -> None:
     with pytest.raises(StitchLensError) as e:
         get_pair("smollm2-gemma3").check_layers(layer_a, layer_b)
@@ -84,12 +86,16 @@ def test_what_can_be_no_path_is_said(text: str) -> None:
 def test_usual_names_are_those_of_transformer_lens() -> None:
     from transformer_lens.supported_models import MODEL_ALIASES
 
-    families = re.compile(r"(.*/)?(distil)?(gpt2|pythia|opt|gpt-neo|gpt-neox|gpt-j|gemma|OLMo-7B|Mistral-7B|Llama-2).*")
+    families = re.compile(
+        r"(.*/)?(distil)?(gpt2|pythia|opt|gpt-neo|gpt-neox|gpt-j|gemma|OLMo-7B|Mistral-7B|Llama-2).*"
+    )
     checked = 0
     for official, aliases in MODEL_ALIASES.items():
         if not families.fullmatch(official):
             continue
-        spec = ModelSpec(key="x", title="x", n_layers=1, d_model=1, sources=(Source(kind="hub", ref=official),))
+        spec = ModelSpec(
+            key="x", title="x", n_layers=1, d_model=1, sources=(Source(kind="hub", ref=official),)
+        )
         others = [a for o, names in MODEL_ALIASES.items() if o != official for a in names]
         for alias in (*aliases, official, official.upper()):
             if not alias.startswith("meta-llama-2"):
@@ -105,8 +111,12 @@ def test_a_model_goes_by_its_usual_names() -> None:
         assert same_model(name, gpt2), name
     for name in ("", " ", "gpt2-medium", "distilgpt2", "gpt", "models"):
         assert not same_model(name, gpt2), name
-    assert same_model("EleutherAI/pythia-70m-deduped", pythia) and same_model("pythia-19m-deduped", pythia)
+    assert same_model("EleutherAI/pythia-70m-deduped", pythia) and same_model(
+        "pythia-19m-deduped", pythia
+    )
     assert not same_model("pythia-70m", pythia) and not same_model("EleutherAI/pythia-70m", pythia)
     folder = (Source(kind="folder", ref="/models/gpt2-small"),)
-    brought = gpt2.model_copy(update={"key": "gpt2-small", "title": "gpt2-small", "sources": folder})
+    brought = gpt2.model_copy(
+        update={"key": "gpt2-small", "title": "gpt2-small", "sources": folder}
+    )
     assert same_model("gpt2", brought)

@@ -1,4 +1,5 @@
-"""What is said of two models before anything runs is what the models turn out to be; what cannot be used is named."""
+"""What is said of two models before anything runs is what the models turn out to be; what cannot be
+used is named."""
 
 import json
 from pathlib import Path
@@ -11,7 +12,15 @@ from core.bench import Bench, BuildConfig
 from core.errors import StitchLensError
 from core.models import prospect as looking
 from core.models.loading import load_shared
-from core.models.pairs import NANO_A, NANO_B, PAIRS, LayerPair, get_pair, known_pairs, pairs_with_workspace
+from core.models.pairs import (
+    NANO_A,
+    NANO_B,
+    PAIRS,
+    LayerPair,
+    get_pair,
+    known_pairs,
+    pairs_with_workspace,
+)
 from core.models.prospect import estimate, look, prospect, register
 from core.stitches.measure import describe_pair
 from core.text.corpus import load_corpus
@@ -40,15 +49,24 @@ def test_what_was_found_is_what_the_models_are(found: looking.Prospect) -> None:
         live = load_shared(known)  # type: ignore[arg-type]
         assert (one.spec.n_layers, one.spec.d_model) == (known.n_layers, known.d_model)
         assert one.parameters == sum(p.numel() for p in live.plain.parameters()) and one.here
-        assert one.vocabulary == live.rows == one.tokenizer == len(live.tokenizer) and one.architecture == "gpt_neox"
+        assert (
+            one.vocabulary == live.rows == one.tokenizer == len(live.tokenizer)
+            and one.architecture == "gpt_neox"
+        )
         some = [d.text for d in load_corpus(TEXT).split("select")[:40]]
         rate = sum(int(e.usable.sum()) for e in live.encode(some)) / sum(map(len, some))
         assert one.tokens_per_character == pytest.approx(rate, rel=0.1)
-    assert found.same_tokenizer and found.share_a == found.share_b == 1 and found.pair.family == "within-family"
+    assert (
+        found.same_tokenizer
+        and found.share_a == found.share_b == 1
+        and found.pair.family == "within-family"
+    )
     assert found.pair.key == "mine" and found.pair.layer_pairs == () and not found.notes
 
 
-def test_a_usual_name_finds_the_registered_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_usual_name_finds_the_registered_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(looking, "locate", lambda spec: tmp_path)
     assert look("gpt2-small") == (PAIRS["gpt2-small-medium"].a, tmp_path)
@@ -76,19 +94,27 @@ def test_layers_notes_and_other_tokenizers(tmp_path: Path) -> None:
     raw = json.loads((other / "tokenizer.json").read_text("utf-8"))
     raw["model"]["merges"] = raw["model"]["merges"][:600]
     kept = {"".join(m if isinstance(m, list) else m.split()) for m in raw["model"]["merges"]}
-    raw["model"]["vocab"] = {k: v for k, v in raw["model"]["vocab"].items() if len(k) == 1 or k in kept or "<" in k}
+    raw["model"]["vocab"] = {
+        k: v for k, v in raw["model"]["vocab"].items() if len(k) == 1 or k in kept or "<" in k
+    }
     (other / "tokenizer.json").write_text(json.dumps(raw), "utf-8")
     found = prospect(str(other), "nano-b", TEXT)
     assert not found.same_tokenizer and 0.2 < found.share_a < 1 and found.share_b > found.share_a
     assert found.pair.family == "cross-family" and found.pair.key == "other-nano-b"
-    assert any("tokenizers differ" in n for n in found.notes) and any("equally wide" in n for n in found.notes)
+    assert any("tokenizers differ" in n for n in found.notes) and any(
+        "equally wide" in n for n in found.notes
+    )
     assert any("wider" in n for n in prospect("nano-b", "nano-a", TEXT, "y").notes)
 
 
 def test_the_estimate_grows_with_the_work(found: looking.Prospect) -> None:
     few, many = estimate(found, 4_000), estimate(found, 400_000)
     assert many.steps["reading the text"] > 5 * few.steps["reading the text"]
-    assert few.seconds == pytest.approx(sum(few.steps.values())) and few.memory > 1e9 and few.download == 0
+    assert (
+        few.seconds == pytest.approx(sum(few.steps.values()))
+        and few.memory > 1e9
+        and few.download == 0
+    )
     wide = found.model_copy(update={"a": found.a.model_copy(update={"parameters": 10**9})})
     assert estimate(wide).memory - estimate(found).memory > 1.9e9
 
@@ -114,7 +140,9 @@ def folder(tmp_path: Path, config: str | dict[str, object], weights: bool = True
         ({"model_type": "t5"}, True, "a decoder-only language model"),
     ],
 )
-def test_what_cannot_be_used_is_named(tmp_path: Path, config: str, weights: bool, says: str) -> None:
+def test_what_cannot_be_used_is_named(
+    tmp_path: Path, config: str, weights: bool, says: str
+) -> None:
     with pytest.raises(StitchLensError, match=says):
         look(folder(tmp_path / "m", config, weights))
 
@@ -134,9 +162,13 @@ def test_places_and_keys_that_are_none(tmp_path: Path, found: looking.Prospect) 
 
 
 @pytest.mark.parametrize("bad", ["{", "[]", '{"key": "mine"}', "x" * 200_000, None])
-def test_a_broken_spec_is_named_and_passed_over(found: looking.Prospect, home: Path, bad: str | None) -> None:
+def test_a_broken_spec_is_named_and_passed_over(
+    found: looking.Prospect, home: Path, bad: str | None
+) -> None:
     path = register(found.pair)
-    path.write_text(bad if bad is not None else found.pair.model_copy(update={"key": "nano"}).model_dump_json())
+    path.write_text(
+        bad if bad is not None else found.pair.model_copy(update={"key": "nano"}).model_dump_json()
+    )
     assert list(known_pairs()) == list(PAIRS)
     with pytest.raises(StitchLensError, match="mend spec"):
         get_pair("mine")

@@ -1,4 +1,5 @@
-"""The pages on a planted workspace, without a browser: what they say, what they refuse, what an empty state offers."""
+"""The pages on a planted workspace, without a browser: what they say, what they refuse, what an
+empty state offers."""
 
 import json
 import re
@@ -36,50 +37,113 @@ def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ((0.37,), "+37 %"), ((0.0083,), "+0.83 %"), ((1.083,), "+110 %"), ((0.07,), "+7.0 %"), ((-0.012,), "−1.2 %"),
-        ((0.0,), "0 %"), ((float("nan"),), "–"),
-        ((1.083, 1.071, 1.095), "+108 [+107, +110] %"), ((0.374, 0.362, 0.386), "+37 [+36, +39] %"),
-        ((0.0083, -0.0037, 0.0203), "+0.8 [−0.4, +2.0] %"), ((0.05, 0.0496, 0.0504), "+5.00 [+4.96, +5.04] %"),
+        ((0.37,), "+37 %"),
+        ((0.0083,), "+0.83 %"),
+        ((1.083,), "+110 %"),
+        ((0.07,), "+7.0 %"),
+        ((-0.012,), "−1.2 %"),
+        ((0.0,), "0 %"),
+        ((float("nan"),), "–"),
+        ((1.083, 1.071, 1.095), "+108 [+107, +110] %"),
+        ((0.374, 0.362, 0.386), "+37 [+36, +39] %"),
+        ((0.0083, -0.0037, 0.0203), "+0.8 [−0.4, +2.0] %"),
+        ((0.05, 0.0496, 0.0504), "+5.00 [+4.96, +5.04] %"),
     ],
-)  # fmt: skip
+)
 def test_percent(args: tuple[Any, ...], words: str) -> None:
     assert shared_words.percent(*args).replace(shared_words.NARROW, " ") == words
 
 
 def test_counts_losses_and_durations() -> None:
     assert [shared_words.count(n) for n in (7, 411, 60_000, 812_345, 4_812_345, 1_071_000)] == [
-        "7", "411", "60 k", "812 k", "4.81 M", "1.07 M",
-    ]  # fmt: skip
-    assert shared_words.loss(3.6) == "3.60" and shared_words.loss(3.6, 3.55, 3.65) == "3.60 [3.55, 3.65]"
-    assert [shared_words.duration(s) for s in (9.6, 119, 4000, 9000)] == ["10 s", "2 min", "67 min", "2.5 h"]
+        "7",
+        "411",
+        "60 k",
+        "812 k",
+        "4.81 M",
+        "1.07 M",
+    ]
+    assert (
+        shared_words.loss(3.6) == "3.60"
+        and shared_words.loss(3.6, 3.55, 3.65) == "3.60 [3.55, 3.65]"
+    )
+    assert [shared_words.duration(s) for s in (9.6, 119, 4000, 9000)] == [
+        "10 s",
+        "2 min",
+        "67 min",
+        "2.5 h",
+    ]
 
 
 def test_text_from_files_is_shown_as_it_is() -> None:
     assert shared_words.plain("<b>*x*</b>") == r"\<b\>\*x\*\</b\>"
     assert shared_words.plain(":red[a] $x$ [l](u)") == r"\:red\[a\] \$x\$ \[l\]\(u\)"
-    assert shared_words.sentence("run `python -m core build x_y`: *now*") == r"run `python -m core build x_y`\: \*now\*"
+    assert (
+        shared_words.sentence("run `python -m core build x_y`: *now*")
+        == r"run `python -m core build x_y`\: \*now\*"
+    )
     assert shared_words.sentence("a lone ` tick") == r"a lone \` tick"
 
 
-TOKENS = ["", "`", "``", " ", " new", "\n", "\t", "|", "<b>", "$x$", ":red[a]", "*a*", "שלום", "\u200b", "a`b", " ` "]
+TOKENS = [
+    "",
+    "`",
+    "``",
+    " ",
+    " new",
+    "\n",
+    "\t",
+    "|",
+    "<b>",
+    "$x$",
+    ":red[a]",
+    "*a*",
+    "שלום",
+    "\u200b",
+    "a`b",
+    " ` ",
+]
 
 
 def test_every_token_is_a_span_of_its_own() -> None:
-    """As CommonMark with tables and streamlit's math reads it: so many spans, each with what can be seen of a token."""
+    """As CommonMark with tables and streamlit's math reads it: so many spans, each with what can be
+    seen of a token."""
     line = " ".join(map(frame.token, TOKENS))
     fences = list(re.finditer(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", line))
     shown = [m[2][1:-1] if m[2].startswith(" ") and m[2].endswith(" ") else m[2] for m in fences]
     assert [text.strip("\u2068\u2069") for text in shown] == [
-        "∅", "`", "``", "␣", "␣new", "⏎", "⇥", "|", "<b>", "$x$", ":red[a]", "*a*", "שלום", "U+200B", "a`b", "␣`␣",
-    ]  # fmt: skip
-    assert re.sub(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", "", line).strip() == "", "nothing is left outside"
+        "∅",
+        "`",
+        "``",
+        "␣",
+        "␣new",
+        "⏎",
+        "⇥",
+        "|",
+        "<b>",
+        "$x$",
+        ":red[a]",
+        "*a*",
+        "שלום",
+        "U+200B",
+        "a`b",
+        "␣`␣",
+    ]
+    assert re.sub(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", "", line).strip() == "", (
+        "nothing is left outside"
+    )
 
 
 def test_a_table_of_features_keeps_its_cells(ws: Workspace) -> None:
-    table = pd.DataFrame({
-        "feature": [0, 1], "difference": 0.5, "difference_b": -0.5, "correlation": [0.25, float("nan")],
-        "raises": ["a|b\n`c", ""],
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "feature": [0, 1],
+            "difference": 0.5,
+            "difference_b": -0.5,
+            "correlation": [0.25, float("nan")],
+            "raises": ["a|b\n`c", ""],
+        }
+    )
     lines = probes_links(ws, table).split("\n")
     assert len(lines) == 4 and all(len(re.split(r"(?<!\\)\|", line)) == 7 for line in lines)
     assert "⏎" in lines[2] and "∅" in lines[3]
@@ -96,7 +160,8 @@ def probes_links(ws: Workspace, table: pd.DataFrame) -> str:
 
 
 @pytest.mark.parametrize(
-    "data", [[7, "a", 0.5], (7, "a", 0.5), {"0": 7, "1": "a", "2": 0.5}, {"2": 0.5, "0": 7, "1": "a"}]
+    "data",
+    [[7, "a", 0.5], (7, "a", 0.5), {"0": 7, "1": "a", "2": 0.5}, {"2": 0.5, "0": 7, "1": "a"}],
 )
 def test_what_is_picked_reads_the_same_in_every_form(data: Any) -> None:
     points = [{"customdata": data}, {"x": 1.0}, {"customdata": None}, {"customdata": 3}]
@@ -116,14 +181,20 @@ def test_no_chart_hands_bytes_as_customdata(nano_home: Path) -> None:
             for trace in json.loads(chart.proto.spec)["data"]:
                 drawn += 1
                 assert isinstance(trace.get("customdata", []), list), (page, trace.get("name"))
-                assert all(isinstance(row, list) for row in trace.get("customdata", [])), (page, trace.get("name"))
+                assert all(isinstance(row, list) for row in trace.get("customdata", [])), (
+                    page,
+                    trace.get("name"),
+                )
     assert drawn > 50
 
 
 def test_the_share_of_structural_features_is_counted() -> None:
-    """By hand: six features between 0.1 and 0.2, two of them structural; one alone at the very end; others left out."""
+    """By hand: six features between 0.1 and 0.2, two of them structural; one alone at the very end;
+    others left out."""
     kinds = ["structural"] * 2 + ["semantic"] * 4 + ["structural", "unseen", "dead", "semantic"]
-    table = pd.DataFrame({"correlation": [0.15] * 6 + [1.0, 0.15, 0.15, float("nan")], "kind": kinds})
+    table = pd.DataFrame(
+        {"correlation": [0.15] * 6 + [1.0, 0.15, 0.15, float("nan")], "kind": kinds}
+    )
     shares = stitch_tables.structural_share(table)
     assert len(shares) == 20 and shares.n.sum() == 7 and shares.structural.sum() == 3
     row = shares.loc[(shares.low < 0.15) & (shares.high > 0.15)].iloc[0]
@@ -148,12 +219,18 @@ def test_feature_0_can_be_linked_and_a_workspace_opens_at_its_own(ws: Workspace)
     plant_features(ws, list(load_corpus().documents))
     shutil.copytree(PROJECT / "cache" / "nano", ws.root.parent / "nano")
     app = opened("features", feature="3")
-    assert [h.value for h in app.header] == ["Feature 3"] and app.query_params["feature"] in ("3", ["3"])
+    assert [h.value for h in app.header] == ["Feature 3"] and app.query_params["feature"] in (
+        "3",
+        ["3"],
+    )
     app = AppTest.from_file(str(PROJECT / "pages" / "main.py"), default_timeout=200)
     app.query_params["pair"], app.query_params["feature"] = "nano", "0"
     app.run()
     app.switch_page("features/page.py").run()
-    assert [h.value for h in app.header] == ["Feature 0"] and app.query_params["feature"] in ("0", ["0"])
+    assert [h.value for h in app.header] == ["Feature 0"] and app.query_params["feature"] in (
+        "0",
+        ["0"],
+    )
     app.session_state["pair"] = PAIR
     app.run()
     assert not app.exception and "feature" not in app.query_params
@@ -172,7 +249,11 @@ def test_unknown_values_in_an_address_are_said(nano_home: Path) -> None:
     ):
         app = opened(page, pair="nano", **query)
         assert not app.exception
-        assert any(says in w.value for w in app.warning), (page, query, [w.value for w in app.warning])
+        assert any(says in w.value for w in app.warning), (
+            page,
+            query,
+            [w.value for w in app.warning],
+        )
 
 
 def test_look_shows_something_with_its_own_text(nano_home: Path) -> None:
@@ -197,10 +278,16 @@ def test_a_feature_steers_through_stitches_of_its_layer_alone(nano_home: Path) -
 def test_without_a_stitch_of_its_layer_a_feature_cannot_steer(ws: Workspace) -> None:
     plant_features(ws, list(load_corpus().documents))
     for sae in ("L20-12", "L7-12"):
-        ws.put_folder(f"saes/{sae}", lambda p: (p / "cfg.json").write_text("{}"), "sae", MAKERS | {
-            "layer_a": int(sae[1:].split("-")[0])
-        })  # fmt: skip
-    assert stitch_tables.stitches_from(ws, "L20-12") == ["L20-L9"] and stitch_tables.stitches_from(ws, "L7-12") == []
+        ws.put_folder(
+            f"saes/{sae}",
+            lambda p: (p / "cfg.json").write_text("{}"),
+            "sae",
+            MAKERS | {"layer_a": int(sae[1:].split("-")[0])},
+        )
+    assert (
+        stitch_tables.stitches_from(ws, "L20-12") == ["L20-L9"]
+        and stitch_tables.stitches_from(ws, "L7-12") == []
+    )
 
 
 def test_a_stitch_fitted_by_hand_is_removed_from_its_page_and_others_are_not(ws: Workspace) -> None:
@@ -235,10 +322,20 @@ def test_overview_says_what_the_pair_is(ws: Workspace) -> None:
     assert not app.exception and not app.error
     said = text(app)
     assert app.title[0].value == "SmolLM2-135M-Instruct and Gemma-3-270M"
-    for words in ("Table 1", r"**L20\-L9**", "10 documents", "shuffled pairs", "1.23 M characters", "576 wide"):
+    for words in (
+        "Table 1",
+        r"**L20\-L9**",
+        "10 documents",
+        "shuffled pairs",
+        "1.23 M characters",
+        "576 wide",
+    ):
         assert words in said, words
     table = app.table[0].value
-    assert table.shape == (5, 7) and table.iloc[0, 3].replace(shared_words.NARROW, " ") == "3.60 (+20 %)"
+    assert (
+        table.shape == (5, 7)
+        and table.iloc[0, 3].replace(shared_words.NARROW, " ") == "3.60 (+20 %)"
+    )
     assert table.Family.to_list() == ["cross", "cross", "within", "within", "within"]
     assert table.index[2].startswith("*paper*: pythia")
 
@@ -253,7 +350,10 @@ def test_overview_contrasts_the_workspaces(ws: Workspace) -> None:
     ]
     (ws.root.parent / "nano" / "manifest.json").write_text("{")
     app = opened()
-    assert not app.exception and app.table[0].value.shape == (5, 7), "a damaged neighbour is left out"
+    assert not app.exception and app.table[0].value.shape == (
+        5,
+        7,
+    ), "a damaged neighbour is left out"
 
 
 def test_stitches_shows_one_in_full_and_a_link_picks_it(ws: Workspace) -> None:
@@ -274,7 +374,16 @@ def test_features_shows_the_histograms_and_one_feature_twice(ws: Workspace) -> N
     app = opened("features")
     assert not app.exception and not app.error
     said = text(app)
-    for words in ("Eq. 10", "Fig. 14", "Fig. 4b", "shuffled pairs", "Table 2", "5 semantic", "6 structural", "1 dead"):
+    for words in (
+        "Eq. 10",
+        "Fig. 14",
+        "Fig. 4b",
+        "shuffled pairs",
+        "Table 2",
+        "5 semantic",
+        "6 structural",
+        "1 dead",
+    ):
         assert words in said, words
     assert app.number_input(key="feature").value == 0, "the one that correlates best"
     assert [h.value for h in app.header] == ["Feature 0"]
@@ -302,7 +411,9 @@ def test_examples_of_another_corpus_are_said(ws: Workspace) -> None:
 
 def test_an_unknown_link_is_said(ws: Workspace) -> None:
     app = (
-        AppTest.from_file(str(PROJECT / "pages" / "main.py"), default_timeout=200).run().switch_page("stitches/page.py")
+        AppTest.from_file(str(PROJECT / "pages" / "main.py"), default_timeout=200)
+        .run()
+        .switch_page("stitches/page.py")
     )
     app.query_params["stitch"] = "no*such"
     app.run()
@@ -348,7 +459,13 @@ def test_a_newer_manifest_is_refused_in_words(ws: Workspace) -> None:
 
 def test_signs_in_names_stay_signs(ws: Workspace) -> None:
     ws.put_table("downstream/x_y*z*", losses(), MAKERS)
-    ws.put("stitches/x_y*z*", lambda p: p.touch(), "stitch", ".safetensors", ws.entry("stitches/L20-L9").makers)
+    ws.put(
+        "stitches/x_y*z*",
+        lambda p: p.touch(),
+        "stitch",
+        ".safetensors",
+        ws.entry("stitches/L20-L9").makers,
+    )
     app = opened()
     assert r"x\_y\*z\*" in app.table[0].value.index
 
@@ -363,8 +480,12 @@ def test_the_form_refuses_and_keeps_what_was_typed(ws: Workspace) -> None:
 
 
 def test_a_job_is_shown_until_dismissed(ws: Workspace) -> None:
-    job = jobs.start(PAIR, ["import sys; sys.exit('Found this; wanted that: do so.')"], "Fit mine",
-                     command=(sys.executable, "-c"))  # fmt: skip
+    job = jobs.start(
+        PAIR,
+        ["import sys; sys.exit('Found this; wanted that: do so.')"],
+        "Fit mine",
+        command=(sys.executable, "-c"),
+    )
     while job.state == "running":
         time.sleep(0.02)
     app = opened("stitches")
@@ -378,7 +499,10 @@ def test_empty_states_are_doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path / "none"))
     app = opened()
     assert not app.exception and not app.error
-    assert app.code[0].value == "python -m core build smollm2-gemma3" and app.button[0].label == "Build it"
+    assert (
+        app.code[0].value == "python -m core build smollm2-gemma3"
+        and app.button[0].label == "Build it"
+    )
     app.switch_page("stitches/page.py").run()
     assert not app.exception and not app.error
     assert app.code[0].value == "python -m core svcca smollm2-gemma3"
@@ -392,8 +516,13 @@ def test_a_half_built_workspace_opens(tmp_path: Path, monkeypatch: pytest.Monkey
     for page in ("", "stitches"):
         app = opened(page)
         assert not app.exception
-    Workspace(PAIR).put("stitches/one", lambda p: p.touch(), "stitch", ".safetensors",
-                        full.entry("stitches/young").makers)  # fmt: skip
+    Workspace(PAIR).put(
+        "stitches/one",
+        lambda p: p.touch(),
+        "stitch",
+        ".safetensors",
+        full.entry("stitches/young").makers,
+    )
     for page in ("", "stitches"):
         app = opened(page)
         assert not app.exception
@@ -424,9 +553,13 @@ def test_steering_shows_what_the_evaluation_found() -> None:
         "the paper's",
     ):
         assert words in said, words
-    assert "As the evaluation wrote it" in said, "there is something to read before anything is pressed"
+    assert "As the evaluation wrote it" in said, (
+        "there is something to read before anything is pressed"
+    )
     app.segmented_control(key="way").set_value("a").run()
-    assert not app.exception and not app.error and "nano-a's responses" in text(app).replace("\\", "")
+    assert (
+        not app.exception and not app.error and "nano-a's responses" in text(app).replace("\\", "")
+    )
 
 
 @pytest.mark.usefixtures("nano_home")
@@ -441,7 +574,9 @@ def test_go_writes_a_lane_each_and_the_dial_keeps_the_run_before() -> None:
     assert not app.exception and not app.error
     assert len(app.session_state["runs"]) == 2
     still = lanes(app)
-    assert len(set(still.values())) == 1 and still["b:none"] == first["b:none"], "strength 0 changes nothing"
+    assert len(set(still.values())) == 1 and still["b:none"] == first["b:none"], (
+        "strength 0 changes nothing"
+    )
     assert "strength 1" in text(app), "the run before is there to compare"
 
 
@@ -454,18 +589,23 @@ def test_a_preset_sets_everything_and_goes() -> None:
     run = app.session_state["runs"][-1]
     assert run["source"] == f"lang:{str(preset.key).removeprefix('preset-')}"
     assert run["prompt"] == app.text_area(key="prompt").value
-    assert run["setting"]["layers_b"] == (app.number_input(key="first_b").value, app.number_input(key="last_b").value)
+    assert run["setting"]["layers_b"] == (
+        app.number_input(key="first_b").value,
+        app.number_input(key="last_b").value,
+    )
 
 
 @pytest.mark.usefixtures("nano_home")
 @pytest.mark.parametrize(
     ("query", "says"),
     [
-        ({"prompt": "   "}, "an empty prompt"), ({"prompt": "a " * 4000}, "shorten it"),
+        ({"prompt": "   "}, "an empty prompt"),
+        ({"prompt": "a " * 4000}, "shorten it"),
         ({"source": "Texts", "plus": "same", "minus": "same"}, "the same text in both boxes"),
-        ({"source": "Your own"}, "no vector"), ({"first_b": "5", "last_b": "2"}, "layers 5 to 2 of B"),
+        ({"source": "Your own"}, "no vector"),
+        ({"first_b": "5", "last_b": "2"}, "layers 5 to 2 of B"),
     ],
-)  # fmt: skip
+)
 def test_steering_says_what_is_wrong(query: dict[str, str], says: str) -> None:
     app = opened("steering", pair="nano", tokens="4", **query)
     pressed(app, "Go")
@@ -474,7 +614,9 @@ def test_steering_says_what_is_wrong(query: dict[str, str], says: str) -> None:
 
 
 @pytest.mark.usefixtures("nano_home")
-@pytest.mark.parametrize("prompt", ["שלום עולם", "🙂👩‍👩‍👧", "x" * 10_000, "<script>alert(1)</script>"])
+@pytest.mark.parametrize(
+    "prompt", ["שלום עולם", "🙂👩‍👩‍👧", "x" * 10_000, "<script>alert(1)</script>"]
+)
 def test_odd_prompts_are_written_on(prompt: str) -> None:
     app = opened("steering", pair="nano", tokens="3", prompt=prompt)
     pressed(app, "Go")
@@ -521,7 +663,11 @@ def test_a_new_pair_is_looked_at_added_and_built_in_the_background(ws: Workspace
 
 def test_what_is_wrong_with_a_new_pair_is_said(ws: Workspace) -> None:
     app = opened("pair")
-    for a, b, says in (("", "", "name both"), ("nano-a", "/no/where", "no folder"), ("nano-a", "nano-a", "twice")):
+    for a, b, says in (
+        ("", "", "name both"),
+        ("nano-a", "/no/where", "no folder"),
+        ("nano-a", "nano-a", "twice"),
+    ):
         app.text_input(key="ref_a").set_value(a)
         app.text_input(key="ref_b").set_value(b)
         next(x for x in app.button if x.label == "Look").click().run()
@@ -529,11 +675,20 @@ def test_what_is_wrong_with_a_new_pair_is_said(ws: Workspace) -> None:
 
 
 def test_private_jobs_of_others_are_not_told(ws: Workspace, tmp_path: Path) -> None:
-    job = jobs.start(PAIR, ["import time; time.sleep(60)"], "Import secret-name", command=(sys.executable, "-c"),
-                     private=tmp_path / "somebody")  # fmt: skip
+    job = jobs.start(
+        PAIR,
+        ["import time; time.sleep(60)"],
+        "Import secret-name",
+        command=(sys.executable, "-c"),
+        private=tmp_path / "somebody",
+    )
     try:
         app = opened("stitches")
-        assert not app.exception and "secret" not in text(app) and "Somebody's private job" in text(app)
+        assert (
+            not app.exception
+            and "secret" not in text(app)
+            and "Somebody's private job" in text(app)
+        )
         assert not any(b.label in ("Cancel", "Pause") for b in app.button)
     finally:
         job.cancel()
@@ -544,7 +699,13 @@ def test_probes_are_drawn_and_link_to_features(nano_home: Path) -> None:
     app = opened("probes", pair="nano")
     assert not app.exception and not app.error
     said = text(app)
-    for words in ("Mean over 10 datasets", "Fig. 3a", "Fig. 9 and 10", "shuffled pairs", "Probe your own labels"):
+    for words in (
+        "Mean over 10 datasets",
+        "Fig. 3a",
+        "Fig. 9 and 10",
+        "shuffled pairs",
+        "Probe your own labels",
+    ):
         assert words in said, words
     assert app.dataframe[0].value.shape == (11, 9)
     app.selectbox(key="task").select("language/fra").run()

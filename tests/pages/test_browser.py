@@ -1,4 +1,5 @@
-"""The app in Chromium: links, clicks, jobs, both themes, desk and phone; no console error, no word to the outside."""
+"""The app in Chromium: links, clicks, jobs, both themes, desk and phone; no console error, no word
+to the outside."""
 
 import re
 import shutil
@@ -27,7 +28,10 @@ pytestmark = pytest.mark.browser
 SHIPPED = PROJECT / "cache"
 expect.set_options(timeout=30_000)
 DESK, PHONE = (1440, 900), (390, 844)
-MOBILE = "Mozilla/5.0 (Linux; Android 14) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Mobile Safari/537.36"
+MOBILE = (
+    "Mozilla/5.0 (Linux; Android 14) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Mobile"
+    " Safari/537.36"
+)
 JOB = ".st-key-job"
 # On a link to a page, Streamlit's client first looks for its server below that page's address.
 PROBES = re.compile(r"/_stcore/(health|host-config)$")
@@ -66,7 +70,8 @@ def url(home: Path) -> Iterator[str]:
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens a page and, when the test is over, finds that nothing was complained of and nobody else was asked."""
+    """Opens a page and, when the test is over, finds that nothing was complained of and nobody else
+    was asked."""
     faults: list[str] = []
 
     def on_console(message: ConsoleMessage) -> None:
@@ -79,11 +84,16 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
 
     contexts = []
 
-    def open_(address: str, size: tuple[int, int] = DESK, theme: str = "light", touch: bool = False) -> Page:
+    def open_(
+        address: str, size: tuple[int, int] = DESK, theme: str = "light", touch: bool = False
+    ) -> Page:
         context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if theme == "dark" else "light",
-            has_touch=touch, is_mobile=touch, user_agent=MOBILE if touch else None,
-        )  # fmt: skip
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme="dark" if theme == "dark" else "light",
+            has_touch=touch,
+            is_mobile=touch,
+            user_agent=MOBILE if touch else None,
+        )
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(60_000)
@@ -125,7 +135,9 @@ def expect_picked(page: Page, *layers: str) -> None:
         expect(page.get_by_role("spinbutton", name=f"Layer of {side}")).to_have_value(layer)
 
 
-def test_a_link_to_a_page_is_the_first_thing_a_server_hears(home: Path, visit: Callable[..., Page]) -> None:
+def test_a_link_to_a_page_is_the_first_thing_a_server_hears(
+    home: Path, visit: Callable[..., Page]
+) -> None:
     """Streamlit's first run in a folder with `pages/` skips app.py; the page hands over to it."""
     with serving(home / "workspaces", home / "cache") as url:
         page = visit(f"{url}/stitches?stitch=L10-L9")
@@ -159,7 +171,9 @@ def test_from_the_overview_to_a_stitch_and_back(url: str, visit: Callable[..., P
     expect(page.locator("h1")).to_have_text("SmolLM2-135M-Instruct and Gemma-3-270M")
 
 
-def test_a_click_on_the_heatmap_picks_layers_and_stitches(url: str, visit: Callable[..., Page]) -> None:
+def test_a_click_on_the_heatmap_picks_layers_and_stitches(
+    url: str, visit: Callable[..., Page]
+) -> None:
     page = visit(f"{url}/stitches")
     expect_picked(page, "20", "9")
     page.mouse.move(*cell(page, 5, 4))
@@ -200,10 +214,15 @@ def test_keys_and_rows_choose_too(url: str, visit: Callable[..., Page]) -> None:
     expect(page.locator("h2")).to_have_text("L10-L9")
 
 
-def test_a_feature_is_seen_on_both_sides_and_can_be_linked(url: str, visit: Callable[..., Page]) -> None:
+def test_a_feature_is_seen_on_both_sides_and_can_be_linked(
+    url: str, visit: Callable[..., Page]
+) -> None:
     page = visit(f"{url}/features?feature=4")
     expect(page.locator("h2").first).to_have_text("Feature 4")
-    assert page.get_by_text("Attribution correlation").count() >= 1 or page.get_by_text("Eq. 10").count() >= 1
+    assert (
+        page.get_by_text("Attribution correlation").count() >= 1
+        or page.get_by_text("Eq. 10").count() >= 1
+    )
     heats = page.locator("[data-testid=stHtml] div[dir=auto]")
     expect(heats).to_have_count(4)  # two contexts on each side
     page.get_by_role("button", name="Next").click()
@@ -276,7 +295,9 @@ def test_the_map_is_clicked_boxed_and_lassoed(url: str, visit: Callable[..., Pag
     expect(page.locator("h2#feature")).to_have_text("Feature 7")
 
 
-def test_a_finger_taps_the_map_and_swipes_past_figures(url: str, visit: Callable[..., Page]) -> None:
+def test_a_finger_taps_the_map_and_swipes_past_figures(
+    url: str, visit: Callable[..., Page]
+) -> None:
     page = visit(f"{url}/features?feature=4", PHONE, touch=True)
     page.touchscreen.tap(*place_of(page, 7))
     expect(page.locator("h2#feature")).to_have_text("Feature 7")
@@ -290,7 +311,9 @@ def test_a_finger_taps_the_map_and_swipes_past_figures(url: str, visit: Callable
         box, before = plot.bounding_box(), page.evaluate(top)
         assert box
         x, y = box["x"] + box["width"] / 2, box["y"] + 0.8 * box["height"]
-        hand.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]})
+        hand.send(
+            "Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]}
+        )
         for k in range(1, 11):
             move = {"type": "touchMove", "touchPoints": [{"x": x, "y": y - 15 * k}]}
             hand.send("Input.dispatchTouchEvent", move)
@@ -378,12 +401,15 @@ def test_pages_fit_the_window(
         page = visit(f"{url}/{name}", size, theme)
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
         wide = page.evaluate(
-            "w => [...document.querySelectorAll('[data-testid=stMain] p, .js-plotly-plot')]"
-            ".filter(e => e.getBoundingClientRect().right > w + 1 && !e.closest('table')).map(e => e.outerHTML)",
+            "w => [...document.querySelectorAll('[data-testid=stMain] p,"
+            " .js-plotly-plot')].filter(e => e.getBoundingClientRect().right > w + 1 &&"
+            " !e.closest('table')).map(e => e.outerHTML)",
             size[0],
         )
         assert wide == []
-        height = page.evaluate("document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight")
+        height = page.evaluate(
+            "document.querySelector('[data-testid=stMainBlockContainer]').scrollHeight"
+        )
         page.set_viewport_size({"width": size[0], "height": height + 80})
         page.wait_for_timeout(500)
         page.screenshot(path=tmp_path / f"{name or 'overview'}-{theme}-{size[0]}.png")
@@ -394,14 +420,16 @@ def test_a_job_lives_through_a_reload_and_can_be_cancelled(
 ) -> None:
     monkeypatch.setenv("STITCHLENS_CACHE", str(home / "cache"))
     work = (
-        "import time; from core.progress import Progress\n"
-        "with Progress('Reading', 60000) as bar:\n    for _ in range(600): time.sleep(0.1); bar.advance(100)"
+        "import time; from core.progress import Progress\nwith Progress('Reading', 60000) as bar:\n"
+        "    for _ in range(600): time.sleep(0.1); bar.advance(100)"
     )
     job = jobs.start(PAIR, [work], "Fit slowly", command=(sys.executable, "-c"))
     with no_job_left():
         page = visit(f"{url}/stitches")
         expect(page.locator(JOB)).to_contain_text("Fit slowly")
-        expect(page.locator(JOB)).to_contain_text(re.compile(r"Reading.* of 60 k tok.*tok/s.*left in this step"))
+        expect(page.locator(JOB)).to_contain_text(
+            re.compile(r"Reading.* of 60 k tok.*tok/s.*left in this step")
+        )
         page.reload()
         settled(page)
         page.get_by_text("Fit a stitch from").click()
@@ -415,7 +443,9 @@ def test_a_job_lives_through_a_reload_and_can_be_cancelled(
 
 @pytest.mark.model
 @pytest.mark.parametrize("pair", [PAIR, "nano"])
-def test_the_committed_workspaces_open(tmp_path: Path, visit: Callable[..., Page], pair: str) -> None:
+def test_the_committed_workspaces_open(
+    tmp_path: Path, visit: Callable[..., Page], pair: str
+) -> None:
     """With nothing set up: every page, and a preset streams three lanes."""
     with serving(SHIPPED, borrow_models(tmp_path / "cache")) as url:
         for name in ("", "stitches", "features", "functional", "steering", "probes", "training"):
@@ -434,8 +464,11 @@ def test_the_committed_workspaces_open(tmp_path: Path, visit: Callable[..., Page
 
 
 @pytest.mark.model
-def test_features_from_the_histogram_to_a_text_of_ones_own(visit: Callable[..., Page], tmp_path: Path) -> None:
-    """On the shipped nano pair: brush, open a row, both sides, its link, the same text, and a text typed in."""
+def test_features_from_the_histogram_to_a_text_of_ones_own(
+    visit: Callable[..., Page], tmp_path: Path
+) -> None:
+    """On the shipped nano pair: brush, open a row, both sides, its link, the same text, and a text
+    typed in."""
     with serving(SHIPPED, tmp_path / "cache") as url:
         page = visit(f"{url}/features?pair=nano")
         listed = page.get_by_text(re.compile(r"^[\d,]+ of [\d,]+ features"))
@@ -469,7 +502,10 @@ def test_features_from_the_histogram_to_a_text_of_ones_own(visit: Callable[..., 
         expect(again.locator("h2#feature")).to_have_text(name)
         again.get_by_text("Same text", exact=True).click()
         expect(again.locator("h3#strongest-a")).to_be_visible()
-        assert "view=Same" in again.url and again.locator("[data-testid=stHtml] div[dir=auto]").count() % 2 == 0
+        assert (
+            "view=Same" in again.url
+            and again.locator("[data-testid=stHtml] div[dir=auto]").count() % 2 == 0
+        )
         again.get_by_text("Your own text", exact=True).click()
         box_of_text = again.get_by_role("textbox", name="Text")
         box_of_text.fill("<b>The house</b> & the garden of my mother.")
@@ -487,7 +523,8 @@ def test_features_from_the_histogram_to_a_text_of_ones_own(visit: Callable[..., 
 def test_a_stitch_is_fitted_from_the_page(
     tmp_path: Path, visit: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the nano pair: pick layers, fit from 4,000 positions, see the row appear by itself with its losses."""
+    """On the nano pair: pick layers, fit from 4,000 positions, see the row appear by itself with
+    its losses."""
     shutil.copytree(SHIPPED / "nano", tmp_path / "workspaces" / "nano")
     cache = tmp_path / "cache"
     monkeypatch.setenv("STITCHLENS_CACHE", str(cache))
@@ -517,7 +554,9 @@ def test_a_stitch_is_fitted_from_the_page(
 
 def lengths(page: Page) -> list[int]:
     """How much each lane shows."""
-    return [len(text) for text in page.locator(".st-key-columns [data-testid=stHtml]").all_inner_texts()]
+    return [
+        len(text) for text in page.locator(".st-key-columns [data-testid=stHtml]").all_inner_texts()
+    ]
 
 
 def grown(page: Page, before: list[int]) -> bool:
@@ -533,9 +572,13 @@ def wait(true: Callable[[], bool], page: Page, seconds: float = 60) -> None:
 
 
 @pytest.mark.model
-def test_three_lanes_grow_stop_and_come_back_from_the_link(visit: Callable[..., Page], tmp_path: Path) -> None:
+def test_three_lanes_grow_stop_and_come_back_from_the_link(
+    visit: Callable[..., Page], tmp_path: Path
+) -> None:
     with serving(SHIPPED, tmp_path / "cache") as url:
-        page = visit(f"{url}/steering?pair=nano&prompt=The+<b>old</b>+house&tokens=400&strength=1.5")
+        page = visit(
+            f"{url}/steering?pair=nano&prompt=The+<b>old</b>+house&tokens=400&strength=1.5"
+        )
         page.locator(".st-key-go button").first.click()
         wait(lambda: len(lengths(page)) == 3, page)
         first = lengths(page)
@@ -547,7 +590,9 @@ def test_three_lanes_grow_stop_and_come_back_from_the_link(visit: Callable[..., 
         page.wait_for_timeout(1500)
         assert lengths(page) == stopped
         shown = page.locator(".st-key-columns [data-testid=stHtml]").first
-        assert "The <b>old</b> house" in shown.inner_text() and shown.locator("b").count() == 0, "escaped"
+        assert "The <b>old</b> house" in shown.inner_text() and shown.locator("b").count() == 0, (
+            "escaped"
+        )
         again = visit(page.url)
         expect(again.get_by_role("textbox", name="Prompt")).to_have_value("The <b>old</b> house")
         expect(again.get_by_role("slider", name="Strength")).to_have_value("1.5")
@@ -565,8 +610,8 @@ def test_three_lanes_grow_stop_and_come_back_from_the_link(visit: Callable[..., 
 def test_a_stitch_of_ones_own_gets_a_card_and_steers(
     tmp_path: Path, visit: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A script of torch alone trains two nn.Linear layers and saves them the ordinary way; the page takes the file to a
-    report card, to a steered text, private to its browser until it is kept."""
+    """A script of torch alone trains two nn.Linear layers and saves them the ordinary way; the page
+    takes the file to a report card, to a steered text, private to its browser until it is kept."""
     shutil.copytree(SHIPPED / "nano", tmp_path / "workspaces" / "nano")
     bench = Bench(get_pair("nano"), BuildConfig())
     rows = read_sample(bench.a, bench.b, bench.corpus.split("fit"), 8000)
@@ -574,7 +619,9 @@ def test_a_stitch_of_ones_own_gets_a_card_and_steers(
     script = PROJECT / "examples" / "train_stitch.py"
     assert set(re.findall(r"^(?:import|from) (\w+)", script.read_text(), re.M)) == {"sys", "torch"}
     files = [str(tmp_path / "rows.pt"), str(tmp_path / "from-torch.pt")]
-    subprocess.run([sys.executable, str(script), *files], check=True, cwd=tmp_path, capture_output=True)
+    subprocess.run(
+        [sys.executable, str(script), *files], check=True, cwd=tmp_path, capture_output=True
+    )
     monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
     with no_job_left(), serving(tmp_path / "workspaces", tmp_path / "cache") as url:
         page = visit(f"{url}/stitches?pair=nano")
@@ -589,7 +636,10 @@ def test_a_stitch_of_ones_own_gets_a_card_and_steers(
         page.screenshot(path=tmp_path / "card.png", full_page=True)
         other = visit(f"{url}/stitches?pair=nano&stitch=from-torch")
         expect(other.get_by_text("No stitch named from-torch here")).to_be_visible()
-        assert other.get_by_text("Brought here").count() == 0 and other.get_by_text("from-torch is done").count() == 0
+        assert (
+            other.get_by_text("Brought here").count() == 0
+            and other.get_by_text("from-torch is done").count() == 0
+        )
         page.goto(f"{url}/steering?pair=nano&through=from-torch&tokens=6")
         settled(page)
         page.locator(".st-key-go button").first.click()
@@ -612,8 +662,8 @@ def test_a_stitch_of_ones_own_gets_a_card_and_steers(
 def test_functional_features_from_a_link_to_a_head_and_to_the_feature(
     visit: Callable[..., Page], tmp_path: Path
 ) -> None:
-    """On the shipped nano pair: a link with a head that does not exist, a text of ones own in one model and the other,
-    and the link to the feature's own view."""
+    """On the shipped nano pair: a link with a head that does not exist, a text of ones own in one
+    model and the other, and the link to the feature's own view."""
     with serving(SHIPPED, tmp_path / "cache") as url:
         page = visit(f"{url}/functional?pair=nano&feature=171&side=b&layer=4&head=9")
         expect(page.get_by_text("No head 9 here, they run from 0 to 3")).to_be_visible()
@@ -631,7 +681,9 @@ def test_functional_features_from_a_link_to_a_head_and_to_the_feature(
         page.get_by_role("radio", name="A, original").click()
         settled(page)
         page.get_by_role("button", name="Look", exact=True).click()
-        expect(page.get_by_text(re.compile(r"^Head 2\.\d of A over this text"))).to_be_visible(timeout=60_000)
+        expect(page.get_by_text(re.compile(r"^Head 2\.\d of A over this text"))).to_be_visible(
+            timeout=60_000
+        )
         page.get_by_role("link", name="Feature 171 on the Features page").click()
         expect(page.locator("h1")).to_have_text("Features")
         settled(page)
@@ -640,8 +692,11 @@ def test_functional_features_from_a_link_to_a_head_and_to_the_feature(
 
 
 @pytest.mark.model
-def test_probes_of_ones_own_labels_lead_to_a_feature(visit: Callable[..., Page], tmp_path: Path) -> None:
-    """On the shipped nano pair: the figures, a task from the picker, one's own texts, and on to a feature."""
+def test_probes_of_ones_own_labels_lead_to_a_feature(
+    visit: Callable[..., Page], tmp_path: Path
+) -> None:
+    """On the shipped nano pair: the figures, a task from the picker, one's own texts, and on to a
+    feature."""
     with serving(SHIPPED, tmp_path / "cache") as url:
         page = visit(f"{url}/probes?pair=nano")
         expect(page.locator(".st-key-curves .js-plotly-plot")).to_be_visible()
@@ -654,8 +709,20 @@ def test_probes_of_ones_own_labels_lead_to_a_feature(visit: Callable[..., Page],
         expect(again.locator("h3#features")).to_be_visible()
         again.close()
         for label, sentences in (
-            ("Yes", [f"Le {w} est dans la <b>maison</b>." for w in ("chat", "roi", "pain", "livre", "chien")]),
-            ("No", [f"The {w} is in the <b>house</b>." for w in ("cat", "king", "bread", "book", "dog")]),
+            (
+                "Yes",
+                [
+                    f"Le {w} est dans la <b>maison</b>."
+                    for w in ("chat", "roi", "pain", "livre", "chien")
+                ],
+            ),
+            (
+                "No",
+                [
+                    f"The {w} is in the <b>house</b>."
+                    for w in ("cat", "king", "bread", "book", "dog")
+                ],
+            ),
         ):
             page.get_by_role("textbox", name=label).fill("\n".join(sentences))
         page.get_by_role("button", name="Probe", exact=True).click()
@@ -683,7 +750,8 @@ def test_probes_of_ones_own_labels_lead_to_a_feature(visit: Callable[..., Page],
 def test_training_an_sae_from_a_transferred_start(
     visit: Callable[..., Page], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a copy of the shipped nano pair: what was saved, another width, and runs of one's own that are watched."""
+    """On a copy of the shipped nano pair: what was saved, another width, and runs of one's own that
+    are watched."""
     shutil.copytree(SHIPPED / "nano", tmp_path / "workspaces" / "nano")
     monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
     with no_job_left(), serving(tmp_path / "workspaces", tmp_path / "cache") as url:

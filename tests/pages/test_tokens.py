@@ -25,12 +25,25 @@ def test_tokens_are_the_text_in_order() -> None:
     assert "".join(pieces) == TEXT
     line = tokens.tokens(TEXT, ends, [0.0, 1.0, 2.0, 4.0, 8.0], 2, 4.0, "b")
     found = spans(line)
-    assert [t for _, t in found] == ["One", " &lt;b&gt;two&lt;/b", "&gt;⏎ ␣␣thr", "ee", " &amp; four."]
-    tints = [float(m[1]) if (m := re.search(r"rgba\(\d+,\d+,\d+,([\d.]+)\)", s)) else 0.0 for s, _ in found]
+    assert [t for _, t in found] == [
+        "One",
+        " &lt;b&gt;two&lt;/b",
+        "&gt;⏎ ␣␣thr",
+        "ee",
+        " &amp; four.",
+    ]
+    tints = [
+        float(m[1]) if (m := re.search(r"rgba\(\d+,\d+,\d+,([\d.]+)\)", s)) else 0.0
+        for s, _ in found
+    ]
     assert tints == sorted(tints) and tints[0] == 0 and tints[-1] == tints[-2] == tokens.STRONGEST
     assert [re.search(r"text-decoration:([^;]*)", s)[1] for s, _ in found] == [  # type: ignore[index]
-        "none", "none", "underline", "underline dotted", "none",
-    ]  # fmt: skip
+        "none",
+        "none",
+        "underline",
+        "underline dotted",
+        "none",
+    ]
     assert "…" not in line
 
 
@@ -39,4 +52,6 @@ def test_what_lies_outside_is_left_out_and_said() -> None:
     assert len(spans(line)) == 1
     assert line.count("…") == 2
     assert 'dir="auto"' in line
-    assert spans(tokens.tokens(TEXT, [0, 3], [0.5], 0, 0.0, "a"))[0][0].startswith("text-decoration")
+    assert spans(tokens.tokens(TEXT, [0, 3], [0.5], 0, 0.0, "a"))[0][0].startswith(
+        "text-decoration"
+    )

@@ -1,4 +1,5 @@
-"""From labelled texts to probes of both nano models: what a row is, what crosses, what is kept, one's own labels."""
+"""From labelled texts to probes of both nano models: what a row is, what crosses, what is kept,
+one's own labels."""
 
 import json
 from collections.abc import Iterator
@@ -54,18 +55,27 @@ def prober(bench: Bench) -> Prober:
 @pytest.fixture(scope="module")
 def datasets() -> list[Dataset]:
     def few(d: Dataset) -> Dataset:
-        train, test = ({c: some[:n] for c, some in part.items()} for part, n in ((d.train, 40), (d.test, 30)))
+        train, test = (
+            {c: some[:n] for c, some in part.items()} for part, n in ((d.train, 40), (d.test, 30))
+        )
         return Dataset(d.name, d.title, d.says, train, test, d.probed)
 
     return [few(d) for d in template_datasets() if d.name in ("question", "tense")]
 
 
 def test_a_row_is_a_mean_over_positions(prober: Prober) -> None:
-    texts = ["The engineers follow the old river.", "What a day that was, said the baker to his neighbours."]
-    found, limit = pool(prober.bench.b, texts, 2, {"t": prober.saes("b", False)["transferred"]}, None)
+    texts = [
+        "The engineers follow the old river.",
+        "What a day that was, said the baker to his neighbours.",
+    ]
+    found, limit = pool(
+        prober.bench.b, texts, 2, {"t": prober.saes("b", False)["transferred"]}, None
+    )
     sae = prober.saes("b", False)["transferred"]
     for i, (text, encoded) in enumerate(zip(texts, prober.bench.b.encode(texts), strict=True)):
-        h = hooks.residuals(prober.bench.b, prober.bench.b.pad([encoded.ids]), [2])[2][0, 1:].float()
+        h = hooks.residuals(prober.bench.b, prober.bench.b.pad([encoded.ids]), [2])[2][
+            0, 1:
+        ].float()
         h = h[h.norm(dim=-1) <= limit]
         assert len(h) > 3, text
         np.testing.assert_allclose(found["dense"][i], h.mean(0).numpy(), atol=1e-4)
@@ -85,14 +95,30 @@ def test_every_method_is_measured(results: pd.DataFrame) -> None:
     sparse = {"source", "reused", "retrained", "random", "shuffled", "own"}
     dense = {"dense_source", "dense_moved", "dense_centred", "dense_shuffled", "dense_own"}
     assert set(results.method) == sparse | dense == set(METHODS)
-    assert len(results) == (2 + 2 + 1) * (len(sparse) * 2 + len(dense)), "tasks, datasets' means, the mean"
-    assert results[["accuracy", "low", "high", "auc", "auc_low", "auc_high"]].notna().to_numpy().all()
-    assert (results.low <= results.accuracy + 1e-6).all() and (results.accuracy <= results.high + 1e-6).all()
+    assert len(results) == (2 + 2 + 1) * (len(sparse) * 2 + len(dense)), (
+        "tasks, datasets' means, the mean"
+    )
+    assert (
+        results[["accuracy", "low", "high", "auc", "auc_low", "auc_high"]].notna().to_numpy().all()
+    )
+    assert (results.low <= results.accuracy + 1e-6).all() and (
+        results.accuracy <= results.high + 1e-6
+    ).all()
     mean = results.loc[(results.dataset == "")].set_index(["method", "k"]).accuracy
-    each = results.loc[(results.dataset != "") & (results.label == "")].groupby(["method", "k"]).accuracy.mean()
+    each = (
+        results.loc[(results.dataset != "") & (results.label == "")]
+        .groupby(["method", "k"])
+        .accuracy.mean()
+    )
     np.testing.assert_allclose(mean.to_numpy(), each.loc[mean.index].to_numpy(), atol=2e-4)
-    wide = results.loc[results.label != ""].pivot_table(index=["dataset", "k"], columns="method", values="accuracy")
-    gap = results.loc[(results.label != "") & (results.method == "retrained")].set_index(["dataset", "k"]).gap
+    wide = results.loc[results.label != ""].pivot_table(
+        index=["dataset", "k"], columns="method", values="accuracy"
+    )
+    gap = (
+        results.loc[(results.label != "") & (results.method == "retrained")]
+        .set_index(["dataset", "k"])
+        .gap
+    )
     np.testing.assert_allclose(gap, (wide.retrained - wide.own).loc[gap.index], atol=2e-4)
 
 
@@ -117,7 +143,9 @@ def test_what_is_current_is_kept_and_a_stopped_reading_goes_on(
     again, features = measure(prober, datasets, SMALL)
     np.testing.assert_allclose(again.accuracy, results.accuracy, atol=1e-3)
     assert shards[-1].exists() and len(features) == 2 * 5
-    assert evaluate(prober, SMALL.model_copy(update={"absolute": True}), datasets) == "L1-64-absolute"
+    assert (
+        evaluate(prober, SMALL.model_copy(update={"absolute": True}), datasets) == "L1-64-absolute"
+    )
     assert probe_tables.evaluated(ws) == ["L1-64", "L1-64-absolute"]
 
 
@@ -143,13 +171,21 @@ def test_labels_of_ones_own_are_moved_at_once(prober: Prober, datasets: list[Dat
     rows = [(d.text, label) for label, some in question.train.items() for d in some[:20]]
     found = own_labels(prober, labelled(rows, "question"), ProbeConfig(ks=(5,), draws=1))
     table = found.table.set_index("method")
-    assert found.n == 40 and set(table.index) >= {"dense_source", "dense_moved", "dense_own", "reused"}
+    assert found.n == 40 and set(table.index) >= {
+        "dense_source",
+        "dense_moved",
+        "dense_own",
+        "reused",
+    }
     assert table.accuracy["dense_source"] > 0.8 and table.accuracy["dense_moved"] > 0.6
     assert ((table.low <= table.accuracy) & (table.accuracy <= table.high)).all()
     assert len(found.features) == 5
     dense = moved(found.probes["a"], prober.stitch)
     np.testing.assert_allclose(found.probes["b"].coef, dense.coef)
-    assert found.probes["b"].about["model"] == "nano-b" and found.probes["b"].about["fitted_on"] == "nano-a"
+    assert (
+        found.probes["b"].about["model"] == "nano-b"
+        and found.probes["b"].about["fitted_on"] == "nano-a"
+    )
     assert "carried through L1-L2" in found.probes["b-sparse"].about["sae"]
     assert found.probes["a-sparse"].features is not None
 
@@ -157,7 +193,9 @@ def test_labels_of_ones_own_are_moved_at_once(prober: Prober, datasets: list[Dat
 def test_a_task_is_exported_for_either_model(prober: Prober, datasets: list[Dataset]) -> None:
     a = task_probe(prober, "tense/past", "a", offered=datasets)
     b = task_probe(prober, "tense/past", "b", offered=datasets)
-    np.testing.assert_allclose(b.coef, a.coef @ prober.stitch.P_down.numpy().T.astype(np.float64), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        b.coef, a.coef @ prober.stitch.P_down.numpy().T.astype(np.float64), rtol=1e-4, atol=1e-5
+    )
     assert a.about["model"] == "nano-a" and b.about["model"] == "nano-b"
     assert task_probe(prober, "tense/past", "b", 3, offered=datasets).features is not None
     with pytest.raises(StitchLensError, match=r"one of .*tense/past"):
@@ -175,11 +213,19 @@ def test_sae_and_stitch_must_meet(bench: Bench, tiny_pair: PairSpec) -> None:
 
 def test_the_command_line_probes_ones_own_labels(nano_home: Path, tmp_path: Path) -> None:
     """On the shipped nano pair: a CSV to probes on file that load again; faults are a sentence."""
-    rows = [(f"Le {w} est dans la maison avec les enfants.", "fr") for w in ("chat", "chien", "roi", "livre", "pain")]
-    rows += [(f"The {w} is in the house with the children.", "en") for w in ("cat", "dog", "king", "book", "bread")]
+    rows = [
+        (f"Le {w} est dans la maison avec les enfants.", "fr")
+        for w in ("chat", "chien", "roi", "livre", "pain")
+    ]
+    rows += [
+        (f"The {w} is in the house with the children.", "en")
+        for w in ("cat", "dog", "king", "book", "bread")
+    ]
     pd.DataFrame(rows, columns=["text", "label"]).to_csv(tmp_path / "mine.csv", index=False)
     call, out = CliRunner(), tmp_path / "out"
-    done = call.invoke(app, ["probes", "own", "nano", str(tmp_path / "mine.csv"), "--out", str(out), "--json"])
+    done = call.invoke(
+        app, ["probes", "own", "nano", str(tmp_path / "mine.csv"), "--out", str(out), "--json"]
+    )
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["positive"] == "fr" and found["texts"] == 10
@@ -195,7 +241,9 @@ def test_the_command_line_probes_ones_own_labels(nano_home: Path, tmp_path: Path
         (["eval", "pythia-70m-160m"], "features build pythia-70m-160m"),
     ):
         refused = call.invoke(app, ["probes", *command])
-        assert refused.exit_code == 2 and says in refused.stderr and refused.stderr.count("\n") == 1, refused.output
+        assert (
+            refused.exit_code == 2 and says in refused.stderr and refused.stderr.count("\n") == 1
+        ), refused.output
 
 
 def test_the_shipped_tables_are_whole(nano_home: Path) -> None:
@@ -204,8 +252,13 @@ def test_the_shipped_tables_are_whole(nano_home: Path) -> None:
     record = probe_tables.record(ws, name)
     assert record["tasks"] >= 20 and len(record["datasets"]) >= 8 and not record["absolute"]
     assert set(record["mean"]) == set(probe_tables.WAYS)
-    assert set(record["mean"]["own"]) == {str(k) for k in KS} and set(record["mean"]["dense_own"]) == {"0"}
-    assert record["mean"]["dense_moved"]["0"]["accuracy"] > record["mean"]["dense_shuffled"]["0"]["accuracy"] + 0.2
+    assert set(record["mean"]["own"]) == {str(k) for k in KS} and set(
+        record["mean"]["dense_own"]
+    ) == {"0"}
+    assert (
+        record["mean"]["dense_moved"]["0"]["accuracy"]
+        > record["mean"]["dense_shuffled"]["0"]["accuracy"] + 0.2
+    )
     table = probe_tables.picker(ws, name)
     assert table.iloc[0].dataset == "" and table.title.is_unique
     for row in table.to_dict("records"):

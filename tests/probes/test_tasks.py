@@ -1,4 +1,5 @@
-"""What is probed for: splits that do not meet, balanced tasks, templates that differ in one thing, and bad files."""
+"""What is probed for: splits that do not meet, balanced tasks, templates that differ in one thing,
+and bad files."""
 
 import re
 import time
@@ -47,11 +48,17 @@ def test_there_are_enough_and_they_are_split_by_document(corpus: Corpus) -> None
 
 
 def test_a_task_is_balanced_over_the_other_classes() -> None:
-    classes = {c: [Document(f"{c}@{i}", c, c) for i in range(n)] for c, n in (("a", 30), ("b", 90), ("c", 90))}
+    classes = {
+        c: [Document(f"{c}@{i}", c, c) for i in range(n)]
+        for c, n in (("a", 30), ("b", 90), ("c", 90))
+    }
     documents, y = one_against_rest(classes, "a")
     assert len(y) == 60 and y.sum() == 30
     labels = np.array([d.label for d in documents])
-    assert set(labels[y == 1]) == {"a"} and np.sum(labels[y == 0] == "b") == np.sum(labels[y == 0] == "c") == 15
+    assert (
+        set(labels[y == 1]) == {"a"}
+        and np.sum(labels[y == 0] == "b") == np.sum(labels[y == 0] == "c") == 15
+    )
     again, _ = one_against_rest(classes, "a")
     assert [d.id for d in again] == [d.id for d in documents]
     few, y = one_against_rest(classes, "b")
@@ -61,10 +68,14 @@ def test_a_task_is_balanced_over_the_other_classes() -> None:
 
 def test_templates_keep_their_words_apart() -> None:
     for d in template_datasets():
-        texts = {part: " ".join(x.text.lower() for some in split.values() for x in some)
-                 for part, split in (("train", d.train), ("test", d.test))}  # fmt: skip
-        stems = {part: {w.removesuffix("s").removesuffix("ed") for w in re.findall(r"[a-z]{5,}", t)}
-                 for part, t in texts.items()}  # fmt: skip
+        texts = {
+            part: " ".join(x.text.lower() for some in split.values() for x in some)
+            for part, split in (("train", d.train), ("test", d.test))
+        }
+        stems = {
+            part: {w.removesuffix("s").removesuffix("ed") for w in re.findall(r"[a-z]{5,}", t)}
+            for part, t in texts.items()
+        }
         # what is in both are the words of the templates themselves
         assert len(stems["train"] & stems["test"]) < 12, (d.name, stems["train"] & stems["test"])
         assert all("?" not in x.text for some in d.train.values() for x in some)
@@ -72,16 +83,29 @@ def test_templates_keep_their_words_apart() -> None:
 
 
 def test_tense_and_number_differ_in_one_ending() -> None:
-    tense, number = (next(d for d in template_datasets() if d.name == name) for name in ("tense", "number"))
+    tense, number = (
+        next(d for d in template_datasets() if d.name == name) for name in ("tense", "number")
+    )
     assert all(re.search(r"(ed)\b", d.text) for d in tense.train["past"])
-    assert not any(re.search(r"\b\w+[^e]ed\b", d.text.replace("red ", "")) for d in tense.train["present"])
+    assert not any(
+        re.search(r"\b\w+[^e]ed\b", d.text.replace("red ", "")) for d in tense.train["present"]
+    )
     plural = [d.text.split() for d in number.train["plural"]]
     assert all(any(w.endswith("s") for w in words[1:3]) for words in plural)
-    assert class_title("fra") == "French" and class_title("c#") == "C#" and class_title("past") == "Past"
+    assert (
+        class_title("fra") == "French"
+        and class_title("c#") == "C#"
+        and class_title("past") == "Past"
+    )
 
 
 def test_a_small_corpus_still_has_the_templates(english: Corpus) -> None:
-    assert [d.name for d in offline_datasets(english)] == ["question", "tense", "number", "sentiment"]
+    assert [d.name for d in offline_datasets(english)] == [
+        "question",
+        "tense",
+        "number",
+        "sentiment",
+    ]
 
 
 GOOD = [(f"text {i}", "yes" if i % 2 else "no") for i in range(20)]
@@ -89,7 +113,11 @@ GOOD = [(f"text {i}", "yes" if i % 2 else "no") for i in range(20)]
 
 def test_labels_of_ones_own() -> None:
     found = labelled(GOOD)
-    assert found.positive == "yes" and found.y.tolist() == [i % 2 for i in range(20)] and found.left_out == 0
+    assert (
+        found.positive == "yes"
+        and found.y.tolist() == [i % 2 for i in range(20)]
+        and found.left_out == 0
+    )
     assert labelled(GOOD, "no").y.sum() == 10
     three = [*GOOD, *[("more", "maybe")] * 6]
     assert labelled(three, "maybe").y.sum() == 6
@@ -109,7 +137,9 @@ def test_labels_of_ones_own() -> None:
         (GOOD, "perhaps", "no label 'perhaps'"),
     ],
 )
-def test_labels_that_will_not_do(rows: list[tuple[str, str]], positive: str | None, says: str) -> None:
+def test_labels_that_will_not_do(
+    rows: list[tuple[str, str]], positive: str | None, says: str
+) -> None:
     with pytest.raises(StitchLensError, match=says) as refused:
         labelled(rows, positive)
     assert "\n" not in str(refused.value)
@@ -121,11 +151,16 @@ def as_csv(rows: list[tuple[str, str]]) -> bytes:
 
 def test_a_csv_is_read() -> None:
     assert read_csv(as_csv(GOOD)) == GOOD
-    assert read_csv(b"\xef\xbb\xbfid, Label ,TEXT\r\n1,yes,\"two\nlines, \"\"quoted\"\"\"\r\n") == [
+    assert read_csv(b'\xef\xbb\xbfid, Label ,TEXT\r\n1,yes,"two\nlines, ""quoted"""\r\n') == [
         ('two\nlines, "quoted"', "yes")
-    ]  # fmt: skip
+    ]
     assert read_csv(b"text,label\nalone\n\nx,y\n") == [("alone", ""), ("x", "y")]
-    assert labelled(read_csv(pd.DataFrame(GOOD, columns=["text", "label"]).to_csv(index=False).encode())).y.sum() == 10
+    assert (
+        labelled(
+            read_csv(pd.DataFrame(GOOD, columns=["text", "label"]).to_csv(index=False).encode())
+        ).y.sum()
+        == 10
+    )
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -155,7 +190,10 @@ def test_a_long_text_is_cut_and_blank_cells_are_no_columns() -> None:
         (b"text,label\n\xff\xfe,yes\n", "not in UTF-8"),
         (b"text,label\na\0b,yes\n", "binary"),
         (b'text,label\n"never closed,yes\n', "line 2 that is no CSV"),
-        (b"text,label\nno quotes, two commas,yes\n", "line 2 of the file with 3 cells under 2 columns"),
+        (
+            b"text,label\nno quotes, two commas,yes\n",
+            "line 2 of the file with 3 cells under 2 columns",
+        ),
         (b"text,label,Text\na,b,c\n", "column text twice"),
         (b"PK\x03\x04" + bytes(range(200)), "not in UTF-8|binary"),
     ],
@@ -184,7 +222,9 @@ def test_two_lists_and_their_faults(tmp_path: Path) -> None:
     assert labelled(rows).y.tolist() == [1] * LEAST + [0] * LEAST
     assert two_lists("", "") == []
     for name, word in (("yes", "good"), ("no", "bad")):
-        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(f"{word} {i}" for i in range(LEAST)).encode())
+        (tmp_path / name).write_bytes(
+            b"\xef\xbb\xbf" + "\r\n\r\n".join(f"{word} {i}" for i in range(LEAST)).encode()
+        )
     assert list(read_labels([tmp_path / "yes", tmp_path / "no"])) == rows, "as saved on Windows"
     assert two_lists("one\u2028line \ud83d", "") == [("one\u2028line \ufffd", "yes")]
     with pytest.raises(StitchLensError, match="3 files"):

@@ -1,4 +1,5 @@
-"""Every way by which an SAE comes in refuses the same bad ones, in the same words, and takes a good one."""
+"""Every way by which an SAE comes in refuses the same bad ones, in the same words, and takes a good
+one."""
 
 import json
 import shutil
@@ -30,27 +31,56 @@ from core.workspace.places import PROJECT
 SHIPPED, STITCH, LAYER = "L2-1024", "L2-L3", 2
 Metadata = dict[str, Any]
 BAD: dict[str, tuple[Metadata, str]] = {
-    "another model": ({"model_name": "pythia-70m-deduped"}, "an SAE of pythia-70m-deduped; wanted one of nano-a"),
-    "another layer": ({"hook_name": "blocks.1.hook_resid_pre"}, "an SAE before layer 1; wanted layer 2"),
-    "the layer after": ({"hook_name": "blocks.2.hook_resid_post"}, "an SAE before layer 3; wanted layer 2"),
-    "MLP": ({"hook_name": "blocks.2.hook_mlp_out"}, "an SAE at blocks.2.hook_mlp_out; wanted one of"),
-    "heads": ({"hook_name": "blocks.2.attn.hook_z"}, "an SAE at blocks.2.attn.hook_z; wanted one of"),
-    "attention": ({"hook_name": "blocks.2.hook_attn_out"}, "an SAE at blocks.2.hook_attn_out; wanted one of"),
+    "another model": (
+        {"model_name": "pythia-70m-deduped"},
+        "an SAE of pythia-70m-deduped; wanted one of nano-a",
+    ),
+    "another layer": (
+        {"hook_name": "blocks.1.hook_resid_pre"},
+        "an SAE before layer 1; wanted layer 2",
+    ),
+    "the layer after": (
+        {"hook_name": "blocks.2.hook_resid_post"},
+        "an SAE before layer 3; wanted layer 2",
+    ),
+    "MLP": (
+        {"hook_name": "blocks.2.hook_mlp_out"},
+        "an SAE at blocks.2.hook_mlp_out; wanted one of",
+    ),
+    "heads": (
+        {"hook_name": "blocks.2.attn.hook_z"},
+        "an SAE at blocks.2.attn.hook_z; wanted one of",
+    ),
+    "attention": (
+        {"hook_name": "blocks.2.hook_attn_out"},
+        "an SAE at blocks.2.hook_attn_out; wanted one of",
+    ),
     "one head": ({"hook_head_index": 3}, "of head 3; wanted one of the residual stream"),
-    "transcoder": ({"hook_name_out": "blocks.2.hook_mlp_out"}, "writes to blocks.2.hook_mlp_out, a transcoder"),
-    "after the last block": ({"hook_name": "blocks.3.hook_resid_post"}, "layer 4 for nano-a; wanted 0 to 3"),
+    "transcoder": (
+        {"hook_name_out": "blocks.2.hook_mlp_out"},
+        "writes to blocks.2.hook_mlp_out, a transcoder",
+    ),
+    "after the last block": (
+        {"hook_name": "blocks.3.hook_resid_post"},
+        "layer 4 for nano-a; wanted 0 to 3",
+    ),
     "width": ({"d_in": 64}, "an SAE for width 64; wanted 128"),
     "no layer": ({"hook_name": None}, "an SAE that does not say its layer"),
-}  # fmt: skip
+}
 
 
 def theirs(folder: Path, **changed: Any) -> str:
-    """A small SAE of nano-a before layer 2, as SAELens saves it, with some of its metadata changed."""
+    """A small SAE of nano-a before layer 2, as SAELens saves it, with some of its metadata
+    changed."""
     about = {"model_name": "nano-a", "hook_name": f"blocks.{LAYER}.hook_resid_pre"}
     d_in = changed.pop("d_in", NANO_A.d_model)
-    sae = SAE.from_dict({"architecture": "standard", "d_in": d_in, "d_sae": 16, "metadata": about | changed})
+    sae = SAE.from_dict(
+        {"architecture": "standard", "d_in": d_in, "d_sae": 16, "metadata": about | changed}
+    )
     generator = torch.Generator().manual_seed(0)
-    sae.load_state_dict({k: torch.randn(v.shape, generator=generator) for k, v in sae.state_dict().items()})
+    sae.load_state_dict(
+        {k: torch.randn(v.shape, generator=generator) for k, v in sae.state_dict().items()}
+    )
     sae.save_model(folder)
     return str(folder)
 
@@ -78,7 +108,9 @@ def transferred(bench: Bench, ref: str) -> None:
 BY_FILE: dict[str, Callable[[Bench, str], object]] = {
     "sae transfer": transferred,
     "sae eval": lambda bench, ref: command("sae", "eval", "nano", "--sae", ref, "--stitch", STITCH),
-    "features build": lambda bench, ref: command("features", "build", "nano", "--sae", ref, "--stitch", STITCH),
+    "features build": lambda bench, ref: command(
+        "features", "build", "nano", "--sae", ref, "--stitch", STITCH
+    ),
     "adopt": lambda bench, ref: sae_sae.adopt(bench, ref, stitched=LAYER),
     "foreign_sae": lambda bench, ref: sae_sae.foreign_sae(bench, ref, stitched=LAYER),
     "sae_of": lambda bench, ref: sae_of(bench, ref, "a", stitched=LAYER),
@@ -102,7 +134,9 @@ BY_NAME: dict[str, Callable[[Bench], object]] = {
 
 @pytest.mark.parametrize("fault", BAD)
 @pytest.mark.parametrize("entry", [*BY_FILE, *SAID])
-def test_a_bad_file_is_refused_by_every_entry(entry: str, fault: str, bench: Bench, tmp_path: Path) -> None:
+def test_a_bad_file_is_refused_by_every_entry(
+    entry: str, fault: str, bench: Bench, tmp_path: Path
+) -> None:
     changed, says = BAD[fault]
     ref = theirs(tmp_path / "theirs", **changed)
     before = bench.workspace.names()
@@ -110,7 +144,9 @@ def test_a_bad_file_is_refused_by_every_entry(entry: str, fault: str, bench: Ben
         return  # there it is said
     with pytest.raises(StitchLensError, match=says):
         (BY_FILE | SAID)[entry](bench, ref)
-    assert bench.workspace.names() == before and not (tmp_path / "theirs-out").exists(), "nothing is left of it"
+    assert bench.workspace.names() == before and not (tmp_path / "theirs-out").exists(), (
+        "nothing is left of it"
+    )
     assert "a" not in vars(bench) and "b" not in vars(bench), "no model was opened for it"
 
 
@@ -144,13 +180,42 @@ def test_after_a_block_is_before_the_next(hook: str, bench: Bench, tmp_path: Pat
         assert torch.allclose(moved(x), stitch.up(sae(stitch.down(x))), rtol=1e-3, atol=1e-3)
 
 
-def test_a_layer_that_the_sae_does_not_say_is_taken_from_the_option(bench: Bench, tmp_path: Path) -> None:
+def test_a_layer_that_the_sae_does_not_say_is_taken_from_the_option(
+    bench: Bench, tmp_path: Path
+) -> None:
     ref = theirs(tmp_path / "theirs", hook_name=None)
-    command("sae", "transfer", "nano", "--sae", ref, "--stitch", STITCH, "--layer", "2", "--out", f"{ref}-out")
+    command(
+        "sae",
+        "transfer",
+        "nano",
+        "--sae",
+        ref,
+        "--stitch",
+        STITCH,
+        "--layer",
+        "2",
+        "--out",
+        f"{ref}-out",
+    )
     assert (tmp_path / "theirs-out" / "cfg.json").exists()
-    for layer, says in (("3", "before layer 3; wanted layer 2, the stitch's"), ("9", "wanted 0 to 3")):
+    for layer, says in (
+        ("3", "before layer 3; wanted layer 2, the stitch's"),
+        ("9", "wanted 0 to 3"),
+    ):
         with pytest.raises(StitchLensError, match=says):
-            command("sae", "transfer", "nano", "--sae", ref, "--stitch", STITCH, "--layer", layer, "--out", f"{ref}-2")
+            command(
+                "sae",
+                "transfer",
+                "nano",
+                "--sae",
+                ref,
+                "--stitch",
+                STITCH,
+                "--layer",
+                layer,
+                "--out",
+                f"{ref}-2",
+            )
 
 
 def test_an_sae_and_a_stitch_of_other_layers_are_not_joined(bench: Bench, tmp_path: Path) -> None:
@@ -160,7 +225,17 @@ def test_an_sae_and_a_stitch_of_other_layers_are_not_joined(bench: Bench, tmp_pa
     with pytest.raises(StitchLensError, match="before layer 2; wanted layer 3"):
         transfer_sae(sae, other)
     with pytest.raises(StitchLensError, match="before layer 2; wanted layer 3"):
-        command("sae", "transfer", "nano", "--sae", SHIPPED, "--stitch", "L3-L4", "--out", str(tmp_path / "out"))
+        command(
+            "sae",
+            "transfer",
+            "nano",
+            "--sae",
+            SHIPPED,
+            "--stitch",
+            "L3-L4",
+            "--out",
+            str(tmp_path / "out"),
+        )
     sae.cfg.metadata.model_name = "gpt2"
     with pytest.raises(StitchLensError, match="an SAE of gpt2"):
         transfer_sae(sae, load_stitch(bench.workspace.path(f"stitches/{STITCH}")))
@@ -172,9 +247,17 @@ def test_the_advice_on_another_name_works(bench: Bench, tmp_path: Path) -> None:
     for number, flat in enumerate((True, False)):
         ref = theirs(tmp_path / f"theirs{number}")
         path = Path(ref) / "cfg.json"
-        config = {"architecture": "standard", "d_in": 128, "d_sae": 16, "dtype": "float32", "device": "cpu"}
+        config = {
+            "architecture": "standard",
+            "d_in": 128,
+            "d_sae": 16,
+            "dtype": "float32",
+            "device": "cpu",
+        }
         newer = json.loads(path.read_text())
-        path.write_text(json.dumps(config | about if flat else newer | {"metadata": newer["metadata"] | about}))
+        path.write_text(
+            json.dumps(config | about if flat else newer | {"metadata": newer["metadata"] | about})
+        )
         with pytest.raises(StitchLensError, match="write nano-a as its `model_name`"):
             transferred(bench, ref)
         path.write_text(path.read_text().replace('"mine"', '"nano-a"'))

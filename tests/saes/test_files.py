@@ -1,4 +1,5 @@
-"""SAEs of others: a zip or folder of either layout opens to what was saved, and does as its layout says."""
+"""SAEs of others: a zip or folder of either layout opens to what was saved, and does as its layout
+says."""
 
 import json
 import zipfile
@@ -18,17 +19,29 @@ from core.workspace.store import Workspace
 
 D, WIDTH, K = 6, 10, 3
 KINDS: dict[str, dict[str, Any]] = {
-    "standard": {}, "topk": {"k": K, "rescale_acts_by_decoder_norm": False}, "jumprelu": {}, "gated": {},
-}  # fmt: skip
+    "standard": {},
+    "topk": {"k": K, "rescale_acts_by_decoder_norm": False},
+    "jumprelu": {},
+    "gated": {},
+}
 
 
 def saelens(folder: Path, kind: str = "topk", **fields: Any) -> SAE:  # type: ignore[type-arg]
     """An SAE with random weights, as SAELens saves it."""
     about = {"hook_name": "blocks.2.hook_resid_pre", "model_name": "nano-a"}
-    config = {"d_in": D, "d_sae": WIDTH, "dtype": "float32", "device": "cpu", "architecture": kind, "metadata": about}
+    config = {
+        "d_in": D,
+        "d_sae": WIDTH,
+        "dtype": "float32",
+        "device": "cpu",
+        "architecture": kind,
+        "metadata": about,
+    }
     sae = SAE.from_dict(config | KINDS[kind] | fields)
     g = torch.Generator().manual_seed(4)
-    sae.load_state_dict({k: torch.rand(v.shape, generator=g) - 0.3 for k, v in sae.state_dict().items()})
+    sae.load_state_dict(
+        {k: torch.rand(v.shape, generator=g) - 0.3 for k, v in sae.state_dict().items()}
+    )
     sae.save_model(folder)
     return sae
 
@@ -36,17 +49,33 @@ def saelens(folder: Path, kind: str = "topk", **fields: Any) -> SAE:  # type: ig
 def sparsify(folder: Path, **fields: Any) -> dict[str, torch.Tensor]:
     """An SAE with random weights under the names and shapes in which sparsify saves them."""
     g = torch.Generator().manual_seed(5)
-    shapes = {"encoder.weight": (WIDTH, D), "encoder.bias": (WIDTH,), "W_dec": (WIDTH, D), "b_dec": (D,)}
+    shapes = {
+        "encoder.weight": (WIDTH, D),
+        "encoder.bias": (WIDTH,),
+        "W_dec": (WIDTH, D),
+        "b_dec": (D,),
+    }
     weights = {k: torch.randn(shape, generator=g) for k, shape in shapes.items()}
     folder.mkdir(parents=True)
     save_file(weights, folder / "sae.safetensors")
-    config = {"activation": "topk", "expansion_factor": 32, "normalize_decoder": True, "num_latents": WIDTH, "k": K,
-              "multi_topk": False, "skip_connection": False, "transcode": False, "d_in": D}  # fmt: skip
+    config = {
+        "activation": "topk",
+        "expansion_factor": 32,
+        "normalize_decoder": True,
+        "num_latents": WIDTH,
+        "k": K,
+        "multi_topk": False,
+        "skip_connection": False,
+        "transcode": False,
+        "d_in": D,
+    }
     (folder / "cfg.json").write_text(json.dumps(config | fields))
     return weights
 
 
-def packed(folder: Path, target: Path, under: str = "", compression: int = zipfile.ZIP_DEFLATED) -> Path:
+def packed(
+    folder: Path, target: Path, under: str = "", compression: int = zipfile.ZIP_DEFLATED
+) -> Path:
     with zipfile.ZipFile(target, "w", compression) as archive:
         for path in folder.iterdir():
             archive.write(path, under + path.name)
@@ -55,7 +84,9 @@ def packed(folder: Path, target: Path, under: str = "", compression: int = zipfi
 
 @pytest.mark.parametrize("under", ["", "mine/"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_zip_of_saelens_folder_opens_to_equal_weights(kind: str, under: str, tmp_path: Path) -> None:
+def test_a_zip_of_saelens_folder_opens_to_equal_weights(
+    kind: str, under: str, tmp_path: Path
+) -> None:
     sae = saelens(tmp_path / "mine", kind)
     (tmp_path / "mine" / "sparsity.safetensors").write_bytes(b"ignored")
     (tmp_path / "mine" / "optimizer.pkl").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
@@ -72,14 +103,17 @@ def test_a_zip_of_saelens_folder_opens_to_equal_weights(kind: str, under: str, t
 
 
 def as_sparsify_says(h: np.ndarray[Any, Any], w: dict[str, torch.Tensor]) -> tuple[Any, Any]:
-    """(activations, reconstruction): the K largest of ReLU((h - b_dec) W_encᵀ + b_enc), times W_dec, plus b_dec."""
+    """(activations, reconstruction): the K largest of ReLU((h - b_dec) W_encᵀ + b_enc), times
+    W_dec, plus b_dec."""
     at = {k: v.numpy().astype(np.float64) for k, v in w.items()}
     acts = np.maximum((h - at["b_dec"]) @ at["encoder.weight"].T + at["encoder.bias"], 0)
     acts[acts < np.sort(acts, axis=1)[:, [-K]]] = 0
     return acts, acts @ at["W_dec"] + at["b_dec"]
 
 
-@pytest.mark.parametrize("fields", [{}, {"normalize_decoder": False}, {"num_latents": 0, "expansion_factor": 2}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"normalize_decoder": False}, {"num_latents": 0, "expansion_factor": 2}]
+)
 def test_sparsifys_layout_does_what_sparsify_does(fields: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "layers.3"
     weights = sparsify(folder, **fields)
@@ -89,14 +123,19 @@ def test_sparsifys_layout_does_what_sparsify_does(fields: dict[str, Any], tmp_pa
         save_file(weights, folder / "sae.safetensors")
     h = np.random.default_rng(0).normal(size=(50, D))
     acts, back = as_sparsify_says(h, weights)
-    inside, bare = packed(folder, tmp_path / "any.zip", "layers.3/"), packed(folder, tmp_path / "layers.3.zip")
+    inside, bare = (
+        packed(folder, tmp_path / "any.zip", "layers.3/"),
+        packed(folder, tmp_path / "layers.3.zip"),
+    )
     for path in (folder, inside, bare):
         sae = read_sae(path, D)
         rows = torch.from_numpy(h).float()
         assert np.allclose(sae.encode(rows).numpy(), acts, atol=1e-5)
         assert np.allclose(sae(rows).numpy(), back, atol=1e-5)
         assert hook_layer(sae) == 4, "after block 3 is before layer 4"
-    assert not np.allclose(sae(torch.from_numpy(h + 1).float()).numpy(), back, atol=1e-2), "else it proves nothing"
+    assert not np.allclose(sae(torch.from_numpy(h + 1).float()).numpy(), back, atol=1e-2), (
+        "else it proves nothing"
+    )
     assert hook_layer(read_sae(packed(folder, tmp_path / "mine.zip"), D)) is None
 
 
@@ -107,23 +146,31 @@ def test_the_clean_folder_holds_what_was_written_here_alone(tmp_path: Path) -> N
     config["metadata"] |= {"to_dict": "x", "self": 1, "__class__": "x", "a b": 1, "on": [1]}
     (tmp_path / "mine" / "cfg.json").write_text(json.dumps(config))
     for name in ("layers.3", "mine"):
-        into = clean_sae(packed(tmp_path / name, tmp_path / f"{name}.zip"), tmp_path / "clean" / name)
+        into = clean_sae(
+            packed(tmp_path / name, tmp_path / f"{name}.zip"), tmp_path / "clean" / name
+        )
         assert {p.name for p in into.iterdir()} == {"cfg.json", "sae_weights.safetensors"}
         sae = load_sae(into)
-        assert sae.cfg.metadata.to_dict()["hook_name"], "an attribute of SAELens' own is not taken over"
+        assert sae.cfg.metadata.to_dict()["hook_name"], (
+            "an attribute of SAELens' own is not taken over"
+        )
     assert "on" not in sae.cfg.metadata
 
 
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"transcode": True}, "transcode"), ({"skip_connection": True}, "skip_connection"),
+        ({"transcode": True}, "transcode"),
+        ({"skip_connection": True}, "skip_connection"),
         ({"signed": True}, "signed"),
-        ({"activation": "groupmax"}, "groupmax"), ({"k": WIDTH + 1}, "k 11"),
+        ({"activation": "groupmax"}, "groupmax"),
+        ({"k": WIDTH + 1}, "k 11"),
         ({"d_in": D + 1}, "W_dec of shape"),
     ],
-)  # fmt: skip
-def test_what_sparsify_saves_besides_is_said(fields: dict[str, Any], says: str, tmp_path: Path) -> None:
+)
+def test_what_sparsify_saves_besides_is_said(
+    fields: dict[str, Any], says: str, tmp_path: Path
+) -> None:
     sparsify(tmp_path / "layers.3", **fields)
     with pytest.raises(StitchLensError, match=says):
         read_sae(tmp_path / "layers.3")
@@ -150,14 +197,27 @@ def changed_config(folder: Path, kind: str = "standard", **fields: Any) -> Path:
     [
         ("standard", {"activation_fn": "tanh-relu"}, "activation_fn tanh-relu of a standard SAE"),
         ("standard", {"activation_fn_str": "topk"}, "activation_fn topk of a standard SAE"),
-        ("topk", {"activation_fn": "topk", "activation_fn_kwargs": {"k": 3, "signed": True}}, "signed True"),
-        ("standard", {"use_error_term": True}, "use_error_term"), ("standard", {"transcode": True}, "transcode"),
+        (
+            "topk",
+            {"activation_fn": "topk", "activation_fn_kwargs": {"k": 3, "signed": True}},
+            "signed True",
+        ),
+        ("standard", {"use_error_term": True}, "use_error_term"),
+        ("standard", {"transcode": True}, "transcode"),
         ("standard", {"skip_connection": True}, "skip_connection"),
-        ("standard", {"architecture": "matryoshka_batchtopk"}, "matryoshka_batchtopk.*save_inference_model"),
+        (
+            "standard",
+            {"architecture": "matryoshka_batchtopk"},
+            "matryoshka_batchtopk.*save_inference_model",
+        ),
         ("standard", {"architecture": "temporal"}, "temporal.*use another SAE"),
-        ("standard", {"normalize_activations": "covariance_whitening"}, "covariance_whitening.*no whitening"),
+        (
+            "standard",
+            {"normalize_activations": "covariance_whitening"},
+            "covariance_whitening.*no whitening",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_would_make_another_function_of_it_is_refused(
     kind: str, fields: dict[str, Any], says: str, tmp_path: Path
 ) -> None:
@@ -168,15 +228,35 @@ def test_what_would_make_another_function_of_it_is_refused(
 @pytest.mark.parametrize(
     ("fields", "note"),
     [
-        ({"noise_scale": 0.5}, "noise_scale = 0.5"), ({"normalize_decoder": True}, "normalize_decoder = True"),
-        ({"matryoshka_widths": [2, 4]}, "matryoshka_widths"), ({"new_trick": "x"}, "new_trick = x"),
-        ({"metadata": {"model_from_pretrained_kwargs": {"center_writing_weights": True}}}, "center_writing_weights"),
-        ({"metadata": {"prepend_bos": False}}, "without a first token"), ({"hook_layer": 7}, "hook_layer 7"),
-        ({"l1_coefficient": 5, "dataset_path": "x/y", "context_size": 128, "lr": 1e-3, "wandb_project": "z",
-          "dataset_trust_remote_code": True, "noise_scale": 0.0, "hook_layer": 2, "new_trick": None}, None),
+        ({"noise_scale": 0.5}, "noise_scale = 0.5"),
+        ({"normalize_decoder": True}, "normalize_decoder = True"),
+        ({"matryoshka_widths": [2, 4]}, "matryoshka_widths"),
+        ({"new_trick": "x"}, "new_trick = x"),
+        (
+            {"metadata": {"model_from_pretrained_kwargs": {"center_writing_weights": True}}},
+            "center_writing_weights",
+        ),
+        ({"metadata": {"prepend_bos": False}}, "without a first token"),
+        ({"hook_layer": 7}, "hook_layer 7"),
+        (
+            {
+                "l1_coefficient": 5,
+                "dataset_path": "x/y",
+                "context_size": 128,
+                "lr": 1e-3,
+                "wandb_project": "z",
+                "dataset_trust_remote_code": True,
+                "noise_scale": 0.0,
+                "hook_layer": 2,
+                "new_trick": None,
+            },
+            None,
+        ),
     ],
-)  # fmt: skip
-def test_what_nothing_is_made_of_is_named(fields: dict[str, Any], note: str | None, tmp_path: Path) -> None:
+)
+def test_what_nothing_is_made_of_is_named(
+    fields: dict[str, Any], note: str | None, tmp_path: Path
+) -> None:
     said = read_sae(changed_config(tmp_path / "theirs", **fields)).cfg.metadata["notes"]
     assert (said is None) if note is None else note in said
 
@@ -198,7 +278,11 @@ def test_a_finetuned_factor_is_multiplied_into_the_decoder(tensor: str, tmp_path
         wanted = (sae.encode(rows) * factor) @ sae.W_dec + sae.b_dec
         assert torch.allclose(read_sae(folder)(rows), wanted, atol=1e-5)
         assert not torch.allclose(sae(rows), wanted, atol=1e-2), "else it proves nothing"
-    assert (folder / "sae_weights.safetensors").read_bytes() == kept, "the file that was given stays as it is"
-    save_file(dict(sae.state_dict()) | {tensor: torch.ones(WIDTH)}, folder / "sae_weights.safetensors")
+    assert (folder / "sae_weights.safetensors").read_bytes() == kept, (
+        "the file that was given stays as it is"
+    )
+    save_file(
+        dict(sae.state_dict()) | {tensor: torch.ones(WIDTH)}, folder / "sae_weights.safetensors"
+    )
     (folder / "cfg.json").write_text(json.dumps(config))
     assert sae_hash(read_sae(folder)) == sae_hash(sae)

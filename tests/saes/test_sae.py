@@ -1,4 +1,5 @@
-"""A trained SAE finds planted features; its measures are those of a dense reference; controls do worse."""
+"""A trained SAE finds planted features; its measures are those of a dense reference; controls do
+worse."""
 
 from pathlib import Path
 
@@ -17,8 +18,11 @@ CONFIG = SaeConfig(width=64, k=K, epochs=25, lr=3e-3, batch=256)
 
 
 def planted(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows [n, D], directions [FEATURES, D]): K of FEATURES unit directions a row, on a mean that is not zero."""
-    directions = torch.nn.functional.normalize(torch.randn(FEATURES, D, generator=torch.Generator().manual_seed(9)))
+    """(rows [n, D], directions [FEATURES, D]): K of FEATURES unit directions a row, on a mean that
+    is not zero."""
+    directions = torch.nn.functional.normalize(
+        torch.randn(FEATURES, D, generator=torch.Generator().manual_seed(9))
+    )
     g = np.random.default_rng(seed)
     acts = torch.zeros(n, FEATURES)
     on = np.argsort(g.random((n, FEATURES)), axis=1)[:, :K]
@@ -59,8 +63,12 @@ def test_measures_are_those_of_a_dense_reference(trained: SAE) -> None:  # type:
     assert found["explained_variance"] == pytest.approx(1 - fuv, rel=1e-4)
     assert found["l0"] == pytest.approx(float((acts > 0).sum(1).float().mean()))
     assert found["frac_alive"] == pytest.approx(float((acts > 0).any(0).float().mean()))
-    assert found["cossim"] == pytest.approx(float(torch.cosine_similarity(rows, back).mean()), rel=1e-5)
-    assert found["l2_ratio"] == pytest.approx(float((back.norm(dim=1) / rows.norm(dim=1)).mean()), rel=1e-5)
+    assert found["cossim"] == pytest.approx(
+        float(torch.cosine_similarity(rows, back).mean()), rel=1e-5
+    )
+    assert found["l2_ratio"] == pytest.approx(
+        float((back.norm(dim=1) / rows.norm(dim=1)).mean()), rel=1e-5
+    )
     with pytest.raises(StitchLensError, match="no rows"):
         reconstruction(trained, [])
 

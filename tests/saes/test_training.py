@@ -1,4 +1,5 @@
-"""Training an SAE of B from a chosen start: runs that resume and diverge, FLOPs by hand, savings that were planted."""
+"""Training an SAE of B from a chosen start: runs that resume and diverge, FLOPs by hand, savings
+that were planted."""
 
 import json
 import threading
@@ -35,12 +36,16 @@ from core.saes.settings import STARTS, RunConfig, TrainingSet, check_fits, memor
 from tests.helpers.small import stitched_bench
 
 D, WIDTH, K, BATCH = 16, 48, 4, 128
-SMALL = RunConfig(start="scratch", width=WIDTH, k=K, positions=40 * BATCH, batch=BATCH, lr=5e-3, window=5)
+SMALL = RunConfig(
+    start="scratch", width=WIDTH, k=K, positions=40 * BATCH, batch=BATCH, lr=5e-3, window=5
+)
 
 
 @pytest.fixture(scope="module")
 def dictionary() -> Tensor:
-    return torch.nn.functional.normalize(torch.randn(WIDTH, D, generator=torch.Generator().manual_seed(1)), dim=-1)
+    return torch.nn.functional.normalize(
+        torch.randn(WIDTH, D, generator=torch.Generator().manual_seed(1)), dim=-1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +69,9 @@ def recording(rows: Tensor, tmp_path: Path) -> Recording:
     return recorded(rows, tmp_path / "rows")
 
 
-def trained(folder: Path, recording: Recording, config: RunConfig = SMALL, given: object = None) -> sae_run.RunState:
+def trained(
+    folder: Path, recording: Recording, config: RunConfig = SMALL, given: object = None
+) -> sae_run.RunState:
     folder.mkdir(exist_ok=True)
     held_out = [next(recording.epoch(1000, 9, ("h",)))[0]]
     return Run(folder, config, D).train(recording, given, {"model_name": "b"}, held_out)  # type: ignore[arg-type]
@@ -139,9 +146,12 @@ def test_a_run_that_diverges_keeps_its_last_good_state(
 
 
 def _mean_of_the_good(epoch: object, rows: Tensor) -> object:
-    """The recording's mean and scale are taken from rows without a fault; its batches are as they are."""
+    """The recording's mean and scale are taken from rows without a fault; its batches are as they
+    are."""
 
-    def read(self: Recording, batch: int, seed: int, names: tuple[str, ...]) -> Iterator[tuple[Tensor, ...]]:
+    def read(
+        self: Recording, batch: int, seed: int, names: tuple[str, ...]
+    ) -> Iterator[tuple[Tensor, ...]]:
         if batch > 5000:
             return iter([(rows,)])
         return epoch(self, batch, seed, names)  # type: ignore[operator]
@@ -158,11 +168,15 @@ def test_a_learning_rate_that_is_too_high_is_said(recording: Recording, tmp_path
 def test_starts_of_one_seed_see_the_same_rows(recording: Recording, tmp_path: Path) -> None:
     scratch = trained(tmp_path / "one", recording)
     given = load_sae(tmp_path / "one" / "sae", D)
-    other = trained(tmp_path / "two", recording, SMALL.model_copy(update={"start": "transferred"}), given)
+    other = trained(
+        tmp_path / "two", recording, SMALL.model_copy(update={"start": "transferred"}), given
+    )
     np.testing.assert_array_equal(scratch.curve["variance"], other.curve["variance"])
     further = trained(tmp_path / "three", recording, SMALL.model_copy(update={"seed": 1}))
     assert (scratch.curve["variance"] != further.curve["variance"]).any()
-    assert other.explained_variance[0] > scratch.explained_variance[:3].mean() + 0.2, "it starts where the other ended"
+    assert other.explained_variance[0] > scratch.explained_variance[:3].mean() + 0.2, (
+        "it starts where the other ended"
+    )
     assert other.result["cosine"] > scratch.result["cosine"], "and turns less"
 
 
@@ -173,7 +187,10 @@ def test_a_given_sae_starts_as_it_is(recording: Recording, rows: Tensor, tmp_pat
     scratch = {n: p.detach().clone() for n, p in trainer.sae.named_parameters()}
     trainer.sae.load_state_dict(start_weights(scratch, given, rows.mean(0), scale))
     torch.testing.assert_close(
-        trainer.sae(rows[:200] * scale) / scale, given.decode(given.encode(rows[:200])), rtol=1e-4, atol=1e-4
+        trainer.sae(rows[:200] * scale) / scale,
+        given.decode(given.encode(rows[:200])),
+        rtol=1e-4,
+        atol=1e-4,
     )
     with torch.no_grad():
         given.W_dec.mul_(3.0)
@@ -198,8 +215,12 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_flops_by_hand() -> None:
-    assert flops.sae_step(D, WIDTH, K) == 12 * D * WIDTH, "two products forward, four backward, two FLOPs a term"
-    assert flops.sae_step(D, WIDTH, K, dead=True) == 18 * D * WIDTH, "one more decoding, and its two gradients"
+    assert flops.sae_step(D, WIDTH, K) == 12 * D * WIDTH, (
+        "two products forward, four backward, two FLOPs a term"
+    )
+    assert flops.sae_step(D, WIDTH, K, dead=True) == 18 * D * WIDTH, (
+        "one more decoding, and its two gradients"
+    )
     forward, weights, inner = 4, 4, 2
     assert flops.adam_stitch(5, 7, 100, 3) == (forward + weights + inner) * 2 * 5 * 7 * 100 * 3
     reading = 2 * (5 * (5 + 7 + 1) + (7 + 1) ** 2)
@@ -224,10 +245,21 @@ def planted(
             for seed in range(seeds):
                 fast = rate * np.exp(noise * rng.normal())
                 mse = np.exp(-fast * steps / 50)
-                out.append(pd.DataFrame({
-                    "start": start, "width": width, "seed": seed, "auxiliary": 0.0, "step": steps, "mse": mse,
-                    "explained_variance": 1 - mse, "dead": 0, "flops": 1.0 * width * steps,
-                }))  # fmt: skip
+                out.append(
+                    pd.DataFrame(
+                        {
+                            "start": start,
+                            "width": width,
+                            "seed": seed,
+                            "auxiliary": 0.0,
+                            "step": steps,
+                            "mse": mse,
+                            "explained_variance": 1 - mse,
+                            "dead": 0,
+                            "flops": 1.0 * width * steps,
+                        }
+                    )
+                )
     return pd.concat(out, ignore_index=True)
 
 
@@ -248,7 +280,9 @@ def test_savings_that_were_planted() -> None:
     assert found.threshold.iloc[1] == pytest.approx(0.9 * end, abs=1e-3)
     paid = sae_tables.savings(sae_tables.with_stitch(table, 64 * 50.0), shares=(0.9,))
     steps = -50 * np.log(1 - 0.9 * end)
-    assert paid.ratio.iloc[0] == pytest.approx((steps / 2 + 50) / steps, rel=0.03), "the stitch is paid for"
+    assert paid.ratio.iloc[0] == pytest.approx((steps / 2 + 50) / steps, rel=0.03), (
+        "the stitch is paid for"
+    )
     slow = sae_tables.savings(planted({"scratch": 1.0, "transferred": 0.2}), shares=(0.9,))
     assert slow.ratio.isna().all()
     assert slow.reached.iloc[0] == 0
@@ -285,11 +319,25 @@ def test_the_sentence_says_both_ways() -> None:
 
 def test_the_law_of_a_planted_frontier() -> None:
     steps = np.unique(np.geomspace(1, 5000, 60).round())
-    one = pd.concat([
-        pd.DataFrame({"start": start, "width": width, "seed": seed, "auxiliary": 0.0, "step": steps,
-                      "flops": width * steps, "mse": a * (width * steps) ** -0.2, "explained_variance": 0.5})
-        for start, a in (("scratch", 3.0), ("transferred", 2.0)) for width in (8, 16) for seed in (0, 1)
-    ])  # fmt: skip
+    one = pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "start": start,
+                    "width": width,
+                    "seed": seed,
+                    "auxiliary": 0.0,
+                    "step": steps,
+                    "flops": width * steps,
+                    "mse": a * (width * steps) ** -0.2,
+                    "explained_variance": 0.5,
+                }
+            )
+            for start, a in (("scratch", 3.0), ("transferred", 2.0))
+            for width in (8, 16)
+            for seed in (0, 1)
+        ]
+    )
     points, laws = sae_tables.frontier(one)
     assert laws["scratch"]["beta"] == pytest.approx(0.2, abs=0.01)
     assert laws["scratch"]["A"] == pytest.approx(3.0, rel=0.1)
@@ -313,7 +361,13 @@ def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 TINY = TrainingSet(
-    widths=(32, 64), seeds=2, positions=4_000, stitch_positions=3_000, source_positions=4_000, batch=256, window=4
+    widths=(32, 64),
+    seeds=2,
+    positions=4_000,
+    stitch_positions=3_000,
+    source_positions=4_000,
+    batch=256,
+    window=4,
 )
 
 
@@ -324,7 +378,9 @@ def made(bench: Bench) -> SaeTraining:
     return training
 
 
-def test_a_set_is_kept_and_not_made_again(made: SaeTraining, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_is_kept_and_not_made_again(
+    made: SaeTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ws = made.bench.workspace
     results = sae_tables.results(ws, "L1-L2")
     assert len(results) == 2 * 4 + 2 * 2 + 2 * 2, (
@@ -338,7 +394,12 @@ def test_a_set_is_kept_and_not_made_again(made: SaeTraining, monkeypatch: pytest
     for start, cost in (("scratch", 0.0), ("transferred", stitch["exact"]), ("random stitch", 0.0)):
         paid = (curves.flops - plain.flops)[curves.start == start]
         np.testing.assert_allclose(paid, cost, rtol=1e-4)
-    one = plain.loc[(plain.start == "scratch") & (plain.width == 32) & (plain.auxiliary == 0) & (plain.seed == 0)]
+    one = plain.loc[
+        (plain.start == "scratch")
+        & (plain.width == 32)
+        & (plain.auxiliary == 0)
+        & (plain.seed == 0)
+    ]
     d = made.bench.pair.b.d_model
     np.testing.assert_allclose(one.flops, 12 * d * 32 * TINY.batch * one.step, rtol=1e-5)
     monkeypatch.setattr(SaeTraining, "train", lambda self: pytest.fail("made again"))
@@ -368,7 +429,9 @@ def test_turning_covers_every_active_feature(made: SaeTraining) -> None:
 
 
 def test_two_processes_share_the_runs(bench: Bench) -> None:
-    config = TINY.model_copy(update={"widths": (32,), "starts": ("scratch",), "seeds": 2, "auxiliary": 0.0, "lr": 1e-3})
+    config = TINY.model_copy(
+        update={"widths": (32,), "starts": ("scratch",), "seeds": 2, "auxiliary": 0.0, "lr": 1e-3}
+    )
     training = SaeTraining(bench, "L1-32", "L1-L2", config, "shared")
     first = next(iter(training.runs))
     first.mkdir(parents=True)
@@ -394,17 +457,26 @@ def test_layers_and_names_have_to_fit(bench: Bench) -> None:
         SaeTraining(bench, "L1-32", "L1-L2", TINY, "../out")
     with pytest.raises(StitchLensError, match=r"widths 'a,b'"):
         sae_settings.parsed_widths("a,b")
-    for given, said in (({"widths": [0]}, "widths 0"), ({"starts": ["nowhere"]}, "starts"), ({"lr": -1.0}, "lr"),
-                        ({"lr": float("nan")}, "lr"), ({"seeds": 0}, "seeds"), ({"starts": []}, "starts")):  # fmt: skip
+    for given, said in (
+        ({"widths": [0]}, "widths 0"),
+        ({"starts": ["nowhere"]}, "starts"),
+        ({"lr": -1.0}, "lr"),
+        ({"lr": float("nan")}, "lr"),
+        ({"seeds": 0}, "seeds"),
+        ({"starts": []}, "starts"),
+    ):
         with pytest.raises(StitchLensError, match=said):
             training_set(given)
 
 
 def test_a_job_that_cannot_be_is_not_started(nano_home: Path) -> None:
     for name, widths, said in (
-        ("wide", "1000000000", "GB of memory"), ("a b", "64", "name"), ("L2-L3", "64", "a name that is free"),
-        ("thin", "8", "k = 16 of 8"), ("none", "", "widths ''"),
-    ):  # fmt: skip
+        ("wide", "1000000000", "GB of memory"),
+        ("a b", "64", "name"),
+        ("L2-L3", "64", "a name that is free"),
+        ("thin", "8", "k = 16 of 8"),
+        ("none", "", "widths ''"),
+    ):
         with pytest.raises(StitchLensError, match=said):
             start_sae_training("nano", "L2-1024", "L2-L3", name, {"widths": widths})
     assert jobs.latest("nano") is None
@@ -413,9 +485,12 @@ def test_a_job_that_cannot_be_is_not_started(nano_home: Path) -> None:
 def test_the_command_line_refuses_in_a_sentence(nano_home: Path) -> None:
     runner = CliRunner()
     for options, said in (
-        (["--widths", "many"], "widths 'many'"), (["--starts", "there"], "starts"), (["--sae", "none"], "none"),
-        (["--widths", "8"], "k = 16 of 8 features"), (["--lr", "0"], "lr"),
-    ):  # fmt: skip
+        (["--widths", "many"], "widths 'many'"),
+        (["--starts", "there"], "starts"),
+        (["--sae", "none"], "none"),
+        (["--widths", "8"], "k = 16 of 8 features"),
+        (["--lr", "0"], "lr"),
+    ):
         result = runner.invoke(app, ["sae", "train", "nano", *options])
         assert result.exit_code == 2, options
         assert said in result.output + result.stderr

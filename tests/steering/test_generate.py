@@ -1,4 +1,5 @@
-"""Operators do what Eq. 8 and 9 say, lanes together are lanes alone, hooks are gone afterwards, turns are kept."""
+"""Operators do what Eq. 8 and 9 say, lanes together are lanes alone, hooks are gone afterwards,
+turns are kept."""
 
 import threading
 import time
@@ -65,13 +66,18 @@ def watched(model: LiveModel, work: Any) -> list[torch.Tensor]:
 
 
 def test_every_position_but_special_ones_is_steered(nano: LiveModel, french: Vector) -> None:
-    """What the layer reads in a stream: the prompt at its first pass, then one token after the other."""
+    """What the layer reads in a stream: the prompt at its first pass, then one token after the
+    other."""
     lanes = [Lane((french,)), Lane(), Lane((french,), prompt=False)]
     read = watched(nano, lambda: last(generate(nano, "The house", lanes, Sampling(tokens=3))))
     at = torch.stack([h @ french.v for h in (x[0, 1:] for x in read[:1])])[0]
     assert torch.allclose(at, torch.full_like(at, french.mean), atol=1e-4)
-    assert float(read[0][0, 0] @ french.v) != pytest.approx(french.mean, abs=1e-3), "the special token is left alone"
-    assert torch.equal(read[0][1], read[0][2]), "a lane that leaves the prompt alone reads what an unsteered one reads"
+    assert float(read[0][0, 0] @ french.v) != pytest.approx(french.mean, abs=1e-3), (
+        "the special token is left alone"
+    )
+    assert torch.equal(read[0][1], read[0][2]), (
+        "a lane that leaves the prompt alone reads what an unsteered one reads"
+    )
     for h in read[1:]:
         for lane in (0, 2):
             assert float(h[lane, 0] @ french.v) == pytest.approx(french.mean, abs=1e-4)
@@ -103,10 +109,15 @@ def test_a_lane_writes_the_same_beside_any_others(nano: LiveModel, french: Vecto
     for lane, written in zip(lanes, together, strict=True):
         (alone,) = last(generate(nano, "The house of my", [lane], SHORT))
         assert alone.ids == written.ids and alone.text == written.text
-    assert last(generate(nano, "The house of my", [Lane()], Sampling(tokens=8, seed=4)))[0].ids != together[0].ids
+    assert (
+        last(generate(nano, "The house of my", [Lane()], Sampling(tokens=8, seed=4)))[0].ids
+        != together[0].ids
+    )
 
 
-def test_hooks_are_gone_after_a_stream_and_after_one_that_was_dropped(nano: LiveModel, french: Vector) -> None:
+def test_hooks_are_gone_after_a_stream_and_after_one_that_was_dropped(
+    nano: LiveModel, french: Vector
+) -> None:
     ids = torch.tensor([encode_prompt(nano, "The house", 1).tolist()])
     with torch.inference_mode():
         before = nano.plain.base_model(input_ids=ids).last_hidden_state
@@ -129,7 +140,9 @@ def test_a_stop_is_heard_within_a_token(nano: LiveModel) -> None:
 def test_steering_to_a_language_moves_what_is_written(nano: LiveModel, french: Vector) -> None:
     """The science on small models: the mean of French goes up in what the model expects next."""
     stream = Sampling(tokens=24, temperature=0.7, seed=1)
-    plain, steered = last(generate(nano, "The house of my mother is", [Lane(), Lane((french,), strength=1.5)], stream))
+    plain, steered = last(
+        generate(nano, "The house of my mother is", [Lane(), Lane((french,), strength=1.5)], stream)
+    )
     assert plain.text != steered.text
     ids = torch.tensor([[0, *steered.ids], [0, *plain.ids]][0:1])
     h = hooks.residuals(nano, ids, [LAYER])[LAYER][0, 1:].float()
@@ -175,10 +188,15 @@ def test_draws_follow_the_shares() -> None:
     assert draw(logits, torch.tensor([3]), tired, g) == 2
 
 
-def test_the_whole_vocabulary_is_looked_at_where_it_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_vocabulary_is_looked_at_where_it_is_flat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(steering_generate, "LIKELY", (2, 4))
     flat, g = torch.zeros(64), torch.Generator().manual_seed(0)
-    drawn = {draw(flat, torch.tensor([0]), Sampling(temperature=1, top_p=1, repetition=1), g) for _ in range(600)}
+    drawn = {
+        draw(flat, torch.tensor([0]), Sampling(temperature=1, top_p=1, repetition=1), g)
+        for _ in range(600)
+    }
     assert len(drawn) > 55
 
 
@@ -232,7 +250,9 @@ def test_a_range_of_layers_is_steered_at_each(nano: LiveModel, corpus: Corpus) -
     lane, seen = Lane(vectors), []
     batch = steering_generate._Batch(nano, [ids[0]], [lane], Sampling(tokens=2), [0], 1)
     norms = [nano.plain_blocks[layer].input_layernorm for layer in (LAYER, LAYER + 1)]
-    handles = [n.register_forward_pre_hook(lambda block, args: seen.append(args[0][0, 1:])) for n in norms]
+    handles = [
+        n.register_forward_pre_hook(lambda block, args: seen.append(args[0][0, 1:])) for n in norms
+    ]
     batch.step()
     for handle in handles:
         handle.remove()
@@ -253,7 +273,9 @@ def test_written_in_bulk_is_written_alone(nano: LiveModel, french: Vector) -> No
 
 def test_losses_of_responses_are_those_of_a_whole_pass(nano: LiveModel) -> None:
     prompts = [encode_prompt(nano, p, 1) for p in ("The house of my", "A dog")]
-    responses = [nano.encode([t])[0].ids[1:].tolist() for t in (" mother is old and small.", " ran")]
+    responses = [
+        nano.encode([t])[0].ids[1:].tolist() for t in (" mother is old and small.", " ran")
+    ]
     found = response_losses(nano, [*prompts, prompts[0]], [*responses, []])
     assert found[2] != found[2], "an empty response has no loss"
     for ids, response, loss in zip(prompts, responses, found[:2], strict=True):

@@ -1,4 +1,5 @@
-"""The language evaluation on the nano pair: tables that fit together, chosen on one half and measured on the other."""
+"""The language evaluation on the nano pair: tables that fit together, chosen on one half and
+measured on the other."""
 
 from pathlib import Path
 
@@ -18,9 +19,15 @@ from core.workspace.places import user_cache
 from core.workspace.store import Workspace
 
 CONFIG = SteerConfig(
-    languages=("fr", "nl"), stitches=("L2-L3",), spans=(1, 9), strengths=(1.0, 2.0), choosing=2, prompts=4, tokens=10,
+    languages=("fr", "nl"),
+    stitches=("L2-L3",),
+    spans=(1, 9),
+    strengths=(1.0, 2.0),
+    choosing=2,
+    prompts=4,
+    tokens=10,
     texts=4,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +47,18 @@ def test_the_tables_fit_together(ws: Workspace) -> None:
             assert written.prompt.to_list() == prompts()[1][:4], "figures come from the second half"
             hits = int((written.detected == row["language"]).sum())
             assert row["rate"] == hits / 4 and (row["low"], row["high"]) == share_interval(hits, 4)
-            assert row["success"] <= row["rate"] and row["loss"] == pytest.approx(written.loss.mean())
+            assert row["success"] <= row["rate"] and row["loss"] == pytest.approx(
+                written.loss.mean()
+            )
         assert set(steering_tables.choices(ws, side).span) == {1}, "nine layers do not fit"
         chosen = ws.table("steering_choice", side=side)
         assert len(chosen) == 2 * 2 * 2 and set(chosen.n) == {2}
         gaps = steering_tables.gaps(ws, side)
-        assert gaps.gap.between(0, 1).all() and (gaps.characters > 1000).all() and (gaps.natural > 0).all()
+        assert (
+            gaps.gap.between(0, 1).all()
+            and (gaps.characters > 1000).all()
+            and (gaps.natural > 0).all()
+        )
         assert set(steering_tables.means(ws, side).kind) == {"none", *STEERED}
 
 
@@ -61,13 +74,16 @@ def test_the_report_has_every_cell(ws: Workspace) -> None:
 
 
 def test_what_is_done_is_not_done_again(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second run reads every part from the cache; a part that is gone is written again, the same."""
+    """A second run reads every part from the cache; a part that is gone is written again, the
+    same."""
     before = ws.table("generations")
     parts = sorted((user_cache() / "steering").rglob("b-*.parquet"))
     parts[-1].unlink()
     wrote: list[int] = []
     original = steering_measure.respond
-    monkeypatch.setattr(steering_measure, "respond", lambda *args: wrote.append(1) or original(*args))
+    monkeypatch.setattr(
+        steering_measure, "respond", lambda *args: wrote.append(1) or original(*args)
+    )
     evaluate(Bench(get_pair("nano"), BuildConfig()), CONFIG)
     assert len(wrote) <= 1
     pd.testing.assert_frame_equal(ws.table("generations"), before)
@@ -75,13 +91,23 @@ def test_what_is_done_is_not_done_again(ws: Workspace, monkeypatch: pytest.Monke
 
 def test_languages_that_are_not_there_are_said(ws: Workspace) -> None:
     with pytest.raises(StitchLensError, match=r"no text in ja, xx"):
-        evaluate(Bench(get_pair("nano"), BuildConfig()), CONFIG.model_copy(update={"languages": ("fr", "ja", "xx")}))
+        evaluate(
+            Bench(get_pair("nano"), BuildConfig()),
+            CONFIG.model_copy(update={"languages": ("fr", "ja", "xx")}),
+        )
     with pytest.raises(StitchLensError, match="no stitch L9-L9"):
-        evaluate(Bench(get_pair("nano"), BuildConfig()), CONFIG.model_copy(update={"stitches": ("L9-L9",)}))
+        evaluate(
+            Bench(get_pair("nano"), BuildConfig()),
+            CONFIG.model_copy(update={"stitches": ("L9-L9",)}),
+        )
 
 
 def test_the_best_candidate_is_fluent_first() -> None:
-    rows = [("x", 1, 1.0, 0.9, 0.2, 3.0), ("x", 1, 1.5, 0.8, 0.7, 4.0), ("x", 4, 1.5, 0.9, 0.7, 5.0)]
+    rows = [
+        ("x", 1, 1.0, 0.9, 0.2, 3.0),
+        ("x", 1, 1.5, 0.8, 0.7, 4.0),
+        ("x", 4, 1.5, 0.9, 0.7, 5.0),
+    ]
     choice = pd.DataFrame(rows, columns=["stitch", "span", "strength", "rate", "success", "loss"])
     choice = choice.assign(label="fra", kind="own")
     assert best(choice, "fra", "own") == Candidate("x", 4, 1.5)
@@ -92,10 +118,14 @@ def test_gibberish_is_no_success() -> None:
     rows = [
         cell | {"label": label, "kind": kind, "detected": detected, "fluent": fluent}
         for label, kind, detected, fluent in (
-            ("eng", "none", "en", True), ("fra", "own", "fr", False), ("fra", "own", "fr", True),
-            ("fra", "transferred", "fr", True), ("fra", "transferred", "en", True), ("fra", "random", "en", True),
+            ("eng", "none", "en", True),
+            ("fra", "own", "fr", False),
+            ("fra", "own", "fr", True),
+            ("fra", "transferred", "fr", True),
+            ("fra", "transferred", "en", True),
+            ("fra", "random", "en", True),
         )
-    ]  # fmt: skip
+    ]
     found = summary(pd.DataFrame(rows), {"fra": 3.5}).set_index("kind")
     assert found.rate.to_dict() == {"none": 0.0, "own": 1.0, "transferred": 0.5, "random": 0.0}
     assert found.success["own"] == 0.5 and found.gap["transferred"] == 0.5
@@ -104,5 +134,12 @@ def test_gibberish_is_no_success() -> None:
 def test_the_papers_tables() -> None:
     paper = steering_tables.paper().set_index(["side", "language"])
     assert len(paper) == 40
-    assert paper.loc[("a", "de")].to_dict() == {"name": "German", "own": 0.81, "transferred": 0.79, "gap": 0.79 / 0.81}
-    assert paper.loc[("b", "fr"), "gap"] == 1.0 and paper.loc[("b", "lt"), "gap"] == 0.0, "clipped; 0/0 is 0"
+    assert paper.loc[("a", "de")].to_dict() == {
+        "name": "German",
+        "own": 0.81,
+        "transferred": 0.79,
+        "gap": 0.79 / 0.81,
+    }
+    assert paper.loc[("b", "fr"), "gap"] == 1.0 and paper.loc[("b", "lt"), "gap"] == 0.0, (
+        "clipped; 0/0 is 0"
+    )

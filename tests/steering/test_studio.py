@@ -1,4 +1,5 @@
-"""Sources become lanes, lanes stream for both models, and everything a person may get wrong is said in a sentence."""
+"""Sources become lanes, lanes stream for both models, and everything a person may get wrong is said
+in a sentence."""
 
 import json
 import threading
@@ -34,7 +35,9 @@ def ran(
     studio: Studio, source: Any, lanes: list[str], setting: Setting | None = None, **kwargs: Any
 ) -> dict[str, Written]:
     out: dict[LaneKey, Written] = {}
-    for step in studio.run(source, [lane_key(x) for x in lanes], PROMPT, setting or Setting(), SHORT, **kwargs):
+    for step in studio.run(
+        source, [lane_key(x) for x in lanes], PROMPT, setting or Setting(), SHORT, **kwargs
+    ):
         out = step
     return {str(key): w for key, w in out.items()}
 
@@ -49,19 +52,26 @@ def test_six_lanes_stream_and_are_judged(studio: Studio) -> None:
     assert list(written) == keys and set(seen[0].values()) == {1}
     assert len({w.text for w in written.values()}) >= 5
     judged = studio.judge(PROMPT, written)
-    record = json.loads(json.dumps(run_record(studio, "lang:fr", PROMPT, Setting(), SHORT, written, judged)))
+    record = json.loads(
+        json.dumps(run_record(studio, "lang:fr", PROMPT, Setting(), SHORT, written, judged))
+    )
     assert [lane["lane"] for lane in record["lanes"]] == LANES
     for lane in record["lanes"]:
         assert lane["loss"] > 0 and 0 <= lane["repetition"] <= 1 and lane["tokens"] == 8
     for lane in LANES:
-        assert ran(studio, source, [lane], Setting(strength=1.5))[lane].ids == written[lane_key(lane)].ids, "alone"
+        assert (
+            ran(studio, source, [lane], Setting(strength=1.5))[lane].ids
+            == written[lane_key(lane)].ids
+        ), "alone"
 
 
 def test_a_carried_vector_is_like_the_models_own(studio: Studio) -> None:
-    """The science: through the stitch a language's direction arrives near the one that B learns; a control does not."""
+    """The science: through the stitch a language's direction arrives near the one that B learns; a
+    control does not."""
     source, setting = studio.language("fr"), Setting()
     own, carried, shuffled, drawn = (
-        studio.vectors(source, LaneKey("b", kind), setting)[0] for kind in ("own", "transferred", "shuffled", "random")
+        studio.vectors(source, LaneKey("b", kind), setting)[0]
+        for kind in ("own", "transferred", "shuffled", "random")
     )
     assert float(own.v @ carried.v) > 0.7
     assert abs(float(own.v @ shuffled.v)) < 0.6 and abs(float(own.v @ drawn.v)) < 0.3
@@ -81,16 +91,28 @@ def test_a_range_of_layers_takes_its_own_means(studio: Studio) -> None:
 
 def test_two_texts_make_a_concept(studio: Studio) -> None:
     source = studio.concept("I love this.\nHow wonderful.", "I hate this.\nHow terrible.")
-    assert len({w.text for w in ran(studio, source, ["b:none", "b:own", "b:transferred"]).values()}) == 3
+    assert (
+        len({w.text for w in ran(studio, source, ["b:none", "b:own", "b:transferred"]).values()})
+        == 3
+    )
 
 
 def test_a_source_knows_its_lanes(studio: Studio, tmp_path: Path) -> None:
     vector = studio.vectors(studio.source("lang:fr"), LaneKey("b", "own"), Setting())[0]
     export(vector, studio.spec("b"), "", tmp_path / "v.safetensors")
-    for text, own in (("lang:fr", "ab"), ("feature:L2-1024/3", "a"), (f"file:{tmp_path / 'v.safetensors'}", "b")):
+    for text, own in (
+        ("lang:fr", "ab"),
+        ("feature:L2-1024/3", "a"),
+        (f"file:{tmp_path / 'v.safetensors'}", "b"),
+    ):
         source = studio.source(text)
         for side, other in (("a", "b"), ("b", "a")):
-            for kind, needs in (("own", side), ("transferred", other), ("random", other), ("shuffled", other)):
+            for kind, needs in (
+                ("own", side),
+                ("transferred", other),
+                ("random", other),
+                ("shuffled", other),
+            ):
                 key = LaneKey(side, kind)  # type: ignore[arg-type]
                 assert source.has(key) == (needs in own)
                 if not source.has(key):
@@ -124,7 +146,9 @@ def test_exports_read_back(studio: Studio, tmp_path: Path, ending: str) -> None:
         case "gguf":
             (tensor,) = GGUFReader(path).tensors
             v = torch.from_numpy(tensor.data.copy())
-            assert torch.allclose(v / v.norm(), vector.v, atol=1e-5) and tensor.name == "direction.2"
+            assert (
+                torch.allclose(v / v.norm(), vector.v, atol=1e-5) and tensor.name == "direction.2"
+            )
             about = json.loads(path.with_suffix(".gguf.json").read_text())
             assert about["mean"] == vector.mean and about["layer"] == 3
         case _:
@@ -132,16 +156,23 @@ def test_exports_read_back(studio: Studio, tmp_path: Path, ending: str) -> None:
     assert not list(tmp_path.glob(".*")), "nothing is left beside"
 
 
-def test_a_vector_on_file_steers_where_it_came_from_and_beyond(studio: Studio, tmp_path: Path) -> None:
+def test_a_vector_on_file_steers_where_it_came_from_and_beyond(
+    studio: Studio, tmp_path: Path
+) -> None:
     (vector,) = studio.vectors(studio.language("fr"), LaneKey("a", "own"), Setting())
     path = tmp_path / "french.safetensors"
     save_vector(vector, path)
     source = studio.source(f"file:{path}")
-    assert ran(studio, source, ["a:own"])["a:own"].ids == ran(studio, studio.language("fr"), ["a:own"])["a:own"].ids
+    assert (
+        ran(studio, source, ["a:own"])["a:own"].ids
+        == ran(studio, studio.language("fr"), ["a:own"])["a:own"].ids
+    )
     (carried,) = studio.vectors(source, LaneKey("b", "transferred"), Setting())
     (wanted,) = studio.vectors(studio.language("fr"), LaneKey("b", "transferred"), Setting())
     assert torch.allclose(carried.v, wanted.v, atol=1e-5)
-    assert carried.mean - carried.base == pytest.approx(wanted.mean - wanted.base, rel=0.5), "z̄ through the stitch"
+    assert carried.mean - carried.base == pytest.approx(wanted.mean - wanted.base, rel=0.5), (
+        "z̄ through the stitch"
+    )
     with pytest.raises(StitchLensError, match="one of B's own"):
         ran(studio, source, ["b:own"])
     found = studio.language("fr").found("a", 2)
@@ -153,12 +184,19 @@ def test_a_vector_on_file_steers_where_it_came_from_and_beyond(studio: Studio, t
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("lang:xx", "no text in xx"), ("lang:en", "another language"), ("lang:", "no text in"),
-        ("feature:L2-1024/99999", "0 to 1023"), ("feature:nothing/3", "no 'saes/nothing'"), ("feature:7", "no 'saes/'"),
-        ("feature:L2-1024/x", "SAE/INDEX"), ("file:/nowhere.safetensors", "unreadable"),
-        ("concept:one.txt", "give both"), ("concept:one.txt,two.txt", "unreadable"), ("words", "lang:"),
+        ("lang:xx", "no text in xx"),
+        ("lang:en", "another language"),
+        ("lang:", "no text in"),
+        ("feature:L2-1024/99999", "0 to 1023"),
+        ("feature:nothing/3", "no 'saes/nothing'"),
+        ("feature:7", "no 'saes/'"),
+        ("feature:L2-1024/x", "SAE/INDEX"),
+        ("file:/nowhere.safetensors", "unreadable"),
+        ("concept:one.txt", "give both"),
+        ("concept:one.txt,two.txt", "unreadable"),
+        ("words", "lang:"),
     ],
-)  # fmt: skip
+)
 def test_bad_sources_are_said(studio: Studio, text: str, says: str) -> None:
     with pytest.raises(StitchLensError) as e:
         ran(studio, studio.source(text), ["b:own"])
@@ -167,7 +205,11 @@ def test_bad_sources_are_said(studio: Studio, text: str, says: str) -> None:
 
 @pytest.mark.parametrize(
     ("plus", "minus", "says"),
-    [("", "a", "empty positive"), ("a", " \n ", "empty negative"), ("same", "same", "the same text in both boxes")],
+    [
+        ("", "a", "empty positive"),
+        ("a", " \n ", "empty negative"),
+        ("same", "same", "the same text in both boxes"),
+    ],
 )
 def test_bad_concepts_are_said(studio: Studio, plus: str, minus: str, says: str) -> None:
     with pytest.raises(StitchLensError, match=says):
@@ -201,7 +243,9 @@ def test_four_at_once_are_four_one_by_one(studio: Studio) -> None:
     settings = [Setting(strength=0.5 * k) for k in range(4)]
 
     def write(k: int) -> None:
-        found[k] = ran(studio, source, ["b:none", "b:transferred", "a:own"], settings[k], waiting=places.append)
+        found[k] = ran(
+            studio, source, ["b:none", "b:transferred", "a:own"], settings[k], waiting=places.append
+        )
 
     threads = [threading.Thread(target=write, args=(k,)) for k in range(4)]
     for thread in threads:
@@ -211,7 +255,9 @@ def test_four_at_once_are_four_one_by_one(studio: Studio) -> None:
     assert max(places, default=0) >= 1, "somebody waited and was told how many were before"
     for k in range(4):
         alone = ran(studio, source, ["b:none", "b:transferred", "a:own"], settings[k])
-        assert {lane: w.ids for lane, w in found[k].items()} == {lane: w.ids for lane, w in alone.items()}
+        assert {lane: w.ids for lane, w in found[k].items()} == {
+            lane: w.ids for lane, w in alone.items()
+        }
 
 
 def test_a_stream_that_is_dropped_gives_the_turn_back(studio: Studio) -> None:
@@ -240,26 +286,36 @@ def test_a_concept_is_the_same_however_its_files_were_saved(studio: Studio, tmp_
 
     expected = vector(PLUS.encode())
     for text, encoding in (
-        (PLUS.replace("\n", "\r\n"), "utf-8"), (PLUS.replace("\n", "\r"), "utf-8"), (PLUS, "utf-8-sig"),
+        (PLUS.replace("\n", "\r\n"), "utf-8"),
+        (PLUS.replace("\n", "\r"), "utf-8"),
+        (PLUS, "utf-8-sig"),
         (PLUS.replace("\n", "\r\n\r\n"), "utf-16"),
-    ):  # fmt: skip
+    ):
         assert torch.equal(vector(text.encode(encoding)), expected)
     with pytest.raises(StitchLensError, match="the same text in both boxes"):
         vector(MINUS.replace("\n", "\r\n").encode("utf-8-sig"))
     with pytest.raises(StitchLensError, match=r"plus\.txt not in UTF-8.*cp1252"):
         vector("un café très cher\n".encode("latin-1") * 9)
-    assert not torch.equal(vector(PLUS.replace("\n", "\u2028").encode()), expected), "U+2028 ends no line"
+    assert not torch.equal(vector(PLUS.replace("\n", "\u2028").encode()), expected), (
+        "U+2028 ends no line"
+    )
 
 
 def test_a_long_concept_is_cut_at_the_same_sentence(studio: Studio) -> None:
     long = "".join(f"Sentence {k} of many that are all alike.\n" for k in range(300))
-    one, other = (studio.concept(text, MINUS).own("b", 3).v for text in (long, long.replace("\n", "\r\n")))
+    one, other = (
+        studio.concept(text, MINUS).own("b", 3).v for text in (long, long.replace("\n", "\r\n"))
+    )
     assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("prompt", ["cut \ud83d here", "a\0b", "caf\udce9 is", "one\r\ntwo"])
 def test_a_prompt_that_no_text_can_hold(studio: Studio, prompt: str) -> None:
-    steps = list(studio.run(studio.language("fr"), [lane_key("b:none")], prompt, Setting(), Sampling(tokens=2)))
+    steps = list(
+        studio.run(
+            studio.language("fr"), [lane_key("b:none")], prompt, Setting(), Sampling(tokens=2)
+        )
+    )
     assert studio.judge(prompt, steps[-1])[lane_key("b:none")].loss > 0
     source = studio.concept(f"Praise {prompt}", MINUS)
     assert torch.isfinite(source.own("b", 3).v).all()

@@ -1,4 +1,5 @@
-"""Vectors are what their means say, moved ones are measured anew, and files give back what was put in."""
+"""Vectors are what their means say, moved ones are measured anew, and files give back what was put
+in."""
 
 import json
 from pathlib import Path
@@ -15,7 +16,16 @@ from core.models import hooks
 from core.models.live import LiveModel
 from core.models.pairs import NANO_B
 from core.steering.files import load_vector, neuronpedia_vector, open_vector, save_gguf, save_vector
-from core.steering.vectors import Means, Vector, diff_mean, language_means, load_means, means, moved, random_like
+from core.steering.vectors import (
+    Means,
+    Vector,
+    diff_mean,
+    language_means,
+    load_means,
+    means,
+    moved,
+    random_like,
+)
 from core.stitches.stitch import Stitch
 from core.text.corpus import Corpus, Document
 from tests.helpers.small import texts
@@ -45,7 +55,9 @@ def test_diff_mean_is_that_of_dense_activations(nano: LiveModel, corpus: Corpus)
         means(nano, plus, minus, 99)
 
 
-def test_a_moved_vector_is_renormalised_and_measured_anew(nano: LiveModel, corpus: Corpus, french: Vector) -> None:
+def test_a_moved_vector_is_renormalised_and_measured_anew(
+    nano: LiveModel, corpus: Corpus, french: Vector
+) -> None:
     d = nano.spec.d_model
     stitch = Stitch(3 * torch.eye(d), torch.ones(d), torch.eye(d) / 3, torch.zeros(d))
     found = means(nano, texts(corpus, "fra", 5), texts(corpus, "eng", 5), LAYER)
@@ -64,8 +76,12 @@ def test_means_of_no_length_are_refused() -> None:
         diff_mean(Means(0, same, same))
 
 
-def test_language_means_are_those_of_the_texts(nano: LiveModel, corpus: Corpus, tmp_path: Path) -> None:
-    documents = [d for d in corpus.split("fit") if d.label.split("/")[0] in ("fra", "eng", "coding")]
+def test_language_means_are_those_of_the_texts(
+    nano: LiveModel, corpus: Corpus, tmp_path: Path
+) -> None:
+    documents = [
+        d for d in corpus.split("fit") if d.label.split("/")[0] in ("fra", "eng", "coding")
+    ]
     found = language_means(nano, documents, None, 8)
     assert sorted(found.labels) == ["eng", "fra"] and found.mean.shape == (2, 6, 256)
     wanted = means(nano, texts(corpus, "fra", 8), texts(corpus, "eng", 8), LAYER)
@@ -121,7 +137,9 @@ def test_a_control_vector_is_read_back(french: Vector, tmp_path: Path) -> None:
     assert np.allclose(tensor.data, push * french.v.numpy(), atol=1e-6)
     fields = {k: f.contents() for k, f in reader.fields.items()}
     assert fields["general.architecture"] == "controlvector"
-    assert fields["controlvector.model_hint"] == "nano-b" and fields["controlvector.layer_count"] == 6
+    assert (
+        fields["controlvector.model_hint"] == "nano-b" and fields["controlvector.layer_count"] == 6
+    )
     with pytest.raises(StitchLensError, match="before layer 0"):
         save_gguf(Vector(0, french.v, 1.0), NANO_B, path)
 
@@ -129,7 +147,8 @@ def test_a_control_vector_is_read_back(french: Vector, tmp_path: Path) -> None:
 def test_an_added_control_vector_does_what_a_clamp_does_on_average(
     nano: LiveModel, french: Vector, corpus: Corpus
 ) -> None:
-    """A negative token's component goes to z̄, on average, where the control vector is added at scale 1."""
+    """A negative token's component goes to z̄, on average, where the control vector is added at
+    scale 1."""
     (encoded,) = nano.encode(texts(corpus, "eng", 1))
     h = hooks.residuals(nano, nano.pad([encoded.ids]), [LAYER])[LAYER][0, 1:]
     moved_by = (french.mean - french.base) * french.v
@@ -140,13 +159,24 @@ def test_an_added_control_vector_does_what_a_clamp_does_on_average(
 
 def test_neuronpedia_gets_what_its_form_asks(french: Vector) -> None:
     body = json.loads(json.dumps(neuronpedia_vector(french, NANO_B, "French")))
-    assert body["modelId"] == "nano-b" and body["layerNumber"] == LAYER and body["hookType"] == "resid-pre"
-    assert torch.allclose(torch.tensor(body["vector"]), french.v) and body["vectorLabel"] == "French"
+    assert (
+        body["modelId"] == "nano-b"
+        and body["layerNumber"] == LAYER
+        and body["hookType"] == "resid-pre"
+    )
+    assert (
+        torch.allclose(torch.tensor(body["vector"]), french.v) and body["vectorLabel"] == "French"
+    )
     assert body["vectorDefaultSteerStrength"] == pytest.approx(french.mean - french.base, abs=1e-3)
 
 
 def neuronpedia(path: Path, v: Any, **fields: Any) -> Path:
-    body = {"modelId": "nano-b", "layerNumber": LAYER, "hookType": "hook_resid_pre", "vector": v.tolist()}
+    body = {
+        "modelId": "nano-b",
+        "layerNumber": LAYER,
+        "hookType": "hook_resid_pre",
+        "vector": v.tolist(),
+    }
     body = {k: x for k, x in (body | fields).items() if x != "left out"}
     path.write_text(json.dumps(body))
     return path
@@ -154,7 +184,9 @@ def neuronpedia(path: Path, v: Any, **fields: Any) -> Path:
 
 @pytest.mark.parametrize("length", [1.0, 1.002, 2.0, 13.5])
 @pytest.mark.parametrize("strength", [None, 0, 1, 4, 40, -3.5, 0.0004])
-def test_neuronpedia_pushes_by_strength_times_vector(length: float, strength: float | None, tmp_path: Path) -> None:
+def test_neuronpedia_pushes_by_strength_times_vector(
+    length: float, strength: float | None, tmp_path: Path
+) -> None:
     v = np.full(16, length / 4)
     found = open_vector(neuronpedia(tmp_path / "v.json", v, vectorDefaultSteerStrength=strength))
     push = (1 if strength is None else strength) * v
@@ -166,7 +198,9 @@ def test_neuronpedia_pushes_by_strength_times_vector(length: float, strength: fl
 @pytest.mark.parametrize("push", [4.0, 0.0004, -2.0, 123456.0])
 def test_what_goes_to_neuronpedia_comes_back(push: float, tmp_path: Path) -> None:
     v = torch.ones(16) / 4
-    (tmp_path / "v.json").write_text(json.dumps(neuronpedia_vector(Vector(LAYER, v, 1 + push, 1.0), NANO_B, "x")))
+    (tmp_path / "v.json").write_text(
+        json.dumps(neuronpedia_vector(Vector(LAYER, v, 1 + push, 1.0), NANO_B, "x"))
+    )
     found = open_vector(tmp_path / "v.json")
     assert torch.allclose((found.mean - found.base) * found.v, push * v, rtol=1e-4, atol=0)
 
@@ -174,20 +208,32 @@ def test_what_goes_to_neuronpedia_comes_back(push: float, tmp_path: Path) -> Non
 def test_a_record_of_neuronpedia_is_read(tmp_path: Path) -> None:
     v, path = np.full(16, 0.25), tmp_path / "v.json"
     record = {
-        "layerNumber": "left out", "hookType": "left out", "layer": "3-neuronpedia-resid-pre", "index": "7",
-        "hookName": "blocks.3.hook_resid_pre", "vectorDefaultSteerStrength": 4, "createdAt": "2025-01-01",
-        "pos_str": [], "neuron_alignment_indices": [], "decoder_weights_dist": [], "sourceSetName": "x",
-    }  # fmt: skip
+        "layerNumber": "left out",
+        "hookType": "left out",
+        "layer": "3-neuronpedia-resid-pre",
+        "index": "7",
+        "hookName": "blocks.3.hook_resid_pre",
+        "vectorDefaultSteerStrength": 4,
+        "createdAt": "2025-01-01",
+        "pos_str": [],
+        "neuron_alignment_indices": [],
+        "decoder_weights_dist": [],
+        "sourceSetName": "x",
+    }
     found = open_vector(neuronpedia(path, v, **record))
     assert found.layer == 3 and found.mean == pytest.approx(4) and "notes" not in found.makers
     assert open_vector(neuronpedia(path, v, **record | {"hookName": "left out"})).layer == 3
-    assert open_vector(neuronpedia(path, v, **record | {"hookName": "blocks.2.hook_resid_post"})).layer == 3
+    assert (
+        open_vector(neuronpedia(path, v, **record | {"hookName": "blocks.2.hook_resid_post"})).layer
+        == 3
+    )
     (note,) = open_vector(neuronpedia(path, v, **record, steer_scale=2.0)).makers["notes"]
     assert "steer_scale = 2.0" in note
     for fields, says in (
-        ({"hookName": "blocks.3.hook_mlp_out"}, "hook_mlp_out"), ({"layerNumber": 4}, "layers that differ"),
+        ({"hookName": "blocks.3.hook_mlp_out"}, "hook_mlp_out"),
+        ({"layerNumber": 4}, "layers that differ"),
         ({"layer": "3-x-mlp", "hookName": "left out"}, "3-x-mlp"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(StitchLensError, match=says):
             open_vector(neuronpedia(path, v, **record | fields))
 
@@ -205,9 +251,13 @@ def test_of_several_layers_one_is_taken_and_the_others_are_said(tmp_path: Path) 
     writer.write_tensors_to_file()
     writer.close()
     found = open_vector(tmp_path / "v.gguf", "nano-b")
-    assert found.layer == 4 and found.mean == pytest.approx(12) and found.makers["hint"] == "gpt_neox"
+    assert (
+        found.layer == 4 and found.mean == pytest.approx(12) and found.makers["hint"] == "gpt_neox"
+    )
     said = " ".join(found.makers["notes"])
-    assert "layers 2, 3, 4, 5" in said and "--layer" in said and "controlvector.strength = 2.0" in said
+    assert (
+        "layers 2, 3, 4, 5" in said and "--layer" in said and "controlvector.strength = 2.0" in said
+    )
     assert open_vector(tmp_path / "v.gguf", "nano-b", 2).mean == pytest.approx(4)
     assert open_vector(tmp_path / "v.gguf").makers["model"] == "gpt_neox"
     with pytest.raises(StitchLensError, match="before layer 2, 3, 4, 5, none before 1"):
@@ -216,7 +266,9 @@ def test_of_several_layers_one_is_taken_and_the_others_are_said(tmp_path: Path) 
 
 @pytest.mark.parametrize("ending", ["safetensors", "pt", "pth", "bin", "npz", "npy"])
 @pytest.mark.parametrize("shape", [(16,), (1, 16), (1, 1, 16)])
-def test_a_row_alone_is_taken_with_its_side_and_layer(ending: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_a_row_alone_is_taken_with_its_side_and_layer(
+    ending: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
     path, row = tmp_path / f"v.{ending}", torch.linspace(-1, 2, 16).reshape(shape)
     if ending == "safetensors":
         save_file({"steering_vector": row}, path, metadata={"format": "pt", "strength": "3"})
@@ -249,9 +301,11 @@ def test_directions_by_block_act_before_the_next(tmp_path: Path) -> None:
     with pytest.raises(StitchLensError, match="layer_type mlp"):
         open_vector(path, "nano-b")
     for value, says in (
-        ({"a": rows[1], "b": rows[2]}, r"tensors a \(16,\), b"), ({"v": rows[1], "scale": torch.tensor(2.0)}, "scale"),
-        ({"v": torch.ones(3, 16)}, r"v \(3, 16\)"), ({1: rows[1], "1.0": rows[2]}, "tensors"),
-    ):  # fmt: skip
+        ({"a": rows[1], "b": rows[2]}, r"tensors a \(16,\), b"),
+        ({"v": rows[1], "scale": torch.tensor(2.0)}, "scale"),
+        ({"v": torch.ones(3, 16)}, r"v \(3, 16\)"),
+        ({1: rows[1], "1.0": rows[2]}, "tensors"),
+    ):
         torch.save(value, path)
         with pytest.raises(StitchLensError, match=says):
             open_vector(path, "nano-b", 2)

@@ -1,4 +1,5 @@
-"""A foreign stitch gets the card of the same weights in our format, and each fault the warning that names it."""
+"""A foreign stitch gets the card of the same weights in our format, and each fault the warning that
+names it."""
 
 import json
 import re
@@ -36,8 +37,12 @@ def bench(nano_home: Path) -> Bench:
 def weights(bench: Bench) -> dict[str, torch.Tensor]:
     """The shipped stitch as two nn.Linear layers."""
     s = load_stitch(bench.workspace.path("stitches/L2-L3"))
-    return {"up.weight": s.P_up.T.contiguous(), "up.bias": s.b_up,
-            "down.weight": s.P_down.T.contiguous(), "down.bias": s.b_down}  # fmt: skip
+    return {
+        "up.weight": s.P_up.T.contiguous(),
+        "up.bias": s.b_up,
+        "down.weight": s.P_down.T.contiguous(),
+        "down.bias": s.b_down,
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +56,9 @@ Card = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def card(bench: Bench, tmp_path: Path) -> Card:
-    def make(tensors: dict[str, torch.Tensor], layers: LayerPair = LAYERS, name: str = "theirs") -> dict[str, Any]:
+    def make(
+        tensors: dict[str, torch.Tensor], layers: LayerPair = LAYERS, name: str = "theirs"
+    ) -> dict[str, Any]:
         torch.save(tensors, tmp_path / f"{name}.pt")
         try:
             return import_stitch(bench, tmp_path / f"{name}.pt", layers, name)
@@ -71,7 +78,9 @@ def test_good_weights_get_our_figures_and_no_warning(
 ) -> None:
     found = card(weights)
     assert about(found) == set() and found["ways"] == ["up", "down"]
-    assert found["distance_up"] == found["distance_down"] == 0 and found["ours"] == "of the workspace"
+    assert (
+        found["distance_up"] == found["distance_down"] == 0 and found["ours"] == "of the workspace"
+    )
     ours = bench.workspace.record("quality/L2-L3")
     for key in ("fuv_up", "fuv_down"):
         assert found[key] == pytest.approx(ours[key], rel=0.2), "on a sample of the same split"
@@ -83,22 +92,32 @@ def test_good_weights_get_our_figures_and_no_warning(
 def test_each_fault_is_named(bench: Bench, weights: dict[str, torch.Tensor]) -> None:
     sample = read_sample(bench.a, bench.b, bench.corpus.split("held-out"), 1500)
 
-    def said(tensors: dict[str, torch.Tensor], layers: LayerPair = LAYERS) -> dict[str, dict[str, str]]:
+    def said(
+        tensors: dict[str, torch.Tensor], layers: LayerPair = LAYERS
+    ) -> dict[str, dict[str, str]]:
         found, _ = warnings(recognise(tensors, 128, 256), sample, layers)
         return {w["about"]: w for w in found}
 
     assert said(weights) == {}
-    assert set(said({"up.weight": weights["down.weight"], "down.weight": weights["up.weight"]})) == {"transposed"}
+    assert set(
+        said({"up.weight": weights["down.weight"], "down.weight": weights["up.weight"]})
+    ) == {"transposed"}
     wrong = said(weights, LayerPair(a=0, b=5))
     assert set(wrong) == {"layers"} and "before layer" in wrong["layers"]["says"]
     g = torch.Generator().manual_seed(0)
-    assert set(said({k: torch.randn(v.shape, generator=g) * v.std() for k, v in weights.items()})) == {"control"}
-    scaled = said(weights | {"up.weight": weights["up.weight"] / 40, "up.bias": weights["up.bias"] / 40})
+    assert set(
+        said({k: torch.randn(v.shape, generator=g) * v.std() for k, v in weights.items()})
+    ) == {"control"}
+    scaled = said(
+        weights | {"up.weight": weights["up.weight"] / 40, "up.bias": weights["up.bias"] / 40}
+    )
     assert set(scaled) == {"normalised"} and scaled["normalised"]["way"] == "up"
     assert re.search(r" 0\.0[23]\d* times", scaled["normalised"]["says"])
 
 
-def test_one_way_is_measured_and_steers(bench: Bench, weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+def test_one_way_is_measured_and_steers(
+    bench: Bench, weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
     torch.save({k: v for k, v in weights.items() if k.startswith("up")}, tmp_path / "up.pt")
     found = import_stitch(bench, tmp_path / "up.pt", LAYERS, "one-way")
     assert found["ways"] == ["up"] and about(found) == set() and "fuv_down" not in found
@@ -106,7 +125,9 @@ def test_one_way_is_measured_and_steers(bench: Bench, weights: dict[str, torch.T
     assert "a_to_b" in conditions and not {"b_to_a", "a_to_b_to_a", "b_to_a_to_b"} & conditions
     studio = Studio(bench, "one-way")
     (vector,) = studio.vectors(studio.language("fr"), LaneKey("b", "transferred"), Setting())
-    (ours,) = Studio(bench, "L2-L3").vectors(studio.language("fr"), LaneKey("b", "transferred"), Setting())
+    (ours,) = Studio(bench, "L2-L3").vectors(
+        studio.language("fr"), LaneKey("b", "transferred"), Setting()
+    )
     assert torch.allclose(vector.v, ours.v, atol=1e-5)
     with pytest.raises(StitchLensError, match="no length"):
         studio.vectors(studio.language("fr"), LaneKey("a", "transferred"), Setting())
@@ -119,7 +140,9 @@ def test_the_command_takes_what_a_plain_torch_script_saved(bench: Bench, tmp_pat
     sample = read_sample(bench.a, bench.b, bench.corpus.split("fit"), 4000)
     x, y = sample.h_a[2], sample.h_b[3]
     torch.manual_seed(0)
-    module = torch.nn.ModuleDict({"a_to_b": torch.nn.Linear(128, 256), "b_to_a": torch.nn.Linear(256, 128)})
+    module = torch.nn.ModuleDict(
+        {"a_to_b": torch.nn.Linear(128, 256), "b_to_a": torch.nn.Linear(256, 128)}
+    )
     optimiser = torch.optim.Adam(module.parameters(), lr=3e-3)
     for _ in range(150):
         there, back = module["a_to_b"](x), module["b_to_a"](y)
@@ -128,7 +151,17 @@ def test_the_command_takes_what_a_plain_torch_script_saved(bench: Bench, tmp_pat
         loss.backward()
         optimiser.step()
     torch.save(module.state_dict(), tmp_path / "mine.pt")
-    command = ["stitch", "import", "nano", str(tmp_path / "mine.pt"), "--layer-a", "2", "--layer-b", "3", "--json"]
+    command = [
+        "stitch",
+        "import",
+        "nano",
+        str(tmp_path / "mine.pt"),
+        "--layer-a",
+        "2",
+        "--layer-b",
+        "3",
+        "--json",
+    ]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
@@ -142,16 +175,21 @@ def test_the_command_takes_what_a_plain_torch_script_saved(bench: Bench, tmp_pat
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--layer-a", "9", "--layer-b", "3"), "layer 9"), (("--layer-a", "2", "--layer-b", "-1"), "layer -1"),
+        (("--layer-a", "9", "--layer-b", "3"), "layer 9"),
+        (("--layer-a", "2", "--layer-b", "-1"), "layer -1"),
         (("--layer-a", "2", "--layer-b", "3", "--name", "../x"), "choose another"),
         (("--layer-a", "2", "--layer-b", "3", "--orientation", "wide"), "linear or paper"),
         (("--layer-a", "2", "--layer-b", "3"), "no matrix between widths 128 and 256"),
     ],
-)  # fmt: skip
-def test_the_command_refuses_in_a_sentence(bench: Bench, tmp_path: Path, options: tuple[str, ...], says: str) -> None:
+)
+def test_the_command_refuses_in_a_sentence(
+    bench: Bench, tmp_path: Path, options: tuple[str, ...], says: str
+) -> None:
     torch.save({"up.weight": torch.zeros(4, 5)}, tmp_path / "x.pt")
     done = CliRunner().invoke(app, ["stitch", "import", "nano", str(tmp_path / "x.pt"), *options])
-    assert done.exit_code == 2 and says in done.stderr and done.stderr.startswith("Found "), done.output
+    assert done.exit_code == 2 and says in done.stderr and done.stderr.startswith("Found "), (
+        done.output
+    )
     assert not [n for n in bench.workspace.names() if n.endswith("/x")]
 
 

@@ -1,4 +1,5 @@
-"""Losses are transformers' own, an identity changes nothing, controls are worse, the summary is plain arithmetic."""
+"""Losses are transformers' own, an identity changes nothing, controls are worse, the summary is
+plain arithmetic."""
 
 from collections.abc import Callable
 
@@ -42,7 +43,9 @@ def identity(d: int) -> Stitch:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_token_losses_are_transformers(tiny: Tiny, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_losses_are_transformers(
+    tiny: Tiny, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny(kind)
     ids = model.pad([model.encode([SCRIPTS["Latin"] * 4])[0].ids])
     with torch.inference_mode():
@@ -51,7 +54,9 @@ def test_token_losses_are_transformers(tiny: Tiny, kind: str, monkeypatch: pytes
     assert found.shape == (1, ids.shape[1] - 1)
     assert float(found.mean()) == pytest.approx(theirs, rel=1e-5)
     monkeypatch.setattr(downstream, "LOGIT_ROWS", 7)
-    assert torch.allclose(token_losses(model, hooks.final_hidden(model, ids), ids), found, atol=1e-5)
+    assert torch.allclose(
+        token_losses(model, hooks.final_hidden(model, ids), ids), found, atol=1e-5
+    )
 
 
 def alone(model: LiveModel, text: str) -> float:
@@ -88,13 +93,19 @@ def test_patched_positions_are_the_pairs(tiny: Tiny, documents: list[Document]) 
 
 
 @pytest.mark.parametrize("kind", ["nano-a", "llama", "gemma"])
-def test_an_identity_stitch_gives_exactly_the_unpatched_loss(tiny: Tiny, documents: list[Document], kind: str) -> None:
+def test_an_identity_stitch_gives_exactly_the_unpatched_loss(
+    tiny: Tiny, documents: list[Document], kind: str
+) -> None:
     model = tiny(kind)
     s = identity(model.spec.d_model)
-    loss = mean_losses(measure(model, model, documents, LayerPair(a=1, b=1), [*unpatched(), *stitched(s)]))
+    loss = mean_losses(
+        measure(model, model, documents, LayerPair(a=1, b=1), [*unpatched(), *stitched(s)])
+    )
     assert len(set(loss.values())) == 1, loss
     off = Stitch(s.P_up, s.b_up, s.P_down * 1.2, s.b_down)
-    other = mean_losses(measure(model, model, documents, LayerPair(a=1, b=1), [*unpatched(), *stitched(off)]))
+    other = mean_losses(
+        measure(model, model, documents, LayerPair(a=1, b=1), [*unpatched(), *stitched(off)])
+    )
     assert other["a"] == other["a_to_b"] == loss["a"]
     assert other["b_to_a"] != other["a"], "a stitch that is off by a fifth is seen"
     assert other["a_to_b_to_a"] != other["a"]
@@ -145,7 +156,8 @@ def test_a_stitch_of_trained_models_beats_its_controls(
 
 
 def test_mean_ablation_is_what_it_says(tiny: Tiny, documents: list[Document]) -> None:
-    """Against transformers with a hook of our own that writes the mean into every position but the first."""
+    """Against transformers with a hook of our own that writes the mean into every position but the
+    first."""
     model = tiny("llama")
     mean = torch.linspace(-1, 1, model.spec.d_model)
     conditions = [*unpatched(), *controls(identity(model.spec.d_model), mean, mean)]
@@ -166,7 +178,9 @@ def test_mean_ablation_is_what_it_says(tiny: Tiny, documents: list[Document]) ->
     assert rows.loss.sum() != pytest.approx(table[table.condition == "a"].loss.sum(), rel=1e-3)
 
 
-def test_enough_tokens_are_enough(tiny: Tiny, english: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_enough_tokens_are_enough(
+    tiny: Tiny, english: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(harvest, "WINDOW", 4)
     a, b = tiny("nano-a"), tiny("gemma")
     docs = english.split("held-out")[:16]
@@ -184,12 +198,26 @@ def made_up(documents: int = 40) -> pd.DataFrame:
     tokens = rng.integers(20, 200, documents)
     hard = rng.uniform(2, 4, documents)
     rows = []
-    for condition, model, worse in (("a", "a", 1.0), ("b_to_a", "a", 1.1), ("b", "b", 0.8), ("a_to_b", "b", 1.2)):
+    for condition, model, worse in (
+        ("a", "a", 1.0),
+        ("b_to_a", "a", 1.1),
+        ("b", "b", 0.8),
+        ("a_to_b", "b", 1.2),
+    ):
         for k in range(documents):
             n = int(tokens[k] * (1 if model == "a" else 0.7))
             loss = n * hard[k] * worse * rng.uniform(0.99, 1.01)
             rows.append((condition, f"d{k}", loss, n, loss / 2, n // 2, n * 4, model))
-    columns = ["condition", "document", "loss", "tokens", "loss_patched", "patched", "bytes", "model"]
+    columns = [
+        "condition",
+        "document",
+        "loss",
+        "tokens",
+        "loss_patched",
+        "patched",
+        "bytes",
+        "model",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -217,7 +245,9 @@ def test_intervals_are_those_of_a_plain_bootstrap() -> None:
     table = made_up()
     found = summarise(table).set_index("condition").loc["b_to_a"]
     one, base = (
-        np.stack([table.loc[table.condition == c, column].to_numpy() for column in ("loss", "tokens")])
+        np.stack(
+            [table.loc[table.condition == c, column].to_numpy() for column in ("loss", "tokens")]
+        )
         for c in ("b_to_a", "a")
     )
     rng = np.random.default_rng(7)
@@ -227,8 +257,12 @@ def test_intervals_are_those_of_a_plain_bootstrap() -> None:
         draws.append(one[0, k].sum() / one[1, k].sum())
         ratios.append(draws[-1] / (base[0, k].sum() / base[1, k].sum()) - 1)
     assert [found.low, found.high] == pytest.approx(np.quantile(draws, (0.025, 0.975)), abs=0.02)
-    assert [found.relative_low, found.relative_high] == pytest.approx(np.quantile(ratios, (0.025, 0.975)), abs=5e-4)
-    assert found.relative_high - found.relative_low < 0.1 * (found.high - found.low) / found.loss, "pairing helps"
+    assert [found.relative_low, found.relative_high] == pytest.approx(
+        np.quantile(ratios, (0.025, 0.975)), abs=5e-4
+    )
+    assert found.relative_high - found.relative_low < 0.1 * (found.high - found.low) / found.loss, (
+        "pairing helps"
+    )
     pd.testing.assert_frame_equal(summarise(table), summarise(table))
 
 
@@ -241,8 +275,11 @@ def test_names_of_conditions_are_their_directions() -> None:
         "each puts rows of the scored model's width in place"
     )
     assert {c.name for c in found if c.model == "a"} == {
-        "b_to_a", "a_to_b_to_a", "mean_ablated_a", "shuffled_b_to_a"
-    }  # fmt: skip
+        "b_to_a",
+        "a_to_b_to_a",
+        "mean_ablated_a",
+        "shuffled_b_to_a",
+    }
     assert Condition("a", "a").rows is None
 
 
@@ -250,11 +287,19 @@ def test_kinds_of_text_are_measured_apart() -> None:
     labels = {"x": "eng/history", "y": "eng", "z": "deu", "w": "coding/python"}
     documents = [Document(id=k, label=label, text="-") for k, label in labels.items()]
     rows = [
-        {"condition": c, "model": "a", "document": d, "loss": loss * (2 if c == "b_to_a" else 1), "tokens": 10,
-         "loss_patched": 1.0, "patched": 5, "bytes": 40}
+        {
+            "condition": c,
+            "model": "a",
+            "document": d,
+            "loss": loss * (2 if c == "b_to_a" else 1),
+            "tokens": 10,
+            "loss_patched": 1.0,
+            "patched": 5,
+            "bytes": 40,
+        }
         for c in ("a", "b_to_a")
         for d, loss in (("x", 10.0), ("y", 30.0), ("z", 70.0), ("w", 5.0))
-    ]  # fmt: skip
+    ]
     table = downstream.by_kind(pd.DataFrame(rows), documents).set_index(["kind", "condition"])
     assert table.loss[("English", "a")] == pytest.approx(2.0)
     assert table.loss[("other languages", "b_to_a")] == pytest.approx(14.0)

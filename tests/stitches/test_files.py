@@ -1,4 +1,5 @@
-"""Stitches of others: every accepted form gives the same stitch. What is malformed is tests/test_fuzz.py's."""
+"""Stitches of others: every accepted form gives the same stitch. What is malformed is
+tests/test_fuzz.py's."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,21 +20,37 @@ from tests.helpers.malformed import TRUE, A, B
 
 def linear(up: str, down: str) -> dict[str, torch.Tensor]:
     return {
-        f"{up}.weight": TRUE.P_up.T.contiguous(), f"{up}.bias": TRUE.b_up,
-        f"{down}.weight": TRUE.P_down.T.contiguous(), f"{down}.bias": TRUE.b_down,
-    }  # fmt: skip
+        f"{up}.weight": TRUE.P_up.T.contiguous(),
+        f"{up}.bias": TRUE.b_up,
+        f"{down}.weight": TRUE.P_down.T.contiguous(),
+        f"{down}.bias": TRUE.b_down,
+    }
 
 
 PAPER = {"P_up": TRUE.P_up, "b_up": TRUE.b_up, "P_down": TRUE.P_down, "b_down": TRUE.b_down}
 FORMS = {
-    **{f"{u}/{d}": linear(u, d) for u, d in (
-        ("up", "down"), ("a_to_b", "b_to_a"), ("T_up", "T_down"), ("encoder", "decoder"),
-        ("module.stitch.up", "module.stitch.down"), ("0", "1"), ("small_to_large", "large_to_small"),
-        ("A2B", "B2A"), ("x", "y"),
-    )},
+    **{
+        f"{u}/{d}": linear(u, d)
+        for u, d in (
+            ("up", "down"),
+            ("a_to_b", "b_to_a"),
+            ("T_up", "T_down"),
+            ("encoder", "decoder"),
+            ("module.stitch.up", "module.stitch.down"),
+            ("0", "1"),
+            ("small_to_large", "large_to_small"),
+            ("A2B", "B2A"),
+            ("x", "y"),
+        )
+    },
     "paper": PAPER,
-    "paper, short": {"up.P": TRUE.P_up, "up.b": TRUE.b_up, "down.P": TRUE.P_down, "down.b": TRUE.b_down},
-}  # fmt: skip
+    "paper, short": {
+        "up.P": TRUE.P_up,
+        "up.b": TRUE.b_up,
+        "down.P": TRUE.P_down,
+        "down.b": TRUE.b_down,
+    },
+}
 
 
 def as_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> Path:
@@ -76,7 +93,11 @@ def test_one_way_is_enough() -> None:
     assert found.ways == ("down",) and torch.equal(found.stitch.P_down, TRUE.P_down)
     assert not found.stitch.P_up.any() and "no bias" not in str(found.layout)
     found = recognise({"weight": TRUE.P_up.T}, A, B)
-    assert found.ways == ("up",) and torch.equal(found.stitch.P_up, TRUE.P_up) and "no bias" in str(found.layout)
+    assert (
+        found.ways == ("up",)
+        and torch.equal(found.stitch.P_up, TRUE.P_up)
+        and "no bias" in str(found.layout)
+    )
 
 
 def test_equal_widths_ask_only_where_the_name_says_nothing() -> None:
@@ -92,13 +113,17 @@ def test_equal_widths_ask_only_where_the_name_says_nothing() -> None:
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
-        ({"up": torch.zeros(7, 9)}, "no matrix between widths 3 and 5"), ({"b": torch.zeros(5)}, "no matrix"),
+        ({"up": torch.zeros(7, 9)}, "no matrix between widths 3 and 5"),
+        ({"b": torch.zeros(5)}, "no matrix"),
         ({f"m{k}": torch.zeros(3, 5) for k in range(3)}, "3 matrices"),
-        ({"up.weight": torch.zeros(5, 3), "encoder.weight": torch.zeros(5, 3)}, "two matrices that lead up"),
+        (
+            {"up.weight": torch.zeros(5, 3), "encoder.weight": torch.zeros(5, 3)},
+            "two matrices that lead up",
+        ),
         ({"up.weight": torch.zeros(5, 3), "up.bias": torch.zeros(3)}, "5 numbers"),
         ({"this": torch.zeros(5, 3), "that": torch.zeros(3, 5)}, "from A to B or back"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_stitch_is_said(tensors: dict[str, torch.Tensor], says: str) -> None:
     with pytest.raises(StitchLensError) as e:
         recognise(tensors, A, B)

@@ -1,4 +1,5 @@
-"""A build makes a whole workspace, goes on after a kill, refuses what does not fit; real models transfer."""
+"""A build makes a whole workspace, goes on after a kill, refuses what does not fit; real models
+transfer."""
 
 import json
 import shutil
@@ -78,7 +79,10 @@ def test_a_build_makes_everything(workspace: Workspace, tiny_pair: PairSpec, tin
     makers = workspace.entry("stitches/L1-L2").makers
     assert makers["a"] == tiny("nano-a").makers
     assert makers["b"] == tiny("nano-b").makers
-    assert (makers["hook_a"], makers["hook_b"]) == ("blocks.1.hook_resid_pre", "blocks.2.hook_resid_pre")
+    assert (makers["hook_a"], makers["hook_b"]) == (
+        "blocks.1.hook_resid_pre",
+        "blocks.2.hook_resid_pre",
+    )
     assert makers["n_fit"] + makers["dropped"] >= 3000
     record = workspace.record("pair")
     assert record["default_stitch"] == "L1-L2"
@@ -117,7 +121,8 @@ def test_building_again_changes_nothing(workspace: Workspace, tiny_pair: PairSpe
 def test_a_build_that_was_cut_off_ends_the_same(
     workspace: Workspace, tiny_pair: PairSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever is missing is made again to the same numbers; seconds that a fit took are no part of them."""
+    """Whatever is missing is made again to the same numbers; seconds that a fit took are no part of
+    them."""
     loss = workspace.table("downstream/L1-L2")
     weights = load_stitch(workspace.path("stitches/L1-L2"))
     for name in ("downstream/L1-L2", "stitches/L1-L2", "svcca", "alpha_sweep"):
@@ -139,12 +144,16 @@ def test_two_builds_at_once(workspace: Workspace, tiny_pair: PairSpec) -> None:
 def test_a_stitch_of_ones_own(bench: Bench, workspace: Workspace) -> None:
     layers, config = LayerPair(a=2, b=3), FitConfig(metric="raw", alpha=0.5)
     stitch = fit_stitch(bench, "mine", layers, config, 3000)
-    kept = load_stitch(workspace.path("stitches/mine"), {"layer_a": 2, "layer_b": 3, "metric": "raw", "alpha": 0.5})
+    kept = load_stitch(
+        workspace.path("stitches/mine"), {"layer_a": 2, "layer_b": 3, "metric": "raw", "alpha": 0.5}
+    )
     assert (kept.P_up == stitch.P_up).all()
     before = state(workspace)
     fit_stitch(bench, "mine", layers, config, 3000)
     assert state(workspace) == before, "an identical one is not made again"
-    assert "another stitch named 'mine'" in refuse(fit_stitch, bench, "mine", layers, FitConfig(metric="std"), 3000)
+    assert "another stitch named 'mine'" in refuse(
+        fit_stitch, bench, "mine", layers, FitConfig(metric="std"), 3000
+    )
     assert state(workspace) == before
     remove_stitch(workspace, "mine")
     assert not [n for n in workspace.names() if n.endswith("/mine")]
@@ -184,7 +193,9 @@ def test_what_cannot_be_fitted_is_refused(bench: Bench, workspace: Workspace) ->
     before = state(workspace)
     layers = LayerPair(a=1, b=2)
     for alpha in (-1.0, float("nan"), float("inf")):
-        assert f"alpha {alpha}" in refuse(fit_stitch, bench, "x", layers, FitConfig(alpha=alpha), 3000)
+        assert f"alpha {alpha}" in refuse(
+            fit_stitch, bench, "x", layers, FitConfig(alpha=alpha), 3000
+        )
     message = refuse(fit_stitch, bench, "x", layers, FitConfig(), 767)
     assert "767 positions" in message
     assert "768" in message
@@ -196,9 +207,15 @@ def test_what_cannot_be_fitted_is_refused(bench: Bench, workspace: Workspace) ->
 def test_a_stitch_of_other_weights_is_not_measured(bench: Bench, workspace: Workspace) -> None:
     """A stitch that says it was made from other weights of B: refused, with both hashes."""
     stitch = load_stitch(workspace.path("stitches/L1-L2"))
-    pretend = stitch_measure.with_makers(stitch, b=stitch.makers["b"] | {"weights": "0123456789abcdef"})
+    pretend = stitch_measure.with_makers(
+        stitch, b=stitch.makers["b"] | {"weights": "0123456789abcdef"}
+    )
     workspace.put(
-        "stitches/L1-L2", lambda p: stitch_measure.save_stitch(pretend, p), "stitch", ".safetensors", pretend.makers
+        "stitches/L1-L2",
+        lambda p: stitch_measure.save_stitch(pretend, p),
+        "stitch",
+        ".safetensors",
+        pretend.makers,
     )
     message = refuse(evaluate_stitch, bench, "L1-L2")
     assert "b.weights = '0123456789abcdef'" in message
@@ -208,10 +225,14 @@ def test_a_stitch_of_other_weights_is_not_measured(bench: Bench, workspace: Work
 def test_measuring_again_on_more_tokens(
     bench: Bench, workspace: Workspace, tiny_pair: PairSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harvest, "WINDOW", 2)  # documents read at a time: the held-out split is a few of them
+    monkeypatch.setattr(
+        harvest, "WINDOW", 2
+    )  # documents read at a time: the held-out split is a few of them
     found = []
     for tokens in (100, 3000):
-        evaluate_stitch(Bench(tiny_pair, SMALL.model_copy(update={"held_out_tokens": tokens})), "L1-L2")
+        evaluate_stitch(
+            Bench(tiny_pair, SMALL.model_copy(update={"held_out_tokens": tokens})), "L1-L2"
+        )
         found.append(workspace.table("downstream/L1-L2").set_index("condition"))
     few, many = found
     assert (few.tokens < many.tokens).all()
@@ -223,7 +244,9 @@ def test_measuring_again_on_more_tokens(
 def test_the_best_setting_pays_for_inversion_first(workspace: Workspace) -> None:
     table = workspace.table("study").copy()
     exact = table.method == "exact"
-    table.loc[exact, ["a_to_b_to_a", "b_to_a_to_b"]] = table.loc[exact, ["a", "b"]].to_numpy() * 1.01
+    table.loc[exact, ["a_to_b_to_a", "b_to_a_to_b"]] = (
+        table.loc[exact, ["a", "b"]].to_numpy() * 1.01
+    )
     table.loc[exact, "a_to_b"] = np.arange(exact.sum(), 0, -1) + 3.0
     table.loc[exact, "b_to_a"] = table.loc[exact, "a"] * 1.1
     cheapest = table[exact].iloc[-1]
@@ -231,7 +254,9 @@ def test_the_best_setting_pays_for_inversion_first(workspace: Workspace) -> None
     table.loc[table[exact].index[-1], "a_to_b_to_a"] *= 1.2
     second = table[exact].iloc[-2]
     assert best_setting(table) == FitConfig(metric=second.metric, alpha=float(second.alpha))
-    assert best_setting(table, inversion=1.0) == FitConfig(metric=cheapest.metric, alpha=float(cheapest.alpha))
+    assert best_setting(table, inversion=1.0) == FitConfig(
+        metric=cheapest.metric, alpha=float(cheapest.alpha)
+    )
 
 
 def test_committed_workspaces_are_small_and_whole() -> None:
@@ -239,12 +264,21 @@ def test_committed_workspaces_are_small_and_whole() -> None:
     assert (folder / "manifest.json").exists(), "run `python -m core build smollm2-gemma3`"
     workspace = Workspace("smollm2-gemma3", PROJECT / "cache")
     assert workspace.verify() == {}
-    listed = {a.path for a in workspace.manifest().artifacts.values()} | {"manifest.json", ".lock", ".gitignore"}
-    found = [p.relative_to(folder) for p in folder.rglob("*") if p.is_file()]  # an SAE is a folder of files
+    listed = {a.path for a in workspace.manifest().artifacts.values()} | {
+        "manifest.json",
+        ".lock",
+        ".gitignore",
+    }
+    found = [
+        p.relative_to(folder) for p in folder.rglob("*") if p.is_file()
+    ]  # an SAE is a folder of files
     assert [p for p in found if not {str(p), str(p.parent)} & listed] == [], (
         "nothing lies there that the manifest does not name"
     )
-    sizes = {f.name: sum(p.stat().st_size for p in f.rglob("*") if p.is_file()) for f in (PROJECT / "cache").iterdir()}
+    sizes = {
+        f.name: sum(p.stat().st_size for p in f.rglob("*") if p.is_file())
+        for f in (PROJECT / "cache").iterdir()
+    }
     assert sizes.pop("models") < 15e6, "the nano pair's weights have room of their own"
     assert sum(sizes.values()) < 40e6
     stitches = [workspace.entry(n).makers for n in workspace.names("stitch")]
@@ -256,7 +290,8 @@ def test_committed_workspaces_are_small_and_whole() -> None:
 
 @pytest.mark.model
 def test_the_real_pair_transfers() -> None:
-    """A few thousand positions of real text: far under the controls, and round trips near the unpatched loss."""
+    """A few thousand positions of real text: far under the controls, and round trips near the
+    unpatched loss."""
     bench, layers = Bench(get_pair("smollm2-gemma3"), BuildConfig()), LayerPair(a=10, b=9)
     a, b, corpus = bench.a, bench.b, bench.corpus
     english = [d for d in corpus.split("fit") if d.label.startswith("eng")]
@@ -272,10 +307,14 @@ def test_the_real_pair_transfers() -> None:
             break
     assert read >= 6_000
     m = gram.moments()
-    stitch, shuffled = (fit_moments(gram.moments(shuffled=s), FitConfig(metric="std")) for s in (False, True))
+    stitch, shuffled = (
+        fit_moments(gram.moments(shuffled=s), FitConfig(metric="std")) for s in (False, True)
+    )
     conditions = [
-        *downstream.unpatched(), *downstream.stitched(stitch), *downstream.controls(shuffled, m.mean_a, m.mean_b),
-    ]  # fmt: skip
+        *downstream.unpatched(),
+        *downstream.stitched(stitch),
+        *downstream.controls(shuffled, m.mean_a, m.mean_b),
+    ]
     loss = downstream.mean_losses(downstream.measure(a, b, held_out, layers, conditions))
     assert loss["a"] < 5
     assert loss["b"] < 5

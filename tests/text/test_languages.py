@@ -1,4 +1,5 @@
-"""Detection is seeded, intervals are SciPy's, gaps follow Eq. 16, and the prompts name no language."""
+"""Detection is seeded, intervals are SciPy's, gaps follow Eq. 16, and the prompts name no
+language."""
 
 import os
 import re
@@ -13,7 +14,10 @@ from core.text.languages import LANGUAGES, detect, prompts, repetition, transfer
 from core.workspace.places import PROJECT
 
 TEXTS = {
-    "fr": "Il est important de savoir comment les autres ont fait et comment ils ont trouvé la réponse.",
+    "fr": (
+        "Il est important de savoir comment les autres ont fait et comment ils ont trouvé la"
+        " réponse."
+    ),
     "de": "Das ist die Botschaft von dem Lehrer, der seit vielen Jahren in dieser Schule arbeitet.",
     "nl": "Het is een van de belangrijkste dingen die je moet leren in het leven.",
     "ru": "Это очень важный вопрос, на который мы должны ответить сегодня.",
@@ -43,7 +47,14 @@ def test_intervals_are_clopper_pearson(hits: int, n: int) -> None:
 
 @pytest.mark.parametrize(
     ("transferred", "own", "gap"),
-    [(0.4, 0.8, 0.5), (0.9, 0.6, 1.0), (0.0, 0.0, 0.0), (0.3, 0.0, 1.0), (0.0, 0.5, 0.0), (0.5, 0.5, 1.0)],
+    [
+        (0.4, 0.8, 0.5),
+        (0.9, 0.6, 1.0),
+        (0.0, 0.0, 0.0),
+        (0.3, 0.0, 1.0),
+        (0.0, 0.5, 0.0),
+        (0.5, 0.5, 1.0),
+    ],
 )
 def test_gaps_follow_eq_16(transferred: float, own: float, gap: float) -> None:
     assert transfer_gap(transferred, own) == pytest.approx(gap)
@@ -85,8 +96,14 @@ print(sorted(set(found)))
 
 
 def test_the_first_use_may_come_from_many_threads() -> None:
-    """langdetect reads its profiles on the first call and says that they are there before they are."""
+    """langdetect reads its profiles on the first call and says that they are there before they
+    are."""
     done = subprocess.run(
-        [sys.executable, "-c", AT_ONCE], cwd=PROJECT, env=os.environ.copy(), capture_output=True, text=True, check=True
+        [sys.executable, "-c", AT_ONCE],
+        cwd=PROJECT,
+        env=os.environ.copy(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == "['fr']"

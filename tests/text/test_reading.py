@@ -1,4 +1,5 @@
-"""Bytes become the same characters whichever way they were saved; what is no text is refused by name."""
+"""Bytes become the same characters whichever way they were saved; what is no text is refused by
+name."""
 
 import io
 import shutil
@@ -17,7 +18,9 @@ WORDS = "Grüße, 你好 😀\u2028und\x0bmehr\x85\n\nzweite Zeile\n"
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_a_text_reads_the_same_however_it_was_saved(tmp_path: Path, encoding: str, end: str) -> None:
+def test_a_text_reads_the_same_however_it_was_saved(
+    tmp_path: Path, encoding: str, end: str
+) -> None:
     path = tmp_path / "words.txt"
     path.write_bytes(WORDS.replace("\n", end).encode(encoding))
     assert clean(read_text(path)) == WORDS
@@ -45,7 +48,9 @@ def test_what_no_text_can_hold_is_replaced() -> None:
     assert clean("a\0b") == "a\ufffdb"
     assert clean("caf\udce9") == "caf\ufffd", "as arguments that are not UTF-8 come in"
     assert clean("\ufeffsame") == clean("same")
-    assert "".join(stream(io.BytesIO("a\ud83db".encode("utf-16", "surrogatepass")), "x")) == "a\ud83db"
+    assert (
+        "".join(stream(io.BytesIO("a\ud83db".encode("utf-16", "surrogatepass")), "x")) == "a\ud83db"
+    )
 
 
 FRENCH = "un café très cher, où l'été dure"
@@ -56,10 +61,19 @@ RUSSIAN = "Это очень важный вопрос, на который мы
     ("raw", "says"),
     [
         (b"some text\0\1\2" * 20, r"a binary file x\.txt \(NUL at (byte 9|line 1)\)"),
-        (FRENCH.encode("latin-1") * 9, r"not in UTF-8 \(.*\), perhaps cp1252.*`iconv -f cp1252 -t utf-8`"),
+        (
+            FRENCH.encode("latin-1") * 9,
+            r"not in UTF-8 \(.*\), perhaps cp1252.*`iconv -f cp1252 -t utf-8`",
+        ),
         (RUSSIAN.encode("cp1251"), r"perhaps cp1251.*iconv -f cp1251"),
-        ("今日は天気がいいので公園を散歩しました。".encode("shift_jis"), r"perhaps shift-jis.*iconv -f shift-jis"),
-        (FRENCH.encode("utf-16-le"), r"perhaps utf-16le without a byte order mark.*iconv -f utf-16le"),
+        (
+            "今日は天気がいいので公園を散歩しました。".encode("shift_jis"),
+            r"perhaps shift-jis.*iconv -f shift-jis",
+        ),
+        (
+            FRENCH.encode("utf-16-le"),
+            r"perhaps utf-16le without a byte order mark.*iconv -f utf-16le",
+        ),
         (FRENCH.encode("utf-16-be"), r"perhaps utf-16be without a byte order mark"),
         (FRENCH.encode("utf-16") + b"x", r"begins as UTF-16 and is none"),
         (LFS + b"v1\noid sha256:0\n", r"a Git LFS pointer.*`git lfs pull`"),
@@ -73,18 +87,28 @@ def test_what_is_no_text_is_named(raw: bytes, says: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("iconv") is None, reason="no iconv on this machine")
-@pytest.mark.parametrize("encoding", [*(name.replace("_", "-") for name in LEGACY), "utf-16le", "utf-16be"])
-def test_the_advised_command_knows_every_encoding_that_is_named(tmp_path: Path, encoding: str) -> None:
+@pytest.mark.parametrize(
+    "encoding", [*(name.replace("_", "-") for name in LEGACY), "utf-16le", "utf-16be"]
+)
+def test_the_advised_command_knows_every_encoding_that_is_named(
+    tmp_path: Path, encoding: str
+) -> None:
     text = {"cp1252": FRENCH, "cp1251": RUSSIAN}.get(encoding, "plain words")
     (tmp_path / "x.txt").write_bytes(text.encode(encoding))
-    done = subprocess.run(["iconv", "-f", encoding, "-t", "utf-8", tmp_path / "x.txt"], capture_output=True, check=True)
+    done = subprocess.run(
+        ["iconv", "-f", encoding, "-t", "utf-8", tmp_path / "x.txt"],
+        capture_output=True,
+        check=True,
+    )
     assert decode(done.stdout, "x.txt") == text
 
 
 def test_a_bad_byte_far_into_a_file_is_found_by_its_line() -> None:
     raw = b"a line of plain text\n" * 50_000 + b"caf\xe9\n"
     found = stream(io.BytesIO(raw), "rows.jsonl")
-    with pytest.raises(StitchLensError, match=r"rows\.jsonl not in UTF-8 \(line \d+ or a later one\)") as refused:
+    with pytest.raises(
+        StitchLensError, match=r"rows\.jsonl not in UTF-8 \(line \d+ or a later one\)"
+    ) as refused:
         assert sum(1 for _ in found)
     number = int(str(refused.value).split("line ")[1].split()[0])
     assert 48_000 < number <= 50_001

@@ -1,4 +1,5 @@
-"""Report cards of SAEs and vectors that others made: a good one gets none, each fault the warning that names it."""
+"""Report cards of SAEs and vectors that others made: a good one gets none, each fault the warning
+that names it."""
 
 import json
 from pathlib import Path
@@ -39,14 +40,19 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sae_card, "DOCUMENTS", 6)
 
 
-def folder(bench: Bench, to: Path, factor: float = 1.0, hook: str | None = None, noise: int = 0) -> str:
-    """The shipped SAE as somebody else's, perhaps made for other activations, of another layer, or drawn at random."""
+def folder(
+    bench: Bench, to: Path, factor: float = 1.0, hook: str | None = None, noise: int = 0
+) -> str:
+    """The shipped SAE as somebody else's, perhaps made for other activations, of another layer, or
+    drawn at random."""
     path = bench.workspace.path(f"saes/{SHIPPED}")
     sae = SAE.load_from_disk(path, dtype="float32").requires_grad_(False)
     if noise:
         for weight in (sae.W_enc.data, sae.W_dec.data):
             weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) / 30)
-    sae.load_state_dict({k: v * factor if k.startswith("b_") else v for k, v in sae.state_dict().items()})
+    sae.load_state_dict(
+        {k: v * factor if k.startswith("b_") else v for k, v in sae.state_dict().items()}
+    )
     if hook:
         sae.cfg.metadata.hook_name = hook
     sae.save_model(to / "theirs")
@@ -59,14 +65,25 @@ def about(card: dict[str, object]) -> set[str]:
 
 def test_a_good_sae_gets_its_figures_and_table_2(bench: Bench, tmp_path: Path) -> None:
     name, card = sae_card.import_sae(bench, folder(bench, tmp_path), name="good")
-    assert about(card) == set() and (card["layer"], card["d_sae"], card["stitch"]) == (2, 1024, "L2-L3")
+    assert about(card) == set() and (card["layer"], card["d_sae"], card["stitch"]) == (
+        2,
+        1024,
+        "L2-L3",
+    )
     known = bench.workspace.table(f"sae_quality/{SHIPPED}").set_index("name")
-    assert card["explained_variance"] == pytest.approx(known.explained_variance["original"], abs=0.05)
+    assert card["explained_variance"] == pytest.approx(
+        known.explained_variance["original"], abs=0.05
+    )
     loss = {row["name"]: row["explained_variance"] for row in card["table_2"]}
-    assert loss["original"] > loss["transferred"] > loss["shuffled-pair stitch"] and loss["random SAE"] < 0.1
+    assert (
+        loss["original"] > loss["transferred"] > loss["shuffled-pair stitch"]
+        and loss["random SAE"] < 0.1
+    )
     assert min(card["by_layer"], key=lambda k: card["by_layer"][k]) == "2"
     assert json.loads(json.dumps(bench.workspace.record("sae_cards/good"))) == sae_card._plain(card)
-    assert {f"saes/{name}", "sae_cards/good"} <= set(bench.workspace.own()), "private to whoever brought it"
+    assert {f"saes/{name}", "sae_cards/good"} <= set(bench.workspace.own()), (
+        "private to whoever brought it"
+    )
     assert f"saes/{name}" not in bench.workspace.shared.names()
     assert [(one.kind, one.name) for one in uploads.brought(bench.workspace)] == [("saes", "good")]
     with pytest.raises(StitchLensError, match="an SAE named 'good'"):
@@ -78,7 +95,11 @@ def test_a_good_sae_gets_its_figures_and_table_2(bench: Bench, tmp_path: Path) -
 def test_each_fault_of_an_sae_is_named(bench: Bench, tmp_path: Path, fault: str) -> None:
     sample = activation_sample.read_sample(bench.a, bench.b, bench.corpus.split("held-out"), 400)
     scale = bench.pair.a.d_model**0.5 / float(sample.h_a[2].norm(dim=-1).mean())
-    changes = {"layers": {"hook": "blocks.0.hook_resid_pre"}, "normalised": {"factor": scale}, "control": {"noise": 1}}
+    changes = {
+        "layers": {"hook": "blocks.0.hook_resid_pre"},
+        "normalised": {"factor": scale},
+        "control": {"noise": 1},
+    }
     ref = folder(bench, tmp_path, **changes[fault])  # type: ignore[arg-type]
     card = sae_card.sae_card(bench, *sae_card.foreign_sae(bench, ref), None)
     assert fault in about(card) and about(card) <= {fault, "dead"}, card["warnings"]
@@ -87,13 +108,18 @@ def test_each_fault_of_an_sae_is_named(bench: Bench, tmp_path: Path, fault: str)
 
 def rows_before(bench: Bench, layer: int) -> torch.Tensor:
     """Held-out rows of A, without those of outlier norm."""
-    rows = activation_sample.read_sample(bench.a, bench.b, bench.corpus.split("held-out"), 3000).h_a[layer]
+    rows = activation_sample.read_sample(
+        bench.a, bench.b, bench.corpus.split("held-out"), 3000
+    ).h_a[layer]
     return rows[rows.norm(dim=-1) <= 10 * rows.norm(dim=-1).median()]
 
 
 def unfolded(bench: Bench, to: Path, scale: float) -> str:
-    """The shipped SAE as its training would have left it on rows that were multiplied by `scale`."""
-    sae = SAE.load_from_disk(bench.workspace.path(f"saes/{SHIPPED}"), dtype="float32").requires_grad_(False)
+    """The shipped SAE as its training would have left it on rows that were multiplied by
+    `scale`."""
+    sae = SAE.load_from_disk(
+        bench.workspace.path(f"saes/{SHIPPED}"), dtype="float32"
+    ).requires_grad_(False)
     sae.fold_activation_norm_scaling_factor(1 / scale)
     sae.cfg.normalize_activations = "expected_average_only_in"
     sae.save_model(to / "theirs")
@@ -106,20 +132,27 @@ def test_the_factor_of_an_average_norm_is_estimated_or_given(bench: Bench, tmp_p
     ref = unfolded(bench, tmp_path, scale)
     plain = SAE.load_from_disk(bench.workspace.path(f"saes/{SHIPPED}"), dtype="float32")
     left = SAE.load_from_disk(ref)
-    assert activation_sample.fuv(left(rows), rows) > 1.3 * activation_sample.fuv(plain(rows), rows), (
-        "else it proves nothing"
-    )
+    assert activation_sample.fuv(left(rows), rows) > 1.3 * activation_sample.fuv(
+        plain(rows), rows
+    ), "else it proves nothing"
 
     _, card = sae_card.import_sae(bench, ref, name="estimated")
     known = bench.workspace.table(f"sae_quality/{SHIPPED}").set_index("name")
-    assert card["explained_variance"] == pytest.approx(known.explained_variance["original"], abs=0.05)
-    assert card["scale"] == pytest.approx(scale, rel=0.05) and "held-out rows of nano-a" in card["scale_from"]
+    assert card["explained_variance"] == pytest.approx(
+        known.explained_variance["original"], abs=0.05
+    )
+    assert (
+        card["scale"] == pytest.approx(scale, rel=0.05)
+        and "held-out rows of nano-a" in card["scale_from"]
+    )
     assert card["normalised"] == "expected_average_only_in" and about(card) == set()
     assert f"scaled by {card['scale']:.4g}" in sae_card.as_text("estimated", card)
     assert {row["name"] for row in card["table_2"]} >= {"original", "transferred"}
 
     sae, _ = sae_card.foreign_sae(bench, ref, scale=scale)
-    assert all(torch.allclose(w, plain.state_dict()[k], atol=1e-5) for k, w in sae.state_dict().items())
+    assert all(
+        torch.allclose(w, plain.state_dict()[k], atol=1e-5) for k, w in sae.state_dict().items()
+    )
     said = sae.cfg.metadata
     assert (said["norm_scaling_factor"], said["norm_scaling_factor_from"]) == (scale, "as given")
     for bad in (0.0, -1.0, float("inf"), float("nan")):
@@ -130,42 +163,83 @@ def test_the_factor_of_an_average_norm_is_estimated_or_given(bench: Bench, tmp_p
 
 def test_every_command_takes_the_factor(bench: Bench, tmp_path: Path) -> None:
     ref, out = unfolded(bench, tmp_path, 1.4), tmp_path / "out"
-    done = CliRunner().invoke(app, ["sae", "transfer", "nano", "--sae", ref, "--stitch", "L2-L3", "--scale", "1.4",
-                                    "--out", str(out)])  # fmt: skip
+    done = CliRunner().invoke(
+        app,
+        [
+            "sae",
+            "transfer",
+            "nano",
+            "--sae",
+            ref,
+            "--stitch",
+            "L2-L3",
+            "--scale",
+            "1.4",
+            "--out",
+            str(out),
+        ],
+    )
     assert done.exit_code == 0 and "scaled by 1.4 (as given)" in done.stderr, done.output
     plain = SAE.load_from_disk(bench.workspace.path(f"saes/{SHIPPED}"), dtype="float32")
     stitch = load_stitch(bench.workspace.path("stitches/L2-L3"))
     x = torch.randn(20, 256, generator=torch.Generator().manual_seed(0)) * 3
     with torch.no_grad():
-        assert torch.allclose(SAE.load_from_disk(out)(x), stitch.up(plain(stitch.down(x))), rtol=1e-3, atol=1e-3)
+        assert torch.allclose(
+            SAE.load_from_disk(out)(x), stitch.up(plain(stitch.down(x))), rtol=1e-3, atol=1e-3
+        )
     done = CliRunner().invoke(app, ["features", "build", "nano", "--scale", "2"])
     assert done.exit_code == 2 and "without --sae" in done.stderr
     sae = SAE.load_from_disk(ref)
     sae.cfg.normalize_activations = "layer_norm"
     sae.save_model(tmp_path / "each")
-    done = CliRunner().invoke(app, ["sae", "eval", "nano", "--sae", str(tmp_path / "each"), "--stitch", "L2-L3",
-                                    "--scale", "2"])  # fmt: skip
+    done = CliRunner().invoke(
+        app,
+        [
+            "sae",
+            "eval",
+            "nano",
+            "--sae",
+            str(tmp_path / "each"),
+            "--stitch",
+            "L2-L3",
+            "--scale",
+            "2",
+        ],
+    )
     assert done.exit_code == 2 and "layer_norm" in done.stderr
 
 
 def shrunken(bench: Bench, rows: torch.Tensor, threshold: float) -> "SAE[Any]":
-    """The shipped SAE as an L1 penalty would have it: each activation less by a threshold, and a decoder bias that
-    takes up the mean of what is lost, at which the loss is at its least."""
-    plain = SAE.load_from_disk(bench.workspace.path(f"saes/{SHIPPED}"), dtype="float32").requires_grad_(False)
+    """The shipped SAE as an L1 penalty would have it: each activation less by a threshold, and a
+    decoder bias that takes up the mean of what is lost, at which the loss is at its least."""
+    plain = SAE.load_from_disk(
+        bench.workspace.path(f"saes/{SHIPPED}"), dtype="float32"
+    ).requires_grad_(False)
     d_sae = plain.cfg.d_sae
-    sae = SAE.from_dict({
-        "architecture": "standard", "d_in": 128, "d_sae": d_sae, "apply_b_dec_to_input": False,
-        "metadata": {"hook_name": "blocks.2.hook_resid_pre", "model_name": "nano-a"},
-    })  # fmt: skip
+    sae = SAE.from_dict(
+        {
+            "architecture": "standard",
+            "d_in": 128,
+            "d_sae": d_sae,
+            "apply_b_dec_to_input": False,
+            "metadata": {"hook_name": "blocks.2.hook_resid_pre", "model_name": "nano-a"},
+        }
+    )
     shift = plain.b_dec @ plain.W_enc
-    weights = {"W_enc": plain.W_enc, "W_dec": plain.W_dec, "b_enc": plain.state_dict()["b_enc"] - shift - threshold}
+    weights = {
+        "W_enc": plain.W_enc,
+        "W_dec": plain.W_dec,
+        "b_enc": plain.state_dict()["b_enc"] - shift - threshold,
+    }
     sae.load_state_dict(weights | {"b_dec": plain.b_dec})
     with torch.no_grad():
         sae.b_dec.add_((rows - sae(rows)).mean(0))
     return sae.requires_grad_(False)
 
 
-def test_an_l1_penalty_is_no_normalisation_and_a_normalisation_is_one(bench: Bench, tmp_path: Path) -> None:
+def test_an_l1_penalty_is_no_normalisation_and_a_normalisation_is_one(
+    bench: Bench, tmp_path: Path
+) -> None:
     rows = rows_before(bench, 2)
     scale = bench.pair.a.d_model**0.5 / float(rows.norm(dim=-1).mean())
     sae = shrunken(bench, rows, 0.8)
@@ -190,7 +264,11 @@ def test_a_trained_l1_sae_is_told_from_a_normalised_one(bench: Bench, normalised
     torch.manual_seed(0)
     config = StandardTrainingSAEConfig(d_in=128, d_sae=256, l1_coefficient=2.0)
     setup = SAETrainerConfig(
-        total_training_samples=256_000, train_batch_size_samples=512, lr=2e-3, lr_end=2e-3, autocast=False
+        total_training_samples=256_000,
+        train_batch_size_samples=512,
+        lr=2e-3,
+        lr_end=2e-3,
+        autocast=False,
     )
     trainer = SAETrainer(setup, StandardTrainingSAE(config), iter([]))
     for _ in range(500):
@@ -214,11 +292,15 @@ def test_refusals_leave_nothing(bench: Bench, tmp_path: Path) -> None:
     assert bench.workspace.own() == {}
 
 
-def test_the_command_takes_a_good_sae(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_takes_a_good_sae(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("STITCHLENS_PRIVATE", str(tmp_path / "other"))
     done = CliRunner().invoke(app, ["sae", "import", "nano", folder(bench, tmp_path), "--json"])
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["name"] == "theirs" and "saes/theirs" not in bench.workspace.names()
+    assert (
+        json.loads(done.stdout)["name"] == "theirs" and "saes/theirs" not in bench.workspace.names()
+    )
 
 
 def test_a_vector_that_was_brought_steers_like_the_one_it_was(bench: Bench, tmp_path: Path) -> None:
@@ -229,10 +311,15 @@ def test_a_vector_that_was_brought_steers_like_the_one_it_was(bench: Bench, tmp_
     np.save(path, (mine.v * (mine.mean - mine.base)).numpy())
     card = steering_card.import_vector(bench, path, "french", "b", 3)
     assert about(card) == set() and card["nearest"][0][0] == "fr" and card["nearest"][0][1] > 0.99
-    assert card["push"] == pytest.approx(mine.mean - mine.base, rel=1e-4) and card["crossing"]["L2-L3"] > 0.8
+    assert (
+        card["push"] == pytest.approx(mine.mean - mine.base, rel=1e-4)
+        and card["crossing"]["L2-L3"] > 0.8
+    )
     theirs = studio.vectors(studio.source("vector:french"), key, setting)[0]
     assert torch.allclose(theirs.v, mine.v, atol=1e-6) and theirs.layer == 3
-    carried = studio.vectors(studio.source("vector:french"), LaneKey("a", "transferred"), setting)[0]
+    carried = studio.vectors(studio.source("vector:french"), LaneKey("a", "transferred"), setting)[
+        0
+    ]
     assert carried.v.shape == (bench.pair.a.d_model,)
     with pytest.raises(StitchLensError, match="a vector named 'french'"):
         steering_card.import_vector(bench, path, "french", "b", 3)
@@ -250,8 +337,11 @@ def test_each_fault_of_a_vector_is_named(bench: Bench, tmp_path: Path) -> None:
     drawn = torch.randn(base.shape, generator=g)
     drawn = drawn / drawn.norm() * base.norm()
     for fault, v, layer in (
-        ("mean", base, 3), ("push", drawn * 100, 3), ("push", drawn / 1000, 3), ("layers", drawn, 1),
-    ):  # fmt: skip
+        ("mean", base, 3),
+        ("push", drawn * 100, 3),
+        ("push", drawn / 1000, 3),
+        ("layers", drawn, 1),
+    ):
         np.save(path, v.numpy())
         vector = steering_card.open_vector(path, "nano-b", layer)
         assert about(steering_card.vector_card(bench.workspace, vector, "b")) == {fault}
@@ -278,11 +368,16 @@ def test_what_is_exported_reads_back_to_the_same_push(bench: Bench, tmp_path: Pa
             export(vector, studio.spec("b"), "French", path)
             found = open_vector(path)
             assert steering_card.home(bench.pair, found) == "b" and found.layer == 3
-            push, wanted = found.v * (found.mean - found.base), vector.v * (vector.mean - vector.base)
+            push, wanted = (
+                found.v * (found.mean - found.base),
+                vector.v * (vector.mean - vector.base),
+            )
             assert torch.allclose(push, wanted, rtol=1e-4, atol=1e-5 * float(wanted.norm())), ending
 
 
-def test_a_side_or_layer_beside_a_file_that_says_another_is_not_passed_over(bench: Bench, tmp_path: Path) -> None:
+def test_a_side_or_layer_beside_a_file_that_says_another_is_not_passed_over(
+    bench: Bench, tmp_path: Path
+) -> None:
     studio = Studio(bench, "L2-L3")
     (vector,) = studio.vectors(studio.source("lang:fr"), LaneKey("b", "own"), Setting())
     for ending in EXPORTS:
@@ -292,7 +387,9 @@ def test_a_side_or_layer_beside_a_file_that_says_another_is_not_passed_over(benc
             steering_card.import_vector(bench, path, "x", "b", 4)
         with pytest.raises(StitchLensError, match="a vector of nano-b; wanted one of nano-a"):
             steering_card.import_vector(bench, path, "x", "a", 3)
-    done = CliRunner().invoke(app, ["vector", "import", "nano", str(tmp_path / "v.json"), "--layer", "5"])
+    done = CliRunner().invoke(
+        app, ["vector", "import", "nano", str(tmp_path / "v.json"), "--layer", "5"]
+    )
     assert done.exit_code == 2 and "none before 5" in done.stderr
     assert "vectors/x" not in bench.workspace.names()
 
@@ -308,7 +405,9 @@ def test_a_vector_on_file_acts_before_its_own_layer(bench: Bench, tmp_path: Path
     assert chosen.layer == 5
     with pytest.raises(StitchLensError, match="a vector before layer 3 of B, stitch L3-L4 at 4"):
         studio.vectors(studio.source(source), LaneKey("a", "transferred"), setting)
-    assert Studio(bench, "L2-L3").vectors(studio.source(source), LaneKey("a", "transferred"), setting)
+    assert Studio(bench, "L2-L3").vectors(
+        studio.source(source), LaneKey("a", "transferred"), setting
+    )
 
 
 def test_a_vector_of_gpt2_small_is_one_of_gpt2() -> None:

@@ -1,4 +1,5 @@
-"""A workspace keeps its word: atomic, hashed, locked, and every fault is one sentence that loses nothing."""
+"""A workspace keeps its word: atomic, hashed, locked, and every fault is one sentence that loses
+nothing."""
 
 import json
 import os
@@ -48,7 +49,9 @@ def files(w: Workspace) -> list[str]:
 def test_what_is_put_is_found(ws: Workspace) -> None:
     again = Workspace("pair", ws.root.parent)
     assert again.record("pair") == {"n": 1}
-    pd.testing.assert_frame_equal(again.table("tables/one"), pd.DataFrame({"x": [1.5, 2.5], "y": ["α", "你"]}))
+    pd.testing.assert_frame_equal(
+        again.table("tables/one"), pd.DataFrame({"x": [1.5, 2.5], "y": ["α", "你"]})
+    )
     entry = again.entry("tables/one")
     assert entry.makers == {"corpus": "c"}
     assert entry.sha256 == sha256_file(ws.root / entry.path)
@@ -108,7 +111,8 @@ Workspace("pair", Path(sys.argv[1])).put("pair", write, "record", ".json", {})
 
 
 @pytest.mark.parametrize(
-    ("moment", "n"), [("half-written", 1), ("before-manifest", 1), ("before-old-is-removed", 9), ("never", 9)]
+    ("moment", "n"),
+    [("half-written", 1), ("before-manifest", 1), ("before-old-is-removed", 9), ("never", 9)],
 )
 def test_a_kill_leaves_the_old_or_the_new(ws: Workspace, moment: str, n: int) -> None:
     command = [sys.executable, "-c", KILLED, str(ws.root.parent), moment]
@@ -158,7 +162,9 @@ def test_manifests_that_do_not_fit(ws: Workspace) -> None:
     assert f"schema {SCHEMA + 1}" in message
     assert f"{SCHEMA} or older" in message
     refuse(ws.put_record, "pair", {"n": 2}, {})
-    assert json.loads((ws.root / "manifest.json").read_text())["schema_version"] == SCHEMA + 1, "not overwritten"
+    assert json.loads((ws.root / "manifest.json").read_text())["schema_version"] == SCHEMA + 1, (
+        "not overwritten"
+    )
     manifest(ws, schema_version=SCHEMA, pair="another")
     message = refuse(ws.names)
     assert "'another'" in message
@@ -229,7 +235,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
-    if not hasattr(os, "geteuid") or os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+    if (
+        not hasattr(os, "geteuid")
+        or os.geteuid()
+        or subprocess.run(mount, capture_output=True, check=False).returncode
+    ):
         pytest.skip("a small disk can be mounted by root alone")
     yield place
     subprocess.run(["umount", str(place)], check=True)
@@ -279,7 +289,8 @@ for write in (lambda p: save_file({"x": np.zeros(100_000)}, p), lambda p: p.writ
 
 
 def test_a_file_limit_is_one_sentence(tmp_path: Path) -> None:
-    """Without a disk of our own: the system's own limit on a file's size, in a process of its own."""
+    """Without a disk of our own: the system's own limit on a file's size, in a process of its
+    own."""
     command = [sys.executable, "-c", LIMITED, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.count("File too large") == done.stdout.count("\n") == 2
@@ -290,7 +301,8 @@ def test_a_file_limit_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    """Root may write anywhere, so the folder's place is taken by a file: the same OSError on every system."""
+    """Root may write anywhere, so the folder's place is taken by a file: the same OSError on every
+    system."""
     (tmp_path / "pair").write_text("a file, not a folder")
     message = refuse(Workspace("pair", tmp_path).put_record, "pair", {}, {})
     assert str(tmp_path / "pair") in message
@@ -298,7 +310,9 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     assert "a place that can be written" in message
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write to a read-only folder")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write to a read-only folder"
+)
 def test_a_read_only_folder(ws: Workspace) -> None:
     ws.root.chmod(0o555)
     try:
@@ -327,7 +341,9 @@ def test_a_lock_is_waited_for(ws: Workspace) -> None:
     lock = FileLock(ws.root / ".lock", thread_local=False)
     lock.acquire()
     code = MANY.replace("range(8)", "range(1)")
-    with subprocess.Popen([sys.executable, "-c", code, str(ws.root.parent), "late"], cwd=ROOT) as late:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(ws.root.parent), "late"], cwd=ROOT
+    ) as late:
         time.sleep(2.5)
         assert late.poll() is None
         assert "late0" not in ws.names()

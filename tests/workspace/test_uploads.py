@@ -1,5 +1,5 @@
-"""Uploads: private to one browser until kept, never in the way of what is there, and removed only by whom they are
-of."""
+"""Uploads: private to one browser until kept, never in the way of what is there, and removed only
+by whom they are of."""
 
 import os
 import time
@@ -41,13 +41,18 @@ def names(ws: Workspace) -> set[str]:
     return set(ws.names())
 
 
-def test_a_private_workspace_lies_over_the_shared_one(mine: Workspace, shared: Workspace, tmp_path: Path) -> None:
+def test_a_private_workspace_lies_over_the_shared_one(
+    mine: Workspace, shared: Workspace, tmp_path: Path
+) -> None:
     before = (shared.root / "manifest.json").read_bytes()
     put(mine, "stitches/theirs", 2.0)
     mine.put_record("cards/theirs", {"a": 1}, BROUGHT)
     assert names(mine) == {"stitches/ours", "stitches/theirs", "cards/theirs"}
     assert (value(mine, "stitches/ours"), value(mine, "stitches/theirs")) == (1.0, 2.0)
-    assert names(shared) == {"stitches/ours"} and (shared.root / "manifest.json").read_bytes() == before
+    assert (
+        names(shared) == {"stitches/ours"}
+        and (shared.root / "manifest.json").read_bytes() == before
+    )
     other = Workspace("pair", tmp_path / "shared", tmp_path / "another person")
     assert names(other) == {"stitches/ours"} and other.exists and not mine.verify()
     assert Workspace("new", tmp_path / "shared", tmp_path / "me").exists is False
@@ -66,14 +71,22 @@ def test_the_environment_names_the_private_folder_of_a_command(
 def test_kept_ones_are_everyones(mine: Workspace, shared: Workspace) -> None:
     put(mine, "stitches/theirs", 2.0)
     mine.put_record("cards/theirs", {"a": 1}, BROUGHT)
-    mine.put_folder("saes/one", lambda to: (to / "cfg.json").write_text("{}"), "sae", {"brought": "one.zip"})
+    mine.put_folder(
+        "saes/one", lambda to: (to / "cfg.json").write_text("{}"), "sae", {"brought": "one.zip"}
+    )
     listed = {(one.kind, one.name, one.private) for one in uploads.brought(mine)}
     assert listed == {("stitches", "theirs", True), ("saes", "one", True)}
     assert uploads.brought(shared) == []
     for kind, name in (("stitches", "theirs"), ("saes", "one")):
         uploads.keep(mine, kind, name)  # type: ignore[arg-type]
-    assert names(shared) == {"stitches/ours", "stitches/theirs", "cards/theirs", "saes/one"} and not shared.verify()
-    assert value(shared, "stitches/theirs") == 2.0 and shared.entry("stitches/theirs").makers == BROUGHT
+    assert (
+        names(shared) == {"stitches/ours", "stitches/theirs", "cards/theirs", "saes/one"}
+        and not shared.verify()
+    )
+    assert (
+        value(shared, "stitches/theirs") == 2.0
+        and shared.entry("stitches/theirs").makers == BROUGHT
+    )
     assert mine.own() == {} and not list(mine.root.glob("*/*.safetensors"))
     assert {one.private for one in uploads.brought(mine)} == {False}
     with pytest.raises(StitchLensError, match="no private stitch 'theirs'"):
@@ -89,12 +102,16 @@ def test_names_never_overwrite(mine: Workspace, shared: Workspace) -> None:
     put(mine, "stitches/new", 2.0)
     put(shared, "stitches/new", 3.0)  # somebody else kept one of that name meanwhile
     assert value(mine, "stitches/new") == 2.0
-    with pytest.raises(StitchLensError, match=r"another stitch named 'new' in the workspace.*under another name"):
+    with pytest.raises(
+        StitchLensError, match=r"another stitch named 'new' in the workspace.*under another name"
+    ):
         uploads.keep(mine, "stitches", "new")
     assert value(mine, "stitches/new") == 2.0 and value(shared, "stitches/new") == 3.0
 
 
-def test_a_killed_keep_goes_on(mine: Workspace, shared: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_keep_goes_on(
+    mine: Workspace, shared: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine.put_record("cards/theirs", {"a": 1}, BROUGHT)
     put(mine, "stitches/theirs", 2.0)
     copy_in = Workspace.copy_in
@@ -107,12 +124,16 @@ def test_a_killed_keep_goes_on(mine: Workspace, shared: Workspace, monkeypatch: 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Workspace, "copy_in", dies)
         uploads.keep(mine, "stitches", "theirs")
-    assert names(shared) == {"stitches/ours", "cards/theirs"} and value(mine, "stitches/theirs") == 2.0
+    assert (
+        names(shared) == {"stitches/ours", "cards/theirs"} and value(mine, "stitches/theirs") == 2.0
+    )
     uploads.keep(mine, "stitches", "theirs")
     assert "stitches/theirs" in names(shared) and mine.own() == {}
 
 
-def test_removal_takes_what_was_brought_and_nothing_else(mine: Workspace, shared: Workspace) -> None:
+def test_removal_takes_what_was_brought_and_nothing_else(
+    mine: Workspace, shared: Workspace
+) -> None:
     put(mine, "stitches/theirs", 2.0)
     put(shared, "stitches/kept", 3.0)
     uploads.remove(mine, "stitches", "theirs")
@@ -124,7 +145,9 @@ def test_removal_takes_what_was_brought_and_nothing_else(mine: Workspace, shared
     assert names(mine) == {"stitches/ours"} and mine.own() == {}
 
 
-def test_private_homes_are_swept_after_a_day(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_private_homes_are_swept_after_a_day(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path))
     homes = {token: uploads.private_home(token) for token in ("fresh", "old", "mine")}
     for home in homes.values():
@@ -138,6 +161,9 @@ def test_private_homes_are_swept_after_a_day(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_names_come_from_files_and_references() -> None:
-    found = [artifacts.name_from(x) for x in ("my stitch.safetensors", "a/b/sae.zip", "release:blocks.3/16k", "../..")]
+    found = [
+        artifacts.name_from(x)
+        for x in ("my stitch.safetensors", "a/b/sae.zip", "release:blocks.3/16k", "../..")
+    ]
     assert found == ["my-stitch", "sae", "16k", "mine"]
     assert all(artifacts.NAME.fullmatch(x) for x in found)

@@ -1,16 +1,19 @@
 """Does a page bear whatever a hand does to it?
 
-    python -m tests.helpers.monkey [--seconds 60] [--seed 0] [--page features] [--workspace nano] [--size phone] [--short]
+    python -m tests.helpers.monkey [--seconds 60] [--seed 0] [--page features] [--workspace nano]
+    [--size phone] [--short]
 
-Every page, with every workspace that is shipped, at a desk with a mouse and on a phone by touch: the monkey clicks,
-drags, lassoes, types, picks, goes back and forward and opens the page anew. At each step it looks for an exception on
-the page or in the server's log, an error in the console, a request that failed or went elsewhere, a page that does not
-come to rest or leads nowhere, and, whenever a page was left and opened again, for what the address did not keep.
+Every page, with every workspace that is shipped, at a desk with a mouse and on a phone by touch:
+the monkey clicks, drags, lassoes, types, picks, goes back and forward and opens the page anew. At
+each step it looks for an exception on the page or in the server's log, an error in the console, a
+request that failed or went elsewhere, a page that does not come to rest or leads nowhere, and,
+whenever a page was left and opened again, for what the address did not keep.
 
-The seconds are a page's, shared by its workspaces and sizes. They are spent on walks of 60 steps, each in a fresh
-window and from a seed of its own, the one given and those after it; so `--seed 17 --steps 42` does one walk again. The
-app has a copy of the workspaces, renewed whenever a walk changed it. With `--out` each case leaves a file, and a run
-that was interrupted goes on from there. Exit status 1 where a fault was found.
+The seconds are a page's, shared by its workspaces and sizes. They are spent on walks of 60 steps,
+each in a fresh window and from a seed of its own, the one given and those after it; so `--seed 17
+--steps 42` does one walk again. The app has a copy of the workspaces, renewed whenever a walk
+changed it. With `--out` each case leaves a file, and a run that was interrupted goes on from there.
+Exit status 1 where a fault was found.
 """
 
 import argparse
@@ -104,7 +107,9 @@ def stop_jobs(cache: Path) -> None:
 @contextmanager
 def arena(workspaces: Path, app: Path | None = None) -> Iterator[Arena]:
     with ExitStack() as stack:
-        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stitchlens-monkey-app-")))
+        root = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="stitchlens-monkey-app-"))
+        )
         shutil.copytree(workspaces, root / "workspaces")
         cache = borrow_models(root / "cache")
         stack.callback(stop_jobs, cache)
@@ -122,7 +127,11 @@ def bring(folder: Path) -> Path:
     for case in good(folder / "made"):
         case.put(folder)
     shutil.rmtree(folder / "made")
-    rows = [f"{text} {n},{label}" for text, label in (("a good day", "yes"), ("a bad day", "no")) for n in range(8)]
+    rows = [
+        f"{text} {n},{label}"
+        for text, label in (("a good day", "yes"), ("a bad day", "no"))
+        for n in range(8)
+    ]
     (folder / "labels.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
     (folder / "one.csv").write_text("text,label\na,x\n", "utf-8")
     np.save(folder / "ones.npy", np.ones(128, np.float32))
@@ -148,7 +157,9 @@ class Stage:
         if self.now is not None and not self.now.spoilt:
             return self.now.server
         await self.close()
-        opening = asyncio.create_task(asyncio.to_thread(self.stack.enter_context, arena(self.workspaces, self.app)))
+        opening = asyncio.create_task(
+            asyncio.to_thread(self.stack.enter_context, arena(self.workspaces, self.app))
+        )
         try:
             self.now = now = await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -173,24 +184,38 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 async def play(
-    browser: Browser, stage: Stage, files: Path, case: Case, seed: int, seconds: float, keep: Path,
-    steps: int | None = None, first: int = 0, limit: float = LIMIT_S, shrink: bool = True,
-) -> Result:  # fmt: skip
-    """Walks until `seconds` are over, or one of `steps`; each new fault is shrunk to the last steps that show it."""
+    browser: Browser,
+    stage: Stage,
+    files: Path,
+    case: Case,
+    seed: int,
+    seconds: float,
+    keep: Path,
+    steps: int | None = None,
+    first: int = 0,
+    limit: float = LIMIT_S,
+    shrink: bool = True,
+) -> Result:
+    """Walks until `seconds` are over, or one of `steps`; each new fault is shrunk to the last steps
+    that show it."""
     out, server = Result(case.name, seed, seconds), await stage.ready()
     until = time.monotonic() + seconds
     while steps is not None or time.monotonic() < until:
         server = await stage.ready()
         end = float("inf") if steps is not None else until
         at, most = seed + out.walks, LENGTH if steps is None else steps
-        done = await walk(browser, server.url, server.log, files, case, at, most, first, limit, end, keep)
+        done = await walk(
+            browser, server.url, server.log, files, case, at, most, first, limit, end, keep
+        )
         for fault in out.add(done):
             if not shrink or fault.kind == "dead end" or len(out.faults) > 8:
                 continue  # a dead end takes the whole limit each time
             for last in (n for n in TRIES if n < fault.step - first):
                 server = await stage.ready()
                 since = fault.step - last
-                part = await walk(browser, server.url, server.log, files, case, at, fault.step, since, limit)
+                part = await walk(
+                    browser, server.url, server.log, files, case, at, fault.step, since, limit
+                )
                 if (fault.kind, fault.key) in {(f.kind, f.key) for f in part.faults}:
                     fault.first = since
                     break
@@ -203,7 +228,10 @@ def again(case: str, fault: Fault) -> str:
     """The command that shows a fault again."""
     page, workspace, size = case.split("/")
     first = f" FROM={fault.first}" if fault.first else ""
-    return f"make monkey PAGE={page} WORKSPACE={workspace} SIZE={size} SEED={fault.seed} STEPS={fault.step}{first}"
+    return (
+        f"make monkey PAGE={page} WORKSPACE={workspace} SIZE={size} SEED={fault.seed}"
+        f" STEPS={fault.step}{first}"
+    )
 
 
 def table(results: Sequence[Result], limit: float) -> str:
@@ -213,11 +241,19 @@ def table(results: Sequence[Result], limit: float) -> str:
     whole.walks, whole.steps = sum(r.walks for r in results), sum(r.steps for r in results)
     whole.faults = [fault for r in results for fault in r.faults]
     rows += [
-        (*r.case.split("/"), f"{r.walks:,}", f"{r.steps:,}", f"{len(r.faults):,}", f"{r.longest:.1f} s")
+        (
+            *r.case.split("/"),
+            f"{r.walks:,}",
+            f"{r.steps:,}",
+            f"{len(r.faults):,}",
+            f"{r.longest:.1f} s",
+        )
         for r in (*results, whole)
     ]
     rows += [("target", "", "", "", "", "0", f"≤ {limit:g} s")]
-    return "\n".join(f"{a:12} {b:16} {c:6} {d:>6} {e:>7} {f:>7} {g:>13}" for a, b, c, d, e, f, g in rows)
+    return "\n".join(
+        f"{a:12} {b:16} {c:6} {d:>6} {e:>7} {f:>7} {g:>13}" for a, b, c, d, e, f, g in rows
+    )
 
 
 def say(text: str) -> None:
@@ -234,10 +270,14 @@ def stored(path: Path, seed: int, seconds: float) -> Result | None:
     return out if (out.seed, out.seconds) == (seed, seconds) else None
 
 
-async def play_all(cases: Iterable[Case], given: argparse.Namespace, each: float, keep: Path) -> list[Result]:
+async def play_all(
+    cases: Iterable[Case], given: argparse.Namespace, each: float, keep: Path
+) -> list[Result]:
     waiting, results = list(cases), dict[str, Result]()
     order = [case.name for case in waiting]
-    if (this := asyncio.current_task()) is not None and sys.platform != "win32":  # apps and jobs are ended then, too
+    if (
+        this := asyncio.current_task()
+    ) is not None and sys.platform != "win32":  # apps and jobs are ended then, too
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
 
     async def work(browser: Browser, files: Path) -> None:
@@ -249,7 +289,16 @@ async def play_all(cases: Iterable[Case], given: argparse.Namespace, each: float
                 result = stored(path, given.seed, each) if given.steps is None else None
                 if result is None:
                     result = await play(
-                        browser, stage, files, case, given.seed, each, keep, given.steps, given.first, given.limit
+                        browser,
+                        stage,
+                        files,
+                        case,
+                        given.seed,
+                        each,
+                        keep,
+                        given.steps,
+                        given.first,
+                        given.limit,
                     )
                     result.write(path)
                     if not given.short:
@@ -257,7 +306,10 @@ async def play_all(cases: Iterable[Case], given: argparse.Namespace, each: float
                 results[case.name] = result
                 say(f"{case.name}: {result.steps} steps, {len(result.faults)} faults")
                 for fault in result.faults:
-                    say(f"FAULT {case.name} {fault.kind}: {fault.key}\n      {again(case.name, fault)}")
+                    say(
+                        f"FAULT {case.name} {fault.kind}: {fault.key}\n     "
+                        f" {again(case.name, fault)}"
+                    )
         finally:
             await stage.close()
 
@@ -274,32 +326,64 @@ async def play_all(cases: Iterable[Case], given: argparse.Namespace, each: float
 def chosen(given: argparse.Namespace) -> list[Case]:
     pages = ["" if p == "overview" else p for p in given.page] or PAGES
     workspaces, sizes = given.workspace or WORKSPACES, given.size or list(SIZES)
-    cases = [Case(page, workspace, size) for page in pages for workspace in workspaces for size in sizes]
+    cases = [
+        Case(page, workspace, size) for page in pages for workspace in workspaces for size in sizes
+    ]
     if given.short:  # each page with each workspace, once at a desk and once on a phone
-        spot = {(p, w): (pages.index(p) + workspaces.index(w)) % len(sizes) for p in pages for w in workspaces}
+        spot = {
+            (p, w): (pages.index(p) + workspaces.index(w)) % len(sizes)
+            for p in pages
+            for w in workspaces
+        }
         cases = [c for c in cases if sizes.index(c.size) == spot[c.page, c.workspace]]
     return cases
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--seconds", type=float, default=60, help="for each page, shared by its workspaces and sizes")
-    parser.add_argument("--short", action="store_true", help=f"{SHORT} steps a page and workspace, a minute in all")
-    parser.add_argument("--seed", type=int, default=0, help="of the first walk; the next one takes the next")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60,
+        help="for each page, shared by its workspaces and sizes",
+    )
+    parser.add_argument(
+        "--short", action="store_true", help=f"{SHORT} steps a page and workspace, a minute in all"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the first walk; the next one takes the next"
+    )
     parser.add_argument("--steps", type=int, help="do one walk of so many steps again")
-    parser.add_argument("--from", type=int, default=0, dest="first", metavar="STEP", help="leave out the steps before")
-    parser.add_argument("--page", action="append", default=[], choices=[p or "overview" for p in PAGES])
+    parser.add_argument(
+        "--from",
+        type=int,
+        default=0,
+        dest="first",
+        metavar="STEP",
+        help="leave out the steps before",
+    )
+    parser.add_argument(
+        "--page", action="append", default=[], choices=[p or "overview" for p in PAGES]
+    )
     parser.add_argument("--workspace", action="append", default=[], choices=WORKSPACES)
     parser.add_argument("--size", action="append", default=[], choices=list(SIZES))
-    parser.add_argument("--workers", type=int, default=2, help="cases at a time, each with an app of its own")
-    parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds in which a page must come to rest")
-    parser.add_argument("--out", type=Path, help="folder for results, steps and pictures; cases done there are kept")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="cases at a time, each with an app of its own"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=LIMIT_S, help="seconds in which a page must come to rest"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder for results, steps and pictures; cases done there are kept"
+    )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     given = parser.parse_args()
     if find_chromium() is None:
         say("No Chromium found; STITCHLENS_CHROMIUM can name one. Skipped.")
         return 0
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # what the hub would say must not depend on the day
+    os.environ.setdefault(
+        "HF_HUB_OFFLINE", "1"
+    )  # what the hub would say must not depend on the day
     os.environ.setdefault("COLUMNS", "200")  # a traceback's lines stay whole
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // given.workers)))
     if given.short and given.steps is None:
@@ -313,7 +397,11 @@ def main() -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         say(f"Stopped; what is done lies in {keep}")
         return 130
-    print(json.dumps([asdict(r) for r in results], indent=1) if given.json else table(results, given.limit))
+    print(
+        json.dumps([asdict(r) for r in results], indent=1)
+        if given.json
+        else table(results, given.limit)
+    )
     faults = sum(len(r.faults) for r in results)
     if faults:
         say(f"Every step and a picture of each fault: {keep}")

@@ -1,4 +1,5 @@
-"""What a hand does with each kind of target, with a mouse or by touch; every choice comes from the generator given."""
+"""What a hand does with each kind of target, with a mouse or by touch; every choice comes from the
+generator given."""
 
 import asyncio
 import math
@@ -15,12 +16,39 @@ from tests.helpers.monkey.looking import MARKS, Target
 Point = tuple[float, float]
 
 WEIGHTS = {
-    "chart": 9.0, "table": 5.0, "select": 5.0, "option": 6.0, "choice": 5.0, "slider": 4.0, "number": 4.0, "step": 3.0,
-    "text": 3.0, "button": 4.0, "submit": 3.0, "expander": 3.0, "toggle": 2.0, "download": 2.0, "upload": 2.0,
-    "link": 2.0, "nav": 1.5, "sidebar": 0.7, "menu": 0.5, "theme": 1.5, "toolbar": 0.7, "help": 0.3,
-}  # fmt: skip
+    "chart": 9.0,
+    "table": 5.0,
+    "select": 5.0,
+    "option": 6.0,
+    "choice": 5.0,
+    "slider": 4.0,
+    "number": 4.0,
+    "step": 3.0,
+    "text": 3.0,
+    "button": 4.0,
+    "submit": 3.0,
+    "expander": 3.0,
+    "toggle": 2.0,
+    "download": 2.0,
+    "upload": 2.0,
+    "link": 2.0,
+    "nav": 1.5,
+    "sidebar": 0.7,
+    "menu": 0.5,
+    "theme": 1.5,
+    "toolbar": 0.7,
+    "help": 0.3,
+}
 """How often a kind is chosen, whatever the number of its targets."""
-EVERYWHERE = {"reload": 2.0, "back": 1.0, "forward": 0.5, "keys": 1.5, "scroll": 0.8, "turn": 0.6, "theme": 0.4}
+EVERYWHERE = {
+    "reload": 2.0,
+    "back": 1.0,
+    "forward": 0.5,
+    "keys": 1.5,
+    "scroll": 0.8,
+    "turn": 0.6,
+    "theme": 0.4,
+}
 """What can be done on any page."""
 
 TEXTS = (
@@ -44,10 +72,37 @@ TEXTS = (
     "٣",
 )
 NUMBERS = ("", "-1", "0", "1", "2", "0.5", "7", "1e9", "1e-9", "abc")
-FEW = {"Tokens": ("4", "8", "12"), "Positions": ("2000", "3000"), "Rows of B": ("2000", "3000"), "Seeds": ("1", "2")}
+FEW = {
+    "Tokens": ("4", "8", "12"),
+    "Positions": ("2000", "3000"),
+    "Rows of B": ("2000", "3000"),
+    "Seeds": ("1", "2"),
+}
 """Numbers that cost time: only these are typed."""
-KEYS = ("Tab", "Tab", "Shift+Tab", "Enter", "Escape", "Space", "Home", "ArrowDown", "ArrowUp", "ArrowLeft")
-CHART = (*["mark"] * 3, "marks", "anywhere", "twice", "box", "box", "lasso", "swipe", "wheel", "legend")
+KEYS = (
+    "Tab",
+    "Tab",
+    "Shift+Tab",
+    "Enter",
+    "Escape",
+    "Space",
+    "Home",
+    "ArrowDown",
+    "ArrowUp",
+    "ArrowLeft",
+)
+CHART = (
+    *["mark"] * 3,
+    "marks",
+    "anywhere",
+    "twice",
+    "box",
+    "box",
+    "lasso",
+    "swipe",
+    "wheel",
+    "legend",
+)
 """What is done with a chart."""
 LET_GO = "document.activeElement?.blur()"
 """What stands in a field counts once the field is left."""
@@ -94,8 +149,11 @@ class Hand:
 
 
 async def box_of(where: Locator) -> tuple[float, float, float, float] | None:
-    """Left, top, width, height in the window, after it was brought there; None where something lies over its middle."""
-    await where.evaluate("e => e.scrollIntoView({block: 'center', inline: 'nearest', behavior: 'instant'})")
+    """Left, top, width, height in the window, after it was brought there; None where something lies
+    over its middle."""
+    await where.evaluate(
+        "e => e.scrollIntoView({block: 'center', inline: 'nearest', behavior: 'instant'})"
+    )
     await asyncio.sleep(0.05)
     return await where.evaluate("""e => {
         const b = e.getBoundingClientRect(), x = b.left + b.width / 2, y = b.top + b.height / 2;
@@ -131,7 +189,9 @@ async def act(hand: Hand, target: Target, r: random.Random) -> str:
         case "number":
             few = FEW.get(target.label)
             ends = [n for n in (target.min, target.max) if n is not None]
-            between = [str(r.randint(int(float(ends[0])), int(float(ends[1]))))] if len(ends) == 2 else []
+            between = (
+                [str(r.randint(int(float(ends[0])), int(float(ends[1]))))] if len(ends) == 2 else []
+            )
             return await _type(hand, (x, y), r.choice(few or (*NUMBERS, *ends, *between * 6)), r)
         case "text":
             return await _type(hand, (x, y), r.choice(TEXTS), r)
@@ -153,7 +213,10 @@ async def act(hand: Hand, target: Target, r: random.Random) -> str:
             async with page.expect_download(timeout=60_000) as coming:
                 await hand.press(x, y)
             file = await (await coming.value).path()
-            return f"downloaded {(await coming.value).suggested_filename!r}, {file.stat().st_size:,} bytes"
+            return (
+                f"downloaded {(await coming.value).suggested_filename!r}, {file.stat().st_size:,}"
+                " bytes"
+            )
         case "help":
             await (hand.press(x, y) if hand.touch else page.mouse.move(x, y))
             return "asked for help"
@@ -182,7 +245,9 @@ async def _upload(hand: Hand, where: Locator, target: Target, r: random.Random) 
     return f"uploaded {file.name}"
 
 
-async def _slide(hand: Hand, where: Locator, box: tuple[float, float, float, float], r: random.Random) -> str:
+async def _slide(
+    hand: Hand, where: Locator, box: tuple[float, float, float, float], r: random.Random
+) -> str:
     left, _, width, _ = box
     thumb = where.locator("input").first
     if r.random() < 0.5:
@@ -196,14 +261,19 @@ async def _slide(hand: Hand, where: Locator, box: tuple[float, float, float, flo
         return [b.left + b.width / 2, b.top + b.height / 2];
     }""")
     to = r.uniform(-0.1, 1.1)
-    await hand.drag([tuple(at), (left + to * width, at[1]), (left + to * width, at[1] + r.uniform(-20, 20))])
+    await hand.drag(
+        [tuple(at), (left + to * width, at[1]), (left + to * width, at[1] + r.uniform(-20, 20))]
+    )
     return f"dragged to {to:.2f}"
 
 
 async def _table(hand: Hand, box: tuple[float, float, float, float], r: random.Random) -> str:
     left, top, width, height = box
     row = 17 + 35 * r.randrange(max(1, min(8, int(height // 35))))
-    x, y = left + (15 if r.random() < 0.4 else r.uniform(5, max(6, width - 5))), top + min(row, height - 4)
+    x, y = (
+        left + (15 if r.random() < 0.4 else r.uniform(5, max(6, width - 5))),
+        top + min(row, height - 4),
+    )
     match r.choice(("press", "press", "press", "head", "twice", "keys", "drag")):
         case "press":
             await hand.press(x, y)
@@ -225,17 +295,24 @@ async def _table(hand: Hand, box: tuple[float, float, float, float], r: random.R
     return "dragged over it"
 
 
-async def _chart(hand: Hand, where: Locator, box: tuple[float, float, float, float], r: random.Random) -> str:
+async def _chart(
+    hand: Hand, where: Locator, box: tuple[float, float, float, float], r: random.Random
+) -> str:
     left, top, width, height = box
 
     def somewhere(margin: float = 0.1) -> Point:
-        return left + r.uniform(margin, 1 - margin) * width, top + r.uniform(margin, 1 - margin) * height
+        return (
+            left + r.uniform(margin, 1 - margin) * width,
+            top + r.uniform(margin, 1 - margin) * height,
+        )
 
     what = r.choice(CHART)
     match what:
         case "mark" | "marks":
             marks = await where.evaluate(f"e => ({MARKS})(e, 200)")
-            inside = [(x, y) for x, y in marks if left <= x <= left + width and top <= y <= top + height]
+            inside = [
+                (x, y) for x, y in marks if left <= x <= left + width and top <= y <= top + height
+            ]
             if inside:
                 for x, y in (r.choice(inside) for _ in range(1 if what == "mark" else 3)):
                     await hand.press(x, y)
@@ -252,7 +329,9 @@ async def _chart(hand: Hand, where: Locator, box: tuple[float, float, float, flo
         case "lasso":
             (x, y), size = somewhere(0.3), r.uniform(0.05, 0.3)
             turns = [2 * math.pi * k / 12 for k in range(13)]
-            await hand.drag([(x + size * width * math.cos(a), y + size * height * math.sin(a)) for a in turns])
+            await hand.drag(
+                [(x + size * width * math.cos(a), y + size * height * math.sin(a)) for a in turns]
+            )
         case "swipe":
             (x, y), way = somewhere(), r.choice((-1, 1))
             await hand.drag([(x + r.uniform(-8, 8), y + way * k * 25) for k in range(8)])
@@ -289,7 +368,9 @@ async def anywhere(hand: Hand, what: str, sizes: Sequence[dict[str, Any]], r: ra
             return " ".join(keys)
         case "scroll":
             size = page.viewport_size or {"width": 800, "height": 600}
-            await _wheel(hand, (size["width"] * r.uniform(0.2, 0.8), size["height"] * r.uniform(0.3, 0.7)), r)
+            await _wheel(
+                hand, (size["width"] * r.uniform(0.2, 0.8), size["height"] * r.uniform(0.3, 0.7)), r
+            )
             return "scrolled"
         case "turn":
             size = r.choice(sizes)

@@ -13,11 +13,14 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 HERE = Path(__file__).parent
-SURVEY, REST, MARKS = ((HERE / f"{name}.js").read_text("utf-8") for name in ("survey", "rest", "marks"))
+SURVEY, REST, MARKS = (
+    (HERE / f"{name}.js").read_text("utf-8") for name in ("survey", "rest", "marks")
+)
 ENDS = (
-    ForwardMsg.FINISHED_SUCCESSFULLY, ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY,
+    ForwardMsg.FINISHED_SUCCESSFULLY,
+    ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY,
     ForwardMsg.FINISHED_WITH_COMPILE_ERROR,
-)  # fmt: skip
+)
 """How a run ends that no other one follows."""
 GRACE = 0.2
 """Seconds after a gesture in which Streamlit's client may still hold it back."""
@@ -78,8 +81,8 @@ class Survey:
 
 
 class Wire:
-    """What is said between a page and its server. The client shows that a script runs only once it began, which a busy
-    server lets it wait for."""
+    """What is said between a page and its server. The client shows that a script runs only once it
+    began, which a busy server lets it wait for."""
 
     def __init__(self, page: Page) -> None:
         self.waiting = False
@@ -92,11 +95,16 @@ class Wire:
         socket.on("close", self._closed)
 
     def _sent(self, frame: bytes | str) -> None:
-        if isinstance(frame, bytes) and BackMsg.FromString(frame).WhichOneof("type") == "rerun_script":
+        if (
+            isinstance(frame, bytes)
+            and BackMsg.FromString(frame).WhichOneof("type") == "rerun_script"
+        ):
             self.waiting = True
 
     def _received(self, frame: bytes | str) -> None:
-        if not self.waiting or isinstance(frame, str) or len(frame) > 1000:  # the end of a run is a short message
+        if (
+            not self.waiting or isinstance(frame, str) or len(frame) > 1000
+        ):  # the end of a run is a short message
             return
         message = ForwardMsg.FromString(frame)
         if message.WhichOneof("type") == "script_finished" and message.script_finished in ENDS:
@@ -115,7 +123,8 @@ async def survey(page: Page) -> Survey:
 
 
 async def rested(page: Page, wire: Wire, limit: float) -> tuple[Survey, float]:
-    """Wait until the script rests and two surveys agree: the survey, and seconds. Raises DeadEndError after `limit`."""
+    """Wait until the script rests and two surveys agree: the survey, and seconds. Raises
+    DeadEndError after `limit`."""
     start = time.monotonic()
     await asyncio.sleep(GRACE)
     before, quiet = None, 0
@@ -135,8 +144,8 @@ async def rested(page: Page, wire: Wire, limit: float) -> tuple[Survey, float]:
 
 
 def differences(before: Survey, after: Survey, worked: bool) -> list[str]:
-    """What a page forgot while it was left and opened again. The results of a button (`worked`) may be gone, and what
-    stands in them; all else must stand in the address."""
+    """What a page forgot while it was left and opened again. The results of a button (`worked`) may
+    be gone, and what stands in them; all else must stand in the address."""
     out = []
     if before.place != after.place:
         return [f"shows /{after.place}, not /{before.place}"]
@@ -147,7 +156,11 @@ def differences(before: Survey, after: Survey, worked: bool) -> list[str]:
         one, other = getattr(before, what), getattr(after, what)
         for key in sorted(one.keys() | other.keys()):
             if key in one and key in other:
-                out += [f"{key}: was {one[key][:60]!r}, is {other[key][:60]!r}"] if one[key] != other[key] else []
+                out += (
+                    [f"{key}: was {one[key][:60]!r}, is {other[key][:60]!r}"]
+                    if one[key] != other[key]
+                    else []
+                )
             elif not worked:
                 out += [f"{key}: " + ("is gone" if key in one else "was not there before")]
     return out

@@ -13,23 +13,45 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Request, Response
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Error,
+    Page,
+    Request,
+    Response,
+)
 
 from tests.helpers.monkey import gestures
 from tests.helpers.monkey.gestures import EVERYWHERE, WEIGHTS, Hand
-from tests.helpers.monkey.looking import DeadEndError, Survey, Target, Wire, differences, rested, survey
+from tests.helpers.monkey.looking import (
+    DeadEndError,
+    Survey,
+    Target,
+    Wire,
+    differences,
+    rested,
+    survey,
+)
 
 SIZES: dict[str, dict[str, Any]] = {
     "desk": {"viewport": {"width": 1440, "height": 900}},
     "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True},
 }
 TURNED = {
-    "desk": ({"width": 1440, "height": 900}, {"width": 1024, "height": 768}, {"width": 1920, "height": 1080}),
+    "desk": (
+        {"width": 1440, "height": 900},
+        {"width": 1024, "height": 768},
+        {"width": 1920, "height": 1080},
+    ),
     "phone": ({"width": 390, "height": 844}, {"width": 844, "height": 390}),
 }
 OPENING = {"steering": {"tokens": "8"}}
 """What a page's first address says besides the workspace: texts stay short."""
-STARTS_A_JOB = re.compile(r"Fit|Import|Measure its features|Train|Compare them|Add and build|Build|Go on")
+STARTS_A_JOB = re.compile(
+    r"Fit|Import|Measure its features|Train|Compare them|Add and build|Build|Go on"
+)
 OPENS_MODELS = re.compile(r"Go|Read|Look|Probe|Add")
 FIRST = 6
 """Steps in which a walk looks around before it presses any of these."""
@@ -41,7 +63,9 @@ PROBES = re.compile(r"/_stcore/(health|host-config)$")
 HERE = re.compile(r"(http|ws)://127\.0\.0\.1[:/]|data:|blob:|about:")
 SENTENCE = re.compile(r"Found .+; wanted .+: .+\.|(failed|lost)\.", re.S)
 """A StitchLensError, or the end of a job with its last words."""
-COMPLAINT = re.compile(r"Traceback \(most recent call last\)|Uncaught|\bERROR\b|\bCRITICAL\b|never retrieved")
+COMPLAINT = re.compile(
+    r"Traceback \(most recent call last\)|Uncaught|\bERROR\b|\bCRITICAL\b|never retrieved"
+)
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[│╭╰╮╯─❱]")
 OURS = re.compile(r"((?:pages|core)/[\w/]+\.py|app\.py)\W+(?:line )?(\d+)")
 
@@ -91,14 +115,22 @@ class Watch:
         self.seen: list[Fault] = []
         self.opened: list[tuple[Page, Wire]] = []
         context.on("console", self._console)
-        context.on("weberror", lambda e: self.note("page error", str(e.error).split("\n")[0], str(e.error)))
+        context.on(
+            "weberror", lambda e: self.note("page error", str(e.error).split("\n")[0], str(e.error))
+        )
         context.on("request", self._request)
         context.on("requestfailed", self._failed)
         context.on("response", self._response)
         context.on("page", self._page)
 
     def note(self, kind: str, key: str, text: str = "") -> None:
-        self.seen.append(Fault(kind, re.sub(r"127\.0\.0\.1:\d+|[0-9a-f]{16,}", "…", key)[:160], (text or key)[:3000]))
+        self.seen.append(
+            Fault(
+                kind,
+                re.sub(r"127\.0\.0\.1:\d+|[0-9a-f]{16,}", "…", key)[:160],
+                (text or key)[:3000],
+            )
+        )
 
     def _console(self, message: ConsoleMessage) -> None:
         address = message.location.get("url", "")
@@ -139,7 +171,10 @@ class Watch:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         places = OURS.findall(text)
         where = ":".join(places[-1]) if places else ""
-        what = next((x for x in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", x)), lines[-1])
+        what = next(
+            (x for x in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", x)),
+            lines[-1],
+        )
         self.note("server", f"{what} {where}".strip(), "\n".join(lines[-60:]))
 
     def take(self) -> list[Fault]:
@@ -161,14 +196,21 @@ def shown(now: Survey, links: int) -> list[Fault]:
     if now.empty:
         out.append(Fault("dead end", "nothing is drawn", f"nothing is drawn at {now.url}"))
     if now.links != links:
-        out.append(Fault("dead end", "navigation", f"the navigation leads to {now.links} pages, not {links}"))
+        out.append(
+            Fault(
+                "dead end", "navigation", f"the navigation leads to {now.links} pages, not {links}"
+            )
+        )
     return out
 
 
 def choose(case: Case, seed: int, step: int, weighted: Mapping[str, float]) -> str:
-    """One of the names, by chance. Each draws a lot of its own, so that another one beside it rarely changes the choice
-    (Efraimidis and Spirakis, 2006)."""
-    lots = {n: random.Random(f"{seed}/{case.name}/{step}/{n}").random() ** (1 / w) for n, w in weighted.items()}
+    """One of the names, by chance. Each draws a lot of its own, so that another one beside it
+    rarely changes the choice (Efraimidis and Spirakis, 2006)."""
+    lots = {
+        n: random.Random(f"{seed}/{case.name}/{step}/{n}").random() ** (1 / w)
+        for n, w in weighted.items()
+    }
     return max(lots, key=lots.__getitem__)
 
 
@@ -183,7 +225,9 @@ def most(target: Target, step: int) -> float:
     return float("inf")
 
 
-def offered(now: Survey, step: int, pressed: Counter[str]) -> tuple[dict[str, Target], dict[str, float]]:
+def offered(
+    now: Survey, step: int, pressed: Counter[str]
+) -> tuple[dict[str, Target], dict[str, float]]:
     """Targets by name, and the weight of each and of what can be done anywhere."""
     targets = {t.name: t for t in now.targets if pressed[t.label] < most(t, step)}
     kinds = Counter(t.kind for t in targets.values())
@@ -192,17 +236,31 @@ def offered(now: Survey, step: int, pressed: Counter[str]) -> tuple[dict[str, Ta
 
 
 async def walk(
-    browser: Browser, url: str, log: Path, files: Path, case: Case, seed: int, steps: int, first: int = 0,
-    limit: float = 60.0, until: float = float("inf"), keep: Path | None = None,
-) -> Walk:  # fmt: skip
-    """Up to `steps` steps from `first` on, until a fault that ends it or the monotonic time `until`, but FIRST ones.
+    browser: Browser,
+    url: str,
+    log: Path,
+    files: Path,
+    case: Case,
+    seed: int,
+    steps: int,
+    first: int = 0,
+    limit: float = 60.0,
+    until: float = float("inf"),
+    keep: Path | None = None,
+) -> Walk:
+    """Up to `steps` steps from `first` on, until a fault that ends it or the monotonic time
+    `until`, but FIRST ones.
 
     `log` is the server's; `keep` gets a line a step (`steps.jsonl`) and a screenshot a fault.
     """
     done = Walk()
-    context = await browser.new_context(**SIZES[case.size], color_scheme="light", accept_downloads=True)
+    context = await browser.new_context(
+        **SIZES[case.size], color_scheme="light", accept_downloads=True
+    )
     try:
-        await _Walk(context, url, log, files, case, seed, limit, keep, done).run(first, steps, until)
+        await _Walk(context, url, log, files, case, seed, limit, keep, done).run(
+            first, steps, until
+        )
     finally:
         with suppress(Error):
             await context.close()
@@ -211,9 +269,17 @@ async def walk(
 
 class _Walk:
     def __init__(
-        self, context: BrowserContext, url: str, log: Path, files: Path, case: Case, seed: int, limit: float,
-        keep: Path | None, done: Walk,
-    ) -> None:  # fmt: skip
+        self,
+        context: BrowserContext,
+        url: str,
+        log: Path,
+        files: Path,
+        case: Case,
+        seed: int,
+        limit: float,
+        keep: Path | None,
+        done: Walk,
+    ) -> None:
         self.context, self.url, self.case, self.seed, self.done = context, url, case, seed, done
         self.limit, self.keep, self.files = limit, keep, files
         self.watch = Watch(context, log)
@@ -227,7 +293,11 @@ class _Walk:
         self.wire = self.watch.opened[0][1]
         self.page.set_default_timeout(10_000)
         self.page.set_default_navigation_timeout(1000 * self.limit)
-        touch = await self.context.new_cdp_session(self.page) if SIZES[self.case.size].get("has_touch") else None
+        touch = (
+            await self.context.new_cdp_session(self.page)
+            if SIZES[self.case.size].get("has_touch")
+            else None
+        )
         self.hand = Hand(self.page, touch, self.files)
         step = first
         try:
@@ -272,14 +342,24 @@ class _Walk:
         if after.place != self.case.page and now.place == self.case.page:
             self.left = now
         self.done.steps += 1
-        over = await self.looked(forgotten, after, step, name, did, round(time.monotonic() - start, 2))
+        over = await self.looked(
+            forgotten, after, step, name, did, round(time.monotonic() - start, 2)
+        )
         return None if over else after
 
     async def looked(
-        self, forgotten: list[str], after: Survey, step: int, name: str, did: str, seconds: float = 0
+        self,
+        forgotten: list[str],
+        after: Survey,
+        step: int,
+        name: str,
+        did: str,
+        seconds: float = 0,
     ) -> bool:
         """Note what is wrong after a gesture; whether the walk is over."""
-        found = [Fault("forgets", line.split(":")[0], line) for line in forgotten] + await self.faults(after)
+        found = [
+            Fault("forgets", line.split(":")[0], line) for line in forgotten
+        ] + await self.faults(after)
         if found:
             await self.picture(step)
         return self.noted(found, step, name, did, seconds, after.url)
@@ -364,8 +444,11 @@ class _Walk:
                 name = f"{self.case.name.replace('/', '-')}-{self.seed}-{step}.png"
                 await self.page.screenshot(path=self.keep / name)
 
-    def noted(self, found: list[Fault], step: int, name: str, did: str, seconds: float = 0, url: str = "") -> bool:
-        """Keep the faults that are new to this walk, and write the log's line; whether they end the walk."""
+    def noted(
+        self, found: list[Fault], step: int, name: str, did: str, seconds: float = 0, url: str = ""
+    ) -> bool:
+        """Keep the faults that are new to this walk, and write the log's line; whether they end the
+        walk."""
         if any(fault.kind == "server" for fault in found):  # its message on the page says less
             found = [fault for fault in found if fault.kind != "exception"]
         known = {(fault.kind, fault.key) for fault in self.done.faults}
@@ -375,9 +458,15 @@ class _Walk:
         self.done.faults += new.values()
         if self.keep is not None:
             line = {
-                "case": self.case.name, "seed": self.seed, "step": step, "what": name, "did": did, "seconds": seconds,
-                "url": url, "faults": [f"{f.kind}: {f.key}" for f in new.values()],
-            }  # fmt: skip
+                "case": self.case.name,
+                "seed": self.seed,
+                "step": step,
+                "what": name,
+                "did": did,
+                "seconds": seconds,
+                "url": url,
+                "faults": [f"{f.kind}: {f.key}" for f in new.values()],
+            }
             with (self.keep / "steps.jsonl").open("a") as f:
                 f.write(json.dumps(line, ensure_ascii=False) + "\n")
         return any(fault.kind in ENDS_A_WALK for fault in new.values())

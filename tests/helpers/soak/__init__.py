@@ -1,1 +1,2 @@
-"""Reliability, measured: kills, many people browsing, several steering at once. `make soak`; pytest collects none."""
+"""Reliability, measured: kills, many people browsing, several steering at once. `make soak`; pytest
+collects none."""

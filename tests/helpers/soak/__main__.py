@@ -1,7 +1,8 @@
-"""`python -m tests.helpers.soak`: a build killed at random moments, 25 people browsing, 4 steering while 10 browse.
+"""`python -m tests.helpers.soak`: a build killed at random moments, 25 people browsing, 4 steering
+while 10 browse.
 
-Prints each target beside what was measured and leaves with status 1 where one is missed. `--short` is what continuous
-integration runs, in under five minutes on two cores.
+Prints each target beside what was measured and leaves with status 1 where one is missed. `--short`
+is what continuous integration runs, in under five minutes on two cores.
 """
 
 import os
@@ -27,9 +28,15 @@ def part(name: str) -> Callable[[bool, int], tuple[dict[str, Any], list[Line]]]:
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("--short", action="store_true", help="fewer kills, people and seconds, the small pair for steering")
+    p.add_argument(
+        "--short",
+        action="store_true",
+        help="fewer kills, people and seconds, the small pair for steering",
+    )
     p.add_argument("--only", default=",".join(PARTS), help="some of " + ",".join(PARTS))
-    p.add_argument("--seed", type=int, default=0, help="of the kills' moments and of where people go")
+    p.add_argument(
+        "--seed", type=int, default=0, help="of the kills' moments and of where people go"
+    )
     given = p.parse_args()
     chosen = given.only.split(",")
     if unknown := set(chosen) - set(PARTS):

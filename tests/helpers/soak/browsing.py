@@ -1,15 +1,18 @@
-"""25 people browse two workspaces for five minutes: errors, times, and whether the server's memory stays flat.
+"""25 people browse two workspaces for five minutes: errors, times, and whether the server's memory
+stays flat.
 
-They are sessions that speak Streamlit's protocol (see `session`), each with pauses of its own: pages by the sidebar, by
-links and by Back, the workspace by its picker, stitches and features by links, widgets and tabs opened anew. 25 windows
-of Chromium that draw on two cores without a GPU would measure Chromium and not the app. One real Chromium, where there
-is one, goes along and reports the errors of its console; its times are not counted.
+They are sessions that speak Streamlit's protocol (see `session`), each with pauses of its own:
+pages by the sidebar, by links and by Back, the workspace by its picker, stitches and features by
+links, widgets and tabs opened anew. 25 windows of Chromium that draw on two cores without a GPU
+would measure Chromium and not the app. One real Chromium, where there is one, goes along and
+reports the errors of its console; its times are not counted.
 
-Before they come, one person opens every page once and waits until the server rests: the first visit to Steering opens
-that pair's B in the background, which takes the interpreter for seconds, once a server.
+Before they come, one person opens every page once and waits until the server rests: the first visit
+to Steering opens that pair's B in the background, which takes the interpreter for seconds, once a
+server.
 
-A step's time is that from the request to the end of the script. Memory is the server's whole resident set; medians over
-a quarter of a minute, after the first minute and at the end.
+A step's time is that from the request to the end of the script. Memory is the server's whole
+resident set; medians over a quarter of a minute, after the first minute and at the end.
 """
 
 import asyncio
@@ -100,7 +103,8 @@ class Guide:
         spaces = {pair: Workspace(pair, PROJECT / "cache") for pair in PAIRS}
         self.stitches = {pair: stitch_tables.stitch_names(ws) for pair, ws in spaces.items()}
         self.features = {
-            pair: len(feature_tables.features(ws, feature_tables.saes(ws)[0])) for pair, ws in spaces.items()
+            pair: len(feature_tables.features(ws, feature_tables.saes(ws)[0]))
+            for pair, ws in spaces.items()
         }
 
     def anywhere(self, chance: random.Random) -> Place:
@@ -113,23 +117,34 @@ class Guide:
         return place
 
 
-async def step(tab: Session, place: Place, guide: Guide, chance: random.Random) -> tuple[Place, str, Run]:
-    """Something that a person does next: the sidebar, Back, the picker, or another stitch or feature."""
+async def step(
+    tab: Session, place: Place, guide: Guide, chance: random.Random
+) -> tuple[Place, str, Run]:
+    """Something that a person does next: the sidebar, Back, the picker, or another stitch or
+    feature."""
     match chance.choice(("sidebar", "back", "picker", "choose", "choose")):
         case "sidebar":
             there = Place(place.pair, chance.choice([p for p in PAGES if p != place.page]))
             return there, "sidebar", await tab.ask(there.page, urlencode({"pair": place.pair}))
         case "picker" if picker := tab.last.widget("selectbox", "Workspace"):
             other = PAIRS[1 - PAIRS.index(place.pair)]
-            address = replace(place, pair=other).query  # Streamlit's client changes the address first
+            address = replace(
+                place, pair=other
+            ).query  # Streamlit's client changes the address first
             change = WidgetState(id=picker.id, string_value=other)
-            return Place(other, place.page), "picker", await tab.ask(query=address, widgets=[change])
+            return (
+                Place(other, place.page),
+                "picker",
+                await tab.ask(query=address, widgets=[change]),
+            )
         case "choose" if chooser := tab.last.widget("selectbox", "Stitch shown"):
             there = Place(place.pair, "stitches", chance.choice(guide.stitches[place.pair]))
             change = WidgetState(id=chooser.id, string_value=there.stitch)
             return there, "widget", await tab.ask(query=there.query, widgets=[change])
         case "choose" if number := tab.last.widget("number_input", "Feature"):
-            there = Place(place.pair, "features", feature=chance.randrange(guide.features[place.pair]))
+            there = Place(
+                place.pair, "features", feature=chance.randrange(guide.features[place.pair])
+            )
             change = WidgetState(id=number.id, double_value=there.feature)
             return there, "widget", await tab.ask(query=there.query, widgets=[change])
     there = guide.anywhere(chance)
@@ -156,12 +171,15 @@ async def person(
 
 
 def is_fault(message: ConsoleMessage) -> bool:
-    """On a link to a page, Streamlit's client first looks for its server below that page's address."""
+    """On a link to a page, Streamlit's client first looks for its server below that page's
+    address."""
     probe = re.search(r"/_stcore/(health|host-config)$", message.location.get("url", ""))
     return message.type == "error" and not probe
 
 
-async def window(url: str, guide: Guide, chance: random.Random, began: float, until: float, seen: Seen) -> int:
+async def window(
+    url: str, guide: Guide, chance: random.Random, began: float, until: float, seen: Seen
+) -> int:
     """A person in Chromium, by links; how many pages it opened, or -1 where there is none."""
     if (program := find_chromium()) is None:
         return -1
@@ -172,7 +190,9 @@ async def window(url: str, guide: Guide, chance: random.Random, began: float, un
         say(seen.faults[-1])
 
     async with async_playwright() as playwright:
-        options = ["--disable-gpu", "--disable-background-networking"] + ["--no-sandbox"] * (os.geteuid() == 0)
+        options = ["--disable-gpu", "--disable-background-networking"] + ["--no-sandbox"] * (
+            os.geteuid() == 0
+        )
         browser = await playwright.chromium.launch(executable_path=program, args=options)
         page = await browser.new_page()
         page.set_default_timeout(60_000)
@@ -183,8 +203,12 @@ async def window(url: str, guide: Guide, chance: random.Random, began: float, un
             try:
                 await page.goto(f"{url}/{place.page}?{place.query}")
                 await page.wait_for_selector("h1")
-                await page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
-                for text in await page.locator("[data-testid=stException], [data-testid=stAlert]").all_inner_texts():
+                await page.wait_for_selector(
+                    "[data-testid=stApp][data-test-script-state=notRunning]"
+                )
+                for text in await page.locator(
+                    "[data-testid=stException], [data-testid=stAlert]"
+                ).all_inner_texts():
                     complain(f"/{place.page}?{place.query} shows {text}")
                 opened_pages += 1
             except Error as e:
@@ -209,7 +233,8 @@ def serving(home: Path) -> Iterator[Server]:
 
 
 async def first(server: Server, seen: Seen) -> tuple[float, float]:
-    """One person opens each page of each workspace: seconds of the slowest, and until the server rests afterwards."""
+    """One person opens each page of each workspace: seconds of the slowest, and until the server
+    rests afterwards."""
     waited, began = 0.0, 0.0
     for place in (Place(pair, page) for pair in PAIRS for page in PAGES):
         async with opened(server.url) as tab:
@@ -230,7 +255,10 @@ async def browse(server: Server, people: int, seconds: float, seed: int, seen: S
     guide, began, process = Guide(), time.monotonic(), psutil.Process(server.pid)
     watching = asyncio.create_task(watch(process, began, seen))
     chances = [random.Random(seed * 1000 + k) for k in range(people)]
-    everyone = [person(f"person {k}", server.url, guide, c, began, seconds, seen) for k, c in enumerate(chances[1:])]
+    everyone = [
+        person(f"person {k}", server.url, guide, c, began, seconds, seen)
+        for k, c in enumerate(chances[1:])
+    ]
     real = asyncio.create_task(window(server.url, guide, chances[0], began, seconds, seen))
     await asyncio.gather(real, *everyone)
     pages = real.result()
@@ -244,7 +272,8 @@ async def browse(server: Server, people: int, seconds: float, seed: int, seen: S
 
 
 def growth(memory: list[tuple[float, int]], end: float) -> float:
-    """Percent from just after the first minute to the end; of less than that, from the middle on."""
+    """Percent from just after the first minute to the end; of less than that, from the middle
+    on."""
     first = FIRST if end >= FIRST + 2 * SPAN else end / 2
     span = min(SPAN, end / 8)
     early = statistics.median(m for t, m in memory if first <= t <= first + span)
@@ -254,7 +283,9 @@ def growth(memory: list[tuple[float, int]], end: float) -> float:
 def broken(server: Server, seen: Seen) -> None:
     """Adds what the server's log complains of, and shows its end where anything went wrong."""
     log = server.log.read_text("utf-8", "replace")
-    seen.faults += ["a traceback in the server's log"] * log.count("Traceback (most recent call last)")
+    seen.faults += ["a traceback in the server's log"] * log.count(
+        "Traceback (most recent call last)"
+    )
     if seen.faults:
         say(log[-3000:])
 
@@ -274,19 +305,58 @@ def run(short: bool, seed: int) -> tuple[dict[str, Any], list[Line]]:
     minute = [t for at, *_, t in seen.steps if at >= FIRST]
     grown = growth(seen.memory, seconds)
     last = max(m for _, m in seen.memory) / 2**20
-    each = {page or "overview": [t for _, p, _, t in seen.steps if p == (page or "overview")] for page in PAGES}
+    each = {
+        page or "overview": [t for _, p, _, t in seen.steps if p == (page or "overview")]
+        for page in PAGES
+    }
     lines = [
-        Line("errors while browsing", len(seen.faults), at_most=0, note="; ".join(seen.faults[:3])[:300]),
-        Line("step, p95", percentile(times, 0.95), "s", at_most=None if short else 3, note=f"{len(times)} steps"),
+        Line(
+            "errors while browsing",
+            len(seen.faults),
+            at_most=0,
+            note="; ".join(seen.faults[:3])[:300],
+        ),
+        Line(
+            "step, p95",
+            percentile(times, 0.95),
+            "s",
+            at_most=None if short else 3,
+            note=f"{len(times)} steps",
+        ),
         Line("step, p50", percentile(times, 0.5), "s"),
-        Line("memory since the first minute" if minute and not short else "memory since the middle, too short to judge",
-             grown, "%", at_most=None if short else 10, note=f"at most {last:,.0f} MB"),
-        *(Line(f"{name}, p50", percentile(ts, 0.5), "s", note=f"p95 {percentile(ts, 0.95):.2f}, {len(ts)} steps")
-          for name, ts in each.items() if ts),
-        Line("first view of a page, slowest, nobody else there", waited, "s",
-             note=f"then {warming:.0f} s until the models were open"),
+        Line(
+            (
+                "memory since the first minute"
+                if minute and not short
+                else "memory since the middle, too short to judge"
+            ),
+            grown,
+            "%",
+            at_most=None if short else 10,
+            note=f"at most {last:,.0f} MB",
+        ),
+        *(
+            Line(
+                f"{name}, p50",
+                percentile(ts, 0.5),
+                "s",
+                note=f"p95 {percentile(ts, 0.95):.2f}, {len(ts)} steps",
+            )
+            for name, ts in each.items()
+            if ts
+        ),
+        Line(
+            "first view of a page, slowest, nobody else there",
+            waited,
+            "s",
+            note=f"then {warming:.0f} s until the models were open",
+        ),
         Line("server's processor time a step", processor / (len(times) + max(pages, 0)), "s"),
-    ]  # fmt: skip
+    ]
     if minute and not short:
         lines.insert(3, Line("step after the first minute, p95", percentile(minute, 0.95), "s"))
-    return {"people": people, "seconds": f"{seconds:.0f}", "pages in Chromium": max(pages, 0)}, lines
+    return {
+        "people": people,
+        "seconds": f"{seconds:.0f}",
+        "pages in Chromium": max(pages, 0),
+    }, lines

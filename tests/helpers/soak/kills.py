@@ -1,11 +1,12 @@
-"""`kill -9` in a `nano` build, at random moments and inside writes: what is left is whole, and the same command then
-ends as if nothing had been.
+"""`kill -9` in a `nano` build, at random moments and inside writes: what is left is whole, and the
+same command then ends as if nothing had been.
 
-Every build is a process of its own, killed with its group. It is forked from one that has only imported the modules
-(multiprocessing's forkserver), so that importing torch is not paid a hundred times. Each computes on one thread: as
-many trials run side by side as there are cores, and sums keep their order, so bits can be compared. Killed moments are
-drawn uniformly over the undisturbed build's time. A write lasts milliseconds, which those would hardly meet, so
-further kills wait for the k-th temporary file to appear.
+Every build is a process of its own, killed with its group. It is forked from one that has only
+imported the modules (multiprocessing's forkserver), so that importing torch is not paid a hundred
+times. Each computes on one thread: as many trials run side by side as there are cores, and sums
+keep their order, so bits can be compared. Killed moments are drawn uniformly over the undisturbed
+build's time. A write lasts milliseconds, which those would hardly meet, so further kills wait for
+the k-th temporary file to appear.
 
 Trials that are over are noted in `test-results/soak/`; a soak that was stopped goes on from there.
 """
@@ -48,12 +49,13 @@ PRELOADED = (transformers, transformer_lens, stitch_measure)
 PAIR = "nano"
 COMMAND = ["build", PAIR, "--positions", "12000", "--tokens", "1", "--select-tokens", "1"]
 WINDOW = 8
-"""Documents read at a time, fewer than usual: a window is the least that is scored, and 12,000 positions take more
-windows than lie between two checkpoints."""
+"""Documents read at a time, fewer than usual: a window is the least that is scored, and 12,000
+positions take more windows than lie between two checkpoints."""
 TIMES = {"seconds", "made"}
 """Fields that tell how long or when, and differ between any two builds."""
 WRITES = 24
-"""Temporary files of a build among which a placed kill chooses: moments, artifacts, and the manifest after each."""
+"""Temporary files of a build among which a placed kill chooses: moments, artifacts, and the
+manifest after each."""
 LEFT = PROJECT / "test-results" / "soak"
 FORK = multiprocessing.get_context("forkserver")
 
@@ -74,7 +76,10 @@ class Trial(Frozen):
 def build(home: str) -> None:
     """`python -m core build nano …` into folders of its own; in the forked process."""
     os.setsid()
-    os.environ |= {"STITCHLENS_WORKSPACES": f"{home}/workspaces", "STITCHLENS_CACHE": f"{home}/cache"}
+    os.environ |= {
+        "STITCHLENS_WORKSPACES": f"{home}/workspaces",
+        "STITCHLENS_CACHE": f"{home}/cache",
+    }
     torch.set_num_threads(1)
     harvest.WINDOW = WINDOW
     with Path(home, "log").open("ab") as log:
@@ -128,11 +133,14 @@ def strip(value: Any) -> Any:
 
 def header(path: Path) -> dict[str, Any]:
     with safe_open(path, "np") as f:
-        return {k: strip(json.loads(v)) if v[:1] in "{[" else v for k, v in (f.metadata() or {}).items()}
+        return {
+            k: strip(json.loads(v)) if v[:1] in "{[" else v for k, v in (f.metadata() or {}).items()
+        }
 
 
 def makers(ws: Workspace, name: str) -> dict[str, Any]:
-    """An artifact's makers without times, also where they name the stitch by a fingerprint that its time is part of."""
+    """An artifact's makers without times, also where they name the stitch by a fingerprint that its
+    time is part of."""
     artifacts = ws.manifest().artifacts
     found = artifacts[name].makers
     stitch = artifacts.get(f"stitches/{name.rpartition('/')[2]}")
@@ -142,7 +150,8 @@ def makers(ws: Workspace, name: str) -> dict[str, Any]:
 
 
 def differences(one: Workspace, other: Workspace) -> list[str]:
-    """Where two workspaces differ: names, makers, tensors by their bits, tables and records by value; not in times."""
+    """Where two workspaces differ: names, makers, tensors by their bits, tables and records by
+    value; not in times."""
     mine, theirs = one.manifest().artifacts, other.manifest().artifacts
     found = [f"only one has {name}" for name in sorted(mine.keys() ^ theirs.keys())]
     for name in sorted(mine.keys() & theirs.keys()):
@@ -152,7 +161,9 @@ def differences(one: Workspace, other: Workspace) -> list[str]:
         match a.suffix:
             case ".safetensors":
                 x, y = load_file(a), load_file(b)
-                bits = [{k: (v.dtype.str, v.shape, v.tobytes()) for k, v in t.items()} for t in (x, y)]
+                bits = [
+                    {k: (v.dtype.str, v.shape, v.tobytes()) for k, v in t.items()} for t in (x, y)
+                ]
                 same = bits[0] == bits[1] and header(a) == header(b)
             case ".parquet":
                 x, y = (pd.read_parquet(p).drop(columns=[*TIMES], errors="ignore") for p in (a, b))
@@ -173,13 +184,21 @@ def workspace(home: Path) -> Workspace:
 def left(home: Path) -> list[str]:
     """Faults of what a killed build left."""
     ws = workspace(home)
-    return [f"after the kill, {name}: {fault}" for name, fault in ws.verify().items()] if ws.exists else []
+    return (
+        [f"after the kill, {name}: {fault}" for name, fault in ws.verify().items()]
+        if ws.exists
+        else []
+    )
 
 
 def trial(
-    name: str, home: Path, moments: Callable[[int], Callable[[Any, Path], bool]], reference: Callable[[], Path]
+    name: str,
+    home: Path,
+    moments: Callable[[int], Callable[[Any, Path], bool]],
+    reference: Callable[[], Path],
 ) -> Trial:
-    """One build killed, looked at, and taken to its end. `moments(n)` is the n-th try to meet it alive."""
+    """One build killed, looked at, and taken to its end. `moments(n)` is the n-th try to meet it
+    alive."""
     for attempt in range(10):
         shutil.rmtree(home, ignore_errors=True)
         process, began = start(home), time.monotonic()
@@ -189,13 +208,17 @@ def trial(
         if alive:
             break
     else:
-        return Trial(name=name, moment=moment, artifacts=0, inside=False, faults=["ended before every kill"])
+        return Trial(
+            name=name, moment=moment, artifacts=0, inside=False, faults=["ended before every kill"]
+        )
     faults, ws, writing = left(home), workspace(home), any(parts(home))
     artifacts = len(ws.manifest().artifacts) if ws.exists and not faults else 0
     process = start(home)
     process.join()
     if process.exitcode != 0:
-        faults.append(f"went on to exit status {process.exitcode}: {(home / 'log').read_text()[-300:]}")
+        faults.append(
+            f"went on to exit status {process.exitcode}: {(home / 'log').read_text()[-300:]}"
+        )
     else:
         faults += [f"at its end, {k}: {v}" for k, v in ws.verify().items()]
         faults += differences(workspace(reference()), ws)
@@ -211,7 +234,11 @@ def run(short: bool, seed: int) -> tuple[dict[str, Any], list[Line]]:
     home = LEFT / f"kills-{fingerprint([COMMAND, count, placed, seed, *map(sha256_path, sources)])}"
     home.mkdir(parents=True, exist_ok=True)
     notes, lock, draw = home / "trials.jsonl", Lock(), random.Random(seed)
-    known = [Trial.model_validate_json(line) for line in notes.read_text().splitlines()] if notes.exists() else []
+    known = (
+        [Trial.model_validate_json(line) for line in notes.read_text().splitlines()]
+        if notes.exists()
+        else []
+    )
     done = {t.name: t for t in known if not t.faults}
     workers = os.cpu_count() or 1
     _begin()
@@ -245,7 +272,10 @@ def run(short: bool, seed: int) -> tuple[dict[str, Any], list[Line]]:
             found = done[name]
             where = "inside a write" if found.inside else "between writes"
             verdict = "; ".join(found.faults) or "resumed to equal artifacts"
-            say(f"{name}: killed {found.moment:.1f} s in, {where}, {found.artifacts} artifacts there: {verdict}")
+            say(
+                f"{name}: killed {found.moment:.1f} s in, {where}, {found.artifacts} artifacts"
+                f" there: {verdict}"
+            )
             return found
 
         def random_moment(share: float, attempt: int) -> Callable[[Any, Path], bool]:
@@ -256,25 +286,38 @@ def run(short: bool, seed: int) -> tuple[dict[str, Any], list[Line]]:
 
         writes = [draw.randint(1, WRITES) for _ in range(placed)]
         shares = [draw.random() for _ in range(count)]
-        tasks = [pool.submit(go, f"write-{k:02}", partial(random_write, n)) for k, n in enumerate(writes)]
-        tasks += [pool.submit(go, f"kill-{k:02}", partial(random_moment, x)) for k, x in enumerate(shares)]
+        tasks = [
+            pool.submit(go, f"write-{k:02}", partial(random_write, n)) for k, n in enumerate(writes)
+        ]
+        tasks += [
+            pool.submit(go, f"kill-{k:02}", partial(random_moment, x)) for k, x in enumerate(shares)
+        ]
         trials = [task.result() for task in tasks]
     seconds = undisturbed.result()
     good = [t for t in trials if not t.faults]
     lines = [
-        Line("random kills that left a whole workspace and resumed to equal artifacts",
-             sum(t.name.startswith("kill") for t in good), f"of {count}", at_least=count),
-        Line("kills placed in a write that did", sum(t.name.startswith("write") for t in good), f"of {placed}",
-             at_least=placed, note=f"{sum(t.inside for t in trials)} of all kills left a half-written file"),
-    ]  # fmt: skip
+        Line(
+            "random kills that left a whole workspace and resumed to equal artifacts",
+            sum(t.name.startswith("kill") for t in good),
+            f"of {count}",
+            at_least=count,
+        ),
+        Line(
+            "kills placed in a write that did",
+            sum(t.name.startswith("write") for t in good),
+            f"of {placed}",
+            at_least=placed,
+            note=f"{sum(t.inside for t in trials)} of all kills left a half-written file",
+        ),
+    ]
     if len(good) == len(trials):
         shutil.rmtree(home)  # the next soak starts anew; faults stay to be looked at
     return {"undisturbed build": f"{seconds:.0f} s", "side by side": workers}, lines
 
 
 def _begin() -> None:
-    """Starts the process that builds are forked from: one thread for every library, and no word about the semaphores
-    that a killed process leaves."""
+    """Starts the process that builds are forked from: one thread for every library, and no word
+    about the semaphores that a killed process leaves."""
     wanted = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore:resource_tracker"}
     before = {key: os.environ.get(key) for key in wanted}
     os.environ |= wanted

@@ -1,4 +1,5 @@
-"""One browser session without the browser: it speaks Streamlit's protocol (BackMsg and ForwardMsg over a websocket)."""
+"""One browser session without the browser: it speaks Streamlit's protocol (BackMsg and ForwardMsg
+over a websocket)."""
 
 import asyncio
 import time
@@ -27,7 +28,8 @@ class Run:
     """From the request to the end of the script."""
     elements: dict[tuple[int, ...], Element] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
-    """Exceptions, errors and warnings on the page, and whatever else should not come from the server."""
+    """Exceptions, errors and warnings on the page, and whatever else should not come from the
+    server."""
 
     def of(self, kind: str) -> list[Any]:
         return [getattr(e, kind) for e in self.elements.values() if e.WhichOneof("type") == kind]
@@ -51,11 +53,15 @@ class Session:
         self.last = Run()
 
     async def ask(
-        self, page: str | None = None, query: str = "", widgets: Iterable[WidgetState] = (), back: bool = False,
+        self,
+        page: str | None = None,
+        query: str = "",
+        widgets: Iterable[WidgetState] = (),
+        back: bool = False,
         heard: Callable[[Run], None] = lambda run: None,
-    ) -> Run:  # fmt: skip
-        """Rerun the script, on another `page` if one is named, and wait for its end; `back` is the browser's Back or
-        Forward to this address. `heard` is called after every message."""
+    ) -> Run:
+        """Rerun the script, on another `page` if one is named, and wait for its end; `back` is the
+        browser's Back or Forward to this address. `heard` is called after every message."""
         message = BackMsg()
         message.rerun_script.query_string = query
         message.rerun_script.widget_states.widgets.extend(widgets)
@@ -90,7 +96,9 @@ class Session:
                 case "new_session":
                     run.elements.clear()
                 case "navigation":
-                    self.pages = {p.url_pathname: p.page_script_hash for p in message.navigation.app_pages}
+                    self.pages = {
+                        p.url_pathname: p.page_script_hash for p in message.navigation.app_pages
+                    }
                     first = next((p for p in message.navigation.app_pages if p.is_default), None)
                     if first is not None:
                         self.pages[""] = first.page_script_hash
@@ -98,12 +106,21 @@ class Session:
                     path = tuple(message.metadata.delta_path)
                     if message.delta.WhichOneof("type") == "new_element":
                         run.elements[path] = message.delta.new_element
-                    elif message.delta.WhichOneof("type") == "add_block":  # what was below it is gone
-                        run.elements = {p: e for p, e in run.elements.items() if p[: len(path)] != path}
+                    elif (
+                        message.delta.WhichOneof("type") == "add_block"
+                    ):  # what was below it is gone
+                        run.elements = {
+                            p: e for p, e in run.elements.items() if p[: len(path)] != path
+                        }
                 case "page_not_found":
                     run.faults.append(f"no page '{message.page_not_found.page_name}'")
-                case "session_event" if message.session_event.HasField("script_compilation_exception"):
-                    run.faults.append(f"did not compile: {message.session_event.script_compilation_exception.message}")
+                case "session_event" if message.session_event.HasField(
+                    "script_compilation_exception"
+                ):
+                    run.faults.append(
+                        "did not compile:"
+                        f" {message.session_event.script_compilation_exception.message}"
+                    )
                 case "script_finished":
                     if message.script_finished == ForwardMsg.FINISHED_WITH_COMPILE_ERROR:
                         run.faults.append("the script did not compile")
@@ -114,7 +131,9 @@ class Session:
 
     async def fetch(self, path: str) -> bytes:
         """A file that the page offers."""
-        return await asyncio.to_thread(lambda: urllib.request.urlopen(f"{self.url}{path}", timeout=30).read())
+        return await asyncio.to_thread(
+            lambda: urllib.request.urlopen(f"{self.url}{path}", timeout=30).read()
+        )
 
 
 @asynccontextmanager
