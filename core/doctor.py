@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from core.errors import StitchLensError
 from core.models.pairs import Source, known_pairs
 from core.text.corpus import wheel_folder
-from core.workspace.artifacts import BUILT, MAKES, is_brought
+from core.workspace.artifacts import built, command, is_brought
 from core.workspace.disk import STALE_SECONDS, sha256_file
 from core.workspace.places import PROJECT, user_cache
 from core.workspace.store import Workspace
@@ -57,20 +57,16 @@ def repair(ws: Workspace) -> list[Done]:
         if name not in artifacts:
             continue
         moved = ws.set_aside(ws.root / artifacts[name].path)
-        group = name.split("/")[0]
-        made = group in BUILT and not is_brought(artifacts[name].makers)
-        todo = (
-            ""
-            if made
-            else (
-                f"; `python -m core {MAKES[group]} {ws.pair}` makes it again"
-                if group in MAKES
-                else ""
-            )
+        makers = artifacts[name].makers
+        again = command(ws.pair, name, makers)
+        if is_brought(makers):
+            todo = f"; it was brought here: bring it again (`{again}`)" if again else ""
+        else:
+            todo = f"; `{again}` makes it again" if again else ""
+        add(
+            f"{name} {'was changed: it is set aside' if moved else 'is gone'}{todo}",
+            built(name, makers),
         )
-        if is_brought(artifacts[name].makers):
-            todo = "; it was brought here: bring it again"
-        add(f"{name} {'was changed: it is set aside' if moved else 'is gone'}{todo}", made)
     if faults:
         ws.forget(faults)
     old = [path for path in ws.strays() if time.time() - path.stat().st_mtime > STALE_SECONDS]

@@ -16,7 +16,7 @@ from core.stitches import downstream, svcca
 from core.stitches.fit import METRICS, FitConfig, fit_adam, fit_moments, quality
 from core.stitches.stitch import Stitch, load_stitch, save_stitch, with_makers
 from core.text.corpus import SPLITS
-from core.workspace.artifacts import NAME, PARTS
+from core.workspace.artifacts import NAME, belongings
 from core.workspace.disk import fingerprint, only_one
 from core.workspace.store import Workspace
 
@@ -403,9 +403,8 @@ def built_with(workspace: Workspace) -> BuildConfig:
 def remove_stitch(workspace: Workspace, name: str) -> None:
     """Take a stitch and what was measured of it out of a workspace."""
     workspace.entry(f"stitches/{name}")
-    for part in reversed(PARTS["stitches"]):
-        if f"{part}/{name}" in workspace.own():
-            workspace.remove(f"{part}/{name}")
+    for part in reversed(belongings(workspace.own(), "stitches", name)):
+        workspace.remove(part)
 
 
 def evaluate_stitch(bench: Bench, name: str) -> None:

@@ -1,6 +1,8 @@
 """Which artifacts there are: their names, what belongs together, which command makes each."""
 
 import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
@@ -8,68 +10,116 @@ import pandas as pd
 from core.errors import StitchLensError
 from core.workspace.store import Workspace
 
-BUILT = (
-    "pair",
-    "svcca",
-    "study",
-    "alpha_sweep",
-    "stitches",
-    "controls",
-    "quality",
-    "downstream",
-    "kinds",
-)
-"""Groups of artifacts that `build` makes."""
+
+@dataclass(frozen=True)
+class Group:
+    """Artifacts whose names begin with the same word."""
+
+    title: str
+    command: str
+    """`python -m core …` that makes one, with `{pair}`, `{name}` and its makers to fill in; of what
+    a person brings, the one that brings it."""
+    of: "Kind | None" = None
+    """What it belongs to, and goes with."""
 
 
-MAKES = {
-    "saes": "features build",
-    "sae_quality": "features build",
-    "features": "features build",
-    "language_means": "steer eval",
-    "steering": "steer eval",
-    "steering_choice": "steer eval",
-    "generations": "steer eval",
+Kind = Literal["stitches", "saes", "vectors"]
+"""What a person may bring."""
+KINDS: dict[str, str] = {"stitches": "stitch", "saes": "SAE", "vectors": "vector"}
+BUILD = "build {pair}"
+FIT = "stitch fit {pair} --layer-a {layer_a} --layer-b {layer_b} --name {name}"
+FEATURES = "features build {pair} --sae {sae_name} --stitch {stitch_name}"
+PROBES = "probes eval {pair} --sae {sae_name} --stitch {stitch_name}"
+TRAINING = "sae train {pair} --sae {sae_name} --name {name}"
+STEERING = "steer eval {pair}"
+
+GROUPS: dict[str, Group] = {
+    "pair": Group("The pair, its corpus, its alignment", BUILD),
+    "svcca": Group("Which layers correspond (Fig. 6)", BUILD),
+    "study": Group("In which metric to measure Eq. 3", BUILD),
+    "alpha_sweep": Group("How strong inversion should be (Fig. 7)", BUILD),
+    "stitches": Group("Stitches (Eq. 1 to 3)", BUILD, "stitches"),
+    "downstream": Group("Downstream losses (Table 1)", BUILD, "stitches"),
+    "kinds": Group("Downstream losses by kind of text", BUILD, "stitches"),
+    "quality": Group("Variance unexplained, inversion errors", BUILD, "stitches"),
+    "controls": Group("Controls: stitches of shuffled pairs", BUILD, "stitches"),
+    "cards": Group("Report cards of imported stitches", "stitch import {pair}", "stitches"),
+    "sae_cards": Group("Report cards of SAEs that were brought", "sae import {pair}", "saes"),
+    "vectors": Group("Steering vectors that were brought", "vector import {pair}", "vectors"),
+    "vector_cards": Group("Their report cards", "vector import {pair}", "vectors"),
+    "saes": Group(
+        "Sparse autoencoders of A",
+        "features build {pair} --width {width} --k {k} --epochs {epochs} --lr {lr}",
+        "saes",
+    ),
+    "sae_quality": Group("SAEs before and after transfer (Table 2)", FEATURES, "saes"),
+    "features": Group("Features: Eq. 10, semantic or structural", FEATURES, "saes"),
+    "examples_a": Group("Top contexts of features in A", FEATURES, "saes"),
+    "examples_b": Group("Top contexts of features in B", FEATURES, "saes"),
+    "together_a": Group("The same contexts as A reads them", FEATURES, "saes"),
+    "together_b": Group("The same contexts as B reads them", FEATURES, "saes"),
+    "histograms_a": Group("Activation histograms in A", FEATURES, "saes"),
+    "histograms_b": Group("Activation histograms in B", FEATURES, "saes"),
+    "logits": Group("Tokens that features raise and lower", FEATURES, "saes"),
+    "functional": Group(
+        "Functional features: entropy, attention (Fig. 5)",
+        "functional scan {pair} --sae {sae_name}",
+        "saes",
+    ),
+    "probes": Group("Probes of both models on every task (Fig. 3a, 9, 10)", PROBES, "saes"),
+    "probe_features": Group("Features that were probed (Eq. 7)", PROBES, "saes"),
+    "sae_training": Group("SAEs of B trained from several starts (Fig. 2, D)", TRAINING),
+    "sae_curves": Group(
+        "Their curves: explained variance, dead features, FLOPs (Fig. 2a)", TRAINING
+    ),
+    "sae_costs": Group("FLOPs of SAEs and stitches (Table 3)", TRAINING),
+    "language_means": Group("Mean residual streams of each language", STEERING),
+    "steering": Group("Response languages under steering (Tables 5, 6)", STEERING),
+    "steering_choice": Group("Settings that the first half of the prompts chose from", STEERING),
+    "generations": Group("What was written under steering", STEERING),
 }
-"""The command that makes others."""
+"""Every group, in the order in which pages list them. What reads, repairs, keeps or removes
+artifacts asks here."""
 
 
-WHAT = {
-    "pair": "The pair, its corpus, its alignment",
-    "svcca": "Which layers correspond (Fig. 6)",
-    "study": "In which metric to measure Eq. 3",
-    "alpha_sweep": "How strong inversion should be (Fig. 7)",
-    "stitches": "Stitches (Eq. 1 to 3)",
-    "downstream": "Downstream losses (Table 1)",
-    "kinds": "Downstream losses by kind of text",
-    "quality": "Variance unexplained, inversion errors",
-    "controls": "Controls: stitches of shuffled pairs",
-    "cards": "Report cards of imported stitches",
-    "sae_cards": "Report cards of SAEs that were brought",
-    "vectors": "Steering vectors that were brought",
-    "vector_cards": "Their report cards",
-    "saes": "Sparse autoencoders of A",
-    "sae_quality": "SAEs before and after transfer (Table 2)",
-    "features": "Features: Eq. 10, semantic or structural",
-    "examples_a": "Top contexts of features in A",
-    "examples_b": "Top contexts of features in B",
-    "together_a": "The same contexts as A reads them",
-    "together_b": "The same contexts as B reads them",
-    "histograms_a": "Activation histograms in A",
-    "histograms_b": "Activation histograms in B",
-    "logits": "Tokens that features raise and lower",
-    "functional": "Functional features: entropy, attention (Fig. 5)",
-    "probes": "Probes of both models on every task (Fig. 3a, 9, 10)",
-    "probe_features": "Features that were probed (Eq. 7)",
-    "sae_training": "SAEs of B trained from several starts (Fig. 2, D)",
-    "sae_curves": "Their curves: explained variance, dead features, FLOPs (Fig. 2a)",
-    "sae_costs": "FLOPs of SAEs and stitches (Table 3)",
-    "language_means": "Mean residual streams of each language",
-    "steering": "Response languages under steering (Tables 5, 6)",
-    "steering_choice": "Settings that the first half of the prompts chose from",
-    "generations": "What was written under steering",
-}
-"""What each group of artifacts is."""
+def parts(kind: Kind) -> list[str]:
+    """The groups of what a person brought, that which makes it visible last."""
+    groups = [name for name, group in GROUPS.items() if group.of == kind and name != kind]
+    return [*groups, kind]
+
+
+def belongings(artifacts: Iterable[str], kind: Kind, name: str) -> list[str]:
+    """Those of `artifacts` that belong to one stitch, SAE or vector, itself last."""
+    known = list(artifacts)
+    own = [f"{group}/{name}" for group in parts(kind)]
+    return [
+        full for prefix in own for full in known if full == prefix or full.startswith(f"{prefix}/")
+    ]
+
+
+def command(pair: str, full: str, makers: Mapping[str, Any]) -> str:
+    """The command line that makes the artifact `full` of a pair again; empty for an unknown one.
+
+    A stitch that a person fitted is not made by `build`; its own settings say how it was.
+    """
+    group, _, name = full.partition("/")
+    if group not in GROUPS:
+        return ""
+
+    template = GROUPS[group].command
+    if group == "stitches" and makers.get("why") == "chosen by hand":
+        template = FIT
+    values = {"pair": pair, "name": name, **makers}
+    try:
+        filled = template.format_map(values)
+    except KeyError:  # made by an older version, which did not say
+        filled = template.partition(" --")[0].format_map(values)
+    return f"python -m core {filled}"
+
+
+def built(full: str, makers: Mapping[str, Any]) -> bool:
+    """Whether `build` makes an artifact again."""
+    return command("", full, makers).startswith("python -m core build") and not is_brought(makers)
 
 
 def provenance(ws: Workspace, name: str) -> pd.DataFrame:
@@ -99,8 +149,9 @@ def computed(ws: Workspace) -> pd.DataFrame:
         .groupby("group", as_index=False)
         .agg(files=("made", "size"), made=("made", "max"), megabytes=("megabytes", "sum"))
     )
-    order = {group: i for i, group in enumerate(WHAT)}
-    table["what"] = [WHAT.get(group, group) for group in table.group]
+    order = {group: i for i, group in enumerate(GROUPS)}
+    titles = {name: group.title for name, group in GROUPS.items()}
+    table["what"] = [titles.get(group, group) for group in table.group]
     return table.sort_values("group", key=lambda s: s.map(order)).reset_index(drop=True)
 
 
@@ -116,32 +167,6 @@ def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-Kind = Literal["stitches", "saes", "vectors"]
-
-
-PARTS: dict[Kind, tuple[str, ...]] = {
-    "stitches": ("controls", "cards", "quality", "kinds", "downstream", "stitches"),
-    "saes": (
-        "sae_cards",
-        "sae_quality",
-        "examples_a",
-        "examples_b",
-        "histograms_a",
-        "histograms_b",
-        "together_a",
-        "together_b",
-        "logits",
-        "features",
-        "saes",
-    ),
-    "vectors": ("vector_cards", "vectors"),
-}
-"""The artifacts of one upload, that which makes it visible last."""
-
-
-KINDS: dict[str, str] = {"stitches": "stitch", "saes": "SAE", "vectors": "vector"}
 
 
 def name_from(text: str) -> str:
@@ -179,7 +204,7 @@ def check_name(ws: Workspace, kind: str, name: str) -> None:
         )
 
 
-def is_brought(makers: dict[str, Any]) -> bool:
+def is_brought(makers: Mapping[str, Any]) -> bool:
     """Whether an artifact with these makers came from a person, so that nothing here can make it
     again."""
     return makers.get("method") == "imported" or "brought" in makers

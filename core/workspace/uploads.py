@@ -8,9 +8,10 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from core.errors import StitchLensError
-from core.workspace.artifacts import KINDS, PARTS, Kind, is_brought
+from core.workspace.artifacts import KINDS, Kind, belongings, is_brought
 from core.workspace.disk import STALE_SECONDS, beside
 from core.workspace.places import user_cache
 from core.workspace.store import Workspace
@@ -64,15 +65,11 @@ def brought(ws: Workspace) -> list[Brought]:
         return []
     artifacts, own = ws.manifest().artifacts, ws.own() if ws.private else {}
     out = []
-    for kind, parts in PARTS.items():
+    for kind in get_args(Kind):
         for full, artifact in artifacts.items():
             name = full.removeprefix(f"{kind}/")
             if name != full and (full in own or is_brought(artifact.makers)):
-                size = sum(
-                    artifacts[f"{part}/{name}"].bytes
-                    for part in parts
-                    if f"{part}/{name}" in artifacts
-                )
+                size = sum(artifacts[part].bytes for part in belongings(artifacts, kind, name))
                 out.append(Brought(kind, name, full in own, size, artifact.made))
     return sorted(out, key=lambda one: (not one.private, one.made))
 
@@ -88,7 +85,7 @@ def keep(ws: Workspace, kind: Kind, name: str) -> None:
         raise StitchLensError(
             f"no private {KINDS[kind]} '{name}'", "one that was brought here", "see the list"
         )
-    names = [full for part in PARTS[kind] if (full := f"{part}/{name}") in own]
+    names = belongings(own, kind, name)
     there = ws.shared.manifest().artifacts if ws.shared.exists else {}
     for full in names:
         if full in there and there[full].sha256 != own[full].sha256:
@@ -119,7 +116,5 @@ def remove(ws: Workspace, kind: Kind, name: str) -> None:
             "one that was brought",
             f"`python -m core stitch remove {ws.pair} {name}` removes a fitted stitch",
         )
-    own = where.own()
-    for part in reversed(PARTS[kind]):
-        if f"{part}/{name}" in own:
-            where.remove(f"{part}/{name}")
+    for part in reversed(belongings(where.own(), kind, name)):
+        where.remove(part)

@@ -176,7 +176,7 @@ def test_computed_groups_artifacts(ws: Workspace) -> None:
         "downstream": 2,
         "quality": 2,
     }
-    assert table.what["stitches"] == artifacts.WHAT["stitches"]
+    assert table.what["stitches"] == artifacts.GROUPS["stitches"].title
 
 
 def test_an_effect_is_the_u_statistic() -> None:
