@@ -18,8 +18,9 @@ from core.activations.sample import fuv, read_sample
 from core.bench import Bench
 from core.models.pairs import LayerPair
 from core.stitches import downstream
-from core.stitches.files import Foreign, Orientation, read_tensors, recognise
+from core.stitches.files import read_contents
 from core.stitches.fit import FitConfig, fit_moments, quality
+from core.stitches.recognition import Foreign, Orientation, recognise
 from core.stitches.stitch import Stitch, load_stitch, save_stitch, with_makers
 from core.workspace.artifacts import check_name
 from core.workspace.disk import sha256_file
@@ -58,6 +59,39 @@ def effective_rank(p: Tensor) -> float:
     return float(torch.exp(-(share * share.clamp(min=1e-30).log()).sum()))
 
 
+def settled(foreign: Foreign, sample: Chunk, layers: LayerPair) -> tuple[Foreign, str]:
+    """(the reading of a file that carries best, why in a sentence): what its names leave open,
+    activations decide. The sentence is empty where there is one reading.
+
+    Readings without a bias are compared with the best offset: a missing bias must not decide which
+    way a matrix leads.
+    """
+    readings = (foreign, *foreign.others)
+    if len(readings) == 1:
+        return foreign, ""
+
+    def unexplained(reading: Foreign) -> float:
+        shares = []
+        for way in reading.ways:
+            p, bias = reading.map(way)
+            source, truth = sample.h_a[layers.a], sample.h_b[layers.b]
+            if way == "down":
+                source, truth = truth, source
+            measure = fuv if way in reading.biased else _centred
+            shares.append(measure(source @ p + bias, truth))
+        return sum(shares) / len(shares)
+
+    shares = [unexplained(reading) for reading in readings]
+    order = sorted(range(len(readings)), key=lambda k: shares[k])
+    best, next_best = readings[order[0]], readings[order[1]]
+    read = "; ".join(f"{k} as {v}" for k, v in best.layout.items() if next_best.layout.get(k) != v)
+    why = (
+        f"The names leave {len(readings)} readings open; the one that carries best was taken"
+        f" ({read}: FUV {shares[order[0]]:.2f} with the best offset, the next {shares[order[1]]:.2f})."
+    )
+    return best, why
+
+
 def warnings(
     foreign: Foreign, sample: Chunk, layers: LayerPair
 ) -> tuple[list[dict[str, str]], dict[str, float]]:
@@ -84,6 +118,7 @@ def warnings(
         measured[f"fuv_{way}"] = float(here.fuv)
         names = ("A", "B") if way == "up" else ("B", "A")
         truth = target[to]
+        centred = _centred(source[at] @ p + bias, truth)
 
         def add(about: str, says: str, test: str, way: str = way) -> None:
             said.append({"about": about, "way": way, "says": says, "test": test})
@@ -104,7 +139,14 @@ def warnings(
                 f" {int(best.source)} to {names[1]} before layer {int(best.target)}.",
                 f"FUV {best.fuv:.2f} there, {here.fuv:.2f} at the stated layers {at} and {to}",
             )
-        elif here.rescaled < 0.8 * here.fuv and here.rescaled < USELESS:
+        elif centred < 0.8 * here.fuv and centred < USELESS and here.rescaled > 0.8 * centred:
+            lacks = "has another" if way in foreign.biased else "lacks its"
+            add(
+                "offset",
+                f"The map {way} {lacks} bias: what comes out is off by the same vector everywhere.",
+                f"FUV {centred:.2f} with the best offset, {here.fuv:.2f} as it is",
+            )
+        elif here.rescaled < 0.8 * min(here.fuv, centred) and here.rescaled < USELESS:
             add(
                 "normalised",
                 f"The map {way} was probably trained on normalised activations: what comes out has"
@@ -123,16 +165,14 @@ def warnings(
 
 
 def report_card(
-    bench: Bench, foreign: Foreign, layers: LayerPair, makers: dict[str, Any]
+    bench: Bench, foreign: Foreign, layers: LayerPair, sample: Chunk, makers: dict[str, Any]
 ) -> tuple[dict[str, Any], Stitch]:
     """(the card, a control fitted on shuffled pairs of the same sample) of a stitch at stated
-    layers.
+    layers, on a sample of the held-out split at every layer.
 
-    The card: `layout`, `ways`, norms, effective ranks, FUV each way, inversion errors and Table 1
+    The card: `ways`, norms, effective ranks, FUV each way, inversion errors and Table 1
     with controls for the ways there are, the distance to our own exact stitch, and `warnings`.
     """
-    documents = bench.corpus.split("held-out")
-    sample = read_sample(bench.a, bench.b, documents)
     said, measured = warnings(foreign, sample, layers)
     stitch, both = foreign.stitch, len(foreign.ways) == 2
     gram = Gram(bench.pair.a.d_model, bench.pair.b.d_model)
@@ -141,7 +181,6 @@ def report_card(
     moments = gram.moments()
     card: dict[str, Any] = {
         "ways": list(foreign.ways),
-        "layout": foreign.layout,
         "positions": int(keep.sum()),
     } | measured
     for way in foreign.ways:
@@ -175,9 +214,8 @@ def report_card(
         "b_to_a_to_b": {"up", "down"},
     }
     conditions += [c for c in downstream.stitched(stitch) if needs[c.name] <= set(foreign.ways)]
-    table = downstream.measure(
-        bench.a, bench.b, documents[:DOCUMENTS], layers, conditions, "Table 1"
-    )
+    scored = bench.corpus.split("held-out")[:DOCUMENTS]
+    table = downstream.measure(bench.a, bench.b, scored, layers, conditions, "Table 1")
     summary = downstream.summarise(table)
     card["table_1"] = summary.to_dict("records")
     relative = dict(zip(summary.condition, summary.relative, strict=True))
@@ -230,7 +268,12 @@ def import_stitch(
     ws = bench.workspace
     check_name(ws, "stitches", name)
     bench.pair.check_layers(layers.a, layers.b)
-    foreign = recognise(read_tensors(path), bench.pair.a.d_model, bench.pair.b.d_model, orientation)
+    contents = read_contents(path)
+    widths = bench.pair.a.d_model, bench.pair.b.d_model
+    readings = recognise(contents.tensors, *widths, orientation)
+    sample = read_sample(bench.a, bench.b, bench.corpus.split("held-out"))
+    foreign, reading = settled(readings, sample, layers)
+    layout = foreign.layout | contents.passed
     makers = bench.makers | {
         "layer_a": layers.a,
         "layer_b": layers.b,
@@ -244,9 +287,10 @@ def import_stitch(
         "file": path.name,
         "sha256": sha256_file(path)[:16],
         "ways": list(foreign.ways),
-        "layout": foreign.layout,
+        "layout": layout,
     }
-    card, shuffled = report_card(bench, foreign, layers, makers)
+    card, shuffled = report_card(bench, foreign, layers, sample, makers)
+    card |= {"layout": layout, "reading": reading}
     control = with_makers(
         shuffled, control="shuffled pairs", of=name, layer_a=layers.a, layer_b=layers.b
     )
@@ -270,7 +314,10 @@ def import_stitch(
 
 def as_text(name: str, card: dict[str, Any]) -> str:
     lines = [f"{name}: {' and '.join(card['ways'])}, {card['positions']:,} positions"]
-    lines += [f"  {k} is {v}" for k, v in card["layout"].items()]
+    lines += [f"  {k} is {v}" for k, v in card["layout"].items() if not v.startswith("not used")]
+    lines += [f"  {k}: {v}" for k, v in card["layout"].items() if v.startswith("not used")]
+    if card.get("reading"):
+        lines.append(f"  {card['reading']}")
     for way in card["ways"]:
         lines.append(
             f"  {way}: FUV {card[f'fuv_{way}']:.3f}, effective rank {card[f'rank_{way}']:.0f}, norm"

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from core.errors import StitchLensError
-from core.stitches.stitch import Stitch
 from core.workspace.untrusted import (
     HEADER,
     LARGEST_STITCH,
@@ -28,6 +27,7 @@ from core.workspace.untrusted import (
     damaged,
     first_line,
     fits,
+    npy_kind,
     read_npy,
     safetensors_header,
     sized,
@@ -38,30 +38,81 @@ DEEPEST = 6
 """Mappings and lists within each other around a tensor."""
 VISITED = 20_000
 """Values around the tensors of a pickled file, however often it names the same one."""
-Orientation = Literal["linear", "paper"]
-"""Of matrices whose widths are equal: nn.Linear's [out, in], or the paper's [in, out]."""
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How a file begins that torch.save wrote before PyTorch 1.6."""
+TRAINING = re.compile(
+    r"optim(izer)?(_?states?)?(_?state_dict)?s?|opt_state|(lr_)?schedulers?(_state(_dict)?)?|"
+    r"exp_avg(_sq)?|callbacks?|loops?|grad_scaler|scaler_state(_dict)?|rng_states?|amp",
+    re.IGNORECASE,
+)
+"""Parts of a checkpoint that training kept for itself; Adam's averages have the weights' shapes."""
+AVERAGED = re.compile(r"(^|[._])ema(_?\w+)?\.", re.IGNORECASE)
+"""Names of a running average of the weights beside the weights."""
+
+
+TEXTS = {"U": "text", "S": "text", "b": "truths"}
+"""Kinds of NumPy arrays that are no numbers and do no harm."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds: float32 tensors by name, and what else was passed over, with the reason."""
+
+    tensors: dict[str, Tensor]
+    passed: dict[str, str]
+    values: dict[str, object]
+    """Numbers and texts among what was passed over, as they are."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Something in a file that is no weight, and why it is passed over."""
+
+    why: str
+    value: object = None
 
 
 def read_tensors(path: Path, beside: dict[str, object] | None = None) -> dict[str, Tensor]:
+    """The tensors of `read_contents`; its numbers and texts are put into `beside`."""
+    contents = read_contents(path)
+    if beside is not None:
+        beside |= contents.values
+    return contents.tensors
+
+
+def read_contents(path: Path) -> Contents:
     """Named float32 tensors of a safetensors, PyTorch or NumPy file; nested names are joined by
-    dots. Numbers and texts beside them in a PyTorch file are put into `beside`.
+    dots. What training kept for itself, texts and truths are passed over and named.
 
     Raises StitchLensError that names the fault: what it is not, what is too large, what is not a
     finite number.
     """
     sized(path, WEIGHT_FILES, LARGEST_STITCH)
-    readers: dict[str, Callable[[Path], dict[str, Tensor]]] = {
+    readers: dict[str, Callable[[Path], Contents]] = {
         ".safetensors": _safetensors,
         ".npz": _npz,
     }
-    reader = readers.get(path.suffix.lower())
-    tensors = _torch(path, {} if beside is None else beside) if reader is None else reader(path)
+    contents = readers.get(path.suffix.lower(), _torch)(path)
+    tensors, passed = dict(contents.tensors), dict(contents.passed)
+    for key, value in contents.tensors.items():
+        if value.dtype == torch.bool:
+            passed[key] = "not used: truths, no numbers"
+            del tensors[key]
+    averaged = [key for key in tensors if AVERAGED.search(f"{key}.")]
+    if len(averaged) < len(tensors):
+        for key in averaged:
+            passed[key] = "not used: a running average, beside the weights themselves"
+            del tensors[key]
+
     if not tensors:
+        reasons = "; ".join(f"{k}: {v}" for k, v in list(passed.items())[:3])
+        beside = f" ({reasons})" if passed else ""
         raise StitchLensError(
-            f"no tensor in {path.name}", "the weights of a stitch", "save its state_dict"
+            f"no tensor in {path.name}{beside}", "the weights of a stitch", "save its state_dict"
         )
     fits([value.shape for value in tensors.values()], LARGEST_STITCH, path.name)
-    return {key: finite(value, f"{key[:60]} of {path.name}") for key, value in tensors.items()}
+    finite_ones = {k: finite(v, f"{k[:60]} of {path.name}") for k, v in tensors.items()}
+    return Contents(finite_ones, passed, contents.values)
 
 
 def finite(value: Tensor, name: str) -> Tensor:
@@ -81,11 +132,12 @@ def finite(value: Tensor, name: str) -> Tensor:
     return x.contiguous()
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
+def _safetensors(path: Path) -> Contents:
     safetensors_header(path, LARGEST_STITCH)
     try:
         with safe_open(path, "pt") as f:
-            return {key: f.get_tensor(key) for key in f.keys()}  # noqa: SIM118 - no mapping
+            names = list(f.keys())
+            return Contents({name: f.get_tensor(name) for name in names}, {}, {})
     except (SafetensorError, ValueError, OSError, RuntimeError, AttributeError) as e:
         raise StitchLensError(
             f"no readable safetensors in {path.name} ({first_line(e)})",
@@ -103,7 +155,16 @@ TENSORS_NEED = re.compile(
 told."""
 
 
-def _torch(path: Path, beside: dict[str, object]) -> dict[str, Tensor]:
+def _torch(path: Path) -> Contents:
+    with path.open("rb") as f:
+        legacy = f.read(len(LEGACY)) == LEGACY
+    if legacy:
+        raise StitchLensError(
+            f"an old torch.save format in {path.name} (from before PyTorch 1.6)",
+            "the format of today",
+            "open it where you trust it and save it again: "
+            "`safetensors.torch.save_file(torch.load(path, weights_only=True), new_path)`",
+        )
     members = zip_members(path, LARGEST_STITCH)
     index = [m for m in members if PurePosixPath(m.filename).name == "data.pkl"]
     if len(index) != 1:
@@ -143,15 +204,19 @@ def _torch(path: Path, beside: dict[str, object]) -> dict[str, Tensor]:
             "save it with `safetensors.torch.save_file(model.state_dict(), path)`",
         ) from None
     tensors: dict[str, Tensor] = {}
+    passed: dict[str, str] = {}
+    values: dict[str, object] = {}
     most = max(m.file_size for m in members)
     for visited, (key, value) in enumerate(_flat(found, path.name)):
         if visited >= VISITED:
             raise StitchLensError(
                 f"over {VISITED:,} values in {path.name}", "a state_dict", "save the weights alone"
             )
-        if isinstance(value, str | int | float):
-            beside[key] = value
-        if isinstance(value, Tensor):
+        if isinstance(value, Beside):
+            passed[key] = value.why
+            if isinstance(value.value, str | int | float):
+                values[key] = value.value
+        elif value is not None:
             if value.device.type == "cpu" and value.untyped_storage().nbytes() > most:
                 raise StitchLensError(
                     f"{key[:60]} in {path.name}, which claims more bytes than any part has",
@@ -160,7 +225,7 @@ def _torch(path: Path, beside: dict[str, object]) -> dict[str, Tensor]:
                 )
             tensors[key] = value
             counted(len(tensors), path.name)
-    return tensors
+    return Contents(tensors, passed, values)
 
 
 def _called(pickled: bytes) -> Iterator[str]:
@@ -172,8 +237,11 @@ def _called(pickled: bytes) -> Iterator[str]:
             yield f"? by {op.name}"
 
 
-def _flat(value: Any, name: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
-    """Every value within, with its name."""
+def _flat(
+    value: Any, name: str, prefix: str = "", depth: int = 0
+) -> Iterator[tuple[str, Tensor | Beside | None]]:
+    """Every value within, with its name: a tensor, what is passed over, or None for mappings and
+    lists."""
     if depth > DEEPEST:
         raise StitchLensError(
             f"weights nested over {DEEPEST} deep in {name}", "a state_dict", "save it flat"
@@ -189,28 +257,34 @@ def _flat(value: Any, name: str, prefix: str = "", depth: int = 0) -> Iterator[t
             )
         yield prefix or "weight", value.detach()
         return
-    yield prefix, value
-    inside = (
-        value.items()
-        if isinstance(value, Mapping)
-        else enumerate(value)
-        if isinstance(value, list | tuple)
-        else ()
-    )
+    if prefix and TRAINING.fullmatch(prefix.rpartition(".")[2]):
+        yield prefix, Beside("not used: what training kept for itself")
+        return
+    if not isinstance(value, Mapping | list | tuple):
+        yield prefix, Beside(f"not used: {type(value).__name__}, no tensor", value)
+        return
+
+    yield prefix, None
+    inside = value.items() if isinstance(value, Mapping) else enumerate(value)
     for key, item in inside:
-        yield from _flat(
-            item, name, f"{prefix}.{str(key)[:60]}" if prefix else str(key)[:60], depth + 1
-        )
+        own = str(key)[:60]
+        yield from _flat(item, name, f"{prefix}.{own}" if prefix else own, depth + 1)
 
 
-def _npz(path: Path) -> dict[str, Tensor]:
+def _npz(path: Path) -> Contents:
     out: dict[str, Tensor] = {}
+    passed: dict[str, str] = {}
     members = zip_members(path, LARGEST_STITCH)
     counted(len(members), path.name)
     with zipfile.ZipFile(path) as archive:
         for member in members:
             key = member.filename.removesuffix(".npy")
             try:
+                with archive.open(member) as part:
+                    kind = npy_kind(part)
+                if kind in TEXTS:
+                    passed[key] = f"not used: {TEXTS[kind]}, no numbers"
+                    continue
                 with archive.open(member) as part:
                     value = read_npy(part, member.file_size, f"{key[:60]} of {path.name}")
                     if part.read(1):  # at its end the part's checksum is compared
@@ -226,138 +300,4 @@ def _npz(path: Path) -> dict[str, Tensor]:
             fits([value.shape, *(t.shape for t in out.values())], LARGEST_STITCH, path.name)
             with np.errstate(over="ignore"):
                 out[key] = torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
-    return out
-
-
-_EDGE, _END = r"(^|[._\-/])", r"([._\-/]|$)"
-UP = re.compile(
-    _EDGE
-    + r"(up|[tpb]_?up|a_?to_?b|a2b|ab|enc(oder)?|fwd|forward|to_?b|small_?to_?(big|large))"
-    + _END
-)
-DOWN = re.compile(
-    _EDGE
-    + r"(down|[tpb]_?down|b_?to_?a|b2a|ba|dec(oder)?|bwd|backward|to_?a|(big|large)_?to_?small)"
-    + _END
-)
-FORMS = (
-    "two nn.Linear layers (up/down, a_to_b/b_to_a, encoder/decoder …), or P_up, b_up, P_down,"
-    " b_down"
-)
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """A stitch from a file: one or both ways, and how its matrices lay there."""
-
-    stitch: Stitch
-    """Of a way that the file does not hold, zeros."""
-    ways: tuple[Literal["up", "down"], ...]
-    layout: dict[str, str]
-    """Name in the file to what it was taken for."""
-
-
-def recognise(
-    tensors: Mapping[str, Tensor], d_a: int, d_b: int, orientation: Orientation | None = None
-) -> Foreign:
-    """The stitch among named tensors, for widths d_A and d_B.
-
-    The way follows from names, else from the bias (its length is the output's width); the
-    orientation from the widths, and where these are equal from the name (`weight` is nn.Linear's
-    [out, in], `P…` the paper's [in, out]) or from `orientation`. Raises StitchLensError that says
-    what was found and which forms are known.
-    """
-    shapes = ", ".join(f"{k[:40]} {tuple(v.shape)}" for k, v in list(tensors.items())[:8])
-    matrices = {
-        k: v for k, v in tensors.items() if v.dim() == 2 and sorted(v.shape) == sorted((d_a, d_b))
-    }
-    biases = {k: v for k, v in tensors.items() if v.dim() == 1 and len(v) in (d_a, d_b)}
-    if not matrices:
-        raise StitchLensError(
-            f"no matrix between widths {d_a} and {d_b} ({shapes})",
-            FORMS,
-            "check which models it is for",
-        )
-    if len(matrices) > 2:
-        raise StitchLensError(
-            f"{len(matrices)} matrices between widths {d_a} and {d_b} ({shapes})",
-            "one or two",
-            FORMS,
-        )
-    found: dict[str, tuple[str, Tensor, Tensor | None, str]] = {}
-    for name, matrix in matrices.items():
-        bias = _partner(name, biases)
-        way = _way(name, None if bias is None else biases[bias], d_a, d_b, len(matrices) == 1)
-        if way in found:
-            raise StitchLensError(
-                f"two matrices that lead {way} ({shapes})", "one each way", "name them up and down"
-            )
-        out = d_b if way == "up" else d_a
-        if d_a != d_b:
-            linear = matrix.shape[0] == out
-        elif orientation is not None:
-            linear = orientation == "linear"
-        else:
-            linear = bool(re.search(r"(^|\.)weight$", name))
-            if not linear and not re.search(r"(^|[._])P(_|$)", name):
-                raise StitchLensError(
-                    f"{name} between equal widths",
-                    "to know which axis is the output",
-                    "say whether it is nn.Linear's [out, in] or the paper's [in, out]",
-                )
-        value = None if bias is None else biases[bias]
-        if value is not None and len(value) != out:
-            raise StitchLensError(
-                f"bias {bias} of {len(value)} beside {name}, which leads {way}",
-                f"{out} numbers",
-                "check it",
-            )
-        found[way] = (
-            name,
-            matrix.T if linear else matrix,
-            value,
-            "[out, in]" if linear else "[in, out]",
-        )
-    layout, parts = {}, {}
-    for way, shape in (("up", (d_a, d_b)), ("down", (d_b, d_a))):
-        name, matrix, bias_value, form = found.get(way, ("", torch.zeros(shape), None, ""))
-        parts[f"P_{way}"] = matrix.contiguous()
-        parts[f"b_{way}"] = torch.zeros(shape[1]) if bias_value is None else bias_value.contiguous()
-        if name:
-            layout[name] = f"P_{way}, {form}" + ("" if bias_value is not None else ", no bias")
-    ways = tuple(way for way in ("up", "down") if way in found)
-    return Foreign(Stitch(**parts), ways, layout)  # type: ignore[arg-type]
-
-
-def _partner(name: str, biases: Mapping[str, Tensor]) -> str | None:
-    """The bias that goes with a matrix by its name."""
-    stem = re.sub(r"(weight|W|P)(?=$|_)", "\0", name)
-    for form in ("bias", "b"):
-        if (other := stem.replace("\0", form)) in biases and other != name:
-            return other
-    mine = [
-        k
-        for k in biases
-        if bool(UP.search(k.lower())) == bool(UP.search(name.lower()))
-        and bool(DOWN.search(k.lower())) == bool(DOWN.search(name.lower()))
-    ]
-    return mine[0] if len(mine) == 1 else None
-
-
-def _way(name: str, bias: Tensor | None, d_a: int, d_b: int, alone: bool) -> str:
-    low = name.lower()
-    up, down = bool(UP.search(low)), bool(DOWN.search(low))
-    if up != down:
-        return "up" if up else "down"
-    if bias is not None and d_a != d_b:
-        return "up" if len(bias) == d_b else "down"
-    first = re.match(r"^(?:.*\.)?([01])\.", name)
-    if first:
-        return "up" if first[1] == "0" else "down"
-    if alone:
-        return "up"
-    raise StitchLensError(
-        f"'{name}', which does not say whether it leads from A to B or back",
-        FORMS,
-        "name it up or down",
-    )
+    return Contents(out, passed, {})

@@ -327,6 +327,15 @@ def damaged(member: zipfile.ZipInfo, name: str, e: BaseException) -> StitchLensE
     )
 
 
+def npy_kind(stream: IO[bytes] | io.BufferedIOBase) -> str:
+    """NumPy's letter for what an array holds: f, i, u for numbers, U and S for text, O for objects.
+    Raises what NumPy raises for a header that is none."""
+    version = np.lib.format.read_magic(stream)
+    first = version == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    return read(stream, max_header_size=10_000)[2].kind
+
+
 def read_npy(
     stream: IO[bytes] | io.BufferedIOBase, size: int, name: str, most: int | None = None
 ) -> NDArray[Any]:

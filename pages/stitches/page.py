@@ -309,14 +309,18 @@ def card(ws: Workspace, name: str) -> None:
             for k in ("a", "b")
         ]
     frame.cells(facts)
-    read = "; ".join(f"{plain(k)} is {plain(v)}" for k, v in found["layout"].items())
+    read = "; ".join(
+        f"{plain(name)}{': ' if role.startswith('not used') else ' is '}{plain(role)}"
+        for name, role in found["layout"].items()
+    )
+    judged = f"{plain(found['reading'])} " if found.get("reading") else ""
     losses = ", ".join(
         f"{stitch_tables.BY_KEY[row['condition']].label} {percent(row['relative'])}"
         for row in found["table_1"]
         if row["condition"] not in ("a", "b")
     )
     st.caption(
-        f"As read: {read}. Next-token loss above the unpatched model (Table 1): {losses}. "
+        f"As read: {read}. {judged}Next-token loss above the unpatched model (Table 1): {losses}. "
         f"{found['positions']:,} paired positions."
     )
 

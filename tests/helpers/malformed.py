@@ -36,7 +36,8 @@ from core.probes.tasks import MOST_BYTES, labelled, read_labels
 from core.saes.files import PLACE
 from core.saes.sae import read_sae
 from core.steering.files import FORMAT, open_vector
-from core.stitches.files import read_tensors, recognise
+from core.stitches.files import read_tensors
+from core.stitches.recognition import recognise
 from core.stitches.stitch import Stitch
 from core.text.corpus import load_corpus
 from core.text.reading import LFS
@@ -599,7 +600,7 @@ def faulty_npy() -> Faults:
         "objects": (npy_header("'|O'", "(1,)", pickle.dumps([1])), "pickled"),
         "text": (npy_header("'<U9'", "(3, 5)", body * 9), "real"),
         "complex": (npy_header("'<c8'", "(3, 2)", body), "real"),
-        "bool": (npy_header("'|b1'", "(3, 5)", body), "real"),
+        "bool": (npy_header("'|b1'", "(3, 5)", body), "real|no numbers"),
         "date": (npy_header("'<M8[s]'", "(3,)", body), "real"),
         "void": (npy_header("'|V4'", "(3, 5)", body), "real"),
         "fields": (npy_header("[('a', '<f4')]", "(3, 5)", body), "real"),
@@ -713,7 +714,7 @@ def pickles(canary: Path) -> Iterator[Case]:
             "stitch",
             f"legacy-{how}.bin",
             saved(payload, _use_new_zipfile_serialization=False),
-            "no zip",
+            "an old torch.save format",
         )
         for protocol in (0, 2, 4):
             index = pickle.dumps(payload, protocol=protocol)
@@ -750,13 +751,16 @@ def pickles(canary: Path) -> Iterator[Case]:
         "no-tensor.pt": (saved({"lr": 1e-4}), "no tensor"),
         "many.pt": (saved({f"t{k}": up[0] for k in range(400)}), "tensors in"),
         "complex.pt": (saved({"up.weight": up.to(torch.complex64)}), "complex"),
-        "bool.pt": (saved({"up.weight": up.bool()}), "real"),
+        "bool.pt": (saved({"up.weight": up.bool()}), "no numbers"),
         "expanded.pt": (
             saved({"up.weight": torch.zeros(1).expand(100_000, 100_000)}),
             "numbers in",
         ),
         "sparse.pt": (saved({"up.weight": up.to_sparse()}), "calls"),
-        "legacy.pt": (saved({"up.weight": up}, _use_new_zipfile_serialization=False), "no zip"),
+        "legacy.pt": (
+            saved({"up.weight": up}, _use_new_zipfile_serialization=False),
+            "an old torch.save format",
+        ),
         "zero.pt": (saved({"up.weight": torch.zeros(0, 3)}), "widths above 0"),
         "nan.pt": (saved({"up": up / 0}), "NaN"),
         "takes.pt": (

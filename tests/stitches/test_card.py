@@ -20,8 +20,8 @@ from core.models.pairs import LayerPair, get_pair
 from core.steering.studio import LaneKey, Setting, Studio
 from core.stitches import card as stitch_card
 from core.stitches.card import effective_rank, fits, import_stitch, warnings
-from core.stitches.files import recognise
 from core.stitches.measure import remove_stitch
+from core.stitches.recognition import recognise
 from core.stitches.stitch import load_stitch
 from core.workspace.store import Workspace
 
@@ -113,6 +113,38 @@ def test_each_fault_is_named(bench: Bench, weights: dict[str, torch.Tensor]) -> 
     )
     assert set(scaled) == {"normalised"} and scaled["normalised"]["way"] == "up"
     assert re.search(r" 0\.0[23]\d* times", scaled["normalised"]["says"])
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_activations_judge_what_a_lone_matrix_is(
+    way: str, weights: dict[str, torch.Tensor], card: Card
+) -> None:
+    """nn.Linear(bias=False) under the name `weight`: its widths fit the other way round as well."""
+    found = card({"weight": weights[f"{way}.weight"]}, name="lone")
+    assert found["ways"] == [way] and found[f"distance_{way}"] < 1e-6
+    assert "[out, in]" in found["layout"]["weight"] and "2 readings" in found["reading"]
+    assert about(found) == {"offset"} and "lacks its bias" in found["warnings"][0]["says"]
+
+
+def test_folded_parts_get_the_figures_of_the_whole_map(
+    bench: Bench, weights: dict[str, torch.Tensor], card: Card
+) -> None:
+    """Standardised streams and a factor: the same map in pieces has the same card."""
+    g = torch.Generator().manual_seed(0)
+    mean, std, scale = torch.randn(128, generator=g), torch.rand(128, generator=g) + 0.5, 0.01
+    p, bias = weights["up.weight"].T, weights["up.bias"]
+    pieces = {
+        "up.weight": (std[:, None] * p / scale).T.contiguous(),
+        "up.bias": (bias + mean @ p) / scale,
+        "up.scale": torch.full((256,), scale),
+        "mean_a": mean,
+        "std_a": std,
+        "losses": torch.rand(500, generator=g),
+    }
+    found = card(pieces, name="pieces")
+    assert found["distance_up"] < 1e-3 and about(found) == set()
+    assert found["fuv_up"] == pytest.approx(card(weights)["fuv_up"], abs=1e-3)
+    assert set(found["layout"]) == set(pieces) and "not used" in found["layout"]["losses"]
 
 
 def test_one_way_is_measured_and_steers(
