@@ -21,6 +21,7 @@ from core.cli import (  # noqa: F401 - each adds its commands
     stitches,
 )
 from core.cli.shared import JsonFlag, PairArg, app, guarded, show
+from core.errors import StitchLensError
 from core.models.pairs import get_pair
 from core.probes import tables as probe_tables
 from core.steering import tables as steering_tables
@@ -62,9 +63,22 @@ def doctor_command(
 
 @app.command("report")
 @guarded
-def report_command(pair: PairArg, as_json: JsonFlag = False) -> None:
+def report_command(
+    pair: PairArg,
+    as_json: JsonFlag = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print tables in Markdown, with intervals.")
+    ] = False,
+) -> None:
     """Print everything the workspace holds of a pair: Table 1 with controls for each stitch."""
+    from core.cli.markdown import as_markdown
     from core.report import report
+
+    if markdown and as_json:
+        raise StitchLensError("--json and --markdown", "one of them", "leave the other out")
+    if markdown:
+        print(as_markdown(get_pair(pair)))
+        return
 
     found = report(get_pair(pair))
     text = "\n".join(

@@ -1,0 +1,399 @@
+"""A workspace as tables in Markdown, with intervals (95 %): `report --markdown`, docs/results.md.
+
+Losses are in nats/token of the model that is scored; FUV and shares are fractions.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from core.cli.words import fixed, number, percent, plain, rounded
+from core.models.pairs import PairSpec
+from core.probes import tables as probe_tables
+from core.report import report
+from core.saes import tables as sae_tables
+from core.steering import tables as steering_tables
+from core.stitches import tables as stitch_tables
+from core.workspace.store import Workspace
+
+TOPICS = {
+    "stitches": "What crossing costs (Table 1)",
+    "saes": "The SAE before and after transfer (Table 2)",
+    "features": "Features before and after transfer (Eq. 10)",
+    "functional": "Functional features (5.2)",
+    "steering": "Steering to a language (Tables 5 and 6)",
+    "probes": "Probes (Fig. 3a)",
+    "training": "Training an SAE from a transferred start (3.1)",
+}
+"""What `sections` may hold, in the order of `as_markdown`: a title for each."""
+QUALITY = ("fuv_up", "fuv_down", "inversion_a", "inversion_b")
+"""Of a stitch, in the order of its table."""
+DATASETS_AT = 10
+"""Features of the sparse probes whose accuracy is shown dataset by dataset."""
+
+Names = Mapping[str, str]
+"""What models A and B are called, by 'a' and 'b'."""
+Record = dict[str, Any]
+"""A part of `core.report.report`."""
+
+
+def as_markdown(pair: PairSpec) -> str:
+    """Everything measured of a pair, a heading a topic. Raises StitchLensError where the pair has
+    no workspace or an artifact is damaged."""
+    parts = [f"## {plain(pair.title)}"]
+    parts += [f"### {TOPICS[topic]}\n\n{text}" for topic, text in sections(pair).items()]
+    return "\n\n".join(parts)
+
+
+def sections(pair: PairSpec) -> dict[str, str]:
+    """The tables of `as_markdown` by topic: those of TOPICS that were measured."""
+    measured, ws = report(pair), Workspace(pair.key)
+    names = short_names(measured["a"]["title"], measured["b"]["title"])
+    parts: dict[str, list[str]] = {topic: [] for topic in TOPICS}
+
+    parts["stitches"] = _stitches(measured, names)
+    if "sae" in measured:
+        parts["saes"] = _sae(measured["sae"], names)
+    if "features" in measured:
+        parts["features"] = _features(measured["features"])
+    if "functional" in measured:
+        parts["functional"] = _functional(measured["functional"], names)
+    if "steering" in measured:
+        parts["steering"] = _steering(ws, measured["steering"], names)
+    for name, record in measured.get("probes", {}).items():
+        parts["probes"] += _probes(ws, name, record, names)
+    for name, record in measured.get("sae_training", {}).items():
+        parts["training"] += _training(ws, name, record)
+    return {topic: "\n\n".join(texts) for topic, texts in parts.items() if texts}
+
+
+def short_names(title_a: str, title_b: str) -> Names:
+    """Titles without version and size, 'SmolLM2' and 'Gemma'; whole where they would be equal."""
+    a, b = (re.split(r"[- ]\d", title)[0] for title in (title_a, title_b))
+    return {"a": plain(a), "b": plain(b)} if a != b else {"a": plain(title_a), "b": plain(title_b)}
+
+
+def _stitches(measured: Record, names: Names) -> list[str]:
+    stitches, corpus, paired = measured["stitches"], measured["corpus"], measured["alignment"]
+    parts = [
+        f"Corpus `{corpus['name']}`, {corpus['documents']:,} documents of"
+        f" {corpus['characters']:,} characters. Held-out tokens with a counterpart in the other"
+        f" model: {percent(paired['share_a'])} of {names['a']}'s, {percent(paired['share_b'])} of"
+        f" {names['b']}'s."
+    ]
+    for name, stitch in stitches.items():
+        parts += _losses(name, stitch, names)
+
+    rows = [
+        (
+            plain(name),
+            f"{int(stitch['quality'].get('n_fit', 0)):,}",
+            *(number(stitch["quality"][key]) for key in QUALITY),
+        )
+        for name, stitch in stitches.items()
+        if "quality" in stitch
+    ]
+    header = "stitch | positions of the fit | FUV, A→B | FUV, B→A | inversion error, A | of B"
+    parts += _table(_named(header, names), rows)
+
+    if sweep := measured.get("alpha_sweep"):
+        about = f"**Strength of inversion** (Fig. 7), stitch {plain(sweep[0]['stitch'])}"
+        parts += [f"{about}, increases on the select split:", *_fits(sweep, names)]
+    if study := measured.get("study"):
+        place = f"L{study[0]['layer_a']}-L{study[0]['layer_b']}"
+        parts += [f"**How to fit**, {place}, increases on the select split:", *_fits(study, names)]
+    return parts
+
+
+def _losses(name: str, stitch: Record, names: Names) -> list[str]:
+    """Table 1 with its controls, and how much each kind of text costs."""
+    method, metric = _method(stitch)
+    about = f"**Stitch {plain(name)}**: {method}, errors measured in {metric}"
+    if "downstream" not in stitch:
+        return [f"{about}. Its losses were not measured."]
+
+    scored = stitch["downstream_details"]
+    kinds: dict[str, dict[str, float]] = stitch.get("downstream_by_kind", {})
+    rows = []
+    for condition in (c for c in stitch_tables.CONDITIONS if c.key in scored):
+        key, details = condition.key, scored[condition.key]
+        increases = [
+            percent(details["relative"], details["relative_low"], details["relative_high"], True),
+            *(percent(by[key] / by[condition.model] - 1, sign=True) for by in kinds.values()),
+        ]
+        if condition.role == "unpatched":
+            increases = [""] * len(increases)
+        rows.append(
+            (
+                _named(condition.label, names),
+                fixed(stitch["downstream"][key], details["low"], details["high"]),
+                f"{details['bits_per_byte']:.2f}",
+                *increases,
+            )
+        )
+    about += f", α {stitch['alpha']:g}; {int(scored['a_to_b']['documents'])} held-out documents;"
+    for key, side in (("b_to_a", "a"), ("a_to_b", "b")):
+        about += f" {percent(scored[key]['share_patched'])} of {names[side]}'s positions,"
+    about = about.removesuffix(",") + " replaced."
+    header = "model | loss, nats/token | bits/byte | increase, all | "
+    return [about, *_table(header + " | ".join(map(plain, kinds)), rows)]
+
+
+def _fits(measured: Sequence[Record], names: Names) -> list[str]:
+    """Relative losses of stitches that were fitted to choose one, a row each."""
+    conditions = [stitch_tables.BY_KEY[key] for key in stitch_tables.STITCHED]
+    rows = [
+        (
+            *(_method(fit) if "method" in fit else ()),
+            f"{fit['alpha']:g}",
+            *(percent(fit[c.key] / fit[c.model] - 1, sign=True) for c in conditions),
+        )
+        for fit in measured
+    ]
+    header = " | ".join(["α", *(_named(c.label, names) for c in conditions)])
+    return _table(f"method | metric | {header}" if "method" in measured[0] else header, rows)
+
+
+def _method(makers: Record) -> tuple[str, str]:
+    """In words: how a stitch was fitted, and in which units."""
+    method, metric = makers["method"], makers["metric"]
+    in_words = (
+        stitch_tables.METHODS.get(method, (method,)),
+        stitch_tables.METRICS.get(metric, (metric,)),
+    )
+    return plain(in_words[0][0]), plain(in_words[1][0])
+
+
+def _sae(measured: Record, names: Names) -> list[str]:
+    rows = [
+        (
+            plain(variant["name"]),
+            names[variant["model"]],
+            number(variant["fuv"]),
+            number(variant["delta_loss"], sign=True),
+            number(variant["l0"]),
+            percent(variant["dead"]),
+        )
+        for variant in measured.values()
+        if isinstance(variant, dict)
+    ]
+    positions = int(measured["original"]["n"])
+    about = f"**SAE {plain(measured['sae'])}**, {positions:,} held-out positions:"
+    return [about, *_table("SAE | model | FUV | Δ loss, nats/token | L0 | dead features", rows)]
+
+
+def _features(measured: Record) -> list[str]:
+    titles = {"transferred": "transferred", "random": "random SAE", "shuffled": "shuffled stitch"}
+    counts = ", ".join(f"{n:,} {kind}" for kind, n in measured["counts"].items())
+    medians = ", ".join(f"{k} {number(x)}" for k, x in measured["median_by_kind"].items())
+    rows = [
+        (
+            titles[key],
+            number(x["median"]),
+            f"{number(x['q05'])} to {number(x['q95'])}",
+            _interval(measured["effect"].get(key, {}), "superiority"),
+        )
+        for key, x in measured["correlation"].items()
+    ]
+    header = "features | median | 5 % to 95 % | chance that a transferred feature exceeds one"
+    return [
+        f"Features by kind: {counts}. Median attribution correlation by kind: {medians}.",
+        "Attribution correlation over features (intervals: bootstrap over features):",
+        *_table(header, rows),
+    ]
+
+
+def _functional(measured: Record, names: Names) -> list[str]:
+    null, sink, attention = (measured[key] for key in ("null_space", "sink", "attention"))
+    about = (
+        f"**SAE {plain(measured['sae'])}** through stitch {plain(measured['stitch'])},"
+        f" {measured['documents']} held-out documents. Null space: the bottom"
+        f" {percent(null['share'])} of the unembedding's singular values. Rank correlation of A"
+        f" with B over features: null-space shares {number(null['spearman'])}, largest falls of"
+        f" attention {number(attention['kept'])}. Share of the sink's direction in the null space:"
+        f" A's {number(sink['a'])}, carried to B {number(sink['transferred'])}, B's own"
+        f" {number(sink['b'])}."
+    )
+    rows = []
+    for side in ("a", "b"):
+        moved, heads = measured["entropy"][side], attention[side]
+        best = heads["clearest"]
+        change = number(best["change"], best["low"], best["high"], sign=True)
+        rows.append(
+            (
+                names[side],
+                f"{number(null[side])}; {number(null[f'random_{side}'])}",
+                *(_against(moved, key) for key in ("entropy", "loss")),
+                *(_against(heads, key) for key in ("deactivation", "activation")),
+                number(heads["spearman"]),
+                f"{best['feature']}, head {best['layer']}.{best['head']}: {change}",
+            )
+        )
+    header = (
+        "model | median null-space share; of a random SAE | entropy moved, nats: candidates;"
+        " random features | loss moved, nats | attention to the first token, largest fall |"
+        " largest rise | score against fall, rank correlation | clearest feature"
+    )
+    return [_named(about, names), *_table(header, rows)]
+
+
+def _against(part: Record, key: str) -> str:
+    """Candidates; random features."""
+    return "; ".join(number(part[which][key]) for which in ("candidates", "random"))
+
+
+def _steering(ws: Workspace, measured: Record, names: Names) -> list[str]:
+    by_side = {"b": measured["a_to_b"], "a": measured["b_to_a"]}
+    responses = next(iter(by_side["b"].values()))["own"]["n"]
+    means = [(side, row) for side in by_side for row in _rows(steering_tables.means(ws, side))]
+    rows = [
+        (
+            names[side],
+            steering_tables.KINDS[mean["kind"]][0],
+            fixed(mean["rate"], mean["low"], mean["high"]),
+            fixed(mean["success"]),
+            fixed(mean["loss"]),
+            fixed(mean["paper"]),
+        )
+        for side, mean in means
+    ]
+    about = (
+        f"{len(by_side['b'])} languages for {names['b']}, {len(by_side['a'])} for {names['a']};"
+        f" {responses} responses for each language and vector. Share of responses in the vector's"
+        " language, mean over languages (bootstrap over them), and of those that are fluent"
+        " besides; the paper's are Gemma-2-9B's and 2B's:"
+    )
+    header = "model | steered by | in the language | fluent besides | nats/token | the paper's"
+
+    sides = [(side, kind) for side in by_side for kind in ("own", "transferred")]
+    languages = dict.fromkeys(code for rates in by_side.values() for code in rates)
+    one_by_one = [
+        (plain(code), *(_rate(by_side[side].get(code, {}).get(kind)) for side, kind in sides))
+        for code in languages
+    ]
+    columns = " | ".join(f"{names[side]}, {kind}" for side, kind in sides)
+    return [
+        *[about, *_table(header, rows)],
+        *["Language by language:", *_table(f"language | {columns}", one_by_one)],
+    ]
+
+
+def _rate(measured: Record | None) -> str:
+    return fixed(measured["rate"], measured["low"], measured["high"]) if measured else "–"
+
+
+def _probes(ws: Workspace, name: str, measured: Record, names: Names) -> list[str]:
+    ways, ks = measured["mean"], [*map(str, probe_tables.ks(ws, name)), "0"]
+    about = (
+        f"**SAE {plain(measured['sae'])}** through stitch {plain(measured['stitch'])}:"
+        f" {measured['tasks']} tasks of {len(measured['datasets'])} datasets,"
+        f" {measured['test_documents']:,} held-out test documents. Accuracy, mean over datasets"
+        " (bootstrap over documents):"
+    )
+    rows = [
+        (_named(way.label, names), *(_accuracy(ways[key].get(k)) for k in ks))
+        for key, way in probe_tables.WAYS.items()
+        if key in ways
+    ]
+    header = " | ".join(["probe", *(f"k = {k}" for k in ks[:-1]), "dense"])
+
+    sparse = [(key, str(DATASETS_AT)) for key in ("own", "retrained", "reused")]
+    dense = [(key, "0") for key in ("dense_own", "dense_moved", "dense_centred")]
+    compared = [(key, k) for key, k in sparse + dense if k in ways.get(key, {})]
+    titles = probe_tables.setup(ws, name)["datasets"]
+    one_by_one = [
+        (plain(titles[dataset][0]), *(_accuracy(by_way[key].get(k)) for key, k in compared))
+        for dataset, by_way in measured["datasets"].items()
+    ]
+    columns = [_named(probe_tables.WAYS[key].label, names) for key, _ in compared]
+    return [
+        *[about, *_table(header, rows)],
+        f"Dataset by dataset, sparse probes at k = {DATASETS_AT}:",
+        *_table(" | ".join(["dataset", *columns]), one_by_one),
+    ]
+
+
+def _accuracy(measured: Record | None) -> str:
+    return number(measured["accuracy"], measured["low"], measured["high"]) if measured else ""
+
+
+def _training(ws: Workspace, name: str, measured: Record) -> list[str]:
+    pairs = int(measured["costs"]["stitch"]["positions"])
+    about = (
+        f"**Set {plain(name)}**, from SAE {plain(measured['sae'])}, {measured['positions']:,} rows."
+        f" {measured['sentence']} FLOPs of an exact stitch relative to Adam's: on {pairs:,} pairs"
+        f" {number(measured['stitch_exact_of_adam'])}, on all of the text"
+        f" {number(measured['whole_stitch_exact_of_adam'])}."
+    )
+    runs = [
+        (
+            f"{run['width']:,}",
+            plain(run["start"]),
+            f"{run['auxiliary']:g}",
+            rounded(run["explained_variance"], 3),
+            percent(run["dead"]),
+            number(run["cosine"]),
+            str(run["seeds"]),
+        )
+        for run in sorted(measured["runs"], key=lambda run: (run["auxiliary"], run["width"]))
+    ]
+    header = (
+        "features | start | auxiliary loss | explained variance at the end | dead features | median"
+        " cosine to the start | seeds"
+    )
+    laws = [
+        (plain(start), _interval(law, "A"), _interval(law, "beta"))
+        for start, law in measured["laws_exact"].items()
+    ]
+    return [
+        *[about, *_ratios(ws, name)],
+        *["Runs, means over seeds:", *_table(header, runs)],
+        *["Law of the frontier (Table 4), L(C) = A C^−β:", *_table("start | A | β", laws)],
+    ]
+
+
+def _ratios(ws: Workspace, name: str) -> list[str]:
+    """FLOPs to thresholds over those from scratch, by width."""
+    exact, adam = (sae_tables.curves(ws, name, fitter) for fitter in sae_tables.FITTERS)
+    free = sae_tables.with_stitch(exact, -sae_tables.costs(ws, name)["stitch"]["exact"])
+    ways = (
+        ("stitch exact", exact, "transferred", (0.5, 0.7, 0.9, 0.99)),
+        ("stitch by Adam, the paper's recipe", adam, "transferred", (0.9,)),
+        ("the stitch for nothing", free, "transferred", (0.5, 0.7, 0.9)),
+        ("control: stitch of shuffled pairs", exact, "shuffled stitch", (0.9,)),
+        ("control: random stitch", exact, "random stitch", (0.9,)),
+    )
+    widths = sorted(map(int, exact.width.unique()))
+    rows = []
+    for label, curves, start, shares in ways:
+        savings = sae_tables.savings(curves, start, shares).set_index(["share", "width"])
+        for share in sorted(set(savings.index.get_level_values("share"))):
+            ratios = savings.loc[share].reindex(widths)
+            cells = [number(r.ratio, r.low, r.high, none="never") for r in ratios.itertuples()]
+            rows.append((f"{percent(share)}, {label}", *cells))
+    columns = " | ".join(f"{width:,} features" for width in widths)
+    return _table(f"FLOPs relative to scratch, to | {columns}", rows)
+
+
+def _interval(measured: Mapping[str, float], key: str) -> str:
+    value, low, high = (measured.get(f"{key}{end}", math.nan) for end in ("", "_low", "_high"))
+    return number(value, low, high)
+
+
+def _rows(table: pd.DataFrame) -> list[Record]:
+    return table.to_dict("records")  # type: ignore[return-value]
+
+
+def _table(header: str, rows: Iterable[Sequence[str]]) -> list[str]:
+    """One table, or none where there are no rows; `header` with | between its columns."""
+    columns = header.removesuffix(" | ").split(" | ")
+    lines = [columns, ["---"] * len(columns), *rows]
+    return ["\n".join(f"| {' | '.join(cells)} |" for cells in lines)] if len(lines) > 2 else []
+
+
+def _named(label: str, names: Names) -> str:
+    """A label with the models' names for A and B."""
+    return re.sub(r"\b[AB]\b", lambda letter: names[letter[0].lower()], label)
