@@ -50,7 +50,7 @@ endef
 help: ## List the targets
 	@echo "StitchLens: how features move between two language models."
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "Variables: PORT=8600  PYTHON=python3.12  WATCH=auto  ARGS='-k stitch -x'  ONLY=harvest  BENCH_ARGS='...'  SECONDS=60  SOAK_ARGS=--short  MONKEY_ARGS=--short"
 
@@ -94,6 +94,15 @@ format: $(DEV_STAMP) ## Let ruff mend what it can and lay out the code
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
+.PHONY: docs
+docs: $(DEV_STAMP) ## The documentation site, into site/; a broken link or reference fails
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "Built: site/index.html"
+
+.PHONY: docs-results
+docs-results: $(DEV_STAMP) ## Write the tables of docs/results.md again, from the workspaces
+	@$(PY) -m tests.helpers.documents
+
 .PHONY: doctor
 doctor: $(RUN_STAMP) ## What is installed and found, and what to do about what is not
 	@$(PY) -m core doctor
@@ -103,7 +112,7 @@ setup: $(DEV_STAMP) ## Install everything, start nothing
 
 .PHONY: clean
 clean: ## Remove .venv and every cache that checks leave; workspaces stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One Python made .venv; if that one is gone, or there is none yet, find one.
