@@ -156,7 +156,7 @@ def eval_command(
 def import_command(
     pair: PairArg,
     file: Annotated[
-        Path, typer.Argument(help="safetensors, a PyTorch state_dict, or .npz: see the README.")
+        Path, typer.Argument(help="safetensors, a state_dict or .npz: docs/bring-your-own.md.")
     ],
     layer_a: Annotated[int, typer.Option(help="It was trained before this layer of A.")],
     layer_b: Annotated[int, typer.Option(help="It was trained before this layer of B.")],
