@@ -51,7 +51,8 @@ SWITCH = f"""async ([name, key, heading]) => {{
   return await new Promise((done, fail) => {{
     const look = () => {{
       if (drawn([key, heading])) done(performance.now() - started);
-      else if (performance.now() - started > 60000) fail(new Error(`${{name}} was not drawn within 60 s`));
+      else if (performance.now() - started > 60000)
+        fail(new Error(`${{name}} was not drawn within 60 s`));
       else requestAnimationFrame(look);
     }};
     requestAnimationFrame(look);

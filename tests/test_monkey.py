@@ -35,7 +35,9 @@ import streamlit as st
 def clean():
     st.title("Clean")
     st.number_input("Feature", 0, 9, 3, key="feature", bind="query-params")
-    st.segmented_control("View", ["one", "two"], default="one", required=True, key="view", bind="query-params")
+    st.segmented_control(
+        "View", ["one", "two"], default="one", required=True, key="view", bind="query-params"
+    )
     with st.form("draft"):
         st.text_input("A draft")
         if st.form_submit_button("Send"):
@@ -71,7 +73,8 @@ def asks():
     if st.toggle("Ask"):
         st.html("<img src='http://127.0.0.2:9/x.png'>")
 
-st.navigation([st.Page(f) for f in (clean, raises, complains, forgets, reruns, mumbles, asks)]).run()
+pages = (clean, raises, complains, forgets, reruns, mumbles, asks)
+st.navigation([st.Page(f) for f in pages]).run()
 """
 SEED = 19
 """A walk that comes upon each fault soon."""

@@ -38,7 +38,7 @@ Keep every function word (such as "the", "and", "while", "of"), the punctuation,
 Replace every noun, verb, adjective and adverb by a word of the same form from an unrelated field (dog -> radio).
 Answer with the new sentence alone.
 
-Sentence: {sentence}"""
+Sentence: {sentence}"""  # noqa: E501
 
 
 Rewriter = Callable[[str, int], list[str]]

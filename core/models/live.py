@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import StitchLensError
-from core.models.loading import Limits, limits_of, some
 from core.models.pairs import ModelSpec
 from core.workspace.disk import fingerprint, sha256_file
 
@@ -285,3 +284,29 @@ class Turns:
 
 TURNS = Turns()
 """Whoever computes with a shared model in this process takes a turn here."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a model can be given: `rows` token ids, and `context` tokens at once (None: as many as
+    one likes)."""
+
+    rows: int
+    context: int | None
+
+
+def limits_of(hf: Any) -> Limits:
+    """Of transformers' model: the rows of its embedding, the positions that it was made for."""
+    text = hf.config.get_text_config()
+    sizes = [
+        getattr(text, name, None)
+        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
+    ]
+    context = next((size for size in sizes if isinstance(size, int) and size > 0), None)
+    return Limits(hf.get_input_embeddings().weight.shape[0], context)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of many names."""
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(map(str, names[:3])) + more

@@ -10,8 +10,7 @@ import importlib.util
 import json
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from core.errors import StitchLensError
-from core.models.live import LiveModel, Reader, Runtime, runtime
+from core.models.live import LiveModel, Reader, Runtime, limits_of, runtime, some
 from core.models.pairs import ModelSpec, Source
 from core.workspace.disk import disk_faults, fingerprint, folder_beside, sha256_file
 from core.workspace.places import PROJECT, named, user_cache
@@ -187,26 +186,6 @@ def keep_freed_memory() -> None:
         libc.mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a model can be given: `rows` token ids, and `context` tokens at once (None: as many as
-    one likes)."""
-
-    rows: int
-    context: int | None
-
-
-def limits_of(hf: Any) -> Limits:
-    """Of transformers' model: the rows of its embedding, the positions that it was made for."""
-    text = hf.config.get_text_config()
-    sizes = [
-        getattr(text, name, None)
-        for name in ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
-    ]
-    context = next((size for size in sizes if isinstance(size, int) and size > 0), None)
-    return Limits(hf.get_input_embeddings().weight.shape[0], context)
-
-
 HARMLESS = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")
 """Ends of names of tensors that older files hold and that follow from the configuration."""
 
@@ -260,12 +239,6 @@ def open_plain(
             " `save_pretrained`",
         )
     return hf, unused
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few of many names."""
-    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return ", ".join(map(str, names[:3])) + more
 
 
 def repair(folder: Path) -> str:

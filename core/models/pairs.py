@@ -131,7 +131,10 @@ GEMMA3_270M = ModelSpec(
     ),
 )
 
-NANO_CORPUS = "wheel:eng,coding,ces,dan,deu,est,fin,fra,hrv,hun,ita,lav,lit,nld,nor,pol,por,ron,slk,slv,spa,swe"
+NANO_CORPUS = (
+    "wheel:eng,coding,ces,dan,deu,est,fin,fra,hrv,hun,ita,lav,lit,nld,nor,pol,por,ron,slk,slv,spa,"
+    "swe"
+)
 """English, code, and the corpus wheel's European languages in the Latin script: a small vocabulary
 has room for one."""
 NANO_A, NANO_B = (

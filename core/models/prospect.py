@@ -15,16 +15,14 @@ from safetensors import SafetensorError, safe_open
 from core.config import Frozen
 from core.errors import StitchLensError
 from core.models.align import pair_positions
-from core.models.live import MAX_TOKENS, Reader, runtime
+from core.models.live import MAX_TOKENS, Reader, limits_of, runtime, some
 from core.models.loading import (
     check_architecture,
     check_device,
     has_sdpa,
-    limits_of,
     locate,
     open_plain,
     quiet_hub,
-    some,
     tokenizer_of,
 )
 from core.models.pairs import (

@@ -16,8 +16,7 @@ from torch import Tensor
 from core.config import Frozen
 from core.errors import StitchLensError
 from core.models import hooks
-from core.models.live import MAX_TOKENS, LiveModel
-from core.models.loading import limits_of
+from core.models.live import MAX_TOKENS, LiveModel, limits_of
 from core.progress import Progress
 from core.steering.vectors import Vector
 from core.text.reading import clean

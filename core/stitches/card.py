@@ -87,7 +87,8 @@ def settled(foreign: Foreign, sample: Chunk, layers: LayerPair) -> tuple[Foreign
     read = "; ".join(f"{k} as {v}" for k, v in best.layout.items() if next_best.layout.get(k) != v)
     why = (
         f"The names leave {len(readings)} readings open; the one that carries best was taken"
-        f" ({read}: FUV {shares[order[0]]:.2f} with the best offset, the next {shares[order[1]]:.2f})."
+        f" ({read}: FUV {shares[order[0]]:.2f} with the best offset, the next"
+        f" {shares[order[1]]:.2f})."
     )
     return best, why
 

@@ -56,7 +56,7 @@ TEXTS = {"U": "text", "S": "text", "b": "truths"}
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds: float32 tensors by name, and what else was passed over, with the reason."""
+    """What a file holds: float32 tensors by name, and what was passed over, with the reason."""
 
     tensors: dict[str, Tensor]
     passed: dict[str, str]

@@ -93,7 +93,7 @@ def plain_weights(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dic
             matrix = tensors[name]
             if matrix.dim() != 2 or (len(u), len(v)) != tuple(matrix.shape):
                 raise StitchLensError(
-                    f"{name} of shape {tuple(matrix.shape)} beside vectors of {len(u)} and {len(v)}",
+                    f"{name} of {tuple(matrix.shape)} beside vectors of {len(u)} and {len(v)}",
                     "spectral norm's own",
                     "save the weight as it is used",
                 )
@@ -109,7 +109,8 @@ def plain_weights(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dic
             raise StitchLensError(
                 f"{name}, a parametrisation that is not known here",
                 "weight norm or spectral norm",
-                "call `torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')` and save again",
+                "call `torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')` and"
+                " save again",
             )
     return weights, notes
 
@@ -140,7 +141,8 @@ def refuse_layers(names: Mapping[str, Tensor]) -> None:
         running = "running" in words(name)
         if running or (LAYERS.search(name) and statistic(name) is None):
             raise StitchLensError(
-                f"{name}, part of a normalisation layer, which is not affine or whose place is not said",
+                f"{name}, part of a normalisation layer, which is not affine or whose place is not"
+                " said",
                 "matrices and biases, at most with fixed means, deviations and factors",
                 "train the map without the layer, or fold a BatchNorm into the matrix and the bias",
             )

@@ -1,4 +1,4 @@
-"""Named tensors recognised as a stitch: which map leads which way, how it lies, what belongs to it."""
+"""Named tensors recognised as a stitch: which map leads which way, how it lies, what is with it."""
 
 import re
 from collections.abc import Mapping
@@ -121,7 +121,8 @@ def recognise(
         # What is as wide as a stream acts on a stream; anything else beside the maps is a record.
         if {d_a, d_b} & set(value.shape):
             raise StitchLensError(
-                f"{name[:60]} {tuple(value.shape)}, which is no matrix, bias, mean, deviation or factor",
+                f"{name[:60]} {tuple(value.shape)}, which is no matrix, bias, mean, deviation or"
+                " factor",
                 "tensors of an affine map alone",
                 "rename it if it is one of these, or save the file without it",
             )

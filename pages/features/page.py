@@ -20,7 +20,8 @@ from core.workspace import artifacts, store, uploads
 from core.workspace.store import Workspace
 from core.workspace.untrusted import LARGEST_UPLOAD, MB
 from pages.features import figures
-from pages.shared import figures, frame, panels, tokens
+from pages.shared import figures as figures_base
+from pages.shared import frame, panels, tokens
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
 from pages.shared.words import percent, plain
@@ -363,14 +364,14 @@ def overview(table: pd.DataFrame) -> pd.DataFrame:
         on_select=partial(pick, "map"),
         selection_mode=("points", "box", "lasso"),
     )
-    chosen = [int(data[0]) for data in figures.picked(drawn)]
+    chosen = [int(data[0]) for data in figures_base.picked(drawn)]
     if len(chosen) == 1:
         st.markdown(f"[Feature {chosen[0]} is open below.](#feature)")
     return table.loc[table.feature.isin(chosen)] if len(chosen) > 1 else table
 
 
 def pick(key: str) -> None:
-    chosen = figures.picked(st.session_state[key])
+    chosen = figures_base.picked(st.session_state[key])
     if len(chosen) == 1:
         st.session_state["feature"] = int(chosen[0][0])
 

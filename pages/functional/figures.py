@@ -211,9 +211,8 @@ def heads(table: pd.DataFrame, picked: int) -> go.Figure:
                 figure.add_scatter(
                     x=[None], y=[None], mode="markers", marker=look, name=name, row=1, col=col
                 )
-        figure.add_hline(
-            y=0, line={"color": c["control"], "width": 1, "dash": "dot"}, row=1, col=col
-        )  # type: ignore[arg-type]
+        line = {"color": c["control"], "width": 1, "dash": "dot"}
+        figure.add_hline(y=0, line=line, row=1, col=col)  # type: ignore[arg-type]
     return figure
 
 

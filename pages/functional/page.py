@@ -17,7 +17,8 @@ from core.text.reading import clean
 from core.workspace import store
 from core.workspace.store import Workspace
 from pages.functional import figures
-from pages.shared import figures, frame, panels, tokens
+from pages.shared import figures as figures_base
+from pages.shared import frame, panels, tokens
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
 from pages.shared.words import plain
@@ -197,7 +198,7 @@ def attention(ws: Workspace, sae: str, known: dict[str, Any]) -> None:
 
 def pick(key: str) -> None:
     now = st.session_state
-    for data in figures.picked(now[key])[-1:]:
+    for data in figures_base.picked(now[key])[-1:]:
         now["feature"] = int(data[0])
         if key == "heads":
             now["side"], now["layer"], now["head"] = str(data[1]), int(data[2]), int(data[3])

@@ -35,6 +35,7 @@ def tokens(
         )
     return (
         f'<div dir="auto"'
-        f' style="line-height:1.7;unicode-bidi:plaintext;white-space:pre-wrap;overflow-wrap:anywhere;">'
+        ' style="line-height:1.7;unicode-bidi:plaintext;white-space:pre-wrap;'
+        'overflow-wrap:anywhere;">'
         f"{'…' if ends[0] > 0 else ''}{''.join(parts)}{'…' if ends[-1] < len(text) else ''}</div>"
     )

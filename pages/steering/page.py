@@ -25,7 +25,8 @@ from core.workspace import artifacts, store, uploads
 from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
 from core.workspace.untrusted import LARGEST_VECTOR, MB, VECTOR_FILES
-from pages.shared import figures, frame, panels
+from pages.shared import figures as figures_base
+from pages.shared import frame, panels
 from pages.shared import words as shared_words
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
@@ -576,9 +577,12 @@ def stream(
             boxes = columns(lanes)
         record: dict[str, Any] | None = None
         began = time.perf_counter()
-        waiting = lambda n: said.info(
-            f"{n} before you: one stream at a time computes.", icon=":material/hourglass:"
-        )  # noqa: E731
+
+        def waiting(n: int) -> None:
+            said.info(
+                f"{n} before you: one stream at a time computes.", icon=":material/hourglass:"
+            )
+
         with closing(here.run(source, keys, prompt, setting, sampling, waiting)) as texts:
             for written in texts:
                 if record is None:
@@ -617,10 +621,12 @@ def text_html(prompt: str, text: str, lane: str) -> str:
     rgb = "66,133,244" if lane.startswith("a") else "154,92,214"
     return (
         '<div dir="auto"'
-        ' style="unicode-bidi:plaintext;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.6;">'
+        ' style="unicode-bidi:plaintext;white-space:pre-wrap;overflow-wrap:anywhere;'
+        'line-height:1.6;">'
         f'<span style="opacity:0.62;">{html.escape(prompt)}</span>'
         "<span"
-        f' style="background-color:rgba({rgb},0.16);border-radius:3px;">{html.escape(text)}</span></div>'
+        f' style="background-color:rgba({rgb},0.16);border-radius:3px;">{html.escape(text)}</span>'
+        "</div>"
     )
 
 
@@ -737,10 +743,10 @@ def after(ws: Workspace, runs: list[dict[str, Any]]) -> None:
 
 
 def same_but_strength(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    strip = lambda r: (
-        {k: v for k, v in r["setting"].items() if k != "strength"}
-        | {"s": r["source"], "p": r["prompt"]}
-    )  # noqa: E731
+    def strip(run: dict[str, Any]) -> dict[str, Any]:
+        setting = {k: v for k, v in run["setting"].items() if k != "strength"}
+        return setting | {"s": run["source"], "p": run["prompt"]}
+
     return bool(strip(one) == strip(other) and one["setting"] != other["setting"])
 
 
@@ -872,7 +878,7 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
 
 def pick() -> None:
     now = st.session_state
-    for data in figures.picked(now["languages"])[:1]:
+    for data in figures_base.picked(now["languages"])[:1]:
         now["cell_language"], now["cell_kind"] = str(data[0]), str(data[1])
 
 

@@ -21,7 +21,8 @@ from core.text.corpus import Document, load_corpus
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
 from pages.features import figures
-from pages.shared import figures, frame
+from pages.shared import figures as figures_base
+from pages.shared import frame
 from pages.shared import words as shared_words
 from tests.helpers.app import opened, text
 from tests.helpers.planted import MAKERS, PAIR, losses, plant, plant_features
@@ -165,10 +166,12 @@ def probes_links(ws: Workspace, table: pd.DataFrame) -> str:
 )
 def test_what_is_picked_reads_the_same_in_every_form(data: Any) -> None:
     points = [{"customdata": data}, {"x": 1.0}, {"customdata": None}, {"customdata": 3}]
-    assert figures.picked({"selection": {"points": points}}) == [[7, "a", 0.5], [3]]
-    assert figures.picked(None) == [] and figures.picked({}) == []
+    assert figures_base.picked({"selection": {"points": points}}) == [[7, "a", 0.5], [3]]
+    assert figures_base.picked(None) == [] and figures_base.picked({}) == []
     many = {str(k): k for k in range(12)}
-    assert figures.picked({"selection": {"points": [{"customdata": many}]}}) == [list(range(12))]
+    assert figures_base.picked({"selection": {"points": [{"customdata": many}]}}) == [
+        list(range(12))
+    ]
 
 
 def test_no_chart_hands_bytes_as_customdata(nano_home: Path) -> None:
@@ -747,7 +750,7 @@ def test_a_figure_is_built_once_for_the_same_table_and_anew_for_another(ws: Work
     table = pd.DataFrame({"x": [1.0, 2.0], "tokens": [[1, 2], [3]]})
     built: list[float] = []
 
-    @figures.remembered
+    @figures_base.remembered
     def once(table: pd.DataFrame, side: str) -> go.Figure:
         built.append(table.x.sum())
         return go.Figure(go.Bar(x=table.x))

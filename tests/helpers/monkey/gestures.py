@@ -158,7 +158,8 @@ async def box_of(where: Locator) -> tuple[float, float, float, float] | None:
     return await where.evaluate("""e => {
         const b = e.getBoundingClientRect(), x = b.left + b.width / 2, y = b.top + b.height / 2;
         const top = document.elementFromPoint(x, y);
-        return top && (e.contains(top) || top.contains(e)) ? [b.left, b.top, b.width, b.height] : null;
+        return top && (e.contains(top) || top.contains(e))
+          ? [b.left, b.top, b.width, b.height] : null;
     }""")
 
 
