@@ -598,7 +598,7 @@ def faulty_npy() -> Faults:
         "float-shape": (npy_header(f4, "(3.0, 5)", body), "readable"),
         "text-shape": (npy_header(f4, "'3'", body), "readable"),
         "objects": (npy_header("'|O'", "(1,)", pickle.dumps([1])), "pickled"),
-        "text": (npy_header("'<U9'", "(3, 5)", body * 9), "real"),
+        "text": (npy_header("'<U9'", "(3, 5)", body * 9), "real|no numbers"),
         "complex": (npy_header("'<c8'", "(3, 2)", body), "real"),
         "bool": (npy_header("'|b1'", "(3, 5)", body), "real|no numbers"),
         "date": (npy_header("'<M8[s]'", "(3,)", body), "real"),

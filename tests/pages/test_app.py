@@ -154,7 +154,7 @@ def test_a_table_of_features_keeps_its_cells(ws: Workspace) -> None:
 
 def probes_links(ws: Workspace, table: pd.DataFrame) -> str:
     """`links` of the page's file, which is a script."""
-    source = (PROJECT / "pages" / "probes.py").read_text("utf-8").split("\nframe.routed()")[0]
+    source = (PROJECT / "pages" / "probes" / "page.py").read_text("utf-8").removesuffix("page()\n")
     names: dict[str, Any] = {}
     exec(compile(source, "probes.py", "exec"), names)
     return str(names["links"](ws, "L20-12", table))

@@ -21,6 +21,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -42,7 +43,10 @@ from tests.helpers.malformed import good
 from tests.helpers.monkey.walking import SIZES, Case, Fault, Walk, walk
 from tests.helpers.serving import Server, borrow_models, running
 
-PAGES = sorted("" if p.stem == "overview" else p.stem for p in (PROJECT / "pages").glob("*.py"))
+ROUTER = (PROJECT / "pages" / "main.py").read_text("utf-8")
+PAGES = sorted(
+    "" if name == "overview" else name for name in re.findall(r'url_path="(\w+)"', ROUTER)
+)
 WORKSPACES = sorted(p.parent.name for p in (PROJECT / "cache").glob("*/manifest.json"))
 LENGTH = 60
 """Steps of a walk."""
