@@ -58,4 +58,5 @@ with st.sidebar:
     st.caption(f"StitchLens {__version__}")
     frame.touch()
 frame.other_workspace(asked, chosen, built)
+frame.arrive()
 page.run()

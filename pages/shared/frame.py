@@ -25,6 +25,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def arrive() -> None:
+    """Note whether the page that is about to run is another one than in the run before, see
+    `settle`."""
+    now, context = st.session_state, get_script_run_ctx()
+    page = context and context.page_script_hash
+    now["arrived"] = now.get("page") != page
+    now["page"] = page
+
+
 def workspace() -> Workspace:
     """The workspace that the picker of the frame names, with what this browser brought to it."""
     pair, private = st.session_state.get("pair", ""), mine()
