@@ -1,4 +1,4 @@
-"""Numbers and others' text as Markdown: the rules of `pages.shared.words`, for the command line."""
+"""Numbers and others' text as words in Markdown: one way to write a number, here and on pages."""
 
 import math
 import re

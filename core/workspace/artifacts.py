@@ -106,9 +106,7 @@ def command(pair: str, full: str, makers: Mapping[str, Any]) -> str:
     if group not in GROUPS:
         return ""
 
-    template = GROUPS[group].command
-    if group == "stitches" and makers.get("why") == "chosen by hand":
-        template = FIT
+    template = _template(group, makers)
     values = {"pair": pair, "name": name, **makers}
     try:
         filled = template.format_map(values)
@@ -119,7 +117,13 @@ def command(pair: str, full: str, makers: Mapping[str, Any]) -> str:
 
 def built(full: str, makers: Mapping[str, Any]) -> bool:
     """Whether `build` makes an artifact again."""
-    return command("", full, makers).startswith("python -m core build") and not is_brought(makers)
+    group = full.partition("/")[0]
+    return group in GROUPS and _template(group, makers) == BUILD and not is_brought(makers)
+
+
+def _template(group: str, makers: Mapping[str, Any]) -> str:
+    by_hand = group == "stitches" and makers.get("why") == "chosen by hand"
+    return FIT if by_hand else GROUPS[group].command
 
 
 def provenance(ws: Workspace, name: str) -> pd.DataFrame:

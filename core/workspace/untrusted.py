@@ -327,13 +327,22 @@ def damaged(member: zipfile.ZipInfo, name: str, e: BaseException) -> StitchLensE
     )
 
 
-def npy_kind(stream: IO[bytes] | io.BufferedIOBase) -> str:
-    """NumPy's letter for what an array holds: f, i, u for numbers, U and S for text, O for objects.
-    Raises what NumPy raises for a header that is none."""
+def _npy_header(
+    stream: IO[bytes] | io.BufferedIOBase,
+) -> tuple[tuple[int, ...], "np.dtype[Any]"]:
+    """The shape and the dtype that an array claims. Raises what NumPy raises for a header that is
+    none."""
     version = np.lib.format.read_magic(stream)
     first = version == (1, 0)
     read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-    return read(stream, max_header_size=10_000)[2].kind
+    shape, _, dtype = read(stream, max_header_size=10_000)
+    return shape, dtype
+
+
+def npy_kind(stream: IO[bytes] | io.BufferedIOBase) -> str:
+    """NumPy's letter for what an array holds: f, i, u for numbers, U and S for text, O for objects.
+    Raises as `_npy_header` does."""
+    return _npy_header(stream)[1].kind
 
 
 def read_npy(
@@ -342,13 +351,7 @@ def read_npy(
     """One array of at most `most` numbers; the size that it claims is compared with the `size` in
     bytes that there is before anything is allocated. Raises StitchLensError for what is no such
     array, and what NumPy raises besides."""
-    version = np.lib.format.read_magic(stream)
-    read = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )
-    shape, _, dtype = read(stream, max_header_size=10_000)
+    shape, dtype = _npy_header(stream)
     if dtype.hasobject:
         raise StitchLensError(f"pickled objects under {name}", "numbers", "save arrays of float32")
     if dtype.kind not in "fiu":

@@ -559,7 +559,7 @@ def panel(ws: Workspace, sae: str, side: str, f: int, texts: dict[str, str], sca
         ("Raises", logits[logits["rank"] >= 0]),
         ("Lowers", logits[logits["rank"] < 0]),
     ):
-        words = " ".join(map(frame.token, rows.token))
+        words = " ".join(map(tokens.token, rows.token))
         st.markdown(
             f"**{what}** {words}", help="Tokens with the largest and least logit weight, Eq. 10."
         )

@@ -217,7 +217,7 @@ def one(ws: Workspace, pair: PairSpec, sae: str, single: pd.DataFrame, table: pd
     )
     rows = single.loc[single.feature == f]
     logits = ask(feature_tables.feature_logits, ws, sae, "a", f)
-    raised = " ".join(map(frame.token, logits.token[logits["rank"] >= 0]))
+    raised = " ".join(map(tokens.token, logits.token[logits["rank"] >= 0]))
     st.markdown(f"Raises in :blue[A] {raised}")
     if rows.empty:
         measured = sorted(single.loc[~single.random, "feature"].unique().tolist())

@@ -19,7 +19,7 @@ from core.probes.tasks import LEAST, MOST_ROWS, Labelled, labelled, read_csv, tw
 from core.workspace import store
 from core.workspace.store import Workspace
 from pages.probes import figures
-from pages.shared import frame, panels
+from pages.shared import frame, panels, tokens
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
 from pages.shared.words import plain
@@ -189,7 +189,7 @@ def links(ws: Workspace, sae: str, table: pd.DataFrame) -> str:
             alike = row["correlation"]
             cells += [
                 "–" if alike != alike else f"{alike:.2f}",
-                plain(frame.seen(str(row["raises"]))),
+                plain(tokens.seen(str(row["raises"]))),
             ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import streamlit as st
 from pandas.util import hash_pandas_object
 
-from pages.shared.frame import seen
+from pages.shared.tokens import seen
 from pages.shared.words import loss, percent
 
 QUIET = {"displayModeBar": False, "scrollZoom": False}

@@ -2,9 +2,7 @@
 the job panel."""
 
 import hashlib
-import re
 import secrets
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -243,43 +241,6 @@ def section() -> Iterator[None]:
         yield
     except StitchLensError as e:
         st.error(sentence(e), icon=":material/error:")
-
-
-SIGNS = {"\n": "⏎", "\r": "␍", "\t": "⇥"}
-EMPTY = "∅"
-
-
-def seen(text: str) -> str:
-    """Text on one line in which everything can be seen: blanks at its ends, breaks, signs without a
-    width; `∅` for nothing at all."""
-    if not text:
-        return EMPTY
-    inner = text.strip(" ")
-    before = len(text) - len(text.lstrip(" "))
-    marked = "␣" * before + inner + "␣" * (len(text) - len(inner) - before)
-    parts = (
-        SIGNS.get(c) or (c if unicodedata.category(c)[0] not in "CZ" or c == " " else _number(c))
-        for c in marked
-    )
-    return "".join(parts)
-
-
-def _number(sign: str) -> str:
-    return f"U+{ord(sign):04X}"
-
-
-def token(text: str) -> str:
-    """A token as a span of code in markdown, whatever it holds: it ends where it should, and
-    neither its neighbours nor the cells of a table become part of it."""
-    shown = seen(text)
-    if any(unicodedata.bidirectional(c) in ("R", "AL") for c in shown):
-        shown = (  # its direction is its own: the tokens beside it keep their places
-            f"\u2068{shown}\u2069"
-        )
-    longest = max((len(run) for run in re.findall("`+", shown)), default=0)
-    fence = "`" * (longest + 1)
-    room = " " if shown.startswith("`") or shown.endswith("`") else ""
-    return f"{fence}{room}{shown}{room}{fence}"
 
 
 def cells(items: Sequence[tuple[str, str, str]], width: int = 156) -> None:

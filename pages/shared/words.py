@@ -3,8 +3,9 @@
 import math
 import re
 
-NARROW = "\u202f"
-"""The narrow space before a per cent sign, at which no line is broken."""
+from core.cli import words
+
+NARROW = words.NARROW
 
 
 def sentence(text: object) -> str:
@@ -33,16 +34,8 @@ def percent(
     supports."""
     if x is None or math.isnan(x):
         return "–"
-    x = 100 * x
-    digits = _digits(x, 2)
-    if low is None or high is None or math.isnan(low) or math.isnan(high):
-        return f"{_fixed(x, digits, sign)}{NARROW}%"
-    half = float(f"{50 * (high - low):.2g}")
-    digits = max(_digits(half, 1), min(digits, _digits(half, 2))) if half else digits
-    return (
-        f"{_fixed(x, digits, sign)} [{_fixed(100 * low, digits, sign)},"
-        f" {_fixed(100 * high, digits, sign)}]{NARROW}%"
-    )
+    ends = (math.nan, math.nan) if low is None or high is None else (low, high)
+    return words.percent(x, *ends, sign=sign)
 
 
 def count(n: float) -> str:
@@ -57,14 +50,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _digits(x: float, significant: int) -> int:
-    """Decimals that show `x` to so many significant digits."""
-    return significant - 1 - math.floor(math.log10(abs(x))) if x else 0
-
-
-def _fixed(x: float, digits: int, sign: bool) -> str:
-    rounded = round(x, digits)
-    text = f"{abs(rounded):.{max(digits, 0)}f}"
-    return ("−" if rounded < 0 else "+" if sign and rounded else "") + text

@@ -22,7 +22,7 @@ from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
 from pages.features import figures
 from pages.shared import figures as figures_base
-from pages.shared import frame
+from pages.shared import tokens
 from pages.shared import words as shared_words
 from tests.helpers.app import opened, text
 from tests.helpers.planted import MAKERS, PAIR, losses, plant, plant_features
@@ -109,7 +109,7 @@ TOKENS = [
 def test_every_token_is_a_span_of_its_own() -> None:
     """As CommonMark with tables and streamlit's math reads it: so many spans, each with what can be
     seen of a token."""
-    line = " ".join(map(frame.token, TOKENS))
+    line = " ".join(map(tokens.token, TOKENS))
     fences = list(re.finditer(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", line))
     shown = [m[2][1:-1] if m[2].startswith(" ") and m[2].endswith(" ") else m[2] for m in fences]
     assert [text.strip("\u2068\u2069") for text in shown] == [

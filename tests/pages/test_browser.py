@@ -138,7 +138,8 @@ def expect_picked(page: Page, *layers: str) -> None:
 def test_a_link_to_a_page_is_the_first_thing_a_server_hears(
     home: Path, visit: Callable[..., Page]
 ) -> None:
-    """Streamlit's first run in a folder with `pages/` skips app.py; the page hands over to it."""
+    """A server that has heard nothing yet knows its pages: the script lies where Streamlit finds no
+    `pages/` folder of its own kind beside it."""
     with serving(home / "workspaces", home / "cache") as url:
         page = visit(f"{url}/stitches?stitch=L10-L9")
         expect(page.locator("h2")).to_have_text("L10-L9")
