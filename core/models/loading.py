@@ -372,15 +372,22 @@ def _keep_precision(bridge: Any, dtype: torch.dtype) -> None:
 
 
 def _reference(hf: Any, reader: Reader, spec: ModelSpec, where: Runtime) -> Reference:
-    """A pass over a text and, beside it, over the same text with another end. Raises
-    StitchLensError where it does not run, is not finite, or a token sees what comes after it."""
+    """A pass over a text. Raises StitchLensError where it does not run, is not finite, or a token
+    sees what comes after it: another pass, over the same text with another end, tells.
+
+    One text at a time, as `validate` reads it: in half precision a row of a batch of two is rounded
+    unlike the same row alone.
+    """
     ids = reader.encode(["A check of the residual stream, 1 2 3. " * 3])[0].ids[: reader.context]
     half = len(ids) // 2
     other = np.concatenate([ids[:half], ids[half:][::-1]])
-    both = torch.from_numpy(np.stack([ids, other]).astype(np.int64)).to(where.device)
+    row, changed = (
+        torch.from_numpy(tokens.astype(np.int64))[None].to(where.device) for tokens in (ids, other)
+    )
     try:
         with torch.inference_mode():
-            out = hf(input_ids=both, output_hidden_states=True, use_cache=False)
+            out = hf(input_ids=row, output_hidden_states=True, use_cache=False)
+            ahead = hf(input_ids=changed, use_cache=False).logits.float()
     except Exception as e:  # whatever a model's own code raises
         raise StitchLensError(
             f"{spec.title}, which opens but does not run ({first_line(e)})",
@@ -388,7 +395,7 @@ def _reference(hf: Any, reader: Reader, spec: ModelSpec, where: Runtime) -> Refe
             "check that its config.json and weights belong together",
         ) from e
     logits = out.logits.float()
-    if not torch.isfinite(logits).all():
+    if not (torch.isfinite(logits).all() and torch.isfinite(ahead).all()):
         raise StitchLensError(
             f"NaN or infinite logits of {spec.title} in {str(where.dtype).removeprefix('torch.')}",
             "finite numbers",
@@ -398,14 +405,14 @@ def _reference(hf: Any, reader: Reader, spec: ModelSpec, where: Runtime) -> Refe
                 else "set STITCHLENS_DTYPE to float32"
             ),
         )
-    early = logits[:, :half]
-    if (early[0] - early[1]).abs().max() > SEES_AHEAD * logits.abs().max():
+    early = logits[:, :half] - ahead[:, :half]
+    if early.abs().max() > SEES_AHEAD * logits.abs().max():
         raise StitchLensError(
             f"{spec.title} ({hf.config.model_type}), whose tokens see what comes after them",
             "a decoder-only language model",
             "use one, such as GPT-2 or Gemma",
         )
-    return Reference(both[:1], tuple(h[:1] for h in out.hidden_states), logits[:1])
+    return Reference(row, tuple(out.hidden_states), logits)
 
 
 SEES_AHEAD = 5e-3
