@@ -106,7 +106,7 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Walk, Wal
         case = Case("" if page == "clean" else page, "", "phone" if page == "mumbles" else "desk")
 
         async def once(seed: int, steps: int) -> Walk:
-            limit = 5 if page == "reruns" else 30
+            limit = 15 if page == "reruns" else 30
             return await walk(browser, url, log, files, case, seed, steps, limit=limit, keep=root)
 
         first = await once(SEED, 6)
@@ -116,19 +116,22 @@ def walks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Walk, Wal
         return first, await once(int(printed["SEED"]), int(printed["STEPS"]))
 
     async def every() -> dict[str, tuple[Walk, Walk]]:
-        quiet = ["clean", *(page for page in PLANTED if page != "raises")]  # one log for all
+        quiet = ["clean", *(page for page in PLANTED if page not in ("raises", "reruns"))]
         with running(root / "workspaces", root / "cache", root / "app.py") as server:
             try:
                 async with chromium() as browser:
                     some = await asyncio.gather(
                         *(both(browser, server.url, server.log, page) for page in quiet)
                     )
-                    other = await both(browser, server.url, server.log, "raises")
+                    # one fills the log that all share, the other takes the whole of a core
+                    alone = {
+                        page: await both(browser, server.url, server.log, page)
+                        for page in ("raises", "reruns")
+                    }
             finally:
-                (
-                    root / "enough"
-                ).touch()  # a script that runs for ever would not let the server end
-        return dict(zip(quiet, some, strict=True)) | {"raises": other}
+                # a script that runs for ever would not let the server end
+                (root / "enough").touch()
+        return dict(zip(quiet, some, strict=True)) | alone
 
     return done(every)
 

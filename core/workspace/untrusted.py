@@ -16,8 +16,9 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
-from core.errors import StitchLensError
+from core.errors import StitchLensError, printable
 
 MB = 2**20
 """Bytes, as browsers and Streamlit count them."""
@@ -214,7 +215,13 @@ def safetensors_header(path: Path, limit: int, name: str | None = None) -> dict[
             )
         out[key] = Claim(dtype, tuple(shape))
     fits([claim.shape for claim in out.values()], limit, name)
-    return out
+    try:
+        with safe_open(path, "np"):  # tensors that overlap or leave bytes over
+            return out
+    except (SafetensorError, ValueError, OSError) as e:
+        raise StitchLensError(
+            f"{name} unreadable ({printable(e, 120)})", "a whole safetensors file", "save it again"
+        ) from None
 
 
 def _whole(value: object) -> bool:

@@ -286,3 +286,16 @@ def test_a_finetuned_factor_is_multiplied_into_the_decoder(tensor: str, tmp_path
     )
     (folder / "cfg.json").write_text(json.dumps(config))
     assert sae_hash(read_sae(folder)) == sae_hash(sae)
+
+
+def test_bytes_that_no_tensor_claims_are_a_sentence(tmp_path: Path) -> None:
+    """safetensors refuses such a file only when it is opened, which a factor needs early."""
+    folder = tmp_path / "theirs"
+    weights = dict(saelens(folder, "standard").state_dict()) | {"scaling_factor": torch.ones(WIDTH)}
+    save_file(weights, folder / "sae_weights.safetensors")
+    whole = (folder / "sae_weights.safetensors").read_bytes()
+    read_sae(folder)
+
+    (folder / "sae_weights.safetensors").write_bytes(whole + b"\0" * 4)
+    with pytest.raises(StitchLensError, match="not fully covered"):
+        read_sae(folder)
