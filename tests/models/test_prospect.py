@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import save_file
 from torch import zeros
 
-from core.bench import Bench, BuildConfig
+from core.bench import open_pair
 from core.errors import StitchLensError
 from core.models import prospect as looking
 from core.models.loading import load_shared
@@ -79,7 +79,7 @@ def test_a_pair_that_was_added_is_one_of_ours(found: looking.Prospect, home: Pat
     assert pairs_with_workspace() == ["mine"], "listed before anything is built"
     with pytest.raises(StitchLensError, match="a pair named 'mine'"):
         register(found.pair)
-    bench = Bench(get_pair("mine"), BuildConfig())
+    bench = open_pair("mine")
     describe_pair(bench)
     assert Workspace("mine").record("pair")["a"]["model"] == "nano-a"
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from core.activations import harvest
-from core.bench import Bench, BuildConfig
+from core.bench import Bench, BuildConfig, open_pair
 from core.doctor import repair_all
 from core.errors import StitchLensError
-from core.models.pairs import PAIRS, LayerPair, PairSpec, get_pair
+from core.models.pairs import PAIRS, LayerPair, PairSpec
 from core.report import report
 from core.stitches import downstream
 from core.stitches import measure as stitch_measure
@@ -292,7 +292,7 @@ def test_committed_workspaces_are_small_and_whole() -> None:
 def test_the_real_pair_transfers() -> None:
     """A few thousand positions of real text: far under the controls, and round trips near the
     unpatched loss."""
-    bench, layers = Bench(get_pair("smollm2-gemma3"), BuildConfig()), LayerPair(a=10, b=9)
+    bench, layers = open_pair("smollm2-gemma3"), LayerPair(a=10, b=9)
     a, b, corpus = bench.a, bench.b, bench.corpus
     english = [d for d in corpus.split("fit") if d.label.startswith("eng")]
     held_out = [d for d in corpus.split("held-out") if d.label.startswith("eng")][:10]
