@@ -60,8 +60,8 @@ def measured(pair: str, positions: int, whole: bool) -> dict[str, Any]:
 
 def prepare(pair: str) -> None:
     """Make the models' folders first, so that dequantising them is in neither measurement."""
-    from core.models.loading import locate
     from core.models.pairs import get_pair
+    from core.models.sources import locate
 
     for spec in (get_pair(pair).a, get_pair(pair).b):
         locate(spec)

@@ -25,8 +25,8 @@ from core.activations.harvest import Recording, harvest_config, harvest_recordin
 from core.bench import open_pair
 from core.models.pairs import LayerPair
 from core.stitches.fit import FitConfig, fit_adam, fit_moments, quality
-from core.stitches.measure import ALPHAS
 from core.stitches.stitch import Stitch
+from core.stitches.study import ALPHAS
 from core.text.corpus import Split
 
 PAIR = "smollm2-gemma3"

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from core.stitches.tables import TABLE_1
+from core.stitches.conditions import TABLE_1
 from pages.shared.words import NARROW, loss, percent
 
 

@@ -18,8 +18,9 @@ from core.report import report
 from core.stitches import downstream
 from core.stitches import measure as stitch_measure
 from core.stitches.fit import FitConfig, fit_moments
-from core.stitches.measure import best_setting, build, evaluate_stitch, fit_stitch, remove_stitch
+from core.stitches.measure import build, evaluate_stitch, fit_stitch, remove_stitch
 from core.stitches.stitch import load_stitch
+from core.stitches.study import ALPHAS, best_setting
 from core.workspace.disk import only_one
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
@@ -75,7 +76,7 @@ def test_a_build_makes_everything(workspace: Workspace, tiny_pair: PairSpec, tin
     assert workspace.verify() == {}
     assert len(workspace.table("svcca")) == 4 * 6
     assert set(workspace.table("study").metric) == {"raw", "rms", "std", "whiten"}
-    assert workspace.table("alpha_sweep").alpha.tolist() == list(stitch_measure.ALPHAS)
+    assert workspace.table("alpha_sweep").alpha.tolist() == list(ALPHAS)
     makers = workspace.entry("stitches/L1-L2").makers
     assert makers["a"] == tiny("nano-a").makers
     assert makers["b"] == tiny("nano-b").makers
