@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._measure import Line, parser, quiet, say, show
 from core.activations.gram import Gram, Moments
-from core.activations.harvest import Recording, harvest_config, harvest_recording
+from core.activations.harvest import harvest_config
+from core.activations.recording import Recording, harvest_recording
 from core.bench import open_pair
 from core.models.pairs import LayerPair
 from core.stitches.fit import FitConfig, fit_adam, fit_moments, quality

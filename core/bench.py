@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.activations.gram import Gram
-from core.activations.harvest import Recording, harvest_config, harvest_moments, harvest_rows
+from core.activations.harvest import Ledger, harvest_config, harvest_moments
+from core.activations.recording import Recording, harvest_rows
 from core.config import Frozen
 from core.models.live import LiveModel
 from core.models.loading import load_shared
@@ -67,7 +68,7 @@ class Bench:
 
     def moments(
         self, split: Split, pairs: Sequence[LayerPair], positions: int | None = None
-    ) -> tuple[dict[str, Gram], dict[str, dict[str, Any]]]:
+    ) -> tuple[dict[str, Gram], dict[str, Ledger]]:
         config = harvest_config(self.a, self.b, self.corpus.fingerprint, split, positions)
         documents = self.corpus.split(split)
         return harvest_moments(

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.activations.harvest import OUTLIER, Chunk, read_window, windows
+from core.activations.harvest import Chunk, norm_limit, read_window, windows
 from core.errors import StitchLensError
 from core.models.live import LiveModel
 from core.progress import Progress
@@ -53,7 +53,7 @@ def read_sample(
 def fuv(guess: Tensor, truth: Tensor) -> float:
     """Fraction of variance unexplained about the mean; rows of outlier norm in `truth` are left
     out."""
-    norm = truth.norm(dim=-1)
-    keep = norm <= OUTLIER * norm.median()
-    guess, truth = guess[keep], truth[keep]
+    norms = truth.norm(dim=-1)
+    kept = norms <= norm_limit(norms)
+    guess, truth = guess[kept], truth[kept]
     return float((guess - truth).pow(2).sum() / (truth - truth.mean(0)).pow(2).sum())

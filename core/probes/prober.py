@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from core.activations.harvest import OUTLIER, kept_positions, record
+from core.activations.harvest import norm_limit, record
+from core.activations.recording import kept_positions
 from core.bench import Bench
 from core.config import Frozen
 from core.errors import StitchLensError
@@ -111,7 +112,7 @@ def pool(
     h = record(model, encoded, kept, [layer])[layer].float()
     of = torch.from_numpy(np.repeat(np.arange(len(texts)), [len(k) for k in kept]))
     norm = h.norm(dim=-1)
-    limit = OUTLIER * float(norm.median()) if limit is None else limit
+    limit = norm_limit(norm) if limit is None else limit
     h, of = h[norm <= limit], of[norm <= limit]
     share = 1 / torch.bincount(of, minlength=len(texts)).clamp(min=1)
 

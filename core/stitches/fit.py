@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from core.activations.gram import Moments
-from core.activations.harvest import Recording
+from core.activations.recording import Recording
 from core.config import Frozen
 from core.progress import Progress
 from core.stitches.stitch import Stitch

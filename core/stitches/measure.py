@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 
 from core.activations.gram import Gram
-from core.activations.harvest import harvest_config, harvest_recording
+from core.activations.harvest import harvest_config
+from core.activations.recording import harvest_recording
 from core.bench import Bench, BuildConfig
 from core.errors import StitchLensError
 from core.models.align import pair_positions
@@ -134,8 +135,8 @@ def fit_stitch(
     bench.pair.check_layers(pair.a, pair.b)
     workspace = bench.workspace
     identity = stitch_makers(bench, pair, config, positions)
-    grams, records = bench.moments("fit", [pair], positions)
-    gram = grams[pair.name]
+    grams, ledgers = bench.moments("fit", [pair], positions)
+    gram, ledger = grams[pair.name], ledgers[pair.name]
     stitch_name, entry = f"stitches/{name}", None
     if workspace.exists:
         entry = workspace.manifest().artifacts.get(stitch_name)
@@ -159,7 +160,7 @@ def fit_stitch(
         found = (
             identity
             | stitch.makers
-            | {k: records[pair.name][k] for k in ("tokens", "documents", "dropped")}
+            | {"tokens": ledger.tokens, "documents": ledger.documents, "dropped": ledger.dropped}
         )
         stitch = with_makers(stitch, **_plain(found))
         control = config.model_copy(

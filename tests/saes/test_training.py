@@ -18,7 +18,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from core import jobs, statistics
-from core.activations.harvest import Recording
+from core.activations.recording import Recording
 from core.bench import Bench
 from core.cli.main import app
 from core.errors import StitchLensError

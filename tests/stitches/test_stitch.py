@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from scipy.optimize import minimize
 
 from core.activations.gram import Gram, Moments
-from core.activations.harvest import Recording
+from core.activations.recording import Recording
 from core.errors import StitchLensError
 from core.stitches import fit as stitching
 from core.stitches.fit import METRICS, SHRINK, FitConfig, Metric, fit_adam, fit_moments, quality
