@@ -25,7 +25,8 @@ from core.activations.harvest import harvest_config
 from core.activations.recording import Recording, harvest_recording
 from core.bench import open_pair
 from core.models.pairs import LayerPair
-from core.stitches.fit import FitConfig, fit_adam, fit_moments, quality
+from core.stitches.fit import fit_adam, fit_moments, quality
+from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch
 from core.stitches.study import ALPHAS
 from core.text.corpus import Split

@@ -4,32 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from core.activations.gram import Gram
 from core.activations.harvest import Ledger, harvest_config, harvest_moments
 from core.activations.recording import Recording, harvest_rows
-from core.config import Frozen
+from core.config import BuildConfig
 from core.models.live import LiveModel
 from core.models.loading import load_shared
-from core.models.pairs import LayerPair, PairSpec, get_pair
+from core.models.pairs import LayerPair, PairSpec, Side, get_pair
 from core.text.corpus import Corpus, Split, load_corpus
 from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
-
-Side = Literal["a", "b"]
-
-
-class BuildConfig(Frozen):
-    """How much a build measures. Tokens are of model B."""
-
-    held_out_tokens: int = 10_000
-    """Scored for Table 1."""
-    select_tokens: int = 2_500
-    """Scored for each setting of the study and of the alpha sweep."""
-    svcca_positions: int = 8_192
-    positions: int | None = None
-    """Pairs of positions to fit on; None is the whole fit split."""
 
 
 @dataclass(frozen=True)

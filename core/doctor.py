@@ -18,7 +18,7 @@ from core.workspace.places import PROJECT, user_cache
 from core.workspace.store import Workspace
 
 if TYPE_CHECKING:
-    from core.bench import BuildConfig
+    from core.config import BuildConfig
 
 
 @dataclass(frozen=True)

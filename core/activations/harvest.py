@@ -9,7 +9,7 @@ only positions that pair up.
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -208,16 +208,6 @@ class _Account:
     gram: Gram
     ledger: Ledger
 
-    @classmethod
-    def opened(cls, pair: LayerPair, folder: Path, widths: tuple[int, int], config: dict) -> Self:
-        """As its checkpoint left it, or empty."""
-        path = folder / f"{pair.name}.safetensors"
-        if not path.exists():
-            return cls(pair, path, Gram(*widths), Ledger(config))
-
-        grams, record = load_grams(path)
-        return cls(pair, path, grams[pair.name], Ledger(**record))
-
     def enter(self, window: int, documents: Sequence[Document], chunk: Chunk, last: bool) -> None:
         """Add a window, unless its checkpoint holds it; now and then, and at the end, save."""
         ledger = self.ledger
@@ -233,6 +223,18 @@ class _Account:
 
         if ledger.finished or (window + 1) % CHECKPOINT_WINDOWS == 0:
             save_grams(self.path, {self.pair.name: self.gram}, asdict(ledger))
+
+
+def _account(
+    pair: LayerPair, folder: Path, widths: tuple[int, int], config: dict[str, Any]
+) -> _Account:
+    """As its checkpoint left it, or empty."""
+    path = folder / f"{pair.name}.safetensors"
+    if not path.exists():
+        return _Account(pair, path, Gram(*widths), Ledger(config))
+
+    grams, record = load_grams(path)
+    return _Account(pair, path, grams[pair.name], Ledger(**record))
 
 
 def harvest_moments(
@@ -253,7 +255,7 @@ def harvest_moments(
     folder = harvest_folder("moments", config)
     widths = (a.spec.d_model, b.spec.d_model)
     with only_one(fingerprint(config), "harvest"):
-        accounts = [_Account.opened(pair, folder, widths, config) for pair in pairs]
+        accounts = [_account(pair, folder, widths, config) for pair in pairs]
         unfinished = [account for account in accounts if not account.ledger.finished]
         if unfinished:
             _read_into(unfinished, a, b, documents, desc, after_window)

@@ -8,11 +8,20 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from core.config import Frozen
-from core.errors import StitchLensError
+from core.errors import StitchLensError, broken
 from core.workspace.places import KEY, SPEC, workspaces_dir
 from core.workspace.store import Workspace
 
 SPEC_BYTES = 100_000
+
+Side = Literal["a", "b"]
+"""The smaller model of a pair, or the larger one."""
+SIDES: tuple[Side, Side] = ("a", "b")
+
+
+def other(side: Side) -> Side:
+    """The model on the other side of a stitch."""
+    return "b" if side == "a" else "a"
 
 
 class Source(Frozen):
@@ -361,11 +370,7 @@ def _added(key: str) -> PairSpec:
             )
         pair = PairSpec.model_validate_json(path.read_bytes())
     except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its start"
-        raise StitchLensError(
-            f"a spec with a fault at {where} ({first['msg']})", "a PairSpec", todo
-        ) from None
+        raise broken(e, "a spec", "a PairSpec", todo) from None
     except OSError as e:
         raise StitchLensError(
             f"a spec that cannot be read ({e.strerror})", "a PairSpec", todo

@@ -8,7 +8,7 @@ position.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from core.bench import Bench
 from core.config import Frozen
 from core.errors import StitchLensError
 from core.models.live import TURNS, LiveModel
+from core.models.pairs import SIDES, Side
 from core.probes.probe import (
     KS,
     Outcome,
@@ -49,8 +50,6 @@ from core.workspace.places import user_cache
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-Side = Literal["a", "b"]
-SIDES: tuple[Side, ...] = ("a", "b")
 BLOCK = 64
 """Texts read at a time; what is read survives a stop."""
 OWN_K = 10

@@ -37,7 +37,8 @@ from core.workspace.places import named, user_cache
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-    from core.bench import Bench, Side
+    from core.bench import Bench
+    from core.models.pairs import Side
 
 NORMALISED = "expected_average_only_in"
 """SAELens' word for an SAE of rows that a factor brings to an average norm of sqrt(d); its weights

@@ -19,8 +19,9 @@ from core.bench import Bench
 from core.models.pairs import LayerPair
 from core.stitches import downstream
 from core.stitches.files import read_contents
-from core.stitches.fit import FitConfig, fit_moments, quality
+from core.stitches.fit import fit_moments, quality
 from core.stitches.recognition import Foreign, Orientation, recognise
+from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch, load_stitch, save_stitch, with_makers
 from core.workspace.artifacts import check_name
 from core.workspace.disk import sha256_file

@@ -15,44 +15,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from core.activations.gram import Moments
 from core.activations.recording import Recording
-from core.config import Frozen
 from core.progress import Progress
+from core.stitches.settings import FitConfig, Metric
 from core.stitches.stitch import Stitch
 
-Metric = Literal["raw", "rms", "std", "whiten"]
-Method = Literal["exact", "adam", "lstsq"]
-METRICS: tuple[Metric, ...] = ("raw", "rms", "std", "whiten")
-METHODS: tuple[Method, ...] = ("exact", "adam", "lstsq")
 SHRINK = 0.05
 """'whiten' measures errors by the inverse of covariance plus this share of its mean eigenvalue."""
-
-
-class FitConfig(Frozen):
-    """How a stitch is fitted."""
-
-    method: Method = "exact"
-    metric: Metric = "std"
-    """Where Eq. 3 measures errors: raw residual units (the paper), each side at unit RMS, each
-    dimension at unit standard deviation, or whitened (shrunk)."""
-    alpha: float = 1.0
-    """α of Eq. 3, the strength of inversion; the paper uses 1."""
-    tolerance: float = Field(default=1e-5, gt=0)
-    """exact: stops when a round improves Eq. 3 by less than this share."""
-    max_rounds: int = Field(default=200, ge=1)
-    lr: float = Field(default=1e-4, gt=0, le=1)
-    epochs: int = Field(default=2, ge=1, le=10_000)
-    batch: int = Field(default=4096, ge=1)
-    """adam: the paper's recipe (A)."""
-    seed: int = 0
 
 
 Square = Float[Tensor, "d d"]

@@ -9,12 +9,14 @@ import torch
 from core.activations.gram import Gram
 from core.activations.harvest import harvest_config
 from core.activations.recording import harvest_recording
-from core.bench import Bench, BuildConfig
+from core.bench import Bench
+from core.config import BuildConfig
 from core.errors import StitchLensError
 from core.models.align import pair_positions
 from core.models.pairs import LayerPair, PairSpec
 from core.stitches import downstream, svcca
-from core.stitches.fit import FitConfig, fit_adam, fit_moments, quality
+from core.stitches.fit import fit_adam, fit_moments, quality
+from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch, load_stitch, save_stitch, with_makers
 from core.stitches.study import alpha_sweep, best_setting, study
 from core.text.corpus import SPLITS

@@ -8,7 +8,8 @@ from core.activations.gram import Gram
 from core.bench import Bench
 from core.models.pairs import LayerPair
 from core.stitches import downstream
-from core.stitches.fit import METRICS, FitConfig, fit_moments, quality
+from core.stitches.fit import fit_moments, quality
+from core.stitches.settings import METRICS, FitConfig
 from core.stitches.stitch import Stitch
 
 ALPHAS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from core.config import check
 from core.errors import StitchLensError
 from core.models.pairs import PAIRS, LayerPair, PairSpec, get_pair, pairs_with_workspace
 from core.stitches.conditions import BY_KEY, CONDITIONS, MEASURED, STITCHED, TABLE_1
+from core.stitches.settings import FitConfig
 from core.workspace.store import Workspace, makers, stamp
 
 
@@ -291,13 +293,23 @@ def least_positions(pair: PairSpec) -> int:
     return 2 * (pair.a.d_model + pair.b.d_model)
 
 
+def default_name(layers: LayerPair, config: FitConfig, positions: int | None = None) -> str:
+    """How a stitch is called that nobody named: L20-L9-exact-std-1, and the number of pairs of
+    positions where it was not fitted on all."""
+    parts = [layers.name, config.method, config.metric]
+    if config.method != "lstsq":
+        parts.append(f"{config.alpha:g}")
+    if positions is not None:
+        parts.append(str(positions))
+    return "-".join(parts)
+
+
 def free_name(
     ws: Workspace, layer_a: int, layer_b: int, method: str, metric: str, alpha: float
 ) -> str:
     """A name for a new stitch that says how it is made and is not taken."""
-    base = f"{LayerPair(a=layer_a, b=layer_b).name}-{method}-{metric}" + (
-        f"-{alpha:g}" if method != "lstsq" else ""
-    )
+    config = check(FitConfig, method=method, metric=metric, alpha=alpha)
+    base = default_name(LayerPair(a=layer_a, b=layer_b), config)
     taken = set(ws.names(prefix="stitches/")) if ws.exists else set()
     tries = (base if i == 1 else f"{base}-{i}" for i in range(1, len(taken) + 2))
     return next(name for name in tries if f"stitches/{name}" not in taken)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.errors import StitchLensError, printable
-from core.models.pairs import ModelSpec, get_pair, same_model
+from core.models.pairs import ModelSpec, Side, get_pair, same_model
 from core.stitches.stitch import Stitch
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ def _check(sae: "SAE[Any]", kind: str, width: int, scale: float | None) -> None:
         )
 
 
-def _check_place(sae: "SAE[Any]", stitch: Stitch, side: Literal["a", "b"]) -> None:
+def _check_place(sae: "SAE[Any]", stitch: Stitch, side: Side) -> None:
     """Raises StitchLensError where an SAE says another layer or model than the stitch leads
     from."""
     at, stitched = hook_layer(sae), stitch.makers.get(f"layer_{side}")

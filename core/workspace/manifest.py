@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from core import __version__
 from core.config import Frozen
-from core.errors import StitchLensError
+from core.errors import StitchLensError, broken
 
 SCHEMA = 1
 
@@ -77,12 +77,8 @@ def read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manifes
     try:
         manifest = Manifest.model_validate(raw)
     except ValidationError as e:
-        first = e.errors()[0]
-        raise StitchLensError(
-            f"a manifest with a fault at {'.'.join(map(str, first['loc']))} ({first['msg']})",
-            f"schema {SCHEMA}",
-            f"rebuild with `python -m core build {pair}`",
-        ) from None
+        todo = f"rebuild with `python -m core build {pair}`"
+        raise broken(e, "a manifest", f"schema {SCHEMA}", todo) from None
     if out := [a.path for a in manifest.artifacts.values() if _leaves(a.path)]:
         raise StitchLensError(
             f"an artifact at '{out[0][:80]}', outside the workspace or too long",

@@ -31,7 +31,8 @@ from core.models.training import (
 )
 from core.report import report
 from core.stitches import downstream
-from core.stitches.fit import FitConfig, fit_moments
+from core.stitches.fit import fit_moments
+from core.stitches.settings import FitConfig
 from core.text.corpus import Corpus, load_corpus
 from core.workspace.disk import sha256_file
 from core.workspace.places import PROJECT

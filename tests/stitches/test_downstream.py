@@ -25,7 +25,8 @@ from core.stitches.downstream import (
     token_losses,
     unpatched,
 )
-from core.stitches.fit import FitConfig, fit_moments
+from core.stitches.fit import fit_moments
+from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch
 from core.text.corpus import Corpus, Document
 from tests.helpers.small import KINDS, SCRIPTS, Tiny

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 
 from core.activations import harvest
-from core.bench import Bench, BuildConfig, open_pair
+from core.bench import Bench, open_pair
+from core.config import BuildConfig
 from core.doctor import repair_all
 from core.errors import StitchLensError
 from core.models.pairs import PAIRS, LayerPair, PairSpec
 from core.report import report
 from core.stitches import downstream
 from core.stitches import measure as stitch_measure
-from core.stitches.fit import FitConfig, fit_moments
+from core.stitches.fit import fit_moments
 from core.stitches.measure import build, evaluate_stitch, fit_stitch, remove_stitch
+from core.stitches.settings import FitConfig
 from core.stitches.stitch import load_stitch
 from core.stitches.study import ALPHAS, best_setting
 from core.workspace.disk import only_one

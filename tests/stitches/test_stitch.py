@@ -19,7 +19,8 @@ from core.activations.gram import Gram, Moments
 from core.activations.recording import Recording
 from core.errors import StitchLensError
 from core.stitches import fit as stitching
-from core.stitches.fit import METRICS, SHRINK, FitConfig, Metric, fit_adam, fit_moments, quality
+from core.stitches.fit import SHRINK, fit_adam, fit_moments, quality
+from core.stitches.settings import METRICS, FitConfig, Metric
 from core.stitches.stitch import Stitch, load_stitch, save_stitch, with_makers
 
 D_A, D_B, N = 5, 7, 3000
