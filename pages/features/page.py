@@ -162,7 +162,15 @@ def bring(ws: Workspace, pair: PairSpec) -> None:
             )
             name = name.strip() or artifacts.name_from(ref)
             where = None if layer is None else int(layer)
-            jobs.start_sae_import(ws.pair, ref, name, where, frame.mine(), scale)
+            jobs.start(
+                ws.pair,
+                "sae import",
+                frame.mine(),
+                ref=ref,
+                name=name,
+                layer=where,
+                scale=scale,
+            )
             st.rerun()
         st.caption(
             "It stays private to this browser until you keep it; the list is in the sidebar."
@@ -233,7 +241,16 @@ def card(ws: Workspace, name: str) -> None:
             "Measure its features",
             key=f"measure-{name}",
             on_click=panels.begin,
-            args=(partial(jobs.start_features, ws.pair, name, found["stitch"], ws.private),),
+            args=(
+                partial(
+                    jobs.start,
+                    ws.pair,
+                    "features build",
+                    ws.private,
+                    sae=name,
+                    stitch=found["stitch"],
+                ),
+            ),
         )
 
 

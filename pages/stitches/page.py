@@ -145,7 +145,7 @@ def layers(ws: Workspace, pair: PairSpec) -> None:
                 " against each of B.",
                 f"python -m core svcca {ws.pair}",
                 "Compare them",
-                lambda: jobs.start_svcca(ws.pair),
+                lambda: jobs.start(ws.pair, "svcca"),
             )
     with right:
         if scores is not None:
@@ -213,10 +213,11 @@ def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
         why_not = "One job at a time." if busy else None
         if st.form_submit_button("Fit", type=frame.action(), disabled=busy, help=why_not):
             name = name.strip() or stitch_tables.free_name(ws, a, b, method, metric, alpha)
-            jobs.start_fit(
+            jobs.start(
                 ws.pair,
-                a,
-                b,
+                "stitch fit",
+                layer_a=a,
+                layer_b=b,
                 method=method,
                 metric=metric,
                 alpha=alpha,
@@ -263,14 +264,15 @@ def bring(ws: Workspace, a: int, b: int) -> None:
             if file is None:
                 raise StitchLensError("no file", "a stitch", "drop one into the box")
             place = uploads.uploaded(file.name, file.getvalue())
-            jobs.start_import(
+            jobs.start(
                 ws.pair,
-                place,
-                int(layer_a),
-                int(layer_b),
-                name.strip() or artifacts.name_from(place.name),
-                orientation,
+                "stitch import",
                 frame.mine(),
+                file=place,
+                layer_a=int(layer_a),
+                layer_b=int(layer_b),
+                name=name.strip() or artifacts.name_from(place.name),
+                orientation=orientation,
             )
             st.rerun()
         st.caption(
