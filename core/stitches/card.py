@@ -217,8 +217,8 @@ def report_card(
     }
     conditions += [c for c in downstream.stitched(stitch) if needs[c.name] <= set(foreign.ways)]
     scored = bench.corpus.split("held-out")[:DOCUMENTS]
-    table = downstream.measure(bench.a, bench.b, scored, layers, conditions, "Table 1")
-    summary = downstream.summarise(table)
+    losses = downstream.measure(bench.a, bench.b, scored, layers, conditions, "Table 1")
+    summary = downstream.summarise(pd.DataFrame(losses))
     card["table_1"] = summary.to_dict("records")
     relative = dict(zip(summary.condition, summary.relative, strict=True))
     for way, name, control in (

@@ -223,15 +223,11 @@ def _measure_stitch(
             *downstream.controls(shuffled, moments.mean_a, moments.mean_b),
         ]
         documents = bench.corpus.split("held-out")
-        table = downstream.measure(
-            bench.a,
-            bench.b,
-            documents,
-            pair,
-            conditions,
-            f"Table 1 of {name}",
-            bench.config.held_out_tokens,
+        tokens = bench.config.held_out_tokens
+        losses = downstream.measure(
+            bench.a, bench.b, documents, pair, conditions, f"Table 1 of {name}", tokens
         )
+        table = pd.DataFrame(losses)
         bench.workspace.put_table(f"kinds/{name}", downstream.by_kind(table, documents), makers)
         bench.workspace.put_table(f"downstream/{name}", downstream.summarise(table), makers)
 

@@ -27,10 +27,10 @@ def _table1(
             downstream.Condition(f"{name}/{c.name}", c.model, c.rows)
             for c in downstream.stitched(s)
         ]
-    measured = downstream.measure(
+    losses = downstream.measure(
         bench.a, bench.b, bench.corpus.split("select"), pair, conditions, desc, tokens
     )
-    loss = downstream.mean_losses(measured)
+    loss = downstream.mean_losses(pd.DataFrame(losses))
     rows = []
     for name in stitches:
         row: dict[str, Any] = {"name": name, "a": loss["a"], "b": loss["b"]}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from core.activations import harvest
@@ -318,7 +319,9 @@ def test_the_real_pair_transfers() -> None:
         *downstream.stitched(stitch),
         *downstream.controls(shuffled, m.mean_a, m.mean_b),
     ]
-    loss = downstream.mean_losses(downstream.measure(a, b, held_out, layers, conditions))
+    loss = downstream.mean_losses(
+        pd.DataFrame(downstream.measure(a, b, held_out, layers, conditions))
+    )
     assert loss["a"] < 5
     assert loss["b"] < 5
     assert loss["a_to_b"] < 0.85 * min(loss["mean_ablated_b"], loss["shuffled_a_to_b"]), loss
