@@ -186,14 +186,16 @@ class Ledger:
     """The norms above which a row is an outlier, from the first window with a pair."""
     finished: bool = False
 
-    def enter(self, documents: Sequence[Document], chunk: Chunk, kept: Tensor, last: bool) -> None:
-        """Count one window; `kept` [n] bool says which of its rows were no outliers."""
+    def enter(
+        self, documents: Sequence[Document], chunk: Chunk, inside: Tensor, last: bool
+    ) -> None:
+        """Count one window; `inside` [n] bool says which of its rows were no outliers."""
         self.window += 1
         self.documents += len(documents)
         self.characters += sum(len(document.text) for document in documents)
         self.tokens += chunk.tokens
-        self.read += len(kept)
-        self.dropped += int((~kept).sum())
+        self.read += len(inside)
+        self.dropped += int((~inside).sum())
 
         wanted = self.config["positions"]
         self.finished = last or (wanted is not None and self.read >= wanted)
@@ -215,11 +217,11 @@ class _Account:
             return
 
         ledger.limits = ledger.limits or norm_limits(chunk)
-        kept = within(chunk, ledger.limits, self.pair)
-        rows_a, rows_b = chunk.h_a[self.pair.a][kept], chunk.h_b[self.pair.b][kept]
+        inside = within(chunk, ledger.limits, self.pair)
+        rows_a, rows_b = chunk.h_a[self.pair.a][inside], chunk.h_b[self.pair.b][inside]
         # Seeded by the window, so that a harvest that goes on shuffles its control in the same way.
         self.gram.update(rows_a, rows_b, seed=window)
-        ledger.enter(documents, chunk, kept, last)
+        ledger.enter(documents, chunk, inside, last)
 
         if ledger.finished or (window + 1) % CHECKPOINT_WINDOWS == 0:
             save_grams(self.path, {self.pair.name: self.gram}, asdict(ledger))

@@ -82,8 +82,8 @@ def harvest_recording(
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         chunk = read_window(a, b, docs, [pair.a], [pair.b])
         limits = limits or norm_limits(chunk)
-        kept = within(chunk, limits, pair)
-        return {"h_a": chunk.h_a[pair.a][kept], "h_b": chunk.h_b[pair.b][kept]}, limits
+        inside = within(chunk, limits, pair)
+        return {"h_a": chunk.h_a[pair.a][inside], "h_b": chunk.h_b[pair.b][inside]}, limits
 
     folder = harvest_folder("activations", config | {"layer_pair": pair.name})
     return _shards(folder, documents, config, read, desc)

@@ -54,6 +54,6 @@ def fuv(guess: Tensor, truth: Tensor) -> float:
     """Fraction of variance unexplained about the mean; rows of outlier norm in `truth` are left
     out."""
     norms = truth.norm(dim=-1)
-    kept = norms <= norm_limit(norms)
-    guess, truth = guess[kept], truth[kept]
+    inside = norms <= norm_limit(norms)
+    guess, truth = guess[inside], truth[inside]
     return float((guess - truth).pow(2).sum() / (truth - truth.mean(0)).pow(2).sum())

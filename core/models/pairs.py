@@ -352,12 +352,12 @@ def get_pair(key: str) -> PairSpec:
 def known_pairs() -> dict[str, PairSpec]:
     """Every registered pair, then those that were added; a broken spec is passed over (`doctor`
     names it)."""
-    found = dict(PAIRS)
+    pairs = dict(PAIRS)
     for path in sorted(workspaces_dir().glob(f"*/{SPEC}")):
         with suppress(StitchLensError):
-            if path.parent.name not in found and KEY.fullmatch(path.parent.name):
-                found[path.parent.name] = _added(path.parent.name)
-    return found
+            if path.parent.name not in pairs and KEY.fullmatch(path.parent.name):
+                pairs[path.parent.name] = _added(path.parent.name)
+    return pairs
 
 
 def _added(key: str) -> PairSpec:

@@ -106,12 +106,12 @@ def prospect(
         raise StitchLensError(
             "no token of A that pairs up with one of B", "text that both read", "use another corpus"
         )
-    found = []
+    models_found = []
     for (spec, folder), (hf, unused), reader, n in zip(
         looked, models, readers, usable, strict=True
     ):
         parameters, size = weights_size(spec, folder)
-        found.append(
+        models_found.append(
             Found(
                 spec=spec,
                 architecture=hf.config.model_type,
@@ -138,13 +138,13 @@ def prospect(
         pair.check_layers(one.a, one.b)
     return Prospect(
         pair=pair,
-        a=found[0],
-        b=found[1],
+        a=models_found[0],
+        b=models_found[1],
         same_tokenizer=same,
         share_a=paired / usable[0],
         share_b=paired / usable[1],
         characters=text.characters,
-        notes=tuple(_notes(pair, found, text, paired / usable[0], same)),
+        notes=tuple(_notes(pair, models_found, text, paired / usable[0], same)),
     )
 
 

@@ -7,7 +7,7 @@ killed training goes on to the same weights.
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,12 @@ def epoch_rows(
     tokens fall off."""
     order = np.random.default_rng([seed, epoch]).permutation(len(documents))
     ids = np.concatenate([documents[i] for i in order])
+
+    # Packed rows: a context may hold the end of one document and the beginning of the next, each
+    # after a first token of its own, so that no token is padding.
     n = len(ids) // context
-    return torch.from_numpy(ids[: n * context].reshape(n, context).astype(np.int64))
+    rows = ids[: n * context].reshape(n, context)
+    return torch.from_numpy(rows.astype(np.int64))
 
 
 def document_loss(
@@ -115,37 +119,49 @@ def document_loss(
 ) -> float:
     """Mean next-token cross-entropy over all tokens of the documents but the first of each,
     nats/token."""
-    ordered = sorted((d for d in documents if len(d) > 1), key=len)
-    loss, n, at = 0.0, 0, 0
+    ordered = sorted((document for document in documents if len(document) > 1), key=len)
+    loss = 0.0
     was_training = model.training
     model.eval()
     with torch.inference_mode(), _autocast(where):
-        while at < len(ordered):
-            upto = at + 1
-            while upto < len(ordered) and len(ordered[upto]) * (upto - at + 1) <= budget:
-                upto += 1
-            group = ordered[at:upto]
+        for group in _batches(ordered, budget):
             ids = torch.zeros(len(group), len(group[-1]), dtype=torch.long)
-            targets = torch.full_like(ids, -100)
-            for r, d in enumerate(group):
-                ids[r, : len(d)] = torch.from_numpy(d)
-                targets[r, : len(d) - 1] = torch.from_numpy(d[1:])
-            loss += float(
-                _cross_entropy(model, ids.to(where.device), targets.to(where.device), "sum")
-            )
-            n += sum(len(d) - 1 for d in group)
-            at = upto
+            targets = torch.full_like(ids, -100)  # which cross_entropy passes over
+            for row, document in enumerate(group):
+                tokens = torch.from_numpy(document)
+                ids[row, : len(tokens)] = tokens
+                targets[row, : len(tokens) - 1] = tokens[1:]
+
+            ids, targets = ids.to(where.device), targets.to(where.device)
+            loss += float(_cross_entropy(model, ids, targets, "sum"))
     model.train(was_training)
-    return loss / n
+    return loss / sum(len(document) - 1 for document in ordered)
+
+
+def _batches(
+    ordered: Sequence[NDArray[np.int32]], budget: int
+) -> Iterator[Sequence[NDArray[np.int32]]]:
+    """Documents of rising length in groups of at most `budget` tokens with their padding."""
+    start = 0
+    while start < len(ordered):
+        end = start + 1
+        while end < len(ordered) and len(ordered[end]) * (end - start + 1) <= budget:
+            end += 1
+        yield ordered[start:end]
+        start = end
 
 
 def unigram_loss(
     fit: Sequence[NDArray[np.int32]], other: Sequence[NDArray[np.int32]], vocabulary: int
 ) -> float:
     """Cross-entropy of `other` under the add-one token frequencies of `fit`, nats/token."""
-    counts = Counter(np.concatenate([d[1:] for d in fit]).tolist())
-    p = np.array([counts[k] + 1.0 for k in range(vocabulary)])
-    return float(-np.log(p / p.sum())[np.concatenate([d[1:] for d in other])].mean())
+    read = np.concatenate([document[1:] for document in fit])
+    counts = Counter(read.tolist())
+    smoothed = np.array([counts[token] + 1.0 for token in range(vocabulary)])
+    losses = -np.log(smoothed / smoothed.sum())
+
+    scored = np.concatenate([document[1:] for document in other])
+    return float(losses[scored].mean())
 
 
 def _autocast(where: Runtime) -> torch.autocast:
@@ -166,7 +182,9 @@ def _warmth(step: int, steps: int) -> float:
     warm = max(1, steps // 20)
     if step < warm:
         return (step + 1) / warm
-    return 0.1 + 0.45 * (1 + float(np.cos(np.pi * (step - warm) / max(1, steps - warm))))
+
+    angle = np.pi * (step - warm) / max(1, steps - warm)
+    return 0.1 + 0.45 * (1 + float(np.cos(angle)))
 
 
 def _optimisers(
@@ -196,13 +214,10 @@ def train_model(
     steps = max(1, round(size.epochs * per_epoch))
     checkpoint = folder / "state.safetensors"
     start, curve = _restore(checkpoint, model, optimisers)
-    rows, read, losses, began, saved = (
-        None,
-        size.rows * config.context,
-        [],
-        time.monotonic(),
-        time.monotonic(),
-    )
+    rows = None
+    losses: list[float] = []
+    read = size.rows * config.context
+    began = saved = time.monotonic()
     before = curve[-1]["seconds"] if curve else 0.0
     with Progress(desc, steps * read, "tok", initial=start * read) as bar:
         for step in range(start, steps):
@@ -285,6 +300,6 @@ def _restore(
             p.copy_(state[f"model.{name}"])
     for slot, optimiser, p in _slots(optimisers):
         prefix = f"optimiser.{slot}."
-        found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        optimiser.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in found.items()}
+        values = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        optimiser.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in values.items()}
     return int(note["step"]), json.loads(note["curve"])

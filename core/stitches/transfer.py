@@ -83,10 +83,10 @@ def hook_layer(sae: "SAE[Any]") -> int | None:
         )
     if not hook:
         return None
-    found = HOOK.fullmatch(str(hook))
-    if found is None:
+    layer = HOOK.fullmatch(str(hook))
+    if layer is None:
         raise StitchLensError(place, residual, other)
-    return int(found[1]) + (found[2] == "post")
+    return int(layer[1]) + (layer[2] == "post")
 
 
 def admit(

@@ -42,11 +42,11 @@ class Manifest(Frozen):
 
 def versions() -> dict[str, str]:
     """Versions of what computes, for an artifact's record."""
-    found = {"stitchlens": __version__}
+    installed = {"stitchlens": __version__}
     for name in ("torch", "transformers", "transformer_lens", "numpy", "scipy"):
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            installed[name] = version(name)
+    return installed
 
 
 @lru_cache(maxsize=64)
