@@ -39,6 +39,7 @@ pages = [
     st.Page(
         "saes/page.py", url_path="training", title="SAE training", icon=":material/model_training:"
     ),
+    st.Page("paper/page.py", url_path="paper", title="The paper", icon=":material/article:"),
     st.Page("models/page.py", url_path="pair", title="New pair", icon=":material/add_link:"),
 ]
 page = st.navigation(pages)
