@@ -18,10 +18,10 @@ st.set_page_config(
 st.logo(str(MARK), size="large")
 pages = [
     st.Page(
-        "overview/page.py",
+        "home/page.py",
         url_path="overview",
-        title="Overview",
-        icon=":material/dashboard:",
+        title="StitchLens",
+        icon=":material/home:",
         default=True,
     ),
     st.Page("stitches/page.py", url_path="stitches", title="Stitches", icon=":material/hub:"),

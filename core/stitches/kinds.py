@@ -5,13 +5,15 @@ SmolLM2 spells other scripts byte by byte, so half of its positions there pair u
 Gemma's and keep their own residual stream: a loss that hardly rises says little of the stitch.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import pandas as pd
 
 from core.errors import StitchLensError
-from core.stitches.tables import BY_KEY, MEASURED, STITCHED, TABLE_1, _need
+from core.models.pairs import get_pair
+from core.stitches.tables import BY_KEY, MEASURED, STITCHED, TABLE_1, _need, stitch_names, table_1
 from core.workspace.store import Workspace
 
 
@@ -60,3 +62,35 @@ def headline(ws: Workspace, name: str) -> dict[str, Any] | None:
     with suppress(StitchLensError):
         return dict(by_kind(ws, name).iloc[0])
     return None
+
+
+def headlines(ws: Workspace) -> pd.DataFrame:
+    """The headline row of every stitch, by `name`, in the order of `stitch_names`; NaN where kinds
+    were not measured, `kind` empty."""
+    names = stitch_names(ws)
+    rows = [{"name": name, "kind": ""} | (headline(ws, name) or {}) for name in names]
+    columns = ["name", "kind", *TABLE_1, *(f"{key}_relative" for key in STITCHED)]
+    columns += ["crossed_a", "crossed_b"]
+    return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def beside_the_paper(ws: Workspace, others: Sequence[tuple[str, str]] = ()) -> pd.DataFrame:
+    """Table 1 on the text that both models read best, a row a stitch of this pair, one of each
+    workspace beside it (see `core.stitches.tables.others`), and the paper's rows: the columns of
+    `core.stitches.tables.table_1` and `kind`, empty in the paper's."""
+    parts = [_headline_rows(ws).assign(source="this workspace")]
+    for pair, _ in others:
+        with suppress(StitchLensError):
+            other = Workspace(pair, ws.shared.root.parent)
+            parts.append(_headline_rows(other).head(1).assign(source="another workspace"))
+
+    whole = table_1(ws)
+    parts.append(whole.loc[whole.source == "the paper"].assign(kind=""))
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+
+def _headline_rows(ws: Workspace) -> pd.DataFrame:
+    spec = get_pair(ws.pair)
+    rows = headlines(ws).dropna(subset=["a"]).rename(columns={"name": "label"})
+    unpatched = {f"{key}_relative": 0.0 for key in ("a", "b")}
+    return rows.assign(pair=spec.title, family=spec.family, **unpatched)

@@ -18,6 +18,7 @@ from pages.shared import words as shared_words
 from pages.shared.figures import draw, table_1
 from pages.shared.frame import ask, section
 from pages.shared.words import count, loss, percent, plain
+from pages.stitches import beside
 from pages.stitches import figures as stitch_figures
 
 ALPHAS = "α of Eq. 3: how strongly each map must undo the other. The paper uses 1 (Fig. 7)."
@@ -55,6 +56,10 @@ def page() -> None:
         with section():
             chosen = choose(ws, names)
             one(ws, pair, chosen, state)
+        with section():
+            beside.paper(ws)
+        with section():
+            beside.holds(ws)
 
 
 def follow(ws: Workspace, names: list[str]) -> pd.DataFrame:
