@@ -226,10 +226,10 @@ def grid(ws: Workspace, name: str) -> None:
 
 @st.cache_resource(max_entries=1, show_spinner=False)
 def _prober(pair: str, sae: str, stitch: str, private: Path | None, stamp: str) -> "Prober":
-    from core.bench import Bench, BuildConfig
+    from core.bench import open_pair
     from core.probes.prober import Prober
 
-    return Prober(Bench(get_pair(pair), BuildConfig(), private), sae, stitch)
+    return Prober(open_pair(pair, private=private), sae, stitch)
 
 
 def own(ws: Workspace, pair: PairSpec, name: str) -> None:

@@ -9,7 +9,7 @@ from core.models.pairs import PairSpec, get_pair
 from core.saes import tables as sae_tables
 from core.saes.settings import COMPARED, STARTS
 from core.saes.tables import FITTERS, HEADLINE
-from core.stitches.tables import METHODS
+from core.stitches.conditions import METHODS
 from core.workspace.store import Workspace
 from pages.saes import figures
 from pages.shared import frame, panels

@@ -462,12 +462,12 @@ def bring(ws: Workspace) -> None:
         if st.form_submit_button("Add"):
             if file is None:
                 raise StitchLensError("no file", "a vector", "drop one into the box")
-            from core.bench import Bench, BuildConfig
+            from core.bench import open_pair
             from core.steering.card import import_vector
 
             path = uploads.uploaded(file.name, file.getvalue())
             name = name.strip() or artifacts.name_from(path.name)
-            bench = Bench(get_pair(ws.pair), BuildConfig(), frame.mine())
+            bench = open_pair(ws.pair, private=frame.mine())
             where = None if side == "as it says" else side
             import_vector(bench, path, name, where, None if layer is None else int(layer))  # type: ignore[arg-type]
             st.session_state["added_vector"] = name
@@ -501,10 +501,10 @@ def studio(ws: Workspace, stitch: str) -> "Studio":
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _studio(pair: str, stitch: str, private: Path | None, stamp: str) -> "Studio":
-    from core.bench import Bench, BuildConfig
+    from core.bench import open_pair
     from core.steering.studio import Studio
 
-    return Studio(Bench(get_pair(pair), BuildConfig(), private), stitch)
+    return Studio(open_pair(pair, private=private), stitch)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

@@ -9,6 +9,7 @@ import streamlit as st
 from core import jobs
 from core.errors import StitchLensError
 from core.models.pairs import LayerPair, PairSpec, get_pair
+from core.stitches import conditions
 from core.stitches import tables as stitch_tables
 from core.workspace import artifacts, store, uploads
 from core.workspace.store import Workspace
@@ -176,7 +177,7 @@ def layers(ws: Workspace, pair: PairSpec) -> None:
 def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
     """Fit a stitch at the picked layers, as a background job."""
     table = ask(stitch_tables.stitches, ws) if ws.exists else pd.DataFrame()
-    metrics = list(stitch_tables.METRICS)
+    metrics = list(conditions.METRICS)
     default = table.metric.iloc[0] if len(table) and table.metric.iloc[0] in metrics else metrics[0]
     with (
         st.expander(f"Fit a stitch from layer {a} to layer {b}", icon=":material/add:"),
@@ -184,17 +185,17 @@ def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
     ):
         method = st.selectbox(
             "Method",
-            list(stitch_tables.METHODS),
-            format_func=lambda m: stitch_tables.METHODS[m][0],
-            help="How Eq. 3 is minimised." + listed(stitch_tables.METHODS),
+            list(conditions.METHODS),
+            format_func=lambda m: conditions.METHODS[m][0],
+            help="How Eq. 3 is minimised." + listed(conditions.METHODS),
         )
         metric = st.selectbox(
             "Metric",
             metrics,
             index=metrics.index(default),
-            format_func=lambda m: stitch_tables.METRICS[m][0],
+            format_func=lambda m: conditions.METRICS[m][0],
             help="In which units Eq. 3 measures errors; the study below chose the default."
-            + listed(stitch_tables.METRICS),
+            + listed(conditions.METRICS),
         )
         left, right = st.columns(2)
         alpha = left.number_input("α", 0.0, 1000.0, 1.0, step=0.1, format="%g", help=ALPHAS)
@@ -320,7 +321,7 @@ def card(ws: Workspace, name: str) -> None:
     )
     judged = f"{plain(found['reading'])} " if found.get("reading") else ""
     losses = ", ".join(
-        f"{stitch_tables.BY_KEY[row['condition']].label} {percent(row['relative'])}"
+        f"{conditions.BY_KEY[row['condition']].label} {percent(row['relative'])}"
         for row in found["table_1"]
         if row["condition"] not in ("a", "b")
     )
@@ -522,10 +523,8 @@ def kinds(ws: Workspace, name: str) -> None:
             "A, bits/byte ↓": table.bits_a.map(loss),
             "B, bits/byte ↓": table.bits_b.map(loss),
             **{
-                f"{stitch_tables.BY_KEY[key].label} ↓": [
-                    percent(x) for x in table[f"{key}_relative"]
-                ]
-                for key in stitch_tables.STITCHED
+                f"{conditions.BY_KEY[key].label} ↓": [percent(x) for x in table[f"{key}_relative"]]
+                for key in conditions.STITCHED
             },
             "Documents": table.documents.map("{:,}".format),
         }
