@@ -1,0 +1,26 @@
+"""The libraries that open models, imported whole and in one thread at a time."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_ONE_THREAD = threading.RLock()
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """For the body's imports of what works with models, wherever several threads may import: a page
+    and the thread that warms a model up.
+
+    TransformerLens' modules import one another in a circle. Two threads that enter it from
+    different ends would each wait for the other, and Python then hands out a module half
+    imported. So one thread at a time walks the circle, and all of it, before it imports more.
+    """
+    with _ONE_THREAD:
+        import sae_lens
+        import transformer_lens.model_bridge
+        import transformers
+
+        # transformers imports a name only when it is first asked for
+        _ = (transformers.AutoModelForCausalLM, transformers.AutoTokenizer, sae_lens.SAE)
+        yield
