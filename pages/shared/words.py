@@ -4,6 +4,7 @@ import math
 import re
 
 from core.cli import words
+from core.models.pairs import PairSpec
 
 NARROW = words.NARROW
 
@@ -18,6 +19,15 @@ def sentence(text: object) -> str:
 def plain(text: object) -> str:
     """Text with every sign of markdown, of Streamlit's directives and of HTML escaped."""
     return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>~:$&^=])", r"\\\1", str(text))
+
+
+def short_names(pair: PairSpec) -> dict[str, str]:
+    """Both models by name, 'SmolLM2' and 'Gemma'; in full where the first words would not tell them
+    apart."""
+    first = {side: spec.title.split("-")[0] for side, spec in (("a", pair.a), ("b", pair.b))}
+    if first["a"] != first["b"]:
+        return first
+    return {"a": pair.a.title, "b": pair.b.title}
 
 
 def loss(x: float, low: float | None = None, high: float | None = None) -> str:
