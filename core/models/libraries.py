@@ -1,9 +1,17 @@
 """The libraries that open models, imported whole and in one thread at a time."""
 
+import importlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+LIBRARIES = (
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformer_lens.model_bridge",
+    "sae_lens",
+)
+"""What the boxes below import when they first open a model or an SAE."""
 _ONE_THREAD = threading.RLock()
 
 
@@ -17,10 +25,6 @@ def importing() -> Iterator[None]:
     imported. So one thread at a time walks the circle, and all of it, before it imports more.
     """
     with _ONE_THREAD:
-        import sae_lens
-        import transformer_lens.model_bridge
-        import transformers
-
-        # transformers imports a name only when it is first asked for
-        _ = (transformers.AutoModelForCausalLM, transformers.AutoTokenizer, sae_lens.SAE)
+        for name in LIBRARIES:
+            importlib.import_module(name)
         yield

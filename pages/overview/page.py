@@ -12,7 +12,7 @@ from pages.overview import figures
 from pages.shared import frame, panels
 from pages.shared.figures import draw, table_1
 from pages.shared.frame import ask, section
-from pages.shared.words import count, percent, plain
+from pages.shared.words import count, percent, plain, short_names
 
 STITCHES = "stitches/page.py"
 
@@ -65,13 +65,15 @@ def figure(ws: Workspace, pair: PairSpec) -> None:
         return
     table = ask(stitch_tables.downstream, ws, names[0])
     row = ask(stitch_tables.stitches, ws).iloc[0]
+    models = {side: plain(name) for side, name in short_names(pair).items()}
     draw(
         table_1(table, pair.a.title, pair.b.title),
-        f"Table 1 for stitch **{plain(names[0])}**, between A's residual stream before layer"
-        f" {row.layer_a} and B's before layer {row.layer_b}: next-token loss, and its increase over"
-        f" the unpatched model that comes last. Held-out split, {table.documents.max():,}"
-        " documents; bars are 95 % bootstrap intervals over documents. Controls: a stitch fitted"
-        " on shuffled pairs, and the residual replaced by its mean.",
+        f"Stitch **{plain(names[0])}**, between the residual stream of {models['a']} before layer"
+        f" {row.layer_a} and that of {models['b']} before layer {row.layer_b}: next-token loss, and"
+        " its increase over the unpatched model that comes last. Held-out split,"
+        f" {table.documents.max():,} documents; bars are 95 % bootstrap intervals over documents."
+        " Controls: a stitch fitted on shuffled pairs, and the residual replaced by its mean."
+        " (Table 1)",
         key="overview-table-1",
         alt=f"Next-token losses of {pair.title}: unpatched, stitched and controls",
     )
@@ -80,16 +82,17 @@ def figure(ws: Workspace, pair: PairSpec) -> None:
 def facts(ws: Workspace, pair: PairSpec) -> None:
     about = ask(stitch_tables.about, ws)
     corpus, alignment = about["corpus"], about["alignment"]
+    a, b = map(plain, short_names(pair).values())
     splits = corpus.get("splits", {})
     default = ask(stitch_tables.stitches, ws)
     cells = [
         (
-            ":blue[A], the smaller",
+            ":blue[The smaller], A",
             plain(pair.a.title),
             f"{pair.a.n_layers} layers, {pair.a.d_model} wide",
         ),
         (
-            ":violet[B], the larger",
+            ":violet[The larger], B",
             plain(pair.b.title),
             f"{pair.b.n_layers} layers, {pair.b.d_model} wide",
         ),
@@ -103,8 +106,8 @@ def facts(ws: Workspace, pair: PairSpec) -> None:
             "Paired positions",
             count(alignment["paired"]),
             (
-                f"{percent(alignment['share_a'], sign=False)} of A's tokens, "
-                f"{percent(alignment['share_b'], sign=False)} of B's: {plain(pair.family)}"
+                f"{percent(alignment['share_a'], sign=False)} of {a}'s tokens, "
+                f"{percent(alignment['share_b'], sign=False)} of {b}'s: {plain(pair.family)}"
             ),
         ),
     ]
@@ -121,7 +124,7 @@ def facts(ws: Workspace, pair: PairSpec) -> None:
 
 
 def paper(ws: Workspace) -> None:
-    st.subheader("Table 1: this pair, other pairs here, the paper's", anchor="table-1")
+    st.subheader("This pair, other pairs here, the paper's", anchor="table-1")
     table = ask(stitch_tables.table_1, ws, stitch_tables.others(ws))
     label = "Pair of model and layer"
     rows = figures.table_1_rows(table, label)
@@ -133,10 +136,10 @@ def paper(ws: Workspace) -> None:
     st.table(rows.set_index(label), border="horizontal")
     st.caption(
         "Next-token cross-entropy, nats/token (↓ better), and its increase over the model that"
-        " comes last, as in Table 1; the paper's increases are recomputed from its rounded losses."
+        " comes last; the paper's increases are recomputed from its rounded losses."
         " *Within* a family both models read the same tokens; *cross* family they do not, and only"
         " positions that have read the same text are stitched. Losses are over different text:"
-        " compare the increases, not the losses. Controls are in the figure above."
+        " compare the increases, not the losses. Controls are in the figure above. (Table 1)"
     )
 
 

@@ -120,7 +120,8 @@ def settle(
     coming back from another page. `usual` is what is shown where nothing was chosen: the address
     leaves it out. What was chosen for something else than `whose` (another workspace or SAE) is
     forgotten, and `tell` says so. An address that `parse` makes None of is answered, with the
-    `limits`. `parse` reads, and `write` gives, one string or, where there are `many`, a list of them.
+    `limits`. `parse` reads, and `write` gives, one string or, where there are `many`, a list.
+
     The widget is not bound to the address by Streamlit, which leaves out a fixed default, where
     ours moves with what is shown, and which writes a choice as the screen names it.
     """
@@ -143,12 +144,16 @@ def settle(
         value = usual if chosen == memory["usual"] else chosen
         if parse(write(value)) is None:
             value = usual
-    elif tell and memory is not None and memory["value"] != memory["usual"]:
-        if memory["whose"] != whose:
-            st.info(
-                f"{key.capitalize()} {plain(memory['value'])} was of another SAE; this one opens at"
-                f" {plain(usual)}."
-            )
+    elif (
+        tell
+        and memory is not None
+        and memory["whose"] != whose
+        and memory["value"] != memory["usual"]
+    ):
+        st.info(
+            f"{key.capitalize()} {plain(memory['value'])} was of another SAE; this one opens at"
+            f" {plain(usual)}."
+        )
 
     now[key] = value
     now[f"settled-{key}"] = {"whose": whose, "usual": usual, "value": value}

@@ -188,7 +188,7 @@ def bring(ws: Workspace, pair: PairSpec) -> None:
             ["as it says", "a", "b"],
             default="as it says",
             required=True,
-            format_func=lambda choice: names.get(choice, choice),
+            format_func=lambda choice: str(names.get(choice, choice)),
             help=(
                 "A row alone does not say its model and layer; a control vector often says the"
                 " architecture alone."

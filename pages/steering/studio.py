@@ -132,8 +132,8 @@ def stream(
         source, prompt = resolve(chosen, at_hand), clean(st.session_state["prompt"])
         keys, left_out = writable(source, asked, names)
         with status, st.spinner(OPENING, show_time=True):
-            for side in sorted({key.side for key in keys}):
-                at_hand.model(side)
+            for key in keys:  # each of them once: it is kept
+                at_hand.model(key.side)
 
         with place:
             if left_out:
