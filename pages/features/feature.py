@@ -96,14 +96,16 @@ def facts(row: pd.Series, names: Mapping[str, str]) -> None:
     known, rewritten, shared = pd.notna(row[["correlation", "consistency", "jaccard"]])
     alike = f"{row.correlation:.2f} [{row.low:.2f}, {row.high:.2f}]" if known else "–"
     joint = f"{row.joint:,} joint activations"
-    density = {
-        side: (
+    density = {"a": row.density_a, "b": row.density_b}
+    largest = {"a": row.max_a, "b": row.max_b}
+    firing = [
+        (
             f":{COLOURS[side]}[{plain(names[side])}]",
-            percent(float(row[f"density_{side}"]), sign=False),
-            f"of positions, up to {row[f'max_{side}']:.3g}",
+            percent(density[side], sign=False),
+            f"of positions, up to {largest[side]:.3g}",
         )
         for side in SIDES
-    }
+    ]
     frame.cells(
         [
             (
@@ -112,8 +114,7 @@ def facts(row: pd.Series, names: Mapping[str, str]) -> None:
                 joint if row.reliable else f"{joint}, too few to rely on",
             ),
             ("Class", str(row.kind), f"consistency {row.consistency:.2f}" if rewritten else ""),
-            density["a"],
-            density["b"],
+            *firing,
             (
                 "Same top contexts",
                 f"{row.jaccard:.2f} Jaccard" if shared else "–",
