@@ -22,12 +22,11 @@ def plain(text: object) -> str:
 
 
 def short_names(pair: PairSpec) -> dict[str, str]:
-    """Both models by name, 'SmolLM2' and 'Gemma'; in full where the first words would not tell them
-    apart."""
-    first = {side: spec.title.split("-")[0] for side, spec in (("a", pair.a), ("b", pair.b))}
-    if first["a"] != first["b"]:
-        return first
-    return {"a": pair.a.title, "b": pair.b.title}
+    """Both models by side, without version and size, 'SmolLM2' and 'Gemma'; by their whole titles
+    where they would be equal."""
+    titles = {"a": pair.a.title, "b": pair.b.title}
+    short = {side: re.split(r"[- ]\d", title)[0] for side, title in titles.items()}
+    return short if short["a"] != short["b"] else titles
 
 
 def loss(x: float, low: float | None = None, high: float | None = None) -> str:

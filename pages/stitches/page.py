@@ -15,6 +15,7 @@ from core.workspace.store import Workspace
 from pages.shared import address, frame, panels
 from pages.shared.frame import ask, section
 from pages.shared.words import count, percent, plain, sentence, short_names
+from pages.stitches import beside
 from pages.stitches.card import card
 from pages.stitches.layers import layers
 from pages.stitches.losses import kinds, losses, quality
@@ -47,6 +48,10 @@ def page() -> None:
             return
         with section():
             stitch(ws, pair, choose(ws, pair, names), table)
+        with section():
+            beside.paper(ws)
+        with section():
+            beside.holds(ws)
 
 
 def follow(ws: Workspace, pair: PairSpec, names: list[str]) -> pd.DataFrame:
