@@ -7,7 +7,7 @@ import streamlit as st
 from core import __version__
 from core.models import pairs
 from core.models.pairs import known_pairs
-from pages.shared import frame, panels
+from pages.shared import address, frame, panels
 
 HERE = Path(__file__).parent
 MARK = HERE / "shared" / "mark.svg"
@@ -59,5 +59,5 @@ with st.sidebar:
     st.caption(f"StitchLens {__version__}")
     frame.touch()
 frame.other_workspace(asked, chosen, built)
-frame.arrive()
+address.arrive()
 page.run()

@@ -12,6 +12,7 @@ from core.workspace import store
 from core.workspace.store import Workspace
 from pages.home import figures, tiles
 from pages.shared import frame, panels
+from pages.shared.address import bound
 from pages.shared.frame import ask, section
 from pages.shared.words import plain
 
@@ -77,14 +78,14 @@ def stage(ws: Workspace) -> None:
         )
     else:
         titles = [lane["title"] for lane in kept["lanes"]]
-        frame.answer("hear", titles, "lane")
-        title = st.pills(
+        title = bound(
+            st.pills,
             "Who speaks",
             titles,
             default=titles[min(1, len(titles) - 1)],
             required=True,
             key="hear",
-            bind="query-params",
+            what="lane",
             label_visibility="collapsed",
         )
         lane = kept["lanes"][titles.index(str(title))]
