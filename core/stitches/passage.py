@@ -71,10 +71,10 @@ class Passage:
     """Characters that the speaker has read: a longer text is cut."""
     direction: str
     tokens: list[Token]
-    totals: dict[str, dict[str, float | None]]
+    totals: dict[str, dict[str, float]]
     """By the names of Table 1: loss (nats/token), relative to the speaker unpatched, bits_per_byte,
     tokens; of what crosses also kl and the same over paired positions alone (loss_patched,
-    relative_patched, share_patched)."""
+    relative_patched, share_patched). NaN where there is nothing to take a mean of."""
 
     def record(self) -> dict[str, Any]:
         """As one JSON object."""
@@ -83,7 +83,10 @@ class Passage:
             "read": self.read,
             "direction": self.direction,
             "tokens": [vars(token) for token in self.tokens],
-            "totals": self.totals,
+            "totals": {
+                name: {key: None if value != value else value for key, value in total.items()}
+                for name, total in self.totals.items()
+            },
         }
 
 
@@ -246,11 +249,11 @@ def _tokens(
 
 def _totals(
     stitched: Stitched, at: Positions, of: Mapping[str, Expected]
-) -> dict[str, dict[str, float | None]]:
+) -> dict[str, dict[str, float]]:
     speaker = stitched.speaker
     base = of[speaker].loss
     patched = at.at[speaker][at.at[speaker] < len(base)]
-    out: dict[str, dict[str, float | None]] = {}
+    out: dict[str, dict[str, float]] = {}
     for name, expected in of.items():
         side: Side = stitched.other if name == stitched.other else speaker
         loss, ends = expected.loss.astype(np.float64), at.encoded[side].ends
@@ -272,5 +275,5 @@ def _totals(
             }
         key = name if name in ("a", "b") else stitched.direction
         key = key if name in ("a", "b", "crossed") else f"{name}_{key}"
-        out[key] = {k: None if v != v else float(v) for k, v in row.items()}
+        out[key] = {k: float(v) for k, v in row.items()}
     return out

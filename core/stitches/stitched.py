@@ -20,14 +20,14 @@ from core.models import hooks
 from core.models.align import pair_positions
 from core.models.live import MAX_TOKENS, Encoded, LiveModel, limits_of
 from core.models.pairs import LayerPair
-from core.stitches.directions import DIRECTIONS, Direction
+from core.stitches.directions import Direction
 from core.stitches.stitch import Stitch
 
 
 @dataclass(frozen=True)
 class Stitched:
-    """Two models and a stitch between them, as one model. Raises StitchLensError for an unknown
-    direction and for layers that a model does not have."""
+    """Two models and a stitch between them, as one model. Raises StitchLensError for layers that a
+    model does not have."""
 
     a: LiveModel
     b: LiveModel
@@ -36,10 +36,6 @@ class Stitched:
     direction: Direction = "a_to_b"
 
     def __post_init__(self) -> None:
-        if self.direction not in DIRECTIONS:
-            raise StitchLensError(
-                f"direction '{self.direction}'", f"one of {', '.join(DIRECTIONS)}", "choose one"
-            )
         for model, layer in ((self.a, self.layers.a), (self.b, self.layers.b)):
             if not 0 <= layer < model.spec.n_layers:
                 raise StitchLensError(
@@ -118,15 +114,15 @@ class Listener:
         pairs[j] = i
         common = _common(self._ids, heard.ids)
 
-        before = self.pairs
+        n = min(len(self.pairs), len(pairs))
+        before, now = self.pairs[:n], pairs[:n]
         if self.stitched.returns:
-            differs = (pairs[: len(before)] >= 0) != (before >= 0)
+            differs = (now >= 0) != (before >= 0)
         else:
             self._compute(heard.ids, common)
-            now = pairs[: len(before)]
             differs = (now != before) | (now >= common)
         self.pairs, self._ids = pairs, heard.ids
-        return int(np.flatnonzero(differs)[0]) if differs.any() else len(before)
+        return int(np.flatnonzero(differs)[0]) if differs.any() else n
 
     def put(self, h: Float[Tensor, "pos d"], first: int) -> Float[Tensor, "pos d"]:
         """The speaker's own stream at positions from `first` on, float32, with what crosses in
