@@ -58,12 +58,14 @@ def windows(documents: Sequence[Document]) -> list[Sequence[Document]]:
 def batches(encoded: Sequence[Encoded], budget: int = BATCH_TOKENS) -> list[list[int]]:
     """Indices grouped by length so that each padded batch has at most `budget` tokens (or is a
     single text)."""
-    out: list[list[int]] = []
-    for i in sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids)):
-        if not out or (len(out[-1]) + 1) * len(encoded[i].ids) > budget:
-            out.append([])
-        out[-1].append(i)
-    return out
+    lengths = [len(text.ids) for text in encoded]
+    groups: list[list[int]] = []
+    for i in sorted(range(len(encoded)), key=lengths.__getitem__):
+        # Lengths rise: this one is what the whole group would be padded to.
+        if not groups or (len(groups[-1]) + 1) * lengths[i] > budget:
+            groups.append([])
+        groups[-1].append(i)
+    return groups
 
 
 def record(
@@ -76,9 +78,12 @@ def record(
     kept, d]."""
     rows: list[dict[int, Tensor]] = [{} for _ in encoded]
     for batch in batches(encoded):
-        seen = hooks.residuals(model, model.pad([encoded[i].ids for i in batch]), layers)
-        for r, i in enumerate(batch):
-            rows[i] = {layer: h[r, torch.from_numpy(kept[i])].cpu() for layer, h in seen.items()}
+        ids = model.pad([encoded[i].ids for i in batch])
+        residuals = hooks.residuals(model, ids, layers)
+        for row, i in enumerate(batch):
+            positions = torch.from_numpy(kept[i])
+            for layer, stream in residuals.items():
+                rows[i][layer] = stream[row, positions].cpu()
     return {layer: torch.cat([row[layer] for row in rows]) for layer in layers}
 
 
@@ -90,18 +95,21 @@ def read_window(
     layers_b: Sequence[int],
 ) -> Chunk:
     """Both models over the same documents, at the positions that pair up."""
-    texts = [d.text for d in documents]
-    tokens_a, tokens_b = a.encode(texts), b.encode(texts)
+    texts = [document.text for document in documents]
+    tokens_a = a.encode(texts)
+    tokens_b = b.encode(texts)
     same = a.tokenizer_hash == b.tokenizer_hash
     paired = [pair_positions(x, y, same) for x, y in zip(tokens_a, tokens_b, strict=True)]
-    at_a, at_b = [i for i, _ in paired], [j for _, j in paired]
+
+    at_a = [positions for positions, _ in paired]
+    at_b = [positions for _, positions in paired]
     return Chunk(
-        record(a, tokens_a, at_a, layers_a),
-        record(b, tokens_b, at_b, layers_b),
-        np.repeat(np.arange(len(texts)), [len(i) for i in at_a]),
-        np.concatenate(at_a),
-        np.concatenate(at_b),
-        sum(len(x.ids) for x in tokens_a) + sum(len(y.ids) for y in tokens_b),
+        h_a=record(a, tokens_a, at_a, layers_a),
+        h_b=record(b, tokens_b, at_b, layers_b),
+        document=np.repeat(np.arange(len(texts)), [len(positions) for positions in at_a]),
+        at_a=np.concatenate(at_a),
+        at_b=np.concatenate(at_b),
+        tokens=sum(len(text.ids) for text in (*tokens_a, *tokens_b)),
     )
 
 
