@@ -161,7 +161,7 @@ def _fault(way: _Way, foreign: Foreign, stated: Any, best: Any) -> tuple[str, st
 
     def explains(unexplained: float, than: float = stated.fuv) -> bool:
         """Whether it fits clearly better than as it is, and says something at all."""
-        return unexplained < 0.8 * than and unexplained < USELESS
+        return bool(unexplained < 0.8 * than and unexplained < USELESS)
 
     if explains(turned):
         which = "its matrix" if transposed <= other_way else "the matrix of the other way"
