@@ -53,7 +53,10 @@ class Bench:
         }
 
     def moments(
-        self, split: Split, pairs: Sequence[LayerPair], positions: int | None = None
+        self,
+        split: Split,
+        pairs: Sequence[LayerPair],
+        positions: int | None = None,
     ) -> tuple[dict[str, Gram], dict[str, Ledger]]:
         config = harvest_config(self.a, self.b, self.corpus.fingerprint, split, positions)
         documents = self.corpus.split(split)
@@ -61,7 +64,13 @@ class Bench:
             self.a, self.b, documents, pairs, config, desc=f"reading the {split} split"
         )
 
-    def rows(self, side: Side, layer: int, split: Split, positions: int | None = None) -> Recording:
+    def rows(
+        self,
+        side: Side,
+        layer: int,
+        split: Split,
+        positions: int | None = None,
+    ) -> Recording:
         """The residual stream of one model before `layer`, recorded at positions that pair up with
         the other model (so not on the bytes of scripts that it spells out): what an SAE is trained
         on."""

@@ -49,7 +49,12 @@ def refusal(e: "ValidationError", todo: str = "mend it") -> StitchLensError:
     return StitchLensError(f"{fault.at} = {fault.value}", fault.why.lower(), todo)
 
 
-def broken(e: "ValidationError", what: str, wanted: str, todo: str) -> StitchLensError:
+def broken(
+    e: "ValidationError",
+    what: str,
+    wanted: str,
+    todo: str,
+) -> StitchLensError:
     """The sentence for `what` was read from a file, such as 'a manifest'."""
     fault = first_fault(e)
     return StitchLensError(f"{what} with a fault at {fault.at} ({fault.why})", wanted, todo)

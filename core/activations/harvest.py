@@ -148,7 +148,11 @@ def _norms(rows: Tensor) -> Tensor:
 
 
 def harvest_config(
-    a: LiveModel, b: LiveModel, corpus_fingerprint: str, split: str, positions: int | None = None
+    a: LiveModel,
+    b: LiveModel,
+    corpus_fingerprint: str,
+    split: str,
+    positions: int | None = None,
 ) -> dict[str, Any]:
     """All but the layers that decides what a harvest gives: its identity. `positions` None reads
     the split whole."""
@@ -195,7 +199,11 @@ class Ledger:
     finished: bool = False
 
     def enter(
-        self, documents: Sequence[Document], chunk: Chunk, inside: Tensor, last: bool
+        self,
+        documents: Sequence[Document],
+        chunk: Chunk,
+        inside: Tensor,
+        last: bool,
     ) -> None:
         """Count one window; `inside` [n] bool says which of its rows were no outliers."""
         self.window += 1
@@ -218,7 +226,13 @@ class _Account:
     gram: Gram
     ledger: Ledger
 
-    def enter(self, window: int, documents: Sequence[Document], chunk: Chunk, last: bool) -> None:
+    def enter(
+        self,
+        window: int,
+        documents: Sequence[Document],
+        chunk: Chunk,
+        last: bool,
+    ) -> None:
         """Add a window, unless its checkpoint holds it; now and then, and at the end, save."""
         ledger = self.ledger
         if ledger.window > window:

@@ -130,7 +130,11 @@ def harvest_rows(
 
 
 def _shards(
-    folder: Path, documents: Sequence[Document], config: dict[str, Any], read: Read, desc: str
+    folder: Path,
+    documents: Sequence[Document],
+    config: dict[str, Any],
+    read: Read,
+    desc: str,
 ) -> Recording:
     """One shard a window until the documents or `config['positions']` are read; those that are
     there are kept. Raises StitchLensError where there is no position to record."""
@@ -149,7 +153,11 @@ def _shards(
 
 
 def _write_shards(
-    folder: Path, documents: Sequence[Document], positions: int | None, read: Read, desc: str
+    folder: Path,
+    documents: Sequence[Document],
+    positions: int | None,
+    read: Read,
+    desc: str,
 ) -> None:
     # The limits come from the first window and lie beside the shards: a recording that goes on
     # drops the same rows as one that was never stopped.

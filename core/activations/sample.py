@@ -18,7 +18,10 @@ POSITIONS = 2_000
 
 
 def read_sample(
-    a: LiveModel, b: LiveModel, documents: Sequence[Document], positions: int | None = None
+    a: LiveModel,
+    b: LiveModel,
+    documents: Sequence[Document],
+    positions: int | None = None,
 ) -> Chunk:
     """Paired rows before every layer, float32; POSITIONS if not said. Raises StitchLensError where
     there is none."""

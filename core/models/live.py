@@ -89,7 +89,13 @@ class Reader:
     """How a model reads text: its tokenizer, the token that goes before every text, and how much it
     reads at once."""
 
-    def __init__(self, tokenizer: Any, bos: str | None, folder: Path, limits: "Limits") -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        bos: str | None,
+        folder: Path,
+        limits: "Limits",
+    ) -> None:
         """Raises StitchLensError where `bos` is no token, or text could have tokens that the model
         has no row for."""
         self.tokenizer = tokenizer

@@ -51,7 +51,12 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=FIRST, eos_token=FIRST)
 
 
-def samples(model: Any, tokenizer: Any, where: Runtime, length: int = 40) -> dict[str, str]:
+def samples(
+    model: Any,
+    tokenizer: Any,
+    where: Runtime,
+    length: int = 40,
+) -> dict[str, str]:
     """What the model goes on to write after one prompt a language (temperature 0.7, seeded)."""
     out = {}
     for language, prompt in PROMPTS.items():
@@ -73,7 +78,10 @@ def samples(model: Any, tokenizer: Any, where: Runtime, length: int = 40) -> dic
 
 
 def train(
-    config: NanoConfig, out: Path, replace: bool = False, where: Runtime | None = None
+    config: NanoConfig,
+    out: Path,
+    replace: bool = False,
+    where: Runtime | None = None,
 ) -> dict[str, Any]:
     """Train tokenizer, A and B and leave them as Hugging Face folders `nano-a` and `nano-b` under
     `out`.

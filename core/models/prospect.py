@@ -153,7 +153,12 @@ def _sample(corpus: Corpus) -> list[str]:
     return [d.text for d in documents[:: max(1, len(documents) // SAMPLE)]][:SAMPLE]
 
 
-def _own_notes(spec: ModelSpec, hf: Any, unused: list[str], reader: Reader) -> list[str]:
+def _own_notes(
+    spec: ModelSpec,
+    hf: Any,
+    unused: list[str],
+    reader: Reader,
+) -> list[str]:
     """What is unusual about one model."""
     out = []
     if unused:

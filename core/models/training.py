@@ -115,7 +115,10 @@ def epoch_rows(
 
 
 def document_loss(
-    model: Any, documents: Sequence[NDArray[np.int32]], where: Runtime, budget: int = 8192
+    model: Any,
+    documents: Sequence[NDArray[np.int32]],
+    where: Runtime,
+    budget: int = 8192,
 ) -> float:
     """Mean next-token cross-entropy over all tokens of the documents but the first of each,
     nats/token."""
@@ -170,7 +173,12 @@ def _autocast(where: Runtime) -> torch.autocast:
     )
 
 
-def _cross_entropy(model: Any, ids: Tensor, targets: Tensor, reduction: str) -> Tensor:
+def _cross_entropy(
+    model: Any,
+    ids: Tensor,
+    targets: Tensor,
+    reduction: str,
+) -> Tensor:
     logits = model(input_ids=ids, use_cache=False).logits
     return torch.nn.functional.cross_entropy(
         logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), reduction=reduction
@@ -204,7 +212,12 @@ def _optimisers(
 
 
 def train_model(
-    config: NanoConfig, size: Size, tokens: Tokens, where: Runtime, desc: str, folder: Path
+    config: NanoConfig,
+    size: Size,
+    tokens: Tokens,
+    where: Runtime,
+    desc: str,
+    folder: Path,
 ) -> tuple[Any, list[dict[str, float]]]:
     """The trained model and its curve (epoch, step, fit and select loss in nats/token, seconds);
     checkpoints lie in `folder`, and training goes on from there."""

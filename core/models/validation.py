@@ -69,7 +69,12 @@ class Reference(NamedTuple):
     logits: Tensor
 
 
-def read_reference(hf: Any, reader: Reader, spec: ModelSpec, where: Runtime) -> Reference:
+def read_reference(
+    hf: Any,
+    reader: Reader,
+    spec: ModelSpec,
+    where: Runtime,
+) -> Reference:
     """A pass over a text. Raises StitchLensError where it does not run, is not finite, or a token
     sees what comes after it: another pass, over the same text with another end, tells.
 

@@ -148,7 +148,12 @@ def warnings(
     return faults, measured
 
 
-def _fault(way: _Way, foreign: Foreign, stated: Any, best: Any) -> tuple[str, str, str] | None:
+def _fault(
+    way: _Way,
+    foreign: Foreign,
+    stated: Any,
+    best: Any,
+) -> tuple[str, str, str] | None:
     """(about, says, test) of the likeliest fault of one map: its row at the `stated` layers and its
     `best` one of `fits` tell, and what a transpose or an offset would mend."""
     x, truth = way.source[way.at], way.target[way.to]
@@ -204,7 +209,11 @@ def _fault(way: _Way, foreign: Foreign, stated: Any, best: Any) -> tuple[str, st
 
 
 def report_card(
-    bench: Bench, foreign: Foreign, layers: LayerPair, sample: Chunk, makers: dict[str, Any]
+    bench: Bench,
+    foreign: Foreign,
+    layers: LayerPair,
+    sample: Chunk,
+    makers: dict[str, Any],
 ) -> tuple[dict[str, Any], Stitch]:
     """(the card, a control fitted on shuffled pairs of the same sample) of a stitch at stated
     layers, on a sample of the held-out split at every layer.
@@ -247,7 +256,10 @@ def report_card(
 
 
 def _table_1(
-    bench: Bench, foreign: Foreign, layers: LayerPair, controls: list[downstream.Condition]
+    bench: Bench,
+    foreign: Foreign,
+    layers: LayerPair,
+    controls: list[downstream.Condition],
 ) -> pd.DataFrame:
     """Table 1, as far as there are the ways for it, on a few held-out documents."""
     needs = {
@@ -293,7 +305,11 @@ def own_stitch(bench: Bench, layers: LayerPair) -> Stitch | None:
 
 
 def import_stitch(
-    bench: Bench, path: Path, layers: LayerPair, name: str, orientation: Orientation | None = None
+    bench: Bench,
+    path: Path,
+    layers: LayerPair,
+    name: str,
+    orientation: Orientation | None = None,
 ) -> dict[str, Any]:
     """Read, measure and keep a stitch from a file as `stitches/<name>`, with `controls/<name>` and
     `cards/<name>`.

@@ -125,13 +125,23 @@ class _Read:
         return self.residual[torch.from_numpy(index)].float()
 
 
-def _read_both(a: LiveModel, b: LiveModel, texts: Sequence[str], pair: LayerPair) -> list[_Read]:
+def _read_both(
+    a: LiveModel,
+    b: LiveModel,
+    texts: Sequence[str],
+    pair: LayerPair,
+) -> list[_Read]:
     """Both models over the same texts, up to the stitched layers."""
     tokens_a, tokens_b = a.encode(texts), b.encode(texts)
     same = a.tokenizer_hash == b.tokenizer_hash
     paired = [pair_positions(x, y, same) for x, y in zip(tokens_a, tokens_b, strict=True)]
 
-    def up_to(side: Side, model: LiveModel, layer: int, encoded: Sequence[Encoded]) -> _Read:
+    def up_to(
+        side: Side,
+        model: LiveModel,
+        layer: int,
+        encoded: Sequence[Encoded],
+    ) -> _Read:
         everywhere = [np.arange(len(text.ids)) for text in encoded]
         residual = record(model, encoded, everywhere, [layer])[layer]
         positions = [places[0 if side == "a" else 1] for places in paired]
@@ -173,7 +183,11 @@ def _score(
 
 
 def _summed(
-    condition: str, read: _Read, i: int, document: Document, losses: NDArray[np.float64]
+    condition: str,
+    read: _Read,
+    i: int,
+    document: Document,
+    losses: NDArray[np.float64],
 ) -> Loss:
     """One text's losses [longest - 1], padding among them, as a row."""
     ends = read.encoded[i].ends

@@ -58,7 +58,10 @@ def _metric(metric: Metric, cov: Square) -> tuple[Square, Square]:
 
 
 def _solve(
-    left: Square, gram: Square, right: Float[Tensor, "e e"], rhs: Float[Tensor, "d e"]
+    left: Square,
+    gram: Square,
+    right: Float[Tensor, "e e"],
+    rhs: Float[Tensor, "d e"],
 ) -> Float[Tensor, "d e"]:
     """U of `left U + gram U right = rhs`, for symmetric left, gram ≻ 0, right ⪰ 0: a generalised
     Sylvester equation.
@@ -302,7 +305,11 @@ def _epochs(recording: Recording, config: FitConfig) -> Iterator[tuple[Tensor, .
 
 
 def quality(
-    stitch: Stitch, moments: Moments, metric: Metric, alpha: float, scale: Moments | None = None
+    stitch: Stitch,
+    moments: Moments,
+    metric: Metric,
+    alpha: float,
+    scale: Moments | None = None,
 ) -> dict[str, float]:
     """Eq. 3 and fractions of variance unexplained on the data behind `moments`, without touching
     the data.
@@ -316,7 +323,13 @@ def quality(
     p, q = stitch.P_up.double(), stitch.P_down.double()
     bp, bq = stitch.b_up.double(), stitch.b_down.double()
 
-    def error(w: Tensor, xx: Tensor, xy: Tensor, yy: Tensor, offset: Tensor) -> Tensor:
+    def error(
+        w: Tensor,
+        xx: Tensor,
+        xy: Tensor,
+        yy: Tensor,
+        offset: Tensor,
+    ) -> Tensor:
         """E[(x w - y + offset)ᵀ(…)] from centred moments and the mean error."""
         cross = w.T @ xy
         return w.T @ xx @ w - cross - cross.T + yy + torch.outer(offset, offset)

@@ -186,7 +186,13 @@ def fixed_rows(
     return out
 
 
-def _side(name: str, numbers: Tensor, way: str | None, d_a: int, d_b: int) -> Side | None:
+def _side(
+    name: str,
+    numbers: Tensor,
+    way: str | None,
+    d_a: int,
+    d_b: int,
+) -> Side | None:
     """The side whose stream a row belongs to: by its name, else by its length."""
     parts = words(name)
     sides: list[Side] = [WORDS[word] for word in parts if word in WORDS]
@@ -204,7 +210,11 @@ def _side(name: str, numbers: Tensor, way: str | None, d_a: int, d_b: int) -> Si
 
 
 def folded(
-    way: str, matrix: Tensor, bias: Tensor, fixed: list[Fixed], choices: Mapping[str, str]
+    way: str,
+    matrix: Tensor,
+    bias: Tensor,
+    fixed: list[Fixed],
+    choices: Mapping[str, str],
 ) -> tuple[Tensor, Tensor]:
     """P [in, out] and b [out] of a map with its fixed rows multiplied in.
 

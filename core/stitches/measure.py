@@ -157,7 +157,11 @@ def fit_stitch(
 
 
 def _check(
-    spec: PairSpec, name: str, layers: LayerPair, config: FitConfig, positions: int | None
+    spec: PairSpec,
+    name: str,
+    layers: LayerPair,
+    config: FitConfig,
+    positions: int | None,
 ) -> None:
     """Raises StitchLensError for what cannot be fitted."""
     if not NAME.fullmatch(name):
@@ -177,7 +181,11 @@ def _check(
 
 
 def _fitted(
-    bench: Bench, pair: LayerPair, config: FitConfig, positions: int | None, gram: Gram
+    bench: Bench,
+    pair: LayerPair,
+    config: FitConfig,
+    positions: int | None,
+    gram: Gram,
 ) -> Stitch:
     if config.method != "adam":
         return fit_moments(gram.moments(), config)
@@ -187,7 +195,13 @@ def _fitted(
     return fit_adam(rows, gram.moments(), config)
 
 
-def _put(workspace: Workspace, name: str, stitch: Stitch, config: FitConfig, gram: Gram) -> None:
+def _put(
+    workspace: Workspace,
+    name: str,
+    stitch: Stitch,
+    config: FitConfig,
+    gram: Gram,
+) -> None:
     """The control first: a stitch that is there has one."""
     # Adam's control is fitted exactly: only what the pairing gives is to be compared.
     method = "lstsq" if config.method == "lstsq" else "exact"

@@ -207,7 +207,10 @@ def _expected(
 
 
 def _tokens(
-    stitched: Stitched, at: Positions, of: Mapping[str, Expected], control: str | None
+    stitched: Stitched,
+    at: Positions,
+    of: Mapping[str, Expected],
+    control: str | None,
 ) -> list[Token]:
     """One of each position of the speaker."""
     speaker, other, names = stitched.speaker, stitched.other, Names(stitched)

@@ -107,7 +107,12 @@ def load_stitch(path: Path, expect: dict[str, Any] | None = None) -> Stitch:
     return stitch
 
 
-def _compare(found: dict[str, Any], wanted: dict[str, Any], name: str, within: str = "") -> None:
+def _compare(
+    found: dict[str, Any],
+    wanted: dict[str, Any],
+    name: str,
+    within: str = "",
+) -> None:
     for key, value in wanted.items():
         if isinstance(value, dict):
             inner = found.get(key)

@@ -94,7 +94,10 @@ def best_setting(table: pd.DataFrame, inversion: float = 0.05) -> FitConfig:
 
 
 def alpha_sweep(
-    bench: Bench, pair: LayerPair, grams: dict[str, dict[str, Gram]], config: FitConfig
+    bench: Bench,
+    pair: LayerPair,
+    grams: dict[str, dict[str, Gram]],
+    config: FitConfig,
 ) -> pd.DataFrame:
     """The `alpha_sweep` table (Fig. 7): fits from one set of moments, losses on the select
     split."""

@@ -39,7 +39,10 @@ def svcca(u: Float[Tensor, "n k"], v: Float[Tensor, "n m"]) -> float:
 
 
 def layer_scores(
-    a: LiveModel, b: LiveModel, documents: Sequence[Document], positions: int = 8192
+    a: LiveModel,
+    b: LiveModel,
+    documents: Sequence[Document],
+    positions: int = 8192,
 ) -> pd.DataFrame:
     """Every (layer_a, layer_b): `svcca` in [0, 1], `n` positions, `k_a` and `k_b` directions kept.
 

@@ -312,7 +312,12 @@ def default_name(layers: LayerPair, config: FitConfig, positions: int | None = N
 
 
 def free_name(
-    ws: Workspace, layer_a: int, layer_b: int, method: str, metric: str, alpha: float
+    ws: Workspace,
+    layer_a: int,
+    layer_b: int,
+    method: str,
+    metric: str,
+    alpha: float,
 ) -> str:
     """A name for a new stitch that says how it is made and is not taken."""
     config = check(FitConfig, method=method, metric=metric, alpha=alpha)

@@ -90,7 +90,10 @@ def hook_layer(sae: "SAE[Any]") -> int | None:
 
 
 def admit(
-    sae: "SAE[Any]", spec: ModelSpec, layer: int | None = None, stitched: int | None = None
+    sae: "SAE[Any]",
+    spec: ModelSpec,
+    layer: int | None = None,
+    stitched: int | None = None,
 ) -> int:
     """The layer before which an SAE reads the residual stream of a model. Whatever takes an SAE
     asks this first.

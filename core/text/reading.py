@@ -154,7 +154,13 @@ def _encoding(head: bytes) -> tuple[str, str]:
     return "utf-8", "strict"
 
 
-def _other(raw: bytes, name: str, encoding: str, where: str, nul: bool = False) -> StitchLensError:
+def _other(
+    raw: bytes,
+    name: str,
+    encoding: str,
+    where: str,
+    nul: bool = False,
+) -> StitchLensError:
     """Why bytes are no text in `encoding`, and what they may be instead."""
     head = raw[:HEAD]
     if encoding in ("utf-16", "utf-32"):

@@ -58,7 +58,10 @@ def _guarded(texts: Iterator[tuple[int, str]], name: str) -> Iterator[tuple[int,
 
 
 def csv_rows(
-    lines: Iterator[str], name: str, wanted: Collection[str] = COLUMNS, tabs: bool = False
+    lines: Iterator[str],
+    name: str,
+    wanted: Collection[str] = COLUMNS,
+    tabs: bool = False,
 ) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """(columns, (line, cells) of each row that is not blank) of a CSV whose cells are parted by
     commas, semicolons or tabs: by the one that finds most of the `wanted` columns in its first
@@ -166,7 +169,12 @@ def parse_line(line: str, number: int, name: str) -> Any:
         raise _bad_row(f"line {number}", name, first_line(e)) from None
 
 
-def _bad_row(row: str, name: str, why: str, column: str = COLUMNS[0]) -> StitchLensError:
+def _bad_row(
+    row: str,
+    name: str,
+    why: str,
+    column: str = COLUMNS[0],
+) -> StitchLensError:
     return StitchLensError(
         f"{row} of {name} ({why})",
         f"JSON with a string under '{column}'",

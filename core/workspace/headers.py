@@ -134,7 +134,10 @@ def npy_kind(stream: IO[bytes] | io.BufferedIOBase) -> str:
 
 
 def read_npy(
-    stream: IO[bytes] | io.BufferedIOBase, size: int, name: str, most: int | None = None
+    stream: IO[bytes] | io.BufferedIOBase,
+    size: int,
+    name: str,
+    most: int | None = None,
 ) -> NDArray[Any]:
     """One array of at most `most` numbers; the size that it claims is compared with the `size` in
     bytes that there is before anything is allocated. Raises StitchLensError for what is no such
