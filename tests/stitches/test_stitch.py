@@ -123,6 +123,17 @@ def test_a_planted_affine_map_is_recovered(method: Any, metric: Metric) -> None:
     assert max(found[k] for k in ("fuv_up", "fuv_down", "inversion_a", "inversion_b")) < 1e-6
 
 
+def test_to_carry_is_up_to_b_and_down_to_a() -> None:
+    """By NumPy: h P + b."""
+    g = torch.Generator().manual_seed(3)
+    up, b_up, down, b_down = (torch.randn(*s, generator=g) for s in ((2, 3), (3,), (3, 2), (2,)))
+    stitch = Stitch(up, b_up, down, b_down)
+    h_a, h_b = torch.randn(4, 2, generator=g), torch.randn(4, 3, generator=g)
+    in_b, in_a = stitch.carry(h_a, to="b"), stitch.carry(h_b, to="a")
+    assert np.allclose(in_b, h_a.numpy() @ up.numpy() + b_up.numpy(), atol=1e-6)
+    assert np.allclose(in_a, h_b.numpy() @ down.numpy() + b_down.numpy(), atol=1e-6)
+
+
 def test_a_shuffled_pairing_recovers_nothing() -> None:
     d, w, _ = planted()
     gram = Gram(D_A, D_A)
