@@ -199,16 +199,22 @@ def _optimisers(
     model: Any, size: Size, weight_decay: float
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for all else: on so few tokens far below AdamW alone."""
-    named = list(model.named_parameters())
-    matrices = [p for n, p in named if p.dim() == 2 and "embed_in" not in n]
-    embedding = [p for n, p in named if "embed_in" in n]
-    vectors = [p for _, p in named if p.dim() < 2]
+    matrices, embedding, vectors = [], [], []
+    for name, parameter in model.named_parameters():
+        if "embed_in" in name:
+            embedding.append(parameter)
+        elif parameter.dim() == 2:
+            matrices.append(parameter)
+        else:
+            vectors.append(parameter)
+
     muon = torch.optim.Muon(matrices, lr=size.muon_lr, weight_decay=weight_decay)
     groups = [
         {"params": embedding, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": vectors, "weight_decay": 0.0},  # norms and biases
     ]
-    return muon, torch.optim.AdamW(groups, lr=size.adam_lr, betas=(0.9, 0.95), fused=True)
+    adam = torch.optim.AdamW(groups, lr=size.adam_lr, betas=(0.9, 0.95), fused=True)
+    return muon, adam
 
 
 def train_model(
@@ -227,6 +233,7 @@ def train_model(
     steps = max(1, round(size.epochs * per_epoch))
     checkpoint = folder / "state.safetensors"
     start, curve = _restore(checkpoint, model, optimisers)
+
     rows = None
     losses: list[float] = []
     read = size.rows * config.context
@@ -238,39 +245,57 @@ def train_model(
             if rows is None or within == 0:
                 rows = epoch_rows(tokens.fit, config.context, config.seed, epoch)
             ids = rows[within * size.rows : (within + 1) * size.rows].to(where.device)
+
+            # Dropout is drawn anew for each step by its number: a training that goes on draws the
+            # same.
             torch.manual_seed(config.seed * 1_000_003 + step)
-            for optimiser, peak in zip(optimisers, (size.muon_lr, size.adam_lr), strict=True):
-                for group in optimiser.param_groups:
-                    group["lr"] = peak * _warmth(step, steps)
-            with _autocast(where):
-                loss = _cross_entropy(model, ids[:, :-1], ids[:, 1:], "mean")
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimiser in optimisers:
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
-            losses.append(loss.item())
-            if not np.isfinite(losses[-1]):
+            _warm(optimisers, size, _warmth(step, steps))
+            loss = _step(model, optimisers, ids, where)
+            if not np.isfinite(loss):
                 raise StitchLensError(
-                    f"a loss of {losses[-1]} at step {step}", "a finite one", "lower the rates"
+                    f"a loss of {loss} at step {step}", "a finite one", "lower the rates"
                 )
+            losses.append(loss)
             bar.advance(read)
+
             last = step + 1 == steps
             if within + 1 == per_epoch or last:
-                curve.append(
-                    {
-                        "epoch": (step + 1) / per_epoch,
-                        "step": step + 1,
-                        "fit": float(np.mean(losses)),
-                        "select": document_loss(model, tokens.select, where),
-                        "seconds": before + time.monotonic() - began,
-                    }
-                )
+                point = {
+                    "epoch": (step + 1) / per_epoch,
+                    "step": step + 1,
+                    "fit": float(np.mean(losses)),
+                    "select": document_loss(model, tokens.select, where),
+                    "seconds": before + time.monotonic() - began,
+                }
+                curve.append(point)
                 losses = []
             if last or time.monotonic() - saved > SAVE_SECONDS:
                 _save(checkpoint, model, optimisers, step + 1, curve)
                 saved = time.monotonic()
     return model.eval(), curve
+
+
+def _warm(optimisers: Sequence[torch.optim.Optimizer], size: Size, share: float) -> None:
+    """Set both rates to a share of their peaks."""
+    peaks = (size.muon_lr, size.adam_lr)
+    for optimiser, peak in zip(optimisers, peaks, strict=True):
+        for group in optimiser.param_groups:
+            group["lr"] = peak * share
+
+
+def _step(
+    model: Any, optimisers: Sequence[torch.optim.Optimizer], ids: Tensor, where: Runtime
+) -> float:
+    """One update on ids [rows, context]; the loss before it, nats/token."""
+    with _autocast(where):
+        loss = _cross_entropy(model, ids[:, :-1], ids[:, 1:], "mean")
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+    for optimiser in optimisers:
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    return loss.item()
 
 
 def _slots(
