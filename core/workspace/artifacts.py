@@ -77,6 +77,7 @@ GROUPS: dict[str, Group] = {
     "steering": Group("Response languages under steering (Tables 5, 6)", STEERING),
     "steering_choice": Group("Settings that the first half of the prompts chose from", STEERING),
     "generations": Group("What was written under steering", STEERING),
+    "showcase": Group("The run that the first page shows", "showcase {pair}"),
 }
 """Every group, in the order in which pages list them. What reads, repairs, keeps or removes
 artifacts asks here."""
