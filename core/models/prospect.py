@@ -373,8 +373,9 @@ def _notes(
         )
     if pair.a.d_model == pair.b.d_model:
         out.append(
-            "Both residual streams are equally wide: files of others must then say how their"
-            " matrices lie."
+            "Both residual streams are equally wide: how the matrices of a stitch that others made"
+            " lie follows from their names, else from which reading fits the text; `stitch import"
+            " --orientation` says it outright."
         )
     if not same:
         out.append(

@@ -124,7 +124,9 @@ def train_sae(
             bar.advance(config.batch)
             if step % 100 == 0 and not torch.isfinite(out.loss):
                 raise StitchLensError(
-                    f"a loss of {out.loss.item()} at step {step}", "a finite one", "lower `lr`"
+                    f"a loss of {out.loss.item()} at step {step}",
+                    "a finite one",
+                    f"lower the learning rate, {config.lr:g} here (`--lr`)",
                 )
     return finished(
         sae, scale, about | {"stitchlens": config.model_dump(), "training_positions": recording.n}

@@ -43,6 +43,8 @@ PREVIOUS = ".manifest.previous.json"
 """The manifest before the last change."""
 ASIDE = "aside"
 """Where a repair puts what it takes out of the way."""
+REPAIR = "run `python -m core doctor --repair`"
+"""What to do about a manifest or a file that is not as it was written."""
 ROW_GROUP = 8_192
 """Rows of a table that are read together, at the least."""
 
@@ -91,13 +93,11 @@ def _read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manife
         schema = raw.get("schema_version")
     except (ValueError, TypeError, OSError, RecursionError) as e:
         raise StitchLensError(
-            f"an unreadable manifest ({e})", "JSON", f"restore {path.name} or rebuild '{pair}'"
+            f"an unreadable manifest of '{pair}' ({e})", "JSON", REPAIR
         ) from None
     if not isinstance(schema, int):
         raise StitchLensError(
-            "a manifest without schema_version",
-            f"schema {SCHEMA}",
-            "run `python -m core doctor --repair`",
+            f"a manifest of '{pair}' without schema_version", f"schema {SCHEMA}", REPAIR
         )
     if schema > SCHEMA:
         raise StitchLensError(
@@ -110,19 +110,22 @@ def _read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manife
     except ValidationError as e:
         first = e.errors()[0]
         raise StitchLensError(
-            f"a manifest with a fault at {'.'.join(map(str, first['loc']))} ({first['msg']})",
+            f"a manifest of '{pair}' with a fault at {'.'.join(map(str, first['loc']))}"
+            f" ({first['msg']})",
             f"schema {SCHEMA}",
-            f"rebuild with `python -m core build {pair}`",
+            REPAIR,
         ) from None
     if out := [a.path for a in manifest.artifacts.values() if _leaves(a.path)]:
         raise StitchLensError(
             f"an artifact at '{out[0][:80]}', outside the workspace or too long",
             "paths within it",
-            "do not use this workspace",
+            f"if you do not know who wrote this workspace, do not use it; else {REPAIR}",
         )
     if manifest.pair != pair:
         raise StitchLensError(
-            f"a manifest of pair '{manifest.pair}'", f"'{pair}'", "move it to its own folder"
+            f"a manifest of pair '{manifest.pair}'",
+            f"'{pair}'",
+            f"name the folder '{manifest.pair}'",
         )
     return manifest
 
@@ -400,18 +403,13 @@ class Workspace:
         ]
 
     def entry(self, name: str) -> Artifact:
-        """Raises StitchLensError that lists the artifacts of the same prefix where `name` is
-        missing."""
+        """Raises StitchLensError where `name` is missing: it lists those of the same group, and
+        says which command makes one."""
         artifacts = self.manifest().artifacts
         if name not in artifacts:
-            near = [n for n in artifacts if n.split("/")[0] == name.split("/")[0]] or list(
-                artifacts
-            )
-            raise StitchLensError(
-                f"no '{name}' in workspace '{self.pair}'",
-                f"one of {', '.join(near) or 'none yet'}",
-                f"run `python -m core build {self.pair}`",
-            )
+            from core.workspace.artifacts import missing
+
+            raise missing(self.pair, name, artifacts)
         return artifacts[name]
 
     def path(self, name: str) -> Path:
@@ -425,14 +423,14 @@ class Workspace:
             raise StitchLensError(
                 f"{entry.path} missing from workspace '{self.pair}'",
                 "the file its manifest names",
-                f"restore it, or run `python -m core build {self.pair}`",
+                f"restore it, or {REPAIR}, which says how it is made again",
             )
         found = sha256_path(path)
         if found != entry.sha256:
             raise StitchLensError(
                 f"{entry.path} with hash {found[:12]}",
                 f"{entry.sha256[:12]} as in its manifest",
-                f"the file was changed: restore it, or run `python -m core build {self.pair}`",
+                f"the file was changed: restore it, or {REPAIR}, which sets it aside",
             )
         return path
 
