@@ -34,7 +34,7 @@ from core.models.pairs import (
     known_pairs,
     same_model,
 )
-from core.text.corpus import Corpus, load_corpus
+from core.text.corpus import Corpus, check_splits, load_corpus
 from core.workspace.disk import beside
 from core.workspace.places import KEY, SPEC, named, workspaces_dir
 from core.workspace.untrusted import first_line
@@ -274,6 +274,7 @@ def prospect(
     key = key or f"{spec_a.key}-{spec_b.key}"[:64].strip("-._")
     check_key(key)
     text = load_corpus(corpus)
+    check_splits(text)
     sample = _sample(text)
     models, readers = [], []
     for ref, (spec, folder) in zip((ref_a, ref_b), looked, strict=True):

@@ -15,7 +15,7 @@ from core.models.pairs import LayerPair, PairSpec
 from core.stitches import downstream, svcca
 from core.stitches.fit import METRICS, FitConfig, fit_adam, fit_moments, quality
 from core.stitches.stitch import Stitch, load_stitch, save_stitch, with_makers
-from core.text.corpus import SPLITS
+from core.text.corpus import SPLITS, check_splits
 from core.workspace.artifacts import NAME, belongings
 from core.workspace.disk import fingerprint, only_one
 from core.workspace.store import Workspace
@@ -352,6 +352,7 @@ def build(pair: PairSpec, config: BuildConfig | None = None) -> Workspace:
     """The whole workspace of a pair, step by step; what is there and current is kept, so a killed
     build goes on."""
     bench = Bench(pair, config or BuildConfig())
+    check_splits(bench.corpus)
     with only_one(pair.key, "build"):
         if not bench.workspace.exists:
             describe_pair(bench)

@@ -39,6 +39,8 @@ SHARES = {"fit": 0.80, "select": 0.08, "held-out": 0.12}
 PIECE = 480
 SECTION = 8
 WHEEL = "dataset_build"
+ENOUGH = 400_000
+"""Characters of which, drawn in sections, each split has some but in one case of thousands."""
 STREAM_CHARACTERS = 20_000_000
 """How much of a streamed hub dataset is read."""
 
@@ -108,6 +110,20 @@ def split_of(document: Document) -> Split:
         if u < SHARES["fit"] + SHARES["select"]
         else "held-out"
     )
+
+
+def check_splits(corpus: Corpus) -> None:
+    """Raises StitchLensError where a split is empty: a pair is fitted on one, chosen on the next
+    and measured on the third."""
+    counts = Counter(map(split_of, corpus.documents))
+    if empty := [name for name in SPLITS if not counts[name]]:
+        n = len(corpus.documents)
+        raise StitchLensError(
+            f"{n:,} piece{'s' * (n > 1)} of text ({corpus.characters:,} characters) in corpus"
+            f" '{corpus.name}', none of them in the split {' or '.join(empty)}",
+            f"some in each of {', '.join(SPLITS)}",
+            f"add text: {ENOUGH:,} characters fill all three",
+        )
 
 
 _BREAKS = (re.compile(r"[.!?。！？।؟]['\"”»)]*\s+|[。！？]"), re.compile(r"\s+"))

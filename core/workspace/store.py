@@ -92,9 +92,7 @@ def _read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manife
             raise TypeError("not an object")
         schema = raw.get("schema_version")
     except (ValueError, TypeError, OSError, RecursionError) as e:
-        raise StitchLensError(
-            f"an unreadable manifest of '{pair}' ({e})", "JSON", REPAIR
-        ) from None
+        raise StitchLensError(f"an unreadable manifest of '{pair}' ({e})", "JSON", REPAIR) from None
     if not isinstance(schema, int):
         raise StitchLensError(
             f"a manifest of '{pair}' without schema_version", f"schema {SCHEMA}", REPAIR
