@@ -362,7 +362,7 @@ def _added(key: str) -> PairSpec:
     path = workspaces_dir() / key / SPEC
     todo = (
         f"mend {path}, or move that folder away and add the pair again with"
-        " `python -m core pair new`"
+        f" `python -m core pair new A B --key {key}`"
     )
     try:
         if path.stat().st_size > SPEC_BYTES:

@@ -256,7 +256,7 @@ class _Batch:
             )
             self.cache = out.past_key_values
             logits = self.model.logits(out.last_hidden_state[:, -1]).cpu()
-        logits[:, wordless(self.model, logits.shape[-1])] = float("-inf")
+            logits[:, wordless(self.model, logits.shape[-1])] = float("-inf")
         drawn = [self._draw(k, logits[k]) for k in range(len(self.written))]
         drawn += drawn[:1] * (self.rows - len(drawn))
         self.next = torch.tensor(drawn)[:, None].to(self.model.where.device)

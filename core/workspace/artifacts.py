@@ -4,12 +4,14 @@ import re
 import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
 from core.errors import StitchLensError
-from core.workspace.store import Workspace
+
+if TYPE_CHECKING:
+    from core.workspace.store import Workspace
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def _template(group: str, makers: Mapping[str, Any]) -> str:
     return FIT if by_hand else GROUPS[group].command
 
 
-def discard(ws: Workspace, kind: Kind, name: str) -> None:
+def discard(ws: "Workspace", kind: Kind, name: str) -> None:
     """Take a stitch, an SAE or a vector, and what was measured of it, out of a workspace, whoever
     made it. Raises StitchLensError where there is none."""
     ws.entry(f"{kind}/{name}")
@@ -174,7 +176,7 @@ def discard(ws: Workspace, kind: Kind, name: str) -> None:
         ws.remove(part)
 
 
-def provenance(ws: Workspace, name: str) -> pd.DataFrame:
+def provenance(ws: "Workspace", name: str) -> pd.DataFrame:
     """What a stitch was made from: `what`, `value`; nested makers as dotted names, then file, hash,
     date, versions."""
     entry = ws.entry(f"stitches/{name}")
@@ -189,7 +191,7 @@ def provenance(ws: Workspace, name: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["what", "value"])
 
 
-def computed(ws: Workspace) -> pd.DataFrame:
+def computed(ws: "Workspace") -> pd.DataFrame:
     """What the workspace holds, a row a kind: `group`, `what`, `files`, `made` (the latest, UTC),
     `megabytes`."""
     rows = [
@@ -240,7 +242,7 @@ def name_from(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:64] or "mine"
 
 
-def check_name(ws: Workspace, kind: str, name: str) -> None:
+def check_name(ws: "Workspace", kind: str, name: str) -> None:
     """Of an artifact of that kind. Raises StitchLensError where a name is unfit for a file, or
     taken."""
     if not NAME.fullmatch(name):

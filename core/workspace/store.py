@@ -26,6 +26,7 @@ from pydantic import Field, ValidationError
 from core import __version__
 from core.config import Frozen
 from core.errors import StitchLensError
+from core.workspace.artifacts import missing
 from core.workspace.disk import (
     LOCK_SECONDS,
     _disk_error,
@@ -405,8 +406,6 @@ class Workspace:
         says which command makes one."""
         artifacts = self.manifest().artifacts
         if name not in artifacts:
-            from core.workspace.artifacts import missing
-
             raise missing(self.pair, name, artifacts)
         return artifacts[name]
 

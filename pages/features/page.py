@@ -117,9 +117,9 @@ def bring(ws: Workspace, pair: PairSpec) -> None:
             max_upload_size=LARGEST_UPLOAD // MB,
             help=(
                 f"An SAE of {pair.a.title} as SAELens' folder (cfg.json, sae_weights.safetensors)"
-                " or sparsify's (cfg.json, sae.safetensors), zipped, or Gemma Scope's params.npz; at most"
-                f" {LARGEST_UPLOAD // MB} MB, larger ones by the command line. Nothing in it is"
-                " run."
+                " or sparsify's (cfg.json, sae.safetensors), zipped, or Gemma Scope's params.npz;"
+                f" at most {LARGEST_UPLOAD // MB} MB, larger ones by the command line. Nothing in"
+                " it is run."
             ),
         )
         known = st.text_input(
