@@ -244,7 +244,9 @@ def fit_stitch(
     if positions is not None and positions < 2 * (bench.pair.a.d_model + bench.pair.b.d_model):
         least = 2 * (bench.pair.a.d_model + bench.pair.b.d_model)
         raise StitchLensError(
-            f"{positions} positions", f"{least} or more (twice both widths)", "ask for more"
+            f"{positions} positions",
+            f"{least} or more (twice both widths)",
+            "ask for more positions (--positions)",
         )
     bench.pair.check_layers(pair.a, pair.b)
     workspace = bench.workspace

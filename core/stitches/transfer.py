@@ -255,8 +255,8 @@ def _check(sae: "SAE[Any]", kind: str, width: int, scale: float | None) -> None:
             raise StitchLensError(
                 "an SAE that expects activations scaled to an average norm",
                 "the factor, which weights do not hold",
-                "give its training's `norm_scaling_factor` as `scale`, or carry it by `sae transfer`,"
-                " which estimates it unless you give --scale",
+                "give its training's `norm_scaling_factor` as `scale`, or carry it by"
+                " `sae transfer`, which estimates it unless you give --scale",
             )
     elif normalised != "none":
         raise StitchLensError(

@@ -3,17 +3,19 @@ StitchLensError can have, with `1` for what is filled in."""
 
 import ast
 import importlib
-import importlib.metadata
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
+from typer.testing import CliRunner
 
 from core.cli.main import app
+from core.errors import StitchLensError
 from core.workspace.places import PROJECT
 from tests.helpers.documents import parses
 
@@ -89,7 +91,7 @@ class _Texts:
                 return self.of(body, depth) + self.of(orelse, depth)
             case ast.Name(id=name) if name in self.assigned:
                 return [x for value in self.assigned[name] for x in self.of(value, depth + 1)]
-            case ast.Name(id=name):
+            case ast.Name(id=name) if self.module.startswith("core."):  # a page runs when imported
                 value = getattr(importlib.import_module(self.module), name, None)
                 return [value] if isinstance(value, str) else []
             case ast.Subscript(value=ast.Name(id=name)):
@@ -115,6 +117,16 @@ def refusals() -> Iterator[tuple[str, int, ast.expr, _Texts]]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and _refuses(node.func) and len(node.args) == 3:
                 yield str(path.relative_to(PROJECT)), node.lineno, node.args[2], texts
+
+
+def texts(path: Path) -> list[str]:
+    """Every text of a file that names a command, docstrings among them, filled in."""
+    tree = ast.parse(path.read_text("utf-8"))
+    known = _Texts(path, tree)
+    inside = {id(x) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for x in n.values}
+    nodes = [n for n in ast.walk(tree) if isinstance(n, ast.JoinedStr | ast.Constant)]
+    out = [text for node in nodes if id(node) not in inside for text in known.of(node)]
+    return [text for text in out if "python -m core" in text]
 
 
 def _refuses(function: ast.expr) -> bool:
@@ -206,3 +218,34 @@ def _read(variable: str) -> bool:
     """Whether code of ours asks the environment for it."""
     asked = re.compile(rf"""environ\S*?[\[(]\s*["']{variable}["']|= "{variable}"$""", re.MULTILINE)
     return any(asked.search(path.read_text("utf-8")) for path in sources())
+
+
+# following it
+
+
+def refused(act: Callable[[], Any], says: str) -> StitchLensError:
+    """The refusal with which something fails."""
+    with pytest.raises(StitchLensError, match=says) as e:
+        act()
+    return e.value
+
+
+def call(*words: object) -> str:
+    """What a command prints; it has to work."""
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def refusal(*words: object, says: str) -> str:
+    """The sentence with which a command is refused."""
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 2 and re.search(says, done.stderr), done.output
+    return done.stderr
+
+
+def advised(sentence: str) -> list[str]:
+    """The words of the command that a sentence advises."""
+    command = COMMAND.search(sentence)
+    assert command is not None, sentence
+    return shlex.split(command["words"])
