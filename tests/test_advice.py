@@ -55,6 +55,8 @@ def test_commands_anywhere_in_the_source_parse() -> None:
         for text in advice.texts(path)
         for command in advice.COMMAND.finditer(text)
     ]
-    commands = [(name, words) for name, words in commands if "…" not in words]
+    commands = [
+        (name, words) for name, words in commands if words[0].isalpha() and "…" not in words
+    ]
     assert len(commands) > 20
     assert [x for x in commands if not parses(shlex.split(x[1].rstrip("., ")))] == []

@@ -97,6 +97,9 @@ class _Texts:
             case ast.Subscript(value=ast.Name(id=name)):
                 table = getattr(importlib.import_module(self.module), name, None)
                 return [str(x) for x in table.values()] if isinstance(table, dict) else []
+            case ast.Call(func=ast.Attribute(attr="join"), args=[parts]):
+                called = [x for x in ast.walk(parts) if isinstance(x, ast.Call)]
+                return [text for one in called for text in self.of(one, depth + 1)]
             case ast.Call(func=ast.Name(id=name)):
                 returned = self.returned.get(name, [])
                 return [x for value in returned for x in self.of(value, depth + 1)]
