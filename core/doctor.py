@@ -80,9 +80,11 @@ def repair(ws: Workspace) -> list[Done]:
 
 def _stitch_from(artifacts: Mapping[str, Artifact], makers: Mapping[str, Any]) -> str | None:
     """The first stitch from the layer of A that an artifact belongs to."""
+    layer = makers.get("layer_a")
     for name, artifact in artifacts.items():
-        if name.startswith("stitches/") and artifact.makers["layer_a"] == makers.get("layer_a"):
-            return name.removeprefix("stitches/")
+        group, _, stitch = name.partition("/")
+        if group == "stitches" and layer is not None and artifact.makers.get("layer_a") == layer:
+            return stitch
     return None
 
 
