@@ -15,11 +15,12 @@ import torch
 from typer.testing import CliRunner
 
 from core.cli.main import app
-from core.models import nano as nano_models
 from core.models.live import Runtime, runtime
-from core.models.loading import load, locate
+from core.models.loading import load
 from core.models.pairs import NANO_A, ModelSpec, PairSpec, Source, get_pair
 from core.models.prospect import check_key, look, prospect, register
+from core.models.sources import locate
+from core.models.training import diverged
 from core.saes.card import opposite
 from core.saes.sae import load_sae, open_sae, read_sae, sae_of
 from core.stitches.files import read_contents
@@ -217,9 +218,9 @@ def test_a_device_and_a_precision_are_set_as_said(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv(variable, value)
     assert runtime() == FLOAT32
     coarse = Runtime(torch.device("cpu"), torch.bfloat16)
-    diverged = [nano_models._diverged(float("nan"), 3, where).todo for where in (coarse, FLOAT32)]
-    assert re.findall(advice.VARIABLE, diverged[0]) == ["STITCHLENS_DTYPE", "STITCHLENS_DEVICE"]
-    assert parses(advised(diverged[1]))
+    todos = [diverged(float("nan"), 3, where).todo for where in (coarse, FLOAT32)]
+    assert re.findall(advice.VARIABLE, todos[0]) == ["STITCHLENS_DTYPE", "STITCHLENS_DEVICE"]
+    assert parses(advised(todos[1]))
 
 
 def test_a_model_is_saved_again_as_said(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ from safetensors.torch import save_file
 
 from core.errors import StitchLensError, printable
 from core.saes.gemma_scope import PARAMS, hook_of, params_of, read_params
+from core.workspace.archives import unzip, zip_members
 from core.workspace.disk import disk_faults
+from core.workspace.headers import safetensors_header
 from core.workspace.untrusted import (
     HEADER,
     LARGEST_SAE,
@@ -30,10 +32,7 @@ from core.workspace.untrusted import (
     first_line,
     fits,
     parse_json,
-    safetensors_header,
     sized,
-    unzip,
-    zip_members,
 )
 
 CONFIG, SAELENS, SPARSIFY = "cfg.json", "sae_weights.safetensors", "sae.safetensors"

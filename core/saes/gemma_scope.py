@@ -11,14 +11,9 @@ import torch
 from torch import Tensor
 
 from core.errors import StitchLensError
-from core.workspace.untrusted import (
-    LARGEST_SAE,
-    first_line,
-    fits,
-    read_npy,
-    sized,
-    zip_members,
-)
+from core.workspace.archives import zip_members
+from core.workspace.headers import read_npy
+from core.workspace.untrusted import LARGEST_SAE, first_line, fits, sized
 
 PARAMS = "params.npz"
 ARRAYS = ("W_dec", "W_enc", "b_dec", "b_enc", "threshold")
