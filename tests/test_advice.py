@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+from core.workspace.places import PROJECT
 from tests.helpers import advice
 from tests.helpers.documents import parses
 
@@ -60,3 +61,10 @@ def test_commands_anywhere_in_the_source_parse() -> None:
     ]
     assert len(commands) > 20
     assert [x for x in commands if not parses(shlex.split(x[1].rstrip("., ")))] == []
+
+
+def test_a_box_that_a_page_names_is_on_it() -> None:
+    boxes = [one for one in ADVICE if one.file.startswith("pages/") and "box" in one.text]
+    assert len(boxes) >= 3
+    for one in boxes:
+        assert re.search(r"file_uploader|text_area", (PROJECT / one.file).read_text("utf-8")), one

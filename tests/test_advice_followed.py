@@ -94,7 +94,7 @@ def test_a_workspace_under_another_name_goes_to_its_own(home: Path) -> None:
 def test_a_missing_stitch_lists_those_that_do(home: Path, tmp_path: Path) -> None:
     words = ("sae", "transfer", "nano", "--sae", "L2-1024", "--out", tmp_path / "out")
     sentence = refusal(*words, "--stitch", "L9-L9", says="no 'stitches/L9-L9'")
-    first = re.findall(r"one of ([\w-]+)", sentence)[0]
+    first = re.findall(r"one of stitches/([\w-]+)", sentence)[0]
     call(*advised(sentence))
     call(*words, "--stitch", first)
     load_sae(tmp_path / "out")
@@ -250,7 +250,8 @@ def test_a_model_is_saved_again_as_said(tmp_path: Path) -> None:
 
 def test_a_stitch_is_saved_again_as_said(tmp_path: Path) -> None:
     path, new_path = tmp_path / "stitch.pt", tmp_path / "new.safetensors"
-    model = torch.nn.ModuleDict({"up": torch.nn.Linear(6, 8), "down": torch.nn.Linear(8, 6)})
+    up, down = torch.nn.Linear(6, 8), torch.nn.Linear(8, 6)
+    model = torch.nn.ModuleDict({"up": up, "down": down})
     torch.save(model, path)
     for _ in range(2):
         todo = refused(lambda: read_contents(path), "called|calls|old torch.save").todo
@@ -260,13 +261,14 @@ def test_a_stitch_is_saved_again_as_said(tmp_path: Path) -> None:
         names = {"safetensors": safetensors, "torch": torch, "model": model}
         exec(code, names | {"path": new_path if "model" in code else path, "new_path": new_path})
         foreign = recognise(read_contents(new_path).tensors, 6, 8)
-        assert torch.equal(foreign.stitch.P_up, model["up"].weight.T)
+        assert torch.equal(foreign.stitch.P_up, up.weight.T)
         new_path.unlink()
         torch.save(model.state_dict(), path, _use_new_zipfile_serialization=False)
 
 
 def test_a_parametrisation_is_removed_as_said() -> None:
-    layer = torch.nn.utils.parametrizations.orthogonal(torch.nn.Linear(8, 6))
+    layer = torch.nn.Linear(8, 6)
+    torch.nn.utils.parametrizations.orthogonal(layer)
     weight = layer.weight.detach().clone()
     todo = refused(lambda: recognise(layer.state_dict(), 6, 8), "parametrisation").todo
     exec(advice.QUOTED.findall(todo)[0], {"torch": torch, "layer": layer})

@@ -8,6 +8,7 @@ import typer
 import typer.core
 
 from core.errors import StitchLensError
+from core.models.pairs import get_pair
 from core.text.reading import clean
 from core.workspace.artifacts import discard
 from core.workspace.store import Workspace

@@ -173,11 +173,11 @@ def import_sae(
     ]
     fitting = [n for n in there if ws.entry(f"stitches/{n}").makers.get("layer_a") == at]
     if stitch_name is not None and stitch_name not in fitting:
-        fit = f"python -m core stitch fit {bench.pair.key} --layer-a {at} --layer-b"
         raise StitchLensError(
             f"stitch '{stitch_name}'",
             f"one from layer {at} of A ({', '.join(fitting) or 'none yet'})",
-            f"choose one of these, or fit one there: `{fit} {opposite(bench, at)}`",
+            f"choose one of these, or fit one there: `python -m core stitch fit {bench.pair.key}"
+            f" --layer-a {at} --layer-b {opposite(bench, at)}`",
         )
     whole = [
         n

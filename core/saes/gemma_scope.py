@@ -75,6 +75,7 @@ def read_params(path: Path) -> dict[str, Tensor]:
                     "numbers",
                     "save it again",
                 ) from None
+
             fits([value.shape, *(t.shape for t in arrays.values())], LARGEST_SAE, path.name)
             with np.errstate(over="ignore"):  # what is infinite then is refused as such
                 arrays[key] = torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))

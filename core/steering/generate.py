@@ -340,6 +340,7 @@ def wordless(model: LiveModel, rows: int) -> Bool[Tensor, " rows"]:
     """Rows of the unembedding that no token of the tokenizer has: a vocabulary that was padded to a
     round number has some, and what they were trained to is chance."""
     out = torch.ones(rows, dtype=torch.bool)
+
     words = torch.from_numpy(model.words)
     out[words[words < rows]] = False
     return out

@@ -134,6 +134,7 @@ def command(pair: str, full: str, makers: Mapping[str, Any]) -> str:
     for option in options:
         field = option.partition("{")[2].rstrip("}")
         value = values.get(field)
+
         if value is not None:  # an older version did not say; None is the default
             text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
             words.append(f"--{option.format_map({field: shlex.quote(text)})}")
@@ -148,10 +149,11 @@ def missing(pair: str, full: str, artifacts: Collection[str]) -> StitchLensError
     again = command(pair, full, {}) or f"python -m core build {pair}"
     if group == "stitches" and near:
         again = "python -m core stitch fit --help"
+
     todo = f"{'see' if again.endswith('--help') else 'run'} `{again}`"
     if near:
         todo = f"choose one, or {todo}"
-    listed = ", ".join(known.partition("/")[2] or known for known in near) or ", ".join(artifacts)
+    listed = ", ".join(near or artifacts)
     return StitchLensError(
         f"no '{full}' in workspace '{pair}'", f"one of {listed or 'none yet'}", todo
     )

@@ -3,6 +3,7 @@ StitchLensError can have, with `1` for what is filled in."""
 
 import ast
 import importlib
+import inspect
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -101,9 +102,21 @@ class _Texts:
                 called = [x for x in ast.walk(parts) if isinstance(x, ast.Call)]
                 return [text for one in called for text in self.of(one, depth + 1)]
             case ast.Call(func=ast.Name(id=name)):
-                returned = self.returned.get(name, [])
-                return [x for value in returned for x in self.of(value, depth + 1)]
+                home = self if name in self.returned else self._home(name)
+                values = home.returned.get(name, []) if home else []
+                return [x for value in values for x in home.of(value, depth + 1)] if home else []
         return []
+
+    def _home(self, function: str) -> "_Texts | None":
+        """The texts of the file that a function of core comes from."""
+        if not self.module.startswith("core."):
+            return None
+        value = getattr(importlib.import_module(self.module), function, None)
+        module = getattr(value, "__module__", "")
+        if not inspect.isfunction(value) or not module.startswith("core."):
+            return None
+        path = PROJECT / f"{module.replace('.', '/')}.py"
+        return _Texts(path, ast.parse(path.read_text("utf-8")))
 
     def _joined(self, parts: list[ast.expr], depth: int) -> list[str]:
         out = [""]

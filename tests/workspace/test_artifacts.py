@@ -55,12 +55,12 @@ def test_lists_and_words_with_spaces_are_written_for_a_shell() -> None:
 @pytest.mark.parametrize(
     ("name", "lists", "advises"),
     [
-        ("stitches/L9-L9", "L2-L3, L3-L4", "stitch fit --help"),
+        ("stitches/L9-L9", "stitches/L2-L3, stitches/L3-L4", "stitch fit --help"),
         ("saes/other", "L2-1024", "features build nano"),
         ("probes/other", "L2-1024", "probes eval nano"),
-        ("cards/theirs", "stitches/L2-L3", "stitch import --help"),
-        ("vectors/theirs", "stitches/L2-L3", "vector import --help"),
-        ("sae_cards/theirs", "stitches/L2-L3", "sae import --help"),
+        ("cards/theirs", "alpha_sweep", "stitch import --help"),
+        ("vectors/theirs", "alpha_sweep", "vector import --help"),
+        ("sae_cards/theirs", "alpha_sweep", "sae import --help"),
     ],
 )
 def test_a_missing_one_lists_its_group_and_names_its_command(
