@@ -104,7 +104,7 @@ def fit_command(
     spec = get_pair(pair)
     config = check(
         FitConfig,
-        "see --help",
+        "see `python -m core stitch fit --help`",
         method=method,
         metric=metric,
         alpha=alpha,

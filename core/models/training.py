@@ -217,6 +217,20 @@ def _optimisers(
     return muon, adam
 
 
+def diverged(loss: float, step: int, where: Runtime) -> StitchLensError:
+    """The rates are those that the shipped models were trained with: what remains is precision and
+    the machine."""
+    coarse = where.dtype != torch.float32 or where.device.type != "cpu"
+    return StitchLensError(
+        f"a loss of {loss} at step {step}",
+        "a finite one",
+        "set STITCHLENS_DTYPE to float32 and STITCHLENS_DEVICE to cpu, and run it again"
+        if coarse
+        else "run `python -m core doctor`: the packages are not those that it was tested with, or"
+        " the machine computes wrongly",
+    )
+
+
 def train_model(
     config: NanoConfig,
     size: Size,
@@ -252,9 +266,7 @@ def train_model(
             _warm(optimisers, size, _warmth(step, steps))
             loss = _step(model, optimisers, ids, where)
             if not np.isfinite(loss):
-                raise StitchLensError(
-                    f"a loss of {loss} at step {step}", "a finite one", "lower the rates"
-                )
+                raise diverged(loss, step, where)
             losses.append(loss)
             bar.advance(read)
 

@@ -21,7 +21,7 @@ from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch, load_stitch, save_stitch, with_makers
 from core.stitches.study import alpha_sweep, best_setting, study
 from core.stitches.tables import least_positions
-from core.text.corpus import SPLITS
+from core.text.corpus import SPLITS, check_splits
 from core.workspace.artifacts import NAME, belongings
 from core.workspace.disk import fingerprint, only_one
 from core.workspace.store import Workspace
@@ -175,7 +175,9 @@ def _check(
     least = least_positions(spec)
     if positions is not None and positions < least:
         raise StitchLensError(
-            f"{positions} positions", f"{least} or more (twice both widths)", "ask for more"
+            f"{positions} positions",
+            f"{least} or more (twice both widths)",
+            "ask for more positions (--positions)",
         )
     spec.check_layers(layers.a, layers.b)
 
@@ -271,6 +273,7 @@ def build(pair: PairSpec, config: BuildConfig | None = None) -> Workspace:
     """The whole workspace of a pair, step by step; what is there and current is kept, so a killed
     build goes on."""
     bench = Bench(pair, config or BuildConfig())
+    check_splits(bench.corpus)
     with only_one(pair.key, "build"):
         if not bench.workspace.exists:
             describe_pair(bench)
