@@ -444,7 +444,7 @@ def test_the_form_refuses_and_keeps_what_was_typed(ws: Workspace) -> None:
 
 
 def test_a_job_is_shown_until_dismissed(ws: Workspace) -> None:
-    job = jobs.start(
+    job = jobs.run(
         PAIR,
         ["import sys; sys.exit('Found this; wanted that: do so.')"],
         "Fit mine",
@@ -639,7 +639,7 @@ def test_what_is_wrong_with_a_new_pair_is_said(ws: Workspace) -> None:
 
 
 def test_private_jobs_of_others_are_not_told(ws: Workspace, tmp_path: Path) -> None:
-    job = jobs.start(
+    job = jobs.run(
         PAIR,
         ["import time; time.sleep(60)"],
         "Import secret-name",
