@@ -29,3 +29,8 @@ def text(app: AppTest) -> str:
         app.code,
     )
     return "\n".join(str(element.value) for part in parts for element in part)
+
+
+def pressed(app: AppTest, label: str) -> AppTest:
+    """The page after its first button of that name was pressed."""
+    return next(button for button in app.button if button.label == label).click().run()
