@@ -16,7 +16,7 @@ from core.probes import tables as probe_tables
 from core.report import report
 from core.saes import tables as sae_tables
 from core.steering import tables as steering_tables
-from core.stitches import tables as stitch_tables
+from core.stitches import conditions
 from core.workspace.store import Workspace
 
 TOPICS = {
@@ -119,7 +119,7 @@ def _losses(name: str, stitch: Record, names: Names) -> list[str]:
     details: dict[str, Record] = stitch.get("downstream_by_kind_details", {})
     kinds = {kind: stitch["downstream_by_kind"][kind] for kind in details}
     rows = []
-    for condition in (c for c in stitch_tables.CONDITIONS if c.key in scored):
+    for condition in (c for c in conditions.CONDITIONS if c.key in scored):
         key, every = condition.key, scored[condition.key]
         increases = [percent(x[key] / x[condition.model] - 1, sign=True) for x in kinds.values()]
         increases.append(
@@ -160,16 +160,16 @@ def _crossed(kinds: Mapping[str, Record], scored: Record, names: Names) -> str:
 
 def _fits(measured: Sequence[Record], names: Names) -> list[str]:
     """Relative losses of stitches that were fitted to choose one, a row each."""
-    conditions = [stitch_tables.BY_KEY[key] for key in stitch_tables.STITCHED]
+    columns = [conditions.BY_KEY[key] for key in conditions.STITCHED]
     rows = [
         (
             *(_method(fit) if "method" in fit else ()),
             f"{fit['alpha']:g}",
-            *(percent(fit[c.key] / fit[c.model] - 1, sign=True) for c in conditions),
+            *(percent(fit[c.key] / fit[c.model] - 1, sign=True) for c in columns),
         )
         for fit in measured
     ]
-    header = " | ".join(["α", *(_named(c.label, names) for c in conditions)])
+    header = " | ".join(["α", *(_named(c.label, names) for c in columns)])
     return _table(f"method | metric | {header}" if "method" in measured[0] else header, rows)
 
 
@@ -177,8 +177,8 @@ def _method(makers: Record) -> tuple[str, str]:
     """In words: how a stitch was fitted, and in which units."""
     method, metric = makers["method"], makers["metric"]
     in_words = (
-        stitch_tables.METHODS.get(method, (method,)),
-        stitch_tables.METRICS.get(metric, (metric,)),
+        conditions.METHODS.get(method, (method,)),
+        conditions.METRICS.get(metric, (metric,)),
     )
     return plain(in_words[0][0]), plain(in_words[1][0])
 

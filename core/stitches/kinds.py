@@ -13,7 +13,8 @@ import pandas as pd
 
 from core.errors import StitchLensError
 from core.models.pairs import get_pair
-from core.stitches.tables import BY_KEY, MEASURED, STITCHED, TABLE_1, _need, stitch_names, table_1
+from core.stitches.conditions import BY_KEY, MEASURED, STITCHED, TABLE_1
+from core.stitches.tables import _need, stitch_names, table_1
 from core.workspace.store import Workspace
 
 

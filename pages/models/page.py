@@ -17,7 +17,8 @@ from pages.shared.frame import section
 from pages.shared.words import count, duration, percent, plain
 
 if TYPE_CHECKING:
-    from core.models.prospect import Estimate, Found, Prospect
+    from core.models.estimate import Estimate
+    from core.models.prospect import Found, Prospect
 
 MODEL = (
     "A Hugging Face folder on this machine, a hub id such as EleutherAI/pythia-70m-deduped, or the"
@@ -106,7 +107,8 @@ def ask_for() -> None:
                     "a layer of one model alone", "both or none", "say the other one too"
                 )
             with importing():
-                from core.models.prospect import estimate, prospect
+                from core.models.estimate import estimate
+                from core.models.prospect import prospect
 
             layers = (
                 ()

@@ -11,7 +11,7 @@ import streamlit as st
 
 from core.errors import StitchLensError
 from core.models.libraries import importing
-from core.models.pairs import PairSpec, get_pair
+from core.models.pairs import PairSpec
 from core.probes import tables as probe_tables
 from core.probes.tasks import LEAST, MOST_ROWS, Labelled, labelled, read_csv, two_lists
 from core.workspace import store
@@ -48,10 +48,10 @@ The old station is dark, dirty and full of noise."""
 @st.cache_resource(max_entries=1, show_spinner=False)
 def _prober(pair: str, sae: str, stitch: str, private: Path | None, stamp: str) -> "Prober":
     with importing():
-        from core.bench import Bench, BuildConfig
+        from core.bench import open_pair
         from core.probes.prober import Prober
 
-    return Prober(Bench(get_pair(pair), BuildConfig(), private), sae, stitch)
+    return Prober(open_pair(pair, private=private), sae, stitch)
 
 
 def own_labels(ws: Workspace, pair: PairSpec, name: str) -> None:

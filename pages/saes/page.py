@@ -8,7 +8,7 @@ from core import jobs
 from core.models.pairs import get_pair
 from core.saes import tables as sae_tables
 from core.saes.tables import FITTERS, HEADLINE
-from core.stitches.tables import METHODS
+from core.stitches.conditions import METHODS
 from core.workspace.store import Workspace
 from pages.saes import figures
 from pages.saes.train import live, train

@@ -214,12 +214,12 @@ def bring(ws: Workspace, pair: PairSpec) -> None:
 def add(pair: PairSpec, file: Any, name: str, side: str | None, layer: float | None) -> None:
     """Take in a vector that was uploaded, and choose it."""
     with importing():
-        from core.bench import Bench, BuildConfig
+        from core.bench import open_pair
         from core.steering.card import import_vector
 
     path = uploads.uploaded(file.name, file.getvalue())
     name = name or artifacts.name_from(path.name)
-    bench = Bench(pair, BuildConfig(), frame.mine())
+    bench = open_pair(pair.key, private=frame.mine())
     where = None if layer is None else int(layer)
     import_vector(bench, path, name, side, where)  # type: ignore[arg-type]
     st.session_state["added_vector"] = name

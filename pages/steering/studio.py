@@ -39,10 +39,10 @@ def studio(ws: Workspace, stitch: str) -> "Studio":
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _studio(pair: str, stitch: str, private: Path | None, stamp: str) -> "Studio":
     with importing():
-        from core.bench import Bench, BuildConfig
+        from core.bench import open_pair
         from core.steering.studio import Studio
 
-    return Studio(Bench(get_pair(pair), BuildConfig(), private), stitch)
+    return Studio(open_pair(pair, private=private), stitch)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

@@ -9,7 +9,7 @@ import streamlit as st
 from core.models.pairs import get_pair
 from core.stitches import kinds
 from core.stitches import tables as stitch_tables
-from core.stitches.tables import TABLE_1
+from core.stitches.conditions import TABLE_1
 from core.workspace import artifacts
 from core.workspace.store import Workspace
 from pages.shared import frame

@@ -5,6 +5,7 @@ from typing import Any
 import streamlit as st
 
 from core.models.pairs import PairSpec
+from core.stitches import conditions
 from core.stitches import tables as stitch_tables
 from core.workspace import store
 from core.workspace.store import Workspace
@@ -27,7 +28,7 @@ def card(ws: Workspace, pair: PairSpec, name: str) -> None:
     )
     reading = f"{plain(record['reading'])} " if record.get("reading") else ""
     losses = ", ".join(
-        f"{stitch_tables.BY_KEY[row['condition']].label} {percent(row['relative'])}"
+        f"{conditions.BY_KEY[row['condition']].label} {percent(row['relative'])}"
         for row in record["table_1"]
         if row["condition"] not in ("a", "b")
     )

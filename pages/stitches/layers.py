@@ -6,6 +6,7 @@ import streamlit as st
 from core import jobs
 from core.errors import StitchLensError
 from core.models.pairs import PairSpec
+from core.stitches import conditions
 from core.stitches import tables as stitch_tables
 from core.workspace import artifacts, store, uploads
 from core.workspace.store import Workspace
@@ -118,7 +119,7 @@ def alike(pair: PairSpec, scores: pd.DataFrame, a: int, b: int) -> str:
 def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
     """Fit a stitch at the picked layers, as a background job."""
     table = ask(stitch_tables.stitches, ws) if ws.exists else pd.DataFrame()
-    metrics = list(stitch_tables.METRICS)
+    metrics = list(conditions.METRICS)
     used = table.metric.iloc[0] if len(table) else None
     with (
         st.expander(f"Fit a stitch from layer {a} to layer {b}", icon=":material/add:"),
@@ -126,17 +127,17 @@ def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
     ):
         method = st.selectbox(
             "Method",
-            list(stitch_tables.METHODS),
-            format_func=lambda choice: stitch_tables.METHODS[choice][0],
-            help="How Eq. 3 is minimised." + listed(stitch_tables.METHODS),
+            list(conditions.METHODS),
+            format_func=lambda choice: conditions.METHODS[choice][0],
+            help="How Eq. 3 is minimised." + listed(conditions.METHODS),
         )
         metric = st.selectbox(
             "Metric",
             metrics,
             index=metrics.index(used) if used in metrics else 0,
-            format_func=lambda choice: stitch_tables.METRICS[choice][0],
+            format_func=lambda choice: conditions.METRICS[choice][0],
             help="In which units Eq. 3 measures errors; the study below chose the default."
-            + listed(stitch_tables.METRICS),
+            + listed(conditions.METRICS),
         )
         left, right = st.columns(2)
         alpha = left.number_input("α", 0.0, 1000.0, 1.0, step=0.1, format="%g", help=ALPHAS)

@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from core.models.pairs import PairSpec
+from core.stitches import conditions
 from core.stitches import tables as stitch_tables
 from core.workspace import store
 from core.workspace.store import Workspace
@@ -85,8 +86,8 @@ def kinds(ws: Workspace, pair: PairSpec, name: str) -> None:
     table = ask(stitch_tables.kinds, ws, name)
     st.subheader("By kind of text", anchor="kinds")
     increases = {
-        f"{stitch_tables.BY_KEY[key].label} ↓": table[f"{key}_relative"].map(percent)
-        for key in stitch_tables.STITCHED
+        f"{conditions.BY_KEY[key].label} ↓": table[f"{key}_relative"].map(percent)
+        for key in conditions.STITCHED
     }
     view = pd.DataFrame(
         {
