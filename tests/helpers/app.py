@@ -8,7 +8,7 @@ FOLDERS = {"training": "saes", "pair": "models"}
 """Of pages whose address is not their topic's name."""
 
 
-def opened(page: str = "", **query: str) -> AppTest:
+def opened(page: str = "", **query: str | list[str]) -> AppTest:
     app = AppTest.from_file(str(PROJECT / "pages" / "main.py"), default_timeout=200)
     for key, value in query.items():
         app.query_params[key] = value

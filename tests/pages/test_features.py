@@ -3,15 +3,16 @@
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from streamlit.testing.v1 import AppTest
 
 from core import jobs
+from core.models.pairs import get_pair
 from core.text.corpus import Document, load_corpus
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
+from pages.probes.features import links
 from tests.helpers.app import opened, pressed, text
 from tests.helpers.planted import PAIR, plant_features
 
@@ -99,19 +100,11 @@ def test_a_table_of_features_keeps_its_cells(ws: Workspace) -> None:
             "raises": ["a|b\n`c", ""],
         }
     )
-    lines = probes_links(ws, table).split("\n")
+    lines = links(ws, get_pair(PAIR), "L20-12", table).split("\n")
     assert len(lines) == 4 and all(len(re.split(r"(?<!\\)\|", line)) == 7 for line in lines)
     assert "⏎" in lines[2] and "∅" in lines[3]
-    alone = probes_links(ws, table.drop(columns=["correlation", "raises"]))
-    assert "Eq. 10" not in alone and "Raises" not in alone, "no column that is always empty"
-
-
-def probes_links(ws: Workspace, table: pd.DataFrame) -> str:
-    """`links` of the page's file, which is a script."""
-    source = (PROJECT / "pages" / "probes" / "page.py").read_text("utf-8").removesuffix("page()\n")
-    names: dict[str, Any] = {}
-    exec(compile(source, "probes.py", "exec"), names)
-    return str(names["links"](ws, "L20-12", table))
+    alone = links(ws, get_pair(PAIR), "L20-12", table.drop(columns=["correlation", "raises"]))
+    assert "Attribution" not in alone and "Raises" not in alone, "no column that is always empty"
 
 
 def test_probes_are_drawn_and_link_to_features(nano_home: Path) -> None:

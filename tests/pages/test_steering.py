@@ -1,12 +1,15 @@
 """Steering: lanes, presets, sources and what is wrong with them."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from core.steering import tables as steering_tables
 from core.stitches import tables as stitch_tables
 from core.text.corpus import load_corpus
+from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
 from tests.helpers.app import opened, pressed, text
 from tests.helpers.planted import MAKERS, plant_features
@@ -139,3 +142,24 @@ def test_without_a_stitch_of_its_layer_a_feature_cannot_steer(ws: Workspace) -> 
         stitch_tables.stitches_from(ws, "L20-12") == ["L20-L9"]
         and stitch_tables.stitches_from(ws, "L7-12") == []
     )
+
+
+def test_a_preset_whose_stitch_is_gone_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(PROJECT / "cache" / "nano", tmp_path / "nano")
+    monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path))
+    ws = Workspace("nano", tmp_path)
+    table = ws.table("steering")
+    table["stitch"] = ["L2-L3", "gone"] * (len(table) // 2) + ["gone"] * (len(table) % 2)
+    ws.put_table("steering", table, ws.entry("steering").makers)
+    names = {preset["stitch"] for preset in steering_tables.presets(ws)}
+    assert names == {"L2-L3"}
+    app = opened("steering", pair="nano")
+    assert not app.exception and not app.error
+    assert "As the evaluation wrote it" in text(app)
+
+    ws.put_table("steering", table.assign(stitch="gone"), ws.entry("steering").makers)
+    app = opened("steering", pair="nano")
+    assert not app.exception and not app.error
+    assert not [button for button in app.button if str(button.key).startswith("preset-")]

@@ -7,7 +7,6 @@ from streamlit.testing.v1 import AppTest
 from core import jobs
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
-from pages.shared import words as shared_words
 from tests.helpers.app import opened, pressed, text
 from tests.helpers.planted import MAKERS, PAIR, losses, plant
 
@@ -90,40 +89,24 @@ def test_the_form_refuses_and_keeps_what_was_typed(ws: Workspace) -> None:
     assert jobs.jobs(PAIR) == []
 
 
-def test_overview_says_what_the_pair_is(ws: Workspace) -> None:
+def test_stitches_stand_beside_other_pairs_and_what_the_workspace_holds(ws: Workspace) -> None:
+    plant(ws.root.parent, "nano")
+    app = opened("stitches")
+    assert not app.exception and not app.error
+    table = app.table[0].value
+    assert table.index[0].endswith("L20\\-L9") and table.index[-1].startswith("*paper*")
+    assert any(name.startswith("nano") for name in table.index)
+    assert "1.23 M characters" in text(app)
+
+    (ws.root.parent / "nano" / "manifest.json").write_text("{")
+    app = opened("stitches")
+    assert not app.exception
+    names = app.table[0].value.index
+    assert not any(name.startswith("nano") for name in names), "a damaged neighbour is left out"
+
+
+def test_home_says_which_models_are_joined(ws: Workspace) -> None:
     app = opened()
     assert not app.exception and not app.error
-    said = text(app)
-    assert app.title[0].value == "SmolLM2-135M-Instruct and Gemma-3-270M"
-    for words in (
-        "Table 1",
-        r"**L20\-L9**",
-        "10 documents",
-        "shuffled pairs",
-        "1.23 M characters",
-        "576 wide",
-    ):
-        assert words in said, words
-    table = app.table[0].value
-    assert (
-        table.shape == (5, 7)
-        and table.iloc[0, 3].replace(shared_words.NARROW, " ") == "3.60 (+20 %)"
-    )
-    assert table.Family.to_list() == ["cross", "cross", "within", "within", "within"]
-    assert table.index[2].startswith("*paper*: pythia")
-
-
-def test_overview_contrasts_the_workspaces(ws: Workspace) -> None:
-    plant(ws.root.parent, "nano")
-    table = opened().table[0].value
-    assert table.index[2] == r"nano\-a and nano\-b, L20\-L9" and table.Family.to_list()[:3] == [
-        "cross",
-        "cross",
-        "within",
-    ]
-    (ws.root.parent / "nano" / "manifest.json").write_text("{")
-    app = opened()
-    assert not app.exception and app.table[0].value.shape == (
-        5,
-        7,
-    ), "a damaged neighbour is left out"
+    assert app.title[0].value == "StitchLens"
+    assert "python -m core showcase smollm2-gemma3" in text(app), "no run is kept here"
