@@ -24,6 +24,9 @@ pages = [
         icon=":material/home:",
         default=True,
     ),
+    st.Page(
+        "crossing/page.py", url_path="crossing", title="Crossing", icon=":material/swap_horiz:"
+    ),
     st.Page("stitches/page.py", url_path="stitches", title="Stitches", icon=":material/hub:"),
     st.Page(
         "features/page.py", url_path="features", title="Features", icon=":material/scatter_plot:"

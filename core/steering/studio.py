@@ -23,14 +23,13 @@ from core.saes.sae import kept_in
 from core.steering.card import Side, home
 from core.steering.files import load_vector, open_vector
 from core.steering.generate import (
-    STRONGEST,
-    Lane,
     Sampling,
     Written,
     encode_prompt,
     generate,
     response_losses,
 )
+from core.steering.lanes import STRONGEST, Lane
 from core.steering.vectors import (
     LanguageMeans,
     Means,
@@ -138,7 +137,8 @@ class Studio:
     def spec(self, side: Side) -> ModelSpec:
         return self.bench.pair.a if side == "a" else self.bench.pair.b
 
-    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` gave the first time for that key."""
         with self._lock:
             if key not in self._memory:
                 if len(self._memory) > 500:
@@ -149,7 +149,7 @@ class Studio:
     def stitch(self, shuffled: bool = False) -> Stitch:
         kind = "controls" if shuffled else "stitches"
         path = self.bench.workspace.path
-        return self._once(kind, lambda: load_stitch(path(f"{kind}/{self.stitch_name}")))
+        return self.once(kind, lambda: load_stitch(path(f"{kind}/{self.stitch_name}")))
 
     def stitched(self, side: Side) -> int:
         """The layer of that side that the stitch joins."""
@@ -164,7 +164,7 @@ class Studio:
                 "those of both models",
                 f"run `python -m core steer eval {self.bench.pair.key}`, which begins with them",
             )
-        return self._once(("means", side), lambda: load_means(ws.path(f"language_means/{side}")))
+        return self.once(("means", side), lambda: load_means(ws.path(f"language_means/{side}")))
 
     # sources
 
@@ -239,7 +239,7 @@ class Studio:
 
         def found(side: Side, layer: int) -> Means:
             key = ("concept", side, layer, tuple(plus), tuple(minus))
-            return self._once(key, lambda: means(self.model(side), plus, minus, layer))
+            return self.once(key, lambda: means(self.model(side), plus, minus, layer))
 
         return Source("concept", found, lambda side, layer: diff_mean(found(side, layer)))
 
@@ -249,7 +249,7 @@ class Studio:
         own."""
         ws = self.bench.workspace
         at = int(ws.entry(f"saes/{sae_name}").makers["layer_a"])
-        sae = self._once(("sae", sae_name), lambda: kept_in(self.bench, sae_name, at))
+        sae = self.once(("sae", sae_name), lambda: kept_in(self.bench, sae_name, at))
         if not 0 <= index < sae.cfg.d_sae:
             raise StitchLensError(
                 f"feature {index}", f"0 to {sae.cfg.d_sae - 1} of SAE {sae_name}", "choose one"
@@ -263,7 +263,7 @@ class Studio:
             )
 
         def found(side: Side, layer: int) -> Means:
-            return self._once(
+            return self.once(
                 ("feature", sae_name, index, side, layer),
                 lambda: self._active(sae_name, index, side, layer),
             )
