@@ -15,7 +15,8 @@ from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
 from pages.crossing import figures
 from pages.crossing.speaking import speaking
-from pages.shared import frame, panels, studios
+from pages.shared import address, frame, panels, studios
+from pages.shared.address import bound
 from pages.shared.frame import ask, section
 from pages.shared.words import loss, percent, plain, sentence
 
@@ -63,7 +64,7 @@ def choose(ws: Workspace, pair: PairSpec, stitches: list[str]) -> dict[str, Any]
         "tint": [*figures.TINTS],
     }
     chosen: dict[str, Any] = {
-        key: frame.settle(key, usual[key], _one_of(known[key]), ws.pair) for key in usual
+        key: address.settle(key, usual[key], _one_of(known[key]), ws.pair) for key in usual
     }
     makers = ask(store.makers, ws, f"stitches/{chosen['across']}")
     chosen["layers"] = {side: int(makers[f"layer_{side}"]) for side in ("a", "b")}
@@ -78,9 +79,9 @@ def choose(ws: Workspace, pair: PairSpec, stitches: list[str]) -> dict[str, Any]
         f" thoughts over into {where}. What does {sides[last]} then expect next?"
     )
 
-    text = frame.settle("passage", TEXT, lambda x: x[:LONGEST], None)
-    if len(quote(text)) > LINKED and "passage" in st.query_params:
-        del st.query_params["passage"]
+    text = address.settle("passage", TEXT, lambda x: x[:LONGEST], None)
+    if len(quote(text)) > LINKED:
+        address.change("passage", None)
     st.text_area(
         "Text",
         key="passage",
@@ -123,16 +124,17 @@ def switches(stitches: list[str]) -> None:
         format_func={"loss": "Loss", "kl": "KL"}.__getitem__,
         help="By what crossing costs the next token, or by how much it changes all of them.",
     )
-    st.toggle(
+    bound(
+        st.toggle,
         "Lens",
         key="lens",
-        bind="query-params",
+        usual=False,
         help="With a token's ten words, also what the stitched layers say by themselves.",
     )
 
 
 def _one_of(known: Any) -> Any:
-    return lambda text: text if text in known else None
+    return {name: name for name in known}.get
 
 
 def _put(example: str) -> None:

@@ -21,6 +21,7 @@ CHANGES: ContextVar[dict[str, Words | None] | None] = ContextVar("changes", defa
 """What the run at hand changes in the address, see `write`; None takes a key out."""
 NUMBERS = {"number_input", "slider"}
 TEXTS = {"text_input", "text_area"}
+SWITCHES = {"checkbox", "toggle"}
 
 
 def arrive() -> None:
@@ -136,9 +137,12 @@ def settle(
 
 
 def change(key: str, wanted: Words | None) -> None:
-    """In the address, when the page is drawn; at once where no page is under way."""
+    """In the address, when the page is drawn; at once where no page is under way. None takes the
+    key out."""
     changes = CHANGES.get()
-    if changes is not None:
+    if wanted is None and key not in st.query_params:
+        (changes or {}).pop(key, None)
+    elif changes is not None:
         changes[key] = wanted
     elif wanted is None:
         del st.query_params[key]
@@ -172,7 +176,7 @@ def bound(
     elif kind in TEXTS:
         parse, sentence, write_as = text(options["max_chars"], key, what), "", str
         usual = usual or ""
-    elif kind == "checkbox":
+    elif kind in SWITCHES:
         parse, sentence, write_as = one_of((True, False), lambda on: str(on).lower())
     else:
         parse, sentence, write_as = one_of(limits[0], words or options.get("format_func", str))

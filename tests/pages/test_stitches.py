@@ -93,9 +93,9 @@ def test_stitches_stand_beside_other_pairs_and_what_the_workspace_holds(ws: Work
     plant(ws.root.parent, "nano")
     app = opened("stitches")
     assert not app.exception and not app.error
-    table = app.table[0].value
-    assert table.index[0].endswith("L20\\-L9") and table.index[-1].startswith("*paper*")
-    assert any(name.startswith("nano") for name in table.index)
+    names = app.table[0].value.index
+    assert any(name.startswith("nano") for name in names)
+    assert any(name.startswith("*paper*") for name in names)
     assert "1.23 M characters" in text(app)
 
     (ws.root.parent / "nano" / "manifest.json").write_text("{")
