@@ -63,9 +63,11 @@ def choose(ws: Workspace, pair: PairSpec, stitches: list[str]) -> dict[str, Any]
         "control": [*directions.CONTROLS],
         "tint": [*figures.TINTS],
     }
-    chosen: dict[str, Any] = {
-        key: address.settle(key, usual[key], _one_of(known[key]), ws.pair) for key in usual
-    }
+    chosen: dict[str, Any] = {}
+    for key, value in usual.items():
+        parse, limits, words = address.one_of(known[key], str)
+        what = "stitch" if key == "across" else key
+        chosen[key] = address.settle(key, value, parse, ws.pair, limits, words=words, what=what)
     makers = ask(store.makers, ws, f"stitches/{chosen['across']}")
     chosen["layers"] = {side: int(makers[f"layer_{side}"]) for side in ("a", "b")}
     first, last = chosen["direction"][0], chosen["direction"][-1]
@@ -131,10 +133,6 @@ def switches(stitches: list[str]) -> None:
         usual=False,
         help="With a token's ten words, also what the stitched layers say by themselves.",
     )
-
-
-def _one_of(known: Any) -> Any:
-    return {name: name for name in known}.get
 
 
 def _put(example: str) -> None:

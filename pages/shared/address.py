@@ -126,7 +126,8 @@ def settle(
     if parse(words(value)) is None:
         value = usual
 
-    now[key] = value
+    if now.get("arrived") or key not in now or now[key] != value:
+        now[key] = value  # else left alone: it would take the place of what is being typed
     now[f"settled-{key}"] = {"whose": whose, "usual": usual, "value": value}
     wanted = None if value == usual else words(value)
     if wanted is not None and said != (wanted if many else [wanted]):

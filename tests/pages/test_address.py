@@ -149,6 +149,23 @@ STRANGE = [
         ],
     ),
     ("pair", {"ref_a": "x" * 401}, ["is cut after 400 of 401 characters"]),
+    (
+        "crossing",
+        {
+            "direction": "up",
+            "across": "L0-L0",
+            "control": "none",
+            "tint": "red",
+            "lens": "perhaps",
+        },
+        [
+            "No direction up here, there are a_to_b",
+            "No stitch L0-L0 here",
+            "No control none here",
+            "No tint red here, there are loss, kl; showing loss",
+            "No lens perhaps here",
+        ],
+    ),
 ]
 LINKS = [
     ("stitches", {"stitch": "L3-L4", "layer_a": "1", "sweep-unit": "Above unpatched"}),
@@ -194,10 +211,21 @@ LINKS = [
     ("probes", {"task": "Language: French", "shown-k": "1", "own-from": "A CSV"}),
     ("training", {"fitter": "adam", "width": "1024", "auxiliary": "with"}),
     ("pair", {"ref_a": "nano-a", "ref_b": "nano-b"}),
+    (
+        "crossing",
+        {
+            "direction": "b_to_a",
+            "across": "L3-L4",
+            "control": "random",
+            "tint": "kl",
+            "lens": "true",
+            "passage": "One day",
+        },
+    ),
 ]
-NOT_LINKED = {"hear", "sweep-metric", "text", "vector"}
+NOT_LINKED = {"hear", "passage", "sweep-metric", "text", "toward", "vector", "warmth"}
 """Of what is not in this workspace, a run that home shows, a second metric of the sweep, a vector
-that somebody brought; and of texts that may be any."""
+that somebody brought; of what waits for models; and of texts that may be any."""
 
 
 def keys() -> set[str]:
