@@ -50,8 +50,9 @@ def test_signs_in_names_stay_signs(ws: Workspace) -> None:
         ".safetensors",
         ws.entry("stitches/L20-L9").makers,
     )
-    app = opened()
-    assert r"x\_y\*z\*" in app.table[0].value.index
+    app = opened("stitches", stitch="x_y*z*")
+    assert not app.exception and not app.warning
+    assert app.header[0].value == r"x\_y\*z\*"
 
 
 def test_a_job_is_shown_until_dismissed(ws: Workspace) -> None:

@@ -95,6 +95,16 @@ def test_stitches_stand_beside_the_paper_and_what_the_workspace_holds(ws: Worksp
     assert any(name.startswith("*paper*") for name in app.table[0].value.index)
     assert "1.23 M characters" in text(app)
 
+    shutil.copytree(PROJECT / "cache" / "nano", ws.root.parent / "nano")
+    names = opened("stitches").table[0].value.index
+    assert any(name.startswith("nano") for name in names)
+
+    (ws.root.parent / "nano" / "manifest.json").write_text("{")
+    app = opened("stitches")
+    assert not app.exception and not app.error
+    names = app.table[0].value.index
+    assert not any(name.startswith("nano") for name in names), "a damaged neighbour is left out"
+
 
 def test_home_says_which_models_are_joined(ws: Workspace) -> None:
     app = opened()
