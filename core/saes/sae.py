@@ -124,7 +124,9 @@ def train_sae(
             bar.advance(config.batch)
             if step % 100 == 0 and not torch.isfinite(out.loss):
                 raise StitchLensError(
-                    f"a loss of {out.loss.item()} at step {step}", "a finite one", "lower `lr`"
+                    f"a loss of {out.loss.item()} at step {step}",
+                    "a finite one",
+                    f"lower the learning rate, {config.lr:g} here (`--lr`)",
                 )
     return finished(
         sae, scale, about | {"stitchlens": config.model_dump(), "training_positions": recording.n}
@@ -234,7 +236,7 @@ def read_sae(path: Path, d_in: int | None = None) -> "SAE[Any]":
 
 def open_sae(ref: str, workspace: Workspace, d_in: int | None = None) -> "SAE[Any]":
     """`ref` is the name of an SAE of the workspace, a zip or a folder as SAELens or sparsify save
-    one, or RELEASE:ID for one that SAELens fetches.
+    one, Gemma Scope's `params.npz`, or RELEASE:ID for one that SAELens fetches.
 
     Raises StitchLensError where it is none of these, or is for another width than `d_in`.
     """
@@ -250,7 +252,7 @@ def open_sae(ref: str, workspace: Workspace, d_in: int | None = None) -> "SAE[An
         if not path.exists():
             raise StitchLensError(
                 f"no SAE '{ref}'",
-                "a zip or a folder, RELEASE:ID, or one of the workspace's"
+                "a zip, a folder or a .npz, RELEASE:ID, or one of the workspace's"
                 f" ({', '.join(known) or 'none yet'})",
                 f"`python -m core features build {workspace.pair}` trains one",
             )
