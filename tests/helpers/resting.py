@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 from playwright.sync_api import Locator, Page, expect
 
 from core.models.pairs import get_pair
+from pages.shared.words import short_names
 from tests.helpers.monkey.looking import GRACE, REST, Wire
 from tests.helpers.planted import PAIR
 
@@ -54,7 +55,9 @@ def cell(page: Page, layer_a: int, layer_b: int, pair: str = PAIR) -> tuple[floa
     return box["x"] + across * box["width"], box["y"] + box["height"] * (1 - up)
 
 
-def expect_picked(page: Page, *layers: str) -> None:
-    for name, layer in zip(("SmolLM2", "Gemma"), layers, strict=True):
+def expect_picked(page: Page, *layers: str, pair: str = PAIR) -> None:
+    """A layer of each model stands in its field."""
+    names = short_names(get_pair(pair)).values()
+    for name, layer in zip(names, layers, strict=True):
         field = page.get_by_role("spinbutton", name=f"Layer of {name}")
         expect(field).to_have_value(layer)

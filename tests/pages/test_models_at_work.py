@@ -137,7 +137,7 @@ def test_a_stitch_is_fitted_from_the_page(
     expect(page.locator(JOB)).to_contain_text("is done")
     settled(page)
     assert "stitch=from-the-page" in page.url
-    expect_picked(page, "1", "2")
+    expect_picked(page, "1", "2", pair="nano")
     expect(page.locator(".st-key-table-1 .js-plotly-plot")).to_contain_text("mean-ablated")
     page.screenshot(path=tmp_path / "fitted.png", full_page=True)
     page.close()
@@ -354,6 +354,6 @@ def test_training_an_sae_from_a_transferred_start(url: str, visit: Callable[...,
     expect(page.locator(".st-key-job")).to_contain_text("Train SAEs short", timeout=30_000)
     expect(page.locator(".st-key-live .js-plotly-plot")).to_be_visible(timeout=240_000)
     expect(page.locator(".st-key-job")).to_contain_text("is done", timeout=240_000)
-    expect(page.get_by_text(re.compile(r"^Table 3: .* 6,000 rows once"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"SAEs see 6,000 rows once"))).to_be_visible()
     expect(page.get_by_text(re.compile(r"To reach 90% .* at 1,024 features"))).to_be_visible()
     page.close()
