@@ -82,9 +82,9 @@ def stage(ws: Workspace) -> None:
             st.pills,
             "Who speaks",
             titles,
-            default=titles[min(1, len(titles) - 1)],
             required=True,
             key="hear",
+            usual=titles[min(1, len(titles) - 1)],
             what="lane",
             label_visibility="collapsed",
         )
