@@ -110,10 +110,10 @@ def positions(stitched: Stitched, text: str) -> Positions:
     if not text.strip():
         raise StitchLensError("an empty text", "a sentence or more", "type or paste one")
     sides: tuple[Side, Side] = ("a", "b")
-    encoded = {side: stitched.model(side).encode([text])[0] for side in sides}
+    encoded: dict[Side, Encoded] = {side: stitched.model(side).encode([text])[0] for side in sides}
     pairs = pair_positions(encoded["a"], encoded["b"], stitched.same_tokens)
 
-    ids, own = {}, {}
+    ids, own = dict[Side, Tensor](), dict[Side, Tensor]()
     for side in sides:
         model, layer = stitched.model(side), stitched.layer(side)
         ids[side] = tensor_of(encoded[side].ids).to(model.where.device)

@@ -222,7 +222,6 @@ def _lens(_crossing: Any, pair: str, stamp: str, text: str, direction: str) -> l
 def totals(pair: PairSpec, record: dict[str, Any], chosen: dict[str, Any]) -> None:
     """The columns of Table 1 for this text alone."""
     of, direction, all_of = directions.names(pair), record["direction"], record["totals"]
-    speaker = direction[-1]
     crossed = all_of[direction]
     control = all_of[f"{chosen['control']}_{direction}"]
     colour = {"a": ":blue", "b": ":violet"}
@@ -242,7 +241,7 @@ def totals(pair: PairSpec, record: dict[str, Any], chosen: dict[str, Any]) -> No
             (
                 plain(label),
                 f"{loss(total['loss'])} ({percent(total['relative'])})",
-                f"nats/token, against {plain(of[speaker])}",
+                "nats/token",
             )
         )
     share = crossed["share_patched"]
@@ -254,7 +253,7 @@ def totals(pair: PairSpec, record: dict[str, Any], chosen: dict[str, Any]) -> No
             "none has read the same text" if patched is None else f"there alone {percent(patched)}",
         )
     )
-    frame.cells(cells, 190)
+    frame.cells(cells, 165)
 
 
 def note(pair: PairSpec, record: dict[str, Any]) -> None:

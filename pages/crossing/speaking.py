@@ -154,7 +154,11 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], place: Any) ->
         "prompt": prompt,
         "seed": sampling.seed,
         "temperature": sampling.temperature,
-        "left_out": next(len(lane.silent) for side, lane in lanes.values() if side == last),
+        "left_out": next(
+            len(lane.silent) if lane.silent is not None else 0
+            for side, lane in lanes.values()
+            if side == last
+        ),
         "texts": {},
         "tokens": 0,
     }
