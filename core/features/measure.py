@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from core.bench import Bench, BuildConfig
+from core.bench import Bench
 from core.errors import StitchLensError
 from core.features.attribution import extreme_tokens, measure_attribution
 from core.features.examples import (
@@ -62,7 +62,7 @@ class Live:
     """
 
     def __init__(self, pair: PairSpec, sae_name: str, private: Path | None = None) -> None:
-        bench = Bench(pair, BuildConfig(), private)
+        bench = Bench(pair, private=private)
         ws = bench.workspace
         name, makers = stitch_of(ws, sae_name), ws.entry(f"features/{sae_name}").makers
         sae = kept_in(bench, sae_name, makers["layer_a"])

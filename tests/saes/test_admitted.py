@@ -13,11 +13,11 @@ import torch
 from sae_lens import SAE
 from typer.testing import CliRunner
 
-from core.bench import Bench, BuildConfig
+from core.bench import Bench, open_pair
 from core.cli.main import app
 from core.errors import StitchLensError
 from core.functional import measure as functional_measure
-from core.models.pairs import NANO_A, PAIRS, get_pair
+from core.models.pairs import NANO_A, PAIRS
 from core.probes.prober import Prober
 from core.saes import card as sae_card
 from core.saes import sae as sae_sae
@@ -90,7 +90,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """The shipped workspace, to be spoilt; no model of it is opened here."""
     shutil.copytree(PROJECT / "cache" / "nano", tmp_path / "workspaces" / "nano")
     monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path / "workspaces"))
-    return Bench(get_pair("nano"), BuildConfig())
+    return open_pair("nano")
 
 
 def command(*args: str) -> None:

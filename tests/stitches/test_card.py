@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from core.activations import sample as activation_sample
 from core.activations.sample import read_sample
-from core.bench import Bench, BuildConfig
+from core.bench import Bench, open_pair
 from core.cli.main import app
 from core.errors import StitchLensError
-from core.models.pairs import LayerPair, get_pair
+from core.models.pairs import LayerPair
 from core.steering.studio import LaneKey, Setting, Studio
 from core.stitches import card as stitch_card
 from core.stitches.card import effective_rank, fits, import_stitch, warnings
@@ -30,7 +30,7 @@ LAYERS = LayerPair(a=2, b=3)
 
 @pytest.fixture(scope="module")
 def bench(nano_home: Path) -> Bench:
-    return Bench(get_pair("nano"), BuildConfig())
+    return open_pair("nano")
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from sae_lens.config import SAETrainerConfig
 from typer.testing import CliRunner
 
 from core.activations import sample as activation_sample
-from core.bench import Bench, BuildConfig
+from core.bench import Bench, open_pair
 from core.cli.main import app
 from core.errors import StitchLensError
-from core.models.pairs import PAIRS, get_pair
+from core.models.pairs import PAIRS
 from core.saes import card as sae_card
 from core.steering import card as steering_card
 from core.steering.files import EXPORTS, export, open_vector
@@ -31,7 +31,7 @@ SHIPPED = "L2-1024"
 
 @pytest.fixture(scope="module")
 def bench(nano_home: Path) -> Bench:
-    return Bench(get_pair("nano"), BuildConfig(), nano_home.parent / "me")
+    return open_pair("nano", private=nano_home.parent / "me")
 
 
 @pytest.fixture(autouse=True)
