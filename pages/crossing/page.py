@@ -1,6 +1,7 @@
 """Crossing: one model reads a text, the other says what comes next; then lanes go on from it."""
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ from core.workspace.store import Workspace
 from pages.crossing import figures
 from pages.crossing.speaking import speaking
 from pages.shared import frame, panels, studios
+from pages.shared.address import bound, listed, notice, settle
 from pages.shared.frame import ask, section
 from pages.shared.words import loss, percent, plain, sentence
 
@@ -44,12 +46,16 @@ def page() -> None:
                 f"python -m core build {ws.pair}",
             )
             return
+        now = st.session_state
+        if st.query_params.pop("speak", "") == "true":  # a link that wants to hear it at once
+            now["speak_soon"] = True
         chosen = choose(ws, pair, stitches)
-        if ready(ws, pair, chosen):
-            with section():
-                reading(ws, pair, chosen)
-            with section():
-                speaking(ws, pair, chosen)
+        if not ready(ws, pair, chosen):
+            return
+        with section():
+            reading(ws, pair, chosen)
+        with section():
+            speaking(ws, pair, chosen)
 
 
 def choose(ws: Workspace, pair: PairSpec, stitches: list[str]) -> dict[str, Any]:
@@ -62,9 +68,7 @@ def choose(ws: Workspace, pair: PairSpec, stitches: list[str]) -> dict[str, Any]
         "control": [*directions.CONTROLS],
         "tint": [*figures.TINTS],
     }
-    chosen: dict[str, Any] = {
-        key: frame.settle(key, usual[key], _one_of(known[key]), ws.pair) for key in usual
-    }
+    chosen: dict[str, Any] = {key: settle(key, usual[key], *_one_of(known[key])) for key in usual}
     makers = ask(store.makers, ws, f"stitches/{chosen['across']}")
     chosen["layers"] = {side: int(makers[f"layer_{side}"]) for side in ("a", "b")}
     first, last = chosen["direction"][0], chosen["direction"][-1]
@@ -78,12 +82,12 @@ def choose(ws: Workspace, pair: PairSpec, stitches: list[str]) -> dict[str, Any]
         f" thoughts over into {where}. What does {sides[last]} then expect next?"
     )
 
-    text = frame.settle("passage", TEXT, lambda x: x[:LONGEST], None)
-    if len(quote(text)) > LINKED and "passage" in st.query_params:
-        del st.query_params["passage"]
+    text = settle("text", TEXT, lambda x: x[:LONGEST], "crossing")
+    if len(quote(text)) > LINKED and "text" in st.query_params:
+        del st.query_params["text"]
     st.text_area(
         "Text",
-        key="passage",
+        key="text",
         height=84,
         max_chars=LONGEST,
         help="Both models read it. Ctrl+Enter, or a click elsewhere, reads it anew.",
@@ -123,20 +127,21 @@ def switches(stitches: list[str]) -> None:
         format_func={"loss": "Loss", "kl": "KL"}.__getitem__,
         help="By what crossing costs the next token, or by how much it changes all of them.",
     )
-    st.toggle(
+    bound(
+        st.checkbox,
         "Lens",
         key="lens",
-        bind="query-params",
         help="With a token's ten words, also what the stitched layers say by themselves.",
     )
 
 
-def _one_of(known: Any) -> Any:
-    return lambda text: text if text in known else None
+def _one_of(known: Sequence[str]) -> tuple[Callable[[str], str | None], str, str]:
+    """For `settle`: how to read a choice, whose it is, and the choices in a sentence."""
+    return lambda word: word if word in known else None, "crossing", f", there {listed(known)}"
 
 
 def _put(example: str) -> None:
-    st.session_state["passage"] = example
+    st.session_state["text"] = example
 
 
 def ready(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> bool:
@@ -181,6 +186,7 @@ def reading(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
         record = _read(crossing, *mark, *asked)
         lens = _lens(crossing, *mark, *asked[:2]) if chosen["lens"] else None
     words.empty()
+    chosen["read"] = record["read"]
     identity = fingerprint([mark, asked])
     drawn = figures.passage(record, pair, chosen["control"], chosen["tint"], lens, chosen["layers"])
     picked = st.query_params.get("token", "")
@@ -192,7 +198,7 @@ def reading(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
     n = len(record["tokens"])
     at = int(picked) if picked.isdecimal() and int(picked) < n else None
     if picked and at is None:
-        st.warning(f"No token {plain(picked)} here: they run from 0 to {n - 1}.")
+        notice(f"No token {plain(picked)} here: they run from 0 to {n - 1}.")
     result = figures.component()(
         key=f"passage-{identity}",
         data=drawn | {"picked": at},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from core.errors import StitchLensError
+from core.models.libraries import importing
 from core.models.pairs import get_pair
 from core.workspace import store
 from core.workspace.disk import fingerprint
@@ -30,7 +31,10 @@ class Opening:
         threading.Thread(target=self._open, daemon=True).start()
 
     def _open(self) -> None:
-        from core.models.loading import load_shared
+        with importing():
+            from core.models.loading import load_shared
+            from core.steering.vocabulary import said
+            from core.text.corpus import load_corpus
 
         spec, models = get_pair(self._pair), []
         try:
@@ -38,9 +42,6 @@ class Opening:
                 models = [load_shared(spec.a), load_shared(spec.b)]
         finally:
             self._opened.set()
-
-        from core.steering.vocabulary import said
-        from core.text.corpus import load_corpus
 
         with suppress(StitchLensError):
             for model in models:
@@ -64,8 +65,9 @@ def crossing(ws: Workspace, stitch: str) -> "Crossing":
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _crossing(pair: str, stitch: str, private: Path | None, stamp: str) -> "Crossing":
-    from core.bench import Bench, BuildConfig
-    from core.steering.crossing import Crossing
-    from core.steering.studio import Studio
+    with importing():
+        from core.bench import open_pair
+        from core.steering.crossing import Crossing
+        from core.steering.studio import Studio
 
-    return Crossing(Studio(Bench(get_pair(pair), BuildConfig(), private), stitch))
+    return Crossing(Studio(open_pair(pair, private=private), stitch))
