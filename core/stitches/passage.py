@@ -254,7 +254,8 @@ def _totals(
     base = of[speaker].loss
     patched = at.at[speaker][at.at[speaker] < len(base)]
     out: dict[str, dict[str, float]] = {}
-    for name, expected in of.items():
+    for name in ("a", "b", *(name for name in of if name not in ("a", "b"))):
+        expected = of[name]
         side: Side = stitched.other if name == stitched.other else speaker
         loss, ends = expected.loss.astype(np.float64), at.encoded[side].ends
         tokens, read = len(loss), len(at.text[: ends.max(initial=0)].encode())

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -98,10 +99,10 @@ def choose(ws: Workspace, pair: PairSpec, stitches: list[str]) -> dict[str, Any]
             st.button(name, key=f"example-{name}", on_click=_put, args=(example,))
         with st.popover("Stitch, control, tint", icon=":material/tune:"):
             switches(stitches)
-    st.segmented_control(
+    one_of_four = st.selectbox if frame.on_phone() else partial(st.segmented_control, required=True)
+    one_of_four(
         "Direction",
         directions.DIRECTIONS,
-        required=True,
         key="direction",
         format_func=lambda d: directions.title(pair, d),
         help="Whose layers come first and whose speak; a round trip comes back.",
