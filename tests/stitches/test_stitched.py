@@ -262,8 +262,7 @@ def test_the_large_pair_reads_as_stitch_eval_does() -> None:
     documents = held_out(bench.corpus, 6)
     conditions = [*downstream.unpatched(), *downstream.stitched(stitch)]
     table = downstream.measure(bench.a, bench.b, documents, layers, conditions)
-    summed = table.groupby("condition")[["loss", "tokens"]].sum()
-    mean = (summed["loss"] / summed["tokens"]).to_dict()
+    mean = downstream.mean_losses(table)
     for direction in ("a_to_b", "b_to_a"):
         passages = [
             read(Stitched(bench.a, bench.b, layers, stitch, direction), d.text) for d in documents
