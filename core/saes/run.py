@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core.activations.harvest import Recording
+from core.activations.recording import Recording
 from core.errors import StitchLensError
 from core.progress import Progress
 from core.saes.settings import TURN_BINS, RunConfig, check_fits
@@ -151,7 +151,9 @@ class Run:
         c = self.config
         if recording.n < c.positions:
             raise StitchLensError(
-                f"{recording.n:,} recorded rows", f"{c.positions:,}", "ask for fewer positions"
+                f"{recording.n:,} recorded rows",
+                f"{c.positions:,}",
+                "ask for fewer positions (--positions)",
             )
         trainer = new_trainer(
             self.d, c.width, c.k, c.batch, c.steps, c.lr, c.auxiliary, c.window, c.seed

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 from pydantic import Field
 
-from core.activations.harvest import OUTLIER, Recording, kept_positions, record
+from core.activations.harvest import norm_limit, record
+from core.activations.recording import Recording, kept_positions
 from core.progress import Progress
 from core.saes.files import clean_sae
 from core.stitches.transfer import admit, at_rest, check_finite, check_width, hook_layer
@@ -36,7 +37,8 @@ from core.workspace.places import named, user_cache
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-    from core.bench import Bench, Side
+    from core.bench import Bench
+    from core.models.pairs import Side
 
 NORMALISED = "expected_average_only_in"
 """SAELens' word for an SAE of rows that a factor brings to an average norm of sqrt(d); its weights
@@ -124,7 +126,9 @@ def train_sae(
             bar.advance(config.batch)
             if step % 100 == 0 and not torch.isfinite(out.loss):
                 raise StitchLensError(
-                    f"a loss of {out.loss.item()} at step {step}", "a finite one", "lower `lr`"
+                    f"a loss of {out.loss.item()} at step {step}",
+                    "a finite one",
+                    f"lower the learning rate, {config.lr:g} here (`--lr`)",
                 )
     return finished(
         sae, scale, about | {"stitchlens": config.model_dump(), "training_positions": recording.n}
@@ -234,7 +238,7 @@ def read_sae(path: Path, d_in: int | None = None) -> "SAE[Any]":
 
 def open_sae(ref: str, workspace: Workspace, d_in: int | None = None) -> "SAE[Any]":
     """`ref` is the name of an SAE of the workspace, a zip or a folder as SAELens or sparsify save
-    one, or RELEASE:ID for one that SAELens fetches.
+    one, Gemma Scope's `params.npz`, or RELEASE:ID for one that SAELens fetches.
 
     Raises StitchLensError where it is none of these, or is for another width than `d_in`.
     """
@@ -250,7 +254,7 @@ def open_sae(ref: str, workspace: Workspace, d_in: int | None = None) -> "SAE[An
         if not path.exists():
             raise StitchLensError(
                 f"no SAE '{ref}'",
-                "a zip or a folder, RELEASE:ID, or one of the workspace's"
+                "a zip, a folder or a .npz, RELEASE:ID, or one of the workspace's"
                 f" ({', '.join(known) or 'none yet'})",
                 f"`python -m core features build {workspace.pair}` trains one",
             )
@@ -355,7 +359,7 @@ def average_scale(bench: "Bench", side: "Side", layer: int) -> tuple[float, int]
             model, *kept_positions(model, [d.text for d in documents[:8]], None), [layer]
         )[layer].float()
         norms = rows.norm(dim=-1)
-        parts.append(rows[norms <= OUTLIER * norms.median()])
+        parts.append(rows[norms <= norm_limit(norms)])
         if sum(map(len, parts)) >= ESTIMATE_ROWS:
             break
     rows = torch.cat(parts)[:ESTIMATE_ROWS]

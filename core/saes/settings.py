@@ -7,7 +7,7 @@ import psutil
 from pydantic import Field, ValidationError
 
 from core.config import Frozen
-from core.errors import StitchLensError
+from core.errors import StitchLensError, refusal
 
 Start = Literal["scratch", "transferred", "random stitch", "shuffled stitch"]
 STARTS: tuple[Start, ...] = ("scratch", "transferred", "random stitch", "shuffled stitch")
@@ -55,13 +55,13 @@ def check_fits(d: int, config: RunConfig) -> None:
         raise StitchLensError(
             f"k = {config.k} of {config.width} features",
             "k at most the width",
-            "choose a wider SAE",
+            "choose larger widths (--widths)",
         )
     if config.steps < 1:
         raise StitchLensError(
             f"{config.positions} positions",
             f"{config.batch} or more, one batch",
-            "ask for more positions",
+            "ask for more positions (--positions), or a smaller batch (--batch)",
         )
     need, free = memory(d, config), psutil.virtual_memory().available
     if need > 0.8 * free:
@@ -127,13 +127,7 @@ def training_set(given: dict[str, Any]) -> TrainingSet:
     try:
         return TrainingSet.model_validate(given)
     except ValidationError as e:
-        first = e.errors()[0]
-        where = " ".join(map(str, first["loc"]))
-        raise StitchLensError(
-            f"{where} {first['input']!r}",
-            first["msg"].lower(),
-            "see `python -m core sae train --help`",
-        ) from None
+        raise refusal(e, "see `python -m core sae train --help`") from None
 
 
 def parsed_widths(text: str) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from pydantic import Field
 from torch import Tensor
 
@@ -248,6 +248,7 @@ class _Batch:
             self.cache = out.past_key_values
             self.read += self.next.shape[1]
             logits = self.model.logits(out.last_hidden_state[:, -1]).cpu()
+            logits[:, wordless(self.model, logits.shape[-1])] = float("-inf")
         drawn = [self._draw(k, logits[k]) for k in range(len(self.written))]
         drawn += drawn[:1] * (self.rows - len(drawn))
         self.next = torch.tensor(drawn)[:, None].to(self.model.where.device)
@@ -304,6 +305,16 @@ def stop_tokens(model: LiveModel) -> set[int]:
     return {int(i) for i in [*ends, model.tokenizer.eos_token_id] if i is not None}
 
 
+def wordless(model: LiveModel, rows: int) -> Bool[Tensor, " rows"]:
+    """Rows of the unembedding that no token of the tokenizer has: a vocabulary that was padded to a
+    round number has some, and what they were trained to is chance."""
+    out = torch.ones(rows, dtype=torch.bool)
+
+    words = torch.from_numpy(model.words)
+    out[words[words < rows]] = False
+    return out
+
+
 def draw(logits: Tensor, used: Tensor, sampling: Sampling, random: torch.Generator) -> int:
     """One token id of `logits` [vocabulary], float32: repetition penalty on the `used` ids,
     temperature, then the smallest set that holds `top_p` of the probability."""
@@ -317,10 +328,17 @@ def draw(logits: Tensor, used: Tensor, sampling: Sampling, random: torch.Generat
     if sampling.temperature == 0:
         return int(logits.argmax())
     shares = torch.softmax(logits / sampling.temperature, dim=-1)
-    for most in (*LIKELY, len(shares)):
-        p, ids = shares.topk(min(most, len(shares)))
-        if float(p.sum()) >= sampling.top_p:
-            break
+    p, ids = _likeliest(shares, sampling.top_p)
     total = p.double().cumsum(0)
     kept = min(int((total < sampling.top_p).sum()) + 1, len(p))
     return int(ids[int((total[:kept] <= number * total[kept - 1]).sum().clamp(max=kept - 1))])
+
+
+def _likeliest(shares: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """(shares, ids) of tokens that hold `top_p` or more, the likeliest first: a sort of the whole
+    vocabulary is slow, and hardly ever needed."""
+    for most in LIKELY:
+        p, ids = shares.topk(min(most, len(shares)))
+        if float(p.sum()) >= top_p:
+            return p, ids
+    return shares.topk(len(shares))

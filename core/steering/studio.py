@@ -298,7 +298,8 @@ class Studio:
             raise StitchLensError(
                 "contexts that this corpus does not hold",
                 "the corpus they came from",
-                "see `doctor`",
+                f"run `python -m core features build {self.bench.pair.key} --sae {sae_name}"
+                f" --stitch {self.stitch_name}`, which finds contexts in the text that is here",
             )
         model = self.model(side)
         encoded = model.encode([texts[d] for d in active])

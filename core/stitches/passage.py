@@ -12,11 +12,11 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.bench import Side
 from core.errors import StitchLensError
 from core.models import hooks
 from core.models.align import pair_positions
 from core.models.live import Encoded
+from core.models.pairs import Side
 from core.stitches.stitched import Stitched, tensor_of
 from core.text.reading import characters
 

@@ -84,12 +84,12 @@ def bring(ws: Workspace, pair: PairSpec) -> None:
 
 def form(ws: Workspace, pair: PairSpec) -> None:
     file = st.file_uploader(
-        "Zip",
-        type=["zip"],
+        "File",
+        type=["zip", "npz"],
         max_upload_size=LARGEST_UPLOAD // MB,
         help=(
             f"An SAE of {pair.a.title} as SAELens' folder (cfg.json, sae_weights.safetensors) or"
-            " sparsify's (cfg.json, sae.safetensors), zipped; at most"
+            " sparsify's (cfg.json, sae.safetensors), zipped, or Gemma Scope's params.npz; at most"
             f" {LARGEST_UPLOAD // MB} MB, larger ones by the command line. Nothing in it is run."
         ),
     )
@@ -127,12 +127,18 @@ def form(ws: Workspace, pair: PairSpec) -> None:
     if st.form_submit_button("Import"):
         if file is None and not known:
             raise StitchLensError(
-                "no SAE", "a zip, or a release and an id", "drop one into the box"
+                "no SAE", "a file, or a release and an id", "drop one into the box"
             )
         ref = known if file is None else str(uploads.uploaded(file.name, file.getvalue()))
         where = None if layer is None else int(layer)
-        jobs.start_sae_import(
-            ws.pair, ref, name or artifacts.name_from(ref), where, frame.mine(), scale
+        jobs.start(
+            ws.pair,
+            "sae import",
+            frame.mine(),
+            ref=ref,
+            name=name or artifacts.name_from(ref),
+            layer=where,
+            scale=scale,
         )
         st.rerun()
     st.caption("It stays private to this browser until you keep it; the list is in the sidebar.")
@@ -157,7 +163,9 @@ def card(ws: Workspace, pair: PairSpec, name: str) -> None:
             "Its features have not been measured before and after transfer yet; that takes some"
             " minutes."
         )
-        measure = partial(jobs.start_features, ws.pair, name, record["stitch"], ws.private)
+        measure = partial(
+            jobs.start, ws.pair, "features build", ws.private, sae=name, stitch=record["stitch"]
+        )
         st.button(
             "Measure its features", key=f"measure-{name}", on_click=panels.begin, args=(measure,)
         )

@@ -4,14 +4,15 @@ changes nothing, controls that are worse."""
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from core.bench import Bench, BuildConfig
+from core.bench import open_pair
 from core.errors import StitchLensError
 from core.models import hooks
 from core.models.live import LiveModel
-from core.models.pairs import PAIRS, LayerPair
+from core.models.pairs import LayerPair
 from core.stitches import downstream
 from core.stitches.directions import DIRECTIONS, Direction
 from core.stitches.lens import lens
@@ -64,9 +65,8 @@ def test_losses_are_those_of_table_1(
     conditions = [*downstream.unpatched(), *downstream.stitched(stitch)]
     control = downstream.stitched(shuffled)[DIRECTIONS.index(direction)]
     conditions.append(replace(control, name="control"))
-    table = downstream.measure(a, b, documents, NANO, conditions).set_index(
-        ["document", "condition"]
-    )
+    losses = pd.DataFrame(downstream.measure(a, b, documents, NANO, conditions))
+    table = losses.set_index(["document", "condition"])
     stitched = Stitched(a, b, NANO, stitch, direction)
     for d in documents:
         passage = read(stitched, d.text, {"shuffled": replace(stitched, stitch=shuffled)})
@@ -88,9 +88,8 @@ def test_across_tokenizers_too(tiny: Tiny, english: Corpus) -> None:
     for direction in DIRECTIONS:
         stitched = between(a, b, direction)
         conditions = [*downstream.unpatched(), *downstream.stitched(stitched.stitch)]
-        table = downstream.measure(a, b, documents, LAYERS, conditions).set_index(
-            ["document", "condition"]
-        )
+        losses = pd.DataFrame(downstream.measure(a, b, documents, LAYERS, conditions))
+        table = losses.set_index(["document", "condition"])
         for d in documents:
             totals = read(stitched, d.text).totals
             for key in ("a", "b", direction):
@@ -255,7 +254,7 @@ def test_a_listener_hears_a_growing_text_as_a_whole_one(
 
 @pytest.mark.model
 def test_the_large_pair_reads_as_stitch_eval_does() -> None:
-    bench = Bench(PAIRS["smollm2-gemma3"], BuildConfig())
+    bench = open_pair("smollm2-gemma3")
     ws = Workspace("smollm2-gemma3", PROJECT / "cache")
     stitch = load_stitch(ws.path("stitches/L20-L9"))
     layers = LayerPair(a=20, b=9)
