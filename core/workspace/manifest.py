@@ -75,7 +75,7 @@ def read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manifes
     try:
         manifest = Manifest.model_validate(raw)
     except ValidationError as e:
-        raise broken(e, f"a manifest of '{pair}'", f"schema {SCHEMA}", REPAIR) from None
+        raise broken(e, "a manifest", f"schema {SCHEMA}", REPAIR) from None
     if out := [a.path for a in manifest.artifacts.values() if _leaves(a.path)]:
         raise StitchLensError(
             f"an artifact at '{out[0][:80]}', outside the workspace or too long",

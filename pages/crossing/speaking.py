@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from core.models.libraries import importing
 from core.models.pairs import PairSpec
 from core.steering import tables as steering_tables
 from core.stitches import directions
@@ -13,7 +14,8 @@ from core.text.reading import clean
 from core.workspace import store
 from core.workspace.store import Workspace
 from pages.crossing import figures
-from pages.shared import address, frame, studios
+from pages.shared import frame, studios
+from pages.shared.address import bound
 from pages.shared.frame import ask
 from pages.shared.words import plain
 
@@ -30,30 +32,31 @@ def speaking(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
         st.button("Stop", icon=":material/stop:", disabled=not go, key="hush", help="At once.")
         number("Tokens", "length", 40, 1, 200, "Most tokens that a lane writes.")
         number("Seed", "roll", 0, 0, 2**31, "The same seed writes the same text.")
-        st.number_input(
+        bound(
+            st.number_input,
             "Temperature",
             0.0,
             5.0,
-            0.5,
-            0.1,
+            step=0.1,
             key="warmth",
-            bind="query-params",
+            usual=0.5,
             width=130,
             help="0 takes the likeliest token.",
         )
         if presets:
-            address.choices("toward", languages.values(), "language")
-            st.selectbox(
+            bound(
+                st.selectbox,
                 "Toward",
                 list(languages),
                 key="toward",
-                bind="query-params",
+                what="language",
                 format_func=lambda code: languages[code],
                 width=150,
                 help="Steer the lanes by a vector that the other model learned and the stitch"
                 " carried over.",
             )
-    place = st.container()
+    place = st.container(key="lanes")
+    go = now.pop("speak_soon", False) or go
     if go:
         stream(ws, pair, chosen, place)
     runs = [run for run in now.get("spoken", []) if run["pair"] == ws.pair]
@@ -61,13 +64,13 @@ def speaking(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
         show(pair, runs[-1], place)
     elif not runs:
         place.caption(
-            "Four lanes go on from the text: each model alone, one through the other, the control."
+            "Four lanes go on from the text: each model alone, one with the other's mind, and the"
+            " control."
         )
 
 
 def number(label: str, key: str, usual: int, low: int, high: int, words: str) -> None:
-    address.numbers(key, low, high, label.lower())
-    st.number_input(label, low, high, usual, key=key, bind="query-params", width=130, help=words)
+    bound(st.number_input, label, low, high, key=key, usual=usual, width=130, help=words)
 
 
 def heading(pair: PairSpec, run: dict[str, Any], lane: str) -> str:
@@ -125,8 +128,9 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], place: Any) ->
     """Write, a token at a time; what there is is kept whenever this is interrupted."""
     now, words = st.session_state, place.empty()
     with words, st.spinner("Which tokens each model says: read once in the corpus", show_time=True):
-        from core.config import check
-        from core.steering.generate import Sampling
+        with importing():
+            from core.config import check
+            from core.steering.generate import Sampling
 
         crossing = studios.crossing(ws, chosen["across"])
         sampling = check(
@@ -145,7 +149,7 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], place: Any) ->
         )
     words.empty()
     last = chosen["direction"][-1]
-    prompt = clean(chosen["text"])
+    prompt = clean(chosen["text"][: chosen["read"]])
     run: dict[str, Any] = {
         "pair": ws.pair,
         "direction": chosen["direction"],
@@ -155,7 +159,7 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], place: Any) ->
         "seed": sampling.seed,
         "temperature": sampling.temperature,
         "left_out": next(
-            0 if lane.silent is None else len(lane.silent)
+            len(lane.silent) if lane.silent is not None else 0
             for side, lane in lanes.values()
             if side == last
         ),

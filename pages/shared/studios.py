@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from core.errors import StitchLensError
+from core.models.libraries import importing
 from core.models.pairs import get_pair
 from core.workspace import store
 from core.workspace.disk import fingerprint
@@ -20,25 +21,35 @@ if TYPE_CHECKING:
 
 class Opening:
     """Both models of a pair, being opened by a thread of their own; a fault is said by whoever
-    asks for them next."""
+    asks for them next. Then the thread reads which tokens they say in the corpus, so that the
+    first lane need not wait for it."""
 
     def __init__(self, pair: str) -> None:
         self.began = time.time()
         self._pair = pair
-        self._thread = threading.Thread(target=self._open, daemon=True)
-        self._thread.start()
+        self._opened = threading.Event()
+        threading.Thread(target=self._open, daemon=True).start()
 
     def _open(self) -> None:
-        from core.models.loading import load_shared
+        with importing():
+            from core.models.loading import load_shared
+            from core.steering.vocabulary import said
+            from core.text.corpus import load_corpus
 
-        spec = get_pair(self._pair)
+        spec, models = get_pair(self._pair), []
+        try:
+            with suppress(StitchLensError):
+                models = [load_shared(spec.a), load_shared(spec.b)]
+        finally:
+            self._opened.set()
+
         with suppress(StitchLensError):
-            load_shared(spec.a)
-            load_shared(spec.b)
+            for model in models:
+                said(model, load_corpus(spec.corpus))
 
     @property
     def over(self) -> bool:
-        return not self._thread.is_alive()
+        return self._opened.is_set()
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -54,8 +65,9 @@ def crossing(ws: Workspace, stitch: str) -> "Crossing":
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _crossing(pair: str, stitch: str, private: Path | None, stamp: str) -> "Crossing":
-    from core.bench import open_pair
-    from core.steering.crossing import Crossing
-    from core.steering.studio import Studio
+    with importing():
+        from core.bench import open_pair
+        from core.steering.crossing import Crossing
+        from core.steering.studio import Studio
 
     return Crossing(Studio(open_pair(pair, private=private), stitch))
