@@ -457,7 +457,7 @@ def test_layers_and_names_have_to_fit(bench: Bench) -> None:
     with pytest.raises(StitchLensError, match=r"widths 'a,b'"):
         sae_settings.parsed_widths("a,b")
     for given, said in (
-        ({"widths": [0]}, "widths 0"),
+        ({"widths": [0]}, r"widths\.0 = 0"),
         ({"starts": ["nowhere"]}, "starts"),
         ({"lr": -1.0}, "lr"),
         ({"lr": float("nan")}, "lr"),
