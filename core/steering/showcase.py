@@ -36,7 +36,7 @@ def lanes(crossing: "Crossing", preset: dict[str, Any] | None) -> "dict[str, tup
     """`alone`, `crossed` and, where a `preset` (see `core.steering.tables.presets`) says what to
     steer toward, `steered`: who speaks, and how."""
     both = crossing.lanes(("b", "crossed"), DIRECTION)
-    chosen = {"alone": both["b"], "crossed": both["crossed"]}
+    chosen: dict[str, tuple[Side, Lane]] = {"alone": both["b"], "crossed": both["crossed"]}
     if preset is None:
         return chosen
 
