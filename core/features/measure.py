@@ -28,7 +28,7 @@ from core.features.taxonomy import (
     english_sentences,
 )
 from core.models.live import TURNS
-from core.models.pairs import LayerPair, PairSpec
+from core.models.pairs import LayerPair, PairSpec, Side
 from core.saes.crossing import ExploreConfig, joined, variants, zero_shot
 from core.saes.sae import kept_in
 from core.stitches.stitch import load_stitch
@@ -146,7 +146,7 @@ def explore(
 
 def _features(
     bench: Bench,
-    saes: dict[str, tuple[str, "SAE[Any]"]],
+    saes: dict[str, tuple[Side, "SAE[Any]"]],
     layers: LayerPair,
     sae_name: str,
     config: ExploreConfig,
@@ -180,7 +180,7 @@ def _features(
     )
 
 
-def _logits(bench: Bench, saes: dict[str, tuple[str, "SAE[Any]"]]) -> pd.DataFrame:
+def _logits(bench: Bench, saes: dict[str, tuple[Side, "SAE[Any]"]]) -> pd.DataFrame:
     """The tokens that each feature raises and lowers most: `feature`, `side` ('a', 'b'), `rank` (0
     upwards for raised ones, -1 downwards for lowered ones), `token` (its text), `weight` (its logit
     weight)."""

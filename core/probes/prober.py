@@ -8,7 +8,7 @@ position.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,11 +16,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from core.activations.harvest import OUTLIER, kept_positions, record
+from core.activations.harvest import norm_limit, record
+from core.activations.recording import kept_positions
 from core.bench import Bench
 from core.config import Frozen
 from core.errors import StitchLensError
 from core.models.live import TURNS, LiveModel
+from core.models.pairs import SIDES, Side
 from core.probes.probe import (
     KS,
     Outcome,
@@ -48,8 +50,6 @@ from core.workspace.places import user_cache
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-Side = Literal["a", "b"]
-SIDES: tuple[Side, ...] = ("a", "b")
 BLOCK = 64
 """Texts read at a time; what is read survives a stop."""
 OWN_K = 10
@@ -111,7 +111,7 @@ def pool(
     h = record(model, encoded, kept, [layer])[layer].float()
     of = torch.from_numpy(np.repeat(np.arange(len(texts)), [len(k) for k in kept]))
     norm = h.norm(dim=-1)
-    limit = OUTLIER * float(norm.median()) if limit is None else limit
+    limit = norm_limit(norm) if limit is None else limit
     h, of = h[norm <= limit], of[norm <= limit]
     share = 1 / torch.bincount(of, minlength=len(texts)).clamp(min=1)
 

@@ -11,7 +11,7 @@ from core.activations.harvest import norm_limits, read_window, windows, within
 from core.bench import Bench
 from core.config import Frozen
 from core.errors import StitchLensError
-from core.models.pairs import LayerPair
+from core.models.pairs import SIDES, LayerPair, Side
 from core.saes.sae import random_sae, reconstruction
 from core.stitches import downstream
 from core.stitches.stitch import Stitch, random_stitch
@@ -44,7 +44,7 @@ class ExploreConfig(Frozen):
 
 def variants(
     sae: "SAE[Any]", stitch: Stitch, shuffled: Stitch, seed: int = 0
-) -> dict[str, tuple[str, "SAE[Any]"]]:
+) -> dict[str, tuple[Side, "SAE[Any]"]]:
     """(model it is for, SAE) by name: the original and its transfer, and what they must beat."""
     control = random_sae(sae, seed)
     return {
@@ -59,7 +59,7 @@ def variants(
 
 def zero_shot(
     bench: Bench,
-    saes: dict[str, tuple[str, "SAE[Any]"]],
+    saes: dict[str, tuple[Side, "SAE[Any]"]],
     layers: LayerPair,
     config: ExploreConfig,
     documents: Sequence[Document] | None = None,
@@ -81,16 +81,16 @@ def zero_shot(
         if sum(map(len, kept["a"])) >= config.reconstruction_positions:
             break
     conditions = downstream.unpatched()
-    for side in ("a", "b"):
+    for side in SIDES:
         conditions.append(
             downstream.Condition(f"zeros {side}", side, _in_place(side, torch.zeros_like))
         )
     for name, (side, sae) in saes.items():
         conditions.append(downstream.Condition(name, side, _in_place(side, sae)))
-    measured = downstream.measure(
+    losses = downstream.measure(
         bench.a, bench.b, documents, layers, conditions, "losses with SAEs in place", config.tokens
     )
-    loss = downstream.mean_losses(measured)
+    loss = downstream.mean_losses(pd.DataFrame(losses))
     rows = []
     for name, (side, sae) in saes.items():
         clean, ablated, mine = loss[side], loss[f"zeros {side}"], loss[name]

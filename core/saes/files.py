@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from core.errors import StitchLensError, printable
+from core.errors import StitchLensError, first_fault, printable
 from core.saes.gemma_scope import PARAMS, hook_of, params_of, read_params
 from core.workspace.archives import unzip, zip_members
 from core.workspace.disk import disk_faults
@@ -368,10 +368,9 @@ def _checked(fields: Mapping[str, Any], name: str) -> _Config:
     try:
         found = _Config.model_validate(dict(fields))
     except ValidationError as e:
-        first = e.errors()[0]
-        at, value = ".".join(map(str, first["loc"])), printable(repr(first.get("input")), 60)
+        fault = first_fault(e)
         raise StitchLensError(
-            f"{at} {value} in the {CONFIG} of {name} ({first['msg']})",
+            f"{fault.at} {printable(fault.value, 60)} in the {CONFIG} of {name} ({fault.why})",
             "an SAE's config",
             "check how it was saved",
         ) from None

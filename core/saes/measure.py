@@ -19,7 +19,8 @@ from core.saes.crossing import joined
 from core.saes.run import Run, RunState, read_run
 from core.saes.sae import SaeConfig, kept_in, kept_sae, metadata, sae_makers
 from core.saes.settings import RunConfig, TrainingSet, check_fits
-from core.stitches.fit import FitConfig, fit_moments
+from core.stitches.fit import fit_moments
+from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch, random_stitch
 from core.stitches.transfer import transfer_sae
 from core.workspace.artifacts import NAME

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 from pydantic import Field
 
-from core.activations.harvest import OUTLIER, Recording, kept_positions, record
+from core.activations.harvest import norm_limit, record
+from core.activations.recording import Recording, kept_positions
 from core.progress import Progress
 from core.saes.files import clean_sae
 from core.stitches.transfer import admit, at_rest, check_finite, check_width, hook_layer
@@ -36,7 +37,8 @@ from core.workspace.places import named, user_cache
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-    from core.bench import Bench, Side
+    from core.bench import Bench
+    from core.models.pairs import Side
 
 NORMALISED = "expected_average_only_in"
 """SAELens' word for an SAE of rows that a factor brings to an average norm of sqrt(d); its weights
@@ -357,7 +359,7 @@ def average_scale(bench: "Bench", side: "Side", layer: int) -> tuple[float, int]
             model, *kept_positions(model, [d.text for d in documents[:8]], None), [layer]
         )[layer].float()
         norms = rows.norm(dim=-1)
-        parts.append(rows[norms <= OUTLIER * norms.median()])
+        parts.append(rows[norms <= norm_limit(norms)])
         if sum(map(len, parts)) >= ESTIMATE_ROWS:
             break
     rows = torch.cat(parts)[:ESTIMATE_ROWS]

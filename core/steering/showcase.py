@@ -48,8 +48,8 @@ def lanes(crossing: "Crossing", preset: dict[str, Any] | None) -> "dict[str, tup
     source = studio.source(f"lang:{preset['language']}")
     vectors = studio.vectors(source, LaneKey("b", "transferred"), setting)
     side, alone = both["b"]
-    steered = replace(alone, vectors=vectors, strength=preset["strength"])
-    return chosen | {"steered": (side, steered)}
+    chosen["steered"] = (side, replace(alone, vectors=vectors, strength=preset["strength"]))
+    return chosen
 
 
 def titles(crossing: "Crossing", preset: dict[str, Any] | None) -> dict[str, str]:

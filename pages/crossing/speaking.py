@@ -156,7 +156,11 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], place: Any) ->
         "prompt": prompt,
         "seed": sampling.seed,
         "temperature": sampling.temperature,
-        "left_out": next(len(lane.silent) for side, lane in lanes.values() if side == last),
+        "left_out": next(
+            0 if lane.silent is None else len(lane.silent)
+            for side, lane in lanes.values()
+            if side == last
+        ),
         "texts": {},
         "tokens": 0,
     }

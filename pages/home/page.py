@@ -64,7 +64,7 @@ def empty(pair: PairSpec) -> None:
         " goes on where it was.",
         f"python -m core build {pair.key}",
         "Build it",
-        lambda: jobs.start_build(pair.key),
+        lambda: jobs.start(pair.key, "build"),
     )
 
 

@@ -57,8 +57,8 @@ def crossing(ws: Workspace, stitch: str) -> "Crossing":
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _crossing(pair: str, stitch: str, private: Path | None, stamp: str) -> "Crossing":
     with importing():
-        from core.bench import Bench, BuildConfig
+        from core.bench import open_pair
         from core.steering.crossing import Crossing
         from core.steering.studio import Studio
 
-    return Crossing(Studio(Bench(get_pair(pair), BuildConfig(), private), stitch))
+    return Crossing(Studio(open_pair(pair, private=private), stitch))

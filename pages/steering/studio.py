@@ -142,6 +142,7 @@ def stream(
             boxes = lanes.columns([str(key) for key in keys], names)
 
         record: dict[str, Any] | None = None
+        written: dict[Any, Any] = {}
         began = time.perf_counter()
         about = (at_hand, chosen["source"], prompt, setting, sampling)
         with closing(at_hand.run(source, keys, prompt, setting, sampling, waiting)) as texts:
