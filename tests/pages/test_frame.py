@@ -56,7 +56,7 @@ def test_signs_in_names_stay_signs(ws: Workspace) -> None:
 
 
 def test_a_job_is_shown_until_dismissed(ws: Workspace) -> None:
-    job = jobs.start(
+    job = jobs.run(
         PAIR,
         ["import sys; sys.exit('Found this; wanted that: do so.')"],
         "Fit mine",
@@ -71,7 +71,7 @@ def test_a_job_is_shown_until_dismissed(ws: Workspace) -> None:
 
 
 def test_private_jobs_of_others_are_not_told(ws: Workspace, tmp_path: Path) -> None:
-    job = jobs.start(
+    job = jobs.run(
         PAIR,
         ["import time; time.sleep(60)"],
         "Import secret-name",

@@ -214,7 +214,7 @@ def test_a_job_lives_through_a_reload_and_can_be_cancelled(
         "import time; from core.progress import Progress\nwith Progress('Reading', 60000) as bar:\n"
         "    for _ in range(600): time.sleep(0.1); bar.advance(100)"
     )
-    job = jobs.start(PAIR, [work], "Fit slowly", command=(sys.executable, "-c"))
+    job = jobs.run(PAIR, [work], "Fit slowly", command=(sys.executable, "-c"))
     page = visit(f"{url}/stitches")
     expect(page.locator(JOB)).to_contain_text("Fit slowly")
     expect(page.locator(JOB)).to_contain_text(
