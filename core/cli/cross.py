@@ -9,6 +9,7 @@ import typer
 from core.cli.shared import JsonFlag, PairArg, StitchArg, app, default_stitch, guarded, show
 from core.errors import StitchLensError
 from core.models.pairs import PairSpec, get_pair
+from core.stitches import directions
 from core.stitches.directions import CONTROLS, names, title
 
 
@@ -92,7 +93,6 @@ def cross_command(
 
     python -m core cross nano --text "The house of my mother" --speak --tokens 20 --json
     """
-    from core.bench import open_pair
     from core.config import check
     from core.steering.crossing import Crossing, spoken_record
     from core.steering.generate import Sampling
@@ -103,9 +103,11 @@ def cross_command(
     if control not in (*CONTROLS, "none"):
         choices = ", ".join((*CONTROLS, "none"))
         raise StitchLensError(f"control '{control}'", f"one of {choices}", "choose one")
-    sampling = check(Sampling, tokens=tokens, temperature=temperature, seed=seed)
-    bench = open_pair(pair)
-    crossing = Crossing(Studio(bench, stitch_name or default_stitch(bench.workspace)))
+    sampling = check(Sampling, tokens=tokens, temperature=temperature, seed=seed, repetition=1.1)
+    opened = bench.open_pair(spec.key)
+    stitch = stitch_name or default_stitch(opened.workspace)
+    directions.check(opened.workspace, stitch, direction, None if control == "none" else control)
+    crossing = Crossing(Studio(opened, stitch))
     passage = crossing.read(words, direction, () if control == "none" else (control,))  # type: ignore[arg-type]
     record: dict[str, Any] = {
         "pair": spec.key,
