@@ -93,7 +93,6 @@ def cross_command(
 
     python -m core cross nano --text "The house of my mother" --speak --tokens 20 --json
     """
-    from core.bench import open_pair
     from core.config import check
     from core.steering.crossing import Crossing, spoken_record
     from core.steering.generate import Sampling
