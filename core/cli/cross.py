@@ -93,6 +93,7 @@ def cross_command(
 
     python -m core cross nano --text "The house of my mother" --speak --tokens 20 --json
     """
+    from core.bench import open_pair
     from core.config import check
     from core.steering.crossing import Crossing, spoken_record
     from core.steering.generate import Sampling
@@ -104,7 +105,7 @@ def cross_command(
         choices = ", ".join((*CONTROLS, "none"))
         raise StitchLensError(f"control '{control}'", f"one of {choices}", "choose one")
     sampling = check(Sampling, tokens=tokens, temperature=temperature, seed=seed, repetition=1.1)
-    opened = bench.open_pair(spec.key)
+    opened = open_pair(spec.key)
     stitch = stitch_name or default_stitch(opened.workspace)
     directions.check(opened.workspace, stitch, direction, None if control == "none" else control)
     crossing = Crossing(Studio(opened, stitch))
