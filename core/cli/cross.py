@@ -104,7 +104,7 @@ def cross_command(
         choices = ", ".join((*CONTROLS, "none"))
         raise StitchLensError(f"control '{control}'", f"one of {choices}", "choose one")
     sampling = check(Sampling, tokens=tokens, temperature=temperature, seed=seed, repetition=1.1)
-    opened = bench.open_pair(spec.key)
+    opened = open_pair(spec.key)
     stitch = stitch_name or default_stitch(opened.workspace)
     directions.check(opened.workspace, stitch, direction, None if control == "none" else control)
     crossing = Crossing(Studio(opened, stitch))

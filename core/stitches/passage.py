@@ -4,7 +4,7 @@ expect next, and what the crossing costs there."""
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -217,12 +217,12 @@ def _expected(
     parts = {name: list[tuple[Tensor, ...]]() for name in streams}
     with torch.inference_mode():
         for begin in range(0, len(ids), ROWS):
-            own: Tensor | None = None
+            own: _Own | None = None
             some = hidden[:, begin : begin + ROWS]
             targets = ids[begin + 1 : begin + ROWS + 1]
             for name, rows in zip(streams, some, strict=True):
                 logs = torch.log_softmax(model.logits(rows), -1)
-                own = logs if own is None else own
+                own = own or _Own(logs, logs.exp())
                 parts[name].append(_at_rows(logs, own, targets, top))
 
     out = {}
@@ -232,20 +232,30 @@ def _expected(
     return out
 
 
+class _Own(NamedTuple):
+    """What the unpatched model expects at a few positions: computed once for all that is compared
+    with it."""
+
+    logs: Float[Tensor, "n vocab"]
+    shares: Float[Tensor, "n vocab"]
+
+
 def _at_rows(
     logs: Float[Tensor, "n vocab"],
-    own: Float[Tensor, "n vocab"],
+    own: _Own,
     targets: Int[Tensor, " m"],
     top: int,
 ) -> tuple[Tensor, ...]:
     """The parts of `Expected` at a few positions, from log probabilities; the last position of a
     text has no target."""
     loss = -logs[: len(targets)].gather(1, targets[:, None])
-    divergence = own.exp() * (own - logs)
+    divergence = torch.zeros(len(logs), device=logs.device)
+    if logs is not own.logs:
+        divergence = torch.linalg.vecdot(own.shares, own.logs - logs)
     shares, tokens = logs.topk(min(top, logs.shape[-1]))
     return (
         loss[:, 0],
-        divergence.sum(-1),
+        divergence,
         tokens,
         shares.exp(),
     )

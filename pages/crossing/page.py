@@ -198,7 +198,7 @@ def reading(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
     n = len(record["tokens"])
     at = int(picked) if picked.isdecimal() and int(picked) < n else None
     if picked and at is None:
-        notice(f"No token {plain(picked)} here: they run from 0 to {n - 1}.")
+        address.notice(f"No token {plain(picked)} here: they run from 0 to {n - 1}.")
     result = figures.component()(
         key=f"passage-{identity}",
         data=drawn | {"picked": at},

@@ -12,7 +12,7 @@ from core.steering import showcase
 from core.stitches import tables as stitch_tables
 from core.workspace import store
 from core.workspace.store import Workspace
-from pages.home import figures, tiles
+from pages.home import figures, live, tiles
 from pages.shared import frame, panels
 from pages.shared.address import bound
 from pages.shared.frame import ask, section

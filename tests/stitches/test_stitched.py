@@ -260,8 +260,8 @@ def test_the_large_pair_reads_as_stitch_eval_does() -> None:
     layers = LayerPair(a=20, b=9)
     documents = held_out(bench.corpus, 6)
     conditions = [*downstream.unpatched(), *downstream.stitched(stitch)]
-    table = downstream.measure(bench.a, bench.b, documents, layers, conditions)
-    mean = downstream.mean_losses(table)
+    losses = downstream.measure(bench.a, bench.b, documents, layers, conditions)
+    mean = downstream.mean_losses(pd.DataFrame(losses))
     for direction in ("a_to_b", "b_to_a"):
         passages = [
             read(Stitched(bench.a, bench.b, layers, stitch, direction), d.text) for d in documents
