@@ -13,7 +13,7 @@ from core.stitches import tables as stitch_tables
 from core.workspace import store
 from core.workspace.store import Workspace
 from pages.home import figures, live, tiles
-from pages.shared import frame, panels
+from pages.shared import frame, panels, studios
 from pages.shared.address import bound
 from pages.shared.frame import ask, section
 from pages.shared.words import plain
@@ -44,6 +44,8 @@ def page() -> None:
             stage(ws)
         with section():
             tiles.tiles(ws, pair, short)
+        # last: importing torch beside it would slow the page
+        studios.opening(ws.pair)
 
 
 def seam(ws: Workspace) -> tuple[int, int] | None:
