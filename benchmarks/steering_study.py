@@ -14,7 +14,8 @@ import numpy as np
 from benchmarks import _measure as m
 from core.bench import Bench, BuildConfig
 from core.models.pairs import LayerPair, get_pair
-from core.steering.generate import Lane, Sampling, encode_prompt, respond, response_losses
+from core.steering.generate import Lane, encode_prompt, respond, response_losses
+from core.steering.settings import Sampling
 from core.steering.studio import Studio
 from core.steering.vectors import LanguageMeans, Means, Vector, diff_mean, moved
 from core.stitches.fit import FitConfig, fit_moments

@@ -16,6 +16,7 @@ from core.probes import tables as probe_tables
 from core.report import report
 from core.saes import tables as sae_tables
 from core.steering import tables as steering_tables
+from core.steering.lanes import LANE_KINDS
 from core.stitches import tables as stitch_tables
 from core.workspace.store import Workspace
 
@@ -252,7 +253,7 @@ def _steering(ws: Workspace, measured: Record, names: Names) -> list[str]:
     rows = [
         (
             names[side],
-            steering_tables.KINDS[mean["kind"]][0],
+            LANE_KINDS[mean["kind"]][0],
             fixed(mean["rate"], mean["low"], mean["high"]),
             fixed(mean["success"]),
             fixed(mean["loss"]),

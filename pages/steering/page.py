@@ -18,6 +18,16 @@ from core.errors import StitchLensError
 from core.features import tables as feature_tables
 from core.models.pairs import PairSpec, get_pair
 from core.steering import tables as steering_tables
+from core.steering.lanes import LANE_KINDS, LaneKey, lane_key
+from core.steering.settings import USUAL, Sampling, Setting
+from core.steering.sources import (
+    Brought,
+    Concept,
+    Feature,
+    Language,
+    Source,
+    source_from,
+)
 from core.stitches import tables as stitch_tables
 from core.text.languages import LANGUAGES
 from core.text.reading import clean
@@ -34,11 +44,11 @@ from pages.shared.words import percent, plain
 from pages.steering import figures
 
 if TYPE_CHECKING:
-    from core.steering.studio import Source, Studio
+    from core.steering.studio import Studio
 
-LANES = ("b:none", "b:own", "b:transferred", "a:none", "a:own", "a:transferred")
-CONTROLS = ("b:random", "b:shuffled", "a:random", "a:shuffled")
-DEFAULT = ["b:none", "b:own", "b:transferred"]
+LANES = [LaneKey(side, kind) for side in ("b", "a") for kind in ("none", "own", "transferred")]
+CONTROLS = [LaneKey(side, kind) for side in ("b", "a") for kind in ("random", "shuffled")]
+DEFAULT = LANES[:3]
 SOURCES = {"lang": "Language", "concept": "Texts", "feature": "Feature", "vector": "Your own"}
 PROMPT = "The best way to keep bread fresh is"
 LIMITS: dict[str, tuple[Any, Any]] = {
@@ -165,7 +175,7 @@ def live(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
         place.warning("No lane is chosen: choose at least one above.")
         go = False
     if go:
-        stream(ws, pair, ask_for, [str(x) for x in lanes], place)
+        stream(ws, pair, ask_for, lanes, place)
     runs: list[dict[str, Any]] = [r for r in now.get("runs", []) if r["pair"] == ws.pair]
     if not go:
         if runs:
@@ -181,18 +191,14 @@ def again() -> None:
         st.session_state["again"] = True
 
 
-def name_of(lane: str) -> str:
+def name_of(lane: LaneKey) -> str:
     """`B own vector`; a link calls a lane so, too."""
-    side, _, kind = lane.partition(":")
-    return f"{side.upper()} {steering_tables.KINDS[kind][0]}"
+    return f"{lane.side.upper()} {LANE_KINDS[lane.kind][0]}"
 
 
-def heading(lane: str) -> str:
-    side, _, kind = lane.partition(":")
-    return (
-        f"**:{'blue' if side == 'a' else 'violet'}[{side.upper()}]"
-        f" {steering_tables.KINDS[kind][0]}**"
-    )
+def heading(lane: LaneKey) -> str:
+    colour = "blue" if lane.side == "a" else "violet"
+    return f"**:{colour}[{lane.side.upper()}] {LANE_KINDS[lane.kind][0]}**"
 
 
 def presets(ws: Workspace) -> None:
@@ -304,16 +310,26 @@ def options(ws: Workspace, pair: PairSpec, names: list[str]) -> dict[str, Any]:
         )
     with right:
         st.markdown("**Sampling**")
-        number("Tokens", "tokens", 48, 1, "Most tokens that a lane writes.")
-        number("Temperature", "temperature", 0.5, 0.1, "0 takes the likeliest token.")
+        number("Tokens", "tokens", USUAL.tokens, 1, "Most tokens that a lane writes.")
+        number("Temperature", "temperature", USUAL.temperature, 0.1, "0 takes the likeliest token.")
         number(
-            "Top p", "top_p", 0.95, 0.05, "The smallest set with this probability is drawn from."
+            "Top p",
+            "top_p",
+            USUAL.top_p,
+            0.05,
+            "The smallest set with this probability is drawn from.",
         )
-        number("Repetition penalty", "repetition", 1.1, 0.05, "Divides logits of used tokens.")
+        number(
+            "Repetition penalty",
+            "repetition",
+            USUAL.repetition,
+            0.05,
+            "Divides logits of used tokens.",
+        )
         number(
             "Seed",
             "seed",
-            0,
+            USUAL.seed,
             1,
             "The same seed writes the same text in a lane, whichever others run.",
         )
@@ -356,7 +372,7 @@ def given(ws: Workspace, kind: str) -> dict[str, Any]:
                     " (DiffMean)."
                 ),
             )
-            return {"source": f"lang:{code}"}
+            return {"source": Language(str(code))}
         case "concept":
             words = "Examples, one a line. v is the difference of the mean residual streams."
             plus = st.text_area(
@@ -365,12 +381,12 @@ def given(ws: Workspace, kind: str) -> dict[str, Any]:
             minus = st.text_area(
                 "Less of this", MINUS, key="minus", bind="query-params", max_chars=5000, help=words
             )
-            return {"source": "concept", "plus": plus, "minus": minus}
+            return {"source": Concept(plus, minus)}
         case "feature":
             saes = feature_tables.saes(ws)
             if not saes:
                 st.markdown("No SAE yet: see the Features page.")
-                return {"source": "feature:", "sae": ""}
+                return {"sae": ""}
             frame.answer("steer_sae", saes, "SAE")
             sae = str(
                 st.selectbox("SAE", saes, key="steer_sae", bind="query-params", help="Of model A.")
@@ -389,7 +405,7 @@ def given(ws: Workspace, kind: str) -> dict[str, Any]:
                     " top contexts."
                 ),
             )
-            return {"source": f"feature:{sae}/{int(index)}", "sae": sae}
+            return {"source": Feature(sae, int(index)), "sae": sae}
     known = steering_tables.vectors(ws)
     if (added := st.session_state.pop("added_vector", None)) in known:
         st.session_state["vector"] = added
@@ -400,7 +416,7 @@ def given(ws: Workspace, kind: str) -> dict[str, Any]:
             said(ask(steering_tables.vector_card, ws, name))
     with section():
         bring(ws)
-    return {"source": f"vector:{name or ''}"}
+    return {"source": Brought(name or "")}
 
 
 def said(card: dict[str, Any]) -> None:
@@ -523,22 +539,15 @@ def warm(pair: str) -> threading.Thread:
     return thread
 
 
-def resolve(chosen: dict[str, Any], here: "Studio") -> "Source":
-    if chosen["kind"] == "concept":
-        return here.concept(chosen["plus"], chosen["minus"])
-    return here.source(chosen["source"])
-
-
 def stream(
-    ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[str], place: Any
+    ws: Workspace, pair: PairSpec, chosen: dict[str, Any], lanes: list[LaneKey], place: Any
 ) -> None:
     """Write, a token at a time, into a column a lane; what there is is kept whenever this is
     interrupted."""
     said = place.empty()
     with said, st.spinner("Opening the models, once", show_time=True):
         from core.config import check
-        from core.steering.generate import Sampling
-        from core.steering.studio import Setting, lane_key, run_record
+        from core.steering.studio import run_record
 
     now = st.session_state
     try:
@@ -555,20 +564,20 @@ def stream(
             Sampling,
             **{k: now[k] for k in ("tokens", "temperature", "top_p", "repetition", "seed")},
         )
-        source, prompt = resolve(chosen, here), clean(now["prompt"])
-        left_out = [lane for lane in lanes if not source.has(lane_key(lane))]
+        source: Source = chosen["source"]
+        directions, prompt = here.directions(source), clean(now["prompt"])
+        left_out = [lane for lane in lanes if not directions.has(lane)]
         lanes = [lane for lane in lanes if lane not in left_out]
-        keys = [lane_key(lane) for lane in lanes]
-        if not keys:
-            side = "AB"[source.sides == ("b",)]
+        if not lanes:
+            side = "AB"[directions.sides == ("b",)]
             raise StitchLensError(
                 f"a vector of {side} alone",
                 f"{side}'s own lane, or the other model's transferred one",
                 "choose these",
             )
         with said, st.spinner("Opening the models, once", show_time=True):
-            for side in sorted({key.side for key in keys}):
-                here.model(side)  # type: ignore[arg-type]
+            for lane in lanes:
+                here.model(lane.side)
         with place:
             if left_out:
                 st.caption(
@@ -583,42 +592,38 @@ def stream(
                 f"{n} before you: one stream at a time computes.", icon=":material/hourglass:"
             )
 
-        with closing(here.run(source, keys, prompt, setting, sampling, waiting)) as texts:
+        with closing(here.run(directions, lanes, prompt, setting, sampling, waiting)) as texts:
             for written in texts:
                 if record is None:
                     said.empty()
-                    record = run_record(
-                        here, chosen["source"], prompt, setting, sampling, written, {}
-                    )
+                    record = run_record(here, source, prompt, setting, sampling, written, {})
                     now.setdefault("runs", []).append(record)
                     del now["runs"][:-HISTORY]
-                for lane, w in zip(record["lanes"], written.values(), strict=True):
-                    lane["text"], lane["tokens"] = w.text, len(w.ids)
-                    boxes[lane["lane"]].html(text_html(prompt, w.text, lane["lane"]))
+                for entry, (lane, w) in zip(record["lanes"], written.items(), strict=True):
+                    entry["text"], entry["tokens"] = w.text, len(w.ids)
+                    boxes[lane].html(text_html(prompt, w.text, lane))
                 record["seconds"] = time.perf_counter() - began
         if record is not None:
             judged = here.judge(prompt, written)
-            record.update(
-                run_record(here, chosen["source"], prompt, setting, sampling, written, judged)
-            )
+            record.update(run_record(here, source, prompt, setting, sampling, written, judged))
     except StitchLensError as e:
         said.error(shared_words.sentence(e), icon=":material/error:")
         return
     st.rerun()
 
 
-def columns(lanes: list[str]) -> dict[str, Any]:
+def columns(lanes: list[LaneKey]) -> dict[LaneKey, Any]:
     """A heading and an empty box a lane."""
     boxes = {}
     for lane, column in zip(lanes, st.columns(len(lanes), gap="medium"), strict=True):
-        column.markdown(heading(lane), help=steering_tables.KINDS[lane.partition(":")[2]][1])
+        column.markdown(heading(lane), help=LANE_KINDS[lane.kind][1])
         boxes[lane] = column.empty()
     return boxes
 
 
-def text_html(prompt: str, text: str, lane: str) -> str:
+def text_html(prompt: str, text: str, lane: LaneKey) -> str:
     """Escaped: the prompt grey, what was written on a tint of its model."""
-    rgb = "66,133,244" if lane.startswith("a") else "154,92,214"
+    rgb = "66,133,244" if lane.side == "a" else "154,92,214"
     return (
         '<div dir="auto"'
         ' style="unicode-bidi:plaintext;white-space:pre-wrap;overflow-wrap:anywhere;'
@@ -635,11 +640,12 @@ def show(run: dict[str, Any], place: Any) -> None:
     takes its place."""
     place.empty()
     with place:
-        boxes = columns([lane["lane"] for lane in run["lanes"]])
-        for lane in run["lanes"]:
-            with boxes[lane["lane"]].container():
-                st.html(text_html(run["prompt"], lane["text"], lane["lane"]))
-                st.caption(verdict(lane, run.get("seconds")))
+        lanes = [lane_key(entry["lane"]) for entry in run["lanes"]]
+        boxes = columns(lanes)
+        for lane, entry in zip(lanes, run["lanes"], strict=True):
+            with boxes[lane].container():
+                st.html(text_html(run["prompt"], entry["text"], lane))
+                st.caption(verdict(entry, run.get("seconds")))
 
 
 def verdict(lane: dict[str, Any], seconds: float | None) -> str:
@@ -665,12 +671,12 @@ def example(ws: Workspace, place: Any) -> None:
         )
         return
     one, lanes = found[0], []
-    for kind in ("none", "own", "transferred"):
-        table = ask(steering_tables.generations, ws, "b", one["language"], kind)
+    for lane in DEFAULT:
+        table = ask(steering_tables.generations, ws, lane.side, one["language"], lane.kind)
         row = table.loc[table.prompt == one["prompt"]].iloc[0]
         lanes.append(
             {
-                "lane": f"b:{kind}",
+                "lane": str(lane),
                 "text": row.text,
                 "language": row.detected,
                 "probability": row.probability,
@@ -701,11 +707,10 @@ def after(ws: Workspace, runs: list[dict[str, Any]]) -> None:
             icon=":material/download:",
             help="Texts, settings and figures of the run above, as JSON.",
         )
-        if not last["source"].startswith(("file", "concept")):
-            lane = next(
-                (x["lane"] for x in last["lanes"] if not x["lane"].endswith(":none")),
-                "b:transferred",
-            )
+        if last["source"] != str(Concept("", "")):  # a record does not hold its two texts
+            lanes = [lane_key(entry["lane"]) for entry in last["lanes"]]
+            steered = (lane for lane in lanes if lane.kind != "none")
+            lane = next(steered, LaneKey("b", "transferred"))
             for ending, what in (
                 ("safetensors", "Vector"),
                 ("gguf", "GGUF"),
@@ -714,7 +719,7 @@ def after(ws: Workspace, runs: list[dict[str, Any]]) -> None:
                 st.download_button(
                     what,
                     partial(exported, ws, last, lane, ending),
-                    f"{lane.replace(':', '-')}.{ending}",
+                    f"{lane.side}-{lane.kind}.{ending}",
                     on_click="ignore",
                     icon=":material/download:",
                     key=f"export-{ending}",
@@ -750,17 +755,15 @@ def same_but_strength(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return bool(strip(one) == strip(other) and one["setting"] != other["setting"])
 
 
-def exported(ws: Workspace, run: dict[str, Any], lane: str, ending: str) -> bytes:
+def exported(ws: Workspace, run: dict[str, Any], lane: LaneKey, ending: str) -> bytes:
     from core.steering.files import export
-    from core.steering.studio import Setting, lane_key
 
-    here, key = studio(ws, run["stitch"]), lane_key(lane)
-    vector = here.vectors(here.source(run["source"]), key, Setting.model_validate(run["setting"]))[
-        0
-    ]
+    here = studio(ws, run["stitch"])
+    directions = here.directions(source_from(run["source"]))
+    vector = here.vectors(directions, lane, Setting.model_validate(run["setting"]))[0]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"vector.{ending}"
-        export(vector, here.spec(key.side), f"{run['source']} {lane}", path)
+        export(vector, here.spec(lane.side), f"{run['source']} {lane}", path)
         return path.read_bytes()
 
 
@@ -896,7 +899,7 @@ def cells(ws: Workspace, side: str, table: pd.DataFrame) -> None:
         width=260,
         format_func=lambda c: names.get(c, c),
     )
-    kinds = [k for k in steering_tables.KINDS if k in set(table.kind)]
+    kinds = [k for k in LANE_KINDS if k in set(table.kind)]
     kind = str(
         bar.segmented_control(
             "Vector",
@@ -905,7 +908,7 @@ def cells(ws: Workspace, side: str, table: pd.DataFrame) -> None:
             required=True,
             key="cell_kind",
             bind="query-params",
-            format_func=lambda k: steering_tables.KINDS[k][0],
+            format_func=lambda k: LANE_KINDS[k][0],
         )
     )
     row = table.loc[(table.language == language) & (table.kind == kind)].iloc[0]
@@ -923,9 +926,10 @@ def cells(ws: Workspace, side: str, table: pd.DataFrame) -> None:
         f" {percent(row.success, sign=False)} fluent besides; {row.loss:.2f} nats/token (real text"
         f" {row.natural:.2f}), {percent(row.repetition, sign=False)} repeated{setting}."
     )
+    lane = lane_key(f"{side}:{kind}")
     with st.container(height=420, key="written"):
         for one in written.to_dict("records"):
-            st.html(text_html(one["prompt"], one["text"], f"{side}:{kind}"))
+            st.html(text_html(one["prompt"], one["text"], lane))
             st.caption(
                 verdict(one | {"language": one["detected"]}, None)
                 + ("" if one["fluent"] else " · not fluent")

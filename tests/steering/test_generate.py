@@ -16,7 +16,6 @@ from core.steering import tables as steering_tables
 from core.steering.generate import (
     OPERATORS,
     Lane,
-    Sampling,
     Written,
     draw,
     encode_prompt,
@@ -24,6 +23,7 @@ from core.steering.generate import (
     respond,
     response_losses,
 )
+from core.steering.settings import Sampling
 from core.steering.vectors import Vector, diff_mean, means
 from core.text.corpus import Corpus
 from tests.helpers.small import texts
