@@ -27,8 +27,9 @@ from core.models import hooks
 from core.models.live import TURNS, LiveModel, runtime
 from core.models.loading import load
 from core.progress import Progress
-from core.saes.sae import kept_in, random_sae
-from core.stitches.stitch import Stitch, load_stitch
+from core.saes.crossing import Crossing
+from core.saes.sae import random_sae
+from core.stitches.stitch import Stitch
 from core.stitches.transfer import transfer_sae, transfer_vector
 from core.text.corpus import Document
 from core.text.reading import clean
@@ -94,20 +95,18 @@ def scan(bench: Bench, sae_name: str, config: ScanConfig | None = None) -> None:
     """
     config = config or ScanConfig()
     ws = bench.workspace
-    stitch = load_stitch(ws.path(f"stitches/{measured_through(ws, sae_name)}"))
-    found = ws.entry(f"features/{sae_name}").makers
-    sae = kept_in(bench, sae_name, found["layer_a"])
-    where = replace(runtime(), dtype=torch.float32)
-    a = Side("a", load(bench.pair.a, where), sae, found["layer_a"])
-    b = Side("b", load(bench.pair.b, where), transfer_sae(sae, stitch), found["layer_b"])
+    crossing = Crossing(bench, sae_name, measured_through(ws, sae_name))
+    exact = replace(runtime(), dtype=torch.float32)
+    a = Side("a", load(bench.pair.a, exact), crossing.sae, crossing.layers.a)
+    b = Side("b", load(bench.pair.b, exact), crossing.transferred, crossing.layers.b)
     makers = {
         "pair": bench.pair.key,
         "a": a.model.makers,
         "b": b.model.makers,
         "corpus": bench.corpus.fingerprint,
-        "measured": fingerprint(found),
+        "measured": fingerprint(ws.entry(f"features/{sae_name}").makers),
         "sae_name": sae_name,
-        "stitch_name": found["stitch_name"],
+        "stitch_name": crossing.stitch_name,
         "layer_a": a.layer,
         "layer_b": b.layer,
         **config.model_dump(),
@@ -121,7 +120,7 @@ def scan(bench: Bench, sae_name: str, config: ScanConfig | None = None) -> None:
     documents = _documents(bench.corpus.split("held-out"), (a.model, b.model), config)
     table = ws.table(f"features/{sae_name}")[["feature", *MATCHED]]
     if not (bench.current(names["null"], makers) and bench.current(names["about"], makers)):
-        null, about = _null(a, b, stitch, documents[: config.reading], config)
+        null, about = _null(a, b, crossing.stitch, documents[: config.reading], config)
         ws.put_table(names["null"], null, makers)
         ws.put_record(names["about"], about | {"documents": len(documents)}, makers)
     shares = ws.table(names["null"])

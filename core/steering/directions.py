@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.errors import StitchLensError
 from core.models.live import Encoded
-from core.saes.sae import kept_in
+from core.saes.crossing import Crossing
 from core.steering.card import home
 from core.steering.files import load_vector
 from core.steering.lanes import OTHER, LaneKey, Side
@@ -114,18 +114,12 @@ def of_texts(studio: "Studio", positive: str, negative: str) -> Directions:
 def of_feature(studio: "Studio", sae_name: str, index: int) -> Directions:
     """The decoder direction of a feature of A; positive are the tokens at which it is active in
     its top contexts on the steered side, negative the others there. B has no vector of its own."""
-    layer_a = int(studio.bench.workspace.entry(f"saes/{sae_name}").makers["layer_a"])
-    sae = studio.once(("sae", sae_name), lambda: kept_in(studio.bench, sae_name, layer_a))
+    sae = studio.once(
+        ("sae", sae_name), lambda: Crossing(studio.bench, sae_name, studio.stitch_name).sae
+    )
     if not 0 <= index < sae.cfg.d_sae:
         raise StitchLensError(
             f"feature {index}", f"0 to {sae.cfg.d_sae - 1} of SAE {sae_name}", "choose one"
-        )
-    if layer_a != studio.stitched("a"):
-        raise StitchLensError(
-            f"SAE {sae_name} before layer {layer_a} of A, stitch {studio.stitch_name} at"
-            f" {studio.stitched('a')}",
-            "the same layer",
-            "choose a stitch from the SAE's layer",
         )
 
     def active(side: Side, layer: int) -> Means:

@@ -25,7 +25,8 @@ from pages.shared.frame import ask, section
 from pages.shared.words import plain
 
 if TYPE_CHECKING:
-    from core.probes.prober import OwnLabels, Prober
+    from core.probes.labels import OwnLabels
+    from core.probes.prober import Prober
 
 SHOWN = {
     "own": "B's own",
@@ -283,7 +284,7 @@ def own(ws: Workspace, pair: PairSpec, name: str) -> None:
 
 
 def probe(ws: Workspace, name: str, given: Labelled) -> "OwnLabels":
-    from core.probes.prober import own_labels
+    from core.probes.labels import own_labels
 
     about = ask(probe_tables.setup, ws, name)
     with st.spinner("Reading; the first time, both models are opened"):

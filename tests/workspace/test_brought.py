@@ -18,6 +18,7 @@ from core.cli.main import app
 from core.errors import StitchLensError
 from core.models.pairs import PAIRS, get_pair
 from core.saes import card as sae_card
+from core.saes.sae import sae_of
 from core.steering import card as steering_card
 from core.steering.files import EXPORTS, export, open_vector
 from core.steering.lanes import LaneKey
@@ -104,7 +105,7 @@ def test_each_fault_of_an_sae_is_named(bench: Bench, tmp_path: Path, fault: str)
         "control": {"noise": 1},
     }
     ref = folder(bench, tmp_path, **changes[fault])  # type: ignore[arg-type]
-    card = sae_card.sae_card(bench, *sae_card.foreign_sae(bench, ref), None)
+    card = sae_card.sae_card(bench, *sae_of(bench, ref), None)
     assert fault in about(card) and about(card) <= {fault, "dead"}, card["warnings"]
     assert "table_2" not in card
 
@@ -152,7 +153,7 @@ def test_the_factor_of_an_average_norm_is_estimated_or_given(bench: Bench, tmp_p
     assert f"scaled by {card['scale']:.4g}" in sae_card.as_text("estimated", card)
     assert {row["name"] for row in card["table_2"]} >= {"original", "transferred"}
 
-    sae, _ = sae_card.foreign_sae(bench, ref, scale=scale)
+    sae, _ = sae_of(bench, ref, scale=scale)
     assert all(
         torch.allclose(w, plain.state_dict()[k], atol=1e-5) for k, w in sae.state_dict().items()
     )
@@ -160,7 +161,7 @@ def test_the_factor_of_an_average_norm_is_estimated_or_given(bench: Bench, tmp_p
     assert (said["norm_scaling_factor"], said["norm_scaling_factor_from"]) == (scale, "as given")
     for bad in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(StitchLensError, match="above 0"):
-            sae_card.foreign_sae(bench, ref, scale=bad)
+            sae_of(bench, ref, scale=bad)
     uploads.remove(bench.workspace, "saes", "estimated")
 
 
@@ -256,7 +257,7 @@ def test_an_l1_penalty_is_no_normalisation_and_a_normalisation_is_one(
     sae.save_model(tmp_path / "theirs")
     (says,) = [w["says"] for w in card["warnings"] if w["about"] == "normalised"]
     given = float(says.split("--scale ")[1].split(",")[0])
-    mended, _ = sae_card.foreign_sae(bench, str(tmp_path / "theirs"), scale=given)
+    mended, _ = sae_of(bench, str(tmp_path / "theirs"), scale=given)
     assert "normalised" not in about(sae_card.sae_card(bench, mended, 2, None)), "its advice works"
 
 
