@@ -19,17 +19,17 @@ from benchmarks._measure import Line, alone, parser, peak_rss, quiet, say, show
 
 def work(pair: str, positions: int, whole: bool) -> dict[str, Any]:
     """In the measured process: what a build does at this size, then its peak in bytes."""
-    from core import bench
     from core.activations.harvest import harvest_config, harvest_moments
+    from core.bench import BuildConfig, open_pair
     from core.models.pairs import get_pair
     from core.stitches import measure as stitch_measure
     from core.stitches.fit import FitConfig, fit_moments
 
-    config = bench.BuildConfig(positions=positions)
+    config = BuildConfig(positions=positions)
     if whole:
         stitch_measure.build(get_pair(pair), config)
         return {"positions": positions, "peak": peak_rss()}
-    bench = bench.Bench(get_pair(pair), config)
+    bench = open_pair(pair, config)
     layers = bench.pair.layer_pairs[0]
     documents = bench.corpus.split("fit")
     repeats = 1 + 4 * positions // sum(len(d.text) for d in documents)
@@ -60,8 +60,8 @@ def measured(pair: str, positions: int, whole: bool) -> dict[str, Any]:
 
 def prepare(pair: str) -> None:
     """Make the models' folders first, so that dequantising them is in neither measurement."""
-    from core.models.loading import locate
     from core.models.pairs import get_pair
+    from core.models.sources import locate
 
     for spec in (get_pair(pair).a, get_pair(pair).b):
         locate(spec)

@@ -27,8 +27,9 @@ import torch
 from benchmarks._measure import Line, matmul_rate, parser, quiet, say, show
 from core.activations.harvest import record, windows
 from core.models.live import LiveModel, runtime
-from core.models.loading import load, locate
+from core.models.loading import load
 from core.models.pairs import GEMMA3_270M
+from core.models.sources import locate
 from core.text.corpus import load_corpus
 
 LAYER = 9

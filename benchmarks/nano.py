@@ -95,8 +95,8 @@ class KneserNey:
 
 def run() -> tuple[dict[str, Any], list[Line]]:
     from core.models.loading import load
-    from core.models.nano import document_loss, unigram_loss
     from core.models.pairs import get_pair
+    from core.models.training import document_loss, unigram_loss
     from core.text.corpus import load_corpus
 
     pair = get_pair("nano")

@@ -20,10 +20,9 @@ from typing import Any
 import torch
 
 from benchmarks import _measure as m
-from core.bench import Bench, BuildConfig
+from core.bench import open_pair
 from core.models.live import LiveModel
-from core.models.pairs import get_pair
-from core.steering.lanes import LaneKey
+from core.steering.keys import LaneKey
 from core.steering.settings import Sampling, Setting
 from core.steering.sources import Language
 from core.steering.studio import Studio
@@ -93,7 +92,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of each, in turns")
     given = parser.parse_args()
     m.quiet()
-    bench = Bench(get_pair(given.pair), BuildConfig())
+    bench = open_pair(given.pair)
     names = [n.removeprefix("stitches/") for n in bench.workspace.names(prefix="stitches/")]
     studio = Studio(bench, names[-1])
     model = bench.b

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks import _measure as m
-from core.bench import Bench, BuildConfig
-from core.models.pairs import LayerPair, get_pair
-from core.steering.generate import Lane, encode_prompt, respond, response_losses
+from core.bench import open_pair
+from core.models.pairs import LayerPair
+from core.steering.generate import encode_prompt, respond, response_losses
+from core.steering.lanes import Lane
 from core.steering.settings import Sampling
 from core.steering.studio import Studio
 from core.steering.vectors import LanguageMeans, Means, Vector, diff_mean, moved
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--languages", default=CODES, help="codes, joined by blanks")
     given = parser.parse_args()
     m.quiet()
-    bench = Bench(get_pair(given.pair), BuildConfig())
+    bench = open_pair(given.pair)
     ws, labels = bench.workspace, [LABELS[c] for c in given.languages.split()]
     studio = Studio(bench, given.stitch)
     means_a, means_b, at = (

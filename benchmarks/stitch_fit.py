@@ -22,11 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks._measure import Line, parser, quiet, say, show
 from core.activations.gram import Gram, Moments
 from core.activations.harvest import Recording, harvest_config, harvest_recording
-from core.bench import Bench, BuildConfig
-from core.models.pairs import LayerPair, get_pair
+from core.bench import open_pair
+from core.models.pairs import LayerPair
 from core.stitches.fit import FitConfig, fit_adam, fit_moments, quality
-from core.stitches.measure import ALPHAS
 from core.stitches.stitch import Stitch
+from core.stitches.study import ALPHAS
 from core.text.corpus import Split
 
 PAIR = "smollm2-gemma3"
@@ -155,7 +155,7 @@ def _first(rows: Rows, n: int) -> Rows:
 def recorded(positions: int) -> tuple[Rows, Rows]:
     """Fit rows and a quarter as many held-out ones; recorded once, then found in the user's
     cache."""
-    bench = Bench(get_pair(PAIR), BuildConfig())
+    bench = open_pair(PAIR)
 
     def record(split: Split, n: int) -> Rows:
         config = harvest_config(bench.a, bench.b, bench.corpus.fingerprint, split, n)

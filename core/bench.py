@@ -1,7 +1,7 @@
 """A pair with its models, corpus and workspace at hand."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from core.activations.harvest import Recording, harvest_config, harvest_moments,
 from core.config import Frozen
 from core.models.live import LiveModel
 from core.models.loading import load_shared
-from core.models.pairs import LayerPair, PairSpec
+from core.models.pairs import LayerPair, PairSpec, get_pair
 from core.text.corpus import Corpus, Split, load_corpus
 from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
@@ -36,7 +36,7 @@ class Bench:
     """A pair with its models, corpus and workspace at hand."""
 
     pair: PairSpec
-    config: BuildConfig
+    config: BuildConfig = field(default_factory=BuildConfig)
     private: Path | None = None
     """What one person brought, if that is to be seen; see `Workspace`."""
 
@@ -95,3 +95,13 @@ class Bench:
             return False
         entry = self.workspace.manifest().artifacts.get(name)
         return entry is not None and fingerprint(entry.makers) == fingerprint(makers)
+
+
+def open_pair(key: str, config: BuildConfig | None = None, private: Path | None = None) -> Bench:
+    """The bench of a pair by its key, such as `nano` or `smollm2-gemma3`; models load when they are
+    first asked for.
+
+    `private` is the folder of one person's own artifacts. Raises StitchLensError for a key that no
+    pair has.
+    """
+    return Bench(get_pair(key), config or BuildConfig(), private)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import StitchLensError
 from core.models.pairs import Source, known_pairs
-from core.text.corpus import wheel_folder
+from core.text.sources import wheel_folder
 from core.workspace.artifacts import built, command, is_brought
 from core.workspace.disk import STALE_SECONDS, sha256_file
 from core.workspace.places import PROJECT, user_cache

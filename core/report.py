@@ -8,6 +8,7 @@ from core.functional import tables as functional_tables
 from core.models.pairs import PairSpec
 from core.probes import tables as probe_tables
 from core.saes import tables as sae_tables
+from core.stitches.kinds import by_kind
 from core.workspace import store
 from core.workspace.store import Workspace
 
@@ -17,7 +18,8 @@ REPORTED = {"random SAE, transferred": "random", "shuffled-pair stitch": "shuffl
 
 def report(pair: PairSpec) -> dict[str, Any]:
     """Everything measured of a pair. `stitches.<name>.downstream` holds losses in nats/token by
-    condition."""
+    condition; `downstream_by_kind_details` the rows of `core.stitches.kinds.by_kind`, that of
+    `headline_kind` first."""
     w = Workspace(pair.key)
     out: dict[str, Any] = w.record("pair") | {"stitches": {}}
     for name in (n.removeprefix("stitches/") for n in w.names("stitch")):
@@ -42,6 +44,9 @@ def report(pair: PairSpec) -> dict[str, Any]:
             for kind, rows in w.table(f"kinds/{name}").groupby("kind"):
                 losses = {str(c): float(x) for c, x in zip(rows.condition, rows.loss, strict=True)}
                 stitch.setdefault("downstream_by_kind", {})[str(kind)] = losses
+            rows = by_kind(w, name).to_dict("records")
+            stitch["headline_kind"] = rows[0]["kind"]
+            stitch["downstream_by_kind_details"] = {row.pop("kind"): row for row in rows}
         if f"quality/{name}" in known:
             stitch["quality"] = w.record(f"quality/{name}")
         out["stitches"][name] = stitch

@@ -7,7 +7,7 @@ import streamlit as st
 from core import __version__
 from core.models import pairs
 from core.models.pairs import known_pairs
-from pages.shared import frame, panels
+from pages.shared import address, frame, panels
 
 HERE = Path(__file__).parent
 MARK = HERE / "shared" / "mark.svg"
@@ -18,11 +18,14 @@ st.set_page_config(
 st.logo(str(MARK), size="large")
 pages = [
     st.Page(
-        "overview/page.py",
+        "home/page.py",
         url_path="overview",
-        title="Overview",
-        icon=":material/dashboard:",
+        title="StitchLens",
+        icon=":material/home:",
         default=True,
+    ),
+    st.Page(
+        "crossing/page.py", url_path="crossing", title="Crossing", icon=":material/swap_horiz:"
     ),
     st.Page("stitches/page.py", url_path="stitches", title="Stitches", icon=":material/hub:"),
     st.Page(
@@ -39,6 +42,7 @@ pages = [
     st.Page(
         "saes/page.py", url_path="training", title="SAE training", icon=":material/model_training:"
     ),
+    st.Page("paper/page.py", url_path="paper", title="The paper", icon=":material/article:"),
     st.Page("models/page.py", url_path="pair", title="New pair", icon=":material/add_link:"),
 ]
 page = st.navigation(pages)
@@ -58,5 +62,5 @@ with st.sidebar:
     st.caption(f"StitchLens {__version__}")
     frame.touch()
 frame.other_workspace(asked, chosen, built)
-frame.arrive()
+address.arrive()
 page.run()

@@ -52,13 +52,13 @@ def features_build_command(
 ) -> None:
     """Train an SAE of A at a stitch's layer, or take one; carry it over (Eq. 6); measure features
     before and after."""
-    from core import bench
+    from core.bench import open_pair
     from core.features import measure as feature_measure
     from core.features import tables as feature_tables
     from core.saes.adopt import adopt
     from core.saes.train import SaeConfig, train
 
-    bench = bench.Bench(get_pair(pair), bench.BuildConfig())
+    bench = open_pair(pair)
     chosen = stitch_name or default_stitch(bench.workspace)
     layer = bench.workspace.entry(f"stitches/{chosen}").makers["layer_a"]
     if sae is None:

@@ -7,7 +7,6 @@ import typer.core
 
 from core.cli.shared import JsonFlag, PairArg, app, guarded, show
 from core.functional.tables import as_text
-from core.models.pairs import get_pair
 
 functional = typer.Typer(
     help="Features by what they do: entropy, attention deactivation (5.2).", no_args_is_help=True
@@ -41,12 +40,12 @@ def functional_scan_command(
 ) -> None:
     """Find entropy and attention-deactivation features, ablate them, and keep the tables of the
     page (Fig. 5, 16)."""
-    from core import bench
+    from core.bench import open_pair
     from core.features import tables as feature_tables
     from core.functional import measure as functional_measure
     from core.functional import tables as functional_tables
 
-    bench = bench.Bench(get_pair(pair), bench.BuildConfig())
+    bench = open_pair(pair)
     name = sae or next(iter(feature_tables.saes(bench.workspace)), "")
     functional_measure.scan(
         bench,

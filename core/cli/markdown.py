@@ -16,8 +16,8 @@ from core.probes import tables as probe_tables
 from core.report import report
 from core.saes import tables as sae_tables
 from core.steering import tables as steering_tables
-from core.steering.lanes import LANE_KINDS
-from core.stitches import tables as stitch_tables
+from core.steering.keys import LANE_KINDS
+from core.stitches import conditions
 from core.workspace.store import Workspace
 
 TOPICS = {
@@ -110,51 +110,67 @@ def _stitches(measured: Record, names: Names) -> list[str]:
 
 
 def _losses(name: str, stitch: Record, names: Names) -> list[str]:
-    """Table 1 with its controls, and how much each kind of text costs."""
+    """Table 1 with its controls, a kind of text a column; the mean over all of it last."""
     method, metric = _method(stitch)
     about = f"**Stitch {plain(name)}**: {method}, errors measured in {metric}"
     if "downstream" not in stitch:
         return [f"{about}. Its losses were not measured."]
 
     scored = stitch["downstream_details"]
-    kinds: dict[str, dict[str, float]] = stitch.get("downstream_by_kind", {})
+    details: dict[str, Record] = stitch.get("downstream_by_kind_details", {})
+    kinds = {kind: stitch["downstream_by_kind"][kind] for kind in details}
     rows = []
-    for condition in (c for c in stitch_tables.CONDITIONS if c.key in scored):
-        key, details = condition.key, scored[condition.key]
-        increases = [
-            percent(details["relative"], details["relative_low"], details["relative_high"], True),
-            *(percent(by[key] / by[condition.model] - 1, sign=True) for by in kinds.values()),
-        ]
+    for condition in (c for c in conditions.CONDITIONS if c.key in scored):
+        key, every = condition.key, scored[condition.key]
+        increases = [percent(x[key] / x[condition.model] - 1, sign=True) for x in kinds.values()]
+        increases.append(
+            percent(every["relative"], every["relative_low"], every["relative_high"], True)
+        )
         if condition.role == "unpatched":
             increases = [""] * len(increases)
         rows.append(
             (
                 _named(condition.label, names),
-                fixed(stitch["downstream"][key], details["low"], details["high"]),
-                f"{details['bits_per_byte']:.2f}",
+                *(fixed(x[key]) for x in list(kinds.values())[:1]),
                 *increases,
+                fixed(stitch["downstream"][key], every["low"], every["high"]),
+                f"{every['bits_per_byte']:.2f}",
             )
         )
-    about += f", α {stitch['alpha']:g}; {int(scored['a_to_b']['documents'])} held-out documents;"
-    for key, side in (("b_to_a", "a"), ("a_to_b", "b")):
-        about += f" {percent(scored[key]['share_patched'])} of {names[side]}'s positions,"
-    about = about.removesuffix(",") + " replaced."
-    header = "model | loss, nats/token | bits/byte | increase, all | "
-    return [about, *_table(header + " | ".join(map(plain, kinds)), rows)]
+
+    about += f", α {stitch['alpha']:g}; {int(scored['a_to_b']['documents'])} held-out documents."
+    first = [f"loss, {plain(kind)}" for kind in list(kinds)[:1]]
+    columns = [*first, *map(plain, kinds), "all text", "loss, all text", "bits/byte"]
+    return [
+        about + _crossed(details, scored, names),
+        *_table(" | ".join(["model", *columns]), rows),
+    ]
+
+
+def _crossed(kinds: Mapping[str, Record], scored: Record, names: Names) -> str:
+    """A sentence: how many of each model's positions are replaced, by kind of text."""
+    shares = [
+        f"{percent(kinds[kind]['crossed_a'])} and {percent(kinds[kind]['crossed_b'])} of"
+        f" {plain(kind)}"
+        for kind in kinds
+    ]
+    every = " and ".join(percent(scored[key]["share_patched"]) for key in ("b_to_a", "a_to_b"))
+    shares.append(f"{every} of all text")
+    return f" Positions that crossed, {names['a']}'s and {names['b']}'s: {'; '.join(shares)}."
 
 
 def _fits(measured: Sequence[Record], names: Names) -> list[str]:
     """Relative losses of stitches that were fitted to choose one, a row each."""
-    conditions = [stitch_tables.BY_KEY[key] for key in stitch_tables.STITCHED]
+    columns = [conditions.BY_KEY[key] for key in conditions.STITCHED]
     rows = [
         (
             *(_method(fit) if "method" in fit else ()),
             f"{fit['alpha']:g}",
-            *(percent(fit[c.key] / fit[c.model] - 1, sign=True) for c in conditions),
+            *(percent(fit[c.key] / fit[c.model] - 1, sign=True) for c in columns),
         )
         for fit in measured
     ]
-    header = " | ".join(["α", *(_named(c.label, names) for c in conditions)])
+    header = " | ".join(["α", *(_named(c.label, names) for c in columns)])
     return _table(f"method | metric | {header}" if "method" in measured[0] else header, rows)
 
 
@@ -162,8 +178,8 @@ def _method(makers: Record) -> tuple[str, str]:
     """In words: how a stitch was fitted, and in which units."""
     method, metric = makers["method"], makers["metric"]
     in_words = (
-        stitch_tables.METHODS.get(method, (method,)),
-        stitch_tables.METRICS.get(metric, (metric,)),
+        conditions.METHODS.get(method, (method,)),
+        conditions.METRICS.get(metric, (metric,)),
     )
     return plain(in_words[0][0]), plain(in_words[1][0])
 

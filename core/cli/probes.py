@@ -7,7 +7,6 @@ import typer
 import typer.core
 
 from core.errors import StitchLensError
-from core.models.pairs import get_pair
 
 if TYPE_CHECKING:
     from core.probes.prober import Prober
@@ -25,10 +24,10 @@ app.add_typer(probes_app, name="probes")
 def _prober(
     pair: str, sae: str | None, stitch_name: str | None, own_positions: int | None = None
 ) -> "Prober":
-    from core import bench
+    from core.bench import open_pair
     from core.probes.prober import Prober, default_names
 
-    bench = bench.Bench(get_pair(pair), bench.BuildConfig())
+    bench = open_pair(pair)
     usual = default_names(bench)
     return Prober(bench, sae or usual[0], stitch_name or usual[1], own_positions)
 

@@ -21,7 +21,6 @@ from core.cli.shared import (
     show,
 )
 from core.errors import StitchLensError
-from core.models.pairs import get_pair
 
 sae_app = typer.Typer(
     help="Carry sparse autoencoders through a stitch (Eq. 6).", no_args_is_help=True
@@ -45,12 +44,12 @@ def sae_transfer_command(
     scale: ScaleOpt = None,
 ) -> None:
     """Carry an SAE of A (down: of B) through a stitch (Eq. 6) into an ordinary SAELens folder."""
-    from core import bench
+    from core.bench import open_pair
     from core.saes.sae import sae_of
     from core.stitches.stitch import load_stitch
     from core.stitches.transfer import save_sae, transfer_sae
 
-    bench = bench.Bench(get_pair(pair), bench.BuildConfig())
+    bench = open_pair(pair)
     ws = bench.workspace
     if direction not in ("up", "down"):
         raise StitchLensError(f"direction '{direction}'", "up or down", "choose one")
@@ -91,10 +90,10 @@ def sae_import_command(
 ) -> None:
     """Bring an SAE of A that you trained: it is checked, measured (report card, Table 2) and
     kept."""
-    from core import bench
+    from core.bench import open_pair
     from core.saes import card as sae_card
 
-    bench = bench.Bench(get_pair(pair), bench.BuildConfig())
+    bench = open_pair(pair)
     name, card = sae_card.import_sae(bench, sae, layer, name, stitch_name, scale)
     show(card | {"name": name}, as_json, sae_card.as_text(name, card))
 
@@ -146,13 +145,13 @@ def sae_train_command(
     A killed run goes on where it was. Start the same command twice to have two processes share the
     runs.
     """
-    from core import bench
+    from core.bench import open_pair
     from core.probes.prober import default_names
     from core.saes import measure as sae_measure
     from core.saes import settings as sae_settings
     from core.saes import tables as sae_tables
 
-    bench = bench.Bench(get_pair(pair), bench.BuildConfig())
+    bench = open_pair(pair)
     usual = default_names(bench)
     given: dict[str, Any] = {
         "seeds": seeds,
@@ -191,11 +190,11 @@ def sae_eval_command(
 ) -> None:
     """Measure an SAE of A, its transfer and their controls on the held-out split (Table 2); nothing
     is kept."""
-    from core import bench
+    from core.bench import open_pair
     from core.saes.crossing import Crossing, ExploreConfig, zero_shot
     from core.saes.sae import sae_of
 
-    bench = bench.Bench(get_pair(pair), bench.BuildConfig())
+    bench = open_pair(pair)
     ws = bench.workspace
     chosen = stitch_name or default_stitch(ws)
     makers = ws.entry(f"stitches/{chosen}").makers

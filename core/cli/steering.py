@@ -8,7 +8,6 @@ import typer
 import typer.core
 
 from core.errors import StitchLensError
-from core.models.pairs import get_pair
 from core.text.reading import clean
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ from core.cli.shared import (
     guarded,
     show,
 )
-from core.steering.lanes import lane_key
+from core.steering.keys import lane_key
 from core.steering.settings import USUAL, Sampling, Setting
 from core.steering.sources import source_from
 from core.steering.tables import as_text
@@ -55,10 +54,10 @@ app.add_typer(vector, name="vector")
 
 
 def _studio(pair: str, stitch_name: str | None) -> "Studio":
-    from core import bench
+    from core.bench import open_pair
     from core.steering.studio import Studio
 
-    bench = bench.Bench(get_pair(pair), bench.BuildConfig())
+    bench = open_pair(pair)
     return Studio(bench, stitch_name or default_stitch(bench.workspace))
 
 
@@ -184,11 +183,11 @@ def steer_eval_command(
 ) -> None:
     """Measure response languages under own, transferred and random vectors, both ways (Fig. 3b,
     Tables 5 and 6)."""
-    from core import bench
+    from core.bench import open_pair
     from core.report import report
     from core.steering import measure as steering_measure
 
-    bench = bench.Bench(get_pair(pair), bench.BuildConfig())
+    bench = open_pair(pair)
     default_stitch(bench.workspace)
     config = steering_measure.SteerConfig(
         languages=tuple(languages.split(",")) if languages else None,
@@ -230,13 +229,13 @@ def vector_import_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Bring a steering vector: it is checked (report card) and kept as source vector:NAME."""
-    from core import bench
+    from core.bench import open_pair
     from core.steering import card as steering_card
     from core.workspace.artifacts import name_from
 
     if side not in (None, "a", "b"):
         raise StitchLensError(f"side '{side}'", "a or b", "choose one")
-    bench = bench.Bench(get_pair(pair), bench.BuildConfig())
+    bench = open_pair(pair)
     name = name or name_from(file.name)
     card = steering_card.import_vector(bench, file, name, side, layer)  # type: ignore[arg-type]
     show(card | {"name": name}, as_json, steering_card.as_text(name, card))

@@ -34,13 +34,11 @@ def build_command(
 ) -> None:
     """Build a pair's whole workspace: SVCCA, metric study, alpha sweep, stitches, Table 1. A killed
     build goes on."""
-    from core import bench
+    from core.bench import BuildConfig
     from core.stitches import measure as stitch_measure
 
     spec = get_pair(pair)
-    config = bench.BuildConfig(
-        held_out_tokens=tokens, select_tokens=select_tokens, positions=positions
-    )
+    config = BuildConfig(held_out_tokens=tokens, select_tokens=select_tokens, positions=positions)
     workspace = stitch_measure.build(spec, config)
     print(f"Built {workspace.root.name}: {', '.join(workspace.names())}")
 
@@ -56,10 +54,10 @@ def svcca_command(
 ) -> None:
     """Score every layer of A against every layer of B (Fig. 6) and keep the table in the
     workspace."""
-    from core import bench
+    from core.bench import BuildConfig, open_pair
     from core.stitches import measure as stitch_measure
 
-    bench = bench.Bench(get_pair(pair), bench.BuildConfig(svcca_positions=positions))
+    bench = open_pair(pair, BuildConfig(svcca_positions=positions))
     table = stitch_measure.measure_svcca(bench)
     wide = table.pivot_table(index="layer_a", columns="layer_b", values="svcca")
     show({"svcca": table.to_dict("records")}, as_json, wide.round(2).to_string())
@@ -97,7 +95,7 @@ def fit_command(
     """Fit a stitch, measure it on the held-out split and keep it in the workspace."""
     from pydantic import ValidationError
 
-    from core import bench
+    from core.bench import BuildConfig, open_pair
     from core.report import report
     from core.stitches import measure as stitch_measure
     from core.stitches.fit import FitConfig
@@ -119,7 +117,7 @@ def fit_command(
         ) from None
     layers = LayerPair(a=max(layer_a, 0), b=max(layer_b, 0), why="chosen by hand")
     spec.check_layers(layer_a, layer_b)
-    bench = bench.Bench(spec, bench.BuildConfig(held_out_tokens=tokens))
+    bench = open_pair(pair, BuildConfig(held_out_tokens=tokens))
     name = name or f"{layers.name}-{method}-{metric}-a{alpha:g}" + (
         f"-{positions}" if positions else ""
     )
@@ -139,14 +137,12 @@ def eval_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Measure a stitch of the workspace again: Table 1 with controls, on more or fewer tokens."""
-    from core import bench
+    from core.bench import BuildConfig, open_pair
     from core.report import report
     from core.stitches import measure as stitch_measure
 
     spec = get_pair(pair)
-    stitch_measure.evaluate_stitch(
-        bench.Bench(spec, bench.BuildConfig(held_out_tokens=tokens)), name
-    )
+    stitch_measure.evaluate_stitch(open_pair(pair, BuildConfig(held_out_tokens=tokens)), name)
     found = report(spec)["stitches"][name]
     show(found | {"name": name}, as_json, as_text(name, found))
 
@@ -170,14 +166,14 @@ def import_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Bring a stitch that you trained: it is recognised, measured (report card) and kept."""
-    from core import bench
+    from core.bench import open_pair
     from core.stitches import card as stitch_card
 
     spec = get_pair(pair)
     spec.check_layers(layer_a, layer_b)
     if orientation not in (None, "linear", "paper"):
         raise StitchLensError(f"orientation '{orientation}'", "linear or paper", "choose one")
-    bench = bench.Bench(spec, bench.BuildConfig())
+    bench = open_pair(pair)
     name = name or file.stem
     layers = LayerPair(a=layer_a, b=layer_b, why="imported")
     card = stitch_card.import_stitch(bench, file, layers, name, orientation)  # type: ignore[arg-type]

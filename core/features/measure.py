@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from core.bench import Bench, BuildConfig
+from core.bench import Bench
 from core.errors import StitchLensError
 from core.features.attribution import extreme_tokens, measure_attribution
 from core.features.examples import (
@@ -59,7 +59,7 @@ class Live:
     """
 
     def __init__(self, pair: PairSpec, sae_name: str, private: Path | None = None) -> None:
-        bench = Bench(pair, BuildConfig(), private)
+        bench = Bench(pair, private=private)
         crossing = Crossing(bench, sae_name, stitch_of(bench.workspace, sae_name))
         self._sides = {
             "a": (bench.a, crossing.sae, crossing.layers.a),

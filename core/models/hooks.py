@@ -83,6 +83,29 @@ def calls(
     return seen
 
 
+def below(
+    model: "LiveModel", ids: Int[Tensor, "rows pos"], layer: int, cache: Any = None
+) -> Float[Tensor, "rows pos d"]:
+    """The residual stream before `layer` at positions that go on where a `transformers` cache
+    ends; the cache grows by what the layers below need later, and nothing above is computed."""
+    mine, seen = threading.get_ident(), list[Tensor]()
+
+    def keep(block: object, args: tuple[Any, ...]) -> None:
+        if threading.get_ident() == mine:
+            seen.append(args[0])
+            raise _Stop
+
+    handle = model.plain_blocks[layer].register_forward_pre_hook(keep)
+    try:
+        with torch.inference_mode(), contextlib.suppress(_Stop):
+            model.plain.base_model(
+                input_ids=ids, past_key_values=cache, use_cache=cache is not None
+            )
+    finally:
+        handle.remove()
+    return seen[0]
+
+
 @contextlib.contextmanager
 def changed(model: "LiveModel", changes: Mapping[int, Change]) -> Iterator[None]:
     """While it holds, the residual stream of `model.plain` before each of the layers is what its

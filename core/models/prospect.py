@@ -1,54 +1,29 @@
 """Two models that have not been stitched yet: what they are, how their tokens pair up, what a build
 will take."""
 
-import json
-import re
-import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
-from pydantic import Field
-from safetensors import SafetensorError, safe_open
 
 from core.config import Frozen
 from core.errors import StitchLensError
 from core.models.align import pair_positions
-from core.models.live import MAX_TOKENS, Reader, limits_of, runtime, some
-from core.models.loading import (
-    check_architecture,
-    check_device,
-    has_sdpa,
-    locate,
-    open_plain,
-    quiet_hub,
-    tokenizer_of,
-)
+from core.models.configuration import look, open_empty, weights_size
+from core.models.live import MAX_TOKENS, Reader, limits_of, some
+from core.models.loading import has_sdpa, tokenizer_of
 from core.models.pairs import (
-    USUAL_NAMES,
     LayerPair,
     ModelSpec,
     PairSpec,
-    Source,
     known_pairs,
-    same_model,
 )
 from core.text.corpus import Corpus, load_corpus
 from core.workspace.disk import beside
-from core.workspace.places import KEY, SPEC, named, workspaces_dir
-from core.workspace.untrusted import first_line
+from core.workspace.places import KEY, SPEC, workspaces_dir
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
-CONFIG_BYTES = 1_000_000
 SAMPLE = 120
 """Documents whose tokens are paired up."""
-EFFICIENCY = 0.35
-"""Share of the measured matrix rate that reading text reaches."""
-PASS_SECONDS = 2e-4
-"""What a layer costs a pass over 2,000 tokens besides its products."""
-LOADING = 20.0
-"""Seconds to import libraries and open both models."""
 
 
 class Found(Frozen):
@@ -92,165 +67,6 @@ class Prospect(Frozen):
     notes: tuple[str, ...] = ()
 
 
-class Estimate(Frozen):
-    """What a build will take, roughly, on a machine that does nothing else."""
-
-    seconds: float
-    steps: dict[str, float]
-    """Seconds of each."""
-    memory: int
-    """Bytes at its peak; `available` are free now."""
-    available: int
-    disk: int = Field(ge=0)
-    """Bytes of workspace and moments."""
-    download: int = Field(ge=0)
-    rate: float
-    """Matrix products that this machine was measured to do, FLOP/s."""
-
-
-def look(ref: str) -> tuple[ModelSpec, Path | None]:
-    """The spec of a model by a local folder, a hub id, or the key or another usual name of a
-    registered one; and its folder, None on the hub.
-
-    Only its config.json is read. Raises StitchLensError where there is none, or it is not a
-    decoder-only language model.
-    """
-    ref = ref.strip()
-    known = {m.key: m for p in known_pairs().values() for m in (p.a, p.b)}
-    if ref in known:
-        return known[ref], locate(known[ref])
-    folder = named(ref)
-    local = bool(ref) and folder.is_dir()
-    if not local and "/" not in ref:
-        for spec in known.values():
-            if same_model(ref, spec):
-                return spec, locate(spec)
-        ref = USUAL_NAMES.get(ref.casefold(), ref)
-    if not local and (ref.startswith((".", "/", "~")) or not HUB_ID.fullmatch(ref)):
-        raise StitchLensError(
-            f"no folder '{ref}'",
-            f"a model's folder, a hub id (owner/name), or one of {', '.join(known)}",
-            "check the path",
-        )
-    config = _config(ref, folder if local else None)
-    text = config.get_text_config()
-    layers, width = getattr(text, "num_hidden_layers", None), getattr(text, "hidden_size", None)
-    if config.is_encoder_decoder or not isinstance(layers, int) or not isinstance(width, int):
-        raise StitchLensError(
-            f"{config.model_type} in {ref}",
-            "a decoder-only language model",
-            "use another model, such as GPT-2 or Gemma",
-        )
-    name = (folder.resolve().name if local else ref.split("/")[-1]) or "model"
-    slug = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:40] or "model"
-    source = (
-        Source(kind="folder", ref=str(folder.resolve())) if local else Source(kind="hub", ref=ref)
-    )
-    spec = ModelSpec(key=slug, title=name[:60], n_layers=layers, d_model=width, sources=(source,))
-    return spec, folder if local else None
-
-
-def _config(ref: str, folder: Path | None) -> Any:
-    from transformers import AutoConfig
-
-    if folder is not None:
-        path = folder / "config.json"
-        if not path.is_file():
-            raise StitchLensError(
-                f"no config.json in {folder.name}", "a Hugging Face model folder", "check the path"
-            )
-        try:
-            if path.stat().st_size > CONFIG_BYTES:
-                raise ValueError(f"over {CONFIG_BYTES:,} bytes")
-            raw = json.loads(path.read_text("utf-8"))
-            if not isinstance(raw, dict):
-                raise TypeError("no object")
-        except (OSError, ValueError, TypeError, RecursionError) as e:
-            raise StitchLensError(
-                f"an unreadable config.json in {folder.name} ({e})", "JSON", "restore the folder"
-            ) from None
-        if "auto_map" in raw:
-            raise StitchLensError(
-                f"{folder.name}, which brings code of its own",
-                "an architecture that transformers knows",
-                "code of a model is never run here",
-            )
-        if not list(folder.glob("*.safetensors")):
-            raise StitchLensError(
-                f"no *.safetensors in {folder.name}",
-                "weights in safetensors",
-                "load it with transformers and save it with `save_pretrained`",
-            )
-    quiet_hub()
-    try:
-        return AutoConfig.from_pretrained(folder or ref, trust_remote_code=False)
-    except Exception as e:  # noqa: BLE001 - no network, no such repository, a gate, an unknown type: many kinds
-        why = (str(e).splitlines() or [type(e).__name__])[0][:160]
-        raise StitchLensError(
-            f"no model '{ref}' ({why})",
-            "a folder, or a hub id that can be reached",
-            "check the name and the network; `hf auth login` opens gated ones",
-        ) from None
-
-
-def _opened(ref: str, spec: ModelSpec, folder: Path | None) -> tuple[Any, list[str]]:
-    """transformers' model without its weights, and the tensors on file that are no part of it (of a
-    folder alone)."""
-    config = _config(spec.sources[-1].ref, folder)
-    check_architecture(config, spec.title)
-    if folder is not None:
-        return open_plain(folder, torch.float32, "meta")
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False), []
-    except Exception as e:  # noqa: BLE001 - configurations that fit no model: many kinds
-        raise StitchLensError(
-            f"no language model in {ref} ({first_line(e)})",
-            "one that transformers opens",
-            "use another model",
-        ) from None
-
-
-def _weights(spec: ModelSpec, folder: Path | None) -> tuple[int, int]:
-    """(parameters, bytes) from the headers of the weights, or from what the hub says of them."""
-    if folder is None:
-        from huggingface_hub import HfApi
-
-        try:
-            info = HfApi().model_info(spec.sources[-1].ref, files_metadata=True)
-        except Exception as e:  # noqa: BLE001 - the hub client raises many kinds
-            why = (str(e).splitlines() or [type(e).__name__])[0][:160]
-            raise StitchLensError(
-                f"no word of {spec.title} from the hub ({why})", "one", "try later"
-            ) from None
-        files = [f for f in info.siblings or [] if f.rfilename.endswith(".safetensors")]
-        if not files:
-            raise StitchLensError(
-                f"no safetensors of {spec.title} on the hub",
-                "weights in safetensors",
-                "use another",
-            )
-        size = sum(f.size or 0 for f in files)
-        return (info.safetensors.total if info.safetensors else size // 2), size
-    count = 0
-    files = sorted(folder.glob("*.safetensors"))
-    for path in files:
-        try:
-            with safe_open(path, "pt") as f:
-                for key in f.keys():  # noqa: SIM118 - no mapping
-                    n = 1
-                    for width in f.get_slice(key).get_shape():
-                        n *= width
-                    count += n
-        except (SafetensorError, OSError) as e:
-            raise StitchLensError(
-                f"{path.name} unreadable ({e})", "safetensors", "restore the folder"
-            ) from None
-    return count, sum(path.stat().st_size for path in files)
-
-
 def prospect(
     ref_a: str,
     ref_b: str,
@@ -277,7 +93,7 @@ def prospect(
     sample = _sample(text)
     models, readers = [], []
     for ref, (spec, folder) in zip((ref_a, ref_b), looked, strict=True):
-        models.append(_opened(ref, spec, folder))
+        models.append(open_empty(ref, spec, folder))
         place = folder or spec.sources[-1].ref
         readers.append(
             Reader(tokenizer_of(place, spec.title), spec.bos, Path(place), limits_of(models[-1][0]))
@@ -294,7 +110,7 @@ def prospect(
     for (spec, folder), (hf, unused), reader, n in zip(
         looked, models, readers, usable, strict=True
     ):
-        parameters, size = _weights(spec, folder)
+        parameters, size = weights_size(spec, folder)
         found.append(
             Found(
                 spec=spec,
@@ -398,91 +214,6 @@ def check_key(key: str) -> None:
         raise StitchLensError(f"a pair named '{key}'", "a key that is free", "choose another")
 
 
-def speed(seconds: float = 0.3) -> float:
-    """Matrix products of this machine in the models' precision, FLOP/s, the best of a few."""
-    where = runtime()
-    check_device(where)
-    x = torch.ones(1024, 1024, dtype=where.dtype, device=where.device)
-    best, end = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        float((x @ x)[0, 0])
-        best = max(best, 2 * 1024**3 / (time.perf_counter() - start))
-    return best
-
-
-def estimate(
-    found: Prospect,
-    positions: int | None = None,
-    held_out_tokens: int = 10_000,
-    select_tokens: int = 2_500,
-) -> Estimate:
-    """What `build` of this pair will take. The terms: reading text (2 FLOP a parameter and token,
-    the embeddings left out), scoring (the unembedding too), SVCCA of every two layers, exact solves
-    (eigendecompositions of both widths)."""
-    a, b, rate = found.a, found.b, speed()
-    d_a, d_b, l_a, l_b = a.spec.d_model, b.spec.d_model, a.spec.n_layers, b.spec.n_layers
-    pairs = max(1, len(found.pair.layer_pairs))
-    depth = {
-        side: max((getattr(p, side) for p in found.pair.layer_pairs), default=n * 0.7) / n
-        for side, n in (("a", l_a), ("b", l_b))
-    }
-    rows = found.characters * 0.75 * a.tokens_per_character * found.share_a
-    rows = min(rows, positions * 1.25 if positions else rows)
-    per_row = {"a": 1 / found.share_a, "b": 1 / found.share_b}
-    sides = (("a", a), ("b", b))
-
-    def read(n: float, whole: bool) -> float:
-        out = 0.0
-        for side, one in sides:
-            tokens, part = n * per_row[side], 1.0 if whole else depth[side]
-            out += (
-                part
-                * tokens
-                * (2 * one.body / (rate * EFFICIENCY) + PASS_SECONDS * one.spec.n_layers / 2000)
-            )
-        return out
-
-    def score(tokens: float, conditions: float) -> float:
-        out = 0.0
-        for _, one in sides:
-            flops = (
-                one.body + 2 * one.vocabulary * one.spec.d_model
-            )  # half of the body, the whole head
-            out += (
-                tokens
-                * conditions
-                / 2
-                * (flops / (rate * EFFICIENCY) + PASS_SECONDS * one.spec.n_layers / 2000)
-            )
-        return out
-
-    double = rate / 8  # eigendecompositions in float64
-    solve = 15 * 25 * (d_a**3 + d_b**3) / double
-    compare = 9 * (l_a * d_a**3 + l_b * d_b**3) / double + l_a * l_b * 3 * 8192 * d_a * d_b / rate
-    steps = {
-        "opening the models": LOADING,
-        "SVCCA": read(8192, True) + compare,
-        "reading the text": read(rows, False),
-        "study and alpha sweep": 17 * solve + score(select_tokens, 76),
-        "stitches and Table 1": pairs * (2 * solve + score(held_out_tokens, 14)),
-    }
-    width = 2 if runtime().dtype != torch.float32 else 4
-    gram = (d_a + d_b + 1) ** 2 * 8
-    memory = 1.2e9 + (a.parameters + b.parameters) * width + 8 * pairs * gram
-    memory += 8192 * (l_a * d_a + l_b * d_b) * 4 + 1024 * 4 * max(a.vocabulary, b.vocabulary)
-    disk = pairs * (2 * d_a * d_b * 6 + 3 * gram) + 1_000_000
-    return Estimate(
-        seconds=sum(steps.values()),
-        steps=steps,
-        memory=int(memory),
-        available=psutil.virtual_memory().available,
-        disk=int(disk),
-        download=sum(one.bytes for one in (a, b) if not one.here),
-        rate=rate,
-    )
-
-
 def register(pair: PairSpec) -> Path:
     """Keep a new pair's spec beside its workspace to come. Raises StitchLensError where its key is
     unfit or taken."""
@@ -491,28 +222,3 @@ def register(pair: PairSpec) -> Path:
     with beside(path) as part:
         part.write_text(pair.model_dump_json(indent=1) + "\n", "utf-8")
     return path
-
-
-def as_text(found: Prospect, cost: Estimate) -> str:
-    lines = [f"{found.pair.key}: {found.pair.title}, {found.pair.family}"]
-    for side, one in (("A", found.a), ("B", found.b)):
-        tokens = "" if one.tokenizer == one.vocabulary else f" (tokenizer {one.tokenizer:,})"
-        where = "here" if one.here else f"to download, {one.bytes / 1e9:.2g} GB"
-        lines.append(
-            f"  {side} {one.spec.title}: {one.architecture}, {one.spec.n_layers} layers of width"
-            f" {one.spec.d_model}, vocabulary {one.vocabulary:,}{tokens},"
-            f" {one.parameters / 1e6:,.0f} M parameters, {where}"
-        )
-    lines.append(
-        f"  tokenizers {'equal' if found.same_tokenizer else 'differ'}; {found.share_a:.1%} of A's"
-        f" and {found.share_b:.1%} of B's tokens pair up"
-    )
-    layers = ", ".join(p.name for p in found.pair.layer_pairs) or "middle of A, SVCCA's pick in B"
-    lines.append(f"  layers: {layers}")
-    lines += [f"  note: {note}" for note in found.notes]
-    duration = f"{cost.seconds:.0f} s" if cost.seconds < 90 else f"{cost.seconds / 60:.0f} min"
-    lines.append(
-        f"  a build takes about {duration}, {cost.memory / 1e9:.1f} GB of memory "
-        f"({cost.available / 1e9:.1f} free) and {cost.disk / 1e6:.0f} MB of disk"
-    )
-    return "\n".join(lines)

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import StitchLensError
+from core.text.columns import listed, once
 from core.text.corpus import Corpus, Document
 from core.text.languages import LANGUAGES
 from core.text.reading import check_size, clean, lines, read_text, stream
-from core.text.rows import csv_rows, listed, once
+from core.text.rows import csv_rows
 
 MOST_TRAIN, MOST_TEST = 400, 150
 """Documents of a class that are used; SAEBench has 2,000 and 500."""

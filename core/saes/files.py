@@ -21,7 +21,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from core.errors import StitchLensError, printable
+from core.workspace.archives import unzip, zip_members
 from core.workspace.disk import disk_faults
+from core.workspace.headers import safetensors_header
 from core.workspace.untrusted import (
     HEADER,
     LARGEST_SAE,
@@ -29,10 +31,7 @@ from core.workspace.untrusted import (
     first_line,
     fits,
     parse_json,
-    safetensors_header,
     sized,
-    unzip,
-    zip_members,
 )
 
 CONFIG, SAELENS, SPARSIFY = "cfg.json", "sae_weights.safetensors", "sae.safetensors"

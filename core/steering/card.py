@@ -10,7 +10,7 @@ from core.bench import Bench
 from core.errors import StitchLensError
 from core.models.pairs import ModelSpec, PairSpec, same_model
 from core.steering.files import open_vector, save_vector
-from core.steering.lanes import Side
+from core.steering.keys import Side
 from core.steering.vectors import LanguageMeans, Vector, load_means
 from core.stitches.stitch import load_stitch
 from core.stitches.transfer import transfer_vector

@@ -16,7 +16,7 @@ from core.models.live import Encoded
 from core.saes.crossing import Crossing
 from core.steering.card import home
 from core.steering.files import load_vector
-from core.steering.lanes import OTHER, LaneKey, Side
+from core.steering.keys import OTHER, LaneKey, Side
 from core.steering.sources import (
     Brought,
     Concept,

@@ -21,16 +21,14 @@ from core.steering.vectors import (
 from core.stitches.files import read_tensors
 from core.stitches.transfer import HOOK
 from core.workspace.disk import beside
+from core.workspace.headers import check_gguf, read_npy, safetensors_header
 from core.workspace.untrusted import (
     LARGEST_VECTOR,
     LONGEST_JSON,
     VECTOR_FILES,
     WIDEST,
-    check_gguf,
     first_line,
     parse_json,
-    read_npy,
-    safetensors_header,
     sized,
 )
 

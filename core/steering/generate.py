@@ -16,8 +16,10 @@ from core.errors import StitchLensError
 from core.models import hooks
 from core.models.live import MAX_TOKENS, LiveModel, limits_of
 from core.progress import Progress
-from core.steering.settings import STRONGEST, Sampling
-from core.steering.vectors import Vector
+from core.steering.crossed import Row
+from core.steering.lanes import Lane, changes, together
+from core.steering.settings import Sampling
+from core.stitches.stitched import new_cache
 from core.text.reading import clean
 
 SLOTS = 3
@@ -27,47 +29,6 @@ ROWS = 128
 """Rows of a pass where texts are written in bulk: the least time a token on a processor."""
 LIKELY = (64, 4096)
 """Tokens among which a draw looks for `top_p` of the probability, before it sorts them all."""
-
-Operator = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(h [rows, pos, d], v [rows, 1, d], z̄ [rows, 1, 1], strength [rows, 1, 1]) to the steered h;
-float32."""
-
-
-def clamp(h: Tensor, v: Tensor, mean: Tensor, strength: Tensor) -> Tensor:
-    """Eq. 8 and 9, with c times `strength`: at 1 the component along v is z̄ at every position."""
-    return h + strength * (mean - (h * v).sum(-1, keepdim=True)) * v
-
-
-def add(h: Tensor, v: Tensor, mean: Tensor, strength: Tensor) -> Tensor:
-    """`strength` times z̄ v on top of what is there."""
-    return h + strength * mean * v
-
-
-OPERATORS: dict[str, Operator] = {"clamp": clamp, "add": add}
-
-
-@dataclass(frozen=True)
-class Lane:
-    """How one lane is steered: each vector before its own layer. Without one it is the model as it
-    is. Raises StitchLensError for an unknown operator and for a strength that is not in
-    [-STRONGEST, STRONGEST]."""
-
-    vectors: tuple[Vector, ...] = ()
-    operator: str = "clamp"
-    """One of OPERATORS."""
-    strength: float = 1.0
-    prompt: bool = True
-    """Also steer the prompt's tokens (special ones never); else what is generated alone."""
-
-    def __post_init__(self) -> None:
-        if self.operator not in OPERATORS:
-            raise StitchLensError(
-                f"operator '{self.operator}'", f"one of {', '.join(OPERATORS)}", "choose one"
-            )
-        if not abs(self.strength) <= STRONGEST:
-            raise StitchLensError(
-                f"strength {self.strength:g}", f"{-STRONGEST:g} to {STRONGEST:g}", "1 is Eq. 8"
-            )
 
 
 @dataclass
@@ -112,7 +73,15 @@ def encode_prompt(model: LiveModel, prompt: str, tokens: int) -> Int[Tensor, " n
 
 
 def check_width(model: LiveModel, lanes: Sequence[Lane]) -> None:
-    """Raises StitchLensError where a vector is not one of this model's residual stream."""
+    """Raises StitchLensError where a vector is not one of this model's residual stream, or a
+    stitched lane speaks through another model."""
+    for stitched in (lane.stitched for lane in lanes if lane.stitched is not None):
+        if stitched.model(stitched.speaker) is not model:
+            raise StitchLensError(
+                f"a lane {stitched.direction} of {model.spec.title}",
+                f"one that {model.spec.title} speaks",
+                "choose another direction",
+            )
     for vector in (v for lane in lanes for v in lane.vectors):
         if vector.v.shape != (model.spec.d_model,):
             raise StitchLensError(
@@ -149,7 +118,15 @@ def generate(
     for i in range(0, len(lanes), SLOTS):
         some = lanes[i : i + SLOTS]
         batches.append(
-            _Batch(model, [ids] * len(some), some, sampling, [sampling.seed] * len(some), SLOTS)
+            _Batch(
+                model,
+                [ids] * len(some),
+                some,
+                sampling,
+                [sampling.seed] * len(some),
+                SLOTS,
+                [prompt] * len(some),
+            )
         )
     for _ in range(sampling.tokens):
         if stop() or all(lane.done for batch in batches for lane in batch.written):
@@ -178,7 +155,10 @@ def respond(
             for k in range(0, len(some), ROWS):
                 at = some[k : k + ROWS]
                 lanes, seeds = [rows[i][1] for i in at], [rows[i][2] for i in at]
-                batch = _Batch(model, [ids[i] for i in at], lanes, sampling, seeds, len(at))
+                prompts = [rows[i][0] for i in at]
+                batch = _Batch(
+                    model, [ids[i] for i in at], lanes, sampling, seeds, len(at), prompts
+                )
                 while not all(w.done for w in batch.written):
                     batch.step()
                     bar.advance(len(at))
@@ -221,47 +201,71 @@ class _Batch:
         sampling: Sampling,
         seeds: Sequence[int],
         rows: int,
+        texts: Sequence[str] = (),
     ) -> None:
+        """`prompts` are the tokens of `texts`, which lanes of a stitched model need."""
         self.model, self.sampling, self.rows = model, sampling, rows
         self.written = [Written(model) for _ in lanes]
         self.next = torch.stack([*prompts, *[prompts[0]] * (rows - len(lanes))]).to(
             model.where.device
         )
         self.seen = [ids.unique() for ids in prompts]
-        self.cache: Any = None
+        self.lanes = lanes
+        self.crossing = {
+            k: Row(lane.stitched, clean(texts[k]))
+            for k, lane in enumerate(lanes)
+            if lane.stitched is not None
+        }
+        self.cache: Any = new_cache() if self.crossing else None
+        self.read = 0
+        """Positions that are in the cache."""
         self.random = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.steered = ~torch.isin(self.next, torch.from_numpy(model.special).to(self.next))
         self.ends = stop_tokens(model)
-        self.changes = [_changes([x if x.prompt else Lane() for x in lanes]), _changes(lanes)]
+        self.changes = [changes([x if x.prompt else Lane() for x in lanes]), changes(lanes)]
 
     def step(self) -> None:
-        first = self.cache is None
+        first = self.read == 0
+        for k, row in self.crossing.items():
+            if not self.written[k].done:
+                self._hear(k, row)
         with torch.inference_mode(), hooks.changed(self.model, self._hooks(first)):
             out = self.model.plain.base_model(
                 input_ids=self.next, past_key_values=self.cache, use_cache=True
             )
             self.cache = out.past_key_values
+            self.read += self.next.shape[1]
             logits = self.model.logits(out.last_hidden_state[:, -1]).cpu()
         drawn = [self._draw(k, logits[k]) for k in range(len(self.written))]
         drawn += drawn[:1] * (self.rows - len(drawn))
         self.next = torch.tensor(drawn)[:, None].to(self.model.where.device)
 
+    def _hear(self, k: int, row: Row) -> None:
+        """Where a new token changes which earlier positions cross, they are computed again."""
+        stale = row.hear(self.written[k].ids)
+        if stale >= self.read:
+            return
+        lane = self.lanes[k]
+        of_prompt = self.steered[k, stale : row.prompt] & lane.prompt
+        of_written = torch.ones(self.read - max(stale, row.prompt), dtype=torch.bool)
+        where = torch.cat([of_prompt, of_written.to(of_prompt)])[None]
+        again = together({row.layer: {0: (row, stale)}}, changes([lane]), where)
+        row.again(self.cache, k, stale, again)
+
     def _hooks(self, first: bool) -> dict[int, hooks.Change]:
-        def change(groups: list["_Steered"]) -> hooks.Change:
-            def steer(h: Tensor) -> Tensor:
-                out = h.float()
-                for group in groups:
-                    out = group(out, self.steered if first else None)
-                return out
-
-            return steer
-
-        return {layer: change(groups) for layer, groups in self.changes[0 if first else 1].items()}
+        rows: dict[int, dict[int, tuple[Row, int]]] = {}
+        for k, row in self.crossing.items():
+            if not self.written[k].done:
+                rows.setdefault(row.layer, {})[k] = (row, self.read)
+        return together(rows, self.changes[0 if first else 1], self.steered if first else None)
 
     def _draw(self, k: int, logits: Tensor) -> int:
         written = self.written[k]
         if written.done:
             return 0
+        silent = self.lanes[k].silent
+        if silent is not None:
+            logits = logits.index_fill(0, silent, -torch.inf)
         token = draw(logits, self.seen[k], self.sampling, self.random[k])
         if token in self.ends:
             written.done = True
@@ -270,48 +274,6 @@ class _Batch:
         written.ids.append(token)
         written.done = len(written.ids) == self.sampling.tokens
         return token
-
-
-@dataclass
-class _Steered:
-    """The rows of a batch that one operator steers before one layer."""
-
-    operator: Operator
-    rows: Tensor
-    v: Tensor
-    mean: Tensor
-    strength: Tensor
-
-    def __call__(self, h: Tensor, where: Tensor | None) -> Tensor:
-        """A new h; of the positions only those in `where` [rows, pos] are steered."""
-        rows = self.rows.to(h.device)
-        old = h[rows]
-        new = self.operator(old, self.v.to(h), self.mean.to(h), self.strength.to(h))
-        if where is not None:
-            new = torch.where(where[rows, :, None], new, old)
-        return h.index_copy(0, rows, new)
-
-
-def _changes(lanes: Sequence[Lane]) -> dict[int, list[_Steered]]:
-    """By layer, lanes of the same operator together."""
-    found: dict[tuple[int, str], list[tuple[int, Vector, float]]] = {}
-    for k, lane in enumerate(lanes):
-        for vector in lane.vectors:
-            found.setdefault((vector.layer, lane.operator), []).append((k, vector, lane.strength))
-    out: dict[int, list[_Steered]] = {}
-    for (layer, operator), some in found.items():
-        column = [
-            torch.tensor(x, dtype=torch.float32).view(-1, 1, 1)
-            for x in ([v.mean for _, v, _ in some], [s for _, _, s in some])
-        ]
-        rows, v = (
-            torch.tensor([k for k, _, _ in some]),
-            torch.stack([v.v for _, v, _ in some])[:, None],
-        )
-        out.setdefault(layer, []).append(
-            _Steered(OPERATORS[operator], rows, v, column[0], column[1])
-        )
-    return out
 
 
 def stop_tokens(model: LiveModel) -> set[int]:

@@ -1,65 +1,126 @@
-"""Lanes of a steering run by name: which model writes, and under whose vector. Light: no torch."""
+"""A lane: what steers it (Eq. 8-9), which stitched model it speaks for, and both as changes of the
+residual stream of a batch."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+
+import torch
+from torch import Tensor
 
 from core.errors import StitchLensError
+from core.models import hooks
+from core.steering.crossed import Row
+from core.steering.settings import STRONGEST
+from core.steering.vectors import Vector
+from core.stitches.stitched import Stitched
 
-Side = Literal["a", "b"]
-OTHER: dict[Side, Side] = {"a": "b", "b": "a"}
-Kind = Literal["none", "own", "transferred", "random", "shuffled"]
-LANE_KINDS: dict[Kind, tuple[str, str]] = {
-    "none": ("no vector", "the model as it is"),
-    "own": ("own vector", "DiffMean of the steered model itself"),
-    "transferred": (
-        "transferred vector",
-        "DiffMean of the other model, carried through the stitch",
-    ),
-    "random": (
-        "random vector",
-        "a random direction; the clamp moves as far as with the transferred vector",
-    ),
-    "shuffled": (
-        "shuffled stitch",
-        "the other model's vector through a stitch fitted on shuffled pairs",
-    ),
-}
-"""A short name of each kind of lane, and what it is."""
+Operator = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(h [rows, pos, d], v [rows, 1, d], z̄ [rows, 1, 1], strength [rows, 1, 1]) to the steered h;
+float32."""
+
+
+def clamp(h: Tensor, v: Tensor, mean: Tensor, strength: Tensor) -> Tensor:
+    """Eq. 8 and 9, with c times `strength`: at 1 the component along v is z̄ at every position."""
+    return h + strength * (mean - (h * v).sum(-1, keepdim=True)) * v
+
+
+def add(h: Tensor, v: Tensor, mean: Tensor, strength: Tensor) -> Tensor:
+    """`strength` times z̄ v on top of what is there."""
+    return h + strength * mean * v
+
+
+OPERATORS: dict[str, Operator] = {"clamp": clamp, "add": add}
 
 
 @dataclass(frozen=True)
-class LaneKey:
-    """The model that writes, and what steers it; `b:transferred` and the like in links and on the
-    command line."""
+class Lane:
+    """How one lane is steered: each vector before its own layer. Without one it is the model as it
+    is. Raises StitchLensError for an unknown operator and for a strength that is not in
+    [-STRONGEST, STRONGEST]."""
 
-    side: Side
-    kind: Kind
+    vectors: tuple[Vector, ...] = ()
+    operator: str = "clamp"
+    """One of OPERATORS."""
+    strength: float = 1.0
+    prompt: bool = True
+    """Also steer the prompt's tokens (special ones never); else what is generated alone."""
+    stitched: Stitched | None = None
+    """A lane of a stitched model: its speaker is the model that generates."""
+    silent: Tensor | None = None
+    """Token ids that are never drawn."""
 
-    def __str__(self) -> str:
-        return f"{self.side}:{self.kind}"
-
-    @property
-    def learned_in(self) -> Side | None:
-        """The side that learned the vector; None without one."""
-        match self.kind:
-            case "none":
-                return None
-            case "own":
-                return self.side
-            case _:
-                return OTHER[self.side]
+    def __post_init__(self) -> None:
+        if self.operator not in OPERATORS:
+            raise StitchLensError(
+                f"operator '{self.operator}'", f"one of {', '.join(OPERATORS)}", "choose one"
+            )
+        if not abs(self.strength) <= STRONGEST:
+            raise StitchLensError(
+                f"strength {self.strength:g}", f"{-STRONGEST:g} to {STRONGEST:g}", "1 is Eq. 8"
+            )
 
 
-def lane_key(text: str) -> LaneKey:
-    """Raises StitchLensError for anything but SIDE:KIND."""
-    for side in get_args(Side):
-        for kind in get_args(Kind):
-            key = LaneKey(side, kind)
-            if text.strip() == str(key):
-                return key
+@dataclass
+class Steered:
+    """The rows of a batch that one operator steers before one layer."""
 
-    raise StitchLensError(
-        f"lane '{text}'",
-        f"a or b, a colon, and one of {', '.join(get_args(Kind))}",
-        "such as b:transferred",
-    )
+    operator: Operator
+    rows: Tensor
+    v: Tensor
+    mean: Tensor
+    strength: Tensor
+
+    def __call__(self, h: Tensor, where: Tensor | None) -> Tensor:
+        """A new h; of the positions only those in `where` [rows, pos] are steered."""
+        rows = self.rows.to(h.device)
+        old = h[rows]
+        new = self.operator(old, self.v.to(h), self.mean.to(h), self.strength.to(h))
+        if where is not None:
+            new = torch.where(where[rows, :, None], new, old)
+        return h.index_copy(0, rows, new)
+
+
+def changes(lanes: Sequence[Lane]) -> dict[int, list[Steered]]:
+    """By layer, lanes of the same operator together."""
+    found: dict[tuple[int, str], list[tuple[int, Vector, float]]] = {}
+    for k, lane in enumerate(lanes):
+        for vector in lane.vectors:
+            found.setdefault((vector.layer, lane.operator), []).append((k, vector, lane.strength))
+    out: dict[int, list[Steered]] = {}
+    for (layer, operator), some in found.items():
+        column = [
+            torch.tensor(x, dtype=torch.float32).view(-1, 1, 1)
+            for x in ([v.mean for _, v, _ in some], [s for _, _, s in some])
+        ]
+        rows, v = (
+            torch.tensor([k for k, _, _ in some]),
+            torch.stack([v.v for _, v, _ in some])[:, None],
+        )
+        out.setdefault(layer, []).append(
+            Steered(OPERATORS[operator], rows, v, column[0], column[1])
+        )
+    return out
+
+
+def together(
+    crossing: dict[int, dict[int, tuple[Row, int]]],
+    steered: dict[int, list[Steered]],
+    where: Tensor | None,
+) -> dict[int, hooks.Change]:
+    """By layer: first what crosses takes its place, in row k from a position on, then vectors act,
+    at `where` [rows, pos]."""
+
+    def change(layer: int) -> hooks.Change:
+        def act(h: Tensor) -> Tensor:
+            out = h.float()
+            for k, (row, first) in crossing.get(layer, {}).items():
+                out = out.index_copy(
+                    0, torch.tensor([k]).to(out.device), row.put(out[k], first)[None]
+                )
+            for group in steered.get(layer, []):
+                out = group(out, where)
+            return out
+
+        return act
+
+    return {layer: change(layer) for layer in {*crossing, *steered}}

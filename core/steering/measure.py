@@ -20,8 +20,9 @@ from core.errors import StitchLensError
 from core.models.live import LiveModel
 from core.progress import Progress
 from core.statistics import share_interval
-from core.steering.generate import Lane, encode_prompt, respond, response_losses
-from core.steering.lanes import Kind, LaneKey, Side
+from core.steering.generate import encode_prompt, respond, response_losses
+from core.steering.keys import Kind, LaneKey, Side
+from core.steering.lanes import Lane
 from core.steering.settings import Sampling, Setting
 from core.steering.sources import Language
 from core.steering.studio import Studio

@@ -4,7 +4,7 @@ torch."""
 from pydantic import Field
 
 from core.config import Frozen
-from core.steering.lanes import Side
+from core.steering.keys import Side
 
 STRONGEST = 20.0
 """Of a strength, either way."""

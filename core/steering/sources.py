@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 from core.errors import StitchLensError
-from core.steering.lanes import Side
+from core.steering.keys import Side
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from core.models.live import TURNS, LiveModel
 from core.models.pairs import ModelSpec
 from core.steering.directions import Directions, directions
 from core.steering.files import open_vector
-from core.steering.generate import Lane, Written, encode_prompt, generate, response_losses
-from core.steering.lanes import OTHER, LaneKey, Side
+from core.steering.generate import Written, encode_prompt, generate, response_losses
+from core.steering.keys import OTHER, LaneKey, Side
+from core.steering.lanes import Lane
 from core.steering.settings import Sampling, Setting
 from core.steering.sources import Source
 from core.steering.vectors import LanguageMeans, Vector, load_means, moved, random_like

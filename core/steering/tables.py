@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from core.steering.lanes import LANE_KINDS
+from core.steering.keys import LANE_KINDS
 from core.text.languages import LANGUAGES, prompts, transfer_gap
 from core.workspace.store import Workspace
 
@@ -126,30 +126,38 @@ def choices(ws: Workspace, side: str, kind: str = "transferred") -> pd.DataFrame
 
 def presets(ws: Workspace, most: int = 6) -> list[dict[str, Any]]:
     """Languages to which a transferred vector steers B best, each with its setting, and a prompt at
-    which it did: `language`, `name`, `prompt`, `stitch`, `first`, `last`, `strength`."""
-    if "steering" not in ws.names():
+    which it did: `language`, `name`, `prompt`, `stitch`, `first`, `last`, `strength`.
+
+    A setting whose stitch is no longer in the workspace is left out: it could not be run.
+    """
+    artifacts = ws.names()
+    if "steering" not in artifacts:
         return []
+
     table = steering(ws, "b")
-    rows = table.loc[table.kind == "transferred"].sort_values("success", ascending=False).head(most)
-    out = []
-    for row in rows.to_dict("records"):
+    rows = table.loc[(table.kind == "transferred") & ("stitches/" + table.stitch).isin(artifacts)]
+    best = rows.sort_values("success", ascending=False).head(most)
+    settings = []
+    for row in best.to_dict("records"):
         texts = generations(ws, "b", row["language"], "transferred")
-        good = texts.loc[texts.hit & texts.fluent]
-        if len(good):
-            one = good.sort_values(["probability", "loss"], ascending=[False, True]).iloc[0]
-            first = int(ws.entry(f"stitches/{row['stitch']}").makers["layer_b"])
-            out.append(
-                {
-                    "language": row["language"],
-                    "name": row["name"],
-                    "prompt": one.prompt,
-                    "stitch": row["stitch"],
-                    "first": first,
-                    "last": first + int(row["span"]) - 1,
-                    "strength": float(row["strength"]),
-                }
-            )
-    return out
+        hits = texts.loc[texts.hit & texts.fluent]
+        if hits.empty:
+            continue
+
+        clearest = hits.sort_values(["probability", "loss"], ascending=[False, True]).iloc[0]
+        first = int(ws.entry(f"stitches/{row['stitch']}").makers["layer_b"])
+        settings.append(
+            {
+                "language": row["language"],
+                "name": row["name"],
+                "prompt": clearest.prompt,
+                "stitch": row["stitch"],
+                "first": first,
+                "last": first + int(row["span"]) - 1,
+                "strength": float(row["strength"]),
+            }
+        )
+    return settings
 
 
 def as_text(found: dict[str, Any]) -> str:

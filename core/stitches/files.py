@@ -19,19 +19,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from core.errors import StitchLensError
+from core.workspace.archives import damaged, zip_members
+from core.workspace.headers import npy_kind, read_npy, safetensors_header
 from core.workspace.untrusted import (
     HEADER,
     LARGEST_STITCH,
     WEIGHT_FILES,
     counted,
-    damaged,
     first_line,
     fits,
-    npy_kind,
-    read_npy,
-    safetensors_header,
     sized,
-    zip_members,
 )
 
 DEEPEST = 6

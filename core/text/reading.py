@@ -45,14 +45,19 @@ _ENDS = re.compile("\r\n?")
 _NO_CHARACTER = re.compile("[\0\ud800-\udfff]")
 
 
+def characters(text: str) -> str:
+    """What no text can hold is U+FFFD, as in HTML: NUL, and half of a surrogate pair (from JSON
+    such as "\\ud83d", or an argument that is not UTF-8)."""
+    if not _NO_CHARACTER.search(text):
+        return text
+    joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return joined.replace("\0", "\ufffd")
+
+
 def clean(text: str) -> str:
     """Text as both models may read it: its lines end with LF, it begins with no byte order mark,
-    and what no text can hold is U+FFFD, as in HTML: NUL, and half of a surrogate pair (from JSON
-    such as "\\ud83d", or an argument that is not UTF-8)."""
-    if _NO_CHARACTER.search(text):
-        joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        text = joined.replace("\0", "\ufffd")
-    return _ENDS.sub("\n", text.removeprefix("\ufeff"))
+    and what no text can hold is U+FFFD, see `characters`."""
+    return _ENDS.sub("\n", characters(text).removeprefix("\ufeff"))
 
 
 def lines(text: str) -> list[str]:

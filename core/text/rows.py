@@ -5,65 +5,27 @@ Rows are streamed, so that memory does not grow with the file. Nothing is execut
 of the network.
 """
 
-import bz2
 import csv
-import gzip
 import io
 import itertools
 import json
-import lzma
-import tempfile
-import zlib
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from core.errors import StitchLensError
-from core.text.reading import HEAD, LONGEST_LINE, check_fetched, clean, decode, stream
+from core.text.columns import COLUMNS, NoRows, Rows, choose, is_named, listed, once, without
+from core.text.packing import faults, form, seekable, unpacked, whole_text
+from core.text.reading import LONGEST_LINE, clean, decode, stream
 from core.workspace.untrusted import first_line
 
 FORMS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather")
-PACKED = (".gz", ".xz", ".bz2", ".zst")
-COLUMNS = ("text", "content")
-"""The column that holds the text, in the order of choice; else the only one of strings."""
 BATCH = 1000
 SAMPLE = 100
 """Rows of a CSV that tell its columns of numbers from those of text."""
-WHOLE = 200_000_000
-"""Bytes of what is not read row by row: JSON in one piece, and packed text."""
-UNPACKED = 4_000_000_000
-"""Bytes of a packed Parquet or Arrow file, which is unpacked to a temporary one."""
 STATE, MOST_STATE = "state.json", 10_000_000
 """What `save_to_disk` of datasets writes beside its Arrow files, and the most bytes read of it."""
-
-
-class NoColumn(StitchLensError):
-    """A sound file of rows without a column that can be taken for its text."""
-
-
-class NoRows(NoColumn):
-    """Sound JSON that is no rows at all: a configuration, or a description of data."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """One column of a file."""
-
-    column: str
-    unused: tuple[str, ...]
-    """The other columns."""
-    texts: Iterator[tuple[int, str]]
-    """(number of the line or row, from 1; its text, cleaned); rows without a text are left out."""
-
-
-def form(path: Path) -> tuple[str, str]:
-    """The ending that says what is in a file, and the one that says how it is packed: ('.jsonl',
-    '.gz')."""
-    endings = [x.lower() for x in path.suffixes]
-    packing = endings.pop() if endings and endings[-1] in PACKED else ""
-    return (endings[-1] if endings else ""), packing
 
 
 def read_rows(path: Path, name: str) -> Rows:
@@ -90,130 +52,6 @@ def _guarded(texts: Iterator[tuple[int, str]], name: str) -> Iterator[tuple[int,
     with faults(name):
         for number, text in texts:
             yield number, clean(text)
-
-
-@contextmanager
-def faults(name: str) -> Generator[None]:
-    """Raises StitchLensError for what the libraries raise on a damaged or unreadable file."""
-    try:
-        yield
-    except StitchLensError:
-        raise
-    except FileNotFoundError:
-        raise StitchLensError(
-            f"no file {name}", "the whole data set", "fetch or save it again"
-        ) from None
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        zlib.error,
-        lzma.LZMAError,
-        MemoryError,
-        NotImplementedError,
-    ) as e:
-        # ArrowInvalid is a ValueError, ArrowNotImplementedError a NotImplementedError,
-        # UnicodeDecodeError a ValueError
-        raise StitchLensError(
-            f"{name} damaged or unreadable ({first_line(e)})",
-            "a whole file",
-            "fetch or save it again, or leave it out",
-        ) from None
-
-
-def choose(columns: Mapping[str, bool], name: str) -> str:
-    """The column that holds the text; each of `columns` is said to be of strings or not. Raises
-    NoColumn."""
-    named = [
-        (column, is_text)
-        for wanted in COLUMNS
-        for column, is_text in columns.items()
-        if _is(column, wanted)
-    ]
-    for column, is_text in named:
-        if is_text:
-            return column
-    strings = [column for column, is_text in columns.items() if is_text]
-    if len(strings) == 1 and not named:
-        return strings[0]
-    if named:
-        raise NoColumn(
-            f"no strings in column '{named[0][0]}' of {name} (columns: {listed(columns)})",
-            "a column of strings named text or content",
-            "rename the one that holds the text to 'text'",
-        )
-    raise NoColumn(
-        f"no column 'text' in {name} (columns: {listed(columns)})",
-        "a column of strings named text or content, or one column of strings alone",
-        "rename the one that holds the text to 'text'",
-    )
-
-
-def _is(column: str, wanted: str) -> bool:
-    return column.strip().casefold() == wanted
-
-
-def listed(columns: Iterable[str]) -> str:
-    """Names of columns, in short."""
-    names = [column.strip()[:40] or "one without a name" for column in columns]
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return (", ".join(names[:8]) or "none") + more
-
-
-# packing
-
-
-def unpacked(path: Path, name: str) -> io.BufferedIOBase:
-    """A file as it was before it was packed, to be read from its beginning to its end."""
-    with path.open("rb") as file:
-        check_fetched(file.read(HEAD), name)
-    match form(path)[1]:
-        case ".gz":
-            return gzip.open(path)
-        case ".xz":
-            return lzma.open(path)
-        case ".bz2":
-            return bz2.open(path)
-        case ".zst":
-            import pyarrow as pa
-
-            return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"), HEAD)  # type: ignore[arg-type]
-        case _:
-            return path.open("rb")
-
-
-def whole_text(path: Path, name: str) -> str:
-    """A packed text, or JSON in one piece. Raises StitchLensError where it is over WHOLE bytes or
-    not text."""
-    with faults(name), unpacked(path, name) as file:
-        raw = file.read(WHOLE + 1)
-    if len(raw) > WHOLE:
-        raise StitchLensError(
-            f"{name} of over {WHOLE:,} bytes in one piece",
-            "JSON lines or plain text",
-            "write a row a line, as with `jq -c .[]`, and name it .jsonl",
-        )
-    return decode(raw, name)
-
-
-@contextmanager
-def _seekable(path: Path, name: str) -> Generator[io.BufferedIOBase]:
-    """A packed file is unpacked to a temporary one, in the system's folder for them."""
-    if not form(path)[1]:
-        with unpacked(path, name) as file:
-            yield file
-        return
-    with unpacked(path, name) as packed, tempfile.TemporaryFile(prefix="stitchlens-") as file:
-        size = 0
-        while piece := packed.read(2**20):
-            size += len(piece)
-            if size > UNPACKED:
-                raise StitchLensError(
-                    f"{name}, which unpacks to over {UNPACKED:,} bytes", "less", "split it"
-                )
-            file.write(piece)
-        file.seek(0)
-        yield cast("io.BufferedIOBase", file)
 
 
 # CSV
@@ -270,20 +108,12 @@ def _csv_faults(name: str, line: Callable[[], int]) -> Generator[None]:
         ) from None
 
 
-def once(columns: Sequence[str], column: str, name: str) -> int:
-    """The place of a column. Raises StitchLensError where there are two of that name."""
-    places = [i for i, one in enumerate(columns) if one.casefold() == column.casefold()]
-    if len(places) > 1:
-        raise StitchLensError(
-            f"column {column} twice in {name}", "each name once", "rename one of them"
-        )
-    return places[0]
-
-
 def _csv_texts(path: Path, name: str) -> Rows:
     columns, rows = csv_rows(stream(unpacked(path, name), name), name, tabs=form(path)[0] == ".tsv")
     first = list[tuple[int, list[str]]]()
-    is_text = {column: True for column in columns if any(_is(column, wanted) for wanted in COLUMNS)}
+    is_text = {
+        column: True for column in columns if any(is_named(column, wanted) for wanted in COLUMNS)
+    }
     if not is_text:
         first = list(itertools.islice(rows, SAMPLE))
         is_text = {
@@ -292,11 +122,7 @@ def _csv_texts(path: Path, name: str) -> Rows:
     column = choose(is_text, name)
     at = once(columns, column, name)
     texts = ((number, cells[at]) for number, cells in itertools.chain(first, rows))
-    return Rows(column, _but(columns, column), texts)
-
-
-def _but(columns: Iterable[str], column: str) -> tuple[str, ...]:
-    return tuple(c for c in columns if c != column)
+    return Rows(column, without(columns, column), texts)
 
 
 def _numbers(cells: Iterable[str]) -> bool:
@@ -360,7 +186,7 @@ def _json_rows(rows: Iterator[tuple[int, Any]], name: str, unit: str = "line") -
             if text:
                 yield number, text
 
-    return Rows(column, _but(columns, column), texts())
+    return Rows(column, without(columns, column), texts())
 
 
 def _json(path: Path, name: str) -> Rows:
@@ -409,30 +235,30 @@ def _is_json(line: str) -> bool:
 def _parquet(path: Path, name: str) -> Rows:
     import pyarrow.parquet as pq
 
-    with _seekable(path, name) as file:
+    with seekable(path, name) as file:
         schema = pq.ParquetFile(file).schema_arrow
     column = choose(_strings(schema), name)
     once(schema.names, column, name)
 
     def texts() -> Iterator[tuple[int, str]]:
-        with _seekable(path, name) as file:
+        with seekable(path, name) as file:
             table = pq.ParquetFile(file)
             yield from _column(table.iter_batches(BATCH, columns=[column]), column)
 
-    return Rows(column, _but(schema.names, column), texts())
+    return Rows(column, without(schema.names, column), texts())
 
 
 def _arrow(path: Path, name: str) -> Rows:
-    with _seekable(path, name) as file:
+    with seekable(path, name) as file:
         schema = _arrow_batches(file)[0]
     column = choose(_strings(schema), name)
     once(schema.names, column, name)
 
     def texts() -> Iterator[tuple[int, str]]:
-        with _seekable(path, name) as file:
+        with seekable(path, name) as file:
             yield from _column(_arrow_batches(file)[1], column)
 
-    return Rows(column, _but(schema.names, column), texts())
+    return Rows(column, without(schema.names, column), texts())
 
 
 def _arrow_batches(file: io.BufferedIOBase) -> tuple[Any, Iterable[Any]]:

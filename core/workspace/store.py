@@ -14,17 +14,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
-from pydantic import Field, ValidationError
 
-from core import __version__
-from core.config import Frozen
 from core.errors import StitchLensError
 from core.workspace.disk import (
     LOCK_SECONDS,
@@ -36,105 +31,15 @@ from core.workspace.disk import (
     sha256_file,
     sha256_path,
 )
+from core.workspace.manifest import Artifact, Manifest, read_manifest, versions
 from core.workspace.places import SPEC, private_dir, workspaces_dir
 
-SCHEMA = 1
 PREVIOUS = ".manifest.previous.json"
 """The manifest before the last change."""
 ASIDE = "aside"
 """Where a repair puts what it takes out of the way."""
 ROW_GROUP = 8_192
 """Rows of a table that are read together, at the least."""
-
-
-class Artifact(Frozen):
-    """One file of a workspace."""
-
-    path: str
-    """Relative to the workspace; carries the first 8 hex digits of the hash."""
-    sha256: str
-    bytes: int
-    kind: str
-    """'stitch', 'control', 'sae', 'table' or 'record'."""
-    makers: dict[str, Any] = Field(default_factory=dict)
-    """What it was made from: model ids and weight hashes, hooks, corpus fingerprint, counts,
-    config."""
-    versions: dict[str, str] = Field(default_factory=dict)
-    made: str = ""
-
-
-class Manifest(Frozen):
-    """Everything a workspace holds, by logical name."""
-
-    schema_version: int = SCHEMA
-    pair: str
-    artifacts: dict[str, Artifact] = Field(default_factory=dict)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes, for an artifact's record."""
-    found = {"stitchlens": __version__}
-    for name in ("torch", "transformers", "transformer_lens", "numpy", "scipy"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-@lru_cache(maxsize=64)
-def _read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manifest:
-    """A manifest that has not changed (`stamp`: its inode, size and time) is read once: a page asks
-    a hundred times."""
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-        if not isinstance(raw, dict):
-            raise TypeError("not an object")
-        schema = raw.get("schema_version")
-    except (ValueError, TypeError, OSError, RecursionError) as e:
-        raise StitchLensError(
-            f"an unreadable manifest ({e})", "JSON", f"restore {path.name} or rebuild '{pair}'"
-        ) from None
-    if not isinstance(schema, int):
-        raise StitchLensError(
-            "a manifest without schema_version",
-            f"schema {SCHEMA}",
-            "run `python -m core doctor --repair`",
-        )
-    if schema > SCHEMA:
-        raise StitchLensError(
-            f"workspace schema {schema!r}",
-            f"{SCHEMA} or older",
-            "update StitchLens to the version that wrote it",
-        )
-    try:
-        manifest = Manifest.model_validate(raw)
-    except ValidationError as e:
-        first = e.errors()[0]
-        raise StitchLensError(
-            f"a manifest with a fault at {'.'.join(map(str, first['loc']))} ({first['msg']})",
-            f"schema {SCHEMA}",
-            f"rebuild with `python -m core build {pair}`",
-        ) from None
-    if out := [a.path for a in manifest.artifacts.values() if _leaves(a.path)]:
-        raise StitchLensError(
-            f"an artifact at '{out[0][:80]}', outside the workspace or too long",
-            "paths within it",
-            "do not use this workspace",
-        )
-    if manifest.pair != pair:
-        raise StitchLensError(
-            f"a manifest of pair '{manifest.pair}'", f"'{pair}'", "move it to its own folder"
-        )
-    return manifest
-
-
-def _leaves(path: str) -> bool:
-    """Whether a relative path leads out of its folder, or is none."""
-    parts = PurePosixPath(path.replace("\\", "/"))
-    try:
-        too_long = len(path) > 1000 or any(len(part.encode()) > 255 for part in parts.parts)
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return True
-    return not path or "\0" in path or too_long or parts.is_absolute() or ".." in parts.parts
 
 
 class Workspace:
@@ -199,7 +104,7 @@ class Workspace:
             raise StitchLensError(
                 f"an unreadable manifest ({e.strerror})", "a readable one", "check its permissions"
             ) from None
-        return _read_manifest(path, self.pair, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        return read_manifest(path, self.pair, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 
     @contextlib.contextmanager
     def _only_writer(self) -> Iterator[None]:

@@ -29,7 +29,7 @@ def correlations(table: pd.DataFrame, brush: bool = True) -> go.Figure:
         y=counts["correlation"],
         name="transferred",
         marker={"color": c["b"], "line": {"color": c["a"], "width": 1}},
-        hovertemplate="Eq. 10 about %{x:.2f}<br>%{y} features<extra>transferred</extra>",
+        hovertemplate="correlation about %{x:.2f}<br>%{y} features<extra>transferred</extra>",
     )
     for column, name, dash in (
         ("random", "random SAE", "solid"),
@@ -41,7 +41,7 @@ def correlations(table: pd.DataFrame, brush: bool = True) -> go.Figure:
             name=name,
             mode="lines",
             line={"color": c["control"], "width": 2, "dash": dash, "shape": "hvh"},
-            hovertemplate=f"Eq. 10 about %{{x:.2f}}<br>%{{y}} features<extra>{name}</extra>",
+            hovertemplate=f"correlation about %{{x:.2f}}<br>%{{y}} features<extra>{name}</extra>",
         )
     figure.update_layout(
         height=340,
@@ -54,7 +54,7 @@ def correlations(table: pd.DataFrame, brush: bool = True) -> go.Figure:
         clickmode="event+select",
     )
     figure.update_xaxes(
-        title="attribution correlation, Eq. 10 (→ alike)",
+        title="attribution correlation (→ alike)",
         range=[-1, 1],
         fixedrange=True,
         zeroline=False,
@@ -74,7 +74,7 @@ def picked_range(drawn: Any) -> tuple[float, float] | None:
 @remembered
 def classes(table: pd.DataFrame, shares: pd.DataFrame) -> go.Figure:
     """Fig. 4b: both classes' densities, each of its own features, and above them
-    `queries.structural_share`: of all features in a bin, the structural ones."""
+    `core.stitches.tables.structural_share`: of all features in a bin, the structural ones."""
     c = colours()
     figure = make_subplots(
         rows=2, cols=1, shared_xaxes=True, row_heights=[0.3, 0.7], vertical_spacing=0.06
@@ -96,7 +96,7 @@ def classes(table: pd.DataFrame, shares: pd.DataFrame) -> go.Figure:
             col=1,
             line={"color": c[kind], "width": 2, "dash": "solid" if kind == "semantic" else "dash"},
             hovertemplate=(
-                f"Eq. 10 = %{{x:.2f}}<br>density %{{y:.2f}}<extra>{kind}, {len(values):,}"
+                f"correlation %{{x:.2f}}<br>density %{{y:.2f}}<extra>{kind}, {len(values):,}"
                 " features</extra>"
             ),
         )
@@ -111,7 +111,7 @@ def classes(table: pd.DataFrame, shares: pd.DataFrame) -> go.Figure:
         marker={"size": 6, "symbol": "diamond"},
         customdata=handed(shares[["low", "high", "structural", "n"]]),
         hovertemplate=(
-            "Eq. 10 from %{customdata[0]:.1f} to %{customdata[1]:.1f}<br>structural:"
+            "correlation from %{customdata[0]:.1f} to %{customdata[1]:.1f}<br>structural:"
             " %{customdata[2]} of %{customdata[3]} features, %{y:.0%}<extra></extra>"
         ),
     )
@@ -126,7 +126,7 @@ def classes(table: pd.DataFrame, shares: pd.DataFrame) -> go.Figure:
         legend=LEGEND,
     )
     figure.update_xaxes(range=[-1, 1], fixedrange=True, zeroline=False)
-    figure.update_xaxes(title="attribution correlation, Eq. 10 (→ alike)", row=2, col=1)
+    figure.update_xaxes(title="attribution correlation (→ alike)", row=2, col=1)
     figure.update_yaxes(
         title="structural",
         range=[-0.03, 1.03],
@@ -141,9 +141,12 @@ def classes(table: pd.DataFrame, shares: pd.DataFrame) -> go.Figure:
 
 
 @remembered
-def feature_map(table: pd.DataFrame, colour: str, drag: str = "click") -> go.Figure:
+def feature_map(
+    table: pd.DataFrame, colour: str, drag: str = "click", name: str = "A"
+) -> go.Figure:
     """Every feature at its place on the map; `customdata` begins with its index. Drawn with WebGL,
-    places from arrays that go to the browser as they are in memory.
+    places from arrays that go to the browser as they are in memory. `name` is that of the SAE's
+    model.
 
     `drag` is "click", "select" (a box) or "lasso". With the first, a click or tap picks a mark and
     a swipe scrolls the page: where a drag draws, Plotly tells of a click in a way that Streamlit
@@ -151,8 +154,8 @@ def feature_map(table: pd.DataFrame, colour: str, drag: str = "click") -> go.Fig
     c = colours()
     figure = go.Figure()
     says = (
-        "<b>feature %{customdata[0]}</b><br>Eq. 10 %{customdata[1]:.2f}<br>density in A"
-        " %{customdata[2]:.2%}"
+        "<b>feature %{customdata[0]}</b><br>attribution correlation"
+        f" %{{customdata[1]:.2f}}<br>density in {name} %{{customdata[2]:.2%}}"
     )
     size = 6 if len(table) < 10_000 else 3
 
@@ -201,8 +204,8 @@ def feature_map(table: pd.DataFrame, colour: str, drag: str = "click") -> go.Fig
 @remembered
 def activations(bars: pd.DataFrame, side: str) -> go.Figure:
     """How often a feature was active, by half octave of its activation."""
-    kept = bars[bars.tokens > 0]
-    rows = bars.loc[kept.index.min() : kept.index.max()]
+    filled = bars.index[bars.tokens > 0]
+    rows = bars.loc[filled.min() : filled.max()]
     figure = go.Figure(
         go.Bar(
             x=[f"{low:.2g}" for low in rows.low],

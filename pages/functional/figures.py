@@ -1,6 +1,7 @@
 """The figures of functional features (Fig. 5 and 16): A left, B right; random features always
 beside, in grey."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from pages.shared.figures import LEGEND, colours, handed, hovered, marker, remembered
 
-NAMES = {"a": "A, original", "b": "B, transferred"}
+WHOSE = {"a": "original", "b": "transferred"}
 KIND_NAMES = {"deactivation": "deactivated", "activation": "activated"}
 HEURISTIC = "heuristic score × mean activation, logits"
 LONGEST = 60
@@ -22,19 +23,21 @@ def marks(side: str, size: int = 10) -> dict[str, Any]:
     return marker("unpatched", "a", size) if side == "a" else marker("transferred", "b", size)
 
 
-def _pair(across: str, up: str, shared: bool = True, height: int = 380) -> go.Figure:
+def _pair(
+    names: Mapping[str, str], across: str, up: str, shared: bool = True, height: int = 380
+) -> go.Figure:
     """Two panels with one title across and one up; the legend below, where it has room on a phone
     too."""
+    c = colours()
+    sides = {f"{names[side]}, {WHOSE[side]}": c[side] for side in ("a", "b")}
     figure = make_subplots(
         rows=1,
         cols=2,
-        subplot_titles=(NAMES["a"], NAMES["b"]),
+        subplot_titles=list(sides),
         shared_yaxes=shared,
         horizontal_spacing=0.09,
         x_title=across,
     )
-    c = colours()
-    sides = {NAMES[side]: c[side] for side in ("a", "b")}
     for text, colour in sides.items():
         figure.update_annotations({"font": {"color": colour, "size": 14}}, selector={"text": text})
     figure.update_annotations({"font": {"size": 14}, "yshift": -24}, selector={"text": across})
@@ -53,13 +56,17 @@ def _pair(across: str, up: str, shared: bool = True, height: int = 380) -> go.Fi
 
 
 @remembered
-def null_space(table: pd.DataFrame, random: dict[str, list[float]], picked: int) -> go.Figure:
-    """Fig. 5a: `functions.null_shares`, and where 90 % of a random SAE's features lie. `customdata`
-    begins with the feature."""
-    c, figure = (
-        colours(),
-        _pair("share of norm in the null space", "maximal activation (log)", shared=False),
-    )
+def null_space(
+    table: pd.DataFrame,
+    random: dict[str, list[float]],
+    picked: int,
+    names: Mapping[str, str],
+) -> go.Figure:
+    """Fig. 5a: `core.functional.tables.null_shares`, and where 90 % of a random SAE's features lie.
+    `customdata` begins with the feature."""
+    c = colours()
+    across = "share of norm in the null space"
+    figure = _pair(names, across, "maximal activation (log)", shared=False)
     for col, side in enumerate(("a", "b"), 1):
         for candidate, size in ((False, 4), (True, 10)):
             rows = table.loc[table.candidate == candidate]
@@ -86,7 +93,7 @@ def null_space(table: pd.DataFrame, random: dict[str, list[float]], picked: int)
                 ),
             )
         low, middle, high = random[side]
-        here: dict[str, Any] = {"row": 1, "col": col}
+        panel: dict[str, Any] = {"row": 1, "col": col}
         figure.add_vrect(
             x0=low,
             x1=high,
@@ -94,9 +101,9 @@ def null_space(table: pd.DataFrame, random: dict[str, list[float]], picked: int)
             opacity=0.18,
             line_width=0,
             layer="below",
-            **here,
+            **panel,
         )
-        figure.add_vline(x=middle, line={"color": c["control"], "width": 1, "dash": "dot"}, **here)
+        figure.add_vline(x=middle, line={"color": c["control"], "width": 1, "dash": "dot"}, **panel)
         one = table.loc[table.feature == picked]
         figure.add_scatter(
             x=one[f"share_{side}"],
@@ -116,7 +123,7 @@ def null_space(table: pd.DataFrame, random: dict[str, list[float]], picked: int)
             marker=marks(side),
             row=1,
             col=col,
-            name=f"candidate in {side.upper()}",
+            name=f"candidate in {names[side]}",
         )
     figure.update_xaxes(rangemode="tozero")
     figure.update_yaxes(type="log")
@@ -133,17 +140,16 @@ def null_space(table: pd.DataFrame, random: dict[str, list[float]], picked: int)
 
 
 @remembered
-def ablations(table: pd.DataFrame) -> go.Figure:
+def ablations(table: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
     """The causal check: change of entropy against change of loss, with intervals; `customdata`
     begins with the feature."""
-    c, figure = (
-        colours(),
-        _pair("change of loss, nats", "change of entropy, nats", shared=False, height=350),
-    )
+    c = colours()
+    across, up = "change of loss, nats", "change of entropy, nats"
+    figure = _pair(names, across, up, shared=False, height=350)
     for col, side in enumerate(("a", "b"), 1):
         for random in (True, False):
             rows = table.loc[(table.side == side) & (table.random == random)]
-            name = "random feature" if random else f"candidate in {side.upper()}"
+            name = "random feature" if random else f"candidate in {names[side]}"
             bars = {
                 axis: {
                     "type": "data",
@@ -176,15 +182,16 @@ def ablations(table: pd.DataFrame) -> go.Figure:
 
 
 @remembered
-def heads(table: pd.DataFrame, picked: int) -> go.Figure:
+def heads(table: pd.DataFrame, picked: int, names: Mapping[str, str]) -> go.Figure:
     """Heuristic score against measured change, a mark a feature and head; `customdata`: feature,
     side, layer, head."""
-    c, figure = colours(), _pair(HEURISTIC, "change of attention to the first token", shared=False)
+    c = colours()
+    figure = _pair(names, HEURISTIC, "change of attention to the first token", shared=False)
     for col, side in enumerate(("a", "b"), 1):
         for random in (True, False):
             rows = table.loc[(table.side == side) & (table.random == random)]
-            name = "random feature" if random else f"candidate in {side.upper()}"
-            here = (rows.feature == picked).to_numpy()
+            name = "random feature" if random else f"candidate in {names[side]}"
+            chosen = (rows.feature == picked).to_numpy()
             look = marker("control", side, 6) if random else marks(side, 7)
             figure.add_scattergl(
                 x=rows.score.to_numpy(np.float32),
@@ -196,8 +203,8 @@ def heads(table: pd.DataFrame, picked: int) -> go.Figure:
                 showlegend=False,
                 marker=look
                 | {
-                    "opacity": np.where(here, 1.0, 0.45),
-                    "size": np.where(here, 12, look["size"]),
+                    "opacity": np.where(chosen, 1.0, 0.45),
+                    "size": np.where(chosen, 12, look["size"]),
                 },
                 customdata=handed(rows[["feature", "side", "layer", "head", "before"]]),
                 hovertemplate=(
@@ -217,13 +224,12 @@ def heads(table: pd.DataFrame, picked: int) -> go.Figure:
 
 
 @remembered
-def places(table: pd.DataFrame) -> go.Figure:
-    """Fig. 5b and 16: rows of `functions.moved` of one feature, attention to the first token before
-    (open) and after (full) at single places, A left, B right."""
-    c, figure = (
-        colours(),
-        _pair("some of its places, strongest first", "attention to the first token", height=330),
-    )
+def places(table: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
+    """Fig. 5b and 16: rows of `core.functional.tables.moved` of one feature, attention to the first
+    token before (open) and after (full) at single places, A left, B right."""
+    c = colours()
+    across, up = "some of its places, strongest first", "attention to the first token"
+    figure = _pair(names, across, up, height=330)
     symbols = {"deactivation": "circle", "activation": "triangle-up"}
     for col, side in enumerate(("a", "b"), 1):
         for kind, symbol in symbols.items():
@@ -317,11 +323,11 @@ def patterns(before: np.ndarray, after: np.ndarray, labels: list[str], side: str
 
 
 @remembered
-def sink(found: pd.DataFrame, labels: list[str], side: str) -> go.Figure:
+def sink(attention: pd.DataFrame, labels: list[str], side: str) -> go.Figure:
     """Attention to the first token at every position: before, without the feature, and without a
     random direction."""
     c, figure = colours(), go.Figure()
-    at = list(range(len(found)))
+    at = list(range(len(attention)))
     for name, column, line in (
         (
             "without a random direction",
@@ -333,12 +339,12 @@ def sink(found: pd.DataFrame, labels: list[str], side: str) -> go.Figure:
     ):
         figure.add_scatter(
             x=at,
-            y=found[column],
+            y=attention[column],
             mode="lines+markers",
             name=name,
             line=line,
             marker={"size": 5},
-            customdata=handed(pd.DataFrame({"token": labels, "activation": found.activation})),
+            customdata=handed(pd.DataFrame({"token": labels, "activation": attention.activation})),
             hovertemplate=(
                 f"<b>%{{customdata[0]}}</b>, activation %{{customdata[1]}}<br>{name}: %{{y:.3f}}"
                 "<extra></extra>"

@@ -7,15 +7,18 @@ import streamlit as st
 
 from core import jobs
 from core.errors import StitchLensError
-from core.models.pairs import LayerPair, get_pair, known_pairs
+from core.models.libraries import importing
+from core.models.pairs import PAIRS, LayerPair, get_pair, known_pairs
 from pages.models import figures
 from pages.shared import frame, panels, words
+from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import section
 from pages.shared.words import count, duration, percent, plain
 
 if TYPE_CHECKING:
-    from core.models.prospect import Estimate, Found, Prospect
+    from core.models.estimate import Estimate
+    from core.models.prospect import Found, Prospect
 
 MODEL = (
     "A Hugging Face folder on this machine, a hub id such as EleutherAI/pythia-70m-deduped, or the"
@@ -46,11 +49,12 @@ def page() -> None:
 def ask_for() -> None:
     with st.form("new-pair", border=False):
         left, right = st.columns(2, gap="large")
-        ref_a = left.text_input(
-            "Model A, the smaller", key="ref_a", bind="query-params", help=MODEL, max_chars=400
-        )
-        ref_b = right.text_input(
-            "Model B, the larger", key="ref_b", bind="query-params", help=MODEL, max_chars=400
+        ref_a, ref_b = (
+            bound(column.text_input, label, key=key, help=MODEL, max_chars=400)
+            for column, label, key in (
+                (left, "Model A, the smaller", "ref_a"),
+                (right, "Model B, the larger", "ref_b"),
+            )
         )
         with st.expander("Name, layers, text", icon=":material/tune:"):
             one, two, three = st.columns(3, gap="large")
@@ -102,7 +106,9 @@ def ask_for() -> None:
                 raise StitchLensError(
                     "a layer of one model alone", "both or none", "say the other one too"
                 )
-            from core.models.prospect import estimate, prospect
+            with importing():
+                from core.models.estimate import estimate
+                from core.models.prospect import prospect
 
             layers = (
                 ()
@@ -195,7 +201,8 @@ def facts(one: "Found", share: float) -> list[tuple[str, str, str]]:
 
 def add(found: "Prospect", positions: int, build: bool) -> None:
     """Keep the pair, show it, and start its build."""
-    from core.models.prospect import register
+    with importing():
+        from core.models.prospect import register
 
     try:
         register(found.pair)
@@ -209,8 +216,6 @@ def add(found: "Prospect", positions: int, build: bool) -> None:
 
 def added(shown: str) -> None:
     """The pairs that people added, with their builds to go on with."""
-    from core.models.pairs import PAIRS
-
     own = [key for key in known_pairs() if key not in PAIRS]
     if not own:
         return

@@ -5,14 +5,15 @@ import pandas as pd
 import streamlit as st
 
 from core import jobs
-from core.models.pairs import PairSpec, get_pair
+from core.models.pairs import get_pair
 from core.saes import tables as sae_tables
-from core.saes.settings import COMPARED, STARTS
 from core.saes.tables import FITTERS, HEADLINE
-from core.stitches.tables import METHODS
+from core.stitches.conditions import METHODS
 from core.workspace.store import Workspace
 from pages.saes import figures
-from pages.shared import frame, panels
+from pages.saes.train import live, train
+from pages.shared import address, frame, panels
+from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
 from pages.shared.words import percent, plain
@@ -42,15 +43,17 @@ def page() -> None:
             )
         else:
             just_made(ws, names)
-            frame.answer("set", names, "runs")
-            name = (
-                st.selectbox("Runs", names, key="set", bind="query-params")
-                if len(names) > 1
-                else names[0]
-            )
-            measured(ws, name)
+            measured(ws, choose(names))
         with section():
-            own(ws, pair, names)
+            train(ws, pair, names)
+
+
+def choose(names: list[str]) -> str:
+    """The set of runs; there is nothing to choose from one."""
+    if len(names) == 1:
+        address.choices("set", names, "runs")
+        return names[0]
+    return str(bound(st.selectbox, "Runs", names, key="set"))
 
 
 def just_made(ws: Workspace, names: list[str]) -> None:
@@ -66,22 +69,22 @@ def just_made(ws: Workspace, names: list[str]) -> None:
 
 def measured(ws: Workspace, name: str) -> None:
     about = ask(sae_tables.setup, ws, name)
-    said = st.container()
-    frame.answer("fitter", FITTERS, "fitter")
-    fitter = st.segmented_control(
+    headline = st.container()
+    fitter = bound(
+        st.segmented_control,
         "Fitter of the stitch",
         FITTERS,
         default=FITTERS[0],
         required=True,
         key="fitter",
-        bind="query-params",
+        what="fitter",
         help=(
             "Its cost is added to the FLOPs of every start that needs a stitch. The paper trains it"
-            " with Adam (A); the exact fitter solves Eq. 3 from second moments."
+            " with Adam; the exact fitter solves Eq. 3 from second moments."
         ),
     )
     table = ask(sae_tables.curves, ws, name, "adam" if fitter == "adam" else "exact")
-    said.markdown(f"**{plain(sae_tables.sentence(table))}**")
+    headline.markdown(f"**{plain(sae_tables.sentence(table))}**")
     with section():
         saved(ws, about, name, table)
     with section():
@@ -103,11 +106,11 @@ def saved(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
     stitch = ask(sae_tables.costs, ws, name)["stitch"]
     draw(
         figures.relative(rows),
-        "Fig. 2a: FLOPs that a transferred start needs to reach a threshold, over those from"
+        "FLOPs that a transferred start needs to reach a threshold, over those from"
         f" scratch with the same data order; the stitch, learned on {stitch['positions']:,} pairs,"
         f" is included, A's SAE is taken as given. Bars: 95 %, Student, over {about['seeds']}"
         f" seeds. Dotted: {HEADLINE:.0%} of scratch's final explained variance. The paper found 30"
-        " to 50 % less at high thresholds, with up to 65 k features and 4 B tokens.",
+        " to 50 % less at high thresholds, with up to 65 k features and 4 B tokens. (Fig. 2a)",
         key="relative",
         alt="Relative FLOPs to explained variance thresholds",
     )
@@ -121,27 +124,26 @@ def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> Non
             "Every run diverged at its start, so there is nothing to draw: lower the learning rate."
         )
         return
-    frame.answer("width", widths, "width")
-    frame.answer("auxiliary", ("without", "with"), "auxiliary loss")
     with st.container(horizontal=True):
-        width = st.segmented_control(
+        width = bound(
+            st.segmented_control,
             "Features",
             widths,
             default=widths[-1],
             required=True,
             key="width",
-            bind="query-params",
+            what="width",
             help="M, the width of the SAE.",
         )
         extra = sorted(float(x) for x in table.auxiliary.unique() if x)
         loss = (
-            st.segmented_control(
+            bound(
+                st.segmented_control,
                 "Auxiliary loss",
                 ("without", "with"),
                 default="without",
                 required=True,
                 key="auxiliary",
-                bind="query-params",
                 help=(
                     "SAELens' loss that lets dead features rebuild what is left"
                     f" over{f', coefficient {extra[0]:g}' if extra else ''}; the paper uses none"
@@ -153,12 +155,12 @@ def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> Non
             else "without"
         )
     auxiliary = extra[0] if loss == "with" else 0.0
-    here = table.loc[(table.width == width) & (table.auxiliary == auxiliary)]
+    rows = table.loc[(table.width == width) & (table.auxiliary == auxiliary)]
     left, right = st.columns(2)
     with left:
         draw(
             figures.curves(
-                here,
+                rows,
                 "flops",
                 "explained_variance",
                 "FLOPs, the stitch included",
@@ -172,7 +174,7 @@ def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> Non
         )
     with right:
         draw(
-            figures.curves(here, "step", "dead", "step", "dead features (↓ better)"),
+            figures.curves(rows, "step", "dead", "step", "dead features (↓ better)"),
             f"Features that were active for none of the last {about['window']} steps "
             f"({about['window'] * about['batch']:,} rows).",
             key="dead",
@@ -182,8 +184,8 @@ def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> Non
         turned = ask(sae_tables.turning, ws, name, int(width))
         draw(
             figures.turning(turned),
-            "Fig. 2b: how far active features turned from where they started; means over seeds. A"
-            " start that already has B's features turns less than a random one.",
+            "How far active features turned from where they started; means over seeds. A start that"
+            " already has the model's features turns less than a random one. (Fig. 2b)",
             key="turning",
             alt="Decoder cosine to the start",
         )
@@ -200,10 +202,11 @@ def law(about: dict, table: pd.DataFrame) -> None:
         return
     draw(
         figures.frontier(points, laws),
-        "Fig. 1c, 8: the least mean squared error (per dimension, of rows at an average norm of"
+        "The least mean squared error (per dimension, of rows at an average norm of"
         " √d) within so many FLOPs of any of the widths"
-        f" {', '.join(f'{w:,}' for w in about['widths'])}; lines: Eq. 14, L(C) = A C^−β, fitted in"
-        " logarithms without an irreducible loss. It pictures these runs; it is no scaling law.",
+        f" {', '.join(f'{w:,}' for w in about['widths'])}; lines: L(C) = A C^−β, fitted in"
+        " logarithms without an irreducible loss. It pictures these runs; it is no scaling law."
+        " (Fig. 1c, 8, Eq. 14)",
         key="frontier",
         alt="Frontier of error against FLOPs by start",
     )
@@ -223,7 +226,7 @@ def law(about: dict, table: pd.DataFrame) -> None:
         for s, a, b in (("scratch", "41.2", "0.16"), ("transferred", "18.5", "0.14"))
     ]
     st.dataframe(pd.DataFrame(rows), hide_index=True, alt="Fitted coefficients")
-    st.caption("Table 4. Intervals: 95 %, bootstrap over seeds, where every width has several.")
+    st.caption("Intervals: 95 %, bootstrap over seeds, where every width has several. (Table 4)")
 
 
 def runs(ws: Workspace, name: str) -> None:
@@ -254,18 +257,18 @@ def runs(ws: Workspace, name: str) -> None:
         alt="Results of every run",
     )
     st.caption("On held-out text, means over seeds; median cosine of active features.")
-    found = ask(sae_tables.costs, ws, name)
-    n, small = found["positions"], found["stitch"]
-    rows = [(f"SAE of A, {int(w):,} features", x["a"] * n) for w, x in found["row"].items()]
-    rows += [(f"SAE of B, {int(w):,} features", x["b"] * n) for w, x in found["row"].items()]
+    costs = ask(sae_tables.costs, ws, name)
+    n, small = costs["positions"], costs["stitch"]
+    rows = [(f"SAE of A, {int(w):,} features", x["a"] * n) for w, x in costs["row"].items()]
+    rows += [(f"SAE of B, {int(w):,} features", x["b"] * n) for w, x in costs["row"].items()]
     rows += [
         (f"SAE of B, {int(w):,} features, auxiliary loss at work", x["b_auxiliary"] * n)
-        for w, x in list(found["row"].items())[-1:]
+        for w, x in list(costs["row"].items())[-1:]
     ]
     rows += [
         (f"Stitch on {small['positions']:,} pairs, {METHODS[f][0]}", small[f]) for f in FITTERS
     ]
-    whole = found["stitch_whole"]
+    whole = costs["stitch_whole"]
     rows += [
         (f"Stitch on {whole['positions']:,} pairs, {METHODS[f][0]}", whole[f]) for f in FITTERS
     ]
@@ -276,9 +279,9 @@ def runs(ws: Workspace, name: str) -> None:
         alt="FLOPs of each procedure",
     )
     st.caption(
-        "Table 3: matrix products of one step counted by FlopCounterMode and scaled, activations"
+        "Matrix products of one step counted by FlopCounterMode and scaled, activations"
         f" cached; SAEs see {n:,} rows once. The exact fitter's factorisations are counted by"
-        " textbook formulas."
+        " textbook formulas. (Table 3)"
     )
 
 
@@ -287,112 +290,6 @@ def scientific(x: float) -> str:
     mantissa, power = f"{x:.1e}".split("e")
     return f"{mantissa} × 10" + str(int(power)).translate(
         str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-    )
-
-
-def live(ws: Workspace) -> None:
-    """The curves of a set that is being made."""
-    job = jobs.latest(ws.pair)
-    if job is None or not job.record.makes.startswith("sae_training/"):
-        return
-    name = job.record.makes.removeprefix("sae_training/")
-    if job.over and name in sae_tables.sets(ws):
-        return
-    st.fragment(_live, run_every=None if job.over else 3.0)(ws.pair, name)
-
-
-def _live(pair: str, name: str) -> None:
-    from core.saes.measure import under_way
-
-    table = under_way(pair, name)
-    if table.empty:
-        st.caption("The first curve is drawn here as soon as a run has begun.")
-        return
-    with section():
-        widths = [int(w) for w in sorted(table.width.unique())]
-        width = st.segmented_control(
-            "Features",
-            widths,
-            default=widths[-1],
-            required=True,
-            key="live-width",
-            format_func=lambda w: f"{w:,}",
-        )
-        draw(
-            figures.curves(
-                table.loc[table.width == width],
-                "step",
-                "explained_variance",
-                "step",
-                "explained variance (↑ better)",
-            ),
-            f"{plain(name)} as far as it got: {table.run.nunique()} runs begun.",
-            key="live",
-            alt="Explained variance of runs under way",
-        )
-
-
-def own(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
-    """A form that starts runs in the background."""
-    st.header("Train more", anchor="train")
-    sources = sae_tables.sources(ws)
-    if not sources:
-        st.info(
-            "This needs an SAE of A with a stitch from its layer: see the Features and the Stitches"
-            " page."
-        )
-        return
-    with st.form("train", border=True):
-        one, two, three = st.columns(3)
-        source = one.selectbox(
-            "From",
-            sources,
-            format_func=" through ".join,
-            help="An SAE of A, and the stitch whose layers, metric and α are used (Eq. 3, 6).",
-        )
-        widths = two.text_input(
-            "Features",
-            "1024",
-            max_chars=60,
-            help="M; several with commas. A's SAE of a width that is not there is trained first.",
-        )
-        name = three.text_input("Name", sae_tables.free_name(names), max_chars=64)
-        starts = st.pills(
-            "Starts",
-            STARTS,
-            selection_mode="multi",
-            default=list(COMPARED),
-            help="Compared at equal data order and settings.",
-        )
-        one, two, three, four = st.columns(4)
-        positions = one.number_input(
-            "Rows of B", 2_000, 5_000_000, 100_000, step=50_000, help="Each seen once."
-        )
-        seeds = two.number_input(
-            "Seeds", 1, 10, 1, help="Of scratch and transferred; an interval needs two."
-        )
-        lr = three.number_input(
-            "Learning rate", 1e-6, 1e3, 4e-3, format="%g", help="Constant; the paper takes 1e-4."
-        )
-        auxiliary = four.number_input(
-            "Auxiliary loss", 0.0, 10.0, 0.0, help="Coefficient of further runs with it."
-        )
-        if st.form_submit_button("Train", type=frame.action(), icon=":material/model_training:"):
-            sae, stitch = source
-            asked = {
-                "widths": widths,
-                "starts": starts,
-                "positions": int(positions),
-                "seeds": int(seeds),
-                "lr": lr,
-                "auxiliary": auxiliary,
-            }
-            with section():
-                jobs.start_sae_training(pair.key, sae, stitch, name.strip(), asked)
-                st.rerun()
-    st.caption(
-        "Runs in the background, stops and goes on where it was, and ends as a set above; its SAEs"
-        " are kept as SAELens folders in the cache of whoever runs the app."
     )
 
 

@@ -3,13 +3,12 @@ the job panel."""
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import streamlit as st
-from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from core.errors import StitchLensError
 from core.features import tables as feature_tables
@@ -21,15 +20,6 @@ from pages.shared.words import plain, sentence
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def arrive() -> None:
-    """Note whether the page that is about to run is another one than in the run before, see
-    `settle`."""
-    now, context = st.session_state, get_script_run_ctx()
-    page = context and context.page_script_hash
-    now["arrived"] = now.get("page") != page
-    now["page"] = page
 
 
 def workspace() -> Workspace:
@@ -120,103 +110,6 @@ def touch() -> None:
     whose marks can be picked from no drag mode into panning, for which Plotly takes every touch;
     kept from it, a tap comes as a click."""
     st.html(TOUCH, unsafe_allow_javascript=True)
-
-
-# The address
-
-
-def settle(
-    key: str,
-    usual: T,
-    parse: Callable[[str], T | None],
-    whose: object,
-    limits: str = "",
-    tell: bool = False,
-) -> T:
-    """Settle what `st.session_state[key]` holds before its widget is drawn, and keep it in the
-    address.
-
-    A link, Back and forward bring what their address says; else what was chosen here stays, also on
-    coming back from another page. `usual` is what is shown where nothing was chosen: the address
-    leaves it out. What was chosen for something else than `whose` (another workspace or SAE) is
-    forgotten, and `tell` says so. An address that `parse` makes None of is said, with the `limits`.
-    The widget is not bound to the address by Streamlit, which leaves out a fixed default: ours
-    moves with what is shown.
-    """
-    now, asked = st.session_state, st.query_params.get(key)
-    memory = now.get(f"settled-{key}")
-    context = get_script_run_ctx()
-    moved = context is not None and context.is_history_navigation
-    value = usual
-    if asked is not None and (memory is None or moved or now.get("arrived")):
-        linked = parse(asked)
-        if linked is None:
-            st.warning(
-                f"No {key.replace('_', ' ')} {plain(asked)} here{limits}; showing {plain(usual)}."
-            )
-        else:
-            value = linked
-    elif memory is not None and not moved and memory["whose"] == whose:
-        chosen = memory["value"] if now.get("arrived") else now.get(key, usual)
-        value = usual if chosen == memory["usual"] else chosen
-        if parse(str(value)) is None:
-            value = usual
-    elif (
-        tell
-        and memory is not None
-        and memory["whose"] != whose
-        and memory["value"] != memory["usual"]
-    ):
-        st.info(
-            f"{key.capitalize()} {plain(memory['value'])} was of another SAE; this one opens at"
-            f" {plain(usual)}."
-        )
-    now[key] = value
-    now[f"settled-{key}"] = {"whose": whose, "usual": usual, "value": value}
-    wanted = None if value == usual else str(value)
-    if wanted is not None and wanted != asked:
-        st.query_params[key] = wanted
-    elif wanted is None and asked is not None:
-        del st.query_params[key]
-    return value
-
-
-def whole(low: int, high: int) -> tuple[Callable[[str], int | None], str]:
-    """For `settle`: a whole number from `low` to `high`, and these in words."""
-
-    def parse(text: str) -> int | None:
-        return (
-            int(text) if text.isdecimal() and len(text) < 19 and low <= int(text) <= high else None
-        )
-
-    return parse, f", they run from {low} to {high}"
-
-
-def answer(key: str, options: Iterable[object], what: str) -> None:
-    """Say, before the widget that is bound to `key` is drawn, what the address asks for that is not
-    there: Streamlit would drop it without a word."""
-    known = [str(option) for option in options]
-    strange = [asked for asked in st.query_params.get_all(key) if asked not in known]
-    if strange:
-        st.warning(f"No {what} {plain(', '.join(strange))} here; there {_listed(known)}.")
-
-
-def within(key: str, low: float, high: float, what: str) -> None:
-    """As `answer`, for a number."""
-    asked = st.query_params.get(key, "")
-    try:
-        fits = not asked or low <= float(asked) <= high
-    except ValueError:
-        fits = False
-    if not fits:
-        st.warning(f"No {what} {plain(asked)} here: it is a number from {low:g} to {high:g}.")
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    if not names:
-        return "is none"
-    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return f"{'is' if len(names) == 1 else 'are'} {', '.join(map(plain, names[:most]))}{rest}"
 
 
 @st.cache_resource(max_entries=2, show_spinner="Opening the corpus")

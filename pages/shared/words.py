@@ -4,6 +4,7 @@ import math
 import re
 
 from core.cli import words
+from core.models.pairs import PairSpec
 
 NARROW = words.NARROW
 
@@ -18,6 +19,14 @@ def sentence(text: object) -> str:
 def plain(text: object) -> str:
     """Text with every sign of markdown, of Streamlit's directives and of HTML escaped."""
     return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>~:$&^=])", r"\\\1", str(text))
+
+
+def short_names(pair: PairSpec) -> dict[str, str]:
+    """Both models by side, without version and size, 'SmolLM2' and 'Gemma'; by their whole titles
+    where they would be equal."""
+    titles = {"a": pair.a.title, "b": pair.b.title}
+    short = {side: re.split(r"[- ]\d", title)[0] for side, title in titles.items()}
+    return short if short["a"] != short["b"] else titles
 
 
 def loss(x: float, low: float | None = None, high: float | None = None) -> str:

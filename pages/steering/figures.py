@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.steering.lanes import LANE_KINDS
+from core.steering.keys import LANE_KINDS
 from pages.shared.figures import LEGEND, colours, handed, marker, remembered
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.stitches.tables import BY_KEY, STITCHED
+from core.stitches.conditions import BY_KEY, STITCHED
 from pages.shared.figures import LEGEND, colours, handed, marker, remembered
 from pages.shared.words import loss, percent
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from core.bench import Bench, BuildConfig
+from core.bench import Bench, open_pair
 from core.cli.main import app
 from core.errors import StitchLensError
 from core.functional import measure as functional_measure
@@ -27,7 +27,7 @@ SAE = "L2-1024"
 
 @pytest.fixture(scope="module")
 def bench(nano_home: Path) -> Bench:
-    found = Bench(get_pair("nano"), BuildConfig())
+    found = open_pair("nano")
     for name in [n for n in found.workspace.names() if n.startswith("functional/")]:
         found.workspace.remove(name)
     assert functional_tables.scanned(found.workspace) == []

@@ -40,8 +40,8 @@ from core.stitches.files import read_tensors
 from core.stitches.recognition import recognise
 from core.stitches.stitch import Stitch
 from core.text.corpus import load_corpus
+from core.text.packing import WHOLE
 from core.text.reading import LFS
-from core.text.rows import WHOLE
 from core.workspace import untrusted
 from core.workspace.places import SPEC
 from core.workspace.store import Workspace

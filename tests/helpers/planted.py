@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from core.models.pairs import get_pair
-from core.stitches.tables import CONDITIONS
+from core.stitches.conditions import CONDITIONS
 from core.text.corpus import Document
 from core.workspace.store import Workspace
 

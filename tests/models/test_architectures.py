@@ -19,10 +19,11 @@ from core.errors import StitchLensError
 from core.features.attribution import extreme_tokens
 from core.functional.attention import Heads, pattern
 from core.models import hooks
+from core.models.configuration import look
 from core.models.live import LiveModel, Runtime
 from core.models.loading import load
 from core.models.pairs import ModelSpec
-from core.models.prospect import look, prospect
+from core.models.prospect import prospect
 from core.steering.files import save_vector
 from core.steering.generate import Lane, generate
 from core.steering.settings import Sampling

@@ -15,9 +15,10 @@ from transformers import AutoTokenizer, CanineTokenizer
 
 from core.errors import StitchLensError
 from core.models.live import LiveModel, Runtime, runtime
-from core.models.loading import load, locate, tokenizer_of, weights_hash
+from core.models.loading import load, tokenizer_of
 from core.models.pairs import ModelSpec, Source
 from core.models.prospect import prospect
+from core.models.sources import locate, weights_hash
 from core.workspace.places import PROJECT
 from tests.helpers.small import FLOAT32, KINDS, SCRIPTS, Tiny, TinySpec
 

@@ -16,9 +16,10 @@ from core.activations import harvest
 from core.activations.gram import Gram
 from core.cli.main import app
 from core.errors import StitchLensError
-from core.models import nano
-from core.models.nano import (
-    PROMPTS,
+from core.models import nano, training
+from core.models.nano import PROMPTS
+from core.models.pairs import PAIRS, LayerPair
+from core.models.training import (
     NanoConfig,
     Size,
     Tokens,
@@ -28,7 +29,6 @@ from core.models.nano import (
     unigram_loss,
     untrained,
 )
-from core.models.pairs import PAIRS, LayerPair
 from core.report import report
 from core.stitches import downstream
 from core.stitches.fit import FitConfig, fit_moments
@@ -99,7 +99,7 @@ class Cutting(list[np.ndarray]):
 def test_a_killed_training_goes_on_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nano, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
     fit, select = markov(60, 0), markov(10, 1)
     whole, curve = train_model(
         CONFIG, SIZE, Tokens(fit, select, []), FLOAT32, "whole", tmp_path / "whole"

@@ -8,9 +8,12 @@ import pytest
 from safetensors.torch import save_file
 from torch import zeros
 
-from core.bench import Bench, BuildConfig
+from core.bench import open_pair
 from core.errors import StitchLensError
+from core.models import configuration
 from core.models import prospect as looking
+from core.models.configuration import look
+from core.models.estimate import estimate
 from core.models.loading import load_shared
 from core.models.pairs import (
     NANO_A,
@@ -21,7 +24,7 @@ from core.models.pairs import (
     known_pairs,
     pairs_with_workspace,
 )
-from core.models.prospect import estimate, look, prospect, register
+from core.models.prospect import prospect, register
 from core.stitches.measure import describe_pair
 from core.text.corpus import load_corpus
 from core.workspace.places import PROJECT, SPEC
@@ -68,7 +71,7 @@ def test_a_usual_name_finds_the_registered_model(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(looking, "locate", lambda spec: tmp_path)
+    monkeypatch.setattr(configuration, "locate", lambda spec: tmp_path)
     assert look("gpt2-small") == (PAIRS["gpt2-small-medium"].a, tmp_path)
     assert look("pythia-19m-deduped") == (PAIRS["pythia-70m-160m"].a, tmp_path)
 
@@ -79,7 +82,7 @@ def test_a_pair_that_was_added_is_one_of_ours(found: looking.Prospect, home: Pat
     assert pairs_with_workspace() == ["mine"], "listed before anything is built"
     with pytest.raises(StitchLensError, match="a pair named 'mine'"):
         register(found.pair)
-    bench = Bench(get_pair("mine"), BuildConfig())
+    bench = open_pair("mine")
     describe_pair(bench)
     assert Workspace("mine").record("pair")["a"]["model"] == "nano-a"
 

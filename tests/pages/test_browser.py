@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from core import jobs
 from core.activations.sample import read_sample
-from core.bench import Bench, BuildConfig
+from core.bench import open_pair
 from core.models.pairs import get_pair
 from core.text.corpus import load_corpus
 from core.workspace.places import PROJECT
@@ -614,7 +614,7 @@ def test_a_stitch_of_ones_own_gets_a_card_and_steers(
     """A script of torch alone trains two nn.Linear layers and saves them the ordinary way; the page
     takes the file to a report card, to a steered text, private to its browser until it is kept."""
     shutil.copytree(SHIPPED / "nano", tmp_path / "workspaces" / "nano")
-    bench = Bench(get_pair("nano"), BuildConfig())
+    bench = open_pair("nano")
     rows = read_sample(bench.a, bench.b, bench.corpus.split("fit"), 8000)
     torch.save({"h_a": rows.h_a[2], "h_b": rows.h_b[3]}, tmp_path / "rows.pt")
     script = PROJECT / "examples" / "train_stitch.py"

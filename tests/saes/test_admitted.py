@@ -13,15 +13,14 @@ import torch
 from sae_lens import SAE
 from typer.testing import CliRunner
 
-from core.bench import Bench, BuildConfig
+from core.bench import Bench, open_pair
 from core.cli.main import app
 from core.errors import StitchLensError
 from core.functional import measure as functional_measure
-from core.models.pairs import NANO_A, PAIRS, get_pair
+from core.models.pairs import NANO_A, PAIRS
 from core.probes.prober import Prober
 from core.saes import adopt as sae_adopt
 from core.saes import card as sae_card
-from core.saes import sae as sae_sae
 from core.saes.measure import SaeTraining
 from core.saes.sae import sae_of
 from core.saes.settings import TrainingSet
@@ -91,7 +90,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """The shipped workspace, to be spoilt; no model of it is opened here."""
     shutil.copytree(PROJECT / "cache" / "nano", tmp_path / "workspaces" / "nano")
     monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path / "workspaces"))
-    return Bench(get_pair("nano"), BuildConfig())
+    return open_pair("nano")
 
 
 def command(*args: str) -> None:
@@ -113,7 +112,6 @@ BY_FILE: dict[str, Callable[[Bench, str], object]] = {
         "features", "build", "nano", "--sae", ref, "--stitch", STITCH
     ),
     "adopt": lambda bench, ref: sae_adopt.adopt(bench, ref, stitched=LAYER),
-    "foreign_sae": lambda bench, ref: sae_sae.sae_of(bench, ref, stitched=LAYER),
     "sae_of": lambda bench, ref: sae_of(bench, ref, "a", stitched=LAYER),
 }
 SAID: dict[str, Callable[[Bench, str], object]] = {

@@ -14,8 +14,6 @@ from core.models.live import LiveModel, Turns
 from core.steering import generate as steering_generate
 from core.steering import tables as steering_tables
 from core.steering.generate import (
-    OPERATORS,
-    Lane,
     Written,
     draw,
     encode_prompt,
@@ -23,6 +21,7 @@ from core.steering.generate import (
     respond,
     response_losses,
 )
+from core.steering.lanes import OPERATORS, Lane
 from core.steering.settings import Sampling
 from core.steering.vectors import Vector, diff_mean, means
 from core.text.corpus import Corpus

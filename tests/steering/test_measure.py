@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from core.bench import Bench, BuildConfig
+from core.bench import open_pair
 from core.errors import StitchLensError
 from core.models.pairs import get_pair
 from core.report import report
@@ -32,7 +32,7 @@ CONFIG = SteerConfig(
 
 @pytest.fixture(scope="module")
 def ws(nano_home: Path) -> Workspace:
-    bench = Bench(get_pair("nano"), BuildConfig())
+    bench = open_pair("nano")
     evaluate(bench, CONFIG)
     return bench.workspace
 
@@ -84,7 +84,7 @@ def test_what_is_done_is_not_done_again(ws: Workspace, monkeypatch: pytest.Monke
     monkeypatch.setattr(
         steering_measure, "respond", lambda *args: wrote.append(1) or original(*args)
     )
-    evaluate(Bench(get_pair("nano"), BuildConfig()), CONFIG)
+    evaluate(open_pair("nano"), CONFIG)
     assert len(wrote) <= 1
     pd.testing.assert_frame_equal(ws.table("generations"), before)
 
@@ -92,12 +92,12 @@ def test_what_is_done_is_not_done_again(ws: Workspace, monkeypatch: pytest.Monke
 def test_languages_that_are_not_there_are_said(ws: Workspace) -> None:
     with pytest.raises(StitchLensError, match=r"no text in ja, xx"):
         evaluate(
-            Bench(get_pair("nano"), BuildConfig()),
+            open_pair("nano"),
             CONFIG.model_copy(update={"languages": ("fr", "ja", "xx")}),
         )
     with pytest.raises(StitchLensError, match="no stitch L9-L9"):
         evaluate(
-            Bench(get_pair("nano"), BuildConfig()),
+            open_pair("nano"),
             CONFIG.model_copy(update={"stitches": ("L9-L9",)}),
         )
 

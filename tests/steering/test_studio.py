@@ -10,13 +10,12 @@ import pytest
 import torch
 from gguf import GGUFReader
 
-from core.bench import Bench, BuildConfig
+from core.bench import open_pair
 from core.config import check
 from core.errors import StitchLensError
-from core.models.pairs import get_pair
 from core.steering.files import export, load_vector, save_vector
 from core.steering.generate import Written
-from core.steering.lanes import LaneKey, lane_key
+from core.steering.keys import LaneKey, lane_key
 from core.steering.settings import Sampling, Setting
 from core.steering.sources import Concept, Language, source_from
 from core.steering.studio import Studio, run_record
@@ -31,7 +30,7 @@ LANES = ["b:none", "b:own", "b:transferred", "a:none", "a:own", "a:transferred"]
 
 @pytest.fixture(scope="module")
 def studio(nano_home: Path) -> Studio:
-    return Studio(Bench(get_pair("nano"), BuildConfig()), "L2-L3")
+    return Studio(open_pair("nano"), "L2-L3")
 
 
 def ran(
@@ -243,7 +242,7 @@ def test_bad_lanes_layers_and_strengths_are_said(studio: Studio) -> None:
 def test_a_workspace_without_means_says_what_makes_them(
     nano_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    bench = Bench(get_pair("nano"), BuildConfig())
+    bench = open_pair("nano")
     bench.__dict__["workspace"] = Workspace("nano", PROJECT / "tests" / "nowhere")
     with pytest.raises(StitchLensError, match="steer eval nano"):
         Studio(bench, "L2-L3").means("b")

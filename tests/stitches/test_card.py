@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from core.activations import sample as activation_sample
 from core.activations.sample import read_sample
-from core.bench import Bench, BuildConfig
+from core.bench import Bench, open_pair
 from core.cli.main import app
 from core.errors import StitchLensError
-from core.models.pairs import LayerPair, get_pair
-from core.steering.lanes import LaneKey
+from core.models.pairs import LayerPair
+from core.steering.keys import LaneKey
 from core.steering.settings import Setting
 from core.steering.sources import Language
 from core.steering.studio import Studio
@@ -33,7 +33,7 @@ LAYERS = LayerPair(a=2, b=3)
 
 @pytest.fixture(scope="module")
 def bench(nano_home: Path) -> Bench:
-    return Bench(get_pair("nano"), BuildConfig())
+    return open_pair("nano")
 
 
 @pytest.fixture

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 
 from core.activations import harvest
-from core.bench import Bench, BuildConfig
+from core.bench import Bench, BuildConfig, open_pair
 from core.doctor import repair_all
 from core.errors import StitchLensError
-from core.models.pairs import PAIRS, LayerPair, PairSpec, get_pair
+from core.models.pairs import PAIRS, LayerPair, PairSpec
 from core.report import report
 from core.stitches import downstream
 from core.stitches import measure as stitch_measure
 from core.stitches.fit import FitConfig, fit_moments
-from core.stitches.measure import best_setting, build, evaluate_stitch, fit_stitch, remove_stitch
+from core.stitches.measure import build, evaluate_stitch, fit_stitch, remove_stitch
 from core.stitches.stitch import load_stitch
+from core.stitches.study import ALPHAS, best_setting
 from core.workspace.disk import only_one
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
@@ -75,7 +76,7 @@ def test_a_build_makes_everything(workspace: Workspace, tiny_pair: PairSpec, tin
     assert workspace.verify() == {}
     assert len(workspace.table("svcca")) == 4 * 6
     assert set(workspace.table("study").metric) == {"raw", "rms", "std", "whiten"}
-    assert workspace.table("alpha_sweep").alpha.tolist() == list(stitch_measure.ALPHAS)
+    assert workspace.table("alpha_sweep").alpha.tolist() == list(ALPHAS)
     makers = workspace.entry("stitches/L1-L2").makers
     assert makers["a"] == tiny("nano-a").makers
     assert makers["b"] == tiny("nano-b").makers
@@ -292,7 +293,7 @@ def test_committed_workspaces_are_small_and_whole() -> None:
 def test_the_real_pair_transfers() -> None:
     """A few thousand positions of real text: far under the controls, and round trips near the
     unpatched loss."""
-    bench, layers = Bench(get_pair("smollm2-gemma3"), BuildConfig()), LayerPair(a=10, b=9)
+    bench, layers = open_pair("smollm2-gemma3"), LayerPair(a=10, b=9)
     a, b, corpus = bench.a, bench.b, bench.corpus
     english = [d for d in corpus.split("fit") if d.label.startswith("eng")]
     held_out = [d for d in corpus.split("held-out") if d.label.startswith("eng")][:10]

@@ -15,6 +15,7 @@ from core.errors import StitchLensError
 from core.features import tables as feature_tables
 from core.models import pairs
 from core.models.pairs import get_pair
+from core.stitches import conditions
 from core.stitches import tables as stitch_tables
 from core.text.corpus import Document
 from core.workspace import artifacts, store
@@ -66,7 +67,7 @@ def test_stitches_default_first_and_unmeasured_is_nan(ws: Workspace) -> None:
 
 def test_downstream_is_in_the_page_order(ws: Workspace) -> None:
     table = stitch_tables.downstream(ws, "L10-L9")
-    assert table.condition.to_list() == [c.key for c in stitch_tables.CONDITIONS]
+    assert table.condition.to_list() == [c.key for c in conditions.CONDITIONS]
     assert table.loss.to_list() == [LOSSES[c] for c in table.condition]
     assert table.groupby("model").role.first().to_dict() == {"a": "unpatched", "b": "unpatched"}
     with pytest.raises(StitchLensError, match=r"no 'downstream/young'.*L10-L9"):
@@ -222,16 +223,14 @@ def test_names_are_free(ws: Workspace) -> None:
 
 
 def test_every_condition_of_table_1_is_known() -> None:
-    assert set(stitch_tables.TABLE_1) <= set(stitch_tables.BY_KEY)
-    assert {c.role for c in stitch_tables.CONDITIONS if c.key not in stitch_tables.TABLE_1} == {
-        "control"
-    }
+    assert set(conditions.TABLE_1) <= set(conditions.BY_KEY)
+    assert {c.role for c in conditions.CONDITIONS if c.key not in conditions.TABLE_1} == {"control"}
 
 
 def test_methods_and_metrics_are_those_of_the_fitters() -> None:
     stitch = pytest.importorskip("core.stitches.fit")
-    assert set(stitch_tables.METHODS) == set(stitch.METHODS)
-    assert set(stitch_tables.METRICS) == set(stitch.METRICS)
+    assert set(conditions.METHODS) == set(stitch.METHODS)
+    assert set(conditions.METRICS) == set(stitch.METRICS)
 
 
 def test_what_pages_import_is_light() -> None:

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import StitchLensError
-from core.text import corpus as corpora
+from core.text import folder
 from core.text.corpus import (
     PIECE,
     SECTION,
@@ -453,7 +453,7 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
 
 
 def test_large_data_are_read_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpora, "STREAM_CHARACTERS", 1000)
+    monkeypatch.setattr(folder, "STREAM_CHARACTERS", 1000)
     for name in ("a.parquet", "b.parquet"):
         (tmp_path / name).write_bytes(parquet())
     corpus = load_corpus(str(tmp_path))

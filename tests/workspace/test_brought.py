@@ -13,15 +13,15 @@ from sae_lens.config import SAETrainerConfig
 from typer.testing import CliRunner
 
 from core.activations import sample as activation_sample
-from core.bench import Bench, BuildConfig
+from core.bench import Bench, open_pair
 from core.cli.main import app
 from core.errors import StitchLensError
-from core.models.pairs import PAIRS, get_pair
+from core.models.pairs import PAIRS
 from core.saes import card as sae_card
 from core.saes.sae import sae_of
 from core.steering import card as steering_card
 from core.steering.files import EXPORTS, export, open_vector
-from core.steering.lanes import LaneKey
+from core.steering.keys import LaneKey
 from core.steering.settings import Setting
 from core.steering.sources import source_from
 from core.steering.studio import Studio
@@ -35,7 +35,7 @@ SHIPPED = "L2-1024"
 
 @pytest.fixture(scope="module")
 def bench(nano_home: Path) -> Bench:
-    return Bench(get_pair("nano"), BuildConfig(), nano_home.parent / "me")
+    return open_pair("nano", private=nano_home.parent / "me")
 
 
 @pytest.fixture(autouse=True)

@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from core.errors import StitchLensError
 from core.workspace import disk
 from core.workspace.disk import STALE_SECONDS, beside, fingerprint, only_one, sha256_file
+from core.workspace.manifest import SCHEMA
 from core.workspace.places import PROJECT
-from core.workspace.store import SCHEMA, Workspace
+from core.workspace.store import Workspace
 
 ROOT = PROJECT
 

@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 from streamlit.proto.WidgetStates_pb2 import WidgetState
 
 from benchmarks._measure import Line, say
-from core.steering.lanes import LANE_KINDS, lane_key
+from core.steering.keys import LANE_KINDS, lane_key
 from core.text.languages import LANGUAGES
 from tests.helpers.serving import Server
 from tests.helpers.soak.browsing import Guide, Seen, broken, person, serving

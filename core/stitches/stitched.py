@@ -1,0 +1,180 @@
+"""The stitched model: computation starts in the layers of one model and finishes in another's
+(Fig. 1a).
+
+At positions that have read the same text as one of the other model's, the residual stream of the
+model that speaks is what the stitch makes of the other's; all other positions keep their own.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.bench import Side
+from core.errors import StitchLensError
+from core.models import hooks
+from core.models.align import pair_positions
+from core.models.live import MAX_TOKENS, Encoded, LiveModel, limits_of
+from core.models.pairs import LayerPair
+from core.stitches.directions import Direction
+from core.stitches.stitch import Stitch
+
+
+@dataclass(frozen=True)
+class Stitched:
+    """Two models and a stitch between them, as one model. Raises StitchLensError for layers that a
+    model does not have."""
+
+    a: LiveModel
+    b: LiveModel
+    layers: LayerPair
+    stitch: Stitch
+    direction: Direction = "a_to_b"
+
+    def __post_init__(self) -> None:
+        for model, layer in ((self.a, self.layers.a), (self.b, self.layers.b)):
+            if not 0 <= layer < model.spec.n_layers:
+                raise StitchLensError(
+                    f"a stitch at layer {layer}",
+                    f"0 to {model.spec.n_layers - 1}, those of {model.spec.title}",
+                    "use a stitch of this pair",
+                )
+
+    @property
+    def source(self) -> Side:
+        """Whose residual stream crosses."""
+        return "a" if self.direction.startswith("a") else "b"
+
+    @property
+    def speaker(self) -> Side:
+        """Whose upper layers speak."""
+        return "a" if self.direction.endswith("a") else "b"
+
+    @property
+    def other(self) -> Side:
+        """The model that does not speak."""
+        return "a" if self.speaker == "b" else "b"
+
+    @property
+    def returns(self) -> bool:
+        """Whether the stream comes back to the model that it left."""
+        return self.source == self.speaker
+
+    @property
+    def same_tokens(self) -> bool:
+        return self.a.tokenizer_hash == self.b.tokenizer_hash
+
+    def model(self, side: Side) -> LiveModel:
+        return self.a if side == "a" else self.b
+
+    def layer(self, side: Side) -> int:
+        return self.layers.a if side == "a" else self.layers.b
+
+    def cross(self, h: Float[Tensor, "... d_source"]) -> Float[Tensor, "... d_speaker"]:
+        """Rows of the source's stream to rows of the speaker's, float32."""
+        match self.direction:
+            case "a_to_b":
+                return self.stitch.up(h)
+            case "b_to_a":
+                return self.stitch.down(h)
+            case "a_to_b_to_a":
+                return self.stitch.down(self.stitch.up(h))
+            case "b_to_a_to_b":
+                return self.stitch.up(self.stitch.down(h))
+
+
+class Listener:
+    """The model below the stitch, hearing a text that grows.
+
+    After each token both tokenizers read the text so far. What the listener had read of it stays
+    in its cache up to where its tokens part from those before.
+    """
+
+    def __init__(self, stitched: Stitched) -> None:
+        self.stitched = stitched
+        self.pairs: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
+        """For each position of the speaker the listener's that has read the same text; -1 where
+        there is none."""
+        self.rows: Tensor = torch.zeros(0)
+        """[listener's positions, d_speaker], float32; empty where the stream returns."""
+        self._ids: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        self._cache: Any = None
+
+    def hear(self, text: str, spoken: Encoded) -> int:
+        """Takes in the text so far, which the speaker reads as `spoken`. The first position of the
+        speaker at which anything crosses otherwise than before: the ones from there on have to be
+        computed again."""
+        heard = self._read(text, spoken)
+        pairs = np.full(len(spoken.ids), -1, dtype=np.intp)
+        i, j = pair_positions(heard, spoken, self.stitched.same_tokens)
+        pairs[j] = i
+        common = _common(self._ids, heard.ids)
+
+        n = min(len(self.pairs), len(pairs))
+        before, now = self.pairs[:n], pairs[:n]
+        if self.stitched.returns:
+            differs = (now >= 0) != (before >= 0)
+        else:
+            self._compute(heard.ids, common)
+            differs = (now != before) | (now >= common)
+        self.pairs, self._ids = pairs, heard.ids
+        return int(np.flatnonzero(differs)[0]) if differs.any() else n
+
+    def put(self, h: Float[Tensor, "pos d"], first: int) -> Float[Tensor, "pos d"]:
+        """The speaker's own stream at positions from `first` on, float32, with what crosses in
+        place."""
+        pairs = torch.from_numpy(self.pairs[first : first + len(h)])
+        at = (pairs >= 0).nonzero()[:, 0].to(h.device)
+        rows = (
+            self.stitched.cross(h[at])
+            if self.stitched.returns
+            else self.rows[pairs[pairs >= 0].to(self.rows.device)]
+        )
+        return h.index_copy(0, at, rows.to(h))
+
+    def _read(self, text: str, spoken: Encoded) -> Encoded:
+        if self.stitched.same_tokens:
+            return spoken
+        model = self.stitched.model(self.stitched.other)
+        most = limits_of(model.plain).context or 2 * MAX_TOKENS
+        return model.encode([text], max_tokens=most)[0]
+
+    def _compute(self, ids: NDArray[np.int32], common: int) -> None:
+        """Rows of the positions from `common` on."""
+        model = self.stitched.model(self.stitched.other)
+        layer = self.stitched.layer(self.stitched.other)
+        if layer == 0:
+            common = 0  # nothing lies below: there is no cache, and embedding costs little
+        elif self._cache is None:
+            self._cache = new_cache()
+        elif (extra := self._cache.get_seq_length() - common) > 0:
+            self._cache.crop(-extra)
+        if common == len(ids):
+            self.rows = self.rows[:common]
+            return
+        new = tensor_of(ids[common:]).to(model.where.device)
+        h = hooks.below(model, new[None], layer, self._cache)[0]
+        rows = self.stitched.cross(h.float())
+        self.rows = torch.cat([self.rows[:common], rows]) if common else rows
+
+
+def new_cache() -> Any:
+    """Of keys and values, whole in every layer: one that keeps a window alone cannot be cropped."""
+    from transformers import DynamicCache
+
+    return DynamicCache()
+
+
+def tensor_of(ids: NDArray[np.int32]) -> Int[Tensor, " n"]:
+    return torch.from_numpy(ids.astype(np.int64))
+
+
+def _common(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
+    """Length of the beginning that both share."""
+    n = min(len(one), len(other))
+    apart = np.flatnonzero(one[:n] != other[:n])
+    return int(apart[0]) if len(apart) else n

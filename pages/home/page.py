@@ -1,0 +1,100 @@
+"""The first page: one model thinks, another speaks, and you can try it. It shows a run that was
+kept, so nothing waits for a model; below, a tile for each of the other views."""
+
+import streamlit as st
+
+from core import jobs
+from core.cli.markdown import short_names
+from core.models.pairs import PairSpec, get_pair
+from core.steering import showcase
+from core.stitches import tables as stitch_tables
+from core.workspace import store
+from core.workspace.store import Workspace
+from pages.home import figures, tiles
+from pages.shared import frame, panels
+from pages.shared.address import bound
+from pages.shared.frame import ask, section
+from pages.shared.words import plain
+
+CROSSING = "crossing/page.py"
+LONGEST = 2000
+"""Letters of a beginning."""
+
+
+def page() -> None:
+    ws = frame.workspace()
+    with section():
+        pair = get_pair(ws.pair)
+        short = short_names(pair.a.title, pair.b.title)
+        st.title("StitchLens", anchor=False)
+        st.markdown(
+            "Does a feature of one language model exist in another? A *stitch* carries the thought"
+            " of one into the other, half-way: **one thinks, the other speaks.**"
+        )
+        panels.refusal()
+        panels.job_panel(ws.pair)
+        st.html(figures.joined(pair.a, pair.b, short, seam(ws)))
+        if not ws.exists:
+            empty(pair)
+            return
+
+        with section():
+            stage(ws)
+        with section():
+            tiles.tiles(ws, pair, short)
+
+
+def seam(ws: Workspace) -> tuple[int, int] | None:
+    """The layers that the stitch of the run that is shown joins, or the default one's."""
+    if not ws.exists:
+        return None
+    names = ask(stitch_tables.stitch_names, ws)
+    kept = ask(showcase.read, ws)
+    name = kept["stitch"] if kept else next(iter(names), None)
+    if name not in names:
+        return None
+    makers = ask(store.makers, ws, f"stitches/{name}")
+    return int(makers["layer_a"]), int(makers["layer_b"])
+
+
+def empty(pair: PairSpec) -> None:
+    panels.door(
+        f"**No workspace for {plain(pair.title)} yet.** Building one reads the corpus with both"
+        " models, compares their layers, fits stitches and measures them. It may be stopped and"
+        " goes on where it was.",
+        f"python -m core build {pair.key}",
+        "Build it",
+        lambda: jobs.start_build(pair.key),
+    )
+
+
+def stage(ws: Workspace) -> None:
+    """The run that was kept, a lane at a time, and a field for a beginning of one's own."""
+    kept = ask(showcase.read, ws)
+    if not kept:
+        panels.door(
+            "**No run is kept for this page yet.** This writes one and keeps it.",
+            f"python -m core showcase {ws.pair}",
+        )
+    else:
+        titles = [lane["title"] for lane in kept["lanes"]]
+        title = bound(
+            st.pills,
+            "Who speaks",
+            titles,
+            default=titles[min(1, len(titles) - 1)],
+            required=True,
+            key="hear",
+            what="lane",
+            label_visibility="collapsed",
+        )
+        lane = kept["lanes"][titles.index(str(title))]
+        st.html(figures.typed(kept["prompt"], lane["text"], lane["side"], lane["carried"]))
+
+    place = st.container()  # in its place: by itself it would lie at the window's foot
+    beginning = place.chat_input("Your beginning …", key="beginning", max_chars=LONGEST)
+    if beginning:
+        st.switch_page(CROSSING, query_params={"pair": ws.pair, "text": beginning, "speak": "true"})
+
+
+page()

@@ -1,0 +1,216 @@
+"""How often a vector steers, and what was written: the measured side of the page."""
+
+import pandas as pd
+import streamlit as st
+
+from core.models.pairs import PairSpec
+from core.steering import tables as steering_tables
+from core.steering.keys import LANE_KINDS
+from core.stitches import tables as stitch_tables
+from core.workspace.store import Workspace
+from pages.shared import address
+from pages.shared import figures as figures_base
+from pages.shared.address import bound
+from pages.shared.figures import draw
+from pages.shared.frame import ask, section
+from pages.shared.words import percent, plain, short_names
+from pages.steering import figures
+from pages.steering.lanes import text_html, verdict
+
+WAYS = {"b": "B steered", "a": "A steered"}
+"""As the address calls them."""
+AGAINST = {"characters": "Text in the corpus", "natural": "Loss of real text"}
+
+
+def evaluation(ws: Workspace, pair: PairSpec) -> None:
+    st.header("How often it works", anchor="evaluation")
+    side = steered(pair)
+    table = ask(steering_tables.steering, ws, side)
+    left, right = st.columns([3, 2], gap="large")
+    with left, section():
+        languages(pair, side, table)
+    with right, section():
+        means(ws, side, table)
+        gaps(ws, pair, side)
+    cells(ws, side, table)
+    choices(ws, side)
+
+
+def steered(pair: PairSpec) -> str:
+    """Which model is steered."""
+    names = short_names(pair)
+    parse, limits, write = address.one_of(WAYS)
+    address.settle("way", "b", parse, "steering", limits, write=write)
+    return str(
+        st.segmented_control(
+            "Which model is steered",
+            list(WAYS),
+            required=True,
+            format_func=lambda side: f"{names[side]} steered",
+            key="way",
+            help=(
+                f"{names['b']} steered: vectors go from {names['a']} to it; and the other way"
+                " round."
+            ),
+        )
+    )
+
+
+def languages(pair: PairSpec, side: str, table: pd.DataFrame) -> None:
+    """Every language, a mark a kind of vector."""
+    spec, other = (pair.b, pair.a) if side == "b" else (pair.a, pair.b)
+    draw(
+        figures.languages(table, side),
+        f"Share of {plain(spec.title)}'s responses to {int(table.n.max())} neutral English prompts"
+        " that langdetect finds in the language of the vector, with 95 % Clopper-Pearson intervals;"
+        f" transferred vectors come from {plain(other.title)}. Control: a random vector that moves"
+        " as far. Click a mark to read what was written. (Tables 5 and 6)",
+        key="languages",
+        alt="Share of responses in the language, by language and vector",
+        on_select=pick,
+        selection_mode="points",
+    )
+
+
+def means(ws: Workspace, side: str, table: pd.DataFrame) -> None:
+    """Every kind of vector, over all languages."""
+    small, large = "Gemma-2-2B", "Gemma-2-9B"
+    theirs = f"{large} under vectors from 2B" if side == "b" else f"{small} under vectors from 9B"
+    draw(
+        figures.means(ask(steering_tables.means, ws, side), side),
+        f"The mean over {table.language.nunique()} languages, with 95 % bootstrap intervals over"
+        f" them; hollow: the paper's {theirs}, over its 20 languages and prompts. (Fig. 3b)",
+        key="means",
+        alt="Mean share of responses in the language by kind of vector",
+    )
+
+
+def gaps(ws: Workspace, pair: PairSpec, side: str) -> None:
+    """How a transferred vector does against a model's own, and where it does badly."""
+    table = ask(steering_tables.gaps, ws, side)
+    draw(
+        figures.gaps(table, steering_tables.paper().query("side == @side")),
+        "Clipped relative transfer gap: transferred over own performance; 0/0 counts as 0."
+        " Outlined: the paper's. (Fig. 3c, Eq. 16)",
+        key="gaps",
+        alt="Histogram of relative transfer gaps",
+    )
+    against = str(
+        bound(
+            st.segmented_control,
+            "Against",
+            list(AGAINST),
+            default="characters",
+            required=True,
+            key="against",
+            what="measure to draw the gap against",
+            format_func=AGAINST.__getitem__,
+            help=(
+                "The paper takes the log frequency of the language in the corpus; this corpus holds"
+                " about as much of each, so the loss of real text under the model that the vector"
+                " comes from tells more."
+            ),
+        )
+    )
+    rho = table.gap.corr(table[against], method="spearman")
+    other = pair.a if side == "b" else pair.b
+    measure = f"the loss of real text in it under {plain(other.title)}"
+    if against == "characters":
+        corpus = ask(stitch_tables.about, ws)["corpus"]["name"].partition(":")[0]
+        measure = f"the characters of each language in this pair's corpus ({plain(corpus)})"
+    draw(
+        figures.gap_against(table, against, other.title),
+        f"The gap against {measure}. Spearman's ρ {rho:+.2f} over {len(table)} languages."
+        " (Fig. 11)",
+        key="gap-against",
+        alt="Transfer gap against frequency of the language",
+    )
+
+
+def choices(ws: Workspace, side: str) -> None:
+    """The settings that were tried on other prompts."""
+    with st.expander(
+        "What moved it: settings that the first half of the prompts chose from",
+        icon=":material/tune:",
+    ):
+        share = st.column_config.NumberColumn
+        st.dataframe(
+            ask(steering_tables.choices, ws, side),
+            hide_index=True,
+            alt="Settings",
+            column_config={
+                "stitch": "Stitch",
+                "span": "Layers",
+                "strength": "Strength",
+                "rate": share("In the language ↑", format="percent"),
+                "success": share("and fluent ↑", format="percent"),
+                "loss": share("nats/token ↓", format="%.2f"),
+            },
+        )
+        st.caption(
+            "Transferred vectors, mean over languages on the prompts that choose; each language"
+            " takes its own best setting, and the figures above come from the other half of the"
+            " prompts."
+        )
+
+
+def pick() -> None:
+    """A click on a mark: that language and kind of vector."""
+    now = st.session_state
+    for mark in figures_base.picked(now["languages"])[:1]:
+        now["cell_language"], now["cell_kind"] = str(mark[0]), str(mark[1])
+
+
+def cells(ws: Workspace, side: str, table: pd.DataFrame) -> None:
+    """What was written in one cell of the table."""
+    st.subheader("What was written", anchor="written")
+    names = dict(zip(table.language, table.name, strict=True))
+    bar = st.container(horizontal=True, vertical_alignment="bottom")
+    language = str(
+        bound(
+            bar.selectbox,
+            "Language of the vector",
+            list(names),
+            key="cell_language",
+            what="language",
+            width=260,
+            format_func=lambda code: names.get(code, code),
+        )
+    )
+    kind = str(
+        bound(
+            bar.segmented_control,
+            "Vector",
+            [kind for kind in LANE_KINDS if kind in set(table.kind)],
+            default="transferred",
+            required=True,
+            key="cell_kind",
+            what="kind of vector",
+            format_func=lambda kind: LANE_KINDS[kind][0],
+        )
+    )
+    row = table.loc[(table.language == language) & (table.kind == kind)].iloc[0]
+    st.markdown(
+        f"**{percent(row.rate, row.low, row.high, sign=False)}** in {plain(names[language])},"
+        f" {percent(row.success, sign=False)} fluent besides; {row.loss:.2f} nats/token (real text"
+        f" {row.natural:.2f}), {percent(row.repetition, sign=False)} repeated{setting_of(row)}."
+    )
+    lane = lane_key(f"{side}:{kind}")
+    with st.container(height=420, key="written"):
+        written = ask(steering_tables.generations, ws, side, language, kind)
+        for response in written.to_dict("records"):
+            st.html(text_html(response["prompt"], response["text"], lane))
+            words = verdict(response | {"language": response["detected"]}, None)
+            st.caption(words + ("" if response["fluent"] else " · not fluent"))
+    st.caption(
+        "Fluent: at most 30 % of its runs of four words repeated, and a loss under the unsteered"
+        " model of at most that of real text in the language."
+    )
+
+
+def setting_of(row: pd.Series) -> str:
+    """The setting of a cell; none where nothing steers."""
+    if row.kind == "none":
+        return ""
+    layers = f"{int(row.span)} layer{'s' if row.span > 1 else ''}"
+    return f"; stitch {plain(row.stitch)}, {layers}, strength {row.strength:g}"
