@@ -128,9 +128,9 @@ def probes_own_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Fit probes of A on labels of your own, move them to B at once, and cross-validate both."""
+    from core.probes.labelled import labelled, read_labels
     from core.probes.labels import own_labels
     from core.probes.probe import save_probe
-    from core.probes.tasks import labelled, read_labels
 
     given = labelled(read_labels(files), positive)
     if out is not None:

@@ -10,16 +10,9 @@ import pandas as pd
 from core.bench import Bench
 from core.errors import StitchLensError
 from core.features.attribution import extreme_tokens, measure_attribution
-from core.features.examples import (
-    Read,
-    find_examples,
-    lean,
-    overlap,
-    read_places,
-    read_text,
-    shared_places,
-    short,
-)
+from core.features.examples import find_examples, lean, read_places, shared_places, short
+from core.features.overlap import overlap
+from core.features.reading import Read, read_text
 from core.features.taxonomy import (
     REWRITES,
     TagRewriter,

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from core.bench import Side
 from core.errors import StitchLensError
 from core.models.live import TURNS
+from core.probes.dataset import Dataset, one_against_rest
+from core.probes.labelled import Labelled
 from core.probes.methods import Method, ProbeConfig, crossings, selected
 from core.probes.probe import Outcome, Probe, fit, folds, moved, select
 from core.probes.prober import Prober
-from core.probes.tasks import Dataset, Labelled, offline_datasets, one_against_rest
+from core.probes.tasks import offline_datasets
 from core.statistics import share_interval
 from core.workspace.disk import fingerprint
 

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from core.probes.dataset import Dataset, one_against_rest
 from core.probes.methods import METHODS, Method, ProbeConfig, crossings, selected
 from core.probes.probe import Outcome
 from core.probes.prober import BLOCK, Prober
-from core.probes.tasks import Dataset, offline_datasets, one_against_rest
+from core.probes.tasks import offline_datasets
 from core.progress import Progress
 from core.statistics import drawn_interval, draws
 from core.workspace.disk import fingerprint, only_one

@@ -13,8 +13,8 @@ from core.bench import Bench
 from core.errors import StitchLensError
 from core.models.pairs import LayerPair
 from core.saes.adopt import keep_foreign
+from core.saes.config import NOTES
 from core.saes.crossing import Crossing, ExploreConfig, zero_shot
-from core.saes.files import NOTES
 from core.saes.sae import reconstruction, sae_of
 from core.saes.scale import FACTOR, NORMALISED
 from core.stitches.card import DOCUMENTS, USELESS

@@ -5,7 +5,7 @@ import streamlit as st
 
 from core.models.pairs import PairSpec
 from core.steering import tables as steering_tables
-from core.steering.keys import LANE_KINDS
+from core.steering.keys import LANE_KINDS, lane_key
 from core.stitches import tables as stitch_tables
 from core.workspace.store import Workspace
 from pages.shared import address

@@ -16,12 +16,14 @@ from core.errors import StitchLensError
 from core.models import hooks
 from core.models.pairs import PairSpec
 from core.probes import tables as probe_tables
+from core.probes.dataset import Dataset
+from core.probes.labelled import labelled
 from core.probes.labels import own_labels, task_probe
 from core.probes.measure import evaluate, measure
 from core.probes.methods import METHODS, Method, ProbeConfig, crossings
 from core.probes.probe import KS, load_probe, moved
 from core.probes.prober import Prober, default_names, pool
-from core.probes.tasks import Dataset, labelled, template_datasets
+from core.probes.templates import template_datasets
 from core.saes import train as sae_train
 from core.saes.train import SaeConfig
 from core.workspace.places import user_cache
