@@ -5,17 +5,18 @@ import importlib.util
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from core.errors import StitchLensError
-from core.models.pairs import Source, known_pairs
+from core.models.pairs import Source, broken_pairs, get_pair, known_pairs
 from core.text.sources import wheel_folder
 from core.workspace.artifacts import built, command, is_brought
 from core.workspace.disk import STALE_SECONDS, sha256_file
 from core.workspace.places import PROJECT, user_cache
-from core.workspace.store import Workspace
+from core.workspace.store import Artifact, Workspace
 
 if TYPE_CHECKING:
     from core.bench import BuildConfig
@@ -58,7 +59,7 @@ def repair(ws: Workspace) -> list[Done]:
             continue
         moved = ws.set_aside(ws.root / artifacts[name].path)
         makers = artifacts[name].makers
-        again = command(ws.pair, name, makers)
+        again = command(ws.pair, name, {"stitch_name": _stitch_from(artifacts, makers)} | makers)
         if is_brought(makers):
             todo = f"; it was brought here: bring it again (`{again}`)" if again else ""
         else:
@@ -75,6 +76,16 @@ def repair(ws: Workspace) -> list[Done]:
     if old:
         add(f"{len(old)} files that no manifest names are set aside")
     return out
+
+
+def _stitch_from(artifacts: Mapping[str, Artifact], makers: Mapping[str, Any]) -> str | None:
+    """The first stitch from the layer of A that an artifact belongs to."""
+    layer = makers.get("layer_a")
+    for name, artifact in artifacts.items():
+        group, _, stitch = name.partition("/")
+        if group == "stitches" and layer is not None and artifact.makers.get("layer_a") == layer:
+            return stitch
+    return None
 
 
 def _settings(ws: Workspace) -> "BuildConfig | None":
@@ -221,6 +232,11 @@ def doctor() -> list[dict[str, Any]]:
             True,
             f"{folder.stat().st_size / 1e6:.0f} MB, sha256 {sha256_file(folder)[:12]}",
         )
+    for key in broken_pairs():
+        try:
+            get_pair(key)
+        except StitchLensError as e:
+            add(f"pair {key}", False, e.found, e.todo)
     for key in known_pairs():
         workspace = Workspace(key)
         if not workspace.exists:

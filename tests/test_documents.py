@@ -14,11 +14,9 @@ from typing import Any
 import nbformat
 import pytest
 import torch
-import typer
 import yaml
 
 from core import __version__
-from core.cli import main as cli
 from core.cli.markdown import TOPICS, as_markdown, sections, short_names
 from core.cli.words import fixed, number, percent, plain
 from core.models.pairs import get_pair
@@ -52,25 +50,12 @@ def test_a_broken_link_would_be_seen(tmp_path: Path) -> None:
     assert documents.broken_links(tmp_path / "this.md", text) == ["nowhere.md", "other.md#two"]
 
 
-def parses(words: list[str]) -> bool:
-    """Whether the command line takes these words; nothing is run."""
-    root = typer.main.get_command(cli.app)
-    waiting: list[Any] = [root]
-    while waiting:
-        command = waiting.pop()
-        command.callback = None
-        waiting += getattr(command, "commands", {}).values()
-    with pytest.raises(SystemExit) as done:
-        root.main(list(words))
-    return done.value.code == 0
-
-
 def test_commands_parse() -> None:
     commands = [(name, words) for name in WRITTEN for words in documents.commands(WRITTEN[name])]
     commands = [(name, words) for name, words in commands if words[0] != "…"]
     assert len(commands) > 60
     assert {name for name, _ in commands} > {"README.md", "docs/how-to.md", "docs/results.md"}
-    assert [(name, words) for name, words in commands if not parses(words)] == []
+    assert [(name, words) for name, words in commands if not documents.parses(words)] == []
 
 
 @pytest.mark.parametrize(
@@ -78,7 +63,7 @@ def test_commands_parse() -> None:
     ["reprot nano", "report", "report nano --markdwon", "stitch fit", "features show nano x"],
 )
 def test_a_wrong_command_would_be_seen(words: str) -> None:
-    assert not parses(words.split())
+    assert not documents.parses(words.split())
 
 
 def test_the_lines_of_readme_run() -> None:

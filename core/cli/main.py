@@ -18,6 +18,7 @@ from core.cli import (  # noqa: F401 - each adds its commands
     models,
     probes,
     saes,
+    showcase,
     steering,
     stitches,
 )

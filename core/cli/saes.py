@@ -21,6 +21,9 @@ from core.cli.shared import (
     show,
 )
 from core.errors import StitchLensError
+from core.models.pairs import get_pair
+from core.workspace.artifacts import discard
+from core.workspace.store import Workspace
 
 sae_app = typer.Typer(
     help="Carry sparse autoencoders through a stitch (Eq. 6).", no_args_is_help=True
@@ -96,6 +99,16 @@ def sae_import_command(
     bench = open_pair(pair)
     name, card = sae_card.import_sae(bench, sae, layer, name, stitch_name, scale)
     show(card | {"name": name}, as_json, sae_card.as_text(name, card))
+
+
+@sae_app.command("remove")
+@guarded
+def sae_remove_command(
+    pair: PairArg, name: Annotated[str, typer.Argument(help="An SAE of the workspace.")]
+) -> None:
+    """Take an SAE and what was measured of it out of the workspace."""
+    discard(Workspace(get_pair(pair).key), "saes", name)
+    print(f"Removed {name}.")
 
 
 @sae_app.command("train")

@@ -8,7 +8,10 @@ import typer
 import typer.core
 
 from core.errors import StitchLensError
+from core.models.pairs import get_pair
 from core.text.reading import clean
+from core.workspace.artifacts import discard
+from core.workspace.store import Workspace
 
 if TYPE_CHECKING:
     from core.steering.studio import Studio
@@ -239,6 +242,16 @@ def vector_import_command(
     name = name or name_from(file.name)
     card = steering_card.import_vector(bench, file, name, side, layer)  # type: ignore[arg-type]
     show(card | {"name": name}, as_json, steering_card.as_text(name, card))
+
+
+@vector.command("remove")
+@guarded
+def vector_remove_command(
+    pair: PairArg, name: Annotated[str, typer.Argument(help="A vector that was brought.")]
+) -> None:
+    """Take a steering vector and its report card out of the workspace."""
+    discard(Workspace(get_pair(pair).key), "vectors", name)
+    print(f"Removed {name}.")
 
 
 @vector.command("export")

@@ -113,7 +113,9 @@ def fit_command(
     except ValidationError as e:
         first = e.errors()[0]
         raise StitchLensError(
-            f"{first['loc'][0]} = {first['input']!r}", first["msg"].lower(), "see --help"
+            f"{first['loc'][0]} = {first['input']!r}",
+            first["msg"].lower(),
+            "see `python -m core stitch fit --help`",
         ) from None
     layers = LayerPair(a=max(layer_a, 0), b=max(layer_b, 0), why="chosen by hand")
     spec.check_layers(layer_a, layer_b)

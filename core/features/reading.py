@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.activations.harvest import OUTLIER, kept_positions, record, windows
+from core.activations.harvest import norm_limit, record, windows
+from core.activations.recording import kept_positions
 from core.errors import StitchLensError
 from core.models.live import LiveModel
 from core.progress import Progress
@@ -48,7 +49,7 @@ def read(
             h = record(model, encoded, kept, [layer])[layer].float()
             norm = h.norm(dim=-1)
             if limit is None and len(norm):
-                limit = OUTLIER * float(norm.median())
+                limit = norm_limit(norm)
             keep = (norm <= (limit or 0)).numpy()
             where = np.repeat(np.arange(len(docs)) + start, [len(p) for p in kept])[keep]
             with torch.inference_mode():

@@ -102,7 +102,7 @@ def scan(bench: Bench, sae_name: str, config: ScanConfig | None = None) -> None:
             f"{len(often)} features that fire {LEAST} times in both models in {len(documents)}"
             " documents",
             f"{2 * config.features}, as many candidates as controls",
-            "read more documents or measure fewer features",
+            "read more documents (--documents) or measure fewer features (--candidates)",
         )
     if not bench.current(names["ablation"], makers):
         ws.put_table(

@@ -351,9 +351,19 @@ def known_pairs() -> dict[str, PairSpec]:
     return found
 
 
+def broken_pairs() -> list[str]:
+    """Keys of added pairs whose spec cannot be read; `get_pair` says why."""
+    known = known_pairs()
+    keys = [path.parent.name for path in sorted(workspaces_dir().glob(f"*/{SPEC}"))]
+    return [key for key in keys if key not in known and KEY.fullmatch(key)]
+
+
 def _added(key: str) -> PairSpec:
     path = workspaces_dir() / key / SPEC
-    todo = f"mend {path.name} of '{key}', or add the pair again with `python -m core pair new`"
+    todo = (
+        f"mend {path}, or move that folder away and add the pair again with"
+        f" `python -m core pair new A B --key {key}`"
+    )
     try:
         if path.stat().st_size > SPEC_BYTES:
             raise StitchLensError(

@@ -18,7 +18,7 @@ from core.models.pairs import (
     PairSpec,
     known_pairs,
 )
-from core.text.corpus import Corpus, load_corpus
+from core.text.corpus import Corpus, check_splits, load_corpus
 from core.workspace.disk import beside
 from core.workspace.places import KEY, SPEC, workspaces_dir
 
@@ -90,6 +90,7 @@ def prospect(
     key = key or f"{spec_a.key}-{spec_b.key}"[:64].strip("-._")
     check_key(key)
     text = load_corpus(corpus)
+    check_splits(text)
     sample = _sample(text)
     models, readers = [], []
     for ref, (spec, folder) in zip((ref_a, ref_b), looked, strict=True):
@@ -189,8 +190,9 @@ def _notes(
         )
     if pair.a.d_model == pair.b.d_model:
         out.append(
-            "Both residual streams are equally wide: files of others must then say how their"
-            " matrices lie."
+            "Both residual streams are equally wide: how the matrices of a stitch that others made"
+            " lie follows from their names, else from which reading fits the text; `stitch import"
+            " --orientation` says it outright."
         )
     if not same:
         out.append(

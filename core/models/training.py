@@ -185,6 +185,20 @@ def _optimisers(
     return muon, torch.optim.AdamW(groups, lr=size.adam_lr, betas=(0.9, 0.95), fused=True)
 
 
+def diverged(loss: float, step: int, where: Runtime) -> StitchLensError:
+    """The rates are those that the shipped models were trained with: what remains is precision and
+    the machine."""
+    coarse = where.dtype != torch.float32 or where.device.type != "cpu"
+    return StitchLensError(
+        f"a loss of {loss} at step {step}",
+        "a finite one",
+        "set STITCHLENS_DTYPE to float32 and STITCHLENS_DEVICE to cpu, and run it again"
+        if coarse
+        else "run `python -m core doctor`: the packages are not those that it was tested with, or"
+        " the machine computes wrongly",
+    )
+
+
 def train_model(
     config: NanoConfig, size: Size, tokens: Tokens, where: Runtime, desc: str, folder: Path
 ) -> tuple[Any, list[dict[str, float]]]:
@@ -223,9 +237,7 @@ def train_model(
                 optimiser.zero_grad(set_to_none=True)
             losses.append(loss.item())
             if not np.isfinite(losses[-1]):
-                raise StitchLensError(
-                    f"a loss of {losses[-1]} at step {step}", "a finite one", "lower the rates"
-                )
+                raise diverged(losses[-1], step, where)
             bar.advance(read)
             last = step + 1 == steps
             if within + 1 == per_epoch or last:

@@ -75,7 +75,9 @@ def labelled(rows: Iterable[tuple[str, str]], positive: str | None = None) -> La
     if positive is None and len(counts) > 2:
         some = ", ".join(f"'{x}'" for x in sorted(counts)[:5])
         raise StitchLensError(
-            f"{len(counts)} labels ({some} …)", "two", "name the one that stands against the others"
+            f"{len(counts)} labels ({some} …)",
+            "two",
+            "name the one that stands against the others (--positive)",
         )
     positive = max(counts) if positive is None else positive
     if positive not in counts:

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from core.bench import Side
 from core.errors import StitchLensError
 from core.models.live import TURNS
+from core.models.pairs import Side
 from core.probes.dataset import Dataset, one_against_rest
 from core.probes.labelled import Labelled
 from core.probes.methods import Method, ProbeConfig, crossings, selected

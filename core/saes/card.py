@@ -18,6 +18,7 @@ from core.saes.crossing import Crossing, ExploreConfig, zero_shot
 from core.saes.sae import reconstruction, sae_of
 from core.saes.scale import FACTOR, NORMALISED
 from core.stitches.card import DOCUMENTS, USELESS
+from core.stitches.svcca import best_layer
 from core.workspace.artifacts import check_name, name_from
 
 if TYPE_CHECKING:
@@ -169,8 +170,8 @@ def import_sae(
         raise StitchLensError(
             f"stitch '{stitch_name}'",
             f"one from layer {at} of A ({', '.join(fitting) or 'none yet'})",
-            f"fit one there: `python -m core stitch fit {bench.pair.key} --layer-a {at}"
-            " --layer-b L`",
+            f"choose one of these, or fit one there: `python -m core stitch fit {bench.pair.key}"
+            f" --layer-a {at} --layer-b {opposite(bench, at)}`",
         )
     whole = [
         n
@@ -182,6 +183,16 @@ def import_sae(
     makers = ws.entry(f"saes/{name}").makers
     ws.put_record(f"sae_cards/{name}", _plain(card), makers)
     return name, card
+
+
+def opposite(bench: Bench, layer: int) -> int:
+    """The layer of B that a stitch from `layer` of A would lead to: SVCCA's pick where the
+    workspace has it, else the one at the same share of the depth."""
+    ws = bench.workspace
+    if ws.exists and "svcca" in ws.names():
+        return best_layer(ws.table("svcca"), layer)
+    a, b = bench.pair.a.n_layers, bench.pair.b.n_layers
+    return min(round(layer * b / a), b - 1)
 
 
 def both_ways(makers: dict[str, Any]) -> bool:

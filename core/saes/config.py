@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from core.errors import StitchLensError, printable
+from core.errors import StitchLensError, first_fault, printable
 from core.workspace.untrusted import (
     HEADER,
     LARGEST_SAE,
@@ -219,10 +219,9 @@ def checked(fields: Mapping[str, Any], name: str) -> CleanConfig:
     try:
         found = CleanConfig.model_validate(dict(fields))
     except ValidationError as e:
-        first = e.errors()[0]
-        at, value = ".".join(map(str, first["loc"])), printable(repr(first.get("input")), 60)
+        fault = first_fault(e)
         raise StitchLensError(
-            f"{at} {value} in the {CONFIG} of {name} ({first['msg']})",
+            f"{fault.at} {printable(fault.value, 60)} in the {CONFIG} of {name} ({fault.why})",
             "an SAE's config",
             "check how it was saved",
         ) from None

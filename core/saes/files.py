@@ -1,5 +1,5 @@
-"""An SAE that others saved, as a zip or a folder, read without trusting it: SAELens' own layout, or
-sparsify's.
+"""An SAE that others saved, as a zip or a folder, read without trusting it: SAELens' own layout,
+sparsify's, or Gemma Scope's one file.
 
 What comes out is a folder of two files that were written here: a config of what is known of it, and
 weights whose shapes are those that the config claims. Nothing else of an archive is opened, pickled
@@ -29,6 +29,7 @@ from core.saes.config import (
     checked,
     saelens,
 )
+from core.saes.gemma_scope import PARAMS, params_of
 from core.workspace.archives import unzip, zip_members
 from core.workspace.disk import disk_faults
 from core.workspace.headers import safetensors_header
@@ -50,13 +51,17 @@ PLACE = re.compile(r"(?:[\w.]+\.)?(?:layers|h)[._](\d{1,3})")
 
 
 def clean_sae(path: Path, into: Path) -> Path:
-    """`into`, a new folder that SAELens opens, from a zip or a folder of either layout.
+    """`into`, a new folder that SAELens opens, from a zip or a folder of either layout, or from
+    Gemma Scope's `params.npz`.
 
     Raises StitchLensError that names the fault: no SAE in it, too large, a config or weights that
     are not as claimed.
     """
     with disk_faults(into):
         into.mkdir(parents=True)
+    if (params := params_of(path)) is not None:
+        _gemma_scope(params, into)
+        return into
     config, weights, place = _folder(path, into) if path.is_dir() else _zip(path, into)
     if weights.name == SPARSIFY:
         _sparsify(config, weights, place, into, path.name)
@@ -109,7 +114,9 @@ def _pick(names: Mapping[str, int], path: Path) -> tuple[str, str, str]:
         there = ", ".join(sorted(names)[:6]) or "nothing"
         many = f"{len(pairs)} SAEs" if pairs else "no SAE"
         raise StitchLensError(
-            f"{many} in {path.name} ({there})", f"one: {LAYOUTS}", "give the file of one SAE"
+            f"{many} in {path.name} ({there})",
+            f"one: {LAYOUTS}; or Gemma Scope's {PARAMS}",
+            "give the file of one SAE",
         )
     top, weights = pairs[0]
     config = str(top / CONFIG)
@@ -121,7 +128,7 @@ def _pick(names: Mapping[str, int], path: Path) -> tuple[str, str, str]:
 
 
 def _zip(path: Path, into: Path) -> tuple[bytes, Path, str]:
-    sized(path, (".zip",), LARGEST_SAE)
+    sized(path, (".zip", ".npz"), LARGEST_SAE)
     members = {str(PurePosixPath(m.filename)): m for m in zip_members(path, LARGEST_SAE)}
     config, weights, place = _pick({name: m.file_size for name, m in members.items()}, path)
     with disk_faults(into), zipfile.ZipFile(path) as archive:

@@ -152,7 +152,9 @@ class Run:
         c = self.config
         if recording.n < c.positions:
             raise StitchLensError(
-                f"{recording.n:,} recorded rows", f"{c.positions:,}", "ask for fewer positions"
+                f"{recording.n:,} recorded rows",
+                f"{c.positions:,}",
+                "ask for fewer positions (--positions)",
             )
         trainer = new_trainer(
             self.d, c.width, c.k, c.batch, c.steps, c.lr, c.auxiliary, c.window, c.seed

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from core.bench import Bench, Side
+from core.bench import Bench
 from core.errors import StitchLensError
+from core.models.pairs import Side
 from core.saes.files import clean_sae
 from core.saes.scale import for_plain_rows
 from core.stitches.transfer import admit, check_finite, check_width, hook_layer
@@ -76,7 +77,7 @@ def read_sae(path: Path, d_in: int | None = None) -> "SAE[Any]":
 
 def open_sae(ref: str, workspace: Workspace, d_in: int | None = None) -> "SAE[Any]":
     """`ref` is the name of an SAE of the workspace, a zip or a folder as SAELens or sparsify save
-    one, or RELEASE:ID for one that SAELens fetches.
+    one, Gemma Scope's `params.npz`, or RELEASE:ID for one that SAELens fetches.
 
     Raises StitchLensError where it is none of these, or is for another width than `d_in`.
     """
@@ -92,7 +93,7 @@ def open_sae(ref: str, workspace: Workspace, d_in: int | None = None) -> "SAE[An
         if not path.exists():
             raise StitchLensError(
                 f"no SAE '{ref}'",
-                "a zip or a folder, RELEASE:ID, or one of the workspace's"
+                "a zip, a folder or a .npz, RELEASE:ID, or one of the workspace's"
                 f" ({', '.join(known) or 'none yet'})",
                 f"`python -m core features build {workspace.pair}` trains one",
             )

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from core.activations.harvest import OUTLIER, kept_positions, record, windows
-from core.bench import Bench, Side
+from core.activations.harvest import norm_limit, record, windows
+from core.activations.recording import kept_positions
+from core.bench import Bench
 from core.errors import StitchLensError
+from core.models.pairs import Side
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -73,7 +75,7 @@ def average_scale(bench: Bench, side: Side, layer: int) -> tuple[float, int]:
             model, *kept_positions(model, [d.text for d in documents[:8]], None), [layer]
         )[layer].float()
         norms = rows.norm(dim=-1)
-        parts.append(rows[norms <= OUTLIER * norms.median()])
+        parts.append(rows[norms <= norm_limit(norms)])
         if sum(map(len, parts)) >= ESTIMATE_ROWS:
             break
     rows = torch.cat(parts)[:ESTIMATE_ROWS]

@@ -55,13 +55,13 @@ def check_fits(d: int, config: RunConfig) -> None:
         raise StitchLensError(
             f"k = {config.k} of {config.width} features",
             "k at most the width",
-            "choose a wider SAE",
+            "choose larger widths (--widths)",
         )
     if config.steps < 1:
         raise StitchLensError(
             f"{config.positions} positions",
             f"{config.batch} or more, one batch",
-            "ask for more positions",
+            "ask for more positions (--positions), or a smaller batch (--batch)",
         )
     need, free = memory(d, config), psutil.virtual_memory().available
     if need > 0.8 * free:

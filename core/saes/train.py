@@ -8,10 +8,11 @@ from filelock import FileLock
 from pydantic import Field
 from torch import Tensor
 
-from core.activations.harvest import Recording
-from core.bench import Bench, Side
+from core.activations.recording import Recording
+from core.bench import Bench
 from core.config import Frozen
 from core.errors import StitchLensError
+from core.models.pairs import Side
 from core.progress import Progress
 from core.saes.sae import load_sae, metadata
 from core.stitches.transfer import at_rest, save_sae
@@ -104,7 +105,9 @@ def train_sae(
             bar.advance(config.batch)
             if step % 100 == 0 and not torch.isfinite(out.loss):
                 raise StitchLensError(
-                    f"a loss of {out.loss.item()} at step {step}", "a finite one", "lower `lr`"
+                    f"a loss of {out.loss.item()} at step {step}",
+                    "a finite one",
+                    f"lower the learning rate, {config.lr:g} here (`--lr`)",
                 )
     return finished(
         sae, scale, about | {"stitchlens": config.model_dump(), "training_positions": recording.n}

@@ -154,7 +154,10 @@ def active_means(studio: "Studio", sae_name: str, index: int, side: Side, layer:
     ends = {name: at for name, at in active_ends(contexts).items() if name in texts}
     if not ends:
         raise StitchLensError(
-            "contexts that this corpus does not hold", "the corpus they came from", "see `doctor`"
+            "contexts that this corpus does not hold",
+            "the corpus they came from",
+            f"run `python -m core features build {studio.bench.pair.key} --sae {sae_name}"
+            f" --stitch {studio.stitch_name}`, which finds contexts in the text that is here",
         )
 
     model = studio.model(side)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from core.errors import StitchLensError
@@ -236,6 +236,7 @@ class _Batch:
             self.cache = out.past_key_values
             self.read += self.next.shape[1]
             logits = self.model.logits(out.last_hidden_state[:, -1]).cpu()
+            logits[:, wordless(self.model, logits.shape[-1])] = float("-inf")
         drawn = [self._draw(k, logits[k]) for k in range(len(self.written))]
         drawn += drawn[:1] * (self.rows - len(drawn))
         self.next = torch.tensor(drawn)[:, None].to(self.model.where.device)
@@ -281,6 +282,16 @@ def stop_tokens(model: LiveModel) -> set[int]:
     said = getattr(model.hf.generation_config, "eos_token_id", None)
     ends = said if isinstance(said, list) else [said]
     return {int(i) for i in [*ends, model.tokenizer.eos_token_id] if i is not None}
+
+
+def wordless(model: LiveModel, rows: int) -> Bool[Tensor, " rows"]:
+    """Rows of the unembedding that no token of the tokenizer has: a vocabulary that was padded to a
+    round number has some, and what they were trained to is chance."""
+    out = torch.ones(rows, dtype=torch.bool)
+
+    words = torch.from_numpy(model.words)
+    out[words[words < rows]] = False
+    return out
 
 
 def draw(logits: Tensor, used: Tensor, sampling: Sampling, random: torch.Generator) -> int:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from core.errors import StitchLensError
+from core.models.pairs import Side
 
-Side = Literal["a", "b"]
 OTHER: dict[Side, Side] = {"a": "b", "b": "a"}
 Kind = Literal["none", "own", "transferred", "random", "shuffled"]
 LANE_KINDS: dict[Kind, tuple[str, str]] = {

@@ -1,10 +1,24 @@
-"""One run that is kept with the workspace, for the first page to show before any model is open."""
+"""One run that is kept with the workspace, for the first page to show before any model is open: the
+larger model alone, thinking with the smaller one's mind, and under a vector of it.
+"""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from core.errors import StitchLensError
+from core.stitches import directions
+from core.stitches.directions import Direction
 from core.workspace.store import Workspace
 
+if TYPE_CHECKING:
+    from core.bench import Bench, Side
+    from core.steering.crossing import Crossing
+    from core.steering.generate import Sampling
+    from core.steering.lanes import Lane
+
 NAME = "showcase"
+DIRECTION: Direction = "a_to_b"
+SAMPLED = {"tokens": 40, "temperature": 0.5, "repetition": 1.1}
+"""How the first page writes, kept or live."""
 
 
 def read(ws: Workspace) -> dict[str, Any] | None:
@@ -15,3 +29,84 @@ def read(ws: Workspace) -> dict[str, Any] | None:
     Raises StitchLensError where it is damaged.
     """
     return ws.record(NAME) if ws.exists and NAME in ws.names() else None
+
+
+def lanes(crossing: "Crossing", preset: dict[str, Any] | None) -> "dict[str, tuple[Side, Lane]]":
+    """`alone`, `crossed` and, where a `preset` (see `core.steering.tables.presets`) says what to
+    steer toward, `steered`: who speaks, and how."""
+    both = crossing.lanes(("b", "crossed"), DIRECTION)
+    chosen = {"alone": both["b"], "crossed": both["crossed"]}
+    if preset is None:
+        return chosen
+
+    from dataclasses import replace
+
+    from core.steering.studio import LaneKey, Setting, Studio
+
+    studio = Studio(crossing.studio.bench, preset["stitch"])
+    setting = Setting(strength=preset["strength"], layers_b=(preset["first"], preset["last"]))
+    source = studio.source(f"lang:{preset['language']}")
+    vectors = studio.vectors(source, LaneKey("b", "transferred"), setting)
+    side, alone = both["b"]
+    steered = replace(alone, vectors=vectors, strength=preset["strength"])
+    return chosen | {"steered": (side, steered)}
+
+
+def titles(crossing: "Crossing", preset: dict[str, Any] | None) -> dict[str, str]:
+    """What the lanes are called on screen."""
+    names = directions.names(crossing.studio.bench.pair)
+    a, b = names["a"], names["b"]
+    language = "" if preset is None else f"{b} with {a}'s {preset['name']}"
+    return {
+        "alone": f"{b} alone",
+        "crossed": f"{b} thinking with {a}'s mind",
+        "steered": language,
+    }
+
+
+def make(
+    bench: "Bench", stitch: str, prompt: str, sampling: "Sampling", language: str | None = None
+) -> dict[str, Any]:
+    """Writes the lanes from a prompt and keeps them in the workspace; `language` is one of the
+    presets', the first one's where it is None.
+
+    Raises StitchLensError for a language without a preset, and where the stitch does not lead up.
+    """
+    from core.steering import tables
+    from core.steering.crossing import Crossing
+    from core.steering.studio import Studio
+
+    ws = bench.workspace
+    presets = {preset["language"]: preset for preset in tables.presets(ws)}
+    if language is not None and language not in presets:
+        raise StitchLensError(
+            f"language '{language}'",
+            f"one that steering reaches: {', '.join(presets) or 'none was measured yet'}",
+            f"choose one, or measure more by `python -m core steer eval {bench.pair.key}`",
+        )
+    preset = presets[language] if language else next(iter(presets.values()), None)
+
+    crossing = Crossing(Studio(bench, stitch))
+    chosen = lanes(crossing, preset)
+    written = list(crossing.speak(prompt, chosen, sampling))[-1]
+
+    called = titles(crossing, preset)
+    record = {
+        "prompt": prompt,
+        "stitch": stitch,
+        "language": preset["language"] if preset else None,
+        "sampling": sampling.model_dump(),
+        "lanes": [
+            {
+                "lane": lane,
+                "title": called[lane],
+                "side": chosen[lane][0],
+                "carried": lane != "alone",
+                "text": text.text,
+            }
+            for lane, text in written.items()
+        ],
+    }
+    makers = bench.makers | {"stitch_name": stitch, "prompt": prompt, "language": language}
+    ws.put_record(NAME, record, makers | {"sampling": sampling.model_dump()})
+    return record

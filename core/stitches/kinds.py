@@ -14,7 +14,7 @@ import pandas as pd
 from core.errors import StitchLensError
 from core.models.pairs import get_pair
 from core.stitches.conditions import BY_KEY, MEASURED, STITCHED, TABLE_1
-from core.stitches.tables import _need, stitch_names, table_1
+from core.stitches.tables import _need, stitch_names, stitches, table_1
 from core.workspace.store import Workspace
 
 
@@ -91,7 +91,15 @@ def beside_the_paper(ws: Workspace, others: Sequence[tuple[str, str]] = ()) -> p
 
 
 def _headline_rows(ws: Workspace) -> pd.DataFrame:
+    """`headlines` of the stitches that were measured; those whose kinds were not, on all text."""
+    columns = [*TABLE_1, *(f"{key}_relative" for key in STITCHED)]
+    rows = headlines(ws).set_index("name")
+    whole = stitches(ws).set_index("name").assign(kind="all text")
+    apart = rows.a.notna()
+    rows = pd.concat([rows.loc[apart], whole.loc[~apart.reindex(whole.index), rows.columns[:1]]])
+    rows[columns] = rows[columns].fillna(whole[columns])
+
     spec = get_pair(ws.pair)
-    rows = headlines(ws).dropna(subset=["a"]).rename(columns={"name": "label"})
     unpatched = {f"{key}_relative": 0.0 for key in ("a", "b")}
-    return rows.assign(pair=spec.title, family=spec.family, **unpatched)
+    measured = rows.dropna(subset=["a"]).rename_axis("label").reset_index()
+    return measured.assign(pair=spec.title, family=spec.family, **unpatched)

@@ -16,7 +16,7 @@ from core.stitches import downstream, svcca
 from core.stitches.fit import FitConfig, fit_adam, fit_moments, quality
 from core.stitches.stitch import Stitch, load_stitch, save_stitch, with_makers
 from core.stitches.study import alpha_sweep, best_setting, study
-from core.text.corpus import SPLITS
+from core.text.corpus import SPLITS, check_splits
 from core.workspace.artifacts import NAME, belongings
 from core.workspace.disk import fingerprint, only_one
 from core.workspace.store import Workspace
@@ -129,7 +129,9 @@ def fit_stitch(
     if positions is not None and positions < 2 * (bench.pair.a.d_model + bench.pair.b.d_model):
         least = 2 * (bench.pair.a.d_model + bench.pair.b.d_model)
         raise StitchLensError(
-            f"{positions} positions", f"{least} or more (twice both widths)", "ask for more"
+            f"{positions} positions",
+            f"{least} or more (twice both widths)",
+            "ask for more positions (--positions)",
         )
     bench.pair.check_layers(pair.a, pair.b)
     workspace = bench.workspace
@@ -237,6 +239,7 @@ def build(pair: PairSpec, config: BuildConfig | None = None) -> Workspace:
     """The whole workspace of a pair, step by step; what is there and current is kept, so a killed
     build goes on."""
     bench = Bench(pair, config or BuildConfig())
+    check_splits(bench.corpus)
     with only_one(pair.key, "build"):
         if not bench.workspace.exists:
             describe_pair(bench)

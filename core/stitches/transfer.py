@@ -255,8 +255,8 @@ def _check(sae: "SAE[Any]", kind: str, width: int, scale: float | None) -> None:
             raise StitchLensError(
                 "an SAE that expects activations scaled to an average norm",
                 "the factor, which weights do not hold",
-                "give `scale`, its training's `norm_scaling_factor`, or bring it with `sae import`,"
-                " which estimates it",
+                "give its training's `norm_scaling_factor` as `scale`, or carry it by"
+                " `sae transfer`, which estimates it unless you give --scale",
             )
     elif normalised != "none":
         raise StitchLensError(

@@ -8,6 +8,7 @@ never sit on both sides.
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +25,8 @@ SPLITS: tuple[Split, ...] = ("fit", "select", "held-out")
 SHARES = {"fit": 0.80, "select": 0.08, "held-out": 0.12}
 PIECE = 480
 SECTION = 8
+ENOUGH = 400_000
+"""Characters of which, drawn in sections, each split has some but in one case of thousands."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,20 @@ def split_of(document: Document) -> Split:
         if u < SHARES["fit"] + SHARES["select"]
         else "held-out"
     )
+
+
+def check_splits(corpus: Corpus) -> None:
+    """Raises StitchLensError where a split is empty: a pair is fitted on one, chosen on the next
+    and measured on the third."""
+    counts = Counter(map(split_of, corpus.documents))
+    if empty := [name for name in SPLITS if not counts[name]]:
+        n = len(corpus.documents)
+        raise StitchLensError(
+            f"{n:,} piece{'s' * (n > 1)} of text ({corpus.characters:,} characters) in corpus"
+            f" '{corpus.name}', none of them in the split {' or '.join(empty)}",
+            f"some in each of {', '.join(SPLITS)}",
+            f"add text: {ENOUGH:,} characters fill all three",
+        )
 
 
 _BREAKS = (re.compile(r"[.!?。！？।؟]['\"”»)]*\s+|[。！？]"), re.compile(r"\s+"))

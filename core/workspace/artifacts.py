@@ -1,14 +1,17 @@
 """Which artifacts there are: their names, what belongs together, which command makes each."""
 
 import re
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
 from core.errors import StitchLensError
-from core.workspace.store import Workspace
+
+if TYPE_CHECKING:
+    from core.workspace.store import Workspace
 
 
 @dataclass(frozen=True)
@@ -17,8 +20,8 @@ class Group:
 
     title: str
     command: str
-    """`python -m core …` that makes one, with `{pair}`, `{name}` and its makers to fill in; of what
-    a person brings, the one that brings it."""
+    """`python -m core …` that makes one, with `{pair}`, `{name}` and its makers to fill in, an
+    option each; of what a person brings, the one that brings it."""
     of: "Kind | None" = None
     """What it belongs to, and goes with."""
 
@@ -26,12 +29,24 @@ class Group:
 Kind = Literal["stitches", "saes", "vectors"]
 """What a person may bring."""
 KINDS: dict[str, str] = {"stitches": "stitch", "saes": "SAE", "vectors": "vector"}
+COMMANDS: dict[str, str] = {"stitches": "stitch", "saes": "sae", "vectors": "vector"}
+"""The groups of the command line that bring, make and remove them."""
 BUILD = "build {pair}"
-FIT = "stitch fit {pair} --layer-a {layer_a} --layer-b {layer_b} --name {name}"
+FIT = (
+    "stitch fit {pair} --layer-a {layer_a} --layer-b {layer_b} --method {method} --metric {metric}"
+    " --alpha {alpha} --lr {lr} --epochs {epochs} --positions {positions} --name {name}"
+)
 FEATURES = "features build {pair} --sae {sae_name} --stitch {stitch_name}"
 PROBES = "probes eval {pair} --sae {sae_name} --stitch {stitch_name}"
-TRAINING = "sae train {pair} --sae {sae_name} --name {name}"
-STEERING = "steer eval {pair}"
+TRAINING = (
+    "sae train {pair} --sae {sae_name} --widths {widths} --starts {starts} --seeds {seeds}"
+    " --auxiliary {auxiliary} --positions {positions} --stitch-positions {stitch_positions}"
+    " --lr {lr} --batch {batch} --name {name}"
+)
+STEERING = (
+    "steer eval {pair} --languages {languages} --prompts {prompts} --choosing {choosing}"
+    " --tokens {tokens} --stitches {stitches}"
+)
 
 GROUPS: dict[str, Group] = {
     "pair": Group("The pair, its corpus, its alignment", BUILD),
@@ -43,13 +58,14 @@ GROUPS: dict[str, Group] = {
     "kinds": Group("Downstream losses by kind of text", BUILD, "stitches"),
     "quality": Group("Variance unexplained, inversion errors", BUILD, "stitches"),
     "controls": Group("Controls: stitches of shuffled pairs", BUILD, "stitches"),
-    "cards": Group("Report cards of imported stitches", "stitch import {pair}", "stitches"),
-    "sae_cards": Group("Report cards of SAEs that were brought", "sae import {pair}", "saes"),
-    "vectors": Group("Steering vectors that were brought", "vector import {pair}", "vectors"),
-    "vector_cards": Group("Their report cards", "vector import {pair}", "vectors"),
+    "cards": Group("Report cards of imported stitches", "stitch import", "stitches"),
+    "sae_cards": Group("Report cards of SAEs that were brought", "sae import", "saes"),
+    "vectors": Group("Steering vectors that were brought", "vector import", "vectors"),
+    "vector_cards": Group("Their report cards", "vector import", "vectors"),
     "saes": Group(
         "Sparse autoencoders of A",
-        "features build {pair} --width {width} --k {k} --epochs {epochs} --lr {lr}",
+        "features build {pair} --stitch {stitch_name} --width {width} --k {k} --epochs {epochs}"
+        " --lr {lr} --positions {positions}",
         "saes",
     ),
     "sae_quality": Group("SAEs before and after transfer (Table 2)", FEATURES, "saes"),
@@ -63,7 +79,8 @@ GROUPS: dict[str, Group] = {
     "logits": Group("Tokens that features raise and lower", FEATURES, "saes"),
     "functional": Group(
         "Functional features: entropy, attention (Fig. 5)",
-        "functional scan {pair} --sae {sae_name}",
+        "functional scan {pair} --sae {sae_name} --documents {documents}"
+        " --candidates {features} --each {each}",
         "saes",
     ),
     "probes": Group("Probes of both models on every task (Fig. 3a, 9, 10)", PROBES, "saes"),
@@ -77,6 +94,7 @@ GROUPS: dict[str, Group] = {
     "steering": Group("Response languages under steering (Tables 5, 6)", STEERING),
     "steering_choice": Group("Settings that the first half of the prompts chose from", STEERING),
     "generations": Group("What was written under steering", STEERING),
+    "showcase": Group("The run that the first page shows", "showcase {pair}"),
 }
 """Every group, in the order in which pages list them. What reads, repairs, keeps or removes
 artifacts asks here."""
@@ -100,19 +118,46 @@ def belongings(artifacts: Iterable[str], kind: Kind, name: str) -> list[str]:
 def command(pair: str, full: str, makers: Mapping[str, Any]) -> str:
     """The command line that makes the artifact `full` of a pair again; empty for an unknown one.
 
-    A stitch that a person fitted is not made by `build`; its own settings say how it was.
+    A stitch that a person fitted is not made by `build`; its own settings say how it was. What a
+    person brought comes from a file that is not known here: the command's own help says how.
     """
     group, _, name = full.partition("/")
     if group not in GROUPS:
         return ""
 
-    template = _template(group, makers)
-    values = {"pair": pair, "name": name, **makers}
-    try:
-        filled = template.format_map(values)
-    except KeyError:  # made by an older version, which did not say
-        filled = template.partition(" --")[0].format_map(values)
-    return f"python -m core {filled}"
+    head, *options = _template(group, makers).split(" --")
+    values = {"name": name.partition("/")[0], **makers, "pair": pair}
+    if is_brought(makers) or "{pair}" not in head:
+        bring = f"{COMMANDS[GROUPS[group].of or 'stitches']} import"
+        return f"python -m core {bring} --help"
+
+    words = [head.format_map(values)]
+    for option in options:
+        field = option.partition("{")[2].rstrip("}")
+        value = values.get(field)
+
+        if value is not None:  # an older version did not say; None is the default
+            text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            words.append(f"--{option.format_map({field: shlex.quote(text)})}")
+    return f"python -m core {' '.join(words)}"
+
+
+def missing(pair: str, full: str, artifacts: Collection[str]) -> StitchLensError:
+    """The refusal of an artifact that a workspace does not hold: those of its group, and the
+    command that makes one."""
+    group = full.partition("/")[0]
+    near = [known for known in artifacts if known.partition("/")[0] == group]
+    again = command(pair, full, {}) or f"python -m core build {pair}"
+    if group == "stitches" and near:
+        again = "python -m core stitch fit --help"
+
+    todo = f"{'see' if again.endswith('--help') else 'run'} `{again}`"
+    if near:
+        todo = f"choose one, or {todo}"
+    listed = ", ".join(near or artifacts)
+    return StitchLensError(
+        f"no '{full}' in workspace '{pair}'", f"one of {listed or 'none yet'}", todo
+    )
 
 
 def built(full: str, makers: Mapping[str, Any]) -> bool:
@@ -126,7 +171,15 @@ def _template(group: str, makers: Mapping[str, Any]) -> str:
     return FIT if by_hand else GROUPS[group].command
 
 
-def provenance(ws: Workspace, name: str) -> pd.DataFrame:
+def discard(ws: "Workspace", kind: Kind, name: str) -> None:
+    """Take a stitch, an SAE or a vector, and what was measured of it, out of a workspace, whoever
+    made it. Raises StitchLensError where there is none."""
+    ws.entry(f"{kind}/{name}")
+    for part in reversed(belongings(ws.own(), kind, name)):
+        ws.remove(part)
+
+
+def provenance(ws: "Workspace", name: str) -> pd.DataFrame:
     """What a stitch was made from: `what`, `value`; nested makers as dotted names, then file, hash,
     date, versions."""
     entry = ws.entry(f"stitches/{name}")
@@ -141,7 +194,7 @@ def provenance(ws: Workspace, name: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["what", "value"])
 
 
-def computed(ws: Workspace) -> pd.DataFrame:
+def computed(ws: "Workspace") -> pd.DataFrame:
     """What the workspace holds, a row a kind: `group`, `what`, `files`, `made` (the latest, UTC),
     `megabytes`."""
     rows = [
@@ -192,7 +245,7 @@ def name_from(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:64] or "mine"
 
 
-def check_name(ws: Workspace, kind: str, name: str) -> None:
+def check_name(ws: "Workspace", kind: str, name: str) -> None:
     """Of an artifact of that kind. Raises StitchLensError where a name is unfit for a file, or
     taken."""
     if not NAME.fullmatch(name):

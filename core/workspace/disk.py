@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from core.errors import StitchLensError
-from core.workspace.places import user_cache
+from core.workspace.places import user_cache, workspaces_dir
 
 STALE_SECONDS = 86_400
 
@@ -118,10 +118,15 @@ def _disk_error(e: OSError, target: Path) -> StitchLensError:
             "free space",
             f"free some under {target.parent} and run it again",
         )
+    home = "another place"
+    if target.is_relative_to(user_cache()):
+        home = "the user's cache elsewhere, by STITCHLENS_CACHE"
+    elif target.is_relative_to(workspaces_dir()):
+        home = f"a copy of {workspaces_dir()} that can be written, by STITCHLENS_WORKSPACES"
     return StitchLensError(
         f"{e.strerror or e} at {target}",
         "a place that can be written",
-        "check its permissions, or set STITCHLENS_CACHE",
+        f"check its permissions, or name {home}",
     )
 
 

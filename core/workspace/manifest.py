@@ -14,6 +14,8 @@ from core.config import Frozen
 from core.errors import StitchLensError
 
 SCHEMA = 1
+REPAIR = "run `python -m core doctor --repair`"
+"""What to do about a manifest, or a file that it names, that is not as it was written."""
 
 
 class Artifact(Frozen):
@@ -59,14 +61,10 @@ def read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manifes
             raise TypeError("not an object")
         schema = raw.get("schema_version")
     except (ValueError, TypeError, OSError, RecursionError) as e:
-        raise StitchLensError(
-            f"an unreadable manifest ({e})", "JSON", f"restore {path.name} or rebuild '{pair}'"
-        ) from None
+        raise StitchLensError(f"an unreadable manifest of '{pair}' ({e})", "JSON", REPAIR) from None
     if not isinstance(schema, int):
         raise StitchLensError(
-            "a manifest without schema_version",
-            f"schema {SCHEMA}",
-            "run `python -m core doctor --repair`",
+            f"a manifest of '{pair}' without schema_version", f"schema {SCHEMA}", REPAIR
         )
     if schema > SCHEMA:
         raise StitchLensError(
@@ -79,19 +77,22 @@ def read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manifes
     except ValidationError as e:
         first = e.errors()[0]
         raise StitchLensError(
-            f"a manifest with a fault at {'.'.join(map(str, first['loc']))} ({first['msg']})",
+            f"a manifest of '{pair}' with a fault at {'.'.join(map(str, first['loc']))}"
+            f" ({first['msg']})",
             f"schema {SCHEMA}",
-            f"rebuild with `python -m core build {pair}`",
+            REPAIR,
         ) from None
     if out := [a.path for a in manifest.artifacts.values() if _leaves(a.path)]:
         raise StitchLensError(
             f"an artifact at '{out[0][:80]}', outside the workspace or too long",
             "paths within it",
-            "do not use this workspace",
+            f"if you do not know who wrote this workspace, do not use it; else {REPAIR}",
         )
     if manifest.pair != pair:
         raise StitchLensError(
-            f"a manifest of pair '{manifest.pair}'", f"'{pair}'", "move it to its own folder"
+            f"a manifest of pair '{manifest.pair}'",
+            f"'{pair}'",
+            f"name the folder '{manifest.pair}'",
         )
     return manifest
 

@@ -21,6 +21,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from core.errors import StitchLensError
+from core.workspace.artifacts import missing
 from core.workspace.disk import (
     LOCK_SECONDS,
     _disk_error,
@@ -31,7 +32,7 @@ from core.workspace.disk import (
     sha256_file,
     sha256_path,
 )
-from core.workspace.manifest import Artifact, Manifest, read_manifest, versions
+from core.workspace.manifest import REPAIR, Artifact, Manifest, read_manifest, versions
 from core.workspace.places import SPEC, private_dir, workspaces_dir
 
 PREVIOUS = ".manifest.previous.json"
@@ -305,18 +306,11 @@ class Workspace:
         ]
 
     def entry(self, name: str) -> Artifact:
-        """Raises StitchLensError that lists the artifacts of the same prefix where `name` is
-        missing."""
+        """Raises StitchLensError where `name` is missing: it lists those of the same group, and
+        says which command makes one."""
         artifacts = self.manifest().artifacts
         if name not in artifacts:
-            near = [n for n in artifacts if n.split("/")[0] == name.split("/")[0]] or list(
-                artifacts
-            )
-            raise StitchLensError(
-                f"no '{name}' in workspace '{self.pair}'",
-                f"one of {', '.join(near) or 'none yet'}",
-                f"run `python -m core build {self.pair}`",
-            )
+            raise missing(self.pair, name, artifacts)
         return artifacts[name]
 
     def path(self, name: str) -> Path:
@@ -330,14 +324,14 @@ class Workspace:
             raise StitchLensError(
                 f"{entry.path} missing from workspace '{self.pair}'",
                 "the file its manifest names",
-                f"restore it, or run `python -m core build {self.pair}`",
+                f"restore it, or {REPAIR}, which says how it is made again",
             )
         found = sha256_path(path)
         if found != entry.sha256:
             raise StitchLensError(
                 f"{entry.path} with hash {found[:12]}",
                 f"{entry.sha256[:12]} as in its manifest",
-                f"the file was changed: restore it, or run `python -m core build {self.pair}`",
+                f"the file was changed: restore it, or {REPAIR}, which sets it aside",
             )
         return path
 

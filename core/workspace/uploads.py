@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from core.errors import StitchLensError
-from core.workspace.artifacts import KINDS, Kind, belongings, is_brought
+from core.workspace.artifacts import COMMANDS, KINDS, Kind, belongings, is_brought
 from core.workspace.disk import STALE_SECONDS, beside
 from core.workspace.places import user_cache
 from core.workspace.store import Workspace
@@ -114,7 +114,7 @@ def remove(ws: Workspace, kind: Kind, name: str) -> None:
         raise StitchLensError(
             f"{KINDS[kind]} '{name}', which was made here",
             "one that was brought",
-            f"`python -m core stitch remove {ws.pair} {name}` removes a fitted stitch",
+            f"`python -m core {COMMANDS[kind]} remove {ws.pair} {name}` removes it all the same",
         )
     for part in reversed(belongings(where.own(), kind, name)):
         where.remove(part)

@@ -15,7 +15,7 @@ from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
 from pages.crossing import figures
 from pages.crossing.speaking import speaking
-from pages.shared import frame, panels, studios
+from pages.shared import address, frame, panels, studios
 from pages.shared.frame import ask, section
 from pages.shared.words import loss, percent, plain, sentence
 
@@ -63,7 +63,7 @@ def choose(ws: Workspace, pair: PairSpec, stitches: list[str]) -> dict[str, Any]
         "tint": [*figures.TINTS],
     }
     chosen: dict[str, Any] = {
-        key: frame.settle(key, usual[key], _one_of(known[key]), ws.pair) for key in usual
+        key: address.settle(key, usual[key], _one_of(known[key]), ws.pair) for key in usual
     }
     makers = ask(store.makers, ws, f"stitches/{chosen['across']}")
     chosen["layers"] = {side: int(makers[f"layer_{side}"]) for side in ("a", "b")}
@@ -78,7 +78,7 @@ def choose(ws: Workspace, pair: PairSpec, stitches: list[str]) -> dict[str, Any]
         f" thoughts over into {where}. What does {sides[last]} then expect next?"
     )
 
-    text = frame.settle("passage", TEXT, lambda x: x[:LONGEST], None)
+    text = address.settle("passage", TEXT, lambda x: x[:LONGEST], None)
     if len(quote(text)) > LINKED and "passage" in st.query_params:
         del st.query_params["passage"]
     st.text_area(

@@ -15,7 +15,7 @@ from core.text.reading import clean
 from core.workspace import store
 from core.workspace.store import Workspace
 from pages.crossing import figures
-from pages.shared import frame, studios
+from pages.shared import address, frame, studios
 from pages.shared.frame import ask
 from pages.shared.words import plain
 
@@ -44,7 +44,7 @@ def speaking(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
             help="0 takes the likeliest token.",
         )
         if presets:
-            frame.answer("toward", languages.values(), "language")
+            address.choices("toward", languages.values(), "language")
             st.selectbox(
                 "Toward",
                 list(languages),
@@ -68,7 +68,7 @@ def speaking(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
 
 
 def number(label: str, key: str, usual: int, low: int, high: int, words: str) -> None:
-    frame.within(key, low, high, label.lower())
+    address.numbers(key, low, high, label.lower())
     st.number_input(label, low, high, usual, key=key, bind="query-params", width=130, help=words)
 
 

@@ -84,12 +84,12 @@ def bring(ws: Workspace, pair: PairSpec) -> None:
 
 def form(ws: Workspace, pair: PairSpec) -> None:
     file = st.file_uploader(
-        "Zip",
-        type=["zip"],
+        "File",
+        type=["zip", "npz"],
         max_upload_size=LARGEST_UPLOAD // MB,
         help=(
             f"An SAE of {pair.a.title} as SAELens' folder (cfg.json, sae_weights.safetensors) or"
-            " sparsify's (cfg.json, sae.safetensors), zipped; at most"
+            " sparsify's (cfg.json, sae.safetensors), zipped, or Gemma Scope's params.npz; at most"
             f" {LARGEST_UPLOAD // MB} MB, larger ones by the command line. Nothing in it is run."
         ),
     )
@@ -127,7 +127,7 @@ def form(ws: Workspace, pair: PairSpec) -> None:
     if st.form_submit_button("Import"):
         if file is None and not known:
             raise StitchLensError(
-                "no SAE", "a zip, or a release and an id", "drop one into the box"
+                "no SAE", "a file, or a release and an id", "drop one into the box"
             )
         ref = known if file is None else str(uploads.uploaded(file.name, file.getvalue()))
         where = None if layer is None else int(layer)

@@ -9,7 +9,11 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import typer
+
+from core.cli.main import app
 from core.cli.markdown import sections
 from core.models.pairs import get_pair
 from core.workspace.places import PROJECT
@@ -81,6 +85,21 @@ def commands(text: str) -> Iterator[list[str]]:
         for command in re.split(r"&&|;", line):
             if found := COMMAND.search(command):
                 yield shlex.split(found["words"], comments=True)
+
+
+def parses(words: list[str]) -> bool:
+    """Whether the command line takes these words; nothing is run."""
+    root: Any = typer.main.get_command(app)
+    waiting = [root]
+    while waiting:
+        command = waiting.pop()
+        command.callback = None
+        waiting += getattr(command, "commands", {}).values()
+    try:
+        root.main(list(words))
+    except SystemExit as done:
+        return done.code == 0
+    return False
 
 
 def imports(source: str) -> Iterator[tuple[str, str]]:

@@ -981,7 +981,7 @@ def corpus(tmp: Path, canary: Path) -> list[Case]:
     for reader, endings in (
         ("stitch", WEIGHT_FILES),
         ("vector", (".safetensors", ".gguf", ".json", ".npy")),
-        ("sae", (".zip",)),
+        ("sae", (".zip", ".npz")),
     ):
         out.extend(Case(reader, f"empty{e}", b"", "empty") for e in endings)
         out.extend(Case(reader, f"folder{e}", Path.mkdir, "no file|no SAE") for e in endings[:1])

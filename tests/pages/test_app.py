@@ -320,45 +320,6 @@ def test_a_stitch_that_something_was_made_through_stays(ws: Workspace) -> None:
     assert "probes/one were made through mine" in text(app)
 
 
-def test_overview_says_what_the_pair_is(ws: Workspace) -> None:
-    app = opened()
-    assert not app.exception and not app.error
-    said = text(app)
-    assert app.title[0].value == "SmolLM2-135M-Instruct and Gemma-3-270M"
-    for words in (
-        "Table 1",
-        r"**L20\-L9**",
-        "10 documents",
-        "shuffled pairs",
-        "1.23 M characters",
-        "576 wide",
-    ):
-        assert words in said, words
-    table = app.table[0].value
-    assert (
-        table.shape == (5, 7)
-        and table.iloc[0, 3].replace(shared_words.NARROW, " ") == "3.60 (+20 %)"
-    )
-    assert table.Family.to_list() == ["cross", "cross", "within", "within", "within"]
-    assert table.index[2].startswith("*paper*: pythia")
-
-
-def test_overview_contrasts_the_workspaces(ws: Workspace) -> None:
-    plant(ws.root.parent, "nano")
-    table = opened().table[0].value
-    assert table.index[2] == r"nano\-a and nano\-b, L20\-L9" and table.Family.to_list()[:3] == [
-        "cross",
-        "cross",
-        "within",
-    ]
-    (ws.root.parent / "nano" / "manifest.json").write_text("{")
-    app = opened()
-    assert not app.exception and app.table[0].value.shape == (
-        5,
-        7,
-    ), "a damaged neighbour is left out"
-
-
 def test_stitches_shows_one_in_full_and_a_link_picks_it(ws: Workspace) -> None:
     app = opened("stitches")
     assert not app.exception and not app.error

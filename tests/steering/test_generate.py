@@ -3,6 +3,7 @@ turns are kept."""
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 from core.errors import StitchLensError
 from core.models import hooks
 from core.models.live import LiveModel, Turns
+from core.models.loading import load
+from core.models.pairs import ModelSpec, Source
 from core.steering import generate as steering_generate
 from core.steering import tables as steering_tables
 from core.steering.generate import (
@@ -25,7 +28,7 @@ from core.steering.lanes import OPERATORS, Lane
 from core.steering.settings import Sampling
 from core.steering.vectors import Vector, diff_mean, means
 from core.text.corpus import Corpus
-from tests.helpers.small import texts
+from tests.helpers.small import FLOAT32, metaspace, texts, untrained
 
 LAYER = 2
 SHORT = Sampling(tokens=8, seed=3)
@@ -50,6 +53,33 @@ def test_a_clamp_of_1_puts_the_component_to_the_mean(nano: LiveModel, french: Ve
         assert torch.equal(operator(h, v, mean, torch.zeros(shape)), h)
     half = OPERATORS["add"](h, v, mean, torch.full(shape, 0.5))
     assert torch.allclose(half - h, (0.5 * mean * v).expand_as(h), atol=1e-5)
+
+
+def test_rows_that_no_token_has_are_never_written(tmp_path: Path) -> None:
+    """A vocabulary is often padded to a round number."""
+    tokenizer = metaspace()
+    words = len(tokenizer)
+    padded = untrained("llama", words + 2).eval()
+    with torch.no_grad():  # one of the two is likelier than any token, wherever the stream points
+        head = padded.get_output_embeddings().weight
+        head[words] = 10 * torch.randn(40, generator=torch.Generator().manual_seed(0))
+        head[words + 1] = -head[words]
+    padded.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    source = Source(kind="folder", ref=str(tmp_path))
+    model = load(
+        ModelSpec(key="padded", title="padded", n_layers=3, d_model=40, sources=(source,)), FLOAT32
+    )
+    ids = encode_prompt(model, "The house", 8)[None]
+    with torch.inference_mode():
+        hidden = model.plain.base_model(input_ids=ids).last_hidden_state[:, -1]
+        assert int(model.logits(hidden).argmax()) >= words, "alone it would write such a row"
+
+    for temperature in (0.0, 1.0):
+        (lane,) = last(
+            generate(model, "The house", [Lane()], Sampling(tokens=8, temperature=temperature))
+        )
+        assert lane.ids and max(lane.ids) < words
 
 
 def watched(model: LiveModel, work: Any) -> list[torch.Tensor]:

@@ -1,0 +1,92 @@
+"""The first page, and the page of the paper's results, on a planted workspace without a browser."""
+
+from pathlib import Path
+
+import pytest
+
+from core.workspace.store import Workspace
+from pages.home import figures
+from pages.shared.words import NARROW
+from tests.helpers.app import opened, text
+from tests.helpers.planted import MAKERS, kinds, plant
+
+RUN = {
+    "prompt": "The bridge",
+    "stitch": "L20-L9",
+    "lanes": [
+        {"lane": "alone", "title": "B alone", "side": "b", "carried": False, "text": " is <b>old"},
+        {"lane": "crossed", "title": "B thinking", "side": "b", "carried": True, "text": " fell"},
+    ],
+}
+
+
+@pytest.fixture
+def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path / "workspaces"))
+    return plant(tmp_path / "workspaces")
+
+
+def typed(app: object) -> str:
+    return "\n".join(str(part.proto.body) for part in app.get("html"))  # type: ignore[attr-defined]
+
+
+def test_home_types_the_run_that_is_kept(ws: Workspace) -> None:
+    ws.put_record("showcase", RUN, MAKERS)
+    app = opened()
+    assert not app.exception and not app.error
+    assert "fell" in typed(app), "the crossed lane comes first"
+    app.pills[0].select("B alone").run()
+    assert "&lt;b&gt;old" in typed(app) and "<b>old" not in typed(app)
+
+
+def test_home_without_a_run_names_the_command(ws: Workspace) -> None:
+    app = opened()
+    assert not app.exception and not app.error
+    assert "python -m core showcase smollm2-gemma3" in text(app)
+
+
+def test_home_quotes_crossing_on_the_text_that_both_read(ws: Workspace) -> None:
+    ws.put_table("kinds/L20-L9", kinds(), MAKERS)
+    words = text(opened()).replace(NARROW, " ")
+    assert "+40 % loss" in words and "English" in words and "95 % of its positions" in words
+
+
+def test_home_without_a_workspace_is_a_door(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path / "none"))
+    app = opened()
+    assert not app.exception
+    assert "python -m core build" in text(app)
+
+
+def test_every_word_is_typed_in_turn_and_whole() -> None:
+    html = figures.typed("A ", "b  c <i>", "b", True)
+    delays = [int(part.split("ms")[0]) for part in html.split("animation-delay:")[1:]]
+    assert delays == sorted(set(delays)) and len(delays) == 4
+    assert "&lt;i&gt;" in html and "border-bottom" in html
+
+
+def test_the_paper_s_results_stand_beside_ours_or_name_the_command(ws: Workspace) -> None:
+    ws.put_table("kinds/L20-L9", kinds(), MAKERS)
+    app = opened("paper")
+    assert not app.exception and not app.error
+    words = text(app).replace(NARROW, " ")
+    assert "SmolLM2 to Gemma +40 %" in words
+    assert "python -m core features build smollm2-gemma3" in words, "what is not measured yet"
+    assert "Table 1" in words and "Figure 14" in words
+
+
+def test_stitches_sets_the_pair_beside_others_and_the_paper(ws: Workspace) -> None:
+    ws.put_table("kinds/L20-L9", kinds(), MAKERS)
+    plant(ws.root.parent, "nano")
+    app = opened("stitches")
+    assert not app.exception and not app.error
+    table = app.table[0].value
+    assert table.shape == (6, 7)
+    assert table.iloc[0, 3].replace(NARROW, " ") == "4.20 (+40 %)"
+    assert table.index[0] == r"L20\-L9, English" and table.index[1] == r"L10\-L9, all text"
+    assert table.index[2].startswith(r"nano\-a and nano\-b") and "paper" in table.index[3]
+    assert "1.23 M characters" in text(app) and "576 wide" in text(app)
