@@ -20,10 +20,12 @@ from benchmarks._measure import Line, alone, parser, peak_rss, quiet, say, show
 def work(pair: str, positions: int, whole: bool) -> dict[str, Any]:
     """In the measured process: what a build does at this size, then its peak in bytes."""
     from core.activations.harvest import harvest_config, harvest_moments
-    from core.bench import BuildConfig, open_pair
+    from core.bench import open_pair
+    from core.config import BuildConfig
     from core.models.pairs import get_pair
     from core.stitches import measure as stitch_measure
-    from core.stitches.fit import FitConfig, fit_moments
+    from core.stitches.fit import fit_moments
+    from core.stitches.settings import FitConfig
 
     config = BuildConfig(positions=positions)
     if whole:

@@ -19,7 +19,8 @@ from core.steering.lanes import Lane
 from core.steering.settings import Sampling
 from core.steering.studio import Studio
 from core.steering.vectors import LanguageMeans, Means, Vector, diff_mean, moved
-from core.stitches.fit import FitConfig, fit_moments
+from core.stitches.fit import fit_moments
+from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch, load_stitch
 from core.text.languages import LABELS, LANGUAGES, detect, prompts
 

@@ -10,7 +10,7 @@ needs. Held-out Eq. 3 is of other documents.
 import argparse
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._measure import Line, parser, quiet, say, show
 from core.activations.gram import Gram, Moments
-from core.activations.harvest import Recording, harvest_config, harvest_recording
+from core.activations.harvest import harvest_config
+from core.activations.recording import Recording, harvest_recording
 from core.bench import open_pair
 from core.models.pairs import LayerPair
-from core.stitches.fit import FitConfig, fit_adam, fit_moments, quality
+from core.stitches.fit import fit_adam, fit_moments, quality
+from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch
 from core.stitches.study import ALPHAS
 from core.text.corpus import Split
@@ -51,7 +53,9 @@ class Rows(Recording):
         shards = [load_file(s) for s in self.shards]
         self.h_a, self.h_b = (torch.cat([s[name] for s in shards]) for name in ("h_a", "h_b"))
 
-    def epoch(self, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(
+        self, batch: int, seed: int, names: Sequence[str] = ("h_a", "h_b")
+    ) -> Iterator[tuple[Tensor, ...]]:
         order = torch.randperm(self.n, generator=torch.Generator().manual_seed(seed))
         for rows in order.split(batch):
             yield self.h_a[rows].float(), self.h_b[rows].float()

@@ -4,31 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from core.activations.gram import Gram
-from core.activations.harvest import Recording, harvest_config, harvest_moments, harvest_rows
-from core.config import Frozen
+from core.activations.harvest import Ledger, harvest_config, harvest_moments
+from core.activations.recording import Recording, harvest_rows
+from core.config import BuildConfig
 from core.models.live import LiveModel
 from core.models.loading import load_shared
-from core.models.pairs import LayerPair, PairSpec, get_pair
+from core.models.pairs import LayerPair, PairSpec, Side, get_pair
 from core.text.corpus import Corpus, Split, load_corpus
 from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
-
-Side = Literal["a", "b"]
-
-
-class BuildConfig(Frozen):
-    """How much a build measures. Tokens are of model B."""
-
-    held_out_tokens: int = 10_000
-    """Scored for Table 1."""
-    select_tokens: int = 2_500
-    """Scored for each setting of the study and of the alpha sweep."""
-    svcca_positions: int = 8_192
-    positions: int | None = None
-    """Pairs of positions to fit on; None is the whole fit split."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +53,24 @@ class Bench:
         }
 
     def moments(
-        self, split: Split, pairs: Sequence[LayerPair], positions: int | None = None
-    ) -> tuple[dict[str, Gram], dict[str, dict[str, Any]]]:
+        self,
+        split: Split,
+        pairs: Sequence[LayerPair],
+        positions: int | None = None,
+    ) -> tuple[dict[str, Gram], dict[str, Ledger]]:
         config = harvest_config(self.a, self.b, self.corpus.fingerprint, split, positions)
         documents = self.corpus.split(split)
         return harvest_moments(
             self.a, self.b, documents, pairs, config, desc=f"reading the {split} split"
         )
 
-    def rows(self, side: Side, layer: int, split: Split, positions: int | None = None) -> Recording:
+    def rows(
+        self,
+        side: Side,
+        layer: int,
+        split: Split,
+        positions: int | None = None,
+    ) -> Recording:
         """The residual stream of one model before `layer`, recorded at positions that pair up with
         the other model (so not on the bytes of scripts that it spells out): what an SAE is trained
         on."""

@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from core.errors import StitchLensError
+from core.errors import refusal
 
 
 class Frozen(BaseModel):
@@ -13,16 +13,25 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class BuildConfig(Frozen):
+    """How much a build measures. Tokens are of model B."""
+
+    held_out_tokens: int = 10_000
+    """Scored for Table 1."""
+    select_tokens: int = 2_500
+    """Scored for each setting of the study and of the alpha sweep."""
+    svcca_positions: int = 8_192
+    positions: int | None = None
+    """Pairs of positions to fit on; None is the whole fit split."""
+
+
 C = TypeVar("C", bound=Frozen)
 
 
-def check(kind: type[C], **values: Any) -> C:
+def check(kind: type[C], todo: str = "mend it", **values: Any) -> C:
     """A config from what a person typed. Raises StitchLensError that names the first value out of
     range."""
     try:
         return kind.model_validate(values)
     except ValidationError as e:
-        first = e.errors()[0]
-        raise StitchLensError(
-            f"{first['loc'][0]} = {first['input']!r}", first["msg"].lower(), "mend it"
-        ) from None
+        raise refusal(e, todo) from None

@@ -19,7 +19,7 @@ from core.workspace.places import PROJECT, user_cache
 from core.workspace.store import Artifact, Workspace
 
 if TYPE_CHECKING:
-    from core.bench import BuildConfig
+    from core.config import BuildConfig
 
 
 @dataclass(frozen=True)

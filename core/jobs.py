@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from filelock import FileLock
 from pydantic import ValidationError
@@ -45,6 +45,8 @@ KEEP = 20
 # SIGTERM to do so.
 _WRAPPER = 'trap : TERM; "$@"; echo $? > "$0.part"; mv -f "$0.part" "$0"'
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_BAR = re.compile(r"\d+%\||/s[],]")
+"""What a line of a progress bar holds."""
 
 
 class Record(Frozen):
@@ -106,10 +108,10 @@ class Job:
         """`step`, `done`, `total`, `unit`, `rate` (units/s), `seconds_left`; empty before the first
         report."""
         try:
-            found = json.loads((self.folder / "progress.json").read_text("utf-8"))
+            report = json.loads((self.folder / "progress.json").read_text("utf-8"))
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return report if isinstance(report, dict) else {}
 
     @property
     def seconds(self) -> float:
@@ -139,13 +141,13 @@ class Job:
                     " again."
                 )
             case "failed":
-                lines = re.split(r"[\r\n]+", _ESCAPES.sub("", _tail(self.folder / "stderr")))
-                said = [
-                    line.strip()
-                    for line in lines
-                    if line.strip() and not re.search(r"\d+%\||/s[],]", line)
-                ]
-                return said[-1] if said else f"It ended with exit code {self.rc} and no message."
+                return self._last_sentence() or f"It ended with exit code {self.rc} and no message."
+
+    def _last_sentence(self) -> str:
+        text = _ESCAPES.sub("", _tail(self.folder / "stderr"))
+        lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
+        sentences = [line for line in lines if line and not _BAR.search(line)]
+        return sentences[-1] if sentences else ""
 
     @property
     def log(self) -> str:
@@ -188,10 +190,9 @@ class Job:
     def again(self) -> "Job":
         """The same command once more, for a job that is over; what it had kept is not made anew.
         Raises StitchLensError while it, or another of the pair, runs."""
-        r = self.record
-        return start(
-            r.pair, r.command, r.title, r.makes, (), None if r.private is None else Path(r.private)
-        )
+        record = self.record
+        private = None if record.private is None else Path(record.private)
+        return run(record.pair, record.command, record.title, record.makes, (), private)
 
     def forget(self) -> None:
         """Remove a job that is over. Raises StitchLensError while it runs."""
@@ -202,7 +203,7 @@ class Job:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def start(
+def run(
     pair: str,
     args: Sequence[str],
     title: str,
@@ -210,221 +211,161 @@ def start(
     command: Sequence[str] = CORE,
     private: Path | None = None,
 ) -> Job:
-    """Run `python -m core *args` in the background.
+    """Run `python -m core *args`, or another `command` with these arguments, in the background.
 
-    `command` is the program that gets `args`: any executable, for what is not a subcommand of ours.
     With `private`, what it makes goes to that folder of one person's workspaces. Raises
-    StitchLensError where a job of this pair is running: the models of one fit fill a laptop's
-    cores.
+    StitchLensError where a job of this pair runs: the models of one fit fill a laptop's cores.
     """
     home = _home(pair)
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / ".lock", timeout=30):
         earlier = jobs(pair)
-        for job in earlier:
-            if not job.over:
-                raise StitchLensError(
-                    f"'{job.record.title}' running for '{pair}'",
-                    "one job of a pair at a time",
-                    "wait for it or cancel it",
-                )
+        if busy := next((job for job in earlier if not job.over), None):
+            raise StitchLensError(
+                f"'{busy.record.title}' running for '{pair}'",
+                "one job of a pair at a time",
+                "wait for it or cancel it",
+            )
         for job in earlier[KEEP:]:
             job.forget()
+
         now = datetime.now(UTC)
         folder = home / f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(2)}"
         folder.mkdir()
-        full = (*command, *args)
         record = Record(
             pair=pair,
             title=title,
-            command=full,
+            command=(*command, *args),
             makes=makes,
             started=now.timestamp(),
             private=private and str(private),
         )
-        env = os.environ | {STATUS_ENV: str(folder / "progress.json"), "PYTHONUNBUFFERED": "1"}
-        with (
-            (folder / "stdout").open("wb") as out,
-            (folder / "stderr").open("wb") as err,
-            (folder / "alive").open("wb") as alive,
-        ):
-            fcntl.flock(alive, fcntl.LOCK_EX)
-            _write(folder, record)
-            process = subprocess.Popen(
-                ["/bin/sh", "-c", _WRAPPER, str(folder / "rc"), *full],
-                cwd=PROJECT,
-                start_new_session=True,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                pass_fds=(alive.fileno(),),
-                env=env | ({PRIVATE_ENV: str(private)} if private else {}),
-            )
-        record = record.model_copy(update={"pid": process.pid})
+        record = record.model_copy(update={"pid": _spawned(folder, record)})
         _write(folder, record)
-        threading.Thread(target=process.wait, daemon=True).start()  # so that it leaves no zombie
         return Job(folder, record)
+
+
+def _spawned(folder: Path, record: Record) -> int:
+    """Start a job's process, in a group of its own; its number."""
+    env = os.environ | {STATUS_ENV: str(folder / "progress.json"), "PYTHONUNBUFFERED": "1"}
+    if record.private:
+        env[PRIVATE_ENV] = record.private
+
+    with (
+        (folder / "stdout").open("wb") as out,
+        (folder / "stderr").open("wb") as err,
+        (folder / "alive").open("wb") as alive,
+    ):
+        fcntl.flock(alive, fcntl.LOCK_EX)  # the job inherits it: see `_alive`
+        _write(folder, record)
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", _WRAPPER, str(folder / "rc"), *record.command],
+            cwd=PROJECT,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            pass_fds=(alive.fileno(),),
+            env=env,
+        )
+
+    threading.Thread(target=process.wait, daemon=True).start()  # so that it leaves no zombie
+    return process.pid
 
 
 def jobs(pair: str) -> list[Job]:
     """All jobs of a pair that are known, newest first. A folder without a readable `job.json` is
     passed over."""
-    found = []
+    known = []
     for folder in sorted(_home(pair).glob("*T*"), reverse=True):
         with suppress(OSError, ValidationError):
-            found.append(
-                Job(folder, Record.model_validate_json((folder / "job.json").read_bytes()))
-            )
-    return found
+            record = Record.model_validate_json((folder / "job.json").read_bytes())
+            known.append(Job(folder, record))
+    return known
 
 
 def latest(pair: str) -> Job | None:
     return next(iter(jobs(pair)), None)
 
 
-def start_fit(
-    pair: str,
-    layer_a: int,
-    layer_b: int,
-    *,
-    method: str,
-    metric: str,
-    alpha: float,
-    positions: int,
-    name: str,
-) -> Job:
-    """Fit and evaluate a stitch in the background; it ends as artifact `stitches/<name>`.
+class Command(NamedTuple):
+    """A subcommand that may run in the background: what a person reads of it and the artifact that
+    it ends as, both with options' names in braces; the options that it takes by their place; and
+    whether it prints JSON."""
 
-    Raises StitchLensError for a name that is taken or unfit for a file, a layer out of range, or a
-    job already running.
+    title: str
+    makes: str = ""
+    by_place: tuple[str, ...] = ()
+    prints: bool = False
+
+
+COMMANDS = {
+    "build": Command("Build {pair}"),
+    "svcca": Command("Compare layers (SVCCA)", "svcca"),
+    "stitch fit": Command("Fit {name}", "stitches/{name}", prints=True),
+    "stitch import": Command("Import {name}", "stitches/{name}", ("file",), prints=True),
+    "sae import": Command("Import SAE {name}", "saes/{name}", ("ref",), prints=True),
+    "sae train": Command("Train SAEs {name}", "sae_training/{name}"),
+    "features build": Command("Features of {sae}", "features/{sae}"),
+}
+
+
+def start(pair: str, command: str, private: Path | None = None, **options: Any) -> Job:
+    """One of COMMANDS in the background, such as `start("nano", "stitch fit", layer_a=2, …)`: the
+    command line's own options, None where one is not given. What is there and current is kept.
+
+    With `private`, what it makes goes to that folder of one person's workspaces. Raises
+    StitchLensError for a name that is taken or unfit for a file, a layer out of range, SAEs that
+    cannot be or do not fit into memory, or a job already running.
     """
-    get_pair(pair).check_layers(layer_a, layer_b)
-    check_name(Workspace(pair), "stitches", name)
-    args = {
-        "--layer-a": layer_a,
-        "--layer-b": layer_b,
-        "--method": method,
-        "--metric": metric,
-        "--alpha": f"{alpha:g}",
-        "--positions": positions,
-        "--name": name,
-    }
-    flat = [str(part) for item in args.items() for part in item]
-    return start(
-        pair, ["stitch", "fit", pair, *flat, "--json"], f"Fit {name}", makes=f"stitches/{name}"
-    )
+    chosen = COMMANDS[command]
+    options = {name: value for name, value in options.items() if value is not None}
+    _check(pair, chosen, options, private)
+    if command == "sae train":
+        options |= _training(pair, options)
+
+    args = [*command.split(), pair, *(str(options[name]) for name in chosen.by_place)]
+    for name, value in options.items():
+        if name not in chosen.by_place:
+            args += [f"--{name.replace('_', '-')}", _typed(value)]
+    if chosen.prints:
+        args.append("--json")
+
+    words = options | {"pair": pair}
+    title, makes = chosen.title.format(**words), chosen.makes.format(**words)
+    return run(pair, args, title, makes, private=private)
 
 
-def start_import(
-    pair: str,
-    file: Path,
-    layer_a: int,
-    layer_b: int,
-    name: str,
-    orientation: str | None = None,
-    private: Path | None = None,
-) -> Job:
-    """Bring a stitch from a file in the background; it ends as artifact `stitches/<name>` with its
-    report card.
-
-    Raises StitchLensError for a name that is taken or unfit for a file, a layer out of range, or a
-    job already running.
-    """
-    get_pair(pair).check_layers(layer_a, layer_b)
-    check_name(Workspace(pair, private=private), "stitches", name)
-    args = [
-        "stitch",
-        "import",
-        pair,
-        str(file),
-        "--layer-a",
-        str(layer_a),
-        "--layer-b",
-        str(layer_b),
-        "--name",
-        name,
-    ]
-    if orientation:
-        args += ["--orientation", orientation]
-    return start(
-        pair, [*args, "--json"], f"Import {name}", makes=f"stitches/{name}", private=private
-    )
+def _check(pair: str, command: Command, options: Mapping[str, Any], private: Path | None) -> None:
+    """Refuse at once what the command itself would refuse after loading two models."""
+    spec = get_pair(pair)
+    if "layer_a" in options:
+        spec.check_layers(options["layer_a"], options["layer_b"])
+    if "layer" in options:
+        spec.check_layers(options["layer"], 0)
+    if "name" in options:
+        folder = command.makes.partition("/")[0]
+        check_name(Workspace(pair, private=private), folder, options["name"])
 
 
-def start_sae_import(
-    pair: str,
-    ref: str,
-    name: str,
-    layer: int | None = None,
-    private: Path | None = None,
-    scale: float | None = None,
-) -> Job:
-    """Bring an SAE of A from a zip or RELEASE:ID in the background; it ends as artifact
-    `saes/<name>` with its report card. `scale` is the factor by which its training scaled
-    activations, where it is known.
+def _training(pair: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a set of SAEs, checked: that they can be, and fit into memory."""
+    from core.saes.settings import TrainingSet, check_fits, parsed_widths, training_set
 
-    Raises StitchLensError for a name that is taken or unfit for a file, a layer out of range, or a
-    job already running.
-    """
-    if layer is not None:
-        get_pair(pair).check_layers(layer, 0)
-    check_name(Workspace(pair, private=private), "saes", name)
-    args = ["sae", "import", pair, ref, "--name", name] + (
-        [] if layer is None else ["--layer", str(layer)]
-    )
-    args += [] if scale is None else ["--scale", str(scale)]
-    return start(
-        pair, [*args, "--json"], f"Import SAE {name}", makes=f"saes/{name}", private=private
-    )
+    given = {name: value for name, value in options.items() if name in TrainingSet.model_fields}
+    config = training_set(given | {"widths": parsed_widths(options["widths"])})
+
+    active = int(Workspace(pair).entry(f"saes/{options['sae']}").makers.get("k", 1))
+    for one in config.runs(active):
+        check_fits(get_pair(pair).b.d_model, one)
+    return {name: getattr(config, name) for name in given}
 
 
-def start_features(pair: str, sae: str, stitch: str, private: Path | None = None) -> Job:
-    """Measure every feature of an SAE of the workspace before and after transfer through a stitch,
-    in the background."""
-    args = ["features", "build", pair, "--sae", sae, "--stitch", stitch]
-    return start(pair, args, f"Features of {sae}", makes=f"features/{sae}", private=private)
-
-
-def start_sae_training(
-    pair: str, sae: str, stitch: str, name: str, given: Mapping[str, Any]
-) -> Job:
-    """Train SAEs of B from several starts in the background; they end as the set
-    `sae_training/<name>`. `given` are settings of `TrainingSet`, `widths` as text with commas.
-
-    Raises StitchLensError for a name that is taken or unfit for a file, settings that cannot be,
-    widths that do not fit into memory, or a job already running.
-    """
-    from core.saes.settings import check_fits, parsed_widths, training_set
-
-    check_name(Workspace(pair), "sae_training", name)
-    config = training_set(dict(given) | {"widths": parsed_widths(given["widths"])})
-    for run in config.runs(int(Workspace(pair).entry(f"saes/{sae}").makers.get("k", 1))):
-        check_fits(get_pair(pair).b.d_model, run)
-    args = {
-        "--widths": ",".join(map(str, config.widths)),
-        "--starts": ",".join(config.starts),
-        "--seeds": config.seeds,
-        "--positions": config.positions,
-        "--lr": f"{config.lr:g}",
-        "--auxiliary": f"{config.auxiliary:g}",
-        "--sae": sae,
-        "--stitch": stitch,
-        "--name": name,
-    }
-    flat = [str(part) for item in args.items() for part in item]
-    return start(
-        pair, ["sae", "train", pair, *flat], f"Train SAEs {name}", makes=f"sae_training/{name}"
-    )
-
-
-def start_build(pair: str, positions: int | None = None) -> Job:
-    """The whole workspace of a pair in the background; what is there and current is kept."""
-    few = [] if positions is None else ["--positions", str(positions)]
-    return start(pair, ["build", pair, *few], f"Build {pair}")
-
-
-def start_svcca(pair: str) -> Job:
-    return start(pair, ["svcca", pair], "Compare layers (SVCCA)", makes="svcca")
+def _typed(value: Any) -> str:
+    """As one types an option's value: lists with commas, numbers short."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def _home(pair: str) -> Path:

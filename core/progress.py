@@ -19,7 +19,13 @@ class Progress:
     Use as a context manager and call `advance(n)` with work done, in `unit`s.
     """
 
-    def __init__(self, desc: str, total: float, unit: str = "tok", initial: float = 0) -> None:
+    def __init__(
+        self,
+        desc: str,
+        total: float,
+        unit: str = "tok",
+        initial: float = 0,
+    ) -> None:
         self._bar = tqdm(
             total=total, desc=desc, unit=unit, unit_scale=True, initial=initial, mininterval=0.5
         )
@@ -61,7 +67,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        e: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         self._write()
         self._bar.close()

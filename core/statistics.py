@@ -19,19 +19,24 @@ def document_interval(
     """(mean, low, high) of values: 95 %, bootstrap over documents; NaN where there is none."""
     if not len(values):
         return float("nan"), float("nan"), float("nan")
+
     _, which = np.unique(documents, return_inverse=True)
-    sums, counts = np.bincount(which, weights=values), np.bincount(which)
+    sums = np.bincount(which, weights=values)
+    counts = np.bincount(which)
+
+    n = len(sums)
     rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=DRAWS)
-    low, high = np.quantile((weights @ sums) / (weights @ counts), [0.025, 0.975])
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS)
+    means = (weights @ sums) / (weights @ counts)
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(sums.sum() / counts.sum()), float(low), float(high)
 
 
 def spearman(x: Any, y: Any) -> float:
     """Rank correlation; NaN where one of them never varies."""
-    return float(
-        pd.Series(np.asarray(x, float)).corr(pd.Series(np.asarray(y, float)), method="spearman")
-    )
+    first = pd.Series(np.asarray(x, float))
+    second = pd.Series(np.asarray(y, float))
+    return float(first.corr(second, method="spearman"))
 
 
 RESAMPLES = 500
@@ -45,10 +50,12 @@ def draws(
     bootstrap. One set of draws for all tasks keeps what they share, and makes differences of
     methods paired."""
     names = sorted(set(documents))
-    g = np.random.default_rng(seed)
-    counts = g.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)
-    whole = np.vstack([np.ones(len(names)), counts]).astype(np.float64)
-    return dict(zip(names, whole.T, strict=True))
+    n = len(names)
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(n, np.full(n, 1 / n), resamples)
+
+    times = np.vstack([np.ones(n), counts]).astype(np.float64)
+    return dict(zip(names, times.T, strict=True))
 
 
 def drawn_interval(values: Float[np.ndarray, " r"]) -> tuple[float, float, float]:
@@ -65,42 +72,47 @@ def half_width(x: Floats) -> float:
     """Of Student's 95 % interval of a mean; NaN for a single value."""
     if len(x) < 2:
         return float("nan")
-    return float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+
+    n = len(x)
+    quantile = stats.t.ppf(0.975, n - 1)
+    return float(quantile * x.std(ddof=1) / np.sqrt(n))
 
 
 EFFECT_RESAMPLES = 200
 """Draws of a bootstrap."""
 
 
-def effect(
-    values: NDArray[np.float64], control: NDArray[np.float64], seed: int = 0
-) -> dict[str, float]:
+def effect(values: Floats, control: Floats, seed: int = 0) -> dict[str, float]:
     """How far `values` lie above `control`: `superiority`, the chance that one drawn from `values`
     exceeds one drawn from `control` (0.5: none; ties count half), and `median_difference`, each
     with `_low` and `_high` (95 %, bootstrap over features)."""
-    g = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
 
-    def measure(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
-        y = np.sort(y)
-        below, upto = np.searchsorted(y, x, "left"), np.searchsorted(y, x, "right")
-        return float((below + upto).mean() / (2 * len(y))), float(np.median(x) - np.median(y))
+    def measure(x: Floats, y: Floats) -> tuple[float, float]:
+        ordered = np.sort(y)
+        below = np.searchsorted(ordered, x, "left")
+        up_to = np.searchsorted(ordered, x, "right")
+        superiority = float((below + up_to).mean() / (2 * len(y)))
+        return superiority, float(np.median(x) - np.median(y))
 
-    drawn = [
-        measure(g.choice(values, len(values)), g.choice(control, len(control)))
-        for _ in range(EFFECT_RESAMPLES)
-    ]
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    out = {}
-    for k, (name, value) in enumerate(
-        zip(("superiority", "median_difference"), measure(values, control), strict=True)
-    ):
-        out |= {name: value, f"{name}_low": float(low[k]), f"{name}_high": float(high[k])}
-    return out
+    drawn = []
+    for _ in range(EFFECT_RESAMPLES):
+        redrawn = rng.choice(values, len(values))
+        drawn.append(measure(redrawn, rng.choice(control, len(control))))
+    lows, highs = np.quantile(drawn, [0.025, 0.975], axis=0)
+
+    effects: dict[str, float] = {}
+    names = ("superiority", "median_difference")
+    for name, value, low, high in zip(names, measure(values, control), lows, highs, strict=True):
+        effects[name] = value
+        effects[f"{name}_low"] = float(low)
+        effects[f"{name}_high"] = float(high)
+    return effects
 
 
 def share_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Clopper-Pearson: SciPy's exact interval of a share (F)."""
     from scipy.stats import binomtest
 
-    found = binomtest(hits, n).proportion_ci(level, "exact")
-    return float(found.low), float(found.high)
+    interval = binomtest(hits, n).proportion_ci(level, "exact")
+    return float(interval.low), float(interval.high)

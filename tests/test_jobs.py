@@ -11,8 +11,10 @@ from typing import Any
 
 import psutil
 import pytest
+import typer.main
 
 from core import jobs
+from core.cli.main import app
 from core.errors import StitchLensError
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
@@ -28,7 +30,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def python(code: str, title: str = "a test") -> jobs.Job:
-    return jobs.start(PAIR, [code], title, command=PYTHON)
+    return jobs.run(PAIR, [code], title, command=PYTHON)
 
 
 def until_over(job: jobs.Job, seconds: float = 30) -> jobs.Job:
@@ -79,7 +81,7 @@ def test_silence_is_named() -> None:
 
 
 def test_a_missing_program_fails_and_says_so() -> None:
-    job = until_over(jobs.start(PAIR, [], "no such thing", command=("/no/such/program",)))
+    job = until_over(jobs.run(PAIR, [], "no such thing", command=("/no/such/program",)))
     assert job.state == "failed" and "/no/such/program" in job.message
 
 
@@ -92,7 +94,7 @@ def test_one_job_of_a_pair_at_a_time() -> None:
             python("pass")
         with pytest.raises(StitchLensError, match="cancel it first"):
             first.forget()
-        assert jobs.start("gpt2-small-medium", ["pass"], "another pair", command=PYTHON).record.pid
+        assert jobs.run("gpt2-small-medium", ["pass"], "another pair", command=PYTHON).record.pid
     finally:
         first.cancel()
     assert until_over(python("pass")).state == "done"
@@ -148,7 +150,7 @@ def test_what_is_left_of_a_group_still_runs() -> None:
 def test_a_process_that_got_the_same_pid_is_not_the_job() -> None:
     job = python("import time; time.sleep(60)")
     try:
-        other = jobs.start("gpt2-small-medium", ["pass"], "over at once", command=PYTHON)
+        other = jobs.run("gpt2-small-medium", ["pass"], "over at once", command=PYTHON)
         until_over(other)
         (other.folder / "rc").unlink()
         (other.folder / "job.json").write_text(
@@ -213,7 +215,7 @@ def test_a_job_outlives_the_app_that_started_it(tmp_path: Path) -> None:
     app = (
         "import os, signal, sys; from core import jobs\n"
         "for pair in ('smollm2-gemma3', 'gpt2-small-medium'):\n"
-        f"    jobs.start(pair, ['-c', {wait!r}], pair, command=(sys.executable,))\n"
+        f"    jobs.run(pair, ['-c', {wait!r}], pair, command=(sys.executable,))\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     died = subprocess.run([sys.executable, "-c", app], cwd=PROJECT, check=False)
@@ -243,13 +245,43 @@ def test_fit_is_refused_before_it_starts(tmp_path: Path) -> None:
         "name": "mine",
     }
     with pytest.raises(StitchLensError, match=r"layer 30 .*0 to 29"):
-        jobs.start_fit(PAIR, 30, 9, **ask)
+        jobs.start(PAIR, "stitch fit", layer_a=30, layer_b=9, **ask)
     with pytest.raises(StitchLensError, match="no pair named"):
-        jobs.start_fit("nobody", 0, 0, **ask)
+        jobs.start("nobody", "stitch fit", layer_a=0, layer_b=0, **ask)
     for bad in ("", "../x", "a/b", "-x", "x" * 65, "a b", "<b>"):
         with pytest.raises(StitchLensError, match="choose another name"):
-            jobs.start_fit(PAIR, 20, 9, **{**ask, "name": bad})
+            jobs.start(PAIR, "stitch fit", layer_a=20, layer_b=9, **{**ask, "name": bad})
     Workspace(PAIR).put("stitches/mine", lambda p: p.touch(), "stitch", ".safetensors", {})
     with pytest.raises(StitchLensError, match="a name that is free"):
-        jobs.start_fit(PAIR, 20, 9, **ask)
+        jobs.start(PAIR, "stitch fit", layer_a=20, layer_b=9, **ask)
     assert jobs.jobs(PAIR) == []
+
+
+def test_every_command_and_its_options_are_the_command_lines() -> None:
+    for words, command in jobs.COMMANDS.items():
+        subcommand: Any = typer.main.get_command(app)
+        for word in words.split():
+            subcommand = subcommand.commands[word]
+        parameters = {parameter.name for parameter in subcommand.params}
+        assert {"pair", *command.by_place} <= parameters, words
+        assert ("as_json" in parameters) >= command.prints, words
+
+
+def test_options_are_typed_as_a_person_would() -> None:
+    job = jobs.start(
+        PAIR,
+        "stitch fit",
+        layer_a=20,
+        layer_b=9,
+        method="exact",
+        alpha=0.3,
+        positions=None,
+        name="tried",
+    )
+    job.cancel()
+    line = " ".join(job.record.command[1:])
+    assert line == (
+        f"-m core stitch fit {PAIR} --layer-a 20 --layer-b 9 --method exact --alpha 0.3"
+        " --name tried --json"
+    )
+    assert (job.record.title, job.record.makes) == ("Fit tried", "stitches/tried")

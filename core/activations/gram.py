@@ -67,14 +67,19 @@ class Gram:
         """Add paired rows. `seed` draws the permutation behind the shuffled `control`."""
         if not len(h_a):
             return
-        a, b = h_a.to("cpu", torch.float64), h_b.to("cpu", torch.float64)
-        z = torch.cat([a, b, torch.ones(len(a), 1, dtype=torch.float64)], dim=1)
+
+        a = h_a.to("cpu", torch.float64)
+        b = h_b.to("cpu", torch.float64)
+        ones = torch.ones(len(a), 1, dtype=torch.float64)
+        z = torch.cat([a, b, ones], dim=1)
+        below = z[:, self.d_a :]
         self.S[: self.d_a] += a.T @ z
-        self.S[self.d_a :, self.d_a :] += z[:, self.d_a :].T @ z[:, self.d_a :]
-        if not control:
-            return
-        order = torch.randperm(len(a), generator=torch.Generator().manual_seed(seed))
-        self.X += a.T @ b[order]
+        self.S[self.d_a :, self.d_a :] += below.T @ below
+
+        if control:
+            generator = torch.Generator().manual_seed(seed)
+            order = torch.randperm(len(a), generator=generator)
+            self.X += a.T @ b[order]
 
     def merge(self, other: "Gram") -> "Gram":
         """The Gram of both sets of rows. Raises ValueError where the widths differ."""
@@ -83,7 +88,8 @@ class Gram:
                 f"widths {(self.d_a, self.d_b)} and {(other.d_a, other.d_b)} do not add up"
             )
         both = Gram(self.d_a, self.d_b)
-        both.S, both.X = self.S + other.S, self.X + other.X
+        both.S = self.S + other.S
+        both.X = self.X + other.X
         return both
 
     def moments(self, shuffled: bool = False) -> Moments:
@@ -98,30 +104,34 @@ class Gram:
                 "at least one",
                 "use a corpus with text that both models read",
             )
+
         n, k = self.n, self.d_a
         mean = self.S[:-1, -1] / n
-        a, b = mean[:k], mean[k:]
-        ab = self.X if shuffled else self.S[:k, k:-1]
+        mean_a = mean[:k]
+        mean_b = mean[k:]
+        cross = self.X if shuffled else self.S[:k, k:-1]
         return Moments(
-            n,
-            a,
-            b,
-            self.S[:k, :k] / n - torch.outer(a, a),
-            ab / n - torch.outer(a, b),
-            self.S[k:-1, k:-1] / n - torch.outer(b, b),
+            n=n,
+            mean_a=mean_a,
+            mean_b=mean_b,
+            aa=self.S[:k, :k] / n - torch.outer(mean_a, mean_a),
+            ab=cross / n - torch.outer(mean_a, mean_b),
+            bb=self.S[k:-1, k:-1] / n - torch.outer(mean_b, mean_b),
         )
 
 
 def save_grams(path: Path, grams: dict[str, Gram], record: dict[str, Any]) -> None:
     """Several Grams and a record in one safetensors file, written atomically."""
-    tensors = {
-        f"{name}.{part}": getattr(g, part) for name, g in grams.items() for part in ("S", "X")
-    }
-    sizes = {name: [g.d_a, g.d_b] for name, g in grams.items()}
+    tensors: dict[str, Tensor] = {}
+    sizes: dict[str, list[int]] = {}
+    for name, gram in grams.items():
+        tensors[f"{name}.S"] = gram.S
+        tensors[f"{name}.X"] = gram.X
+        sizes[name] = [gram.d_a, gram.d_b]
+
+    metadata = {"record": json.dumps(record), "sizes": json.dumps(sizes)}
     with beside(path) as part:
-        save_file(
-            tensors, part, metadata={"record": json.dumps(record), "sizes": json.dumps(sizes)}
-        )
+        save_file(tensors, part, metadata=metadata)
 
 
 def load_grams(path: Path) -> tuple[dict[str, Gram], dict[str, Any]]:
@@ -131,8 +141,10 @@ def load_grams(path: Path) -> tuple[dict[str, Gram], dict[str, Any]]:
             meta = f.metadata()
             grams = {}
             for name, (d_a, d_b) in json.loads(meta["sizes"]).items():
-                grams[name] = Gram(d_a, d_b)
-                grams[name].S, grams[name].X = f.get_tensor(f"{name}.S"), f.get_tensor(f"{name}.X")
+                gram = Gram(d_a, d_b)
+                gram.S = f.get_tensor(f"{name}.S")
+                gram.X = f.get_tensor(f"{name}.X")
+                grams[name] = gram
             return grams, json.loads(meta["record"])
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as e:
         raise StitchLensError(

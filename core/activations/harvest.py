@@ -6,28 +6,24 @@ Documents are read in windows. Within one, each model gets batches of about equa
 only positions that pair up.
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from core.activations.gram import Gram, load_grams, save_grams
-from core.errors import StitchLensError
 from core.models import hooks
 from core.models.align import pair_positions
 from core.models.live import Encoded, LiveModel
 from core.models.pairs import LayerPair
 from core.progress import Progress
 from core.text.corpus import Document
-from core.workspace.disk import beside, fingerprint, only_one
+from core.workspace.disk import fingerprint, only_one
 from core.workspace.places import user_cache
 
 WINDOW = 64
@@ -62,12 +58,14 @@ def windows(documents: Sequence[Document]) -> list[Sequence[Document]]:
 def batches(encoded: Sequence[Encoded], budget: int = BATCH_TOKENS) -> list[list[int]]:
     """Indices grouped by length so that each padded batch has at most `budget` tokens (or is a
     single text)."""
-    out: list[list[int]] = []
-    for i in sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids)):
-        if not out or (len(out[-1]) + 1) * len(encoded[i].ids) > budget:
-            out.append([])
-        out[-1].append(i)
-    return out
+    lengths = [len(text.ids) for text in encoded]
+    groups: list[list[int]] = []
+    for i in sorted(range(len(encoded)), key=lengths.__getitem__):
+        # Lengths rise: this one is what the whole group would be padded to.
+        if not groups or (len(groups[-1]) + 1) * lengths[i] > budget:
+            groups.append([])
+        groups[-1].append(i)
+    return groups
 
 
 def record(
@@ -80,9 +78,12 @@ def record(
     kept, d]."""
     rows: list[dict[int, Tensor]] = [{} for _ in encoded]
     for batch in batches(encoded):
-        seen = hooks.residuals(model, model.pad([encoded[i].ids for i in batch]), layers)
-        for r, i in enumerate(batch):
-            rows[i] = {layer: h[r, torch.from_numpy(kept[i])].cpu() for layer, h in seen.items()}
+        ids = model.pad([encoded[i].ids for i in batch])
+        residuals = hooks.residuals(model, ids, layers)
+        for row, i in enumerate(batch):
+            positions = torch.from_numpy(kept[i])
+            for layer, stream in residuals.items():
+                rows[i][layer] = stream[row, positions].cpu()
     return {layer: torch.cat([row[layer] for row in rows]) for layer in layers}
 
 
@@ -94,46 +95,64 @@ def read_window(
     layers_b: Sequence[int],
 ) -> Chunk:
     """Both models over the same documents, at the positions that pair up."""
-    texts = [d.text for d in documents]
-    tokens_a, tokens_b = a.encode(texts), b.encode(texts)
+    texts = [document.text for document in documents]
+    tokens_a = a.encode(texts)
+    tokens_b = b.encode(texts)
     same = a.tokenizer_hash == b.tokenizer_hash
     paired = [pair_positions(x, y, same) for x, y in zip(tokens_a, tokens_b, strict=True)]
-    at_a, at_b = [i for i, _ in paired], [j for _, j in paired]
+
+    at_a = [positions for positions, _ in paired]
+    at_b = [positions for _, positions in paired]
     return Chunk(
-        record(a, tokens_a, at_a, layers_a),
-        record(b, tokens_b, at_b, layers_b),
-        np.repeat(np.arange(len(texts)), [len(i) for i in at_a]),
-        np.concatenate(at_a),
-        np.concatenate(at_b),
-        sum(len(x.ids) for x in tokens_a) + sum(len(y.ids) for y in tokens_b),
+        h_a=record(a, tokens_a, at_a, layers_a),
+        h_b=record(b, tokens_b, at_b, layers_b),
+        document=np.repeat(np.arange(len(texts)), [len(positions) for positions in at_a]),
+        at_a=np.concatenate(at_a),
+        at_b=np.concatenate(at_b),
+        tokens=sum(len(text.ids) for text in (*tokens_a, *tokens_b)),
     )
 
 
+def norm_limit(norms: Tensor) -> float:
+    """Above which of the norms [n] a row is an outlier: OUTLIER medians, in residual units; NaN
+    where there is no row.
+
+    Massive activations sit at a few positions; one of them would outweigh thousands of ordinary
+    rows in a second moment.
+    """
+    return OUTLIER * float(norms.median())
+
+
 def norm_limits(chunk: Chunk) -> dict[str, float]:
-    """Largest norm kept, by 'a<layer>' and 'b<layer>': OUTLIER medians of this chunk's rows, in
-    residual units.
+    """`norm_limit` of each layer of a chunk, by 'a<layer>' and 'b<layer>'.
 
     Empty where the chunk is: the next one decides.
     """
     if not len(chunk.at_a):
         return {}
-    sides = (("a", chunk.h_a), ("b", chunk.h_b))
-    return {
-        f"{side}{layer}": OUTLIER * float(h.float().norm(dim=-1).median())
-        for side, hs in sides
-        for layer, h in hs.items()
-    }
+
+    limits_a = {f"a{layer}": norm_limit(_norms(rows)) for layer, rows in chunk.h_a.items()}
+    limits_b = {f"b{layer}": norm_limit(_norms(rows)) for layer, rows in chunk.h_b.items()}
+    return limits_a | limits_b
 
 
 def within(chunk: Chunk, limits: dict[str, float], pair: LayerPair) -> Tensor:
     """[n] bool: rows whose norm is below the limit on both sides."""
-    keep_a = chunk.h_a[pair.a].float().norm(dim=-1) <= limits.get(f"a{pair.a}", np.inf)
-    keep_b = chunk.h_b[pair.b].float().norm(dim=-1) <= limits.get(f"b{pair.b}", np.inf)
-    return keep_a & keep_b
+    within_a = _norms(chunk.h_a[pair.a]) <= limits.get(f"a{pair.a}", np.inf)
+    within_b = _norms(chunk.h_b[pair.b]) <= limits.get(f"b{pair.b}", np.inf)
+    return within_a & within_b
+
+
+def _norms(rows: Tensor) -> Tensor:
+    return rows.float().norm(dim=-1)
 
 
 def harvest_config(
-    a: LiveModel, b: LiveModel, corpus_fingerprint: str, split: str, positions: int | None = None
+    a: LiveModel,
+    b: LiveModel,
+    corpus_fingerprint: str,
+    split: str,
+    positions: int | None = None,
 ) -> dict[str, Any]:
     """All but the layers that decides what a harvest gives: its identity. `positions` None reads
     the split whole."""
@@ -148,17 +167,98 @@ def harvest_config(
     }
 
 
-def _folder(kind: str, config: dict[str, Any]) -> Path:
+def harvest_folder(kind: str, config: dict[str, Any]) -> Path:
     return user_cache() / kind / fingerprint(config)
 
 
-def _plan(
-    documents: Sequence[Document], positions: int | None
-) -> tuple[list[Sequence[Document]], float]:
-    """The windows to read and the characters in them; enough for `positions` pairs at three
-    characters a pair."""
-    todo = windows(documents)
-    return todo, sum(len(d.text) for d in documents) if positions is None else 4.0 * positions
+def _characters(documents: Sequence[Document], positions: int | None) -> float:
+    """Characters to read: all, or enough for `positions` pairs at four characters a pair."""
+    if positions is not None:
+        return 4.0 * positions
+    return sum(len(document.text) for document in documents)
+
+
+@dataclass
+class Ledger:
+    """What a harvest has read so far at one layer pair."""
+
+    config: dict[str, Any]
+    """Its identity; see `harvest_config`."""
+    window: int = 0
+    """Windows read; the next one has this number."""
+    documents: int = 0
+    characters: int = 0
+    tokens: int = 0
+    """Of both models together."""
+    read: int = 0
+    """Pairs of positions, outliers among them."""
+    dropped: int = 0
+    """Outlier rows."""
+    limits: dict[str, float] = field(default_factory=dict)
+    """The norms above which a row is an outlier, from the first window with a pair."""
+    finished: bool = False
+
+    def enter(
+        self,
+        documents: Sequence[Document],
+        chunk: Chunk,
+        inside: Tensor,
+        last: bool,
+    ) -> None:
+        """Count one window; `inside` [n] bool says which of its rows were no outliers."""
+        self.window += 1
+        self.documents += len(documents)
+        self.characters += sum(len(document.text) for document in documents)
+        self.tokens += chunk.tokens
+        self.read += len(inside)
+        self.dropped += int((~inside).sum())
+
+        wanted = self.config["positions"]
+        self.finished = last or (wanted is not None and self.read >= wanted)
+
+
+@dataclass
+class _Account:
+    """The Gram and the ledger of one layer pair, and the file that holds them."""
+
+    pair: LayerPair
+    path: Path
+    gram: Gram
+    ledger: Ledger
+
+    def enter(
+        self,
+        window: int,
+        documents: Sequence[Document],
+        chunk: Chunk,
+        last: bool,
+    ) -> None:
+        """Add a window, unless its checkpoint holds it; now and then, and at the end, save."""
+        ledger = self.ledger
+        if ledger.window > window:
+            return
+
+        ledger.limits = ledger.limits or norm_limits(chunk)
+        inside = within(chunk, ledger.limits, self.pair)
+        rows_a, rows_b = chunk.h_a[self.pair.a][inside], chunk.h_b[self.pair.b][inside]
+        # Seeded by the window, so that a harvest that goes on shuffles its control in the same way.
+        self.gram.update(rows_a, rows_b, seed=window)
+        ledger.enter(documents, chunk, inside, last)
+
+        if ledger.finished or (window + 1) % CHECKPOINT_WINDOWS == 0:
+            save_grams(self.path, {self.pair.name: self.gram}, asdict(ledger))
+
+
+def _account(
+    pair: LayerPair, folder: Path, widths: tuple[int, int], config: dict[str, Any]
+) -> _Account:
+    """As its checkpoint left it, or empty."""
+    path = folder / f"{pair.name}.safetensors"
+    if not path.exists():
+        return _Account(pair, path, Gram(*widths), Ledger(config))
+
+    grams, record = load_grams(path)
+    return _Account(pair, path, grams[pair.name], Ledger(**record))
 
 
 def harvest_moments(
@@ -169,201 +269,51 @@ def harvest_moments(
     config: dict[str, Any],
     desc: str = "harvest",
     after_window: Callable[[int], None] = lambda n: None,
-) -> tuple[dict[str, Gram], dict[str, dict[str, Any]]]:
-    """Grams and records by layer-pair name, over the documents or until `config['positions']` pairs
+) -> tuple[dict[str, Gram], dict[str, Ledger]]:
+    """Grams and ledgers by layer-pair name, over the documents or until `config['positions']` pairs
     were read.
 
     Both models run once for all layer pairs; pairs that are already there are not read again. The
-    state of each is checkpointed: a killed harvest goes on from there to the bitwise same result. A
-    record counts windows, documents, characters, tokens (both models), pairs read, and outlier rows
-    dropped, and holds the norm limits and the config.
+    state of each is checkpointed: a killed harvest goes on from there to the bitwise same result.
     """
-    folder = _folder("moments", config)
+    folder = harvest_folder("moments", config)
+    widths = (a.spec.d_model, b.spec.d_model)
     with only_one(fingerprint(config), "harvest"):
-        grams: dict[str, Gram] = {}
-        records: dict[str, dict[str, Any]] = {}
-        for p in pairs:
-            if (folder / f"{p.name}.safetensors").exists():
-                found, records[p.name] = load_grams(folder / f"{p.name}.safetensors")
-                grams[p.name] = found[p.name]
-            else:
-                grams[p.name] = Gram(a.spec.d_model, b.spec.d_model)
-                records[p.name] = {
-                    "window": 0,
-                    "documents": 0,
-                    "characters": 0,
-                    "tokens": 0,
-                    "read": 0,
-                    "dropped": 0,
-                    "limits": {},
-                    "finished": False,
-                    "config": config,
-                }
-        open_pairs = [p for p in pairs if not records[p.name]["finished"]]
-        if not open_pairs:
-            return grams, records
-        layers_a, layers_b = sorted({p.a for p in open_pairs}), sorted({p.b for p in open_pairs})
-        todo, whole = _plan(documents, config["positions"])
-        first = min((records[p.name] for p in open_pairs), key=lambda r: r["window"])
-        tokens, characters = first["tokens"], first["characters"]
-        with Progress(
-            desc, tokens / characters * whole if characters else whole / 2, initial=tokens
-        ) as bar:
-            for k in range(first["window"], len(todo)):
-                chunk = read_window(a, b, todo[k], layers_a, layers_b)
-                for p in open_pairs:
-                    r = records[p.name]
-                    if r["window"] > k:
-                        continue
-                    r["limits"] = r["limits"] or norm_limits(chunk)
-                    keep = within(chunk, r["limits"], p)
-                    grams[p.name].update(chunk.h_a[p.a][keep], chunk.h_b[p.b][keep], seed=k)
-                    r["window"], r["documents"] = k + 1, r["documents"] + len(todo[k])
-                    r["characters"] += sum(len(d.text) for d in todo[k])
-                    r["tokens"] += chunk.tokens
-                    r["read"] += len(keep)
-                    r["dropped"] += int((~keep).sum())
-                    most = config["positions"]
-                    r["finished"] = k + 1 == len(todo) or (most is not None and r["read"] >= most)
-                    if r["finished"] or (k + 1) % CHECKPOINT_WINDOWS == 0:
-                        save_grams(folder / f"{p.name}.safetensors", {p.name: grams[p.name]}, r)
-                characters += sum(len(d.text) for d in todo[k])
-                tokens += chunk.tokens
-                bar.advance(chunk.tokens, total=tokens / characters * max(whole, characters))
-                after_window(k)
-                if all(records[p.name]["finished"] for p in open_pairs):
-                    break
-        return grams, records
+        accounts = [_account(pair, folder, widths, config) for pair in pairs]
+        unfinished = [account for account in accounts if not account.ledger.finished]
+        if unfinished:
+            _read_into(unfinished, a, b, documents, desc, after_window)
+
+    grams = {account.pair.name: account.gram for account in accounts}
+    return grams, {account.pair.name: account.ledger for account in accounts}
 
 
-class Recording:
-    """Recorded activations on disk, in shards of one window; each holds the same named tensors of
-    equal length."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.shards = sorted(folder.glob("shard-*.safetensors"))
-        self.rows = [_rows_of(s) for s in self.shards]
-
-    @property
-    def n(self) -> int:
-        return sum(self.rows)
-
-    def epoch(
-        self, batch: int, seed: int, names: Sequence[str] = ("h_a", "h_b")
-    ) -> Iterator[tuple[Tensor, ...]]:
-        """The named tensors [batch, d] as float32, shards and rows within eight shards in a seeded
-        order."""
-        g = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self.shards), generator=g).tolist()
-        for i in range(0, len(order), 8):
-            group = [load_file(self.shards[k]) for k in order[i : i + 8]]
-            together = [torch.cat([s[name] for s in group]) for name in names]
-            for rows in torch.randperm(len(together[0]), generator=g).split(batch):
-                yield tuple(h[rows].float() for h in together)
-
-
-def _rows_of(shard: Path) -> int:
-    with safe_open(shard, "pt") as f:
-        return f.get_slice(next(iter(f.keys()))).get_shape()[0]
-
-
-def harvest_recording(
+def _read_into(
+    accounts: Sequence[_Account],
     a: LiveModel,
     b: LiveModel,
     documents: Sequence[Document],
-    pair: LayerPair,
-    config: dict[str, Any],
-    desc: str = "record",
-) -> Recording:
-    """Like `harvest_moments`, but keeps the rows themselves, as `h_a` and `h_b`; needed by the
-    `adam` fitter."""
-
-    def read(
-        docs: Sequence[Document], limits: dict[str, float]
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        chunk = read_window(a, b, docs, [pair.a], [pair.b])
-        limits = limits or norm_limits(chunk)
-        keep = within(chunk, limits, pair)
-        return {"h_a": chunk.h_a[pair.a][keep], "h_b": chunk.h_b[pair.b][keep]}, limits
-
-    folder = _folder("activations", config | {"layer_pair": pair.name})
-    return _shards(folder, documents, config, read, desc)
-
-
-def kept_positions(
-    model: LiveModel, texts: Sequence[str], partner: LiveModel | None
-) -> tuple[list[Encoded], list[NDArray[np.intp]]]:
-    """The texts' tokens, and of each the positions that pair up with one of `partner` (None: every
-    usable one)."""
-    encoded = model.encode(texts)
-    if partner is None:
-        return encoded, [np.flatnonzero(e.usable) for e in encoded]
-    same = model.tokenizer_hash == partner.tokenizer_hash
-    pairs = zip(encoded, partner.encode(texts), strict=True)
-    return encoded, [pair_positions(x, y, same)[0] for x, y in pairs]
-
-
-def harvest_rows(
-    model: LiveModel,
-    documents: Sequence[Document],
-    layer: int,
-    config: dict[str, Any],
-    desc: str = "record",
-    partner: LiveModel | None = None,
-) -> Recording:
-    """The residual stream of one model before `layer` at `kept_positions`, as `h`: what an SAE is
-    trained on. Outlier rows are dropped as in `harvest_moments`."""
-
-    def read(
-        docs: Sequence[Document], limits: dict[str, float]
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        encoded, kept = kept_positions(model, [d.text for d in docs], partner)
-        h = record(model, encoded, kept, [layer])[layer]
-        norm = h.float().norm(dim=-1)
-        if not limits and len(h):
-            limits = {"h": OUTLIER * float(norm.median())}
-        return {"h": h[norm <= limits.get("h", np.inf)]}, limits
-
-    return _shards(_folder("activations", config | {"layer": layer}), documents, config, read, desc)
-
-
-def _shards(
-    folder: Path,
-    documents: Sequence[Document],
-    config: dict[str, Any],
-    read: Callable[
-        [Sequence[Document], dict[str, float]], tuple[dict[str, Tensor], dict[str, float]]
-    ],
     desc: str,
-) -> Recording:
-    """One shard a window until the documents or `config['positions']` are read; those that are
-    there are kept."""
-    most = config["positions"]
-    with only_one(fingerprint([config, folder.name]), "recording"):
-        if not (folder / "finished").exists():
-            note = folder / "limits.json"
-            limits: dict[str, float] = json.loads(note.read_text()) if note.exists() else {}
-            n = 0
-            with Progress(desc, most or _plan(documents, None)[1] / 4, "pos") as bar:
-                for k, docs in enumerate(windows(documents)):
-                    shard = folder / f"shard-{k:05d}.safetensors"
-                    if not shard.exists():
-                        rows, limits = read(docs, limits)
-                        with beside(note) as part:
-                            part.write_text(json.dumps(limits))
-                        with beside(shard) as part:
-                            save_file({name: h.contiguous() for name, h in rows.items()}, part)
-                    here = _rows_of(shard)
-                    n += here
-                    bar.advance(here)
-                    if most is not None and n >= most:
-                        break
-            with beside(folder / "finished") as part:
-                part.write_text(json.dumps(config))
-        recording = Recording(folder)
-    if recording.n == 0:
-        raise StitchLensError(
-            "no positions to record", "at least one", "use a corpus with text that the models read"
-        )
-    return recording
+    after_window: Callable[[int], None],
+) -> None:
+    """Go on from the window of the account that is least far, until all are finished."""
+    layers_a = sorted({account.pair.a for account in accounts})
+    layers_b = sorted({account.pair.b for account in accounts})
+    todo = windows(documents)
+    least = min((account.ledger for account in accounts), key=lambda ledger: ledger.window)
+    whole = _characters(documents, least.config["positions"])
+
+    tokens, characters = least.tokens, least.characters
+    expected = tokens / characters * whole if characters else whole / 2
+    with Progress(desc, expected, initial=tokens) as bar:
+        for window in range(least.window, len(todo)):
+            chunk = read_window(a, b, todo[window], layers_a, layers_b)
+            for account in accounts:
+                account.enter(window, todo[window], chunk, last=window + 1 == len(todo))
+
+            characters += sum(len(document.text) for document in todo[window])
+            tokens += chunk.tokens
+            bar.advance(chunk.tokens, total=tokens / characters * max(whole, characters))
+            after_window(window)
+            if all(account.ledger.finished for account in accounts):
+                break

@@ -94,7 +94,7 @@ def cross_command(
 
     python -m core cross nano --text "The house of my mother" --speak --tokens 20 --json
     """
-    from core import bench
+    from core.bench import open_pair
     from core.config import check
     from core.steering.crossing import Crossing, spoken_record
     from core.steering.studio import Studio
@@ -105,8 +105,8 @@ def cross_command(
         choices = ", ".join((*CONTROLS, "none"))
         raise StitchLensError(f"control '{control}'", f"one of {choices}", "choose one")
     sampling = check(Sampling, tokens=tokens, temperature=temperature, seed=seed)
-    here = bench.Bench(spec, bench.BuildConfig())
-    crossing = Crossing(Studio(here, stitch_name or default_stitch(here.workspace)))
+    bench = open_pair(pair)
+    crossing = Crossing(Studio(bench, stitch_name or default_stitch(bench.workspace)))
     passage = crossing.read(words, direction, () if control == "none" else (control,))  # type: ignore[arg-type]
     record: dict[str, Any] = {
         "pair": spec.key,

@@ -1,16 +1,21 @@
 """The commands of `core.stitches`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 import typer.core
 
 from core.cli.shared import JsonFlag, PairArg, app, guarded, show
+from core.config import BuildConfig, check
 from core.errors import StitchLensError
 from core.models.pairs import LayerPair, get_pair
-from core.stitches.tables import as_text
+from core.stitches.settings import FitConfig
+from core.stitches.tables import as_text, default_name
 from core.workspace.store import Workspace
+
+BUILD, FIT = BuildConfig(), FitConfig()
+"""What is asked for where nothing is said."""
 
 stitch = typer.Typer(help="Fit, evaluate and remove stitches (Eq. 1-3).", no_args_is_help=True)
 
@@ -24,17 +29,16 @@ def build_command(
     pair: PairArg,
     tokens: Annotated[
         int, typer.Option(min=1, help="Tokens of B scored on the held-out split for Table 1.")
-    ] = 10_000,
+    ] = BUILD.held_out_tokens,
     select_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens of B scored for each setting.")
-    ] = 2_500,
+    ] = BUILD.select_tokens,
     positions: Annotated[
         int | None, typer.Option(help="Pairs of positions to fit on; all by default.")
     ] = None,
 ) -> None:
     """Build a pair's whole workspace: SVCCA, metric study, alpha sweep, stitches, Table 1. A killed
     build goes on."""
-    from core.bench import BuildConfig
     from core.stitches import measure as stitch_measure
 
     spec = get_pair(pair)
@@ -49,12 +53,12 @@ def svcca_command(
     pair: PairArg,
     positions: Annotated[
         int, typer.Option(min=1, help="Paired positions to compare over.")
-    ] = 8_192,
+    ] = BUILD.svcca_positions,
     as_json: JsonFlag = False,
 ) -> None:
     """Score every layer of A against every layer of B (Fig. 6) and keep the table in the
     workspace."""
-    from core.bench import BuildConfig, open_pair
+    from core.bench import open_pair
     from core.stitches import measure as stitch_measure
 
     bench = open_pair(pair, BuildConfig(svcca_positions=positions))
@@ -71,58 +75,46 @@ def fit_command(
     layer_b: Annotated[int, typer.Option(help="Residual stream before this layer of B.")],
     method: Annotated[
         str, typer.Option(help="exact (Eq. 3 from moments), adam (the paper's recipe) or lstsq.")
-    ] = "exact",
+    ] = FIT.method,
     metric: Annotated[
         str, typer.Option(help="Where Eq. 3 measures errors: raw (the paper), rms, std or whiten.")
-    ] = "std",
+    ] = FIT.metric,
     alpha: Annotated[
         float, typer.Option(help="Strength of inversion, α of Eq. 3; the paper uses 1.")
-    ] = 1.0,
+    ] = FIT.alpha,
     positions: Annotated[
         int | None,
         typer.Option(help="Pairs of positions to fit on; the whole fit split by default."),
     ] = None,
-    lr: Annotated[float, typer.Option(help="adam: learning rate.")] = 1e-4,
-    epochs: Annotated[int, typer.Option(help="adam: passes over the data.")] = 2,
+    lr: Annotated[float, typer.Option(help="adam: learning rate.")] = FIT.lr,
+    epochs: Annotated[int, typer.Option(help="adam: passes over the data.")] = FIT.epochs,
     tokens: Annotated[
         int, typer.Option(min=1, help="Tokens of B scored on the held-out split for Table 1.")
-    ] = 4_000,
+    ] = BUILD.held_out_tokens,
     name: Annotated[
         str | None, typer.Option(help="Name in the workspace; made from the settings by default.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Fit a stitch, measure it on the held-out split and keep it in the workspace."""
-    from pydantic import ValidationError
-
-    from core.bench import BuildConfig, open_pair
+    from core.bench import open_pair
     from core.report import report
     from core.stitches import measure as stitch_measure
-    from core.stitches.fit import FitConfig
 
     spec = get_pair(pair)
-    try:
-        settings: dict[str, Any] = {
-            "method": method,
-            "metric": metric,
-            "alpha": alpha,
-            "lr": lr,
-            "epochs": epochs,
-        }
-        config = FitConfig.model_validate(settings)
-    except ValidationError as e:
-        first = e.errors()[0]
-        raise StitchLensError(
-            f"{first['loc'][0]} = {first['input']!r}",
-            first["msg"].lower(),
-            "see `python -m core stitch fit --help`",
-        ) from None
+    config = check(
+        FitConfig,
+        "see `python -m core stitch fit --help`",
+        method=method,
+        metric=metric,
+        alpha=alpha,
+        lr=lr,
+        epochs=epochs,
+    )
     layers = LayerPair(a=max(layer_a, 0), b=max(layer_b, 0), why="chosen by hand")
     spec.check_layers(layer_a, layer_b)
     bench = open_pair(pair, BuildConfig(held_out_tokens=tokens))
-    name = name or f"{layers.name}-{method}-{metric}-a{alpha:g}" + (
-        f"-{positions}" if positions else ""
-    )
+    name = name or default_name(layers, config, positions)
     stitch_measure.fit_stitch(bench, name, layers, config, positions)
     found = report(spec)["stitches"][name]
     show(found | {"name": name}, as_json, as_text(name, found))
@@ -135,11 +127,11 @@ def eval_command(
     name: Annotated[str, typer.Argument(help="A stitch of the workspace.")],
     tokens: Annotated[
         int, typer.Option(min=1, help="Tokens of B scored on the held-out split.")
-    ] = 10_000,
+    ] = BUILD.held_out_tokens,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure a stitch of the workspace again: Table 1 with controls, on more or fewer tokens."""
-    from core.bench import BuildConfig, open_pair
+    from core.bench import open_pair
     from core.report import report
     from core.stitches import measure as stitch_measure
 

@@ -21,7 +21,7 @@ from core.features.taxonomy import (
     english_sentences,
 )
 from core.models.live import TURNS
-from core.models.pairs import LayerPair, PairSpec
+from core.models.pairs import LayerPair, PairSpec, Side
 from core.saes.crossing import Crossing, ExploreConfig, zero_shot
 from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
@@ -121,7 +121,7 @@ def explore(
 
 def _features(
     bench: Bench,
-    saes: dict[str, tuple[str, "SAE[Any]"]],
+    saes: dict[str, tuple[Side, "SAE[Any]"]],
     layers: LayerPair,
     sae_name: str,
     config: ExploreConfig,
@@ -155,7 +155,7 @@ def _features(
     )
 
 
-def _logits(bench: Bench, saes: dict[str, tuple[str, "SAE[Any]"]]) -> pd.DataFrame:
+def _logits(bench: Bench, saes: dict[str, tuple[Side, "SAE[Any]"]]) -> pd.DataFrame:
     """The tokens that each feature raises and lowers most: `feature`, `side` ('a', 'b'), `rank` (0
     upwards for raised ones, -1 downwards for lowered ones), `token` (its text), `weight` (its logit
     weight)."""

@@ -128,14 +128,14 @@ def strongest_documents(fired: pd.DataFrame, feature: int, documents: int) -> pd
 class Batch(NamedTuple):
     """Some documents of one feature: token ids [rows, pos], what it contributes to the residual
     stream [rows, pos, d], and its places there: `row`, `position` [m], whether a token comes next,
-    and `index`, the rows of the table that they come from."""
+    and `places`, the rows of the table that they come from."""
 
     ids: Tensor
     contribution: Tensor
     row: Tensor
     position: Tensor
     followed: Tensor
-    index: NDArray[np.int64]
+    places: NDArray[np.int64]
 
 
 def contributions(
@@ -204,7 +204,7 @@ def ablation(
             for h in (residual, (residual.float() - batch.contribution).to(residual.dtype))
         )
         parts.append(
-            fired.loc[batch.index[batch.followed.numpy()]].assign(
+            fired.loc[batch.places[batch.followed.numpy()]].assign(
                 entropy=clean[0].numpy(),
                 loss=clean[1].numpy(),
                 entropy_change=(without[0] - clean[0]).numpy(),
@@ -243,7 +243,7 @@ def path_patch(
                     both, attention.ablated(heads, layer, call, batch.contribution), strict=True
                 ):
                     found.append(shares[batch.row, :, batch.position, 0].cpu())
-        parts.append((batch.index, torch.stack(both[0], dim=1), torch.stack(both[1], dim=1)))
+        parts.append((batch.places, torch.stack(both[0], dim=1), torch.stack(both[1], dim=1)))
     index = np.concatenate([i for i, _, _ in parts])
     before, after = (
         torch.cat(x).numpy() for x in ([b for _, b, _ in parts], [a for _, _, a in parts])

@@ -10,8 +10,9 @@ def _readers(ends: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int
     """(end, position) of the last token at each end: a character spelt by several tokens is read
     when all are."""
     usable = np.flatnonzero(ends >= 0)
-    values, first_reversed = np.unique(ends[usable][::-1], return_index=True)
-    return values, usable[::-1][first_reversed]
+    backwards = usable[::-1]  # `unique` gives the first of equals, and the last one is wanted
+    values, first = np.unique(ends[backwards], return_index=True)
+    return values, backwards[first]
 
 
 def pair_positions(
@@ -25,6 +26,7 @@ def pair_positions(
     if same_tokenizer and np.array_equal(a.ids, b.ids):
         both = np.flatnonzero(a.usable & b.usable)
         return both, both
+
     ends_a, at_a = _readers(a.ends)
     ends_b, at_b = _readers(b.ends)
     _, i, j = np.intersect1d(ends_a, ends_b, assume_unique=True, return_indices=True)

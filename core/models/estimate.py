@@ -6,7 +6,7 @@ import psutil
 import torch
 from pydantic import Field
 
-from core.config import Frozen
+from core.config import BuildConfig, Frozen
 from core.models.live import runtime
 from core.models.prospect import Prospect
 from core.models.validation import check_device
@@ -51,8 +51,8 @@ def speed(seconds: float = 0.3) -> float:
 def estimate(
     found: Prospect,
     positions: int | None = None,
-    held_out_tokens: int = 10_000,
-    select_tokens: int = 2_500,
+    held_out_tokens: int = BuildConfig().held_out_tokens,
+    select_tokens: int = BuildConfig().select_tokens,
 ) -> Estimate:
     """What `build` of this pair will take. The terms: reading text (2 FLOP a parameter and token,
     the embeddings left out), scoring (the unembedding too), SVCCA of every two layers, exact solves

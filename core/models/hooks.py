@@ -61,11 +61,11 @@ def calls(
 ) -> dict[int, Call]:
     """The calls of the blocks `layers` in one pass of `model.plain`; nothing above the last is
     computed."""
-    last, mine, seen = max(layers), threading.get_ident(), dict[int, Call]()
+    last, thread, seen = max(layers), threading.get_ident(), dict[int, Call]()
 
     def keep(layer: int) -> Callable[..., None]:
         def hook(block: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if threading.get_ident() == mine:
+            if threading.get_ident() == thread:
                 seen[layer] = Call(args[0], args[1:], kwargs)
                 if layer == last:
                     raise _Stop
@@ -113,13 +113,13 @@ def changed(model: "LiveModel", changes: Mapping[int, Change]) -> Iterator[None]
 
     Only passes of the thread that asked for it are changed.
     """
-    mine = threading.get_ident()
+    thread = threading.get_ident()
 
     def through(change: Change) -> Callable[..., tuple[Any, ...] | None]:
         def hook(block: object, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            return (
-                (change(args[0]).to(args[0]), *args[1:]) if threading.get_ident() == mine else None
-            )
+            if threading.get_ident() != thread:
+                return None
+            return change(args[0]).to(args[0]), *args[1:]
 
         return hook
 

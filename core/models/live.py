@@ -89,7 +89,13 @@ class Reader:
     """How a model reads text: its tokenizer, the token that goes before every text, and how much it
     reads at once."""
 
-    def __init__(self, tokenizer: Any, bos: str | None, folder: Path, limits: "Limits") -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        bos: str | None,
+        folder: Path,
+        limits: "Limits",
+    ) -> None:
         """Raises StitchLensError where `bos` is no token, or text could have tokens that the model
         has no row for."""
         self.tokenizer = tokenizer
@@ -162,8 +168,8 @@ class Reader:
     def _tokens(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """(ids, spans in characters) of each text."""
         how = {"add_special_tokens": False, "return_offsets_mapping": True}
-        found = self.tokenizer(list(texts), **how)
-        out = list(zip(found["input_ids"], found["offset_mapping"], strict=True))
+        encoded = self.tokenizer(list(texts), **how)
+        out = list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
         for k, (ids, _) in enumerate(out):
             if ids and max(ids) >= self.rows:
                 spelt = self.tokenizer(texts[k], split_special_tokens=True, **how)

@@ -51,7 +51,12 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=FIRST, eos_token=FIRST)
 
 
-def samples(model: Any, tokenizer: Any, where: Runtime, length: int = 40) -> dict[str, str]:
+def samples(
+    model: Any,
+    tokenizer: Any,
+    where: Runtime,
+    length: int = 40,
+) -> dict[str, str]:
     """What the model goes on to write after one prompt a language (temperature 0.7, seeded)."""
     out = {}
     for language, prompt in PROMPTS.items():
@@ -59,7 +64,7 @@ def samples(model: Any, tokenizer: Any, where: Runtime, length: int = 40) -> dic
             [[0, *tokenizer(prompt, add_special_tokens=False).input_ids]], device=where.device
         )
         torch.manual_seed(0)
-        made = model.generate(
+        written = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=length,
@@ -68,12 +73,15 @@ def samples(model: Any, tokenizer: Any, where: Runtime, length: int = 40) -> dic
             top_p=0.9,
             pad_token_id=0,
         )
-        out[language] = tokenizer.decode(made[0, 1:], skip_special_tokens=True)
+        out[language] = tokenizer.decode(written[0, 1:], skip_special_tokens=True)
     return out
 
 
 def train(
-    config: NanoConfig, out: Path, replace: bool = False, where: Runtime | None = None
+    config: NanoConfig,
+    out: Path,
+    replace: bool = False,
+    where: Runtime | None = None,
 ) -> dict[str, Any]:
     """Train tokenizer, A and B and leave them as Hugging Face folders `nano-a` and `nano-b` under
     `out`.
@@ -98,8 +106,8 @@ def train(
         tokenizer = train_tokenizer(texts["fit"], config.vocabulary)
 
         def encode(split: str) -> list[NDArray[np.int32]]:
-            found = tokenizer(texts[split], add_special_tokens=False)["input_ids"]
-            return [np.array([0, *ids], dtype=np.int32) for ids in found]
+            encoded = tokenizer(texts[split], add_special_tokens=False)["input_ids"]
+            return [np.array([0, *ids], dtype=np.int32) for ids in encoded]
 
         tokens = Tokens(encode("fit"), encode("select"), encode("held-out"))
         report: dict[str, Any] = {
@@ -143,11 +151,11 @@ def _write_folder(
 
 def card(report: dict[str, Any], side: str) -> str:
     """The model card: data, settings, curve, samples, hashes."""
-    config, mine = report["config"], report[side]
+    config, model = report["config"], report[side]
     size = config[side]
     command = "python -m core nano train" + (" --fast" if config == FAST.model_dump() else "")
     settings = {
-        "architecture": f"GPT-NeoX, {mine['parameters']:,} parameters, embeddings tied",
+        "architecture": f"GPT-NeoX, {model['parameters']:,} parameters, embeddings tied",
         "layers, width, heads": f"{size['layers']}, {size['width']}, {size['heads']}",
         "vocabulary": f"{config['vocabulary']:,}, byte-level BPE trained on the same text",
         "text": f"fit split of `dataset-build` (BSD-2), `{config['corpus']}`",
@@ -166,7 +174,7 @@ def card(report: dict[str, Any], side: str) -> str:
             f"{config['seed']}, {report['dtype'].removeprefix('torch.')} on {report['device']}"
         ),
     }
-    curve = [(c["epoch"], c["step"], c["fit"], c["select"], c["seconds"]) for c in mine["curve"]]
+    curve = [(c["epoch"], c["step"], c["fit"], c["select"], c["seconds"]) for c in model["curve"]]
     return "\n".join(
         [
             "---",
@@ -193,7 +201,7 @@ def card(report: dict[str, Any], side: str) -> str:
             "## Loss, nats/token",
             "",
             (
-                f"Held-out: **{mine['held_out']:.3f}** over {report['held_out_tokens']:,} tokens; "
+                f"Held-out: **{model['held_out']:.3f}** over {report['held_out_tokens']:,} tokens; "
                 f"a unigram model: {report['unigram']:.3f}."
             ),
             "",
@@ -208,12 +216,12 @@ def card(report: dict[str, Any], side: str) -> str:
             "",
             *(
                 f"- {language}: {json.dumps(text, ensure_ascii=False)}"
-                for language, text in mine["samples"].items()
+                for language, text in model["samples"].items()
             ),
             "",
             "## SHA-256",
             "",
-            *(f"- `{name}`: `{digest}`" for name, digest in mine["sha256"].items()),
+            *(f"- `{name}`: `{digest}`" for name, digest in model["sha256"].items()),
             "",
         ]
     )

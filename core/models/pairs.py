@@ -8,11 +8,20 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from core.config import Frozen
-from core.errors import StitchLensError
+from core.errors import StitchLensError, broken
 from core.workspace.places import KEY, SPEC, workspaces_dir
 from core.workspace.store import Workspace
 
 SPEC_BYTES = 100_000
+
+Side = Literal["a", "b"]
+"""The smaller model of a pair, or the larger one."""
+SIDES: tuple[Side, Side] = ("a", "b")
+
+
+def other(side: Side) -> Side:
+    """The model on the other side of a stitch."""
+    return "b" if side == "a" else "a"
 
 
 class Source(Frozen):
@@ -97,7 +106,12 @@ class PairSpec(Frozen):
 
 
 def _hub(
-    key: str, repo: str, layers: int, width: int, licence: str = "", bos: str | None = None
+    key: str,
+    repo: str,
+    layers: int,
+    width: int,
+    licence: str = "",
+    bos: str | None = None,
 ) -> ModelSpec:
     return ModelSpec(
         key=key,
@@ -343,12 +357,12 @@ def get_pair(key: str) -> PairSpec:
 def known_pairs() -> dict[str, PairSpec]:
     """Every registered pair, then those that were added; a broken spec is passed over (`doctor`
     names it)."""
-    found = dict(PAIRS)
+    pairs = dict(PAIRS)
     for path in sorted(workspaces_dir().glob(f"*/{SPEC}")):
         with suppress(StitchLensError):
-            if path.parent.name not in found and KEY.fullmatch(path.parent.name):
-                found[path.parent.name] = _added(path.parent.name)
-    return found
+            if path.parent.name not in pairs and KEY.fullmatch(path.parent.name):
+                pairs[path.parent.name] = _added(path.parent.name)
+    return pairs
 
 
 def broken_pairs() -> list[str]:
@@ -371,11 +385,7 @@ def _added(key: str) -> PairSpec:
             )
         pair = PairSpec.model_validate_json(path.read_bytes())
     except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its start"
-        raise StitchLensError(
-            f"a spec with a fault at {where} ({first['msg']})", "a PairSpec", todo
-        ) from None
+        raise broken(e, "a spec", "a PairSpec", todo) from None
     except OSError as e:
         raise StitchLensError(
             f"a spec that cannot be read ({e.strerror})", "a PairSpec", todo

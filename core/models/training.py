@@ -7,7 +7,7 @@ killed training goes on to the same weights.
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,46 +106,65 @@ def epoch_rows(
     tokens fall off."""
     order = np.random.default_rng([seed, epoch]).permutation(len(documents))
     ids = np.concatenate([documents[i] for i in order])
+
+    # Packed rows: a context may hold the end of one document and the beginning of the next, each
+    # after a first token of its own, so that no token is padding.
     n = len(ids) // context
-    return torch.from_numpy(ids[: n * context].reshape(n, context).astype(np.int64))
+    rows = ids[: n * context].reshape(n, context)
+    return torch.from_numpy(rows.astype(np.int64))
 
 
 def document_loss(
-    model: Any, documents: Sequence[NDArray[np.int32]], where: Runtime, budget: int = 8192
+    model: Any,
+    documents: Sequence[NDArray[np.int32]],
+    where: Runtime,
+    budget: int = 8192,
 ) -> float:
     """Mean next-token cross-entropy over all tokens of the documents but the first of each,
     nats/token."""
-    ordered = sorted((d for d in documents if len(d) > 1), key=len)
-    loss, n, at = 0.0, 0, 0
+    ordered = sorted((document for document in documents if len(document) > 1), key=len)
+    loss = 0.0
     was_training = model.training
     model.eval()
     with torch.inference_mode(), _autocast(where):
-        while at < len(ordered):
-            upto = at + 1
-            while upto < len(ordered) and len(ordered[upto]) * (upto - at + 1) <= budget:
-                upto += 1
-            group = ordered[at:upto]
+        for group in _batches(ordered, budget):
             ids = torch.zeros(len(group), len(group[-1]), dtype=torch.long)
-            targets = torch.full_like(ids, -100)
-            for r, d in enumerate(group):
-                ids[r, : len(d)] = torch.from_numpy(d)
-                targets[r, : len(d) - 1] = torch.from_numpy(d[1:])
-            loss += float(
-                _cross_entropy(model, ids.to(where.device), targets.to(where.device), "sum")
-            )
-            n += sum(len(d) - 1 for d in group)
-            at = upto
+            targets = torch.full_like(ids, -100)  # which cross_entropy passes over
+            for row, document in enumerate(group):
+                tokens = torch.from_numpy(document)
+                ids[row, : len(tokens)] = tokens
+                targets[row, : len(tokens) - 1] = tokens[1:]
+
+            ids, targets = ids.to(where.device), targets.to(where.device)
+            loss += float(_cross_entropy(model, ids, targets, "sum"))
     model.train(was_training)
-    return loss / n
+    return loss / sum(len(document) - 1 for document in ordered)
+
+
+def _batches(
+    ordered: Sequence[NDArray[np.int32]], budget: int
+) -> Iterator[Sequence[NDArray[np.int32]]]:
+    """Documents of rising length in groups of at most `budget` tokens with their padding."""
+    start = 0
+    while start < len(ordered):
+        end = start + 1
+        while end < len(ordered) and len(ordered[end]) * (end - start + 1) <= budget:
+            end += 1
+        yield ordered[start:end]
+        start = end
 
 
 def unigram_loss(
     fit: Sequence[NDArray[np.int32]], other: Sequence[NDArray[np.int32]], vocabulary: int
 ) -> float:
     """Cross-entropy of `other` under the add-one token frequencies of `fit`, nats/token."""
-    counts = Counter(np.concatenate([d[1:] for d in fit]).tolist())
-    p = np.array([counts[k] + 1.0 for k in range(vocabulary)])
-    return float(-np.log(p / p.sum())[np.concatenate([d[1:] for d in other])].mean())
+    read = np.concatenate([document[1:] for document in fit])
+    counts = Counter(read.tolist())
+    smoothed = np.array([counts[token] + 1.0 for token in range(vocabulary)])
+    losses = -np.log(smoothed / smoothed.sum())
+
+    scored = np.concatenate([document[1:] for document in other])
+    return float(losses[scored].mean())
 
 
 def _autocast(where: Runtime) -> torch.autocast:
@@ -154,7 +173,12 @@ def _autocast(where: Runtime) -> torch.autocast:
     )
 
 
-def _cross_entropy(model: Any, ids: Tensor, targets: Tensor, reduction: str) -> Tensor:
+def _cross_entropy(
+    model: Any,
+    ids: Tensor,
+    targets: Tensor,
+    reduction: str,
+) -> Tensor:
     logits = model(input_ids=ids, use_cache=False).logits
     return torch.nn.functional.cross_entropy(
         logits.reshape(-1, logits.shape[-1]).float(), targets.reshape(-1), reduction=reduction
@@ -166,23 +190,31 @@ def _warmth(step: int, steps: int) -> float:
     warm = max(1, steps // 20)
     if step < warm:
         return (step + 1) / warm
-    return 0.1 + 0.45 * (1 + float(np.cos(np.pi * (step - warm) / max(1, steps - warm))))
+
+    angle = np.pi * (step - warm) / max(1, steps - warm)
+    return 0.1 + 0.45 * (1 + float(np.cos(angle)))
 
 
 def _optimisers(
     model: Any, size: Size, weight_decay: float
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for all else: on so few tokens far below AdamW alone."""
-    named = list(model.named_parameters())
-    matrices = [p for n, p in named if p.dim() == 2 and "embed_in" not in n]
-    embedding = [p for n, p in named if "embed_in" in n]
-    vectors = [p for _, p in named if p.dim() < 2]
+    matrices, embedding, vectors = [], [], []
+    for name, parameter in model.named_parameters():
+        if "embed_in" in name:
+            embedding.append(parameter)
+        elif parameter.dim() == 2:
+            matrices.append(parameter)
+        else:
+            vectors.append(parameter)
+
     muon = torch.optim.Muon(matrices, lr=size.muon_lr, weight_decay=weight_decay)
     groups = [
         {"params": embedding, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": vectors, "weight_decay": 0.0},  # norms and biases
     ]
-    return muon, torch.optim.AdamW(groups, lr=size.adam_lr, betas=(0.9, 0.95), fused=True)
+    adam = torch.optim.AdamW(groups, lr=size.adam_lr, betas=(0.9, 0.95), fused=True)
+    return muon, adam
 
 
 def diverged(loss: float, step: int, where: Runtime) -> StitchLensError:
@@ -200,7 +232,12 @@ def diverged(loss: float, step: int, where: Runtime) -> StitchLensError:
 
 
 def train_model(
-    config: NanoConfig, size: Size, tokens: Tokens, where: Runtime, desc: str, folder: Path
+    config: NanoConfig,
+    size: Size,
+    tokens: Tokens,
+    where: Runtime,
+    desc: str,
+    folder: Path,
 ) -> tuple[Any, list[dict[str, float]]]:
     """The trained model and its curve (epoch, step, fit and select loss in nats/token, seconds);
     checkpoints lie in `folder`, and training goes on from there."""
@@ -210,13 +247,11 @@ def train_model(
     steps = max(1, round(size.epochs * per_epoch))
     checkpoint = folder / "state.safetensors"
     start, curve = _restore(checkpoint, model, optimisers)
-    rows, read, losses, began, saved = (
-        None,
-        size.rows * config.context,
-        [],
-        time.monotonic(),
-        time.monotonic(),
-    )
+
+    rows = None
+    losses: list[float] = []
+    read = size.rows * config.context
+    began = saved = time.monotonic()
     before = curve[-1]["seconds"] if curve else 0.0
     with Progress(desc, steps * read, "tok", initial=start * read) as bar:
         for step in range(start, steps):
@@ -224,37 +259,55 @@ def train_model(
             if rows is None or within == 0:
                 rows = epoch_rows(tokens.fit, config.context, config.seed, epoch)
             ids = rows[within * size.rows : (within + 1) * size.rows].to(where.device)
+
+            # Dropout is drawn anew for each step by its number: a training that goes on draws the
+            # same.
             torch.manual_seed(config.seed * 1_000_003 + step)
-            for optimiser, peak in zip(optimisers, (size.muon_lr, size.adam_lr), strict=True):
-                for group in optimiser.param_groups:
-                    group["lr"] = peak * _warmth(step, steps)
-            with _autocast(where):
-                loss = _cross_entropy(model, ids[:, :-1], ids[:, 1:], "mean")
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimiser in optimisers:
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
-            losses.append(loss.item())
-            if not np.isfinite(losses[-1]):
-                raise diverged(losses[-1], step, where)
+            _warm(optimisers, size, _warmth(step, steps))
+            loss = _step(model, optimisers, ids, where)
+            if not np.isfinite(loss):
+                raise diverged(loss, step, where)
+            losses.append(loss)
             bar.advance(read)
+
             last = step + 1 == steps
             if within + 1 == per_epoch or last:
-                curve.append(
-                    {
-                        "epoch": (step + 1) / per_epoch,
-                        "step": step + 1,
-                        "fit": float(np.mean(losses)),
-                        "select": document_loss(model, tokens.select, where),
-                        "seconds": before + time.monotonic() - began,
-                    }
-                )
+                point = {
+                    "epoch": (step + 1) / per_epoch,
+                    "step": step + 1,
+                    "fit": float(np.mean(losses)),
+                    "select": document_loss(model, tokens.select, where),
+                    "seconds": before + time.monotonic() - began,
+                }
+                curve.append(point)
                 losses = []
             if last or time.monotonic() - saved > SAVE_SECONDS:
                 _save(checkpoint, model, optimisers, step + 1, curve)
                 saved = time.monotonic()
     return model.eval(), curve
+
+
+def _warm(optimisers: Sequence[torch.optim.Optimizer], size: Size, share: float) -> None:
+    """Set both rates to a share of their peaks."""
+    peaks = (size.muon_lr, size.adam_lr)
+    for optimiser, peak in zip(optimisers, peaks, strict=True):
+        for group in optimiser.param_groups:
+            group["lr"] = peak * share
+
+
+def _step(
+    model: Any, optimisers: Sequence[torch.optim.Optimizer], ids: Tensor, where: Runtime
+) -> float:
+    """One update on ids [rows, context]; the loss before it, nats/token."""
+    with _autocast(where):
+        loss = _cross_entropy(model, ids[:, :-1], ids[:, 1:], "mean")
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+
+    for optimiser in optimisers:
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    return loss.item()
 
 
 def _slots(
@@ -297,6 +350,6 @@ def _restore(
             p.copy_(state[f"model.{name}"])
     for slot, optimiser, p in _slots(optimisers):
         prefix = f"optimiser.{slot}."
-        found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        optimiser.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in found.items()}
+        values = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        optimiser.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in values.items()}
     return int(note["step"]), json.loads(note["curve"])

@@ -69,7 +69,12 @@ class Reference(NamedTuple):
     logits: Tensor
 
 
-def read_reference(hf: Any, reader: Reader, spec: ModelSpec, where: Runtime) -> Reference:
+def read_reference(
+    hf: Any,
+    reader: Reader,
+    spec: ModelSpec,
+    where: Runtime,
+) -> Reference:
     """A pass over a text. Raises StitchLensError where it does not run, is not finite, or a token
     sees what comes after it: another pass, over the same text with another end, tells.
 
@@ -126,10 +131,10 @@ def validate(model: LiveModel, reference: Reference) -> None:
     from core.models import hooks
 
     spec = model.spec
-    found = (len(model.bridge.blocks), model.bridge.cfg.d_model)
-    if found != (spec.n_layers, spec.d_model):
+    shape = (len(model.bridge.blocks), model.bridge.cfg.d_model)
+    if shape != (spec.n_layers, spec.d_model):
         raise StitchLensError(
-            f"{found[0]} layers of width {found[1]} in {model.folder.name}",
+            f"{shape[0]} layers of width {shape[1]} in {model.folder.name}",
             f"{spec.n_layers} of {spec.d_model} for {spec.title}",
             "check which model lies in that folder",
         )
@@ -173,14 +178,14 @@ def validate(model: LiveModel, reference: Reference) -> None:
             "one, before which a vector is added",
             unsupported,
         )
-    mine, theirs = model.logits(last[0]), reference.logits[0]
+    logits, theirs = model.logits(last[0]), reference.logits[0]
     seen: list[Tensor] = []
     with torch.inference_mode(), hooks.changed(model, {layers[1]: lambda h: seen.append(h) or h}):
         plain = model.logits(
             model.plain.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
         )
     if (
-        max((mine - theirs).abs().max(), (plain - theirs).abs().max())
+        max((logits - theirs).abs().max(), (plain - theirs).abs().max())
         > tolerance * theirs.abs().max()
     ):
         raise StitchLensError(

@@ -6,17 +6,19 @@ position.
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from core.activations.harvest import OUTLIER, kept_positions, record
-from core.bench import Bench, Side
+from core.activations.harvest import norm_limit, record
+from core.activations.recording import kept_positions
+from core.bench import Bench
 from core.errors import StitchLensError
 from core.models.live import LiveModel
+from core.models.pairs import SIDES, Side
 from core.probes.methods import Arrays
 from core.progress import Progress
 from core.saes.crossing import Crossing
@@ -28,7 +30,6 @@ from core.workspace.places import user_cache
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-SIDES: tuple[Side, ...] = get_args(Side)
 BLOCK = 64
 """Texts read at a time; what is read survives a stop."""
 
@@ -50,7 +51,7 @@ def pool(
     h = record(model, encoded, kept, [layer])[layer].float()
     of = torch.from_numpy(np.repeat(np.arange(len(texts)), [len(k) for k in kept]))
     norm = h.norm(dim=-1)
-    limit = OUTLIER * float(norm.median()) if limit is None else limit
+    limit = norm_limit(norm) if limit is None else limit
     h, of = h[norm <= limit], of[norm <= limit]
     share = 1 / torch.bincount(of, minlength=len(texts)).clamp(min=1)
 

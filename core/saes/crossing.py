@@ -13,7 +13,7 @@ from core.activations.harvest import norm_limits, read_window, windows, within
 from core.bench import Bench
 from core.config import Frozen
 from core.errors import StitchLensError
-from core.models.pairs import LayerPair
+from core.models.pairs import SIDES, LayerPair, Side
 from core.saes.sae import kept_in, random_sae, reconstruction
 from core.stitches import downstream
 from core.stitches.stitch import Stitch, load_stitch, random_stitch
@@ -78,7 +78,7 @@ class Crossing:
             "layer_b": self.layers.b,
         }
 
-    def variants(self, seed: int = 0) -> dict[str, tuple[str, "SAE[Any]"]]:
+    def variants(self, seed: int = 0) -> dict[str, tuple[Side, "SAE[Any]"]]:
         """(model it is for, SAE) by name: the original and its transfer, and what they must
         beat."""
         control = random_sae(self.sae, seed)
@@ -108,7 +108,7 @@ class ExploreConfig(Frozen):
 
 def zero_shot(
     crossing: Crossing,
-    saes: Mapping[str, tuple[str, "SAE[Any]"]],
+    saes: Mapping[str, tuple[Side, "SAE[Any]"]],
     config: ExploreConfig,
     documents: Sequence[Document] | None = None,
 ) -> pd.DataFrame:
@@ -122,7 +122,7 @@ def zero_shot(
         documents = bench.corpus.split("held-out")
 
     conditions = downstream.unpatched()
-    for side in ("a", "b"):
+    for side in SIDES:
         zeros = _in_place(side, torch.zeros_like)
         conditions.append(downstream.Condition(f"zeros {side}", side, zeros))
     for name, (side, sae) in saes.items():
@@ -131,7 +131,7 @@ def zero_shot(
     measured = downstream.measure(
         bench.a, bench.b, documents, layers, conditions, "losses with SAEs in place", config.tokens
     )
-    losses = downstream.mean_losses(measured)
+    losses = downstream.mean_losses(pd.DataFrame(measured))
     streams = _paired_rows(crossing, documents, config.reconstruction_positions)
 
     table = []

@@ -29,7 +29,7 @@ from core.saes.config import (
     checked,
     saelens,
 )
-from core.saes.gemma_scope import PARAMS, params_of
+from core.saes.gemma_scope import PARAMS, hook_of, params_of, read_params
 from core.workspace.archives import unzip, zip_members
 from core.workspace.disk import disk_faults
 from core.workspace.headers import safetensors_header
@@ -72,6 +72,22 @@ def clean_sae(path: Path, into: Path) -> Path:
         with disk_faults(into):
             found.write(into)
     return into
+
+
+def _gemma_scope(params: Path, into: Path) -> None:
+    hook, state = hook_of(params), read_params(params)
+    d_in, d_sae = state["W_enc"].shape
+    fields = {
+        "architecture": "jumprelu",
+        "d_in": d_in,
+        "d_sae": d_sae,
+        "apply_b_dec_to_input": False,
+        "metadata": {"hook_name": hook, "layout": "Gemma Scope"},
+    }
+    config = checked(fields, params.name)
+    with disk_faults(into):
+        config.write(into)
+        save_file(state, into / SAELENS)
 
 
 def _without_factor(config: CleanConfig, weights: Path, name: str) -> Path:

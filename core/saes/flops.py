@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.activations.gram import Gram
-from core.stitches.fit import FitConfig, eq3, fit_moments
+from core.stitches.fit import eq3, fit_moments
+from core.stitches.settings import FitConfig
 
 ROWS = 64
 """Of dummy data; a matrix product's FLOPs are linear in its rows."""

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core.activations.harvest import Recording
+from core.activations.recording import Recording
 from core.errors import StitchLensError
 from core.progress import Progress
 from core.saes.settings import TURN_BINS, RunConfig, check_fits

@@ -7,7 +7,7 @@ import psutil
 from pydantic import Field, ValidationError
 
 from core.config import Frozen
-from core.errors import StitchLensError
+from core.errors import StitchLensError, refusal
 
 Start = Literal["scratch", "transferred", "random stitch", "shuffled stitch"]
 STARTS: tuple[Start, ...] = ("scratch", "transferred", "random stitch", "shuffled stitch")
@@ -127,13 +127,7 @@ def training_set(given: dict[str, Any]) -> TrainingSet:
     try:
         return TrainingSet.model_validate(given)
     except ValidationError as e:
-        first = e.errors()[0]
-        where = " ".join(map(str, first["loc"]))
-        raise StitchLensError(
-            f"{where} {first['input']!r}",
-            first["msg"].lower(),
-            "see `python -m core sae train --help`",
-        ) from None
+        raise refusal(e, "see `python -m core sae train --help`") from None
 
 
 def parsed_widths(text: str) -> list[int]:

@@ -7,10 +7,9 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
-from core.bench import Side
 from core.errors import StitchLensError
 from core.models.live import TURNS
-from core.models.pairs import LayerPair
+from core.models.pairs import LayerPair, Side
 from core.steering.generate import Written, generate
 from core.steering.keys import LaneKey
 from core.steering.lanes import Lane

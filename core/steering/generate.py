@@ -307,10 +307,17 @@ def draw(logits: Tensor, used: Tensor, sampling: Sampling, random: torch.Generat
     if sampling.temperature == 0:
         return int(logits.argmax())
     shares = torch.softmax(logits / sampling.temperature, dim=-1)
-    for most in (*LIKELY, len(shares)):
-        p, ids = shares.topk(min(most, len(shares)))
-        if float(p.sum()) >= sampling.top_p:
-            break
+    p, ids = _likeliest(shares, sampling.top_p)
     total = p.double().cumsum(0)
     kept = min(int((total < sampling.top_p).sum()) + 1, len(p))
     return int(ids[int((total[:kept] <= number * total[kept - 1]).sum().clamp(max=kept - 1))])
+
+
+def _likeliest(shares: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """(shares, ids) of tokens that hold `top_p` or more, the likeliest first: a sort of the whole
+    vocabulary is slow, and hardly ever needed."""
+    for most in LIKELY:
+        p, ids = shares.topk(min(most, len(shares)))
+        if float(p.sum()) >= top_p:
+            return p, ids
+    return shares.topk(len(shares))

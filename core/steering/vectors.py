@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core.activations.harvest import OUTLIER, kept_positions, record
+from core.activations.harvest import norm_limit, record
+from core.activations.recording import kept_positions
 from core.errors import StitchLensError
 from core.models.live import Encoded, LiveModel
 from core.progress import Progress
@@ -70,7 +71,7 @@ def mean_residuals(
         for layer, rows in record(model, encoded[i : i + 64], kept[i : i + 64], layers).items():
             h = rows.double()
             norm = h.norm(dim=-1)
-            h = h[norm <= limits.setdefault(layer, OUTLIER * float(norm.median()))]
+            h = h[norm <= limits.setdefault(layer, norm_limit(norm))]
             totals[layer] += h.sum(0)
             counts[layer] += len(h)
     if not all(counts.values()):

@@ -4,6 +4,7 @@ plain words.
 Everything comes from one sample of the held-out split that both models read at every layer.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from core.bench import Bench
 from core.models.pairs import LayerPair
 from core.stitches import downstream
 from core.stitches.files import read_contents
-from core.stitches.fit import FitConfig, fit_moments, quality
+from core.stitches.fit import fit_moments, quality
 from core.stitches.recognition import Foreign, Orientation, recognise
+from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch, load_stitch, save_stitch, with_makers
 from core.workspace.artifacts import check_name
 from core.workspace.disk import sha256_file
@@ -42,21 +44,30 @@ def fits(
     """FUV of one map between every two layers: `source`, `target`, `fuv`; and `rescaled`, FUV once
     a single factor and an offset are fitted to what comes out."""
     rows = []
-    for s, x in source.items():
+    for at, x in source.items():
         out = x @ p + bias
         centred = out - out.mean(0)
-        for t, y in target.items():
-            y0 = y - y.mean(0)
-            factor = (centred * y0).sum() / centred.pow(2).sum().clamp(min=1e-12)
-            rows.append((s, t, fuv(out, y), fuv(factor * centred + y.mean(0), y), float(factor)))
-    return pd.DataFrame(rows, columns=["source", "target", "fuv", "rescaled", "factor"])
+        for to, y in target.items():
+            offset = y.mean(0)
+            power = centred.pow(2).sum().clamp(min=1e-12)
+            factor = (centred * (y - offset)).sum() / power
+            row = {
+                "source": at,
+                "target": to,
+                "fuv": fuv(out, y),
+                "rescaled": fuv(factor * centred + offset, y),
+                "factor": float(factor),
+            }
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def effective_rank(p: Tensor) -> float:
     """exp of the entropy of the singular values' shares: between 1 and the smaller width."""
-    s = torch.linalg.svdvals(p.double())
-    share = s / s.sum()
-    return float(torch.exp(-(share * share.clamp(min=1e-30).log()).sum()))
+    values = torch.linalg.svdvals(p.double())
+    shares = values / values.sum()
+    entropy = -(shares * shares.clamp(min=1e-30).log()).sum()
+    return float(entropy.exp())
 
 
 def settled(foreign: Foreign, sample: Chunk, layers: LayerPair) -> tuple[Foreign, str]:
@@ -93,80 +104,116 @@ def settled(foreign: Foreign, sample: Chunk, layers: LayerPair) -> tuple[Foreign
     return best, why
 
 
+@dataclass(frozen=True)
+class _Way:
+    """One map of a stitch, with the streams of the sample that it leads from and to."""
+
+    name: str
+    """'up' or 'down'."""
+    p: Tensor
+    bias: Tensor
+    back: Tensor
+    """The matrix of the other way."""
+    source: dict[int, Tensor]
+    target: dict[int, Tensor]
+    at: int
+    """The layer that it is said to read, and the one that it is said to write."""
+    to: int
+
+
+def _ways(foreign: Foreign, sample: Chunk, layers: LayerPair) -> list[_Way]:
+    stitch = foreign.stitch
+    h_a, h_b = sample.h_a, sample.h_b
+    up = _Way("up", stitch.P_up, stitch.b_up, stitch.P_down, h_a, h_b, layers.a, layers.b)
+    down = _Way("down", stitch.P_down, stitch.b_down, stitch.P_up, h_b, h_a, layers.b, layers.a)
+    return [way for way in (up, down) if way.name in foreign.ways]
+
+
 def warnings(
     foreign: Foreign, sample: Chunk, layers: LayerPair
 ) -> tuple[list[dict[str, str]], dict[str, float]]:
     """What looks wrong, each as `about`, `says` and the `test` behind it; and FUV each way at the
     stated layers."""
-    stitch, said, measured = foreign.stitch, [], dict[str, float]()
-    sides = {
-        "up": (stitch.P_up, stitch.b_up, stitch.P_down, sample.h_a, sample.h_b, layers.a, layers.b),
-        "down": (
-            stitch.P_down,
-            stitch.b_down,
-            stitch.P_up,
-            sample.h_b,
-            sample.h_a,
-            layers.b,
-            layers.a,
-        ),
-    }
-    for way in foreign.ways:
-        p, bias, back, source, target, at, to = sides[way]
-        found = fits(p, bias, source, target)
-        here = found.loc[(found.source == at) & (found.target == to)].iloc[0]
-        best = found.loc[found.fuv.idxmin()]
-        measured[f"fuv_{way}"] = float(here.fuv)
-        names = ("A", "B") if way == "up" else ("B", "A")
-        truth = target[to]
-        centred = _centred(source[at] @ p + bias, truth)
+    faults: list[dict[str, str]] = []
+    measured: dict[str, float] = {}
+    for way in _ways(foreign, sample, layers):
+        table = fits(way.p, way.bias, way.source, way.target)
+        stated = table.loc[(table.source == way.at) & (table.target == way.to)].iloc[0]
+        measured[f"fuv_{way.name}"] = float(stated.fuv)
 
-        def add(about: str, says: str, test: str, way: str = way) -> None:
-            said.append({"about": about, "way": way, "says": says, "test": test})
+        fault = _fault(way, foreign, stated, table.loc[table.fuv.idxmin()])
+        if fault is not None:
+            about, says, test = fault
+            faults.append({"about": about, "way": way.name, "says": says, "test": test})
+    return faults, measured
 
-        other = _centred(source[at] @ p.T, truth) if p.shape[0] == p.shape[1] else float("inf")
-        turned = _centred(source[at] @ back.T, truth) if len(foreign.ways) == 2 else float("inf")
-        if min(other, turned) < 0.8 * here.fuv and min(other, turned) < USELESS:
-            which = "its matrix" if other <= turned else "the matrix of the other way"
-            add(
-                "transposed",
-                f"The map {way} looks transposed: {which}, transposed, fits far better.",
-                f"FUV {min(other, turned):.2f} transposed, {here.fuv:.2f} as it is",
-            )
-        elif best.fuv < 0.8 * here.fuv and best.fuv < USELESS:
-            add(
-                "layers",
-                f"The map {way} fits other layers better: {names[0]} before layer"
-                f" {int(best.source)} to {names[1]} before layer {int(best.target)}.",
-                f"FUV {best.fuv:.2f} there, {here.fuv:.2f} at the stated layers {at} and {to}",
-            )
-        elif centred < 0.8 * here.fuv and centred < USELESS and here.rescaled > 0.8 * centred:
-            lacks = "has another" if way in foreign.biased else "lacks its"
-            add(
-                "offset",
-                f"The map {way} {lacks} bias: what comes out is off by the same vector everywhere.",
-                f"FUV {centred:.2f} with the best offset, {here.fuv:.2f} as it is",
-            )
-        elif here.rescaled < 0.8 * min(here.fuv, centred) and here.rescaled < USELESS:
-            add(
-                "normalised",
-                f"The map {way} was probably trained on normalised activations: what comes out has"
-                f" the right direction and {1 / here.factor if here.factor else float('inf'):.3g}"
-                " times the right size.",
-                f"FUV {here.rescaled:.2f} once rescaled, {here.fuv:.2f} as it is",
-            )
-        elif here.fuv >= USELESS:
-            add(
-                "control",
-                f"The map {way} says no more of {names[1]} than its mean does: random, of shuffled"
-                " pairs, or for other models or another tokenizer.",
-                f"FUV {here.fuv:.2f} at the stated layers, at best {best.fuv:.2f} between any two",
-            )
-    return said, measured
+
+def _fault(
+    way: _Way,
+    foreign: Foreign,
+    stated: Any,
+    best: Any,
+) -> tuple[str, str, str] | None:
+    """(about, says, test) of the likeliest fault of one map: its row at the `stated` layers and its
+    `best` one of `fits` tell, and what a transpose or an offset would mend."""
+    x, truth = way.source[way.at], way.target[way.to]
+    centred = _centred(x @ way.p + way.bias, truth)
+    square = way.p.shape[0] == way.p.shape[1]
+    transposed = _centred(x @ way.p.T, truth) if square else float("inf")
+    other_way = _centred(x @ way.back.T, truth) if len(foreign.ways) == 2 else float("inf")
+    turned = min(transposed, other_way)
+    source, target = ("A", "B") if way.name == "up" else ("B", "A")
+
+    def explains(unexplained: float, than: float = stated.fuv) -> bool:
+        """Whether it fits clearly better than as it is, and says something at all."""
+        return bool(unexplained < 0.8 * than and unexplained < USELESS)
+
+    if explains(turned):
+        which = "its matrix" if transposed <= other_way else "the matrix of the other way"
+        return (
+            "transposed",
+            f"The map {way.name} looks transposed: {which}, transposed, fits far better.",
+            f"FUV {turned:.2f} transposed, {stated.fuv:.2f} as it is",
+        )
+    if explains(best.fuv):
+        return (
+            "layers",
+            f"The map {way.name} fits other layers better: {source} before layer"
+            f" {int(best.source)} to {target} before layer {int(best.target)}.",
+            f"FUV {best.fuv:.2f} there, {stated.fuv:.2f} at the stated layers {way.at} and"
+            f" {way.to}",
+        )
+    if explains(centred) and stated.rescaled > 0.8 * centred:
+        lacks = "has another" if way.name in foreign.biased else "lacks its"
+        return (
+            "offset",
+            f"The map {way.name} {lacks} bias: what comes out is off by one vector everywhere.",
+            f"FUV {centred:.2f} with the best offset, {stated.fuv:.2f} as it is",
+        )
+    if explains(stated.rescaled, than=min(stated.fuv, centred)):
+        times = 1 / stated.factor if stated.factor else float("inf")
+        return (
+            "normalised",
+            f"The map {way.name} was probably trained on normalised activations: what comes out has"
+            f" the right direction and {times:.3g} times the right size.",
+            f"FUV {stated.rescaled:.2f} once rescaled, {stated.fuv:.2f} as it is",
+        )
+    if stated.fuv >= USELESS:
+        return (
+            "control",
+            f"The map {way.name} says no more of {target} than its mean does: random, of shuffled"
+            " pairs, or for other models or another tokenizer.",
+            f"FUV {stated.fuv:.2f} at the stated layers, at best {best.fuv:.2f} between any two",
+        )
+    return None
 
 
 def report_card(
-    bench: Bench, foreign: Foreign, layers: LayerPair, sample: Chunk, makers: dict[str, Any]
+    bench: Bench,
+    foreign: Foreign,
+    layers: LayerPair,
+    sample: Chunk,
+    makers: dict[str, Any],
 ) -> tuple[dict[str, Any], Stitch]:
     """(the card, a control fitted on shuffled pairs of the same sample) of a stitch at stated
     layers, on a sample of the held-out split at every layer.
@@ -174,73 +221,76 @@ def report_card(
     The card: `ways`, norms, effective ranks, FUV each way, inversion errors and Table 1
     with controls for the ways there are, the distance to our own exact stitch, and `warnings`.
     """
-    said, measured = warnings(foreign, sample, layers)
-    stitch, both = foreign.stitch, len(foreign.ways) == 2
+    faults, measured = warnings(foreign, sample, layers)
+    stitch = foreign.stitch
     gram = Gram(bench.pair.a.d_model, bench.pair.b.d_model)
-    keep = within(sample, norm_limits(sample), layers)
-    gram.update(sample.h_a[layers.a][keep], sample.h_b[layers.b][keep])
+    inside = within(sample, norm_limits(sample), layers)
+    gram.update(sample.h_a[layers.a][inside], sample.h_b[layers.b][inside])
     moments = gram.moments()
-    card: dict[str, Any] = {
-        "ways": list(foreign.ways),
-        "positions": int(keep.sum()),
-    } | measured
-    for way in foreign.ways:
-        p, b = (stitch.P_up, stitch.b_up) if way == "up" else (stitch.P_down, stitch.b_down)
-        card |= {
-            f"norm_{way}": float(p.norm()),
-            f"norm_b_{way}": float(b.norm()),
-            f"rank_{way}": effective_rank(p),
-        }
-    if both:
-        found = quality(stitch, moments, "std", 1.0)
-        card |= {k: found[k] for k in ("inversion_a", "inversion_b")}
+
+    card: dict[str, Any] = {"ways": list(foreign.ways), "positions": int(inside.sum())} | measured
+    for way in _ways(foreign, sample, layers):
+        card[f"norm_{way.name}"] = float(way.p.norm())
+        card[f"norm_b_{way.name}"] = float(way.bias.norm())
+        card[f"rank_{way.name}"] = effective_rank(way.p)
+    if len(foreign.ways) == 2:
+        errors = quality(stitch, moments, "std", 1.0)
+        card |= {name: errors[name] for name in ("inversion_a", "inversion_b")}
+
     ours = own_stitch(bench, layers)
-    if ours is None:
-        ours = fit_moments(moments, FitConfig())
-        card["ours"] = "fitted on this sample"
-    else:
-        card["ours"] = "of the workspace"
-    for way in foreign.ways:
-        p, q = (stitch.P_up, ours.P_up) if way == "up" else (stitch.P_down, ours.P_down)
-        card[f"distance_{way}"] = float((p - q).norm() / q.norm())
+    card["ours"] = "fitted on this sample" if ours is None else "of the workspace"
+    ours = ours or fit_moments(moments, FitConfig())
+    for way in _ways(foreign, sample, layers):
+        exact = ours.P_up if way.name == "up" else ours.P_down
+        card[f"distance_{way.name}"] = float((way.p - exact).norm() / exact.norm())
+
     shuffled = fit_moments(gram.moments(shuffled=True), FitConfig())
-    conditions = [
-        *downstream.unpatched(),
-        *downstream.controls(shuffled, moments.mean_a, moments.mean_b),
-    ]
+    controls = downstream.controls(shuffled, moments.mean_a, moments.mean_b)
+    summary = _table_1(bench, foreign, layers, controls)
+    card["table_1"] = summary.to_dict("records")
+    relative = dict(zip(summary.condition, summary.relative, strict=True))
+    warned = {fault["way"] for fault in faults}
+    unwarned = [way for way in foreign.ways if way not in warned]
+    faults += [fault for way in unwarned if (fault := _no_better(way, relative))]
+    return card | {"warnings": faults, "makers": makers}, shuffled
+
+
+def _table_1(
+    bench: Bench,
+    foreign: Foreign,
+    layers: LayerPair,
+    controls: list[downstream.Condition],
+) -> pd.DataFrame:
+    """Table 1, as far as there are the ways for it, on a few held-out documents."""
     needs = {
         "a_to_b": {"up"},
         "b_to_a": {"down"},
         "a_to_b_to_a": {"up", "down"},
         "b_to_a_to_b": {"up", "down"},
     }
-    conditions += [c for c in downstream.stitched(stitch) if needs[c.name] <= set(foreign.ways)]
-    scored = bench.corpus.split("held-out")[:DOCUMENTS]
-    table = downstream.measure(bench.a, bench.b, scored, layers, conditions, "Table 1")
-    summary = downstream.summarise(table)
-    card["table_1"] = summary.to_dict("records")
-    relative = dict(zip(summary.condition, summary.relative, strict=True))
-    for way, name, control in (
-        ("up", "a_to_b", "shuffled_a_to_b"),
-        ("down", "b_to_a", "shuffled_b_to_a"),
-    ):
-        if (
-            way in foreign.ways
-            and relative[name] > 0.9 * relative[control]
-            and not any(w["way"] == way for w in said)
-        ):
-            said.append(
-                {
-                    "about": "control",
-                    "way": way,
-                    "says": f"The map {way} does hardly better than one of shuffled pairs.",
-                    "test": (
-                        f"next-token loss {relative[name]:+.0%}, shuffled pairs"
-                        f" {relative[control]:+.0%}"
-                    ),
-                }
-            )
-    return card | {"warnings": said, "makers": makers}, shuffled
+    stitched = [
+        condition
+        for condition in downstream.stitched(foreign.stitch)
+        if needs[condition.name] <= set(foreign.ways)
+    ]
+    conditions = [*downstream.unpatched(), *controls, *stitched]
+    documents = bench.corpus.split("held-out")[:DOCUMENTS]
+    losses = downstream.measure(bench.a, bench.b, documents, layers, conditions, "Table 1")
+    return downstream.summarise(pd.DataFrame(losses))
+
+
+def _no_better(way: str, relative: dict[str, float]) -> dict[str, str]:
+    """A warning where a map costs nearly what one of shuffled pairs does; else nothing."""
+    crossing = "a_to_b" if way == "up" else "b_to_a"
+    cost, control = relative[crossing], relative[f"shuffled_{crossing}"]
+    if cost <= 0.9 * control:
+        return {}
+    return {
+        "about": "control",
+        "way": way,
+        "says": f"The map {way} does hardly better than one of shuffled pairs.",
+        "test": f"next-token loss {cost:+.0%}, shuffled pairs {control:+.0%}",
+    }
 
 
 def own_stitch(bench: Bench, layers: LayerPair) -> Stitch | None:
@@ -248,17 +298,18 @@ def own_stitch(bench: Bench, layers: LayerPair) -> Stitch | None:
     ws = bench.workspace
     for name in ws.names(prefix="stitches/") if ws.exists else []:
         makers = ws.entry(name).makers
-        if (makers.get("layer_a"), makers.get("layer_b"), makers.get("method")) == (
-            layers.a,
-            layers.b,
-            "exact",
-        ):
+        at = makers.get("layer_a"), makers.get("layer_b")
+        if at == (layers.a, layers.b) and makers.get("method") == "exact":
             return load_stitch(ws.path(name))
     return None
 
 
 def import_stitch(
-    bench: Bench, path: Path, layers: LayerPair, name: str, orientation: Orientation | None = None
+    bench: Bench,
+    path: Path,
+    layers: LayerPair,
+    name: str,
+    orientation: Orientation | None = None,
 ) -> dict[str, Any]:
     """Read, measure and keep a stitch from a file as `stitches/<name>`, with `controls/<name>` and
     `cards/<name>`.
@@ -295,10 +346,10 @@ def import_stitch(
     control = with_makers(
         shuffled, control="shuffled pairs", of=name, layer_a=layers.a, layer_b=layers.b
     )
-    kept = with_makers(foreign.stitch, **makers)
+    stitch = with_makers(foreign.stitch, **makers)
     for place, kind, one, dtype in (
         ("controls", "control", control, torch.float16),
-        ("stitches", "stitch", kept, torch.float32),
+        ("stitches", "stitch", stitch, torch.float32),
     ):
         ws.put(
             f"{place}/{name}",

@@ -43,7 +43,12 @@ def ways(ws: Workspace, name: str) -> tuple[str, ...]:
     return tuple(makers(ws, f"stitches/{name}").get("ways", ("up", "down")))
 
 
-def refused(ws: Workspace, name: str, direction: str, control: str | None = None) -> Refusal | None:
+def refused(
+    ws: Workspace,
+    name: str,
+    direction: str,
+    control: str | None = None,
+) -> Refusal | None:
     """Why a stitch, or its control, cannot be crossed that way; None where it can."""
     if direction not in DIRECTIONS:
         return Refusal(f"direction '{direction}'", f"one of {', '.join(DIRECTIONS)}", "choose one")
@@ -66,7 +71,12 @@ def refused(ws: Workspace, name: str, direction: str, control: str | None = None
     return None
 
 
-def check(ws: Workspace, name: str, direction: str, control: str | None = None) -> None:
+def check(
+    ws: Workspace,
+    name: str,
+    direction: str,
+    control: str | None = None,
+) -> None:
     """Raises StitchLensError where `refused` says why."""
     if why := refused(ws, name, direction, control):
         raise StitchLensError(*why)

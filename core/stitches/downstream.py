@@ -6,8 +6,9 @@ residual stream at the positions that pair up and the scored model goes on from 
 positions keep their own.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from core.activations.harvest import batches, record, windows
 from core.models import hooks
 from core.models.align import pair_positions
 from core.models.live import Encoded, LiveModel
-from core.models.pairs import LayerPair
+from core.models.pairs import LayerPair, Side
 from core.progress import Progress
 from core.stitches.stitch import Stitch
 from core.text.corpus import Document
@@ -34,12 +35,29 @@ Rows = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Condition:
-    """One measurement: the scored model ('a' or 'b') and what replaces its residual stream (None:
-    nothing)."""
+    """One measurement: the scored model and what replaces its residual stream (None: nothing)."""
 
     name: str
-    model: str
+    model: Side
     rows: Rows | None = None
+
+
+class Loss(NamedTuple):
+    """What a model lost on one document under one condition, summed over its next tokens."""
+
+    condition: str
+    document: str
+    loss: float
+    """Nats."""
+    tokens: int
+    """Predicted: all but the first."""
+    bytes: int
+    """Of the text that they spell, in UTF-8."""
+    loss_patched: float
+    """Nats, of predictions made at replaced positions alone."""
+    patched: int
+    """How many these are."""
+    model: Side
 
 
 def unpatched() -> list[Condition]:
@@ -78,57 +96,117 @@ def token_losses(model: LiveModel, hidden: Tensor, ids: Tensor) -> Tensor:
     return torch.cat(parts).reshape(len(ids), -1).cpu()
 
 
-def _score(
-    model: LiveModel,
-    layer: int,
-    encoded: Sequence[Encoded],
-    own: Tensor,
-    at: Sequence[NDArray[np.intp]],
-    new: Mapping[str, Tensor | None],
-    out: list[dict[str, object]],
-    texts: Sequence[str],
-    done: Callable[[int], None],
-) -> None:
-    """Losses of one model over a window's texts, a row a text and condition, appended to `out`.
+@dataclass(frozen=True)
+class _Read:
+    """What one model has read of a window of documents."""
 
-    own [sum n, d] the residual stream of all positions in text order; at the patched positions of
-    each text; new[condition] [sum patched, d] what goes there.
+    side: Side
+    model: LiveModel
+    layer: int
+    encoded: Sequence[Encoded]
+    paired: Sequence[NDArray[np.intp]]
+    """Of each text the positions that pair up, which are replaced."""
+    residual: Tensor
+    """[sum of the texts' tokens, d] before `layer`, text after text."""
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(text.ids) for text in self.encoded)
+
+    @property
+    def starts(self) -> NDArray[np.intp]:
+        """Where each text begins in `residual`, and where the last one ends."""
+        return np.cumsum([0] + [len(text.ids) for text in self.encoded])
+
+    def paired_rows(self) -> Tensor:
+        """[sum of the paired positions, d], float32."""
+        places = zip(self.paired, self.starts[:-1], strict=True)
+        index = np.concatenate([positions + start for positions, start in places])
+        return self.residual[torch.from_numpy(index)].float()
+
+
+def _read_both(
+    a: LiveModel,
+    b: LiveModel,
+    texts: Sequence[str],
+    pair: LayerPair,
+) -> list[_Read]:
+    """Both models over the same texts, up to the stitched layers."""
+    tokens_a, tokens_b = a.encode(texts), b.encode(texts)
+    same = a.tokenizer_hash == b.tokenizer_hash
+    paired = [pair_positions(x, y, same) for x, y in zip(tokens_a, tokens_b, strict=True)]
+
+    def up_to(
+        side: Side,
+        model: LiveModel,
+        layer: int,
+        encoded: Sequence[Encoded],
+    ) -> _Read:
+        everywhere = [np.arange(len(text.ids)) for text in encoded]
+        residual = record(model, encoded, everywhere, [layer])[layer]
+        positions = [places[0 if side == "a" else 1] for places in paired]
+        return _Read(side, model, layer, encoded, positions, residual)
+
+    return [up_to("a", a, pair.a, tokens_a), up_to("b", b, pair.b, tokens_b)]
+
+
+def _score(
+    read: _Read, replacements: Mapping[str, Tensor | None], documents: Sequence[Document]
+) -> Iterator[list[Loss]]:
+    """Losses of one model over a window: a list for each batch under each condition.
+
+    `replacements` holds by condition the rows [sum of the paired positions, d] that take the place
+    of the model's own there; None leaves it as it is.
     """
-    starts = np.cumsum([0] + [len(e.ids) for e in encoded])
-    firsts = np.cumsum([0] + [len(p) for p in at])
+    model, encoded, starts = read.model, read.encoded, read.starts
+    firsts = np.cumsum([0] + [len(positions) for positions in read.paired])
     for batch in batches(encoded):
         ids = model.pad([encoded[i].ids for i in batch])
-        base = torch.zeros(*ids.shape, own.shape[-1], dtype=own.dtype)
-        for r, i in enumerate(batch):
-            base[r, : len(encoded[i].ids)] = own[starts[i] : starts[i + 1]]
-        for name, rows in new.items():
-            residual = base
+        own = torch.zeros(*ids.shape, read.residual.shape[-1], dtype=read.residual.dtype)
+        for row, i in enumerate(batch):
+            own[row, : len(encoded[i].ids)] = read.residual[starts[i] : starts[i + 1]]
+
+        for condition, rows in replacements.items():
+            residual = own
             if rows is not None:
-                residual = base.clone()
-                for r, i in enumerate(batch):
-                    residual[r, torch.from_numpy(at[i])] = rows[firsts[i] : firsts[i + 1]].to(
-                        base.dtype
-                    )
-            hidden = hooks.final_hidden(model, ids, layer, residual.to(model.where.device))
+                residual = own.clone()
+                for row, i in enumerate(batch):
+                    new = rows[firsts[i] : firsts[i + 1]]
+                    residual[row, torch.from_numpy(read.paired[i])] = new.to(own.dtype)
+
+            hidden = hooks.final_hidden(model, ids, read.layer, residual.to(model.where.device))
             losses = token_losses(model, hidden, ids).double().numpy()
-            for r, i in enumerate(batch):
-                n = len(encoded[i].ids) - 1
-                patched = np.zeros(n + 1, dtype=bool)
-                patched[at[i]] = True
-                ends = encoded[i].ends
-                read = len(texts[i][: ends.max(initial=0)].encode()) if n else 0
-                out.append(
-                    {
-                        "condition": name,
-                        "document": i,
-                        "loss": losses[r, :n].sum(),
-                        "tokens": n,
-                        "bytes": read,
-                        "loss_patched": losses[r, :n][patched[:-1]].sum(),
-                        "patched": int(patched[:-1].sum()),
-                    }
-                )
-            done(int(sum(len(encoded[i].ids) for i in batch)))
+            yield [
+                _summed(condition, read, i, documents[i], losses[row])
+                for row, i in enumerate(batch)
+            ]
+
+
+def _summed(
+    condition: str,
+    read: _Read,
+    i: int,
+    document: Document,
+    losses: NDArray[np.float64],
+) -> Loss:
+    """One text's losses [longest - 1], padding among them, as a row."""
+    ends = read.encoded[i].ends
+    tokens = len(ends) - 1
+    patched = np.zeros(tokens + 1, dtype=bool)
+    patched[read.paired[i]] = True
+    patched = patched[:-1]  # the last position predicts nothing
+
+    spelled = document.text[: ends.max(initial=0)] if tokens else ""
+    return Loss(
+        condition,
+        document.id,
+        losses[:tokens].sum(),
+        tokens,
+        len(spelled.encode()),
+        losses[:tokens][patched].sum(),
+        int(patched.sum()),
+        read.side,
+    )
 
 
 def measure(
@@ -139,60 +217,40 @@ def measure(
     conditions: Sequence[Condition],
     desc: str = "downstream",
     tokens: int | None = None,
-) -> pd.DataFrame:
-    """Summed losses by condition and document: condition, model, document, loss (nats), tokens,
-    loss_patched, patched, bytes. Stops after the window in which `tokens` of B are reached."""
-    same = a.tokenizer_hash == b.tokenizer_hash
-    of = {
-        "a": [c for c in conditions if c.model == "a"],
-        "b": [c for c in conditions if c.model == "b"],
-    }
-    tables: list[pd.DataFrame] = []
-    read = 0
-    whole = sum(len(d.text) for d in documents)
-    characters = worked = 0
+) -> Iterator[Loss]:
+    """A row a document and condition, window by window; stops after the window in which `tokens` of
+    B are reached."""
+    whole = sum(len(document.text) for document in documents)
+    characters = tokens_b = worked = 0
     with Progress(desc, (tokens or whole / 3.5) * len(conditions), "tok") as bar:
         for docs in windows(documents):
-            texts = [d.text for d in docs]
-            encoded = {"a": a.encode(texts), "b": b.encode(texts)}
-            paired = [
-                pair_positions(x, y, same) for x, y in zip(encoded["a"], encoded["b"], strict=True)
-            ]
-            at = {"a": [i for i, _ in paired], "b": [j for _, j in paired]}
-            sides = (("a", a, pair.a), ("b", b, pair.b))
-            own, rows = {}, {}
-            for side, model, layer in sides:
-                everywhere = [np.arange(len(e.ids)) for e in encoded[side]]
-                own[side] = record(model, encoded[side], everywhere, [layer])[layer]
-                starts = np.cumsum([0] + [len(e.ids) for e in encoded[side]])[:-1]
-                index = np.concatenate([p + s for p, s in zip(at[side], starts, strict=True)])
-                rows[side] = own[side][torch.from_numpy(index)].float()
-            read += sum(len(e.ids) for e in encoded["b"])
+            texts = [document.text for document in docs]
+            sides = _read_both(a, b, texts, pair)
+            rows_a, rows_b = (read.paired_rows() for read in sides)
+
+            tokens_b += sides[1].tokens
             characters += sum(map(len, texts))
-            share = min(1.0, read / tokens if tokens else characters / whole)
-            work = sum(len(of[side]) * sum(len(e.ids) for e in encoded[side]) for side in of)
+            share = min(1.0, tokens_b / tokens if tokens else characters / whole)
+            work = sum(
+                read.tokens * sum(condition.model == read.side for condition in conditions)
+                for read in sides
+            )
             bar.advance(0, total=(worked + work) / share)
-            for side, model, layer in sides:
-                new = {
-                    c.name: None if c.rows is None else c.rows(rows["a"], rows["b"])
-                    for c in of[side]
+
+            for read in sides:
+                replacements = {
+                    condition.name: condition.rows and condition.rows(rows_a, rows_b)
+                    for condition in conditions
+                    if condition.model == read.side
                 }
-                out: list[dict[str, object]] = []
+                for losses in _score(read, replacements, docs):
+                    scored = sum(loss.tokens + 1 for loss in losses)
+                    worked += scored
+                    bar.advance(scored)
+                    yield from losses
 
-                def count(n: int) -> None:
-                    nonlocal worked
-                    worked += n
-                    bar.advance(n)
-
-                _score(model, layer, encoded[side], own[side], at[side], new, out, texts, count)
-                tables.append(
-                    pd.DataFrame(out).assign(
-                        model=side, document=lambda t, d=docs: [d[i].id for i in t.document]
-                    )
-                )
-            if tokens is not None and read >= tokens:
+            if tokens is not None and tokens_b >= tokens:
                 break
-    return pd.concat(tables, ignore_index=True)
 
 
 def summarise(measured: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -204,41 +262,50 @@ def summarise(measured: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     documents; bits_per_byte.
     """
     rng = np.random.default_rng(seed)
-    out = []
-    for model, of_model in measured.groupby("model", sort=True):
-        base = of_model[of_model.condition == model].set_index("document")
-        weights = rng.multinomial(len(base), np.full(len(base), 1 / len(base)), size=BOOTSTRAPS)
-        base_draws = (weights @ base.loss.to_numpy()) / np.maximum(
-            weights @ base.tokens.to_numpy(), 1
-        )
-        base_loss = base.loss.sum() / base.tokens.sum()
-        for condition, rows in of_model.groupby("condition", sort=False):
-            rows = rows.set_index("document").loc[base.index]
-            draws = (weights @ rows.loss.to_numpy()) / np.maximum(
-                weights @ rows.tokens.to_numpy(), 1
-            )
-            ratio = draws / base_draws - 1
-            loss = rows.loss.sum() / rows.tokens.sum()
-            low, high = np.quantile(draws, (0.025, 0.975))
-            relative_low, relative_high = np.quantile(ratio, (0.025, 0.975))
-            out.append(
-                {
-                    "condition": condition,
-                    "model": model,
-                    "loss": loss,
-                    "low": low,
-                    "high": high,
-                    "relative": loss / base_loss - 1,
-                    "relative_low": relative_low,
-                    "relative_high": relative_high,
-                    "bits_per_byte": rows.loss.sum() / np.log(2) / rows.bytes.sum(),
-                    "loss_patched": rows.loss_patched.sum() / max(rows.patched.sum(), 1),
-                    "tokens": int(rows.tokens.sum()),
-                    "share_patched": rows.patched.sum() / rows.tokens.sum(),
-                    "documents": len(rows),
-                }
-            )
-    return pd.DataFrame(out)
+    rows = []
+    for model, scored in measured.groupby("model", sort=True):
+        unpatched = scored[scored.condition == model].set_index("document")
+        # One set of draws for all conditions keeps what they share: which texts are hard.
+        n = len(unpatched)
+        weights = rng.multinomial(n, np.full(n, 1 / n), size=BOOTSTRAPS)
+        for condition, losses in scored.groupby("condition", sort=False):
+            losses = losses.set_index("document").loc[unpatched.index]
+            row = {"condition": condition, "model": model}
+            rows.append(row | _intervals(losses, unpatched, weights))
+    return pd.DataFrame(rows)
+
+
+def _intervals(
+    losses: pd.DataFrame, unpatched: pd.DataFrame, weights: NDArray[np.int64]
+) -> dict[str, float | int]:
+    """The columns of `summarise` for one condition: `losses` and `unpatched` in the same order of
+    documents, `weights` [draws, documents] how often each is drawn."""
+    draws = _drawn_means(losses, weights)
+    relative = draws / _drawn_means(unpatched, weights) - 1
+    low, high = np.quantile(draws, (0.025, 0.975))
+    relative_low, relative_high = np.quantile(relative, (0.025, 0.975))
+
+    loss = losses.loss.sum() / losses.tokens.sum()
+    unpatched_loss = unpatched.loss.sum() / unpatched.tokens.sum()
+    return {
+        "loss": loss,
+        "low": low,
+        "high": high,
+        "relative": loss / unpatched_loss - 1,
+        "relative_low": relative_low,
+        "relative_high": relative_high,
+        "bits_per_byte": losses.loss.sum() / np.log(2) / losses.bytes.sum(),
+        "loss_patched": losses.loss_patched.sum() / max(losses.patched.sum(), 1),
+        "tokens": int(losses.tokens.sum()),
+        "share_patched": losses.patched.sum() / losses.tokens.sum(),
+        "documents": len(losses),
+    }
+
+
+def _drawn_means(losses: pd.DataFrame, weights: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Nats per token of each draw of documents."""
+    tokens = np.maximum(weights @ losses.tokens.to_numpy(), 1)
+    return (weights @ losses.loss.to_numpy()) / tokens
 
 
 def by_kind(measured: pd.DataFrame, documents: Sequence[Document]) -> pd.DataFrame:

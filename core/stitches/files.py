@@ -193,7 +193,7 @@ def _torch(path: Path) -> Contents:
                 "save it with `safetensors.torch.save_file(model.state_dict(), path)`",
             )
     try:  # mapped: a tensor that claims more than its part has cannot reach beyond the file
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as e:  # noqa: BLE001 - a hostile file makes it raise anything; nothing of it has run
         raise StitchLensError(
             f"{path.name}, which is more than weights or damaged ({first_line(e)})",
@@ -204,7 +204,7 @@ def _torch(path: Path) -> Contents:
     passed: dict[str, str] = {}
     values: dict[str, object] = {}
     most = max(m.file_size for m in members)
-    for visited, (key, value) in enumerate(_flat(found, path.name)):
+    for visited, (key, value) in enumerate(_flat(loaded, path.name)):
         if visited >= VISITED:
             raise StitchLensError(
                 f"over {VISITED:,} values in {path.name}", "a state_dict", "save the weights alone"

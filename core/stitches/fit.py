@@ -11,48 +11,24 @@ It depends on the data through second moments only, and each map given the other
 equation.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from core.activations.gram import Moments
-from core.activations.harvest import Recording
-from core.config import Frozen
+from core.activations.recording import Recording
 from core.progress import Progress
+from core.stitches.settings import FitConfig, Metric
 from core.stitches.stitch import Stitch
 
-Metric = Literal["raw", "rms", "std", "whiten"]
-Method = Literal["exact", "adam", "lstsq"]
-METRICS: tuple[Metric, ...] = ("raw", "rms", "std", "whiten")
-METHODS: tuple[Method, ...] = ("exact", "adam", "lstsq")
 SHRINK = 0.05
 """'whiten' measures errors by the inverse of covariance plus this share of its mean eigenvalue."""
-
-
-class FitConfig(Frozen):
-    """How a stitch is fitted."""
-
-    method: Method = "exact"
-    metric: Metric = "std"
-    """Where Eq. 3 measures errors: raw residual units (the paper), each side at unit RMS, each
-    dimension at unit standard deviation, or whitened (shrunk)."""
-    alpha: float = 1.0
-    """α of Eq. 3, the strength of inversion; the paper uses 1."""
-    tolerance: float = Field(default=1e-5, gt=0)
-    """exact: stops when a round improves Eq. 3 by less than this share."""
-    max_rounds: int = Field(default=200, ge=1)
-    lr: float = Field(default=1e-4, gt=0, le=1)
-    epochs: int = Field(default=2, ge=1, le=10_000)
-    batch: int = Field(default=4096, ge=1)
-    """adam: the paper's recipe (A)."""
-    seed: int = 0
 
 
 Square = Float[Tensor, "d d"]
@@ -68,16 +44,24 @@ def _metric(metric: Metric, cov: Square) -> tuple[Square, Square]:
         case "rms":
             scale = (cov.trace() / d).rsqrt().expand(d)
         case "std":
-            scale = cov.diagonal().clamp(min=1e-6 * float(cov.diagonal().mean())).rsqrt()
+            variances = cov.diagonal()
+            # A dimension that hardly varies would weigh without bound.
+            least = 1e-6 * float(variances.mean())
+            scale = variances.clamp(min=least).rsqrt()
         case "whiten":
             values, vectors = torch.linalg.eigh(cov)
             values = (values + SHRINK * values.mean()).sqrt()
-            return vectors / values @ vectors.T, vectors * values @ vectors.T
+            whitening = vectors / values @ vectors.T
+            colouring = vectors * values @ vectors.T
+            return whitening, colouring
     return scale.diag(), scale.reciprocal().diag()
 
 
 def _solve(
-    left: Square, gram: Square, right: Float[Tensor, "e e"], rhs: Float[Tensor, "d e"]
+    left: Square,
+    gram: Square,
+    right: Float[Tensor, "e e"],
+    rhs: Float[Tensor, "d e"],
 ) -> Float[Tensor, "d e"]:
     """U of `left U + gram U right = rhs`, for symmetric left, gram ≻ 0, right ⪰ 0: a generalised
     Sylvester equation.
@@ -87,10 +71,12 @@ def _solve(
     c = torch.linalg.cholesky(gram)
     reduced = torch.linalg.solve_triangular(c, left, upper=False)
     reduced = torch.linalg.solve_triangular(c, reduced.T, upper=False)
-    lam, v = torch.linalg.eigh((reduced + reduced.T) / 2)
+    lam, v = torch.linalg.eigh((reduced + reduced.T) / 2)  # rounding leaves it unsymmetric
     mu, w = torch.linalg.eigh(right)
+
     r = v.T @ torch.linalg.solve_triangular(c, rhs, upper=False) @ w
-    z = v @ (r / (lam[:, None] + mu[None, :])) @ w.T
+    sums = lam[:, None] + mu[None, :]
+    z = v @ (r / sums) @ w.T
     return torch.linalg.solve_triangular(c.T, z, upper=True)
 
 
@@ -127,28 +113,41 @@ class _Terms:
         """The Q_up that minimises Eq. 3 for a given Q_down, exactly."""
         d_a, d_b = self.xy.shape
         left = (self.xx + alpha * down.T @ self.yy @ down) / d_b
-        rhs = (self.xy + alpha * down.T @ self.yy) / d_b + alpha / d_a * self.xx @ down.T
-        return _solve(left, self.xx, alpha / d_a * down @ down.T, rhs)
+        right = alpha / d_a * down @ down.T
+
+        forth = (self.xy + alpha * down.T @ self.yy) / d_b
+        back = alpha / d_a * self.xx @ down.T
+        return _solve(left, self.xx, right, forth + back)
 
     def loss(self, up: Tensor, down: Tensor, alpha: float) -> float:
         """Eq. 3 per dimension, centred."""
         d_a, d_b = self.xy.shape
-        eye_a, eye_b = torch.eye(d_a, dtype=up.dtype), torch.eye(d_b, dtype=up.dtype)
-        e_a, e_b = up @ down - eye_a, down @ up - eye_b
         there = (up * (self.xx @ up - 2 * self.xy)).sum() + self.yy.trace()
         back = (down * (self.yy @ down - 2 * self.xy.T)).sum() + self.xx.trace()
-        inv_a, inv_b = (e_a * (self.xx @ e_a)).sum(), (e_b * (self.yy @ e_b)).sum()
-        return float((there + alpha * inv_b) / d_b + (back + alpha * inv_a) / d_a)
+
+        e_a = up @ down - torch.eye(d_a, dtype=up.dtype)
+        e_b = down @ up - torch.eye(d_b, dtype=up.dtype)
+        inversion_a = (e_a * (self.xx @ e_a)).sum()
+        inversion_b = (e_b * (self.yy @ e_b)).sum()
+
+        in_b = (there + alpha * inversion_b) / d_b
+        in_a = (back + alpha * inversion_a) / d_a
+        return float(in_b + in_a)
 
 
 def _mixed(points: list[Tensor], images: list[Tensor]) -> Tensor:
     """Anderson's guess at the fixed point from the last points and their images: the combination of
     images whose residuals (image - point) cancel best."""
-    residuals = torch.stack([(g - x).flatten() for x, g in zip(points, images, strict=True)])
+    pairs = zip(points, images, strict=True)
+    residuals = torch.stack([(image - point).flatten() for point, image in pairs])
     gram = residuals @ residuals.T
-    gram += 1e-10 * gram.trace() * torch.eye(len(gram), dtype=gram.dtype)
-    weights = torch.linalg.solve(gram, torch.ones(len(gram), dtype=gram.dtype))
-    return torch.einsum("k,kij->ij", weights / weights.sum(), torch.stack(images))
+
+    # Near the fixed point the residuals are almost parallel: a ridge keeps the solve well posed.
+    ones = torch.ones(len(gram), dtype=gram.dtype)
+    gram += 1e-10 * gram.trace() * torch.diag(ones)
+    weights = torch.linalg.solve(gram, ones)
+    shares = weights / weights.sum()
+    return torch.einsum("k,kij->ij", shares, torch.stack(images))
 
 
 def _alternate(
@@ -159,26 +158,34 @@ def _alternate(
 
     A mixed guess is kept only where it lowers Eq. 3, so the loss never rises.
     """
-    s, alpha = t.swapped(), config.alpha
+    alpha = config.alpha
+    swapped = t.swapped()
     loss = t.loss(up, down, alpha)
     points: list[Tensor] = []
     images: list[Tensor] = []
+
     for done in range(1, config.max_rounds + 1):
         before = loss
         up = t.best_up(down, alpha)
-        image = s.best_up(up, alpha)
-        points, images = [*points, down][-MEMORY:], [*images, image][-MEMORY:]
-        down, loss = image, t.loss(up, image, alpha)
+        image = swapped.best_up(up, alpha)
+        points = [*points, down][-MEMORY:]
+        images = [*images, image][-MEMORY:]
+
+        down = image
+        loss = t.loss(up, down, alpha)
         if before - loss < config.tolerance * before:
             return up, down, done
-        if len(points) > 1:
-            guess = _mixed(points, images)
-            guessed_up = t.best_up(guess, alpha)
-            guessed = t.loss(guessed_up, guess, alpha)
-            if guessed < loss:
-                up, down, loss = guessed_up, guess, guessed
-            else:
-                points, images = [], []
+        if len(points) < 2:
+            continue
+
+        guess = _mixed(points, images)
+        guessed_up = t.best_up(guess, alpha)
+        guessed_loss = t.loss(guessed_up, guess, alpha)
+        if guessed_loss < loss:
+            up, down, loss = guessed_up, guess, guessed_loss
+        else:
+            # The rounds behind it no longer say where this one leads: begin to remember anew.
+            points, images = [], []
     return up, down, config.max_rounds
 
 
@@ -195,30 +202,31 @@ def fit_moments(moments: Moments, config: FitConfig) -> Stitch:
     """
     started = time.perf_counter()
     with _threads(max(moments.ab.shape)):
-        (l_a, inv_a), (l_b, inv_b) = (
-            _metric(config.metric, moments.aa),
-            _metric(config.metric, moments.bb),
-        )
+        l_a, inv_a = _metric(config.metric, moments.aa)
+        l_b, inv_b = _metric(config.metric, moments.bb)
         t = _Terms(
-            _ridge(l_a.T @ moments.aa @ l_a),
-            l_a.T @ moments.ab @ l_b,
-            _ridge(l_b.T @ moments.bb @ l_b),
+            xx=_ridge(l_a.T @ moments.aa @ l_a),
+            xy=l_a.T @ moments.ab @ l_b,
+            yy=_ridge(l_b.T @ moments.bb @ l_b),
         )
-        up, down = (
-            torch.cholesky_solve(t.xy, torch.linalg.cholesky(t.xx)),
-            torch.cholesky_solve(t.xy.T, torch.linalg.cholesky(t.yy)),
-        )
+
+        up = torch.cholesky_solve(t.xy, torch.linalg.cholesky(t.xx))
+        down = torch.cholesky_solve(t.xy.T, torch.linalg.cholesky(t.yy))
         rounds = 0
         if config.method == "exact" and config.alpha > 0:
             up, down, rounds = _alternate(t, up, down, config)
-    p_up, p_down = l_a @ up @ inv_b, l_b @ down @ inv_a
-    b_up, b_down = moments.mean_b - moments.mean_a @ p_up, moments.mean_a - moments.mean_b @ p_down
-    done = config.model_dump() | {
+
+    p_up = l_a @ up @ inv_b
+    p_down = l_b @ down @ inv_a
+    b_up = moments.mean_b - moments.mean_a @ p_up
+    b_down = moments.mean_a - moments.mean_b @ p_down
+    cost = {
         "rounds": rounds,
         "seconds": time.perf_counter() - started,
         "n_fit": moments.n,
     }
-    return Stitch(p_up.float(), b_up.float(), p_down.float(), b_down.float(), done)
+    makers = config.model_dump() | cost
+    return Stitch(p_up.float(), b_up.float(), p_down.float(), b_down.float(), makers)
 
 
 def eq3(
@@ -229,8 +237,13 @@ def eq3(
     alpha: float,
 ) -> Float[Tensor, ""]:
     """Eq. 3 on one batch, in metric coordinates."""
-    mse, there, back = torch.nn.functional.mse_loss, up(x), down(y)
-    return mse(there, y) + mse(back, x) + alpha * (mse(down(there), x) + mse(up(back), y))
+    mse = torch.nn.functional.mse_loss
+    there = up(x)
+    back = down(y)
+
+    crossing = mse(there, y) + mse(back, x)
+    inversion = mse(down(there), x) + mse(up(back), y)
+    return crossing + alpha * inversion
 
 
 def fit_adam(recording: Recording, moments: Moments, config: FitConfig) -> Stitch:
@@ -240,23 +253,29 @@ def fit_adam(recording: Recording, moments: Moments, config: FitConfig) -> Stitc
     `moments` give the metric; in 'raw' nothing of the data is used but the rows themselves.
     """
     started = time.perf_counter()
-    (l_a, inv_a), (l_b, inv_b) = (
-        _metric(config.metric, moments.aa),
-        _metric(config.metric, moments.bb),
-    )
+    l_a, inv_a = _metric(config.metric, moments.aa)
+    l_b, inv_b = _metric(config.metric, moments.bb)
+    d_a, d_b = len(l_a), len(l_b)
+
     torch.manual_seed(config.seed)
-    up, down = torch.nn.Linear(len(l_a), len(l_b)), torch.nn.Linear(len(l_b), len(l_a))
+    up = torch.nn.Linear(d_a, d_b)
+    down = torch.nn.Linear(d_b, d_a)
     torch.nn.init.zeros_(up.bias)
     torch.nn.init.zeros_(down.bias)
+
     parameters = [*up.parameters(), *down.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=config.lr)
-    steps = config.epochs * -(-recording.n // config.batch)
+    steps = config.epochs * math.ceil(recording.n / config.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+
+    # Only whitening mixes dimensions; the other metrics are a factor for each of them.
     dense = config.metric == "whiten"
-    to_x, to_y = (l.float() if dense else l.diagonal().float() for l in (l_a, l_b))  # noqa: E741
+    to_x = l_a.float() if dense else l_a.diagonal().float()
+    to_y = l_b.float() if dense else l_b.diagonal().float()
     with Progress("adam", config.epochs * recording.n, "pos") as bar:
         for h_a, h_b in _epochs(recording, config):
-            x, y = (h_a @ to_x, h_b @ to_y) if dense else (h_a * to_x, h_b * to_y)
+            x = h_a @ to_x if dense else h_a * to_x
+            y = h_b @ to_y if dense else h_b * to_y
             loss = eq3(up, down, x, y, config.alpha)
             optimiser.zero_grad()
             loss.backward()
@@ -264,16 +283,20 @@ def fit_adam(recording: Recording, moments: Moments, config: FitConfig) -> Stitc
             optimiser.step()
             schedule.step()
             bar.advance(len(x))
+
     with torch.no_grad():
         p_up = l_a @ up.weight.double().T @ inv_b
         p_down = l_b @ down.weight.double().T @ inv_a
-        b_up, b_down = up.bias.double() @ inv_b, down.bias.double() @ inv_a
-    done = config.model_dump() | {
+        b_up = up.bias.double() @ inv_b
+        b_down = down.bias.double() @ inv_a
+
+    cost = {
         "rounds": steps,
         "seconds": time.perf_counter() - started,
         "n_fit": recording.n,
     }
-    return Stitch(p_up.float(), b_up.float(), p_down.float(), b_down.float(), done)
+    makers = config.model_dump() | cost
+    return Stitch(p_up.float(), b_up.float(), p_down.float(), b_down.float(), makers)
 
 
 def _epochs(recording: Recording, config: FitConfig) -> Iterator[tuple[Tensor, ...]]:
@@ -282,7 +305,11 @@ def _epochs(recording: Recording, config: FitConfig) -> Iterator[tuple[Tensor, .
 
 
 def quality(
-    stitch: Stitch, moments: Moments, metric: Metric, alpha: float, scale: Moments | None = None
+    stitch: Stitch,
+    moments: Moments,
+    metric: Metric,
+    alpha: float,
+    scale: Moments | None = None,
 ) -> dict[str, float]:
     """Eq. 3 and fractions of variance unexplained on the data behind `moments`, without touching
     the data.
@@ -295,28 +322,42 @@ def quality(
     m = moments
     p, q = stitch.P_up.double(), stitch.P_down.double()
     bp, bq = stitch.b_up.double(), stitch.b_down.double()
-    eye_a, eye_b = torch.eye(len(p), dtype=torch.float64), torch.eye(len(q), dtype=torch.float64)
 
-    def error(w: Tensor, xx: Tensor, xy: Tensor, yy: Tensor, offset: Tensor) -> Tensor:
+    def error(
+        w: Tensor,
+        xx: Tensor,
+        xy: Tensor,
+        yy: Tensor,
+        offset: Tensor,
+    ) -> Tensor:
         """E[(x w - y + offset)ᵀ(…)] from centred moments and the mean error."""
         cross = w.T @ xy
         return w.T @ xx @ w - cross - cross.T + yy + torch.outer(offset, offset)
 
-    e_up = error(p, m.aa, m.ab, m.bb, m.mean_a @ p + bp - m.mean_b)
-    e_down = error(q, m.bb, m.ab.T, m.aa, m.mean_b @ q + bq - m.mean_a)
-    e_a = error(p @ q, m.aa, m.aa, m.aa, m.mean_a @ (p @ q - eye_a) + bp @ q + bq)
-    e_b = error(q @ p, m.bb, m.bb, m.bb, m.mean_b @ (q @ p - eye_b) + bq @ p + bp)
-    l_a, l_b = _metric(metric, scale.aa)[0], _metric(metric, scale.bb)[0]
+    offset_up = m.mean_a @ p + bp - m.mean_b
+    offset_down = m.mean_b @ q + bq - m.mean_a
+    e_up = error(p, m.aa, m.ab, m.bb, offset_up)
+    e_down = error(q, m.bb, m.ab.T, m.aa, offset_down)
 
-    def per_dim(e: Tensor, l: Tensor) -> float:  # noqa: E741
-        return float((l.T @ e @ l).trace() / len(l))
+    round_a = p @ q
+    round_b = q @ p
+    eye_a = torch.eye(len(p), dtype=torch.float64)
+    eye_b = torch.eye(len(q), dtype=torch.float64)
+    offset_a = m.mean_a @ (round_a - eye_a) + bp @ q + bq
+    offset_b = m.mean_b @ (round_b - eye_b) + bq @ p + bp
+    e_a = error(round_a, m.aa, m.aa, m.aa, offset_a)
+    e_b = error(round_b, m.bb, m.bb, m.bb, offset_b)
 
+    l_a, _ = _metric(metric, scale.aa)
+    l_b, _ = _metric(metric, scale.bb)
+
+    def per_dimension(e: Tensor, to_metric: Tensor) -> float:
+        return float((to_metric.T @ e @ to_metric).trace() / len(to_metric))
+
+    crossing = per_dimension(e_up, l_b) + per_dimension(e_down, l_a)
+    inversion = per_dimension(e_a, l_a) + per_dimension(e_b, l_b)
     return {
-        "eq3": (
-            per_dim(e_up, l_b)
-            + per_dim(e_down, l_a)
-            + alpha * (per_dim(e_a, l_a) + per_dim(e_b, l_b))
-        ),
+        "eq3": crossing + alpha * inversion,
         "fuv_up": float(e_up.trace() / m.bb.trace()),
         "fuv_down": float(e_down.trace() / m.aa.trace()),
         "inversion_a": float(e_a.trace() / m.aa.trace()),

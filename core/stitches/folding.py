@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from core.errors import StitchLensError
+from core.models.pairs import Side
 
-Side = Literal["a", "b"]
 Place = Literal["in", "out"]
 Statistic = Literal["mean", "std", "var", "scale"]
 
@@ -25,7 +25,7 @@ STATISTICS: dict[str, Statistic] = {
     **dict.fromkeys(("scale", "scales", "gain", "factor", "multiplier"), "scale"),
 }
 """Words of a name that say what a row of numbers is."""
-SIDES: dict[str, Side] = {"a": "a", "small": "a", "b": "b", "large": "b", "big": "b"}
+WORDS: dict[str, Side] = {"a": "a", "small": "a", "b": "b", "large": "b", "big": "b"}
 PLACES: dict[str, Place] = {
     **dict.fromkeys(("in", "input", "inputs", "x", "src", "source"), "in"),
     **dict.fromkeys(("out", "output", "outputs", "y", "tgt", "target"), "out"),
@@ -186,10 +186,16 @@ def fixed_rows(
     return out
 
 
-def _side(name: str, numbers: Tensor, way: str | None, d_a: int, d_b: int) -> Side | None:
+def _side(
+    name: str,
+    numbers: Tensor,
+    way: str | None,
+    d_a: int,
+    d_b: int,
+) -> Side | None:
     """The side whose stream a row belongs to: by its name, else by its length."""
     parts = words(name)
-    sides: list[Side] = [SIDES[word] for word in parts if word in SIDES]
+    sides: list[Side] = [WORDS[word] for word in parts if word in WORDS]
     if len(set(sides)) == 1:
         return sides[0]
 
@@ -204,7 +210,11 @@ def _side(name: str, numbers: Tensor, way: str | None, d_a: int, d_b: int) -> Si
 
 
 def folded(
-    way: str, matrix: Tensor, bias: Tensor, fixed: list[Fixed], choices: Mapping[str, str]
+    way: str,
+    matrix: Tensor,
+    bias: Tensor,
+    fixed: list[Fixed],
+    choices: Mapping[str, str],
 ) -> tuple[Tensor, Tensor]:
     """P [in, out] and b [out] of a map with its fixed rows multiplied in.
 
@@ -251,7 +261,7 @@ def folded(
 
 
 def _of_side(name: str) -> bool:
-    return any(word in SIDES for word in words(name))
+    return any(word in WORDS for word in words(name))
 
 
 def open_choices(fixed: list[Fixed], biased: bool) -> list[tuple[str, tuple[str, ...]]]:

@@ -1,21 +1,26 @@
 """Recipes from specs to artifacts: the only place where the steps are wired together."""
 
 import json
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
 
 from core.activations.gram import Gram
-from core.activations.harvest import harvest_config, harvest_recording
-from core.bench import Bench, BuildConfig
+from core.activations.harvest import harvest_config
+from core.activations.recording import harvest_recording
+from core.bench import Bench
+from core.config import BuildConfig
 from core.errors import StitchLensError
 from core.models.align import pair_positions
 from core.models.pairs import LayerPair, PairSpec
 from core.stitches import downstream, svcca
-from core.stitches.fit import FitConfig, fit_adam, fit_moments, quality
+from core.stitches.fit import fit_adam, fit_moments, quality
+from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch, load_stitch, save_stitch, with_makers
 from core.stitches.study import alpha_sweep, best_setting, study
+from core.stitches.tables import least_positions
 from core.text.corpus import SPLITS, check_splits
 from core.workspace.artifacts import NAME, belongings
 from core.workspace.disk import fingerprint, only_one
@@ -118,6 +123,47 @@ def fit_stitch(
     `replace` is set and it was made for the same reason (`pair.why`). Raises StitchLensError for a
     bad name, layer or strength.
     """
+    _check(bench.pair, name, pair, config, positions)
+    workspace = bench.workspace
+    identity = stitch_makers(bench, pair, config, positions)
+    grams, ledgers = bench.moments("fit", [pair], positions)
+    gram, ledger = grams[pair.name], ledgers[pair.name]
+
+    entry = None
+    if workspace.exists:
+        entry = workspace.manifest().artifacts.get(f"stitches/{name}")
+    known = entry is not None and all(
+        entry.makers.get(key) == value for key, value in _plain(identity).items()
+    )
+    replaceable = replace and entry is not None and entry.makers.get("why") == pair.why
+    if entry is not None and not (known or replaceable):
+        raise StitchLensError(
+            f"another stitch named '{name}'",
+            "a free name",
+            f"choose one, or `python -m core stitch remove {bench.pair.key} {name}`",
+        )
+
+    if known and entry is not None:
+        stitch = load_stitch(workspace.path(f"stitches/{name}"), entry.makers)
+    else:
+        stitch = _fitted(bench, pair, config, positions, gram)
+        counts = {key: getattr(ledger, key) for key in ("tokens", "documents", "dropped")}
+        stitch = with_makers(stitch, **_plain(identity | stitch.makers | counts))
+        _put(workspace, name, stitch, config, gram)
+
+    shuffled = load_stitch(workspace.path(f"controls/{name}"))
+    _measure_stitch(bench, name, pair, config, stitch, shuffled, gram)
+    return stitch
+
+
+def _check(
+    spec: PairSpec,
+    name: str,
+    layers: LayerPair,
+    config: FitConfig,
+    positions: int | None,
+) -> None:
+    """Raises StitchLensError for what cannot be fitted."""
     if not NAME.fullmatch(name):
         raise StitchLensError(
             f"name {name!r}", "letters, digits, '.', '_' and '-', at most 64", "choose another name"
@@ -126,63 +172,55 @@ def fit_stitch(
         raise StitchLensError(
             f"alpha {config.alpha}", "a finite number, 0 or more", "1 is the paper's choice"
         )
-    if positions is not None and positions < 2 * (bench.pair.a.d_model + bench.pair.b.d_model):
-        least = 2 * (bench.pair.a.d_model + bench.pair.b.d_model)
+    least = least_positions(spec)
+    if positions is not None and positions < least:
         raise StitchLensError(
             f"{positions} positions",
             f"{least} or more (twice both widths)",
             "ask for more positions (--positions)",
         )
-    bench.pair.check_layers(pair.a, pair.b)
-    workspace = bench.workspace
-    identity = stitch_makers(bench, pair, config, positions)
-    grams, records = bench.moments("fit", [pair], positions)
-    gram = grams[pair.name]
-    stitch_name, entry = f"stitches/{name}", None
-    if workspace.exists:
-        entry = workspace.manifest().artifacts.get(stitch_name)
-    known = entry is not None and all(entry.makers.get(k) == v for k, v in _plain(identity).items())
-    if entry is not None and not known and not (replace and entry.makers.get("why") == pair.why):
-        raise StitchLensError(
-            f"another stitch named '{name}'",
-            "a free name",
-            f"choose one, or `python -m core stitch remove {bench.pair.key} {name}`",
-        )
-    if known and entry is not None:
-        stitch = load_stitch(workspace.path(stitch_name), entry.makers)
-        shuffled = load_stitch(workspace.path(f"controls/{name}"))
-    else:
-        if config.method == "adam":
-            setup = harvest_config(bench.a, bench.b, bench.corpus.fingerprint, "fit", positions)
-            rows = harvest_recording(bench.a, bench.b, bench.corpus.split("fit"), pair, setup)
-            stitch = fit_adam(rows, gram.moments(), config)
-        else:
-            stitch = fit_moments(gram.moments(), config)
-        found = (
-            identity
-            | stitch.makers
-            | {k: records[pair.name][k] for k in ("tokens", "documents", "dropped")}
-        )
-        stitch = with_makers(stitch, **_plain(found))
-        control = config.model_copy(
-            update={"method": "lstsq" if config.method == "lstsq" else "exact"}
-        )
-        made = with_makers(
-            fit_moments(gram.moments(shuffled=True), control), control="shuffled pairs", of=name
-        )
-        workspace.put(
-            f"controls/{name}",
-            lambda p: save_stitch(made, p, torch.float16),
-            "control",
-            ".safetensors",
-            made.makers,
-        )
-        shuffled = load_stitch(workspace.path(f"controls/{name}"))
-        workspace.put(
-            stitch_name, lambda p: save_stitch(stitch, p), "stitch", ".safetensors", stitch.makers
-        )
-    _measure_stitch(bench, name, pair, config, stitch, shuffled, gram)
-    return stitch
+    spec.check_layers(layers.a, layers.b)
+
+
+def _fitted(
+    bench: Bench,
+    pair: LayerPair,
+    config: FitConfig,
+    positions: int | None,
+    gram: Gram,
+) -> Stitch:
+    if config.method != "adam":
+        return fit_moments(gram.moments(), config)
+
+    setup = harvest_config(bench.a, bench.b, bench.corpus.fingerprint, "fit", positions)
+    rows = harvest_recording(bench.a, bench.b, bench.corpus.split("fit"), pair, setup)
+    return fit_adam(rows, gram.moments(), config)
+
+
+def _put(
+    workspace: Workspace,
+    name: str,
+    stitch: Stitch,
+    config: FitConfig,
+    gram: Gram,
+) -> None:
+    """The control first: a stitch that is there has one."""
+    # Adam's control is fitted exactly: only what the pairing gives is to be compared.
+    method = "lstsq" if config.method == "lstsq" else "exact"
+    shuffled = fit_moments(
+        gram.moments(shuffled=True), config.model_copy(update={"method": method})
+    )
+    control = with_makers(shuffled, control="shuffled pairs", of=name)
+    workspace.put(
+        f"controls/{name}",
+        partial(save_stitch, control, dtype=torch.float16),
+        "control",
+        ".safetensors",
+        control.makers,
+    )
+    workspace.put(
+        f"stitches/{name}", partial(save_stitch, stitch), "stitch", ".safetensors", stitch.makers
+    )
 
 
 def _plain(makers: dict[str, Any]) -> dict[str, Any]:
@@ -222,15 +260,11 @@ def _measure_stitch(
             *downstream.controls(shuffled, moments.mean_a, moments.mean_b),
         ]
         documents = bench.corpus.split("held-out")
-        table = downstream.measure(
-            bench.a,
-            bench.b,
-            documents,
-            pair,
-            conditions,
-            f"Table 1 of {name}",
-            bench.config.held_out_tokens,
+        tokens = bench.config.held_out_tokens
+        losses = downstream.measure(
+            bench.a, bench.b, documents, pair, conditions, f"Table 1 of {name}", tokens
         )
+        table = pd.DataFrame(losses)
         bench.workspace.put_table(f"kinds/{name}", downstream.by_kind(table, documents), makers)
         bench.workspace.put_table(f"downstream/{name}", downstream.summarise(table), makers)
 
@@ -262,30 +296,23 @@ def build(pair: PairSpec, config: BuildConfig | None = None) -> Workspace:
 def built_with(workspace: Workspace) -> BuildConfig:
     """The settings that a workspace was built with, as far as its artifacts tell; the defaults for
     the rest."""
-    known = (
-        {}
-        if not workspace.exists
-        else {n: a.makers for n, a in workspace.manifest().artifacts.items()}
-    )
-    fitted = [
-        n.split("/", 1)[1]
-        for n, m in known.items()
-        if n.startswith("stitches/") and m.get("why") != "imported"
-    ]
+    if not workspace.exists:
+        return BuildConfig()
+
+    artifacts = workspace.manifest().artifacts
+    known = {name: artifact.makers for name, artifact in artifacts.items()}
     default = BuildConfig()
-    found: dict[str, Any] = {
+    chosen = known.get("study", known.get("alpha_sweep", {}))
+    settings: dict[str, Any] = {
         "svcca_positions": known.get("svcca", {}).get("positions", default.svcca_positions),
-        "select_tokens": (
-            known.get("study", known.get("alpha_sweep", {})).get("tokens", default.select_tokens)
-        ),
+        "select_tokens": chosen.get("tokens", default.select_tokens),
     }
-    for name in fitted:
-        if known[f"stitches/{name}"].get("why") != "chosen by hand":
-            found["positions"] = known[f"stitches/{name}"].get("positions")
-            found["held_out_tokens"] = known.get(f"downstream/{name}", {}).get(
-                "tokens", default.held_out_tokens
-            )
-    return BuildConfig.model_validate(found)
+    for name, makers in known.items():
+        if name.startswith("stitches/") and makers.get("why") not in ("imported", "chosen by hand"):
+            losses = known.get(name.replace("stitches/", "downstream/", 1), {})
+            settings["positions"] = makers.get("positions")
+            settings["held_out_tokens"] = losses.get("tokens", default.held_out_tokens)
+    return BuildConfig.model_validate(settings)
 
 
 def remove_stitch(workspace: Workspace, name: str) -> None:

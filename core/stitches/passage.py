@@ -11,11 +11,11 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.bench import Side
 from core.errors import StitchLensError
 from core.models import hooks
 from core.models.align import pair_positions
 from core.models.live import Encoded
+from core.models.pairs import Side
 from core.stitches.stitched import Stitched, tensor_of
 from core.text.reading import characters
 
@@ -110,7 +110,7 @@ def positions(stitched: Stitched, text: str) -> Positions:
     if not text.strip():
         raise StitchLensError("an empty text", "a sentence or more", "type or paste one")
     sides: tuple[Side, Side] = ("a", "b")
-    encoded = {side: stitched.model(side).encode([text])[0] for side in sides}
+    encoded: dict[Side, Encoded] = {side: stitched.model(side).encode([text])[0] for side in sides}
     pairs = pair_positions(encoded["a"], encoded["b"], stitched.same_tokens)
 
     ids, own = {}, {}
@@ -207,7 +207,10 @@ def _expected(
 
 
 def _tokens(
-    stitched: Stitched, at: Positions, of: Mapping[str, Expected], control: str | None
+    stitched: Stitched,
+    at: Positions,
+    of: Mapping[str, Expected],
+    control: str | None,
 ) -> list[Token]:
     """One of each position of the speaker."""
     speaker, other, names = stitched.speaker, stitched.other, Names(stitched)

@@ -77,7 +77,10 @@ class _Map:
 
 
 def recognise(
-    tensors: Mapping[str, Tensor], d_a: int, d_b: int, orientation: Orientation | None = None
+    tensors: Mapping[str, Tensor],
+    d_a: int,
+    d_b: int,
+    orientation: Orientation | None = None,
 ) -> Foreign:
     """The stitch among named tensors, for widths d_A and d_B; every tensor is accounted for.
 

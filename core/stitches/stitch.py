@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import StitchLensError
+from core.models.pairs import Side
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Stitch:
 
     def down(self, h: Float[Tensor, "... d_b"]) -> Float[Tensor, "... d_a"]:
         return h.float() @ self.P_down + self.b_down
+
+    def carry(self, h: Float[Tensor, "... d"], to: Side) -> Float[Tensor, "... e"]:
+        """Rows of the other model's residual stream where model `to` has its own: `up` to B, `down`
+        to A."""
+        return self.up(h) if to == "b" else self.down(h)
 
 
 def random_stitch(like: Stitch, seed: int = 0) -> Stitch:
@@ -101,7 +107,12 @@ def load_stitch(path: Path, expect: dict[str, Any] | None = None) -> Stitch:
     return stitch
 
 
-def _compare(found: dict[str, Any], wanted: dict[str, Any], name: str, within: str = "") -> None:
+def _compare(
+    found: dict[str, Any],
+    wanted: dict[str, Any],
+    name: str,
+    within: str = "",
+) -> None:
     for key, value in wanted.items():
         if isinstance(value, dict):
             inner = found.get(key)

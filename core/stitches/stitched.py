@@ -14,12 +14,11 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.bench import Side
 from core.errors import StitchLensError
 from core.models import hooks
 from core.models.align import pair_positions
 from core.models.live import MAX_TOKENS, Encoded, LiveModel, limits_of
-from core.models.pairs import LayerPair
+from core.models.pairs import LayerPair, Side, other
 from core.stitches.directions import Direction
 from core.stitches.stitch import Stitch
 
@@ -57,7 +56,7 @@ class Stitched:
     @property
     def other(self) -> Side:
         """The model that does not speak."""
-        return "a" if self.speaker == "b" else "b"
+        return other(self.speaker)
 
     @property
     def returns(self) -> bool:
@@ -76,15 +75,8 @@ class Stitched:
 
     def cross(self, h: Float[Tensor, "... d_source"]) -> Float[Tensor, "... d_speaker"]:
         """Rows of the source's stream to rows of the speaker's, float32."""
-        match self.direction:
-            case "a_to_b":
-                return self.stitch.up(h)
-            case "b_to_a":
-                return self.stitch.down(h)
-            case "a_to_b_to_a":
-                return self.stitch.down(self.stitch.up(h))
-            case "b_to_a_to_b":
-                return self.stitch.up(self.stitch.down(h))
+        there = self.stitch.carry(h, to=other(self.source))
+        return self.stitch.carry(there, to=self.source) if self.returns else there
 
 
 class Listener:

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from core.config import check
 from core.errors import StitchLensError
 from core.models.pairs import PAIRS, LayerPair, PairSpec, get_pair, pairs_with_workspace
 from core.stitches.conditions import BY_KEY, CONDITIONS, MEASURED, STITCHED, TABLE_1
+from core.stitches.settings import FitConfig
 from core.workspace.store import Workspace, makers, stamp
 
 
@@ -156,12 +158,12 @@ def card(ws: Workspace, name: str) -> dict[str, Any]:
 
 def others(ws: Workspace) -> tuple[tuple[str, str], ...]:
     """(pair, stamp) of every other workspace beside this one that can be read."""
-    found = []
+    readable = []
     for key in pairs_with_workspace(ws.shared.root.parent):
         if key != ws.pair:
             with suppress(StitchLensError):
-                found.append((key, stamp(Workspace(key, ws.shared.root.parent))))
-    return tuple(found)
+                readable.append((key, stamp(Workspace(key, ws.shared.root.parent))))
+    return tuple(readable)
 
 
 def table_1(ws: Workspace, beside: Sequence[tuple[str, str]] = ()) -> pd.DataFrame:
@@ -196,18 +198,24 @@ def table_1(ws: Workspace, beside: Sequence[tuple[str, str]] = ()) -> pd.DataFra
 
 def _measured(ws: Workspace) -> pd.DataFrame:
     spec = get_pair(ws.pair)
-    found = stitches(ws).dropna(subset=["a"]).rename(columns={"name": "label"})
-    return found.assign(pair=spec.title, family=spec.family)
+    table = stitches(ws).dropna(subset=["a"]).rename(columns={"name": "label"})
+    return table.assign(pair=spec.title, family=spec.family)
 
 
 def _paper(pair: PairSpec) -> dict[str, Any]:
-    row = pair.paper
-    assert row is not None
-    losses = {key: getattr(row, key) for key in TABLE_1}
-    base = {"a": row.a, "b": row.b}
-    return {"label": row.label, "pair": pair.title, "family": pair.family, **losses} | {
-        f"{key}_relative": loss / base[BY_KEY[key].model] - 1 for key, loss in losses.items()
+    printed = pair.paper
+    assert printed is not None
+    row: dict[str, Any] = {
+        "label": printed.label,
+        "pair": pair.title,
+        "family": pair.family,
     }
+    unpatched = {"a": printed.a, "b": printed.b}
+    for key in TABLE_1:
+        loss = getattr(printed, key)
+        row[key] = loss
+        row[f"{key}_relative"] = loss / unpatched[BY_KEY[key].model] - 1
+    return row
 
 
 def svcca(ws: Workspace) -> pd.DataFrame:
@@ -217,12 +225,12 @@ def svcca(ws: Workspace) -> pd.DataFrame:
     table = ws.table("svcca")
     _need(table.columns, ("layer_a", "layer_b", "svcca", "n", "chance"), "table 'svcca'")
     table["best"] = table.svcca == table.groupby("layer_a").svcca.transform("max")
-    fitted = (
-        stitches(ws).groupby(["layer_a", "layer_b"]).name.agg(", ".join) if stitch_names(ws) else {}
-    )
-    table["stitches"] = [
-        fitted.get((a, b), "") for a, b in zip(table.layer_a, table.layer_b, strict=True)
-    ]
+
+    fitted: Any = {}
+    if stitch_names(ws):
+        fitted = stitches(ws).groupby(["layer_a", "layer_b"]).name.agg(", ".join)
+    places = zip(table.layer_a, table.layer_b, strict=True)
+    table["stitches"] = [fitted.get(place, "") for place in places]
     return table
 
 
@@ -269,19 +277,20 @@ def structural_share(table: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
     of `bins` equal parts of Eq. 10 from -1 to 1, both ends in: `low`, `high`, `structural`, `n` of
     both, `share` (NaN where n is 0)."""
     edges = np.linspace(-1, 1, bins + 1)
-    counts = {
-        kind: np.histogram(table.correlation[table.kind == kind].dropna(), edges)[0]
-        for kind in ("semantic", "structural")
-    }
-    n = counts["semantic"] + counts["structural"]
-    share = np.where(n > 0, counts["structural"] / np.maximum(n, 1), np.nan)
+
+    def counted(kind: str) -> Any:
+        correlations = table.correlation[table.kind == kind].dropna()
+        return np.histogram(correlations, edges)[0]
+
+    structural = counted("structural")
+    n = structural + counted("semantic")
     return pd.DataFrame(
         {
             "low": edges[:-1],
             "high": edges[1:],
-            "structural": counts["structural"],
+            "structural": structural,
             "n": n,
-            "share": share,
+            "share": np.where(n > 0, structural / np.maximum(n, 1), np.nan),
         }
     )
 
@@ -291,21 +300,40 @@ def least_positions(pair: PairSpec) -> int:
     return 2 * (pair.a.d_model + pair.b.d_model)
 
 
+def default_name(layers: LayerPair, config: FitConfig, positions: int | None = None) -> str:
+    """How a stitch is called that nobody named: L20-L9-exact-std-1, and the number of pairs of
+    positions where it was not fitted on all."""
+    parts = [layers.name, config.method, config.metric]
+    if config.method != "lstsq":
+        parts.append(f"{config.alpha:g}")
+    if positions is not None:
+        parts.append(str(positions))
+    return "-".join(parts)
+
+
 def free_name(
-    ws: Workspace, layer_a: int, layer_b: int, method: str, metric: str, alpha: float
+    ws: Workspace,
+    layer_a: int,
+    layer_b: int,
+    method: str,
+    metric: str,
+    alpha: float,
 ) -> str:
     """A name for a new stitch that says how it is made and is not taken."""
-    base = f"{LayerPair(a=layer_a, b=layer_b).name}-{method}-{metric}" + (
-        f"-{alpha:g}" if method != "lstsq" else ""
-    )
+    config = check(FitConfig, method=method, metric=metric, alpha=alpha)
+    base = default_name(LayerPair(a=layer_a, b=layer_b), config)
     taken = set(ws.names(prefix="stitches/")) if ws.exists else set()
-    tries = (base if i == 1 else f"{base}-{i}" for i in range(1, len(taken) + 2))
-    return next(name for name in tries if f"stitches/{name}" not in taken)
+    name = base
+    number = 1
+    while f"stitches/{name}" in taken:
+        number += 1
+        name = f"{base}-{number}"
+    return name
 
 
-def _need(found: Iterable[Any], wanted: Iterable[str], where: str) -> None:
-    found = list(found)
-    if lacking := [name for name in wanted if name not in found]:
+def _need(names: Iterable[Any], wanted: Iterable[str], where: str) -> None:
+    names = list(names)
+    if lacking := [name for name in wanted if name not in names]:
         raise StitchLensError(
             f"{where} without {', '.join(lacking)}",
             "what this version of StitchLens writes",
@@ -313,20 +341,28 @@ def _need(found: Iterable[Any], wanted: Iterable[str], where: str) -> None:
         )
 
 
-def as_text(name: str, found: dict[str, Any]) -> str:
-    lines = [f"{name}: {found['method']}, metric {found['metric']}, alpha {found['alpha']:g}"]
-    for condition, loss in found.get("downstream", {}).items():
-        d = found["downstream_details"][condition]
+def as_text(name: str, stitch: dict[str, Any]) -> str:
+    """What `stitch fit` prints, from the report's entry of a stitch."""
+    lines = [f"{name}: {stitch['method']}, metric {stitch['metric']}, alpha {stitch['alpha']:g}"]
+    for condition, loss in stitch.get("downstream", {}).items():
+        details = stitch["downstream_details"][condition]
         lines.append(
-            f"  {condition:16} {loss:6.3f} nats/token [{d['low']:.3f}, {d['high']:.3f}] "
-            f" {d['relative']:+7.1%}  {d['bits_per_byte']:.3f} bits/byte  patched"
-            f" {d['share_patched']:.0%}"
+            f"  {condition:16} {loss:6.3f} nats/token"
+            f" [{details['low']:.3f}, {details['high']:.3f}] "
+            f" {details['relative']:+7.1%}"
+            f"  {details['bits_per_byte']:.3f} bits/byte"
+            f"  patched {details['share_patched']:.0%}"
         )
-    for kind, losses in found.get("downstream_by_kind", {}).items():
-        up, down = losses["a_to_b"] / losses["b"] - 1, losses["b_to_a"] / losses["a"] - 1
+
+    for kind, losses in stitch.get("downstream_by_kind", {}).items():
+        up = losses["a_to_b"] / losses["b"] - 1
+        down = losses["b_to_a"] / losses["a"] - 1
         lines.append(f"  {kind}: A→B {up:+.1%}, B→A {down:+.1%}")
-    q = found.get("quality", {})
-    if q:
-        lines.append(f"  FUV up {q['fuv_up']:.3f}, down {q['fuv_down']:.3f}")
-        lines.append(f"  inversion error A {q['inversion_a']:.4f}, B {q['inversion_b']:.4f}")
+
+    errors = stitch.get("quality", {})
+    if errors:
+        lines.append(f"  FUV up {errors['fuv_up']:.3f}, down {errors['fuv_down']:.3f}")
+        lines.append(
+            f"  inversion error A {errors['inversion_a']:.4f}, B {errors['inversion_b']:.4f}"
+        )
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.errors import StitchLensError, printable
-from core.models.pairs import ModelSpec, get_pair, same_model
+from core.models.pairs import ModelSpec, Side, get_pair, same_model
 from core.stitches.stitch import Stitch
 
 if TYPE_CHECKING:
@@ -83,14 +83,17 @@ def hook_layer(sae: "SAE[Any]") -> int | None:
         )
     if not hook:
         return None
-    found = HOOK.fullmatch(str(hook))
-    if found is None:
+    layer = HOOK.fullmatch(str(hook))
+    if layer is None:
         raise StitchLensError(place, residual, other)
-    return int(found[1]) + (found[2] == "post")
+    return int(layer[1]) + (layer[2] == "post")
 
 
 def admit(
-    sae: "SAE[Any]", spec: ModelSpec, layer: int | None = None, stitched: int | None = None
+    sae: "SAE[Any]",
+    spec: ModelSpec,
+    layer: int | None = None,
+    stitched: int | None = None,
 ) -> int:
     """The layer before which an SAE reads the residual stream of a model. Whatever takes an SAE
     asks this first.
@@ -266,7 +269,7 @@ def _check(sae: "SAE[Any]", kind: str, width: int, scale: float | None) -> None:
         )
 
 
-def _check_place(sae: "SAE[Any]", stitch: Stitch, side: Literal["a", "b"]) -> None:
+def _check_place(sae: "SAE[Any]", stitch: Stitch, side: Side) -> None:
     """Raises StitchLensError where an SAE says another layer or model than the stitch leads
     from."""
     at, stitched = hook_layer(sae), stitch.makers.get(f"layer_{side}")

@@ -186,6 +186,6 @@ def load_corpus(where: str = "wheel") -> Corpus:
     try:
         corpus = build_corpus(name, local.sources())
     except NoText as e:
-        found = f"{e.found} ({local.reading})" if str(local.reading) else e.found
-        raise StitchLensError(found, e.wanted, e.todo) from None
+        reason = f"{e.found} ({local.reading})" if str(local.reading) else e.found
+        raise StitchLensError(reason, e.wanted, e.todo) from None
     return replace(corpus, reading=local.reading)

@@ -154,7 +154,13 @@ def _encoding(head: bytes) -> tuple[str, str]:
     return "utf-8", "strict"
 
 
-def _other(raw: bytes, name: str, encoding: str, where: str, nul: bool = False) -> StitchLensError:
+def _other(
+    raw: bytes,
+    name: str,
+    encoding: str,
+    where: str,
+    nul: bool = False,
+) -> StitchLensError:
     """Why bytes are no text in `encoding`, and what they may be instead."""
     head = raw[:HEAD]
     if encoding in ("utf-16", "utf-32"):
@@ -190,13 +196,13 @@ def _guess(raw: bytes) -> str:
     from charset_normalizer import from_bytes
 
     odd = next((i for i, b in enumerate(raw) if b > 127), 0)
-    found = from_bytes(raw[max(0, odd - 2000) :][:8000], cp_isolation=list(LEGACY))
-    best = found.best()
+    guess = from_bytes(raw[max(0, odd - 2000) :][:8000], cp_isolation=list(LEGACY))
+    best = guess.best()
     if best is None:
         return ""
     equal = {
         name
-        for one in found
+        for one in guess
         if (one.chaos, one.coherence) == (best.chaos, best.coherence)
         for name in one.could_be_from_charset
     }

@@ -58,7 +58,10 @@ def _guarded(texts: Iterator[tuple[int, str]], name: str) -> Iterator[tuple[int,
 
 
 def csv_rows(
-    lines: Iterator[str], name: str, wanted: Collection[str] = COLUMNS, tabs: bool = False
+    lines: Iterator[str],
+    name: str,
+    wanted: Collection[str] = COLUMNS,
+    tabs: bool = False,
 ) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """(columns, (line, cells) of each row that is not blank) of a CSV whose cells are parted by
     commas, semicolons or tabs: by the one that finds most of the `wanted` columns in its first
@@ -69,14 +72,18 @@ def csv_rows(
     """
     csv.field_size_limit(LONGEST_LINE)
     first = next(lines, "")
-    parted: list[tuple[int, int, str]] = []
-    for delimiter in "\t,;" if tabs else ",;\t":
+    delimiters = "\t,;" if tabs else ",;\t"
+
+    def parted(delimiter: str) -> tuple[int, int]:
+        """(wanted columns, columns) in the first line."""
         with _csv_faults(name, lambda: 1):
             cells = next(csv.reader([first], delimiter=delimiter), [])
-        hits = len({cell.strip().casefold() for cell in cells} & set(wanted))
-        parted.append((hits, len(cells), delimiter))
-    delimiter = max(parted, key=lambda x: x[:2])[2]  # of equals the first
-    reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
+        names = {cell.strip().casefold() for cell in cells}
+        return len(names & set(wanted)), len(cells)
+
+    delimiter = max(delimiters, key=parted)  # of equals the first
+    whole = itertools.chain([first], lines)
+    reader = csv.reader(whole, delimiter=delimiter, strict=True)
     with _csv_faults(name, lambda: reader.line_num):
         columns = [cell.strip() for cell in next(reader, [])]
     while columns and not columns[-1]:
@@ -85,7 +92,8 @@ def csv_rows(
     def rows() -> Iterator[tuple[int, list[str]]]:
         with _csv_faults(name, lambda: reader.line_num):
             for cells in reader:
-                if any(cell.strip() for cell in cells[len(columns) :]):
+                beyond = cells[len(columns) :]
+                if any(cell.strip() for cell in beyond):
                     raise StitchLensError(
                         f"line {reader.line_num} of {name} with {len(cells)} cells under"
                         f" {len(columns)} columns",
@@ -93,7 +101,8 @@ def csv_rows(
                         "put the text in double quotes",
                     )
                 if cells:
-                    yield reader.line_num, (cells + [""] * len(columns))[: len(columns)]
+                    filled = cells + [""] * len(columns)
+                    yield reader.line_num, filled[: len(columns)]
 
     return columns, rows()
 
@@ -109,16 +118,19 @@ def _csv_faults(name: str, line: Callable[[], int]) -> Generator[None]:
 
 
 def _csv_texts(path: Path, name: str) -> Rows:
-    columns, rows = csv_rows(stream(unpacked(path, name), name), name, tabs=form(path)[0] == ".tsv")
-    first = list[tuple[int, list[str]]]()
-    is_text = {
-        column: True for column in columns if any(is_named(column, wanted) for wanted in COLUMNS)
-    }
+    lines = stream(unpacked(path, name), name)
+    columns, rows = csv_rows(lines, name, tabs=form(path)[0] == ".tsv")
+    first: list[tuple[int, list[str]]] = []
+    is_text: dict[str, bool] = {}
+    for column in columns:
+        if any(is_named(column, wanted) for wanted in COLUMNS):
+            is_text[column] = True
+
     if not is_text:
         first = list(itertools.islice(rows, SAMPLE))
-        is_text = {
-            column: not _numbers(cells[i] for _, cells in first) for i, column in enumerate(columns)
-        }
+        for i, column in enumerate(columns):
+            is_text[column] = not _numbers(cells[i] for _, cells in first)
+
     column = choose(is_text, name)
     at = once(columns, column, name)
     texts = ((number, cells[at]) for number, cells in itertools.chain(first, rows))
@@ -139,11 +151,14 @@ def _numbers(cells: Iterable[str]) -> bool:
 
 
 def _json_lines(path: Path, name: str) -> Rows:
-    numbered = (
-        (n, line) for n, line in enumerate(stream(unpacked(path, name), name), 1) if line.strip()
-    )
-    rows = ((n, parse_line(line, n, name)) for n, line in numbered)
-    return _json_rows(rows, name)
+    lines = stream(unpacked(path, name), name)
+
+    def rows() -> Iterator[tuple[int, Any]]:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield number, parse_line(line, number, name)
+
+    return _json_rows(rows(), name)
 
 
 def parse_line(line: str, number: int, name: str) -> Any:
@@ -154,7 +169,12 @@ def parse_line(line: str, number: int, name: str) -> Any:
         raise _bad_row(f"line {number}", name, first_line(e)) from None
 
 
-def _bad_row(row: str, name: str, why: str, column: str = COLUMNS[0]) -> StitchLensError:
+def _bad_row(
+    row: str,
+    name: str,
+    why: str,
+    column: str = COLUMNS[0],
+) -> StitchLensError:
     return StitchLensError(
         f"{row} of {name} ({why})",
         f"JSON with a string under '{column}'",
@@ -176,13 +196,16 @@ def _json_rows(rows: Iterator[tuple[int, Any]], name: str, unit: str = "line") -
 
     def texts() -> Iterator[tuple[int, str]]:
         for number, row in itertools.chain(first, rows):
-            if isinstance(row, dict) and column not in row:
-                raise fault(number, f"no '{column}'")
-            text = row[column] if isinstance(row, dict) else row
+            text = row
+            why = "no object"
+            if isinstance(row, dict):
+                if column not in row:
+                    raise fault(number, f"no '{column}'")
+                text = row[column]
+                why = f"'{column}' is not a string"
+
             if text is not None and not isinstance(text, str):
-                raise fault(
-                    number, f"'{column}' is not a string" if isinstance(row, dict) else "no object"
-                )
+                raise fault(number, why)
             if text:
                 yield number, text
 
@@ -206,8 +229,8 @@ def _json(path: Path, name: str) -> Rows:
             f"{name} that is no JSON ({first_line(e)})", "JSON", "mend or remove it"
         ) from None
     if isinstance(value, dict):
-        lists = [x for x in value.values() if isinstance(x, list) and x and isinstance(x[0], dict)]
-        if not lists and not any(isinstance(value.get(c), str) for c in COLUMNS):
+        lists = [one for one in value.values() if _is_rows(one)]
+        if not lists and not any(isinstance(value.get(column), str) for column in COLUMNS):
             raise NoRows(
                 f"one object without a text in {name}",
                 "rows",
@@ -219,6 +242,10 @@ def _json(path: Path, name: str) -> Rows:
             f"no rows in {name}", "a list of rows", "write JSON lines with a string under 'text'"
         )
     return _json_rows(enumerate(value, 1), name, "row")
+
+
+def _is_rows(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def _is_json(line: str) -> bool:
@@ -291,7 +318,8 @@ def _strings(schema: Any) -> dict[str, bool]:
 def _column(batches: Iterable[Any], column: str) -> Iterator[tuple[int, str]]:
     number = 0
     for batch in batches:
-        for text in batch.column(batch.schema.get_field_index(column)).to_pylist():
+        index = batch.schema.get_field_index(column)
+        for text in batch.column(index).to_pylist():
             number += 1
             if text:
                 yield number, text

@@ -82,7 +82,12 @@ def zip_members(path: Path, limit: int) -> list[zipfile.ZipInfo]:
     return members
 
 
-def unzip(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, name: str) -> None:
+def unzip(
+    archive: zipfile.ZipFile,
+    member: zipfile.ZipInfo,
+    target: Path,
+    name: str,
+) -> None:
     """Write one part to `target`, never more than it claims. Raises StitchLensError where it is
     damaged, OSError where `target` cannot be written."""
     with target.open("wb") as out:

@@ -65,33 +65,33 @@ def safetensors_header(path: Path, limit: int, name: str | None = None) -> dict[
     counted(len(header), name)
     out: dict[str, Claim] = {}
     for key, entry in header.items():
-        here = f"{key[:60]} of {name}"
+        part = f"{key[:60]} of {name}"
         if len(key) > NAME:
             raise StitchLensError(
                 f"a tensor's name of {len(key):,} letters in {name}", f"at most {NAME}", "rename it"
             )
         if not isinstance(entry, dict) or {"dtype", "shape", "data_offsets"} - set(entry):
             raise StitchLensError(
-                f"no dtype, shape and data_offsets for {here}", "all three", "save it again"
+                f"no dtype, shape and data_offsets for {part}", "all three", "save it again"
             )
         dtype, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
         if not isinstance(dtype, str) or dtype not in BITS:
             raise StitchLensError(
-                f"{here} of type {str(dtype)[:20]}", "real numbers", "save it as float32"
+                f"{part} of type {str(dtype)[:20]}", "real numbers", "save it as float32"
             )
         if not _whole(shape) or not _whole(place) or len(place) != 2:
             raise StitchLensError(
-                f"{here} of shape {str(shape)[:60]} at {str(place)[:60]}",
+                f"{part} of shape {str(shape)[:60]} at {str(place)[:60]}",
                 "whole numbers, 0 or more",
                 "save it again",
             )
         if 0 in shape:
             raise StitchLensError(
-                f"{here} of shape {tuple(shape)}", "widths above 0", "check how it was made"
+                f"{part} of shape {tuple(shape)}", "widths above 0", "check how it was made"
             )
         if math.prod(shape) * BITS[dtype] // 8 != place[1] - place[0] or place[1] > body:
             raise StitchLensError(
-                f"{here} of shape {str(shape)[:60]} at bytes {place[0]} to {place[1]} of {body:,}",
+                f"{part} of shape {str(shape)[:60]} at bytes {place[0]} to {place[1]} of {body:,}",
                 "as many bytes as the shape says, within the file",
                 "save it again",
             )
@@ -134,7 +134,10 @@ def npy_kind(stream: IO[bytes] | io.BufferedIOBase) -> str:
 
 
 def read_npy(
-    stream: IO[bytes] | io.BufferedIOBase, size: int, name: str, most: int | None = None
+    stream: IO[bytes] | io.BufferedIOBase,
+    size: int,
+    name: str,
+    most: int | None = None,
 ) -> NDArray[Any]:
     """One array of at most `most` numbers; the size that it claims is compared with the `size` in
     bytes that there is before anything is allocated. Raises StitchLensError for what is no such

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from core import __version__
 from core.config import Frozen
-from core.errors import StitchLensError
+from core.errors import StitchLensError, broken
 
 SCHEMA = 1
 REPAIR = "run `python -m core doctor --repair`"
@@ -44,11 +44,11 @@ class Manifest(Frozen):
 
 def versions() -> dict[str, str]:
     """Versions of what computes, for an artifact's record."""
-    found = {"stitchlens": __version__}
+    installed = {"stitchlens": __version__}
     for name in ("torch", "transformers", "transformer_lens", "numpy", "scipy"):
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            installed[name] = version(name)
+    return installed
 
 
 @lru_cache(maxsize=64)
@@ -75,13 +75,7 @@ def read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manifes
     try:
         manifest = Manifest.model_validate(raw)
     except ValidationError as e:
-        first = e.errors()[0]
-        raise StitchLensError(
-            f"a manifest of '{pair}' with a fault at {'.'.join(map(str, first['loc']))}"
-            f" ({first['msg']})",
-            f"schema {SCHEMA}",
-            REPAIR,
-        ) from None
+        raise broken(e, "a manifest", f"schema {SCHEMA}", REPAIR) from None
     if out := [a.path for a in manifest.artifacts.values() if _leaves(a.path)]:
         raise StitchLensError(
             f"an artifact at '{out[0][:80]}', outside the workspace or too long",

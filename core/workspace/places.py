@@ -38,8 +38,8 @@ def workspaces_dir() -> Path:
 def private_dir() -> Path | None:
     """Where a command writes what belongs to one person alone: PRIVATE_ENV, which a page sets for
     its jobs."""
-    found = os.environ.get(PRIVATE_ENV)
-    return Path(found) if found else None
+    folder = os.environ.get(PRIVATE_ENV)
+    return Path(folder) if folder else None
 
 
 def user_cache() -> Path:

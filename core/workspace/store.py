@@ -326,10 +326,10 @@ class Workspace:
                 "the file its manifest names",
                 f"restore it, or {REPAIR}, which says how it is made again",
             )
-        found = sha256_path(path)
-        if found != entry.sha256:
+        digest = sha256_path(path)
+        if digest != entry.sha256:
             raise StitchLensError(
-                f"{entry.path} with hash {found[:12]}",
+                f"{entry.path} with hash {digest[:12]}",
                 f"{entry.sha256[:12]} as in its manifest",
                 f"the file was changed: restore it, or {REPAIR}, which sets it aside",
             )

@@ -98,11 +98,11 @@ def parse_json(raw: bytes, name: str, limit: int = LONGEST_JSON) -> dict[str, An
         return StitchLensError(f"{what} in {name}", "a JSON object", "check how it was made")
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        value = dict(pairs)
+        if len(value) < len(pairs):
             twice = next(k for i, (k, _) in enumerate(pairs) if k in {x for x, _ in pairs[:i]})
             raise fault(f"'{twice[:60]}' twice")
-        return found
+        return value
 
     def constant(word: str) -> float:
         raise fault(f"NaN or infinite numbers ({word})")

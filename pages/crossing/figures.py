@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from streamlit.components import v2 as components
 
 from core.models.pairs import PairSpec
 from core.stitches.directions import names, title
@@ -22,7 +23,7 @@ TINTS = {"loss": "Loss that crossing costs", "kl": "Change of what it expects (K
 
 def component() -> Any:
     """Mounted anew by each server; the same definition is no second one."""
-    return st.components.v2.component(
+    return components.component(
         "stitchlens_passage",
         html='<div class="passage"></div>',
         css=(HERE / "passage.css").read_text("utf-8"),

@@ -16,6 +16,7 @@ from core.workspace.store import Workspace
 from pages.crossing import figures
 from pages.crossing.speaking import speaking
 from pages.shared import address, frame, panels, studios
+from pages.shared.address import bound
 from pages.shared.frame import ask, section
 from pages.shared.words import loss, percent, plain, sentence
 
@@ -62,9 +63,11 @@ def choose(ws: Workspace, pair: PairSpec, stitches: list[str]) -> dict[str, Any]
         "control": [*directions.CONTROLS],
         "tint": [*figures.TINTS],
     }
-    chosen: dict[str, Any] = {
-        key: address.settle(key, usual[key], _one_of(known[key]), ws.pair) for key in usual
-    }
+    chosen: dict[str, Any] = {}
+    for key, value in usual.items():
+        parse, limits, words = address.one_of(known[key], str)
+        what = "stitch" if key == "across" else key
+        chosen[key] = address.settle(key, value, parse, ws.pair, limits, words=words, what=what)
     makers = ask(store.makers, ws, f"stitches/{chosen['across']}")
     chosen["layers"] = {side: int(makers[f"layer_{side}"]) for side in ("a", "b")}
     first, last = chosen["direction"][0], chosen["direction"][-1]
@@ -79,8 +82,8 @@ def choose(ws: Workspace, pair: PairSpec, stitches: list[str]) -> dict[str, Any]
     )
 
     text = address.settle("passage", TEXT, lambda x: x[:LONGEST], None)
-    if len(quote(text)) > LINKED and "passage" in st.query_params:
-        del st.query_params["passage"]
+    if len(quote(text)) > LINKED:
+        address.change("passage", None)
     st.text_area(
         "Text",
         key="passage",
@@ -123,16 +126,13 @@ def switches(stitches: list[str]) -> None:
         format_func={"loss": "Loss", "kl": "KL"}.__getitem__,
         help="By what crossing costs the next token, or by how much it changes all of them.",
     )
-    st.toggle(
+    bound(
+        st.toggle,
         "Lens",
         key="lens",
-        bind="query-params",
+        usual=False,
         help="With a token's ten words, also what the stitched layers say by themselves.",
     )
-
-
-def _one_of(known: Any) -> Any:
-    return lambda text: text if text in known else None
 
 
 def _put(example: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from core.models.libraries import importing
 from core.models.pairs import PairSpec
 from core.steering import tables as steering_tables
 from core.steering.settings import Sampling
@@ -15,7 +16,8 @@ from core.text.reading import clean
 from core.workspace import store
 from core.workspace.store import Workspace
 from pages.crossing import figures
-from pages.shared import address, frame, studios
+from pages.shared import frame, studios
+from pages.shared.address import bound
 from pages.shared.frame import ask
 from pages.shared.words import plain
 
@@ -32,24 +34,24 @@ def speaking(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
         st.button("Stop", icon=":material/stop:", disabled=not go, key="hush", help="At once.")
         number("Tokens", "length", 40, 1, 200, "Most tokens that a lane writes.")
         number("Seed", "roll", 0, 0, 2**31, "The same seed writes the same text.")
-        st.number_input(
+        bound(
+            st.number_input,
             "Temperature",
             0.0,
             5.0,
-            0.5,
-            0.1,
+            step=0.1,
             key="warmth",
-            bind="query-params",
+            usual=0.5,
             width=130,
             help="0 takes the likeliest token.",
         )
         if presets:
-            address.choices("toward", languages.values(), "language")
-            st.selectbox(
+            bound(
+                st.selectbox,
                 "Toward",
                 list(languages),
                 key="toward",
-                bind="query-params",
+                what="language",
                 format_func=lambda code: languages[code],
                 width=150,
                 help="Steer the lanes by a vector that the other model learned and the stitch"
@@ -68,8 +70,7 @@ def speaking(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
 
 
 def number(label: str, key: str, usual: int, low: int, high: int, words: str) -> None:
-    address.numbers(key, low, high, label.lower())
-    st.number_input(label, low, high, usual, key=key, bind="query-params", width=130, help=words)
+    bound(st.number_input, label, low, high, key=key, usual=usual, width=130, help=words)
 
 
 def heading(pair: PairSpec, run: dict[str, Any], lane: str) -> str:
@@ -127,7 +128,8 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], place: Any) ->
     """Write, a token at a time; what there is is kept whenever this is interrupted."""
     now, words = st.session_state, place.empty()
     with words, st.spinner("Which tokens each model says: read once in the corpus", show_time=True):
-        from core.config import check
+        with importing():
+            from core.config import check
 
         crossing = studios.crossing(ws, chosen["across"])
         sampling = check(
@@ -154,7 +156,11 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], place: Any) ->
         "prompt": prompt,
         "seed": sampling.seed,
         "temperature": sampling.temperature,
-        "left_out": next(len(lane.silent) for side, lane in lanes.values() if side == last),
+        "left_out": next(
+            0 if lane.silent is None else len(lane.silent)
+            for side, lane in lanes.values()
+            if side == last
+        ),
         "texts": {},
         "tokens": 0,
     }

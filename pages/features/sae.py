@@ -131,8 +131,14 @@ def form(ws: Workspace, pair: PairSpec) -> None:
             )
         ref = known if file is None else str(uploads.uploaded(file.name, file.getvalue()))
         where = None if layer is None else int(layer)
-        jobs.start_sae_import(
-            ws.pair, ref, name or artifacts.name_from(ref), where, frame.mine(), scale
+        jobs.start(
+            ws.pair,
+            "sae import",
+            frame.mine(),
+            ref=ref,
+            name=name or artifacts.name_from(ref),
+            layer=where,
+            scale=scale,
         )
         st.rerun()
     st.caption("It stays private to this browser until you keep it; the list is in the sidebar.")
@@ -157,7 +163,9 @@ def card(ws: Workspace, pair: PairSpec, name: str) -> None:
             "Its features have not been measured before and after transfer yet; that takes some"
             " minutes."
         )
-        measure = partial(jobs.start_features, ws.pair, name, record["stitch"], ws.private)
+        measure = partial(
+            jobs.start, ws.pair, "features build", ws.private, sae=name, stitch=record["stitch"]
+        )
         st.button(
             "Measure its features", key=f"measure-{name}", on_click=panels.begin, args=(measure,)
         )

@@ -14,7 +14,7 @@ from core.text.reading import clean
 from core.workspace import store
 from core.workspace.store import Workspace
 from pages.functional import figures
-from pages.shared import frame, tokens
+from pages.shared import address, frame, tokens
 from pages.shared.figures import draw
 from pages.shared.words import plain, short_names
 
@@ -35,8 +35,7 @@ def _live(pair: str, sae: str, private: Path | None, stamp: str) -> "functional_
 
 def _other_side() -> None:
     """Layers and heads are those of a model: the clearest of the other one are shown."""
-    for key in ("layer", "head"):
-        st.session_state.pop(key, None)
+    address.forget("layer", "head")
 
 
 def head(ws: Workspace, pair: PairSpec, sae: str, limits: Mapping[str, tuple[int, int]]) -> None:

@@ -64,7 +64,7 @@ def empty(pair: PairSpec) -> None:
         " goes on where it was.",
         f"python -m core build {pair.key}",
         "Build it",
-        lambda: jobs.start_build(pair.key),
+        lambda: jobs.start(pair.key, "build"),
     )
 
 
@@ -82,9 +82,9 @@ def stage(ws: Workspace) -> None:
             st.pills,
             "Who speaks",
             titles,
-            default=titles[min(1, len(titles) - 1)],
             required=True,
             key="hear",
+            usual=titles[min(1, len(titles) - 1)],
             what="lane",
             label_visibility="collapsed",
         )

@@ -209,7 +209,7 @@ def add(found: "Prospect", positions: int, build: bool) -> None:
         st.session_state["pair"] = found.pair.key
         st.session_state.pop("prospect", None)
         if build:
-            jobs.start_build(found.pair.key, positions)
+            jobs.start(found.pair.key, "build", positions=positions)
     except StitchLensError as e:
         st.session_state["refusal"] = words.sentence(e)
 
@@ -236,7 +236,7 @@ def added(shown: str) -> None:
                     "Build",
                     key=f"build-{key}",
                     on_click=panels.begin,
-                    args=(lambda key=key: jobs.start_build(key),),
+                    args=(lambda key=key: jobs.start(key, "build"),),
                     help=(
                         "All of the text. What is there already is kept, so a build that was"
                         " stopped goes on."

@@ -67,7 +67,6 @@ def own_labels(ws: Workspace, pair: PairSpec, name: str) -> None:
         st.segmented_control,
         "From",
         ("Two lists", "A CSV"),
-        default="Two lists",
         required=True,
         key="own-from",
         what="source of labels",

@@ -114,7 +114,9 @@ def train(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
                 "auxiliary": auxiliary,
             }
             with section():
-                jobs.start_sae_training(pair.key, sae, stitch, name.strip(), asked)
+                jobs.start(
+                    pair.key, "sae train", sae=sae, stitch=stitch, name=name.strip(), **asked
+                )
                 st.rerun()
     st.caption(
         "Runs in the background, stops and goes on where it was, and ends as a set above; its SAEs"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from core.errors import StitchLensError
+from core.models.libraries import importing
 from core.models.pairs import get_pair
 from core.workspace import store
 from core.workspace.disk import fingerprint
@@ -29,7 +30,8 @@ class Opening:
         self._thread.start()
 
     def _open(self) -> None:
-        from core.models.loading import load_shared
+        with importing():
+            from core.models.loading import load_shared
 
         spec = get_pair(self._pair)
         with suppress(StitchLensError):
@@ -54,8 +56,9 @@ def crossing(ws: Workspace, stitch: str) -> "Crossing":
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _crossing(pair: str, stitch: str, private: Path | None, stamp: str) -> "Crossing":
-    from core.bench import Bench, BuildConfig
-    from core.steering.crossing import Crossing
-    from core.steering.studio import Studio
+    with importing():
+        from core.bench import open_pair
+        from core.steering.crossing import Crossing
+        from core.steering.studio import Studio
 
-    return Crossing(Studio(Bench(get_pair(pair), BuildConfig(), private), stitch))
+    return Crossing(Studio(open_pair(pair, private=private), stitch))

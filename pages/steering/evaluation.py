@@ -8,7 +8,6 @@ from core.steering import tables as steering_tables
 from core.steering.keys import LANE_KINDS, lane_key
 from core.stitches import tables as stitch_tables
 from core.workspace.store import Workspace
-from pages.shared import address
 from pages.shared import figures as figures_base
 from pages.shared.address import bound
 from pages.shared.figures import draw
@@ -39,15 +38,16 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
 def steered(pair: PairSpec) -> str:
     """Which model is steered."""
     names = short_names(pair)
-    parse, limits, write = address.one_of(WAYS)
-    address.settle("way", "b", parse, "steering", limits, write=write)
     return str(
-        st.segmented_control(
+        bound(
+            st.segmented_control,
             "Which model is steered",
             list(WAYS),
             required=True,
             format_func=lambda side: f"{names[side]} steered",
             key="way",
+            what="way",
+            words=WAYS.__getitem__,
             help=(
                 f"{names['b']} steered: vectors go from {names['a']} to it; and the other way"
                 " round."
@@ -100,7 +100,6 @@ def gaps(ws: Workspace, pair: PairSpec, side: str) -> None:
             st.segmented_control,
             "Against",
             list(AGAINST),
-            default="characters",
             required=True,
             key="against",
             what="measure to draw the gap against",
@@ -182,9 +181,9 @@ def cells(ws: Workspace, side: str, table: pd.DataFrame) -> None:
             bar.segmented_control,
             "Vector",
             [kind for kind in LANE_KINDS if kind in set(table.kind)],
-            default="transferred",
             required=True,
             key="cell_kind",
+            usual="transferred",
             what="kind of vector",
             format_func=lambda kind: LANE_KINDS[kind][0],
         )

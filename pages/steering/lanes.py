@@ -39,15 +39,15 @@ def choose(names: Mapping[str, str]) -> list[LaneKey]:
     B in the address."""
     by_word = {in_address(lane): lane for lane in (*LANES, *CONTROLS)}
 
-    def parse(words: list[str]) -> list[LaneKey]:
-        known = [by_word[word] for word in dict.fromkeys(words) if word in by_word]
-        return known if known or words == [""] else DEFAULT
+    def parse(asked: list[str]) -> list[LaneKey]:
+        known = [by_word[word] for word in dict.fromkeys(asked) if word in by_word]
+        return known if known or asked == [""] else DEFAULT
 
-    def write(lanes: list[LaneKey]) -> list[str]:
+    def words(lanes: list[LaneKey]) -> list[str]:
         return [in_address(lane) for lane in lanes] or [""]
 
     address.choices("lanes", by_word, "lane")
-    address.settle("lanes", DEFAULT, parse, "steering", write=write, many=True)
+    address.settle("lanes", DEFAULT, parse, "", words=words, many=True)
     lanes = st.pills(
         "Lanes",
         [*LANES, *CONTROLS],

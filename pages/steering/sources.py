@@ -18,7 +18,7 @@ from core.text.languages import LANGUAGES
 from core.workspace import artifacts, store, uploads
 from core.workspace.store import Workspace
 from core.workspace.untrusted import LARGEST_VECTOR, MB, VECTOR_FILES
-from pages.shared import frame, panels
+from pages.shared import address, frame, panels
 from pages.shared.address import bound
 from pages.shared.frame import ask, section
 from pages.shared.words import plain, short_names
@@ -82,7 +82,7 @@ def concept() -> Concept:
     words = "Examples, one a line. v is the difference of the mean residual streams."
     boxes = (("plus", "More of this", PLUS), ("minus", "Less of this", MINUS))
     texts = [
-        str(bound(st.text_area, label, text, key=key, max_chars=LONGEST, help=words))
+        str(bound(st.text_area, label, usual=text, key=key, max_chars=LONGEST, help=words))
         for key, label, text in boxes
     ]
     return Concept(*texts)
@@ -103,7 +103,6 @@ def feature(ws: Workspace, pair: PairSpec) -> dict[str, Any]:
         "Feature",
         0,
         last,
-        0,
         key="steer_feature",
         help=(
             "v is its decoder direction; z̄ the mean component where it is active in its top"
@@ -131,7 +130,7 @@ def brought(ws: Workspace, pair: PairSpec) -> str:
     """A vector that was brought, with its report card, and a form that takes another."""
     vectors = steering_tables.vectors(ws)
     if (added := st.session_state.pop("added_vector", None)) in vectors:
-        st.session_state["vector"] = added
+        address.put("vector", added)
 
     name = ""
     if vectors:

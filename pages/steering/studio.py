@@ -134,6 +134,7 @@ def stream(
             boxes = lanes.columns(keys, names)
 
         record: dict[str, Any] | None = None
+        written: dict[Any, Any] = {}
         began = time.perf_counter()
         about = (at_hand, source, prompt, setting, sampling)
         with closing(at_hand.run(directions, keys, prompt, setting, sampling, waiting)) as texts:

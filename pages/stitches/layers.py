@@ -43,7 +43,7 @@ def layers(ws: Workspace, pair: PairSpec) -> None:
                 f" {plain(pair.a.title)} against each of {plain(pair.b.title)}.",
                 f"python -m core svcca {ws.pair}",
                 "Compare them",
-                lambda: jobs.start_svcca(ws.pair),
+                lambda: jobs.start(ws.pair, "svcca"),
             )
     with right:
         if scores is not None:
@@ -159,10 +159,11 @@ def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
         busy = latest is not None and not latest.over
         why_not = "One job at a time." if busy else None
         if st.form_submit_button("Fit", type=frame.action(), disabled=busy, help=why_not):
-            jobs.start_fit(
+            jobs.start(
                 ws.pair,
-                a,
-                b,
+                "stitch fit",
+                layer_a=a,
+                layer_b=b,
                 method=method,
                 metric=metric,
                 alpha=alpha,
@@ -214,14 +215,15 @@ def bring(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
             if file is None:
                 raise StitchLensError("no file", "a stitch", "drop one into the box")
             place = uploads.uploaded(file.name, file.getvalue())
-            jobs.start_import(
+            jobs.start(
                 ws.pair,
-                place,
-                int(layer_a),
-                int(layer_b),
-                name.strip() or artifacts.name_from(place.name),
-                orientation,
+                "stitch import",
                 frame.mine(),
+                file=place,
+                layer_a=int(layer_a),
+                layer_b=int(layer_b),
+                name=name.strip() or artifacts.name_from(place.name),
+                orientation=orientation,
             )
             st.rerun()
         st.caption(

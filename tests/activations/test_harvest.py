@@ -21,18 +21,16 @@ from core.activations.gram import Gram
 from core.activations.harvest import (
     OUTLIER,
     Chunk,
-    Recording,
     batches,
     harvest_config,
     harvest_moments,
-    harvest_recording,
-    harvest_rows,
     norm_limits,
     read_window,
     record,
     windows,
     within,
 )
+from core.activations.recording import Recording, harvest_recording, harvest_rows
 from core.errors import StitchLensError
 from core.models.align import pair_positions
 from core.models.live import Encoded, LiveModel
@@ -145,11 +143,11 @@ def test_moments_are_those_of_the_rows(
         assert torch.allclose(grams[p.name].S, whole.S, rtol=1e-6)
         assert torch.allclose(grams[p.name].X, whole.X, rtol=1e-6, atol=1e-6)
         r = records[p.name]
-        assert r["finished"]
-        assert (r["documents"], r["window"]) == (len(documents), 7)
-        assert r["characters"] == sum(len(d.text) for d in documents)
-        assert (r["dropped"], r["tokens"]) == (dropped, tokens)
-        assert r["read"] == grams[p.name].n + r["dropped"]
+        assert r.finished
+        assert (r.documents, r.window) == (len(documents), 7)
+        assert r.characters == sum(len(d.text) for d in documents)
+        assert (r.dropped, r.tokens) == (dropped, tokens)
+        assert r.read == grams[p.name].n + r.dropped
 
 
 class Killed(Exception):
@@ -270,10 +268,10 @@ def test_a_budget_of_positions_is_kept(
     a, b = pair
     _, records = harvest_moments(a, b, documents, PAIRS[:1], config(a, b, 700))
     r = records["L1-L2"]
-    per_window = r["read"] / r["window"]
-    assert 700 <= r["read"] < 700 + 1.5 * per_window
-    assert r["window"] < 7
-    assert r["finished"]
+    per_window = r.read / r.window
+    assert 700 <= r.read < 700 + 1.5 * per_window
+    assert r.window < 7
+    assert r.finished
 
 
 def chunk_with_outliers(n: int, at: list[int], side: str) -> Chunk:
@@ -303,11 +301,11 @@ def test_outliers_are_counted(
     monkeypatch.setattr(harvest, "OUTLIER", 1.05)
     grams, records = harvest_moments(a, b, documents, PAIRS[:1], config(a, b))
     r = records["L1-L2"]
-    assert 0 < r["dropped"] < r["read"]
-    assert grams["L1-L2"].n == r["read"] - r["dropped"]
+    assert 0 < r.dropped < r.read
+    assert grams["L1-L2"].n == r.read - r.dropped
     monkeypatch.setattr(harvest, "OUTLIER", 10.0)
     grams, records = harvest_moments(a, b, documents, PAIRS[:1], config(a, b))
-    assert records["L1-L2"]["dropped"] == 0, "another limit is another harvest"
+    assert records["L1-L2"].dropped == 0, "another limit is another harvest"
 
 
 def test_a_window_without_pairs_does_not_spoil_the_rest(
@@ -318,7 +316,7 @@ def test_a_window_without_pairs_does_not_spoil_the_rest(
     grams, records = harvest_moments(a, b, [*empty, *documents[:8]], PAIRS[:1], config(a, b))
     plain, _ = harvest_moments(a, b, documents[:8], PAIRS[:1], config(a, b) | {"plain": True})
     assert grams["L1-L2"].n == plain["L1-L2"].n > 0
-    assert records["L1-L2"]["dropped"] == 0
+    assert records["L1-L2"].dropped == 0
 
 
 def test_only_one_harvest_at_a_time(tiny: Tiny, documents: list[Document]) -> None:

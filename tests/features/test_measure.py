@@ -11,8 +11,9 @@ import torch
 from sae_lens import SAE
 from typer.testing import CliRunner
 
-from core.bench import Bench, BuildConfig
+from core.bench import Bench
 from core.cli.main import app
+from core.config import BuildConfig
 from core.errors import StitchLensError
 from core.features import measure as feature_measure
 from core.features import tables as feature_tables
@@ -23,8 +24,8 @@ from core.saes import tables as sae_tables
 from core.saes import train as sae_train
 from core.saes.crossing import ExploreConfig
 from core.saes.train import SaeConfig
-from core.stitches.fit import FitConfig
 from core.stitches.measure import fit_stitch
+from core.stitches.settings import FitConfig
 from core.stitches.stitch import load_stitch
 from core.workspace.store import Workspace
 from tests.helpers.small import stitched_bench

@@ -125,6 +125,7 @@ class Worker:
     def read(self, reader: str, path: Path) -> tuple[str, str, float, int]:
         """(outcome, what was said, seconds, bytes). What takes too long gets a second try: the
         machine may be busy."""
+        took = 0.0
         for _ in range(2):
             start = time.perf_counter()
             try:

@@ -11,11 +11,12 @@ import torch
 from tokenizers import Tokenizer, decoders, normalizers, trainers
 from tokenizers import models as tokenizer_models
 
-from core.bench import Bench, BuildConfig
+from core.bench import Bench
+from core.config import BuildConfig
 from core.models.live import LiveModel, Runtime
 from core.models.pairs import ModelSpec, PairSpec
-from core.stitches.fit import FitConfig
 from core.stitches.measure import fit_stitch
+from core.stitches.settings import FitConfig
 from core.text.corpus import Corpus
 
 FLOAT32 = Runtime(torch.device("cpu"), torch.float32)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -31,7 +32,8 @@ from core.models.training import (
 )
 from core.report import report
 from core.stitches import downstream
-from core.stitches.fit import FitConfig, fit_moments
+from core.stitches.fit import fit_moments
+from core.stitches.settings import FitConfig
 from core.text.corpus import Corpus, load_corpus
 from core.workspace.disk import sha256_file
 from core.workspace.places import PROJECT
@@ -232,7 +234,7 @@ def test_a_stitch_beats_its_controls_and_inverts(tiny: Tiny, corpus: Corpus) -> 
         *downstream.controls(shuffled, m.mean_a, m.mean_b),
     ]
     loss = downstream.mean_losses(
-        downstream.measure(a, b, corpus.split("held-out")[:40], LAYERS, conditions)
+        pd.DataFrame(downstream.measure(a, b, corpus.split("held-out")[:40], LAYERS, conditions))
     )
     assert loss["b"] < loss["a"]
     for to, model in (("a_to_b", "b"), ("b_to_a", "a")):

@@ -9,7 +9,7 @@ import torch
 from sae_lens import SAE
 from safetensors.torch import save_file
 
-from core.activations.harvest import Recording
+from core.activations.recording import Recording
 from core.errors import StitchLensError
 from core.saes.sae import load_sae, random_sae, reconstruction, sae_hash
 from core.saes.train import SaeConfig, train_sae

@@ -18,11 +18,10 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from core import jobs, statistics
-from core.activations.harvest import Recording
+from core.activations.recording import Recording
 from core.bench import Bench
 from core.cli.main import app
 from core.errors import StitchLensError
-from core.jobs import start_sae_training
 from core.models.pairs import PairSpec
 from core.saes import flops
 from core.saes import run as sae_run
@@ -479,7 +478,7 @@ def test_a_job_that_cannot_be_is_not_started(nano_home: Path) -> None:
         ("none", "", "widths ''"),
     ):
         with pytest.raises(StitchLensError, match=said):
-            start_sae_training("nano", "L2-1024", "L2-L3", name, {"widths": widths})
+            jobs.start("nano", "sae train", sae="L2-1024", stitch="L2-L3", name=name, widths=widths)
     assert jobs.latest("nano") is None
 
 

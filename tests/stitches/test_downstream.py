@@ -2,6 +2,7 @@
 plain arithmetic."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,8 @@ from core.stitches.downstream import (
     token_losses,
     unpatched,
 )
-from core.stitches.fit import FitConfig, fit_moments
+from core.stitches.fit import fit_moments
+from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch
 from core.text.corpus import Corpus, Document
 from tests.helpers.small import KINDS, SCRIPTS, Tiny
@@ -36,6 +38,10 @@ PAIR = LayerPair(a=1, b=2)
 @pytest.fixture
 def documents(english: Corpus) -> list[Document]:
     return english.split("held-out")[:14]
+
+
+def losses_of(*args: Any, **options: Any) -> pd.DataFrame:
+    return pd.DataFrame(measure(*args, **options))
 
 
 def identity(d: int) -> Stitch:
@@ -69,7 +75,7 @@ def alone(model: LiveModel, text: str) -> float:
 
 def test_unpatched_losses_are_those_of_the_texts(tiny: Tiny, documents: list[Document]) -> None:
     a, b = tiny("nano-a"), tiny("gemma")
-    table = measure(a, b, documents, PAIR, unpatched())
+    table = losses_of(a, b, documents, PAIR, unpatched())
     assert list(table.condition.unique()) == ["a", "b"]
     for name, model in (("a", a), ("b", b)):
         rows = table[table.condition == name].set_index("document")
@@ -82,7 +88,7 @@ def test_unpatched_losses_are_those_of_the_texts(tiny: Tiny, documents: list[Doc
 
 def test_patched_positions_are_the_pairs(tiny: Tiny, documents: list[Document]) -> None:
     a, b = tiny("nano-a"), tiny("gemma")
-    table = measure(a, b, documents, PAIR, unpatched())
+    table = losses_of(a, b, documents, PAIR, unpatched())
     for d in documents:
         (x,), (y,) = a.encode([d.text]), b.encode([d.text])
         at_a, at_b = pair_positions(x, y)
@@ -99,12 +105,12 @@ def test_an_identity_stitch_gives_exactly_the_unpatched_loss(
     model = tiny(kind)
     s = identity(model.spec.d_model)
     loss = mean_losses(
-        measure(model, model, documents, LayerPair(a=1, b=1), [*unpatched(), *stitched(s)])
+        losses_of(model, model, documents, LayerPair(a=1, b=1), [*unpatched(), *stitched(s)])
     )
     assert len(set(loss.values())) == 1, loss
     off = Stitch(s.P_up, s.b_up, s.P_down * 1.2, s.b_down)
     other = mean_losses(
-        measure(model, model, documents, LayerPair(a=1, b=1), [*unpatched(), *stitched(off)])
+        losses_of(model, model, documents, LayerPair(a=1, b=1), [*unpatched(), *stitched(off)])
     )
     assert other["a"] == other["a_to_b"] == loss["a"]
     assert other["b_to_a"] != other["a"], "a stitch that is off by a fifth is seen"
@@ -115,7 +121,7 @@ def test_another_layer_is_no_identity(tiny: Tiny, documents: list[Document]) -> 
     """The same model at two depths: what sits at layer 2 does not do at layer 0."""
     model = tiny("nano-a")
     conditions = [*unpatched(), *stitched(identity(model.spec.d_model))]
-    loss = mean_losses(measure(model, model, documents, LayerPair(a=0, b=2), conditions))
+    loss = mean_losses(losses_of(model, model, documents, LayerPair(a=0, b=2), conditions))
     assert loss["b_to_a"] != pytest.approx(loss["a"], rel=1e-3)
     assert loss["a_to_b"] != pytest.approx(loss["b"], rel=1e-3)
     assert loss["a_to_b_to_a"] == loss["a"]
@@ -143,7 +149,7 @@ def test_a_stitch_of_trained_models_beats_its_controls(
     gram, stitch, shuffled = fitted("nano-a", "nano-b")
     m = gram.moments()
     conditions = [*unpatched(), *stitched(stitch), *controls(shuffled, m.mean_a, m.mean_b)]
-    table = measure(tiny("nano-a"), tiny("nano-b"), documents, PAIR, conditions)
+    table = losses_of(tiny("nano-a"), tiny("nano-b"), documents, PAIR, conditions)
     loss = mean_losses(table)
     assert max(loss["a"], loss["b"]) < 0.8 * np.log(4096), "they are trained"
     assert loss["a_to_b"] < 0.9 * min(loss["mean_ablated_b"], loss["shuffled_a_to_b"])
@@ -161,7 +167,7 @@ def test_mean_ablation_is_what_it_says(tiny: Tiny, documents: list[Document]) ->
     model = tiny("llama")
     mean = torch.linspace(-1, 1, model.spec.d_model)
     conditions = [*unpatched(), *controls(identity(model.spec.d_model), mean, mean)]
-    table = measure(model, model, documents[:3], LayerPair(a=1, b=1), conditions)
+    table = losses_of(model, model, documents[:3], LayerPair(a=1, b=1), conditions)
 
     def write(block: object, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         h = args[0].clone()
@@ -184,7 +190,7 @@ def test_enough_tokens_are_enough(
     monkeypatch.setattr(harvest, "WINDOW", 4)
     a, b = tiny("nano-a"), tiny("gemma")
     docs = english.split("held-out")[:16]
-    whole, part = (measure(a, b, docs, PAIR, unpatched(), tokens=n) for n in (None, 900))
+    whole, part = (losses_of(a, b, docs, PAIR, unpatched(), tokens=n) for n in (None, 900))
     assert len(part) < len(whole) == 32
     read = part[part.condition == "b"].tokens
     assert read.sum() + len(read) >= 900

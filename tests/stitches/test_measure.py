@@ -7,18 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from core.activations import harvest
-from core.bench import Bench, BuildConfig, open_pair
+from core.bench import Bench, open_pair
+from core.config import BuildConfig
 from core.doctor import repair_all
 from core.errors import StitchLensError
 from core.models.pairs import PAIRS, LayerPair, PairSpec
 from core.report import report
 from core.stitches import downstream
 from core.stitches import measure as stitch_measure
-from core.stitches.fit import FitConfig, fit_moments
+from core.stitches.fit import fit_moments
 from core.stitches.measure import build, evaluate_stitch, fit_stitch, remove_stitch
+from core.stitches.settings import FitConfig
 from core.stitches.stitch import load_stitch
 from core.stitches.study import ALPHAS, best_setting
 from core.workspace.disk import only_one
@@ -316,7 +319,9 @@ def test_the_real_pair_transfers() -> None:
         *downstream.stitched(stitch),
         *downstream.controls(shuffled, m.mean_a, m.mean_b),
     ]
-    loss = downstream.mean_losses(downstream.measure(a, b, held_out, layers, conditions))
+    loss = downstream.mean_losses(
+        pd.DataFrame(downstream.measure(a, b, held_out, layers, conditions))
+    )
     assert loss["a"] < 5
     assert loss["b"] < 5
     assert loss["a_to_b"] < 0.85 * min(loss["mean_ablated_b"], loss["shuffled_a_to_b"]), loss

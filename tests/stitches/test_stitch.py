@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from scipy.optimize import minimize
 
 from core.activations.gram import Gram, Moments
-from core.activations.harvest import Recording
+from core.activations.recording import Recording
 from core.errors import StitchLensError
 from core.stitches import fit as stitching
-from core.stitches.fit import METRICS, SHRINK, FitConfig, Metric, fit_adam, fit_moments, quality
+from core.stitches.fit import SHRINK, fit_adam, fit_moments, quality
+from core.stitches.settings import METRICS, FitConfig, Metric
 from core.stitches.stitch import Stitch, load_stitch, save_stitch, with_makers
 
 D_A, D_B, N = 5, 7, 3000
@@ -120,6 +121,17 @@ def test_a_planted_affine_map_is_recovered(method: Any, metric: Metric) -> None:
     assert torch.allclose(s.P_down, inverse, atol=1e-3)
     found = quality(s, d.moments, metric, 1.0)
     assert max(found[k] for k in ("fuv_up", "fuv_down", "inversion_a", "inversion_b")) < 1e-6
+
+
+def test_to_carry_is_up_to_b_and_down_to_a() -> None:
+    """By NumPy: h P + b."""
+    g = torch.Generator().manual_seed(3)
+    up, b_up, down, b_down = (torch.randn(*s, generator=g) for s in ((2, 3), (3,), (3, 2), (2,)))
+    stitch = Stitch(up, b_up, down, b_down)
+    h_a, h_b = torch.randn(4, 2, generator=g), torch.randn(4, 3, generator=g)
+    in_b, in_a = stitch.carry(h_a, to="b"), stitch.carry(h_b, to="a")
+    assert np.allclose(in_b, h_a.numpy() @ up.numpy() + b_up.numpy(), atol=1e-6)
+    assert np.allclose(in_a, h_b.numpy() @ down.numpy() + b_down.numpy(), atol=1e-6)
 
 
 def test_a_shuffled_pairing_recovers_nothing() -> None:

@@ -4,14 +4,15 @@ changes nothing, controls that are worse."""
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from core.bench import Bench, BuildConfig
+from core.bench import open_pair
 from core.errors import StitchLensError
 from core.models import hooks
 from core.models.live import LiveModel
-from core.models.pairs import PAIRS, LayerPair
+from core.models.pairs import LayerPair
 from core.stitches import downstream
 from core.stitches.directions import DIRECTIONS, Direction
 from core.stitches.lens import lens
@@ -46,8 +47,10 @@ def between(a: LiveModel, b: LiveModel, direction: Direction, seed: int = 0) -> 
     """Two models of any widths and a random stitch."""
     g = torch.Generator().manual_seed(seed)
     d_a, d_b = a.spec.d_model, b.spec.d_model
-    parts = [torch.randn(shape, generator=g) / 8 for shape in ((d_a, d_b), d_b, (d_b, d_a), d_a)]
-    return Stitched(a, b, LAYERS, Stitch(*parts), direction)
+    up, b_up, down, b_down = (
+        torch.randn(shape, generator=g) / 8 for shape in ((d_a, d_b), d_b, (d_b, d_a), d_a)
+    )
+    return Stitched(a, b, LAYERS, Stitch(up, b_up, down, b_down), direction)
 
 
 def held_out(corpus: Corpus, n: int) -> list[Document]:
@@ -64,9 +67,8 @@ def test_losses_are_those_of_table_1(
     conditions = [*downstream.unpatched(), *downstream.stitched(stitch)]
     control = downstream.stitched(shuffled)[DIRECTIONS.index(direction)]
     conditions.append(replace(control, name="control"))
-    table = downstream.measure(a, b, documents, NANO, conditions).set_index(
-        ["document", "condition"]
-    )
+    losses = pd.DataFrame(downstream.measure(a, b, documents, NANO, conditions))
+    table = losses.set_index(["document", "condition"])
     stitched = Stitched(a, b, NANO, stitch, direction)
     for d in documents:
         passage = read(stitched, d.text, {"shuffled": replace(stitched, stitch=shuffled)})
@@ -88,9 +90,8 @@ def test_across_tokenizers_too(tiny: Tiny, english: Corpus) -> None:
     for direction in DIRECTIONS:
         stitched = between(a, b, direction)
         conditions = [*downstream.unpatched(), *downstream.stitched(stitched.stitch)]
-        table = downstream.measure(a, b, documents, LAYERS, conditions).set_index(
-            ["document", "condition"]
-        )
+        losses = pd.DataFrame(downstream.measure(a, b, documents, LAYERS, conditions))
+        table = losses.set_index(["document", "condition"])
         for d in documents:
             totals = read(stitched, d.text).totals
             for key in ("a", "b", direction):
@@ -146,10 +147,11 @@ def test_kl_is_torchs(tiny: Tiny, stitch: Stitch) -> None:
     rows = stitch.up(hooks.residuals(a, ids, [2])[2])
     paired = torch.tensor([t.paired for t in passage.tokens])
     new[0, paired] = rows[0, paired]
-    logs = [
+    log_new, log_own = (
         torch.log_softmax(b.logits(hooks.final_hidden(b, ids, 3, h)[0]), -1) for h in (new, own)
-    ]
-    expected = torch.nn.functional.kl_div(*logs, reduction="none", log_target=True).sum(-1)
+    )
+    divergence = torch.nn.functional.kl_div(log_new, log_own, reduction="none", log_target=True)
+    expected = divergence.sum(-1)
     assert [t.kl for t in passage.tokens] == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-5)
 
 
@@ -254,15 +256,14 @@ def test_a_listener_hears_a_growing_text_as_a_whole_one(
 
 @pytest.mark.model
 def test_the_large_pair_reads_as_stitch_eval_does() -> None:
-    bench = Bench(PAIRS["smollm2-gemma3"], BuildConfig())
+    bench = open_pair("smollm2-gemma3")
     ws = Workspace("smollm2-gemma3", PROJECT / "cache")
     stitch = load_stitch(ws.path("stitches/L20-L9"))
     layers = LayerPair(a=20, b=9)
     documents = held_out(bench.corpus, 6)
     conditions = [*downstream.unpatched(), *downstream.stitched(stitch)]
-    table = downstream.measure(bench.a, bench.b, documents, layers, conditions)
-    summed = table.groupby("condition")[["loss", "tokens"]].sum()
-    mean = summed.loss / summed.tokens
+    table = pd.DataFrame(downstream.measure(bench.a, bench.b, documents, layers, conditions))
+    mean = downstream.mean_losses(table)
     for direction in ("a_to_b", "b_to_a"):
         passages = [
             read(Stitched(bench.a, bench.b, layers, stitch, direction), d.text) for d in documents

@@ -228,9 +228,9 @@ def test_every_condition_of_table_1_is_known() -> None:
 
 
 def test_methods_and_metrics_are_those_of_the_fitters() -> None:
-    stitch = pytest.importorskip("core.stitches.fit")
-    assert set(conditions.METHODS) == set(stitch.METHODS)
-    assert set(conditions.METRICS) == set(stitch.METRICS)
+    settings = pytest.importorskip("core.stitches.settings")
+    assert set(conditions.METHODS) == set(settings.METHODS)
+    assert set(conditions.METRICS) == set(settings.METRICS)
 
 
 def test_what_pages_import_is_light() -> None:

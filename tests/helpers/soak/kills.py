@@ -199,6 +199,7 @@ def trial(
 ) -> Trial:
     """One build killed, looked at, and taken to its end. `moments(n)` is the n-th try to meet it
     alive."""
+    moment = 0.0
     for attempt in range(10):
         shutil.rmtree(home, ignore_errors=True)
         process, began = start(home), time.monotonic()

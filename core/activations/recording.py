@@ -1,0 +1,183 @@
+"""Residual streams kept row by row on disk, in shards; what an SAE is trained on, and `adam`."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core.activations.harvest import (
+    harvest_folder,
+    norm_limit,
+    norm_limits,
+    read_window,
+    record,
+    windows,
+    within,
+)
+from core.errors import StitchLensError
+from core.models.align import pair_positions
+from core.models.live import Encoded, LiveModel
+from core.models.pairs import LayerPair
+from core.progress import Progress
+from core.text.corpus import Document
+from core.workspace.disk import beside, fingerprint, only_one
+
+
+class Recording:
+    """Recorded activations on disk, in shards of one window; each holds the same named tensors of
+    equal length."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shards = sorted(folder.glob("shard-*.safetensors"))
+        self.rows = [_rows_of(s) for s in self.shards]
+
+    @property
+    def n(self) -> int:
+        return sum(self.rows)
+
+    def epoch(
+        self, batch: int, seed: int, names: Sequence[str] = ("h_a", "h_b")
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """The named tensors [batch, d] as float32, shards and rows within eight shards in a seeded
+        order."""
+        g = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.shards), generator=g).tolist()
+        for i in range(0, len(order), 8):
+            group = [load_file(self.shards[k]) for k in order[i : i + 8]]
+            streams = [torch.cat([shard[name] for shard in group]) for name in names]
+            for rows in torch.randperm(len(streams[0]), generator=g).split(batch):
+                yield tuple(stream[rows].float() for stream in streams)
+
+
+def _rows_of(shard: Path) -> int:
+    with safe_open(shard, "pt") as f:
+        return f.get_slice(next(iter(f.keys()))).get_shape()[0]
+
+
+Read = Callable[[Sequence[Document], dict[str, float]], tuple[dict[str, Tensor], dict[str, float]]]
+"""(documents of a window, norm limits so far) -> (its rows by name, the limits from now on)."""
+
+
+def harvest_recording(
+    a: LiveModel,
+    b: LiveModel,
+    documents: Sequence[Document],
+    pair: LayerPair,
+    config: dict[str, Any],
+    desc: str = "record",
+) -> Recording:
+    """Like `harvest_moments`, but keeps the rows themselves, as `h_a` [n, d_A] and `h_b` [n, d_B];
+    needed by the `adam` fitter."""
+
+    def read(
+        docs: Sequence[Document], limits: dict[str, float]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        chunk = read_window(a, b, docs, [pair.a], [pair.b])
+        limits = limits or norm_limits(chunk)
+        inside = within(chunk, limits, pair)
+        return {"h_a": chunk.h_a[pair.a][inside], "h_b": chunk.h_b[pair.b][inside]}, limits
+
+    folder = harvest_folder("activations", config | {"layer_pair": pair.name})
+    return _shards(folder, documents, config, read, desc)
+
+
+def kept_positions(
+    model: LiveModel, texts: Sequence[str], partner: LiveModel | None
+) -> tuple[list[Encoded], list[NDArray[np.intp]]]:
+    """The texts' tokens, and of each the positions that pair up with one of `partner` (None: every
+    usable one)."""
+    encoded = model.encode(texts)
+    if partner is None:
+        return encoded, [np.flatnonzero(tokens.usable) for tokens in encoded]
+
+    same = model.tokenizer_hash == partner.tokenizer_hash
+    both = zip(encoded, partner.encode(texts), strict=True)
+    return encoded, [pair_positions(own, others, same)[0] for own, others in both]
+
+
+def harvest_rows(
+    model: LiveModel,
+    documents: Sequence[Document],
+    layer: int,
+    config: dict[str, Any],
+    desc: str = "record",
+    partner: LiveModel | None = None,
+) -> Recording:
+    """The residual stream of one model before `layer` at `kept_positions`, as `h` [n, d]: what an
+    SAE is trained on. Outlier rows are dropped as in `harvest_moments`."""
+
+    def read(
+        docs: Sequence[Document], limits: dict[str, float]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        encoded, kept = kept_positions(model, [document.text for document in docs], partner)
+        rows = record(model, encoded, kept, [layer])[layer]
+        norms = rows.float().norm(dim=-1)
+        if not limits and len(rows):
+            limits = {"h": norm_limit(norms)}
+
+        return {"h": rows[norms <= limits.get("h", np.inf)]}, limits
+
+    folder = harvest_folder("activations", config | {"layer": layer})
+    return _shards(folder, documents, config, read, desc)
+
+
+def _shards(
+    folder: Path,
+    documents: Sequence[Document],
+    config: dict[str, Any],
+    read: Read,
+    desc: str,
+) -> Recording:
+    """One shard a window until the documents or `config['positions']` are read; those that are
+    there are kept. Raises StitchLensError where there is no position to record."""
+    with only_one(fingerprint([config, folder.name]), "recording"):
+        if not (folder / "finished").exists():
+            _write_shards(folder, documents, config["positions"], read, desc)
+            with beside(folder / "finished") as part:
+                part.write_text(json.dumps(config))
+        recording = Recording(folder)
+
+    if recording.n == 0:
+        raise StitchLensError(
+            "no positions to record", "at least one", "use a corpus with text that the models read"
+        )
+    return recording
+
+
+def _write_shards(
+    folder: Path,
+    documents: Sequence[Document],
+    positions: int | None,
+    read: Read,
+    desc: str,
+) -> None:
+    # The limits come from the first window and lie beside the shards: a recording that goes on
+    # drops the same rows as one that was never stopped.
+    note = folder / "limits.json"
+    limits: dict[str, float] = json.loads(note.read_text()) if note.exists() else {}
+
+    expected = positions or sum(len(document.text) for document in documents) / 4
+    recorded = 0
+    with Progress(desc, expected, "pos") as bar:
+        for window, docs in enumerate(windows(documents)):
+            shard = folder / f"shard-{window:05d}.safetensors"
+            if not shard.exists():
+                rows, limits = read(docs, limits)
+                with beside(note) as part:
+                    part.write_text(json.dumps(limits))
+                with beside(shard) as part:
+                    save_file({name: h.contiguous() for name, h in rows.items()}, part)
+
+            n = _rows_of(shard)
+            recorded += n
+            bar.advance(n)
+            if positions is not None and recorded >= positions:
+                break
