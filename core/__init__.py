@@ -9,7 +9,8 @@ The map, in the order in which the data flows. A box imports only boxes above it
     models: two language models, found, opened, checked; hooks; which positions read the same text
     activations: their paired residual streams, streamed; second moments are all that a fit keeps
     bench: a pair with its models, corpus and workspace at hand
-    stitches: affine maps between the streams, fitted, and what crossing costs (Eq. 1-6, Table 1)
+    stitches: affine maps between the streams: fitted, what crossing costs (Eq. 1-6, Table 1), and
+        the stitched model that reads and speaks (Fig. 1a)
     saes: sparse autoencoders carried across, and trained from there (3.1, Tables 2-4)
     features: feature by feature: attribution (Eq. 10), contexts, semantic or structural (5.1)
     functional: features by what they do: entropy, attention (5.2)

@@ -11,6 +11,7 @@ from core.errors import StitchLensError
 from core.models.pairs import PairSpec, get_pair
 from core.steering.settings import USUAL, Sampling
 from core.steering.sources import source_from
+from core.stitches import directions
 from core.stitches.directions import CONTROLS, names, title
 
 
@@ -105,8 +106,10 @@ def cross_command(
         choices = ", ".join((*CONTROLS, "none"))
         raise StitchLensError(f"control '{control}'", f"one of {choices}", "choose one")
     sampling = check(Sampling, tokens=tokens, temperature=temperature, seed=seed)
-    bench = open_pair(pair)
-    crossing = Crossing(Studio(bench, stitch_name or default_stitch(bench.workspace)))
+    opened = open_pair(spec.key)
+    stitch = stitch_name or default_stitch(opened.workspace)
+    directions.check(opened.workspace, stitch, direction, None if control == "none" else control)
+    crossing = Crossing(Studio(opened, stitch))
     passage = crossing.read(words, direction, () if control == "none" else (control,))  # type: ignore[arg-type]
     record: dict[str, Any] = {
         "pair": spec.key,

@@ -21,10 +21,12 @@ class Row:
         self.layer = stitched.layer(stitched.speaker)
         self.listener = Listener(stitched)
         self.text = prompt
+
         (encoded,) = self.model.encode([prompt], max_tokens=10**6)
         self.prompt = len(encoded.ids)
-        self._ids, self._ends = encoded.ids.tolist(), encoded.ends.tolist()
-        self._before = self._decoded()
+        self._ids: list[int] = encoded.ids.tolist()
+        self._ends: list[int] = encoded.ends.tolist()
+        self._before = len(self._decoded())
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -32,28 +34,39 @@ class Row:
     def hear(self, ids: list[int]) -> int:
         """Takes in the tokens written so far, one more at most than before. The first position
         whose stream is another than it was."""
-        for token in ids[len(self._ids) - self.prompt :]:
+        known = len(self._ids) - self.prompt
+        for token in ids[known:]:
             self._ids.append(token)
-            written = self._decoded()[len(self._before) :]
-            end = self.prompt_end + len(written)
-            whole = not written.endswith("\ufffd")  # else its last bytes are still to come
-            grown = end > max(self._ends)
-            self._ends.append(
-                end if whole and (grown or self.listener.stitched.same_tokens) else -1
-            )
+            self._ends.append(self._end())
         return self.listener.hear(self.text_so_far, self.spoken)
 
     @property
-    def prompt_end(self) -> int:
-        return len(self.text)
+    def written(self) -> str:
+        """What follows the prompt; a character whose last bytes are still to come is U+FFFD."""
+        return self._decoded()[self._before :]
 
     @property
     def text_so_far(self) -> str:
-        return self.text + self._decoded()[len(self._before) :].removesuffix("\ufffd")
+        return self.text + self.written.removesuffix("\ufffd")
 
     @property
     def spoken(self) -> Encoded:
-        return Encoded(np.array(self._ids, dtype=np.int32), np.array(self._ends, dtype=np.int32))
+        return Encoded(
+            np.array(self._ids, dtype=np.int32),
+            np.array(self._ends, dtype=np.int32),
+        )
+
+    def _end(self) -> int:
+        """Up to where the newest token has read; -1 inside a character, and where nothing came."""
+        written = self.written
+        if written.endswith("\ufffd"):
+            return -1
+
+        end = len(self.text) + len(written)
+        grown = end > max(self._ends)
+        if grown or self.listener.stitched.same_tokens:
+            return end
+        return -1
 
     def put(self, h: Float[Tensor, "pos d"], first: int) -> Float[Tensor, "pos d"]:
         return self.listener.put(h, first)
@@ -63,11 +76,18 @@ class Row:
         its numbers do not depend on other rows."""
         alone = new_cache()
         for layer, held in enumerate(cache.layers):
-            alone.update(held.keys[k : k + 1, :, :first], held.values[k : k + 1, :, :first], layer)
+            keys = held.keys[k, :, :first]
+            values = held.values[k, :, :first]
+            alone.update(keys[None], values[None], layer)
+
         read = cache.get_seq_length()
-        ids = tensor_of(self.spoken.ids[first:read]).to(self.model.where.device)
+        ids = tensor_of(self.spoken.ids[first:read])
         with torch.inference_mode(), hooks.changed(self.model, changes):
-            self.model.plain.base_model(input_ids=ids[None], past_key_values=alone, use_cache=True)
+            self.model.plain.base_model(
+                input_ids=ids[None].to(self.model.where.device),
+                past_key_values=alone,
+                use_cache=True,
+            )
             for held, layer in zip(cache.layers, alone.layers, strict=True):
                 held.keys[k, :, first:] = layer.keys[0, :, first:]
                 held.values[k, :, first:] = layer.values[0, :, first:]

@@ -35,12 +35,24 @@ class Crossing:
 
     def stitched(self, direction: Direction, control: str | None = None) -> Stitched:
         """Raises StitchLensError where the stitch, or its control, does not lead that way."""
-        bench, name = self.studio.bench, self.studio.stitch_name
+        bench = self.studio.bench
+        name = self.studio.stitch_name
         check(bench.workspace, name, direction, control)
-        layers = LayerPair(a=self.studio.stitched("a"), b=self.studio.stitched("b"))
+
+        layers = LayerPair(
+            a=self.studio.stitched("a"),
+            b=self.studio.stitched("b"),
+        )
         stitch = self.studio.stitch(control == "shuffled")
-        stitch = random_stitch(stitch) if control == "random" else stitch
-        return Stitched(bench.a, bench.b, layers, stitch, direction)
+        if control == "random":
+            stitch = random_stitch(stitch)
+        return Stitched(
+            bench.a,
+            bench.b,
+            layers,
+            stitch,
+            direction,
+        )
 
     def silent(self, side: Side) -> Int[Tensor, " n"]:
         """The tokens that a model never says in the pair's corpus; its special ones where that
@@ -122,10 +134,14 @@ class Crossing:
             streams = []
             for side in ("a", "b"):
                 names = [name for name, (speaker, _) in lanes.items() if speaker == side]
+                if not names:
+                    continue
+
                 some = [lanes[name][1] for name in names]
-                if names:
-                    model = self.studio.model(side)
-                    streams.append((names, generate(model, prompt, some, sampling, stop)))
+                model = self.studio.model(side)
+                stream = generate(model, prompt, some, sampling, stop)
+                streams.append((names, stream))
+
             out: dict[str, Written] = {}
             while streams:
                 for item in list(streams):

@@ -211,11 +211,10 @@ class _Batch:
         )
         self.seen = [ids.unique() for ids in prompts]
         self.lanes = lanes
-        self.crossing = {
-            k: Row(lane.stitched, clean(texts[k]))
-            for k, lane in enumerate(lanes)
-            if lane.stitched is not None
-        }
+        self.crossing = dict[int, Row]()
+        for k, lane in enumerate(lanes):
+            if lane.stitched is not None:
+                self.crossing[k] = Row(lane.stitched, clean(texts[k]))
         self.cache: Any = new_cache() if self.crossing else None
         self.read = 0
         """Positions that are in the cache."""
@@ -246,19 +245,28 @@ class _Batch:
         stale = row.hear(self.written[k].ids)
         if stale >= self.read:
             return
+
         lane = self.lanes[k]
         of_prompt = self.steered[k, stale : row.prompt] & lane.prompt
-        of_written = torch.ones(self.read - max(stale, row.prompt), dtype=torch.bool)
-        where = torch.cat([of_prompt, of_written.to(of_prompt)])[None]
-        again = together({row.layer: {0: (row, stale)}}, changes([lane]), where)
+        written = self.read - max(stale, row.prompt)
+        of_written = torch.ones(written, dtype=torch.bool)
+        where = torch.cat([of_prompt, of_written.to(of_prompt)])
+        again = together(
+            {row.layer: {0: (row, stale)}},
+            changes([lane]),
+            where[None],
+        )
         row.again(self.cache, k, stale, again)
 
     def _hooks(self, first: bool) -> dict[int, hooks.Change]:
         rows: dict[int, dict[int, tuple[Row, int]]] = {}
         for k, row in self.crossing.items():
             if not self.written[k].done:
-                rows.setdefault(row.layer, {})[k] = (row, self.read)
-        return together(rows, self.changes[0 if first else 1], self.steered if first else None)
+                of_layer = rows.setdefault(row.layer, {})
+                of_layer[k] = (row, self.read)
+        if first:
+            return together(rows, self.changes[0], self.steered)
+        return together(rows, self.changes[1], None)
 
     def _draw(self, k: int, logits: Tensor) -> int:
         written = self.written[k]

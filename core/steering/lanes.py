@@ -114,9 +114,9 @@ def together(
         def act(h: Tensor) -> Tensor:
             out = h.float()
             for k, (row, first) in crossing.get(layer, {}).items():
-                out = out.index_copy(
-                    0, torch.tensor([k]).to(out.device), row.put(out[k], first)[None]
-                )
+                place = torch.tensor([k]).to(out.device)
+                crossed = row.put(out[k], first)
+                out = out.index_copy(0, place, crossed[None])
             for group in steered.get(layer, []):
                 out = group(out, where)
             return out

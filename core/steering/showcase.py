@@ -10,7 +10,8 @@ from core.stitches.directions import Direction
 from core.workspace.store import Workspace
 
 if TYPE_CHECKING:
-    from core.bench import Bench, Side
+    from core.bench import Bench
+    from core.models.pairs import Side
     from core.steering.crossing import Crossing
     from core.steering.generate import Sampling
     from core.steering.lanes import Lane

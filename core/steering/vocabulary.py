@@ -31,9 +31,11 @@ def said(
     held = np.zeros(model.rows, dtype=bool)
     documents = corpus.documents
     for begin in range(0, len(documents), DOCUMENTS):
-        texts = [clean(d.text) for d in documents[begin : begin + DOCUMENTS]]
-        for ids in model.tokenizer(texts, add_special_tokens=False)["input_ids"]:
-            held[[i for i in ids if i < model.rows]] = True
+        some = documents[begin : begin + DOCUMENTS]
+        texts = [clean(document.text) for document in some]
+        tokens = model.tokenizer(texts, add_special_tokens=False)
+        for ids in tokens["input_ids"]:
+            held[[token for token in ids if token < model.rows]] = True
         reading(min(begin + DOCUMENTS, len(documents)), len(documents))
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,9 +48,12 @@ def never_said(model: LiveModel, corpus: Corpus | None) -> Int[Tensor, " n"]:
     """Ids that are left out of what is drawn: tokens that the corpus never holds (without one, the
     special ones); never those at which a text ends."""
     if corpus is None:
+        special = model.special
         silent = np.zeros(model.rows, dtype=bool)
-        silent[model.special[model.special < model.rows]] = True
+        silent[special[special < model.rows]] = True
     else:
         silent = ~said(model, corpus)
-    silent[[i for i in stop_tokens(model) if i < model.rows]] = False
+
+    ends = [token for token in stop_tokens(model) if token < model.rows]
+    silent[ends] = False
     return torch.from_numpy(np.flatnonzero(silent))

@@ -1,7 +1,7 @@
 """The stitched layer's own words: a residual stream read by the speaker's final norm and
 unembedding alone, as a logit lens does."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,34 +20,52 @@ def lens(stitched: Stitched, text: str, top: int = TOP) -> list[dict[str, Top]]:
     the source's stream says by its own unembedding before it crosses (where nothing crosses, no
     token). Raises StitchLensError for an empty text."""
     at = positions(stitched, text)
-    names, side = Names(stitched), stitched.speaker
-    model = stitched.model(side)
-    streams = {"own": at.own[side], "crossed": crossed(stitched, at)}
-    said = {name: _unembedded(model, h, top) for name, h in streams.items()}
-    rows = [
-        {name: names.top(side, ids[j], shares[j]) for name, (ids, shares) in said.items()}
-        for j in range(len(at.ids[side]))
-    ]
-
+    names = Names(stitched)
+    side = stitched.speaker
     source = stitched.source
+
+    model = stitched.model(side)
+    own = _unembedded(model, at.own[side], top)
+    carried = _unembedded(model, crossed(stitched, at), top)
     before = _unembedded(stitched.model(source), at.own[source], top)
-    same = dict(zip(at.at[side].tolist(), at.at[source].tolist(), strict=True))
-    for j, row in enumerate(rows):
-        i = same.get(j)
-        row["source"] = [] if i is None else names.top(source, *(x[i] for x in before))
+    pairs = zip(at.at[side].tolist(), at.at[source].tolist(), strict=True)
+    same = dict(pairs)
+
+    rows = []
+    for j in range(len(at.ids[side])):
+        row = {
+            "own": names.top(side, own.ids[j], own.shares[j]),
+            "crossed": names.top(side, carried.ids[j], carried.shares[j]),
+            "source": [],
+        }
+        if j in same:
+            i = same[j]
+            row["source"] = names.top(source, before.ids[i], before.shares[i])
+        rows.append(row)
     return rows
 
 
-def _unembedded(
-    model: LiveModel, h: Float[Tensor, "n d"], top: int
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(ids, shares) [n, top] of the likeliest tokens by final norm and unembedding alone."""
+class _Likeliest(NamedTuple):
+    """[n, top] each."""
+
+    ids: NDArray[Any]
+    shares: NDArray[Any]
+
+
+def _unembedded(model: LiveModel, h: Float[Tensor, "n d"], top: int) -> _Likeliest:
+    """The likeliest tokens by final norm and unembedding alone."""
     ids, shares = [], []
     with torch.inference_mode():
         for rows in h.split(ROWS):
-            normed = rows if model.final_norm is None else model.final_norm(rows)
-            normed = normed if model.projection is None else model.projection(normed)
-            p, i = torch.softmax(model.logits(normed), -1).topk(top)
-            ids.append(i.cpu().numpy())
-            shares.append(p.cpu().numpy())
-    return np.concatenate(ids), np.concatenate(shares)
+            if model.final_norm is not None:
+                rows = model.final_norm(rows)
+            if model.projection is not None:
+                rows = model.projection(rows)
+
+            likely = torch.softmax(model.logits(rows), -1).topk(top)
+            ids.append(likely.indices.cpu().numpy())
+            shares.append(likely.values.cpu().numpy())
+    return _Likeliest(
+        np.concatenate(ids),
+        np.concatenate(shares),
+    )

@@ -1,9 +1,10 @@
 """One text as a stitched model reads it: at each position what both models and the crossing
 expect next, and what the crossing costs there."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from core.text.reading import characters
 ROWS = 64
 """Rows of logits held at a time, of each condition."""
 TOP = 10
+SIDES: tuple[Side, Side] = ("a", "b")
 
 Top = list[tuple[str, float]]
 """Tokens and their probabilities, the likeliest first."""
@@ -109,16 +111,20 @@ def positions(stitched: Stitched, text: str) -> Positions:
     text = characters(text)
     if not text.strip():
         raise StitchLensError("an empty text", "a sentence or more", "type or paste one")
-    sides: tuple[Side, Side] = ("a", "b")
-    encoded: dict[Side, Encoded] = {side: stitched.model(side).encode([text])[0] for side in sides}
-    pairs = pair_positions(encoded["a"], encoded["b"], stitched.same_tokens)
-
-    ids, own = {}, {}
-    for side in sides:
-        model, layer = stitched.model(side), stitched.layer(side)
+    encoded = dict[Side, Encoded]()
+    ids = dict[Side, Tensor]()
+    own = dict[Side, Tensor]()
+    for side in SIDES:
+        model = stitched.model(side)
+        layer = stitched.layer(side)
+        (encoded[side],) = model.encode([text])
         ids[side] = tensor_of(encoded[side].ids).to(model.where.device)
-        own[side] = hooks.residuals(model, ids[side][None], [layer])[layer][0]
-    return Positions(text, encoded, dict(zip(sides, pairs, strict=True)), ids, own)
+        streams = hooks.residuals(model, ids[side][None], [layer])
+        own[side] = streams[layer][0]
+
+    pairs = pair_positions(encoded["a"], encoded["b"], stitched.same_tokens)
+    at = dict(zip(SIDES, pairs, strict=True))
+    return Positions(text, encoded, at, ids, own)
 
 
 def read(
@@ -135,26 +141,39 @@ def read(
     """
     at = positions(stitched, text)
     speaker, other = stitched.speaker, stitched.other
-    streams = {speaker: at.own[speaker]}
-    for name, crossing in {"crossed": stitched, **(controls or {})}.items():
-        streams[name] = crossed(crossing, at)
+    controls = controls or {}
+    streams = {
+        speaker: at.own[speaker],
+        "crossed": crossed(stitched, at),
+    }
+    for name, control in controls.items():
+        streams[name] = crossed(control, at)
+
     of = _expected(stitched, speaker, at, streams, top)
     of |= _expected(stitched, other, at, {other: at.own[other]}, top)
+    ends = at.encoded[speaker].ends
     return Passage(
-        at.text,
-        int(at.encoded[speaker].ends.max(initial=0)),
-        stitched.direction,
-        _tokens(stitched, at, of, next(iter(controls or {}), None)),
-        _totals(stitched, at, of),
+        text=at.text,
+        read=int(ends.max(initial=0)),
+        direction=stitched.direction,
+        tokens=_tokens(stitched, at, of, next(iter(controls), None)),
+        totals=_totals(stitched, at, of),
     )
 
 
 def crossed(stitched: Stitched, at: Positions) -> Float[Tensor, "n d"]:
     """The speaker's stream with what crosses in place, in the speaker's own precision."""
-    own, source = at.own[stitched.speaker], at.own[stitched.source]
-    places = torch.from_numpy(at.at[stitched.speaker]).to(own.device)
-    rows = stitched.cross(source[torch.from_numpy(at.at[stitched.source])].float())
-    return own.index_copy(0, places, rows.to(own))
+    own = at.own[stitched.speaker]
+    source = at.own[stitched.source]
+
+    there = torch.from_numpy(at.at[stitched.source])
+    places = torch.from_numpy(at.at[stitched.speaker])
+    rows = stitched.cross(source[there].float())
+    return own.index_copy(
+        0,
+        places.to(own.device),
+        rows.to(own),
+    )
 
 
 class Names:
@@ -170,7 +189,10 @@ class Names:
         return self._known[side, token]
 
     def top(self, side: Side, ids: NDArray[Any], shares: NDArray[Any]) -> Top:
-        return [(self.of(side, int(i)), float(p)) for i, p in zip(ids, shares, strict=True)]
+        return [
+            (self.of(side, int(token)), float(share))
+            for token, share in zip(ids, shares, strict=True)
+        ]
 
 
 def _expected(
@@ -182,28 +204,61 @@ def _expected(
 ) -> dict[str, Expected]:
     """What one model expects after each of the streams before its stitched layer; KL is taken
     against the first, its own."""
-    model, ids = stitched.model(side), at.ids[side]
+    model = stitched.model(side)
+    ids = at.ids[side]
     batch = torch.stack(list(streams.values()))
-    hidden = hooks.final_hidden(model, ids.expand(len(batch), -1), stitched.layer(side), batch)
+    hidden = hooks.final_hidden(
+        model,
+        ids.expand(len(batch), -1),
+        stitched.layer(side),
+        batch,
+    )
+
     parts = {name: list[tuple[Tensor, ...]]() for name in streams}
     with torch.inference_mode():
         for begin in range(0, len(ids), ROWS):
-            own: Tensor | None = None
+            own: _Own | None = None
+            some = hidden[:, begin : begin + ROWS]
             targets = ids[begin + 1 : begin + ROWS + 1]
-            for name, rows in zip(streams, hidden[:, begin : begin + ROWS], strict=True):
+            for name, rows in zip(streams, some, strict=True):
                 logs = torch.log_softmax(model.logits(rows), -1)
-                kl = torch.zeros(len(rows))
-                if own is None:
-                    own = logs
-                else:
-                    kl = (own.exp() * (own - logs)).sum(-1)
-                loss = -logs[: len(targets)].gather(1, targets[:, None])[:, 0]
-                shares, tokens = logs.topk(min(top, logs.shape[-1]))
-                parts[name].append((loss, kl, tokens, shares.exp()))
-    return {
-        name: Expected(*(torch.cat(x).cpu().numpy() for x in zip(*of_name, strict=True)))
-        for name, of_name in parts.items()
-    }
+                own = own or _Own(logs, logs.exp())
+                parts[name].append(_at_rows(logs, own, targets, top))
+
+    out = {}
+    for name, of_name in parts.items():
+        whole = (torch.cat(part) for part in zip(*of_name, strict=True))
+        out[name] = Expected(*(part.cpu().numpy() for part in whole))
+    return out
+
+
+class _Own(NamedTuple):
+    """What the unpatched model expects at a few positions: computed once for all that is compared
+    with it."""
+
+    logs: Float[Tensor, "n vocab"]
+    shares: Float[Tensor, "n vocab"]
+
+
+def _at_rows(
+    logs: Float[Tensor, "n vocab"],
+    own: _Own,
+    targets: Int[Tensor, " m"],
+    top: int,
+) -> tuple[Tensor, ...]:
+    """The parts of `Expected` at a few positions, from log probabilities; the last position of a
+    text has no target."""
+    loss = -logs[: len(targets)].gather(1, targets[:, None])
+    divergence = torch.zeros(len(logs), device=logs.device)
+    if logs is not own.logs:
+        divergence = torch.linalg.vecdot(own.shares, own.logs - logs)
+    shares, tokens = logs.topk(min(top, logs.shape[-1]))
+    return (
+        loss[:, 0],
+        divergence,
+        tokens,
+        shares.exp(),
+    )
 
 
 def _tokens(
@@ -213,9 +268,13 @@ def _tokens(
     control: str | None,
 ) -> list[Token]:
     """One of each position of the speaker."""
-    speaker, other, names = stitched.speaker, stitched.other, Names(stitched)
-    ends, special = at.encoded[speaker].ends, stitched.model(speaker).special
-    same = dict(zip(at.at[speaker].tolist(), at.at[other].tolist(), strict=True))
+    speaker = stitched.speaker
+    other = stitched.other
+    names = Names(stitched)
+    special = stitched.model(speaker).special
+
+    pairs = zip(at.at[speaker].tolist(), at.at[other].tolist(), strict=True)
+    same = dict(pairs)
 
     def loss(name: str | None, position: int | None) -> float | None:
         if name is None or position is None or position >= len(of[name].loss):
@@ -225,58 +284,91 @@ def _tokens(
     def top(name: str | None, side: Side, position: int | None) -> Top:
         if name is None or position is None:
             return []
-        return names.top(side, of[name].ids[position], of[name].shares[position])
+        expected = of[name]
+        return names.top(
+            side,
+            expected.ids[position],
+            expected.shares[position],
+        )
 
     out, read = [], 0
-    for j, end in enumerate(ends.tolist()):
+    encoded = at.encoded[speaker]
+    for j, end in enumerate(encoded.ends.tolist()):
         position = {speaker: j, other: same.get(j)}
-        out.append(
-            Token(
-                at.text[read:end] if end > read else "",
-                bool(np.isin(at.encoded[speaker].ids[j], special)),
-                j in same,
-                loss("a", position["a"]),
-                loss("b", position["b"]),
-                loss("crossed", j),
-                loss(control, j),
-                float(of["crossed"].kl[j]),
-                top("a", "a", position["a"]),
-                top("b", "b", position["b"]),
-                top("crossed", speaker, j),
-                top(control, speaker, j),
-            )
+        token = Token(
+            text=at.text[read:end] if end > read else "",
+            special=bool(np.isin(encoded.ids[j], special)),
+            paired=j in same,
+            loss_a=loss("a", position["a"]),
+            loss_b=loss("b", position["b"]),
+            loss_crossed=loss("crossed", j),
+            loss_control=loss(control, j),
+            kl=float(of["crossed"].kl[j]),
+            top_a=top("a", "a", position["a"]),
+            top_b=top("b", "b", position["b"]),
+            top_crossed=top("crossed", speaker, j),
+            top_control=top(control, speaker, j),
         )
+        out.append(token)
         read = max(read, end)
     return out
 
 
 def _totals(
-    stitched: Stitched, at: Positions, of: Mapping[str, Expected]
+    stitched: Stitched,
+    at: Positions,
+    of: Mapping[str, Expected],
 ) -> dict[str, dict[str, float]]:
-    speaker = stitched.speaker
-    base = of[speaker].loss
-    patched = at.at[speaker][at.at[speaker] < len(base)]
-    out: dict[str, dict[str, float]] = {}
+    """Of both models, of what crosses, and of each control."""
+    out = {}
+    for side in SIDES:
+        out[side] = _total(at, side, of[side])
+
+    speaker, direction = stitched.speaker, stitched.direction
     for name, expected in of.items():
-        side: Side = stitched.other if name == stitched.other else speaker
-        loss, ends = expected.loss.astype(np.float64), at.encoded[side].ends
-        tokens, read = len(loss), len(at.text[: ends.max(initial=0)].encode())
-        row = {
-            "loss": loss.sum() / max(tokens, 1),
-            "bits_per_byte": loss.sum() / np.log(2) / max(read, 1),
-            "tokens": tokens,
-        }
-        if name not in ("a", "b"):
-            row |= {
-                "relative": loss.sum() / base.sum() - 1 if tokens else np.nan,
-                "loss_patched": loss[patched].sum() / max(len(patched), 1),
-                "relative_patched": loss[patched].sum() / base[patched].sum() - 1
-                if len(patched)
-                else np.nan,
-                "share_patched": len(patched) / max(tokens, 1),
-                "kl": float(expected.kl[patched].mean()) if len(patched) else np.nan,
-            }
-        key = name if name in ("a", "b") else stitched.direction
-        key = key if name in ("a", "b", "crossed") else f"{name}_{key}"
-        out[key] = {k: float(v) for k, v in row.items()}
+        if name not in SIDES:
+            key = direction if name == "crossed" else f"{name}_{direction}"
+            out[key] = _total(at, speaker, expected)
+            out[key] |= _crossing(at, speaker, expected, of[speaker])
     return out
+
+
+def _total(at: Positions, side: Side, expected: Expected) -> dict[str, float]:
+    """Loss over the whole text."""
+    loss = float(expected.loss.sum(dtype=np.float64))
+    tokens = len(expected.loss)
+    read = at.text[: at.encoded[side].ends.max(initial=0)]
+    return {
+        "loss": loss / max(tokens, 1),
+        "bits_per_byte": loss / math.log(2) / max(len(read.encode()), 1),
+        "tokens": float(tokens),
+    }
+
+
+def _crossing(
+    at: Positions,
+    speaker: Side,
+    expected: Expected,
+    own: Expected,
+) -> dict[str, float]:
+    """Against the speaker unpatched, over the whole text and over paired positions alone."""
+    tokens = len(own.loss)
+    patched = at.at[speaker]
+    patched = patched[patched < tokens]
+    loss = expected.loss.astype(np.float64)
+    base = own.loss.astype(np.float64)
+
+    out = {
+        "relative": math.nan,
+        "loss_patched": math.nan,
+        "relative_patched": math.nan,
+        "share_patched": len(patched) / max(tokens, 1),
+        "kl": math.nan,
+    }
+    if tokens:
+        out["relative"] = loss.sum() / base.sum() - 1
+    if len(patched):
+        out["loss_patched"] = loss[patched].mean()
+        out["relative_patched"] = loss[patched].sum() / base[patched].sum() - 1
+        out["kl"] = expected.kl[patched].mean()
+    return {key: float(value) for key, value in out.items()}

@@ -35,7 +35,11 @@ class Stitched:
     direction: Direction = "a_to_b"
 
     def __post_init__(self) -> None:
-        for model, layer in ((self.a, self.layers.a), (self.b, self.layers.b)):
+        both = (
+            (self.a, self.layers.a),
+            (self.b, self.layers.b),
+        )
+        for model, layer in both:
             if not 0 <= layer < model.spec.n_layers:
                 raise StitchLensError(
                     f"a stitch at layer {layer}",
@@ -101,31 +105,41 @@ class Listener:
         speaker at which anything crosses otherwise than before: the ones from there on have to be
         computed again."""
         heard = self._read(text, spoken)
-        pairs = np.full(len(spoken.ids), -1, dtype=np.intp)
-        i, j = pair_positions(heard, spoken, self.stitched.same_tokens)
-        pairs[j] = i
         common = _common(self._ids, heard.ids)
+        pairs = np.full(len(spoken.ids), -1, dtype=np.intp)
+        i, j = pair_positions(
+            heard,
+            spoken,
+            self.stitched.same_tokens,
+        )
+        pairs[j] = i
 
         n = min(len(self.pairs), len(pairs))
-        before, now = self.pairs[:n], pairs[:n]
+        before = self.pairs[:n]
+        now = pairs[:n]
         if self.stitched.returns:
             differs = (now >= 0) != (before >= 0)
         else:
             self._compute(heard.ids, common)
             differs = (now != before) | (now >= common)
-        self.pairs, self._ids = pairs, heard.ids
-        return int(np.flatnonzero(differs)[0]) if differs.any() else n
+
+        self.pairs = pairs
+        self._ids = heard.ids
+        if not differs.any():
+            return n
+        return int(np.flatnonzero(differs)[0])
 
     def put(self, h: Float[Tensor, "pos d"], first: int) -> Float[Tensor, "pos d"]:
         """The speaker's own stream at positions from `first` on, float32, with what crosses in
         place."""
         pairs = torch.from_numpy(self.pairs[first : first + len(h)])
-        at = (pairs >= 0).nonzero()[:, 0].to(h.device)
-        rows = (
-            self.stitched.cross(h[at])
-            if self.stitched.returns
-            else self.rows[pairs[pairs >= 0].to(self.rows.device)]
-        )
+        paired = pairs >= 0
+        at = paired.nonzero()[:, 0].to(h.device)
+        if self.stitched.returns:
+            rows = self.stitched.cross(h[at])
+        else:
+            there = pairs[paired].to(self.rows.device)
+            rows = self.rows[there]
         return h.index_copy(0, at, rows.to(h))
 
     def _read(self, text: str, spoken: Encoded) -> Encoded:
@@ -137,21 +151,27 @@ class Listener:
 
     def _compute(self, ids: NDArray[np.int32], common: int) -> None:
         """Rows of the positions from `common` on."""
-        model = self.stitched.model(self.stitched.other)
-        layer = self.stitched.layer(self.stitched.other)
+        side = self.stitched.other
+        model = self.stitched.model(side)
+        layer = self.stitched.layer(side)
         if layer == 0:
             common = 0  # nothing lies below: there is no cache, and embedding costs little
         elif self._cache is None:
             self._cache = new_cache()
-        elif (extra := self._cache.get_seq_length() - common) > 0:
-            self._cache.crop(-extra)
+        else:
+            extra = self._cache.get_seq_length() - common
+            if extra > 0:
+                self._cache.crop(-extra)
         if common == len(ids):
             self.rows = self.rows[:common]
             return
+
         new = tensor_of(ids[common:]).to(model.where.device)
-        h = hooks.below(model, new[None], layer, self._cache)[0]
-        rows = self.stitched.cross(h.float())
-        self.rows = torch.cat([self.rows[:common], rows]) if common else rows
+        h = hooks.below(model, new[None], layer, self._cache)
+        rows = self.stitched.cross(h[0].float())
+        if common:
+            rows = torch.cat([self.rows[:common], rows])
+        self.rows = rows
 
 
 def new_cache() -> Any:
@@ -169,4 +189,6 @@ def _common(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
     """Length of the beginning that both share."""
     n = min(len(one), len(other))
     apart = np.flatnonzero(one[:n] != other[:n])
-    return int(apart[0]) if len(apart) else n
+    if not len(apart):
+        return n
+    return int(apart[0])

@@ -100,9 +100,13 @@ def _token(
 ) -> dict[str, Any]:
     token = record["tokens"][k]
     rest = "".join(t["text"] for t in record["tokens"][k + 1 :])[:80]
-    own, crossed = token[f"loss_{speaker}"], token["loss_crossed"]
-    cost = None if own is None or crossed is None else crossed - own
-    heat = (cost if tint == "loss" else token["kl"]) or 0.0
+    own = token[f"loss_{speaker}"]
+    crossed = token["loss_crossed"]
+    cost = None
+    if own is not None and crossed is not None:
+        cost = crossed - own
+    heat = cost if tint == "loss" else token["kl"]
+    strength = max(0.0, heat or 0.0) / STRONG[tint]
     before = record["tokens"][k - 1]["text"] if k else ""
     word = _word(token["text"], before)
     if token["special"] or (k == 0 and not token["text"]):
@@ -120,7 +124,7 @@ def _token(
         "text": word,
         "start": word == "start",
         "paired": token["paired"],
-        "heat": round(DARKEST * min(1.0, max(0.0, heat) / STRONG[tint]), 3),
+        "heat": round(DARKEST * min(1.0, strength), 3),
         "tops": tops,
         "lens": {key: _top(top, rest) for key, top in lens[k].items()} if lens else {},
         "says": says,

@@ -1,6 +1,7 @@
 """Crossing: one model reads a text, the other says what comes next; then lanes go on from it."""
 
 import time
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -45,12 +46,16 @@ def page() -> None:
                 f"python -m core build {ws.pair}",
             )
             return
+        now = st.session_state
+        if st.query_params.pop("speak", "") == "true":  # a link that wants to hear it at once
+            now["speak_soon"] = True
         chosen = choose(ws, pair, stitches)
-        if ready(ws, pair, chosen):
-            with section():
-                reading(ws, pair, chosen)
-            with section():
-                speaking(ws, pair, chosen)
+        if not ready(ws, pair, chosen):
+            return
+        with section():
+            reading(ws, pair, chosen)
+        with section():
+            speaking(ws, pair, chosen)
 
 
 def choose(ws: Workspace, pair: PairSpec, stitches: list[str]) -> dict[str, Any]:
@@ -81,12 +86,12 @@ def choose(ws: Workspace, pair: PairSpec, stitches: list[str]) -> dict[str, Any]
         f" thoughts over into {where}. What does {sides[last]} then expect next?"
     )
 
-    text = address.settle("passage", TEXT, lambda x: x[:LONGEST], None)
+    text = address.settle("text", TEXT, lambda x: x[:LONGEST], None)
     if len(quote(text)) > LINKED:
-        address.change("passage", None)
+        address.change("text", None)
     st.text_area(
         "Text",
-        key="passage",
+        key="text",
         height=84,
         max_chars=LONGEST,
         help="Both models read it. Ctrl+Enter, or a click elsewhere, reads it anew.",
@@ -97,10 +102,10 @@ def choose(ws: Workspace, pair: PairSpec, stitches: list[str]) -> dict[str, Any]
             st.button(name, key=f"example-{name}", on_click=_put, args=(example,))
         with st.popover("Stitch, control, tint", icon=":material/tune:"):
             switches(stitches)
-    st.segmented_control(
+    one_of_four = st.selectbox if frame.on_phone() else partial(st.segmented_control, required=True)
+    one_of_four(
         "Direction",
         directions.DIRECTIONS,
-        required=True,
         key="direction",
         format_func=lambda d: directions.title(pair, d),
         help="Whose layers come first and whose speak; a round trip comes back.",
@@ -136,7 +141,7 @@ def switches(stitches: list[str]) -> None:
 
 
 def _put(example: str) -> None:
-    st.session_state["passage"] = example
+    st.session_state["text"] = example
 
 
 def ready(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> bool:
@@ -181,6 +186,7 @@ def reading(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
         record = _read(crossing, *mark, *asked)
         lens = _lens(crossing, *mark, *asked[:2]) if chosen["lens"] else None
     words.empty()
+    chosen["read"] = record["read"]
     identity = fingerprint([mark, asked])
     drawn = figures.passage(record, pair, chosen["control"], chosen["tint"], lens, chosen["layers"])
     picked = st.query_params.get("token", "")
@@ -192,7 +198,7 @@ def reading(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
     n = len(record["tokens"])
     at = int(picked) if picked.isdecimal() and int(picked) < n else None
     if picked and at is None:
-        st.warning(f"No token {plain(picked)} here: they run from 0 to {n - 1}.")
+        address.notice(f"No token {plain(picked)} here: they run from 0 to {n - 1}.")
     result = figures.component()(
         key=f"passage-{identity}",
         data=drawn | {"picked": at},
@@ -222,7 +228,6 @@ def _lens(_crossing: Any, pair: str, stamp: str, text: str, direction: str) -> l
 def totals(pair: PairSpec, record: dict[str, Any], chosen: dict[str, Any]) -> None:
     """The columns of Table 1 for this text alone."""
     of, direction, all_of = directions.names(pair), record["direction"], record["totals"]
-    speaker = direction[-1]
     crossed = all_of[direction]
     control = all_of[f"{chosen['control']}_{direction}"]
     colour = {"a": ":blue", "b": ":violet"}
@@ -242,7 +247,7 @@ def totals(pair: PairSpec, record: dict[str, Any], chosen: dict[str, Any]) -> No
             (
                 plain(label),
                 f"{loss(total['loss'])} ({percent(total['relative'])})",
-                f"nats/token, against {plain(of[speaker])}",
+                "nats/token",
             )
         )
     share = crossed["share_patched"]
@@ -254,7 +259,7 @@ def totals(pair: PairSpec, record: dict[str, Any], chosen: dict[str, Any]) -> No
             "none has read the same text" if patched is None else f"there alone {percent(patched)}",
         )
     )
-    frame.cells(cells, 190)
+    frame.cells(cells, 165)
 
 
 def note(pair: PairSpec, record: dict[str, Any]) -> None:

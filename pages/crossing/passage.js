@@ -136,7 +136,10 @@ export default function (component) {
 
   strip.addEventListener("click", event => {
     const box = event.target.closest(".card");
-    if (box) go(Number(box.dataset.index));
+    if (!box) return;
+    go(Number(box.dataset.index));
+    // What a click changes is in view, on a phone too.
+    if (below.getBoundingClientRect().top > window.innerHeight - 160) strip.scrollIntoView();
   });
   strip.addEventListener("keydown", event => {
     const at = Number(event.target.dataset?.index ?? 0);

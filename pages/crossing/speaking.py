@@ -57,7 +57,8 @@ def speaking(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
                 help="Steer the lanes by a vector that the other model learned and the stitch"
                 " carried over.",
             )
-    place = st.container()
+    place = st.container(key="lanes")
+    go = now.pop("speak_soon", False) or go
     if go:
         stream(ws, pair, chosen, place)
     runs = [run for run in now.get("spoken", []) if run["pair"] == ws.pair]
@@ -65,7 +66,8 @@ def speaking(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
         show(pair, runs[-1], place)
     elif not runs:
         place.caption(
-            "Four lanes go on from the text: each model alone, one through the other, the control."
+            "Four lanes go on from the text: each model alone, one with the other's mind, and the"
+            " control."
         )
 
 
@@ -147,7 +149,7 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], place: Any) ->
         )
     words.empty()
     last = chosen["direction"][-1]
-    prompt = clean(chosen["text"])
+    prompt = clean(chosen["text"][: chosen["read"]])
     run: dict[str, Any] = {
         "pair": ws.pair,
         "direction": chosen["direction"],
@@ -157,7 +159,7 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], place: Any) ->
         "seed": sampling.seed,
         "temperature": sampling.temperature,
         "left_out": next(
-            0 if lane.silent is None else len(lane.silent)
+            len(lane.silent) if lane.silent is not None else 0
             for side, lane in lanes.values()
             if side == last
         ),

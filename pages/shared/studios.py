@@ -21,26 +21,35 @@ if TYPE_CHECKING:
 
 class Opening:
     """Both models of a pair, being opened by a thread of their own; a fault is said by whoever
-    asks for them next."""
+    asks for them next. Then the thread reads which tokens they say in the corpus, so that the
+    first lane need not wait for it."""
 
     def __init__(self, pair: str) -> None:
         self.began = time.time()
         self._pair = pair
-        self._thread = threading.Thread(target=self._open, daemon=True)
-        self._thread.start()
+        self._opened = threading.Event()
+        threading.Thread(target=self._open, daemon=True).start()
 
     def _open(self) -> None:
         with importing():
             from core.models.loading import load_shared
+            from core.steering.vocabulary import said
+            from core.text.corpus import load_corpus
 
-        spec = get_pair(self._pair)
+        spec, models = get_pair(self._pair), []
+        try:
+            with suppress(StitchLensError):
+                models = [load_shared(spec.a), load_shared(spec.b)]
+        finally:
+            self._opened.set()
+
         with suppress(StitchLensError):
-            load_shared(spec.a)
-            load_shared(spec.b)
+            for model in models:
+                said(model, load_corpus(spec.corpus))
 
     @property
     def over(self) -> bool:
-        return not self._thread.is_alive()
+        return self._opened.is_set()
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

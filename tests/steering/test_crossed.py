@@ -48,10 +48,10 @@ def mixed(tiny: Tiny, direction: Direction) -> Stitched:
     """Two tokenizers, and a stitch that is random but small enough to leave words apart."""
     a, b, g = tiny("nano-a"), tiny("gemma"), torch.Generator().manual_seed(1)
     d_a, d_b = a.spec.d_model, b.spec.d_model
-    up, b_up, down, b_down = (
-        torch.randn(shape, generator=g) / 8 for shape in ((d_a, d_b), d_b, (d_b, d_a), d_a)
+    parts = [torch.randn(shape, generator=g) / 8 for shape in ((d_a, d_b), d_b, (d_b, d_a), d_a)]
+    return Stitched(
+        a, b, LayerPair(a=1, b=2), Stitch(parts[0], parts[1], parts[2], parts[3]), direction
     )
-    return Stitched(a, b, LayerPair(a=1, b=2), Stitch(up, b_up, down, b_down), direction)
 
 
 def without_caches(

@@ -47,10 +47,8 @@ def between(a: LiveModel, b: LiveModel, direction: Direction, seed: int = 0) -> 
     """Two models of any widths and a random stitch."""
     g = torch.Generator().manual_seed(seed)
     d_a, d_b = a.spec.d_model, b.spec.d_model
-    up, b_up, down, b_down = (
-        torch.randn(shape, generator=g) / 8 for shape in ((d_a, d_b), d_b, (d_b, d_a), d_a)
-    )
-    return Stitched(a, b, LAYERS, Stitch(up, b_up, down, b_down), direction)
+    parts = [torch.randn(shape, generator=g) / 8 for shape in ((d_a, d_b), d_b, (d_b, d_a), d_a)]
+    return Stitched(a, b, LAYERS, Stitch(parts[0], parts[1], parts[2], parts[3]), direction)
 
 
 def held_out(corpus: Corpus, n: int) -> list[Document]:
@@ -147,11 +145,11 @@ def test_kl_is_torchs(tiny: Tiny, stitch: Stitch) -> None:
     rows = stitch.up(hooks.residuals(a, ids, [2])[2])
     paired = torch.tensor([t.paired for t in passage.tokens])
     new[0, paired] = rows[0, paired]
-    log_new, log_own = (
+    crossed, plain = (
         torch.log_softmax(b.logits(hooks.final_hidden(b, ids, 3, h)[0]), -1) for h in (new, own)
     )
-    divergence = torch.nn.functional.kl_div(log_new, log_own, reduction="none", log_target=True)
-    expected = divergence.sum(-1)
+    divergences = torch.nn.functional.kl_div(crossed, plain, reduction="none", log_target=True)
+    expected = divergences.sum(-1)
     assert [t.kl for t in passage.tokens] == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-5)
 
 
@@ -262,8 +260,8 @@ def test_the_large_pair_reads_as_stitch_eval_does() -> None:
     layers = LayerPair(a=20, b=9)
     documents = held_out(bench.corpus, 6)
     conditions = [*downstream.unpatched(), *downstream.stitched(stitch)]
-    table = pd.DataFrame(downstream.measure(bench.a, bench.b, documents, layers, conditions))
-    mean = downstream.mean_losses(table)
+    losses = downstream.measure(bench.a, bench.b, documents, layers, conditions)
+    mean = downstream.mean_losses(pd.DataFrame(losses))
     for direction in ("a_to_b", "b_to_a"):
         passages = [
             read(Stitched(bench.a, bench.b, layers, stitch, direction), d.text) for d in documents
