@@ -372,12 +372,13 @@ def test_a_model_that_is_not_here_goes_where_is_said(tmp_path: Path) -> None:
 
 def test_contexts_of_another_corpus_are_found_anew(home: Path, tmp_path: Path) -> None:
     from core.bench import Bench
+    from core.steering.sources import Feature
     from core.steering.studio import Studio
 
     pair = get_pair("nano").model_copy(update={"corpus": str(tmp_path)})
     (tmp_path / "text.txt").write_text(topics["assert"])
     studio = Studio(Bench(pair), "L2-L3")
-    source = studio.source("feature:L2-1024/3")
+    source = studio.directions(Feature("L2-1024", 3))
     todo = refused(lambda: source.own("a", 2), "does not hold").todo
     assert parses(advised(todo)) and "--sae L2-1024 --stitch L2-L3" in " ".join(advised(todo))
 

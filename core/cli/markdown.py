@@ -16,6 +16,7 @@ from core.probes import tables as probe_tables
 from core.report import report
 from core.saes import tables as sae_tables
 from core.steering import tables as steering_tables
+from core.steering.keys import LANE_KINDS
 from core.stitches import conditions
 from core.workspace.store import Workspace
 
@@ -268,7 +269,7 @@ def _steering(ws: Workspace, measured: Record, names: Names) -> list[str]:
     rows = [
         (
             names[side],
-            steering_tables.KINDS[mean["kind"]][0],
+            LANE_KINDS[mean["kind"]][0],
             fixed(mean["rate"], mean["low"], mean["high"]),
             fixed(mean["success"]),
             fixed(mean["loss"]),

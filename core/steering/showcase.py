@@ -42,11 +42,14 @@ def lanes(crossing: "Crossing", preset: dict[str, Any] | None) -> "dict[str, tup
 
     from dataclasses import replace
 
-    from core.steering.studio import LaneKey, Setting, Studio
+    from core.steering.keys import LaneKey
+    from core.steering.settings import Setting
+    from core.steering.sources import Language
+    from core.steering.studio import Studio
 
     studio = Studio(crossing.studio.bench, preset["stitch"])
     setting = Setting(strength=preset["strength"], layers_b=(preset["first"], preset["last"]))
-    source = studio.source(f"lang:{preset['language']}")
+    source = studio.directions(Language(preset["language"]))
     vectors = studio.vectors(source, LaneKey("b", "transferred"), setting)
     side, alone = both["b"]
     chosen["steered"] = (side, replace(alone, vectors=vectors, strength=preset["strength"]))

@@ -9,6 +9,8 @@ import streamlit as st
 from core.models.libraries import importing
 from core.models.pairs import PairSpec
 from core.steering import tables as steering_tables
+from core.steering.settings import Sampling
+from core.steering.sources import Language
 from core.stitches import directions
 from core.text.reading import clean
 from core.workspace import store
@@ -130,7 +132,6 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], place: Any) ->
     with words, st.spinner("Which tokens each model says: read once in the corpus", show_time=True):
         with importing():
             from core.config import check
-            from core.steering.generate import Sampling
 
         crossing = studios.crossing(ws, chosen["across"])
         sampling = check(
@@ -138,14 +139,13 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], place: Any) ->
             tokens=now["length"],
             temperature=now["warmth"],
             seed=now["roll"],
-            repetition=1.1,
         )
         toward = now.get("toward")
         lanes = crossing.lanes(
             LANES,
             chosen["direction"],
             chosen["control"],
-            source=f"lang:{toward}" if toward else None,
+            source=Language(toward) if toward else None,
         )
     words.empty()
     last = chosen["direction"][-1]

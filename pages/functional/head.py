@@ -19,16 +19,16 @@ from pages.shared.figures import draw
 from pages.shared.words import plain, short_names
 
 if TYPE_CHECKING:
-    from core.functional import measure as functional_measure
+    from core.functional import live as functional_live
 
 LONGEST = 600
 """Characters of a text that is typed in."""
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)
-def _live(pair: str, sae: str, private: Path | None, stamp: str) -> "functional_measure.Live":
+def _live(pair: str, sae: str, private: Path | None, stamp: str) -> "functional_live.Live":
     with importing():
-        from core.functional.measure import Live
+        from core.functional.live import Live
 
     return Live(get_pair(pair), sae, private)
 
@@ -102,7 +102,7 @@ def patterns(
     side: str,
     feature: int,
     title: str,
-    attended: "functional_measure.Attended",
+    attended: "functional_live.Attended",
     names: Mapping[str, str],
 ) -> None:
     """Where the tokens look, and how much at the first one."""

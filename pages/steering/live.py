@@ -7,6 +7,7 @@ import streamlit as st
 
 from core.models.pairs import PairSpec
 from core.steering import tables as steering_tables
+from core.steering.settings import USUAL
 from core.workspace import store
 from core.workspace.store import Workspace
 from pages.shared import address, frame
@@ -218,14 +219,21 @@ def layers(ws: Workspace, pair: PairSpec, stitch: str) -> None:
 
 
 def sampling() -> None:
-    number("Tokens", "tokens", (1, 400), 48, 1, "Most tokens that a lane writes.")
-    number("Temperature", "temperature", (0.0, 5.0), 0.5, 0.1, "0 takes the likeliest token.")
+    number("Tokens", "tokens", (1, 400), USUAL.tokens, 1, "Most tokens that a lane writes.")
+    number(
+        "Temperature",
+        "temperature",
+        (0.0, 5.0),
+        USUAL.temperature,
+        0.1,
+        "0 takes the likeliest token.",
+    )
     drawn_from = "The smallest set with this probability is drawn from."
-    number("Top p", "top_p", (0.05, 1.0), 0.95, 0.05, drawn_from)
+    number("Top p", "top_p", (0.05, 1.0), USUAL.top_p, 0.05, drawn_from)
     penalty = "Divides logits of used tokens."
-    number("Repetition penalty", "repetition", (0.5, 3.0), 1.1, 0.05, penalty)
+    number("Repetition penalty", "repetition", (0.5, 3.0), USUAL.repetition, 0.05, penalty)
     same = "The same seed writes the same text in a lane, whichever others run."
-    number("Seed", "seed", (0, 2**31), 0, 1, same)
+    number("Seed", "seed", (0, 2**31), USUAL.seed, 1, same)
 
 
 def number(
