@@ -1,4 +1,4 @@
-"""What crossing costs in Markdown: Table 1 a kind of text a column, and how stitches were chosen."""
+"""What crossing costs in Markdown: Table 1 by kind of text, and how stitches were chosen."""
 
 from collections.abc import Mapping, Sequence
 
@@ -115,3 +115,21 @@ def _method(makers: Record) -> tuple[str, str]:
         conditions.METRICS.get(metric, (metric,)),
     )
     return plain(in_words[0][0]), plain(in_words[1][0])
+
+
+def in_short(measured: Record, names: Names) -> str:
+    """What crossing costs by kind of text, for the first stitch alone: a table of four rows."""
+    stitch = measured["stitches"][measured["default_stitch"]]
+    kinds: Mapping[str, Record] = stitch["downstream_by_kind_details"]
+    a, b = names["a"], names["b"]
+
+    rows = [
+        (label, *(percent(kind[key], sign=sign) for kind in kinds.values()))
+        for label, key, sign in (
+            (f"{b}'s loss, going on from {a}", "a_to_b_relative", True),
+            ("its positions that crossed", "crossed_b", False),
+            (f"{a}'s loss, going on from {b}", "b_to_a_relative", True),
+            ("its positions that crossed", "crossed_a", False),
+        )
+    ]
+    return "\n\n".join(as_table(" | ".join([measured["default_stitch"], *map(plain, kinds)]), rows))
