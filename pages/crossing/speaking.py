@@ -31,7 +31,7 @@ def speaking(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
         go = st.button("Speak", type=frame.action(), icon=":material/play_arrow:", key="speak")
         go = now.pop("speak_soon", False) or go
         st.button("Stop", icon=":material/stop:", disabled=not go, key="hush", help="At once.")
-        number("Tokens", "length", 40, 1, 200, "Most tokens that a lane writes.")
+        number("Tokens", "length", 40, 1, 400, "Most tokens that a lane writes.")
         number("Seed", "roll", 0, 0, 2**31, "The same seed writes the same text.")
         bound(
             st.number_input,

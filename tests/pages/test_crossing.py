@@ -125,10 +125,10 @@ def lanes(page: Page) -> list[str]:
 
 def test_four_lanes_speak_and_stop(url: str, visit: Callable[..., Page]) -> None:
     beginning = "The+<i>old</i>+house"
-    page = drawn(visit(f"{url}&text={beginning}&length=200&speak=true"))
+    page = drawn(visit(f"{url}&text={beginning}&length=400&speak=true"))
     page.wait_for_function(
         "() => [...document.querySelectorAll('.st-key-lanes [data-testid=stHtml]')]"
-        ".filter(e => e.innerText.length > 40).length === 4",
+        ".filter(e => e.innerText.length > 26).length === 4",
         timeout=OPENED,
     )
     page.locator(".st-key-hush button:enabled").first.click()
