@@ -12,7 +12,8 @@ import torch
 
 from benchmarks._measure import Line, parser, quiet, say, seconds, show
 from core.functional.attention import Heads, readers, scores
-from core.functional.measure import ScanConfig, reading
+from core.functional.heads import reading
+from core.functional.sides import ScanConfig
 from core.models.loading import load_shared
 from core.models.pairs import PAIRS, get_pair
 from core.text.corpus import load_corpus

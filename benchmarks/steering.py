@@ -22,8 +22,10 @@ import torch
 from benchmarks import _measure as m
 from core.bench import open_pair
 from core.models.live import LiveModel
-from core.steering.generate import Sampling
-from core.steering.studio import LaneKey, Setting, Studio
+from core.steering.keys import LaneKey
+from core.steering.settings import Sampling, Setting
+from core.steering.sources import Language
+from core.steering.studio import Studio
 
 PROMPT = "The best way to keep bread fresh is"
 TOKENS = 48
@@ -32,7 +34,7 @@ LANES = [LaneKey("b", "none"), LaneKey("b", "own"), LaneKey("b", "transferred")]
 
 
 def ours(studio: Studio, lanes: list[LaneKey]) -> Callable[[], None]:
-    source = studio.language("fr")
+    source = studio.directions(Language("fr"))
 
     def work() -> None:
         for _ in studio.run(source, lanes, PROMPT, Setting(), Sampling(tokens=TOKENS, seed=1)):
@@ -62,7 +64,7 @@ def packaged(studio: Studio, model: LiveModel, hf: Any) -> Callable[[], None]:
     """One row steered by the `steering-vectors` package: our own vector, added after the block
     before its layer."""
     peer = importlib.import_module("steering_vectors")  # not among the requirements: see the top
-    (vector,) = studio.vectors(studio.language("fr"), LaneKey("b", "own"), Setting())
+    (vector,) = studio.vectors(studio.directions(Language("fr")), LaneKey("b", "own"), Setting())
     push = (vector.mean - vector.base) * vector.v
     packed = peer.SteeringVector({vector.layer - 1: push}, "decoder_block")
     work = generate(model, hf)
@@ -76,7 +78,9 @@ def packaged(studio: Studio, model: LiveModel, hf: Any) -> Callable[[], None]:
 
 def first_token(studio: Studio) -> float:
     """Seconds from the call to the first token of three lanes, models and vectors warm."""
-    stream = studio.run(studio.language("fr"), LANES, PROMPT, Setting(), Sampling(tokens=4))
+    stream = studio.run(
+        studio.directions(Language("fr")), LANES, PROMPT, Setting(), Sampling(tokens=4)
+    )
     seconds = m.seconds(lambda: next(stream))
     stream.close()
     return seconds

@@ -14,7 +14,9 @@ import numpy as np
 from benchmarks import _measure as m
 from core.bench import open_pair
 from core.models.pairs import LayerPair
-from core.steering.generate import Lane, Sampling, encode_prompt, respond, response_losses
+from core.steering.generate import encode_prompt, respond, response_losses
+from core.steering.lanes import Lane
+from core.steering.settings import Sampling
 from core.steering.studio import Studio
 from core.steering.vectors import LanguageMeans, Means, Vector, diff_mean, moved
 from core.stitches.fit import fit_moments

@@ -15,8 +15,9 @@ from core.models.pairs import Source, broken_pairs, get_pair, known_pairs
 from core.text.sources import wheel_folder
 from core.workspace.artifacts import built, command, is_brought
 from core.workspace.disk import STALE_SECONDS, sha256_file
+from core.workspace.manifest import Artifact
 from core.workspace.places import PROJECT, user_cache
-from core.workspace.store import Artifact, Workspace
+from core.workspace.store import Workspace
 
 if TYPE_CHECKING:
     from core.config import BuildConfig

@@ -304,7 +304,7 @@ COMMANDS = {
     "svcca": Command("Compare layers (SVCCA)", "svcca"),
     "stitch fit": Command("Fit {name}", "stitches/{name}", prints=True),
     "stitch import": Command("Import {name}", "stitches/{name}", ("file",), prints=True),
-    "sae import": Command("Import SAE {name}", "saes/{name}", ("ref",), prints=True),
+    "sae import": Command("Import SAE {name}", "saes/{name}", ("sae",), prints=True),
     "sae train": Command("Train SAEs {name}", "sae_training/{name}"),
     "features build": Command("Features of {sae}", "features/{sae}"),
 }

@@ -63,4 +63,7 @@ with st.sidebar:
     frame.touch()
 frame.other_workspace(asked, chosen, built)
 address.arrive()
-page.run()
+try:
+    page.run()
+finally:  # also where the page is drawn anew from its middle
+    address.write()

@@ -15,10 +15,11 @@ import torch
 from typer.testing import CliRunner
 
 from core.cli.main import app
+from core.models.configuration import look
 from core.models.live import Runtime, runtime
 from core.models.loading import load
 from core.models.pairs import NANO_A, ModelSpec, PairSpec, Source, get_pair
-from core.models.prospect import check_key, look, prospect, register
+from core.models.prospect import check_key, prospect, register
 from core.models.sources import locate
 from core.models.training import diverged
 from core.saes.card import opposite
@@ -308,9 +309,9 @@ def test_an_sae_that_does_not_say_its_layer_is_told_it(home: Path, tmp_path: Pat
 
 
 def test_an_sae_of_the_same_model_under_another_name_says_so(home: Path, tmp_path: Path) -> None:
-    from core.bench import Bench, BuildConfig
+    from core.bench import open_pair
 
-    bench = Bench(get_pair("nano"), BuildConfig())
+    bench = open_pair("nano")
     folder = sae_folder(tmp_path / "sae", metadata={"model_name": "theirs"})
     todo = refused(lambda: sae_of(bench, str(folder)), "an SAE of theirs").todo
     value, field = re.findall(r"write (\S+) as its `(\w+)` in cfg.json", todo)[0]
@@ -370,13 +371,14 @@ def test_a_model_that_is_not_here_goes_where_is_said(tmp_path: Path) -> None:
 
 
 def test_contexts_of_another_corpus_are_found_anew(home: Path, tmp_path: Path) -> None:
-    from core.bench import Bench, BuildConfig
+    from core.bench import Bench
+    from core.steering.sources import Feature
     from core.steering.studio import Studio
 
     pair = get_pair("nano").model_copy(update={"corpus": str(tmp_path)})
     (tmp_path / "text.txt").write_text(topics["assert"])
-    studio = Studio(Bench(pair, BuildConfig()), "L2-L3")
-    source = studio.source("feature:L2-1024/3")
+    studio = Studio(Bench(pair), "L2-L3")
+    source = studio.directions(Feature("L2-1024", 3))
     todo = refused(lambda: source.own("a", 2), "does not hold").todo
     assert parses(advised(todo)) and "--sae L2-1024 --stitch L2-L3" in " ".join(advised(todo))
 

@@ -17,7 +17,8 @@ import torch
 import yaml
 
 from core import __version__
-from core.cli.markdown import TOPICS, as_markdown, sections, short_names
+from core.cli.markdown import TOPICS, as_markdown, sections
+from core.cli.tables import short_names
 from core.cli.words import fixed, number, percent, plain
 from core.models.pairs import get_pair
 from core.report import report

@@ -9,6 +9,8 @@ import typer
 from core.cli.shared import JsonFlag, PairArg, StitchArg, app, default_stitch, guarded, show
 from core.errors import StitchLensError
 from core.models.pairs import PairSpec, get_pair
+from core.steering.settings import USUAL, Sampling
+from core.steering.sources import source_from
 from core.stitches import directions
 from core.stitches.directions import CONTROLS, names, title
 
@@ -50,10 +52,10 @@ def cross_command(
     ] = 40,
     temperature: Annotated[
         float, typer.Option(min=0, max=5, help="With --speak: 0 takes the likeliest token.")
-    ] = 0.5,
+    ] = USUAL.temperature,
     seed: Annotated[
         int, typer.Option(min=0, help="With --speak: the same seed writes the same text.")
-    ] = 0,
+    ] = USUAL.seed,
     vector: Annotated[
         str | None,
         typer.Option(
@@ -96,7 +98,6 @@ def cross_command(
     from core.bench import open_pair
     from core.config import check
     from core.steering.crossing import Crossing, spoken_record
-    from core.steering.generate import Sampling
     from core.steering.studio import Studio
 
     spec = get_pair(pair)
@@ -104,7 +105,7 @@ def cross_command(
     if control not in (*CONTROLS, "none"):
         choices = ", ".join((*CONTROLS, "none"))
         raise StitchLensError(f"control '{control}'", f"one of {choices}", "choose one")
-    sampling = check(Sampling, tokens=tokens, temperature=temperature, seed=seed, repetition=1.1)
+    sampling = check(Sampling, tokens=tokens, temperature=temperature, seed=seed)
     opened = open_pair(spec.key)
     stitch = stitch_name or default_stitch(opened.workspace)
     directions.check(opened.workspace, stitch, direction, None if control == "none" else control)
@@ -121,7 +122,8 @@ def cross_command(
         wanted = [name.strip() for name in lanes.split(",")]
         if control == "none":
             wanted = [name for name in wanted if name != "control"]
-        run = crossing.lanes(wanted, direction, control, all_tokens, vector, strength)  # type: ignore[arg-type]
+        source = None if vector is None else source_from(vector)
+        run = crossing.lanes(wanted, direction, control, all_tokens, source, strength)  # type: ignore[arg-type]
         written = {}
         for written in crossing.speak(words, run, sampling):
             most = max(len(w.ids) for w in written.values())

@@ -55,8 +55,8 @@ def features_build_command(
     from core.bench import open_pair
     from core.features import measure as feature_measure
     from core.features import tables as feature_tables
-    from core.saes import sae as sae_sae
-    from core.saes.sae import SaeConfig
+    from core.saes.adopt import adopt
+    from core.saes.train import SaeConfig, train
 
     bench = open_pair(pair)
     chosen = stitch_name or default_stitch(bench.workspace)
@@ -68,11 +68,10 @@ def features_build_command(
                 "an SAE that they describe",
                 "give --sae as well",
             )
-        name = sae_sae.train(
-            bench, layer, SaeConfig(width=width, k=k, epochs=epochs, lr=lr), positions
-        )
+        config = SaeConfig(width=width, k=k, epochs=epochs, lr=lr)
+        name = train(bench, layer, config, positions)
     else:
-        name = sae_sae.adopt(bench, sae, sae_layer, stitched=layer, scale=scale)
+        name = adopt(bench, sae, sae_layer, stitched=layer, scale=scale)
     feature_measure.explore(bench, name, chosen)
     print(
         f"SAE {name} of A, carried to B by {chosen}:"

@@ -43,6 +43,7 @@ def functional_scan_command(
     from core.bench import open_pair
     from core.features import tables as feature_tables
     from core.functional import measure as functional_measure
+    from core.functional import sides as functional_sides
     from core.functional import tables as functional_tables
 
     bench = open_pair(pair)
@@ -50,7 +51,7 @@ def functional_scan_command(
     functional_measure.scan(
         bench,
         name,
-        functional_measure.ScanConfig(documents=documents, features=candidates, each=each),
+        functional_sides.ScanConfig(documents=documents, features=candidates, each=each),
     )
     found = functional_tables.summary(bench.workspace, name)
     show(found, as_json, as_text(found))

@@ -25,11 +25,11 @@ def _prober(
     pair: str, sae: str | None, stitch_name: str | None, own_positions: int | None = None
 ) -> "Prober":
     from core.bench import open_pair
-    from core.probes import prober as probe_prober
+    from core.probes.prober import Prober, default_names
 
     bench = open_pair(pair)
-    usual = probe_prober.default_names(bench)
-    return probe_prober.Prober(bench, sae or usual[0], stitch_name or usual[1], own_positions)
+    usual = default_names(bench)
+    return Prober(bench, sae or usual[0], stitch_name or usual[1], own_positions)
 
 
 @probes_app.command("eval")
@@ -56,12 +56,12 @@ def probes_eval_command(
     """Measure sparse and dense probes of both models on every task (Fig. 3a, 9, 10). A killed run
     goes on."""
     from core.probes import measure as probe_measure
-    from core.probes import prober as probe_prober
     from core.probes import tables as probe_tables
+    from core.probes.methods import ProbeConfig
     from core.probes.saebench import saebench_datasets
 
     prober = _prober(pair, sae, stitch_name, own_positions)
-    config = probe_prober.ProbeConfig(absolute=absolute)
+    config = ProbeConfig(absolute=absolute)
     name = probe_measure.evaluate(prober, config, saebench_datasets() if saebench else None)
     found = probe_tables.record(prober.bench.workspace, name)
     show(found, as_json, as_text(name, found))
@@ -86,7 +86,7 @@ def probes_export_command(
     stitch_name: StitchArg = None,
 ) -> None:
     """Write a probe that scikit-learn can be rebuilt from: safetensors and JSON, no pickle."""
-    from core.probes import prober as probe_prober
+    from core.probes.labels import task_probe
     from core.probes.probe import save_probe
 
     if side not in ("a", "b") or fitted not in ("a", "b"):
@@ -94,7 +94,7 @@ def probes_export_command(
             f"side '{side}' fitted on '{fitted}'", "a or b", "choose one of them for each"
         )
     free_place(out)
-    probe = probe_prober.task_probe(_prober(pair, sae, stitch_name), task, side, k, fitted)  # type: ignore[arg-type]
+    probe = task_probe(_prober(pair, sae, stitch_name), task, side, k, fitted)  # type: ignore[arg-type]
     save_probe(probe, out)
     print(f"{task} for {probe.about['model']} at {probe.about['hook']}: {out}")
 
@@ -128,14 +128,14 @@ def probes_own_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Fit probes of A on labels of your own, move them to B at once, and cross-validate both."""
-    from core.probes import prober as probe_prober
+    from core.probes.labelled import labelled, read_labels
+    from core.probes.labels import own_labels
     from core.probes.probe import save_probe
-    from core.probes.tasks import labelled, read_labels
 
     given = labelled(read_labels(files), positive)
     if out is not None:
         free_place(out)
-    found = probe_prober.own_labels(_prober(pair, sae, stitch_name), given)
+    found = own_labels(_prober(pair, sae, stitch_name), given)
     if out is not None:
         out.mkdir(parents=True)
         for name, probe in found.probes.items():

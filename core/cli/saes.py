@@ -21,7 +21,7 @@ from core.cli.shared import (
     show,
 )
 from core.errors import StitchLensError
-from core.models.pairs import LayerPair, get_pair
+from core.models.pairs import get_pair
 from core.workspace.artifacts import discard
 from core.workspace.store import Workspace
 
@@ -159,13 +159,13 @@ def sae_train_command(
     runs.
     """
     from core.bench import open_pair
-    from core.probes import prober as probe_prober
+    from core.probes.prober import default_names
     from core.saes import measure as sae_measure
     from core.saes import settings as sae_settings
     from core.saes import tables as sae_tables
 
     bench = open_pair(pair)
-    usual = probe_prober.default_names(bench)
+    usual = default_names(bench)
     given: dict[str, Any] = {
         "seeds": seeds,
         "auxiliary": auxiliary,
@@ -204,23 +204,17 @@ def sae_eval_command(
     """Measure an SAE of A, its transfer and their controls on the held-out split (Table 2); nothing
     is kept."""
     from core.bench import open_pair
-    from core.saes import crossing
+    from core.saes.crossing import Crossing, ExploreConfig, zero_shot
     from core.saes.sae import sae_of
-    from core.stitches.stitch import load_stitch
 
     bench = open_pair(pair)
     ws = bench.workspace
     chosen = stitch_name or default_stitch(ws)
     makers = ws.entry(f"stitches/{chosen}").makers
-    stitched, shuffled = (
-        load_stitch(ws.path(f"stitches/{chosen}")),
-        load_stitch(ws.path(f"controls/{chosen}")),
-    )
     opened, _ = sae_of(bench, sae, "a", layer, makers["layer_a"], scale)
     say_of(opened.cfg.metadata)
-    saes = crossing.variants(opened, stitched, shuffled)
-    layers = LayerPair(a=makers["layer_a"], b=makers["layer_b"])
-    config = crossing.ExploreConfig(tokens=tokens, reconstruction_positions=positions)
-    table = crossing.zero_shot(bench, saes, layers, config)
+    crossing = Crossing(bench, opened, chosen)
+    config = ExploreConfig(tokens=tokens, reconstruction_positions=positions)
+    table = zero_shot(crossing, crossing.variants(), config)
     text = table.set_index("name").T.to_string(float_format=lambda x: f"{x:.4g}")
     show({"sae": sae, "stitch": chosen, "variants": table.to_dict("records")}, as_json, text)

@@ -114,8 +114,8 @@ def default_stitch(ws: Workspace) -> str:
 
 def say_of(about: Any) -> None:
     """What an SAE's metadata says that its user should know, on stderr."""
-    from core.saes.files import NOTES
-    from core.saes.sae import FACTOR
+    from core.saes.config import NOTES
+    from core.saes.scale import FACTOR
 
     if about[FACTOR] is not None:
         print(

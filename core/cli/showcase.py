@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from core.cli.shared import JsonFlag, PairArg, StitchArg, app, default_stitch, guarded, show
-from core.models.pairs import get_pair
 
 
 @app.command("showcase")
@@ -31,14 +30,14 @@ def showcase_command(
 
     python -m core showcase smollm2-gemma3 --text "Once upon a time" --language fr
     """
-    from core import bench
+    from core.bench import open_pair
     from core.config import check
     from core.steering import showcase
     from core.steering.generate import Sampling
 
-    here = bench.Bench(get_pair(pair), bench.BuildConfig())
-    stitch = stitch_name or default_stitch(here.workspace)
+    bench = open_pair(pair)
+    stitch = stitch_name or default_stitch(bench.workspace)
     sampling = check(Sampling, **showcase.SAMPLED, seed=seed)
-    record = showcase.make(here, stitch, text, sampling, language)
+    record = showcase.make(bench, stitch, text, sampling, language)
     lines = [f"{lane['title']}: {record['prompt']}|{lane['text']}" for lane in record["lanes"]]
     show(record, as_json, "\n".join(lines))

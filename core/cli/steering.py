@@ -26,6 +26,9 @@ from core.cli.shared import (
     guarded,
     show,
 )
+from core.steering.keys import lane_key
+from core.steering.settings import USUAL, Sampling, Setting
+from core.steering.sources import source_from
 from core.steering.tables import as_text
 
 
@@ -97,24 +100,27 @@ def steer_command(
     output_only: Annotated[
         bool, typer.Option("--output-only", help="Leave the prompt's tokens alone.")
     ] = False,
-    tokens: Annotated[int, typer.Option(min=1, max=1000, help="Most tokens written.")] = 60,
+    tokens: Annotated[
+        int, typer.Option(min=1, max=1000, help="Most tokens written.")
+    ] = USUAL.tokens,
     temperature: Annotated[
         float, typer.Option(min=0, max=5, help="0 takes the likeliest token.")
-    ] = 0.5,
+    ] = USUAL.temperature,
     top_p: Annotated[
         float, typer.Option(help="Share of the probability that is drawn from.")
-    ] = 0.95,
+    ] = USUAL.top_p,
     repetition: Annotated[
         float, typer.Option(min=0.5, max=3, help="Penalty on tokens that were used.")
-    ] = 1.1,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same text.")] = 0,
+    ] = USUAL.repetition,
+    seed: Annotated[
+        int, typer.Option(min=0, help="The same seed writes the same text.")
+    ] = USUAL.seed,
     as_json: JsonFlag = False,
 ) -> None:
     """Let lanes of either model go on from a prompt; texts stream to the terminal one lane after
     the other."""
     from core.config import check
-    from core.steering.generate import Sampling
-    from core.steering.studio import Setting, lane_key, run_record
+    from core.steering.studio import run_record
 
     studio = _studio(pair, stitch_name)
     setting = check(
@@ -135,8 +141,9 @@ def steer_command(
     )
     keys = [lane_key(text) for text in lanes.split(",")]
     prompt = clean(prompt)
+    named = source_from(source)
     written = {}
-    for written in studio.run(studio.source(source), keys, prompt, setting, sampling):
+    for written in studio.run(studio.directions(named), keys, prompt, setting, sampling):
         print(
             f"\r{max(len(w.ids) for w in written.values())} tokens",
             end="",
@@ -145,7 +152,7 @@ def steer_command(
         )
     print(file=sys.stderr)
     judged = studio.judge(prompt, written)
-    record = run_record(studio, source, prompt, setting, sampling, written, judged)
+    record = run_record(studio, named, prompt, setting, sampling, written, judged)
     lines = []
     for lane in record["lanes"]:
         said = f"{lane['language'] or '?'} {lane['probability']:.2f}, {lane['loss']:.2f} nats/token"
@@ -267,12 +274,12 @@ def vector_export_command(
     """Write a steering vector: safetensors (ours), a GGUF control vector (llama.cpp), or
     Neuronpedia's JSON."""
     from core.steering.files import export
-    from core.steering.studio import Setting, lane_key
 
     studio = _studio(pair, stitch_name)
     span = None if layer is None else (layer, layer)
     key = lane_key(lane)
-    vectors = studio.vectors(studio.source(source), key, Setting(layers_a=span, layers_b=span))
+    directions = studio.directions(source_from(source))
+    vectors = studio.vectors(directions, key, Setting(layers_a=span, layers_b=span))
     if not vectors:
         raise StitchLensError(f"lane '{lane}'", "one with a vector", "such as b:transferred")
     free_place(out)

@@ -5,23 +5,18 @@ One pass over documents. A context is a document; each counts once a feature, at
 token. No text is kept.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.activations.harvest import norm_limit, record, windows
-from core.activations.recording import kept_positions
-from core.errors import StitchLensError
+from core.features.reading import read
 from core.models.live import LiveModel
-from core.progress import Progress
 from core.text.corpus import Document
-from core.text.reading import clean
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -38,8 +33,6 @@ SAMPLE = 100
 BEFORE, AFTER = 14, 6
 """Tokens kept around the strongest one, with their activations."""
 BINS = 60
-PERSISTENCE = 0.9
-"""p of rank-biased overlap: how fast the weight of lower ranks falls."""
 
 
 class _Kept:
@@ -263,62 +256,6 @@ def _rows(
     }
 
 
-class Read(NamedTuple):
-    """Activations [n, f] at the usable tokens of some documents, in their order; `document` counts
-    from 0 over all documents, `ends` in characters."""
-
-    acts: Tensor
-    document: NDArray[np.int64]
-    position: NDArray[np.int64]
-    ends: NDArray[np.int64]
-
-
-def read(
-    model: LiveModel,
-    partner: LiveModel | None,
-    sae: "SAE[Any]",
-    documents: Sequence[Document],
-    layer: int,
-    desc: str,
-) -> Iterator[Read]:
-    """The features of `sae` in the residual stream of `model` before `layer` at `kept_positions`, a
-    window of documents at a time; rows whose norm is above OUTLIER medians (of the first window)
-    are left out."""
-    limit: float | None = None
-    start = 0
-    with Progress(desc, sum(len(d.text) for d in documents), "chr") as bar:
-        for docs in windows(documents):
-            encoded, kept = kept_positions(model, [d.text for d in docs], partner)
-            h = record(model, encoded, kept, [layer])[layer].float()
-            norm = h.norm(dim=-1)
-            if limit is None and len(norm):
-                limit = norm_limit(norm)
-            keep = (norm <= (limit or 0)).numpy()
-            where = np.repeat(np.arange(len(docs)) + start, [len(p) for p in kept])[keep]
-            with torch.inference_mode():
-                acts = torch.relu(sae.encode(h[torch.from_numpy(keep)]))
-            ends = np.concatenate([e.ends[p] for e, p in zip(encoded, kept, strict=True)]).astype(
-                np.int64
-            )
-            yield Read(acts, where, np.concatenate(kept)[keep], ends[keep])
-            start += len(docs)
-            bar.advance(sum(len(d.text) for d in docs))
-
-
-def read_text(model: LiveModel, sae: "SAE[Any]", layer: int, text: str) -> Read:
-    """One text by itself, cleaned, outliers and all. Raises StitchLensError where no token of it
-    can be used."""
-    (encoded,), (kept,) = kept_positions(model, [clean(text)], None)
-    if not len(kept):
-        raise StitchLensError("a text without a token", "a few words", "type some")
-    h = record(model, [encoded], [kept], [layer])[layer].float()
-    with torch.inference_mode():
-        acts = torch.relu(sae.encode(h))
-    return Read(
-        acts, np.zeros(len(kept), dtype=np.int64), kept, encoded.ends[kept].astype(np.int64)
-    )
-
-
 def find_examples(
     model: LiveModel,
     partner: LiveModel | None,
@@ -390,40 +327,3 @@ def read_places(
             )
         )
     return pd.concat(parts).sort_values("feature", kind="stable", ignore_index=True)
-
-
-def jaccard(one: Iterable[str], other: Iterable[str]) -> float:
-    """Shared documents among all of two lists, in [0, 1]; 0 where both are empty."""
-    x, y = set(one), set(other)
-    return len(x & y) / len(x | y) if x | y else 0.0
-
-
-def rank_biased_overlap(one: Sequence[str], other: Sequence[str], p: float = PERSISTENCE) -> float:
-    """Extrapolated rank-biased overlap of two ranked lists in [0, 1] (Webber, Moffat and Zobel,
-    2010, Eq. 32)."""
-    short, long = sorted((list(one), list(other)), key=len)
-    if not short:
-        return 0.0
-    overlap = [len(set(short[:d]) & set(long[:d])) for d in range(1, len(long) + 1)]
-    s, n = len(short), len(long)
-    total = sum(overlap[d - 1] / d * p**d for d in range(1, n + 1))
-    total += sum(overlap[s - 1] * (d - s) / (s * d) * p**d for d in range(s + 1, n + 1))
-    return (1 - p) / p * total + ((overlap[n - 1] - overlap[s - 1]) / n + overlap[s - 1] / s) * p**n
-
-
-def overlap(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """How alike the top lists of each feature are in two tables of examples: `feature`, `jaccard`,
-    `rbo`, both over documents; features that are active in neither are left out."""
-    tops = [
-        t.query("group == 'top'")
-        .sort_values(["feature", "rank"])
-        .groupby("feature")
-        .document.agg(list)
-        for t in (a, b)
-    ]
-    features = sorted(set(tops[0].index) | set(tops[1].index))
-    rows = []
-    for f in features:
-        one, other = (t.get(f, []) for t in tops)
-        rows.append((f, jaccard(one, other), rank_biased_overlap(one, other)))
-    return pd.DataFrame(rows, columns=["feature", "jaccard", "rbo"])

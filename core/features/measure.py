@@ -10,16 +10,9 @@ import pandas as pd
 from core.bench import Bench
 from core.errors import StitchLensError
 from core.features.attribution import extreme_tokens, measure_attribution
-from core.features.examples import (
-    Read,
-    find_examples,
-    lean,
-    overlap,
-    read_places,
-    read_text,
-    shared_places,
-    short,
-)
+from core.features.examples import find_examples, lean, read_places, shared_places, short
+from core.features.overlap import overlap
+from core.features.reading import Read, read_text
 from core.features.taxonomy import (
     REWRITES,
     TagRewriter,
@@ -29,10 +22,7 @@ from core.features.taxonomy import (
 )
 from core.models.live import TURNS
 from core.models.pairs import LayerPair, PairSpec, Side
-from core.saes.crossing import ExploreConfig, joined, variants, zero_shot
-from core.saes.sae import kept_in
-from core.stitches.stitch import load_stitch
-from core.stitches.transfer import transfer_sae
+from core.saes.crossing import Crossing, ExploreConfig, zero_shot
 from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
 
@@ -63,13 +53,10 @@ class Live:
 
     def __init__(self, pair: PairSpec, sae_name: str, private: Path | None = None) -> None:
         bench = Bench(pair, private=private)
-        ws = bench.workspace
-        name, makers = stitch_of(ws, sae_name), ws.entry(f"features/{sae_name}").makers
-        sae = kept_in(bench, sae_name, makers["layer_a"])
-        moved = transfer_sae(sae, load_stitch(ws.path(f"stitches/{name}")))
+        crossing = Crossing(bench, sae_name, stitch_of(bench.workspace, sae_name))
         self._sides = {
-            "a": (bench.a, sae, makers["layer_a"]),
-            "b": (bench.b, moved, makers["layer_b"]),
+            "a": (bench.a, crossing.sae, crossing.layers.a),
+            "b": (bench.b, crossing.transferred, crossing.layers.b),
         }
 
     def read(self, text: str) -> dict[str, Read]:
@@ -92,25 +79,13 @@ def explore(
     """
     config = config or ExploreConfig()
     ws = bench.workspace
-    about, stitched, layers = joined(ws, sae_name, stitch_name)
-    sae = kept_in(bench, sae_name, layers.a)
-    stitch, shuffled = (
-        load_stitch(ws.path(f"stitches/{stitch_name}")),
-        load_stitch(ws.path(f"controls/{stitch_name}")),
-    )
-    makers = bench.makers | {
-        "sae": fingerprint(about),
-        "stitch": fingerprint(stitched),
-        "sae_name": sae_name,
-        "stitch_name": stitch_name,
-        "layer_a": layers.a,
-        "layer_b": layers.b,
-        "rewrites": REWRITES,
-        **config.model_dump(),
-    }
-    saes = variants(sae, stitch, shuffled, config.seed)
+    crossing = Crossing(bench, sae_name, stitch_name)
+    layers = crossing.layers
+    measured = {"rewrites": REWRITES} | config.model_dump()
+    makers = bench.makers | crossing.makers | measured
+    saes = crossing.variants(config.seed)
     if not bench.current(f"sae_quality/{sae_name}", makers):
-        ws.put_table(f"sae_quality/{sae_name}", zero_shot(bench, saes, layers, config), makers)
+        ws.put_table(f"sae_quality/{sae_name}", zero_shot(crossing, saes, config), makers)
     documents = [*bench.corpus.split("held-out"), *bench.corpus.split("select")]
     sides = {
         "a": ("original", bench.a, bench.b, layers.a),

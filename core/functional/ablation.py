@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core.activations.harvest import batches
 from core.features.attribution import PART, logit_rows
-from core.features.examples import read
+from core.features.reading import read
 from core.functional import attention
 from core.functional.attention import Heads
 from core.models import hooks

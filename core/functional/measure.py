@@ -2,7 +2,7 @@
 over a typed text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,78 +10,35 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
 from core import statistics
-from core.activations.harvest import batches
 from core.bench import Bench
-from core.config import Frozen
 from core.errors import StitchLensError
 from core.features import measure as feature_measure
-from core.features.examples import short
 from core.functional import ablation
 from core.functional.ablation import NULL_SHARES, PAPERS_SHARE
-from core.functional.attention import Heads, ablated, readers, scores
+from core.functional.heads import heads
+from core.functional.sides import MATCHED, STEP, ScanConfig, Side, lean, top
 from core.models import hooks
-from core.models.live import TURNS, LiveModel, runtime
+from core.models.live import LiveModel, runtime
 from core.models.loading import load
 from core.progress import Progress
-from core.saes.sae import kept_in, random_sae
-from core.stitches.stitch import Stitch, load_stitch
+from core.saes.crossing import Crossing
+from core.saes.sae import random_sae
+from core.stitches.stitch import Stitch
 from core.stitches.transfer import transfer_sae, transfer_vector
 from core.text.corpus import Document
-from core.text.reading import clean
 from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
 
 if TYPE_CHECKING:
-    from sae_lens import SAE
+    pass
 
 LONGEST = 256
 """Tokens of a document that is read, in either model."""
 LEAST = 8
 """Places at which a feature must fire in the documents read, in both models."""
-STEP = 200
-"""Shares are kept in STEPths."""
-PARTS = 1_000
-"""Attention at single places is kept in PARTSths."""
-MATCHED = ("max_a", "max_b", "density_a", "density_b")
-KINDS = {"deactivation": -1, "activation": 1}
-"""Of a head by a feature, and the sign of the change in attention to the first token when the
-feature is ablated."""
-
-
-class ScanConfig(Frozen):
-    """How much is measured."""
-
-    documents: int = Field(default=320, ge=1)
-    """Held-out documents in which features are looked for."""
-    reading: int = Field(default=32, ge=1)
-    """Documents over which the heads' reading of the first token is averaged."""
-    features: int = Field(default=12, ge=1)
-    """Candidates of each kind; as many random features are measured beside them."""
-    each: int = Field(default=8, ge=1)
-    """Documents in which one is ablated, those where it fires most strongly."""
-    tokens: int = Field(default=8, ge=1)
-    """Places kept for each pair of feature and head, from the strongest to the weakest, for Fig.
-    5b."""
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Side:
-    """One model with its SAE (`original` in A, `transferred` in B) before a layer."""
-
-    name: str
-    model: LiveModel
-    sae: "SAE[Any]"
-    layer: int
-
-    @property
-    def layers(self) -> range:
-        """Whose heads are downstream of the features."""
-        return range(self.layer, self.model.spec.n_layers)
 
 
 def scan(bench: Bench, sae_name: str, config: ScanConfig | None = None) -> None:
@@ -94,20 +51,18 @@ def scan(bench: Bench, sae_name: str, config: ScanConfig | None = None) -> None:
     """
     config = config or ScanConfig()
     ws = bench.workspace
-    stitch = load_stitch(ws.path(f"stitches/{measured_through(ws, sae_name)}"))
-    found = ws.entry(f"features/{sae_name}").makers
-    sae = kept_in(bench, sae_name, found["layer_a"])
-    where = replace(runtime(), dtype=torch.float32)
-    a = Side("a", load(bench.pair.a, where), sae, found["layer_a"])
-    b = Side("b", load(bench.pair.b, where), transfer_sae(sae, stitch), found["layer_b"])
+    crossing = Crossing(bench, sae_name, measured_through(ws, sae_name))
+    exact = replace(runtime(), dtype=torch.float32)
+    a = Side("a", load(bench.pair.a, exact), crossing.sae, crossing.layers.a)
+    b = Side("b", load(bench.pair.b, exact), crossing.transferred, crossing.layers.b)
     makers = {
         "pair": bench.pair.key,
         "a": a.model.makers,
         "b": b.model.makers,
         "corpus": bench.corpus.fingerprint,
-        "measured": fingerprint(found),
+        "measured": fingerprint(ws.entry(f"features/{sae_name}").makers),
         "sae_name": sae_name,
-        "stitch_name": found["stitch_name"],
+        "stitch_name": crossing.stitch_name,
         "layer_a": a.layer,
         "layer_b": b.layer,
         **config.model_dump(),
@@ -121,7 +76,7 @@ def scan(bench: Bench, sae_name: str, config: ScanConfig | None = None) -> None:
     documents = _documents(bench.corpus.split("held-out"), (a.model, b.model), config)
     table = ws.table(f"features/{sae_name}")[["feature", *MATCHED]]
     if not (bench.current(names["null"], makers) and bench.current(names["about"], makers)):
-        null, about = _null(a, b, stitch, documents[: config.reading], config)
+        null, about = _null(a, b, crossing.stitch, documents[: config.reading], config)
         ws.put_table(names["null"], null, makers)
         ws.put_record(names["about"], about | {"documents": len(documents)}, makers)
     shares = ws.table(names["null"])
@@ -154,9 +109,9 @@ def scan(bench: Bench, sae_name: str, config: ScanConfig | None = None) -> None:
             names["ablation"], _ablation(sides, often, shares, documents, fired, config), makers
         )
     if not (bench.current(names["heads"], makers) and bench.current(names["tokens"], makers)):
-        heads, tokens = _heads(sides, often, documents, fired, config)
+        moved, tokens = heads(sides, often, documents, fired, config)
         ws.put_table(names["tokens"], tokens, makers)
-        ws.put_table(names["heads"], heads, makers)
+        ws.put_table(names["heads"], moved, makers)
 
 
 def measured_through(ws: Workspace, sae: str) -> str:
@@ -250,7 +205,7 @@ def _ablation(
         )
         for s in sides
     }
-    chosen = _top(
+    chosen = top(
         often.feature.to_numpy(), [rank["a"], np.minimum(rank["a"], rank["b"])], config.features
     )
     control = ablation.matched(often, chosen, MATCHED, config.seed)
@@ -279,225 +234,4 @@ def _ablation(
                     row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
                 rows.append(row)
                 bar.advance(1)
-    return _lean(pd.DataFrame(rows))
-
-
-def _top(features: NDArray[Any], ranks: Sequence[NDArray[Any]], n: int) -> list[int]:
-    """`n` features, an equal part from the top of each ranking, none twice."""
-    out: list[int] = []
-    for k, rank in enumerate(ranks):
-        order = [int(f) for f in features[np.argsort(-rank, kind="stable")] if f not in out]
-        out += order[: n * (k + 1) // len(ranks) - len(out)]
-    return out
-
-
-def _heads(
-    sides: Sequence[Side],
-    often: pd.DataFrame,
-    documents: Sequence[Document],
-    fired: dict[str, pd.DataFrame],
-    config: ScanConfig,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Attention deactivation, two tables.
-
-    A row a side, feature and downstream head: `random`; `score`, the heuristic score times the mean
-    activation where it fires (in attention logits); `before`, mean attention to the first token
-    there, and `change`, when the feature's contribution is taken out of the head's input. A row a
-    side, feature and `kind` for the head that it moves most that way: `change` with its interval,
-    `places`, and at some of these `token`, `before` and `after` in PARTSths.
-    """
-    heads = {s.name: Heads(s.model) for s in sides}
-    features = torch.tensor(often.feature.to_list())
-    best: dict[str, dict[str, NDArray[Any]]] = {}
-    score: dict[str, Tensor] = {}
-    for s in sides:
-        read = readers(heads[s.name], reading(s.model, documents[: config.reading]), s.layers)
-        score[s.name] = torch.stack(
-            [x for _, x in scores(s.sae.W_dec.float(), read)], dim=1
-        )  # [f, layers, heads]
-        reach = (
-            score[s.name][features].flatten(1)
-            * torch.tensor(often[f"max_{s.name}"].to_list())[:, None]
-        )
-        best[s.name] = {
-            "deactivation": reach.amax(1).numpy(),
-            "activation": (-reach).amax(1).numpy(),
-        }
-    rankings = [
-        (
-            np.minimum(*(pd.Series(best[s.name][kind]).rank(pct=True).to_numpy() for s in some))
-            if len(some) > 1
-            else best[some[0].name][kind]
-        )
-        for kind, some in (
-            ("deactivation", sides[:1]),
-            ("deactivation", sides),
-            ("activation", sides),
-        )
-    ]
-    chosen = _top(often.feature.to_numpy(), rankings, config.features)
-    control = ablation.matched(often, chosen, MATCHED, config.seed)
-    rows, tokens = [], []
-    with Progress(
-        "patching attention", len(sides) * (len(chosen) + len(control)), "feature"
-    ) as bar:
-        for s in sides:
-            for f in (*chosen, *control):
-                some = ablation.strongest_documents(fired[s.name], f, config.each)
-                found = ablation.path_patch(
-                    heads[s.name], s.layers, documents, some, s.sae.W_dec[f].float()
-                )
-                mean, change = found.before.mean(0), (found.after - found.before).mean(0)
-                layer, head = (x.reshape(-1) for x in np.indices(mean.shape))
-                rows.append(
-                    pd.DataFrame(
-                        {
-                            "side": s.name,
-                            "feature": f,
-                            "random": f in control,
-                            "layer": layer + s.layer,
-                            "head": head,
-                            "score": (
-                                (score[s.name][f] * found.fired.activation.mean())
-                                .reshape(-1)
-                                .numpy()
-                            ),
-                            "before": mean.reshape(-1),
-                            "change": change.reshape(-1),
-                        }
-                    )
-                )
-                tokens += [
-                    _tokens(s, f, f in control, kind, found, change, documents, config)
-                    for kind in KINDS
-                ]
-                bar.advance(1)
-    table = _lean(pd.concat(rows, ignore_index=True))
-    return table.round({"score": 2, "before": 2, "change": 4}), _lean(pd.DataFrame(tokens))
-
-
-def reading(model: LiveModel, documents: Sequence[Document]) -> list[tuple[Tensor, Tensor]]:
-    """Batches of token ids, and which are text, for `core.functional.attention.readers`."""
-    encoded = model.encode([d.text for d in documents])
-    out = []
-    for some in batches(encoded):
-        ids = model.pad([encoded[i].ids for i in some])
-        wanted = torch.zeros(ids.shape, dtype=torch.bool)
-        for r, i in enumerate(some):
-            wanted[r, torch.from_numpy(np.flatnonzero(encoded[i].usable))] = True
-        out.append((ids, wanted))
-    return out
-
-
-def _tokens(
-    side: Side,
-    feature: int,
-    random: bool,
-    kind: str,
-    found: ablation.Patched,
-    change: NDArray[Any],
-    documents: Sequence[Document],
-    config: ScanConfig,
-) -> dict[str, Any]:
-    """Fig. 5b and 16: the head whose attention to the first token falls (deactivation) or rises
-    (activation) most when the feature is ablated, at places spread evenly from the strongest
-    activation to the weakest."""
-    layer, head = np.unravel_index((change * KINDS[kind]).argmax(), change.shape)
-    before, after = found.before[:, layer, head], found.after[:, layer, head]
-    mean, low, high = statistics.document_interval(
-        after - before, found.fired.document.to_numpy(), config.seed
-    )
-    order = found.fired.activation.sort_values(ascending=False, kind="stable").index.to_numpy()
-    some = order[np.linspace(0, len(order) - 1, min(config.tokens, len(order))).round().astype(int)]
-    places = found.fired.loc[some]
-    texts = [
-        side.model.tokenizer.decode([int(side.model.encode([documents[d].text])[0].ids[p])])
-        for d, p in zip(places.document, places.position, strict=True)
-    ]
-    return {
-        "side": side.name,
-        "feature": feature,
-        "random": random,
-        "kind": kind,
-        "layer": int(layer) + side.layer,
-        "head": int(head),
-        "change": round(mean, 4),
-        "low": round(low, 4),
-        "high": round(high, 4),
-        "places": len(before),
-        "token": texts,
-        "before": (before[some] * PARTS).round().astype(np.uint16),
-        "after": (after[some] * PARTS).round().astype(np.uint16),
-    }
-
-
-def _lean(table: pd.DataFrame) -> pd.DataFrame:
-    """Float columns to three significant digits, small integers, categories: what is committed is
-    small."""
-    out = {}
-    for name, column in table.items():
-        if column.dtype.kind == "f":
-            out[name] = short(column.to_numpy(np.float32))
-        elif column.dtype.kind == "i":
-            out[name] = column.to_numpy(np.int32)
-        else:
-            out[name] = column
-    return pd.DataFrame(out)
-
-
-@dataclass(frozen=True)
-class Attended:
-    """One head over one text, its input with a feature, without it, and without a random direction
-    as long at the same tokens. `ends` [n]: where each token ends in the text, -1 for special ones;
-    `activation` [n]; patterns [n, n]."""
-
-    ends: NDArray[np.int32]
-    activation: NDArray[np.float32]
-    before: NDArray[np.float32]
-    after: NDArray[np.float32]
-    control: NDArray[np.float32]
-
-
-class Live(feature_measure.Live):
-    """Both models, to look at the heads behind a feature while they read a text that was typed
-    in."""
-
-    def attend(
-        self, text: str, side: str, feature: int, layer: int, head: int, seed: int = 0
-    ) -> Attended:
-        """Raises StitchLensError where there is no such feature, layer behind it or head, or no
-        token in the text."""
-        model, sae, at = self._sides[side]
-        heads = self._heads(side)
-        if not 0 <= feature < sae.cfg.d_sae:
-            raise StitchLensError(
-                f"feature {feature}", f"0 to {sae.cfg.d_sae - 1}", "choose one in that range"
-            )
-        heads.check(layer, head, first=at)
-        text = clean(text)
-        with TURNS.turn():
-            found = feature_measure.read_text(model, sae, at, text)
-            (encoded,) = model.encode([text])
-            acts = torch.zeros(len(encoded.ids))
-            acts[torch.from_numpy(found.position)] = found.acts[:, feature]
-            call = heads.calls(model.pad([encoded.ids]), [layer])[layer]
-            direction = sae.W_dec[feature].float()
-            random = torch.randn(direction.shape, generator=torch.Generator().manual_seed(seed))
-            random *= direction.norm() / random.norm()
-            with torch.no_grad():
-                before, after = ablated(
-                    heads, layer, call, (acts[:, None] * direction)[None].to(call.hidden.device)
-                )
-                _, control = ablated(
-                    heads, layer, call, (acts[:, None] * random)[None].to(call.hidden.device)
-                )
-        patterns = (x[0, head].cpu().numpy() for x in (before, after, control))
-        return Attended(encoded.ends, acts.numpy(), *patterns)
-
-    def heads(self, side: str) -> tuple[int, int, int]:
-        """(first layer behind the features, last layer, heads a layer)."""
-        return self._sides[side][2], self._sides[side][0].spec.n_layers - 1, self._heads(side).heads
-
-    def _heads(self, side: str) -> Heads:
-        known: dict[str, Heads] = self.__dict__.setdefault("_known", {})
-        return known.setdefault(side, Heads(self._sides[side][0]))
+    return lean(pd.DataFrame(rows))

@@ -106,12 +106,7 @@ class PairSpec(Frozen):
 
 
 def _hub(
-    key: str,
-    repo: str,
-    layers: int,
-    width: int,
-    licence: str = "",
-    bos: str | None = None,
+    key: str, repo: str, layers: int, width: int, licence: str = "", bos: str | None = None
 ) -> ModelSpec:
     return ModelSpec(
         key=key,

@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from core.probes.dataset import Dataset, one_against_rest
+from core.probes.methods import METHODS, Method, ProbeConfig, crossings, selected
 from core.probes.probe import Outcome
-from core.probes.prober import BLOCK, METHODS, Method, ProbeConfig, Prober, crossings, selected
-from core.probes.tasks import Dataset, offline_datasets, one_against_rest
+from core.probes.prober import BLOCK, Prober
+from core.probes.tasks import offline_datasets
 from core.progress import Progress
 from core.statistics import drawn_interval, draws
 from core.workspace.disk import fingerprint, only_one
@@ -70,8 +72,8 @@ def measure(
     kept = fingerprint(
         [
             prober.bench.makers,
-            prober.about,
-            prober.stitched,
+            prober.crossing.about,
+            prober.crossing.stitched,
             prober.own_makers,
             BLOCK,
             fingerprint([ids, texts]),
@@ -98,7 +100,7 @@ def measure(
             w = np.stack([weights[d.id] for d in two], axis=1)
             curves: Curves = {}
             for method, scores in crossings(
-                here, y, *split, prober.stitch, prober.shuffled, config
+                here, y, *split, prober.crossing.stitch, prober.crossing.shuffled, config
             ):
                 outcome = Outcome(scores, y_test)
                 curves[method] = outcome.accuracy(w), outcome.auc(w)
@@ -133,17 +135,12 @@ def evaluate(
     current is not made again. `datasets` are the offline ones if not given."""
     config, bench = config or ProbeConfig(), prober.bench
     datasets = offline_datasets(bench.corpus, config.seed) if datasets is None else datasets
-    name = prober.sae_name + ("-absolute" if config.absolute else "")
+    name = prober.crossing.sae_name + ("-absolute" if config.absolute else "")
     makers = (
         bench.makers
+        | prober.crossing.makers
         | config.model_dump(mode="json")
         | {
-            "sae": fingerprint(prober.about),
-            "stitch": fingerprint(prober.stitched),
-            "sae_name": prober.sae_name,
-            "stitch_name": prober.stitch_name,
-            "layer_a": prober.layers.a,
-            "layer_b": prober.layers.b,
             "own": prober.own_config.model_dump() | {"positions": prober.own_positions},
             "methods": METHODS,
             "datasets": {d.name: [d.title, d.says] for d in datasets},

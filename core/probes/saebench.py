@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from core.errors import StitchLensError
-from core.probes.tasks import Dataset
+from core.probes.dataset import Dataset
 from core.text.corpus import Document
 
 TRAIN, TEST = 4_000, 1_000

@@ -12,11 +12,12 @@ from core.activations.sample import fuv, read_sample
 from core.bench import Bench
 from core.errors import StitchLensError
 from core.models.pairs import LayerPair
-from core.saes.crossing import ExploreConfig, variants, zero_shot
-from core.saes.files import NOTES
-from core.saes.sae import FACTOR, NORMALISED, foreign_sae, keep_foreign, reconstruction
+from core.saes.adopt import keep_foreign
+from core.saes.config import NOTES
+from core.saes.crossing import Crossing, ExploreConfig, zero_shot
+from core.saes.sae import reconstruction, sae_of
+from core.saes.scale import FACTOR, NORMALISED
 from core.stitches.card import DOCUMENTS, USELESS
-from core.stitches.stitch import load_stitch
 from core.stitches.svcca import best_layer
 from core.workspace.artifacts import check_name, name_from
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 ROWS = 500
 """Rows that are read at every layer, to see where an SAE is at home."""
 SHOWN = ("original", "random SAE", "transferred", "shuffled-pair stitch")
-"""Of `core.features.measure.variants`, in Table 2."""
+"""Of `core.saes.crossing.Crossing.variants`, in Table 2."""
 
 
 def sae_card(bench: Bench, sae: "SAE[Any]", layer: int, stitch_name: str | None) -> dict[str, Any]:
@@ -68,18 +69,11 @@ def sae_card(bench: Bench, sae: "SAE[Any]", layer: int, stitch_name: str | None)
             {"about": "config", "says": str(about[NOTES]), "test": "its cfg.json"}
         )
     if stitch_name is not None:
-        ws = bench.workspace
-        makers = ws.entry(f"stitches/{stitch_name}").makers
-        stitch, shuffled = (
-            load_stitch(ws.path(f"{kind}/{stitch_name}")) for kind in ("stitches", "controls")
-        )
+        crossing = Crossing(bench, sae, stitch_name)
+        saes = {name: variant for name, variant in crossing.variants().items() if name in SHOWN}
         config = ExploreConfig(reconstruction_positions=len(rows))
-        layers, texts = (
-            LayerPair(a=layer, b=makers["layer_b"]),
-            bench.corpus.split("held-out")[:DOCUMENTS],
-        )
-        saes = {k: v for k, v in variants(sae, stitch, shuffled).items() if k in SHOWN}
-        card["table_2"] = zero_shot(bench, saes, layers, config, texts).to_dict("records")
+        texts = bench.corpus.split("held-out")[:DOCUMENTS]
+        card["table_2"] = zero_shot(crossing, saes, config, texts).to_dict("records")
     return card
 
 
@@ -167,7 +161,7 @@ def import_sae(
     ws = bench.workspace
     name = name or name_from(ref)
     check_name(ws, "saes", name)
-    sae, at = foreign_sae(bench, ref, layer, scale=scale)
+    sae, at = sae_of(bench, ref, "a", layer, scale=scale)
     there = [
         n.removeprefix("stitches/") for n in (ws.names(prefix="stitches/") if ws.exists else [])
     ]

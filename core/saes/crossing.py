@@ -1,6 +1,8 @@
-"""An SAE of A beside its transfer and their controls, measured as Table 2 does (3.1)."""
+"""An SAE of A, the stitch that it crosses by, and what comes of it beside controls, measured as
+Table 2 does (3.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -12,21 +14,83 @@ from core.bench import Bench
 from core.config import Frozen
 from core.errors import StitchLensError
 from core.models.pairs import SIDES, LayerPair, Side
-from core.saes.sae import random_sae, reconstruction
+from core.saes.sae import kept_in, random_sae, reconstruction
 from core.stitches import downstream
-from core.stitches.stitch import Stitch, random_stitch
+from core.stitches.stitch import Stitch, load_stitch, random_stitch
 from core.stitches.transfer import transfer_sae
 from core.text.corpus import Document
-from core.workspace.store import Workspace
-
-if TYPE_CHECKING:
-    from sae_lens import SAE
-from typing import TYPE_CHECKING
+from core.workspace.disk import fingerprint
 
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-    from core.bench import Bench
+
+class Crossing:
+    """An SAE of A, a stitch of the workspace that it crosses by, and the layers between.
+
+    The SAE is named, as one of the workspace, or was opened and admitted elsewhere (`sae_of`).
+    Raises StitchLensError where SAE and stitch belong to different layers, or the SAE to another
+    model or place.
+    """
+
+    def __init__(self, bench: Bench, sae: "str | SAE[Any]", stitch_name: str) -> None:
+        self.bench, self.stitch_name = bench, stitch_name
+        self.sae_name = sae if isinstance(sae, str) else ""
+        self.about: Mapping[str, Any] = {}
+        if self.sae_name:
+            self.about = bench.workspace.entry(f"saes/{self.sae_name}").makers
+
+        self.stitched: Mapping[str, Any] = bench.workspace.entry(f"stitches/{stitch_name}").makers
+        self.layers = LayerPair(a=self.stitched["layer_a"], b=self.stitched["layer_b"])
+        if self.sae_name and self.about["layer_a"] != self.layers.a:
+            raise StitchLensError(
+                f"SAE {sae} at layer {self.about['layer_a']} of A, stitch {stitch_name} at"
+                f" {self.layers.a}",
+                "one layer",
+                "choose a stitch from the SAE's layer, or train an SAE at the stitch's",
+            )
+
+        self.sae: SAE[Any] = kept_in(bench, sae, self.layers.a) if isinstance(sae, str) else sae
+
+    @cached_property
+    def stitch(self) -> Stitch:
+        return load_stitch(self.bench.workspace.path(f"stitches/{self.stitch_name}"))
+
+    @cached_property
+    def shuffled(self) -> Stitch:
+        """The control: fitted on shuffled pairs."""
+        return load_stitch(self.bench.workspace.path(f"controls/{self.stitch_name}"))
+
+    @cached_property
+    def transferred(self) -> "SAE[Any]":
+        """A's SAE as one of B."""
+        return transfer_sae(self.sae, self.stitch)
+
+    @property
+    def makers(self) -> dict[str, Any]:
+        """What an artifact that is measured through it was made from."""
+        return {
+            "sae": fingerprint(self.about),
+            "stitch": fingerprint(self.stitched),
+            "sae_name": self.sae_name,
+            "stitch_name": self.stitch_name,
+            "layer_a": self.layers.a,
+            "layer_b": self.layers.b,
+        }
+
+    def variants(self, seed: int = 0) -> dict[str, tuple[Side, "SAE[Any]"]]:
+        """(model it is for, SAE) by name: the original and its transfer, and what they must
+        beat."""
+        control = random_sae(self.sae, seed)
+        arbitrary = random_stitch(self.stitch, seed)
+        return {
+            "original": ("a", self.sae),
+            "random SAE": ("a", control),
+            "transferred": ("b", self.transferred),
+            "shuffled-pair stitch": ("b", transfer_sae(self.sae, self.shuffled)),
+            "random stitch": ("b", transfer_sae(self.sae, arbitrary)),
+            "random SAE, transferred": ("b", transfer_sae(control, self.stitch)),
+        }
 
 
 class ExploreConfig(Frozen):
@@ -42,25 +106,9 @@ class ExploreConfig(Frozen):
     seed: int = 0
 
 
-def variants(
-    sae: "SAE[Any]", stitch: Stitch, shuffled: Stitch, seed: int = 0
-) -> dict[str, tuple[Side, "SAE[Any]"]]:
-    """(model it is for, SAE) by name: the original and its transfer, and what they must beat."""
-    control = random_sae(sae, seed)
-    return {
-        "original": ("a", sae),
-        "random SAE": ("a", control),
-        "transferred": ("b", transfer_sae(sae, stitch)),
-        "shuffled-pair stitch": ("b", transfer_sae(sae, shuffled)),
-        "random stitch": ("b", transfer_sae(sae, random_stitch(stitch, seed))),
-        "random SAE, transferred": ("b", transfer_sae(control, stitch)),
-    }
-
-
 def zero_shot(
-    bench: Bench,
-    saes: dict[str, tuple[Side, "SAE[Any]"]],
-    layers: LayerPair,
+    crossing: Crossing,
+    saes: Mapping[str, tuple[Side, "SAE[Any]"]],
     config: ExploreConfig,
     documents: Sequence[Document] | None = None,
 ) -> pd.DataFrame:
@@ -69,45 +117,57 @@ def zero_shot(
     the reconstruction in the residual stream's place at paired positions, nats/token of that model:
     `loss`, `loss_clean`, `loss_ablated` (zeros in its place), `delta_loss` (loss - loss_clean) and
     `ce_loss_score`, (loss_ablated - loss) / (loss_ablated - loss_clean)."""
-    documents = bench.corpus.split("held-out") if documents is None else documents
-    kept: dict[str, list[Tensor]] = {"a": [], "b": []}
-    limits: dict[str, float] = {}
-    for docs in windows(documents):
-        chunk = read_window(bench.a, bench.b, docs, [layers.a], [layers.b])
-        limits = limits or norm_limits(chunk)
-        keep = within(chunk, limits, layers)
-        kept["a"].append(chunk.h_a[layers.a][keep].float())
-        kept["b"].append(chunk.h_b[layers.b][keep].float())
-        if sum(map(len, kept["a"])) >= config.reconstruction_positions:
-            break
+    bench, layers = crossing.bench, crossing.layers
+    if documents is None:
+        documents = bench.corpus.split("held-out")
+
     conditions = downstream.unpatched()
     for side in SIDES:
-        conditions.append(
-            downstream.Condition(f"zeros {side}", side, _in_place(side, torch.zeros_like))
-        )
+        zeros = _in_place(side, torch.zeros_like)
+        conditions.append(downstream.Condition(f"zeros {side}", side, zeros))
     for name, (side, sae) in saes.items():
         conditions.append(downstream.Condition(name, side, _in_place(side, sae)))
-    losses = downstream.measure(
+
+    measured = downstream.measure(
         bench.a, bench.b, documents, layers, conditions, "losses with SAEs in place", config.tokens
     )
-    loss = downstream.mean_losses(pd.DataFrame(losses))
-    rows = []
+    losses = downstream.mean_losses(pd.DataFrame(measured))
+    streams = _paired_rows(crossing, documents, config.reconstruction_positions)
+
+    table = []
     for name, (side, sae) in saes.items():
-        clean, ablated, mine = loss[side], loss[f"zeros {side}"], loss[name]
-        rows.append(
-            {
-                "name": name,
-                "model": side,
-                **reconstruction(sae, kept[side]),
-                "rank": rank(sae.W_dec),
-                "loss": mine,
-                "loss_clean": clean,
-                "loss_ablated": ablated,
-                "delta_loss": mine - clean,
-                "ce_loss_score": (ablated - mine) / (ablated - clean),
-            }
-        )
-    return pd.DataFrame(rows)
+        clean, ablated, loss = losses[side], losses[f"zeros {side}"], losses[name]
+        row: dict[str, Any] = {"name": name, "model": side}
+        row |= reconstruction(sae, streams[side])
+        row |= {
+            "rank": rank(sae.W_dec),
+            "loss": loss,
+            "loss_clean": clean,
+            "loss_ablated": ablated,
+            "delta_loss": loss - clean,
+            "ce_loss_score": (ablated - loss) / (ablated - clean),
+        }
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+def _paired_rows(
+    crossing: Crossing, documents: Sequence[Document], most: int
+) -> dict[str, list[Tensor]]:
+    """By side, its residual stream at paired positions without outliers, in windows, until `most`
+    rows are there."""
+    bench, layers = crossing.bench, crossing.layers
+    rows: dict[str, list[Tensor]] = {"a": [], "b": []}
+    limits: dict[str, float] = {}
+    for window in windows(documents):
+        chunk = read_window(bench.a, bench.b, window, [layers.a], [layers.b])
+        limits = limits or norm_limits(chunk)
+        usual = within(chunk, limits, layers)
+        rows["a"].append(chunk.h_a[layers.a][usual].float())
+        rows["b"].append(chunk.h_b[layers.b][usual].float())
+        if sum(map(len, rows["a"])) >= most:
+            break
+    return rows
 
 
 def rank(weights: Tensor) -> int:
@@ -125,18 +185,3 @@ def _in_place(side: str, new: Any) -> downstream.Rows:
             return new(x if side == "a" else y)
 
     return rows
-
-
-def joined(
-    ws: Workspace, sae: str, stitch: str
-) -> tuple[dict[str, Any], dict[str, Any], LayerPair]:
-    """Makers of an SAE of A and of a stitch, and the layers that it crosses. Raises StitchLensError
-    where they belong to different layers."""
-    about, stitched = ws.entry(f"saes/{sae}").makers, ws.entry(f"stitches/{stitch}").makers
-    if about["layer_a"] != stitched["layer_a"]:
-        raise StitchLensError(
-            f"SAE {sae} at layer {about['layer_a']} of A, stitch {stitch} at {stitched['layer_a']}",
-            "one layer",
-            "choose a stitch from the SAE's layer, or train an SAE at the stitch's",
-        )
-    return about, stitched, LayerPair(a=stitched["layer_a"], b=stitched["layer_b"])

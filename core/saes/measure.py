@@ -15,10 +15,11 @@ from filelock import FileLock, Timeout
 from core.bench import Bench
 from core.errors import StitchLensError
 from core.saes import flops
-from core.saes.crossing import joined
+from core.saes.crossing import Crossing
 from core.saes.run import Run, RunState, read_run
-from core.saes.sae import SaeConfig, kept_in, kept_sae, metadata, sae_makers
+from core.saes.sae import metadata
 from core.saes.settings import RunConfig, TrainingSet, check_fits
+from core.saes.train import SaeConfig, config_of, kept_sae, sae_makers
 from core.stitches.fit import fit_moments
 from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch, random_stitch
@@ -46,9 +47,9 @@ class SaeTraining:
     def __init__(
         self, bench: Bench, sae_name: str, stitch_name: str, config: TrainingSet, name: str = ""
     ) -> None:
-        self.bench, self.sae_name, self.config = bench, sae_name, config
-        self.about, self.stitched, self.layers = joined(bench.workspace, sae_name, stitch_name)
-        self.source = kept_in(bench, sae_name, self.layers.a)
+        self.bench, self.config = bench, config
+        self.crossing = Crossing(bench, sae_name, stitch_name)
+        self.layers = self.crossing.layers
         self.name = name or self.layers.name
         if not NAME.fullmatch(self.name):
             raise StitchLensError(
@@ -60,9 +61,10 @@ class SaeTraining:
     @cached_property
     def source_config(self) -> SaeConfig:
         """A's SAE's settings, where it was trained here; else the defaults at its k."""
-        if "width" in self.about:
-            return SaeConfig.model_validate({x: self.about[x] for x in SaeConfig.model_fields})
-        return SaeConfig(width=self.source.cfg.d_sae, k=int(getattr(self.source.cfg, "k", 32)))
+        if "width" in self.crossing.about:
+            return config_of(self.crossing.about)
+        cfg = self.crossing.sae.cfg
+        return SaeConfig(width=cfg.d_sae, k=int(getattr(cfg, "k", SaeConfig().k)))
 
     def _source_setting(self, width: int) -> SaeConfig:
         return self.source_config.model_copy(update={"width": width, "epochs": 1})
@@ -71,7 +73,7 @@ class SaeTraining:
         """A's SAE of a width: the workspace's, or one trained as it was in one epoch and kept in
         the user's cache."""
         if width == self.source_config.width:
-            return self.source
+            return self.crossing.sae
         return kept_sae(
             self.bench,
             "a",
@@ -83,9 +85,9 @@ class SaeTraining:
     @property
     def fit_config(self) -> FitConfig:
         """The stitch's metric and α; the defaults, where others fitted it."""
-        return FitConfig.model_validate(
-            {k: self.stitched[k] for k in ("metric", "alpha") if k in self.stitched}
-        )
+        stitched = self.crossing.stitched
+        known = {key: stitched[key] for key in ("metric", "alpha") if key in stitched}
+        return FitConfig.model_validate(known)
 
     @cached_property
     def stitches(self) -> dict[str, Stitch]:
@@ -106,7 +108,7 @@ class SaeTraining:
             return about
         wide = self.source_config.width == run.width
         source = (
-            self.about
+            self.crossing.about
             if wide
             else sae_makers(
                 self.bench,
@@ -176,8 +178,8 @@ class SaeTraining:
             self.bench.makers
             | self.config.model_dump(mode="json")
             | {
-                "sae": fingerprint(self.about),
-                "sae_name": self.sae_name,
+                "sae": fingerprint(self.crossing.about),
+                "sae_name": self.crossing.sae_name,
                 "layer_a": self.layers.a,
                 "layer_b": self.layers.b,
                 "metric": self.fit_config.metric,
@@ -191,9 +193,9 @@ class SaeTraining:
         and on those of the workspace's; and by width a row of A's and of B's SAE in training, B's
         with the auxiliary loss at work too."""
         a, b = self.bench.pair.a.d_model, self.bench.pair.b.d_model
-        made, k = self.stitches["transferred"].makers, self.source_config.k
-        n = made["n_fit"]
-        whole, rounds = self.stitched.get("n_fit", n), self.stitched.get("rounds") or made["rounds"]
+        fitted, shipped = self.stitches["transferred"].makers, self.crossing.stitched
+        n, k = fitted["n_fit"], self.source_config.k
+        whole, rounds = shipped.get("n_fit", n), shipped.get("rounds") or fitted["rounds"]
 
         def stitch(n: int, rounds: int) -> dict[str, float]:
             exact, adam = flops.exact_stitch(a, b, n, rounds), flops.adam_stitch(a, b, n)
@@ -208,7 +210,7 @@ class SaeTraining:
             }
 
         return {
-            "stitch": stitch(n, made["rounds"]),
+            "stitch": stitch(n, fitted["rounds"]),
             "stitch_whole": stitch(whole, rounds),
             "positions": self.config.positions,
             "row": {str(w): row(w) for w in self.config.widths},

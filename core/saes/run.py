@@ -141,7 +141,8 @@ class Run:
         """To the end, or on from where a killed run was. `given` is the SAE that it starts from,
         None for scratch; `held_out` rows measure the result. A run that diverges ends with the last
         good state, and says so."""
-        from core.saes.sae import finished, reconstruction
+        from core.saes.sae import reconstruction
+        from core.saes.train import finished
         from core.stitches.transfer import save_sae
 
         done = read_run(self.folder)

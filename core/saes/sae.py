@@ -1,191 +1,30 @@
-"""Sparse autoencoders as SAELens': trained by its trainer on recorded activations, loaded, measured
-(3.1, C, D)."""
+"""Sparse autoencoders as SAELens': opened wherever they are from, and measured (3.1, C)."""
 
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from core.activations.harvest import windows
 from core.bench import Bench
-from core.config import Frozen
 from core.errors import StitchLensError
-from core.stitches.transfer import save_sae
-from core.workspace.artifacts import check_name, name_from
+from core.models.pairs import Side
+from core.saes.files import clean_sae
+from core.saes.scale import for_plain_rows
+from core.stitches.transfer import admit, check_finite, check_width, hook_layer
 from core.workspace.disk import fingerprint
+from core.workspace.places import named
 from core.workspace.store import Workspace
 
 if TYPE_CHECKING:
     from sae_lens import SAE
 
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
-
-from filelock import FileLock
-from pydantic import Field
-
-from core.activations.harvest import norm_limit, record
-from core.activations.recording import Recording, kept_positions
-from core.progress import Progress
-from core.saes.files import clean_sae
-from core.stitches.transfer import admit, at_rest, check_finite, check_width, hook_layer
-from core.workspace.disk import disk_faults, folder_beside
-from core.workspace.places import named, user_cache
-
-if TYPE_CHECKING:
-    from sae_lens import SAE
-
-    from core.bench import Bench
-    from core.models.pairs import Side
-
-NORMALISED = "expected_average_only_in"
-"""SAELens' word for an SAE of rows that a factor brings to an average norm of sqrt(d); its weights
-do not hold it."""
-FACTOR = "norm_scaling_factor"
-"""SAELens' word for that factor, kept in the metadata once it is folded into the weights."""
-ESTIMATE_ROWS = 5_000
-"""Held-out rows from which such a factor is estimated."""
-
-
-class SaeConfig(Frozen):
-    """A TopK SAE and its training; the defaults are the paper's (D) but for width, k and epochs."""
-
-    width: int = Field(default=4096, ge=1)
-    k: int = Field(default=32, ge=1)
-    epochs: int = Field(default=3, ge=1)
-    lr: float = Field(default=1e-4, gt=0, le=1)
-    """Constant."""
-    batch: int = Field(default=4096, ge=1)
-    auxiliary: float = Field(default=0.0, ge=0)
-    """Coefficient of the auxiliary loss on dead features; the paper uses none."""
-    scaled: bool = True
-    """Train on activations scaled to an average norm of sqrt(d); the scale is folded into the
-    weights afterwards."""
-    seed: int = 0
-
-
-def train_sae(
-    recording: Recording,
-    name: str,
-    config: SaeConfig,
-    about: dict[str, Any],
-    desc: str = "training an SAE",
-) -> "SAE[Any]":
-    """A TopK SAE of the recorded tensor `name`, trained by SAELens' own trainer; decoder norms are
-    1 in the result.
-
-    Encoder and decoder are tied at the start and the decoder bias starts at the mean. Raises
-    StitchLensError where there are fewer rows than one batch, or the loss is not finite.
-    """
-    from sae_lens import SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig
-    from sae_lens.config import SAETrainerConfig
-
-    if recording.n < config.batch:
-        raise StitchLensError(
-            f"{recording.n} positions", f"{config.batch} or more, one batch", "record more text"
-        )
-    torch.manual_seed(config.seed)
-    steps = recording.n // config.batch * config.epochs
-    first = next(recording.epoch(min(recording.n, 65_536), config.seed, (name,)))[0]
-    scale = first.shape[1] ** 0.5 / float(first.norm(dim=-1).mean()) if config.scaled else 1.0
-    sae = TopKTrainingSAE(
-        TopKTrainingSAEConfig(
-            d_in=first.shape[1],
-            d_sae=config.width,
-            k=config.k,
-            aux_loss_coefficient=config.auxiliary,
-            decoder_init_norm=1.0,
-            rescale_acts_by_decoder_norm=True,
-            apply_b_dec_to_input=True,
-        )
-    )
-    with torch.no_grad():
-        sae.b_dec.copy_(first.mean(0) * scale)
-
-    def batches() -> Iterator[Tensor]:
-        for epoch in range(config.epochs + 1):
-            for (rows,) in recording.epoch(config.batch, config.seed + epoch, (name,)):
-                if len(rows) == config.batch:
-                    yield rows * scale
-
-    setup = SAETrainerConfig(
-        total_training_samples=steps * config.batch,
-        train_batch_size_samples=config.batch,
-        lr=config.lr,
-        lr_end=config.lr,
-        autocast=False,
-    )
-    rows = batches()
-    trainer = SAETrainer(setup, sae, rows)
-    with Progress(desc, steps * config.batch, "pos") as bar:
-        for step in range(steps):
-            out = trainer.step(next(rows))
-            trainer.n_training_steps += 1
-            bar.advance(config.batch)
-            if step % 100 == 0 and not torch.isfinite(out.loss):
-                raise StitchLensError(
-                    f"a loss of {out.loss.item()} at step {step}",
-                    "a finite one",
-                    f"lower the learning rate, {config.lr:g} here (`--lr`)",
-                )
-    return finished(
-        sae, scale, about | {"stitchlens": config.model_dump(), "training_positions": recording.n}
-    )
-
 
 def metadata(model: str, layer: int) -> dict[str, Any]:
     """Where an SAE of ours reads, in SAELens' words."""
     return {"model_name": model, "hook_name": f"blocks.{layer}.hook_resid_pre", "prepend_bos": True}
-
-
-def finished(sae: Any, scale: float, about: Mapping[str, Any]) -> "SAE[Any]":
-    """A training SAE of rows multiplied by `scale` as one at rest for rows as they are, with
-    decoder norms of 1; `about` goes into its metadata."""
-    sae.fold_activation_norm_scaling_factor(scale)
-    sae.fold_W_dec_norm()
-    sae.cfg.rescale_acts_by_decoder_norm = False
-    out = at_rest(sae)
-    for key, value in about.items():
-        out.cfg.metadata[key] = value
-    return out.eval().requires_grad_(False)
-
-
-def sae_makers(
-    bench: "Bench", side: "Side", layer: int, config: SaeConfig, positions: int | None
-) -> dict[str, Any]:
-    """What decides an SAE of one model of a pair, trained on the fit split."""
-    return (
-        bench.makers
-        | {f"layer_{side}": layer, "split": "fit", "positions": positions}
-        | config.model_dump()
-    )
-
-
-def kept_sae(
-    bench: "Bench", side: "Side", layer: int, config: SaeConfig, positions: int | None
-) -> "SAE[Any]":
-    """An SAE of one model of a pair that is no artifact of the workspace: trained once, kept in the
-    user's cache."""
-    folder = user_cache() / "saes" / fingerprint(sae_makers(bench, side, layer, config, positions))
-    spec = bench.pair.a if side == "a" else bench.pair.b
-    with disk_faults(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "cfg.json").exists():
-            rows = bench.rows(side, layer, "fit", positions)
-            about = metadata(spec.key, layer)
-            sae = train_sae(
-                rows,
-                "h",
-                config,
-                about,
-                f"training {side.upper()}'s SAE, {config.width:,} features",
-            )
-            with folder_beside(folder) as part:
-                save_sae(sae, part)
-    return load_sae(folder, spec.d_model)
 
 
 def random_sae(like: "SAE[Any]", seed: int = 0) -> "SAE[Any]":
@@ -275,9 +114,9 @@ def open_sae(ref: str, workspace: Workspace, d_in: int | None = None) -> "SAE[An
 
 
 def sae_of(
-    bench: "Bench",
+    bench: Bench,
     ref: str,
-    side: "Side" = "a",
+    side: Side = "a",
     layer: int | None = None,
     stitched: int | None = None,
     scale: float | None = None,
@@ -299,74 +138,12 @@ def sae_of(
     return for_plain_rows(bench, sae, side, at, scale), at
 
 
-def kept_in(bench: "Bench", name: str, layer: int) -> "SAE[Any]":
+def kept_in(bench: Bench, name: str, layer: int) -> "SAE[Any]":
     """An SAE of A in the workspace, which reads before `layer`. Raises StitchLensError as `admit`
     does."""
     spec = bench.pair.a
     sae = load_sae(bench.workspace.path(f"saes/{name}"), spec.d_model)
     return for_plain_rows(bench, sae, "a", admit(sae, spec, layer))
-
-
-def for_plain_rows(
-    bench: "Bench", sae: "SAE[Any]", side: "Side", layer: int, scale: float | None = None
-) -> "SAE[Any]":
-    """An SAE of rows that are multiplied by a factor, as one of rows as they are: the factor is
-    folded into its weights (in place) and named in its metadata.
-
-    The factor is `scale`; else, where the SAE expects one, its metadata's; else it is estimated as
-    SAELens does before it trains: sqrt(d) over the mean norm, here of held-out rows. Other SAEs
-    come back as they are. Raises StitchLensError for a factor that is not above 0, or beside a
-    normalisation that takes none.
-    """
-    normalised = str(sae.cfg.normalize_activations)
-    if scale is None and normalised != NORMALISED:
-        return sae
-    if normalised not in (NORMALISED, "none"):
-        raise StitchLensError(
-            f"a scale of {scale:g} beside an SAE that normalises each row by itself ({normalised})",
-            "one or the other",
-            "leave out the scale",
-        )
-    about, known = "as given", sae.cfg.metadata[FACTOR]
-    if scale is None and type(known) in (int, float):
-        scale, about = float(known), "as its cfg.json says"
-    if scale is None:
-        scale, rows = average_scale(bench, side, layer)
-        about = (
-            f"estimated from {rows:,} held-out rows of"
-            f" {bench.pair.a.title if side == 'a' else bench.pair.b.title}"
-        )
-    if not 0 < scale < float("inf"):
-        raise StitchLensError(
-            f"a scale of {scale:g}", "one above 0", "give the factor by which its rows were scaled"
-        )
-    sae.fold_activation_norm_scaling_factor(scale)
-    sae.cfg.metadata[FACTOR] = scale
-    sae.cfg.metadata[f"{FACTOR}_from"] = about
-    return sae
-
-
-def average_scale(bench: "Bench", side: "Side", layer: int) -> tuple[float, int]:
-    """SAELens' own estimate of the factor that brings rows of a model before `layer` to a mean norm
-    of sqrt(d), and the number of held-out rows that it saw; first tokens and rows of outlier norm
-    are left out, as everywhere here."""
-    from sae_lens.training.activation_scaler import ActivationScaler
-
-    model = bench.a if side == "a" else bench.b
-    parts: list[Tensor] = []
-    for documents in windows(bench.corpus.split("held-out")):
-        rows = record(
-            model, *kept_positions(model, [d.text for d in documents[:8]], None), [layer]
-        )[layer].float()
-        norms = rows.norm(dim=-1)
-        parts.append(rows[norms <= norm_limit(norms)])
-        if sum(map(len, parts)) >= ESTIMATE_ROWS:
-            break
-    rows = torch.cat(parts)[:ESTIMATE_ROWS]
-    scaler = ActivationScaler()
-    scaler.estimate_scaling_factor(rows.shape[1], iter([rows]), 1)
-    assert scaler.scaling_factor is not None
-    return scaler.scaling_factor, len(rows)
 
 
 def sae_hash(sae: "SAE[Any]") -> str:
@@ -419,88 +196,3 @@ def reconstruction(
         "dead": 1 - share,
         "n": float(n),
     }
-
-
-def train(bench: Bench, layer: int, config: SaeConfig, positions: int | None = None) -> str:
-    """The name of an SAE of A before `layer`, trained on the fit split at positions that pair up
-    with one of B (so not on the bytes of scripts that A spells out), kept as `saes/<name>`."""
-    bench.pair.check_layers(layer, 0)
-    name = f"L{layer}-{config.width}"
-    makers = {
-        "pair": bench.pair.key,
-        "a": bench.a.makers,
-        "corpus": bench.corpus.fingerprint,
-        "layer_a": layer,
-        "hook_a": f"blocks.{layer}.hook_resid_pre",
-        "positions": positions,
-        **config.model_dump(),
-    }
-    if not bench.current(f"saes/{name}", makers):
-        rows = bench.rows("a", layer, "fit", positions)
-        about = metadata(bench.pair.a.key, layer)
-        _keep(bench, name, train_sae(rows, "h", config, about, f"training SAE {name}"), makers)
-    return name
-
-
-def _keep(bench: Bench, name: str, sae: "SAE[Any]", makers: dict[str, Any]) -> None:
-    """In half precision, as `saes/<name>`."""
-    sae = sae.half()
-    sae.cfg.dtype = "float16"
-    bench.workspace.put_folder(f"saes/{name}", lambda folder: save_sae(sae, folder), "sae", makers)
-
-
-def foreign_sae(
-    bench: Bench,
-    ref: str,
-    layer: int | None = None,
-    stitched: int | None = None,
-    scale: float | None = None,
-) -> tuple["SAE[Any]", int]:
-    """Someone else's SAE of A and the layer before which it reads; `layer` says what the SAE does
-    not. See `sae_of`, also for what is refused."""
-    return sae_of(bench, ref, "a", layer, stitched, scale)
-
-
-def adopt(
-    bench: Bench,
-    ref: str,
-    layer: int | None = None,
-    name: str | None = None,
-    stitched: int | None = None,
-    scale: float | None = None,
-) -> str:
-    """The name of someone else's SAE of A, kept as `saes/<name>` as precise as it came; one that is
-    there already is not kept again. Raises StitchLensError as `foreign_sae` does, and where the
-    name is another one's."""
-    sae, at = foreign_sae(bench, ref, layer, stitched, scale)
-    if bench.workspace.exists and f"saes/{ref}" in bench.workspace.names():
-        if scale is not None:
-            raise StitchLensError(
-                f"a scale beside SAE {ref} of the workspace",
-                "one with its file",
-                "bring the file again under another name with its scale",
-            )
-        return ref
-    return keep_foreign(bench, sae, at, ref, name or name_from(ref))
-
-
-def keep_foreign(bench: Bench, sae: "SAE[Any]", at: int, ref: str, name: str) -> str:
-    """The name of an SAE of A that came as `ref` and was admitted, kept as `saes/<name>` with its
-    place in its own metadata. Raises StitchLensError where the name is another one's."""
-    ws = bench.workspace
-    makers = {
-        "pair": bench.pair.key,
-        "a": bench.a.makers,
-        "layer_a": at,
-        "hook_a": f"blocks.{at}.hook_resid_pre",
-        "from": sae_hash(sae),
-        "name": name,
-        "brought": name_from(ref),
-    }
-    for key, value in metadata(bench.pair.a.key, at).items():
-        if sae.cfg.metadata[key] is None:
-            sae.cfg.metadata[key] = value
-    if not bench.current(f"saes/{name}", makers):
-        check_name(ws, "saes", name)
-        ws.put_folder(f"saes/{name}", lambda folder: save_sae(sae, folder), "sae", makers)
-    return name

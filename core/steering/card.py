@@ -2,7 +2,7 @@
 opened."""
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
@@ -10,6 +10,7 @@ from core.bench import Bench
 from core.errors import StitchLensError
 from core.models.pairs import ModelSpec, PairSpec, same_model
 from core.steering.files import open_vector, save_vector
+from core.steering.keys import Side
 from core.steering.vectors import LanguageMeans, Vector, load_means
 from core.stitches.stitch import load_stitch
 from core.stitches.transfer import transfer_vector
@@ -17,7 +18,6 @@ from core.text.languages import LANGUAGES
 from core.workspace.artifacts import check_name
 from core.workspace.store import Workspace
 
-Side = Literal["a", "b"]
 ALONG = 0.8
 """Cosine with the mean residual stream from which a vector is rather that mean than a
 difference."""

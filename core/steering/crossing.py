@@ -10,9 +10,12 @@ from torch import Tensor
 from core.errors import StitchLensError
 from core.models.live import TURNS
 from core.models.pairs import LayerPair, Side
-from core.steering.generate import Sampling, Written, generate
+from core.steering.generate import Written, generate
+from core.steering.keys import LaneKey
 from core.steering.lanes import Lane
-from core.steering.studio import LaneKey, Setting, Studio
+from core.steering.settings import Sampling, Setting
+from core.steering.sources import Source
+from core.steering.studio import Studio
 from core.steering.vocabulary import never_said
 from core.stitches.directions import LANES, Direction, check
 from core.stitches.lens import lens
@@ -88,14 +91,14 @@ class Crossing:
         direction: Direction,
         control: str = "shuffled",
         all_tokens: bool = False,
-        source: str | None = None,
+        source: Source | None = None,
         strength: float = 1.0,
     ) -> dict[str, tuple[Side, Lane]]:
-        """Lanes by name, and who speaks in each. A `source` of vectors (see `Studio.source`) steers
+        """Lanes by name, and who speaks in each. A `source` of vectors steers
         the speaking model's lanes by the vector that was carried over, the other model's by its
         own. Raises StitchLensError for an unknown lane, or one that the stitch does not lead to."""
         studio, setting = self.studio, Setting(strength=strength)
-        vectors = None if source is None else studio.source(source)
+        vectors = None if source is None else studio.directions(source)
         speaker: Side = "a" if direction.endswith("a") else "b"
         out = {}
         for name in names:

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
-from pydantic import Field
 from torch import Tensor
 
-from core.config import Frozen
 from core.errors import StitchLensError
 from core.models import hooks
 from core.models.live import MAX_TOKENS, LiveModel, limits_of
 from core.progress import Progress
 from core.steering.crossed import Row
 from core.steering.lanes import Lane, changes, together
+from core.steering.settings import Sampling
 from core.stitches.stitched import new_cache
 from core.text.reading import clean
 
@@ -30,18 +29,6 @@ ROWS = 128
 """Rows of a pass where texts are written in bulk: the least time a token on a processor."""
 LIKELY = (64, 4096)
 """Tokens among which a draw looks for `top_p` of the probability, before it sorts them all."""
-
-
-class Sampling(Frozen):
-    """How tokens are drawn. Temperature 0 takes the likeliest."""
-
-    tokens: int = Field(default=60, ge=1, le=1000)
-    temperature: float = Field(default=0.7, ge=0, le=5, allow_inf_nan=False)
-    top_p: float = Field(default=0.95, gt=0, le=1)
-    repetition: float = Field(default=1.15, ge=0.5, le=3, allow_inf_nan=False)
-    """Logits of tokens that were used are divided by this where positive, multiplied where
-    negative."""
-    seed: int = Field(default=0, ge=0, le=2**31)
 
 
 @dataclass

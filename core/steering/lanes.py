@@ -10,10 +10,9 @@ from torch import Tensor
 from core.errors import StitchLensError
 from core.models import hooks
 from core.steering.crossed import Row
+from core.steering.settings import STRONGEST
 from core.steering.vectors import Vector
 from core.stitches.stitched import Stitched
-
-STRONGEST = 20.0
 
 Operator = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(h [rows, pos, d], v [rows, 1, d], z̄ [rows, 1, 1], strength [rows, 1, 1]) to the steered h;

@@ -20,8 +20,12 @@ from core.errors import StitchLensError
 from core.models.live import LiveModel
 from core.progress import Progress
 from core.statistics import share_interval
-from core.steering.generate import Lane, Sampling, encode_prompt, respond, response_losses
-from core.steering.studio import Kind, LaneKey, Setting, Side, Studio
+from core.steering.generate import encode_prompt, respond, response_losses
+from core.steering.keys import Kind, LaneKey, Side
+from core.steering.lanes import Lane
+from core.steering.settings import Sampling, Setting
+from core.steering.sources import Language
+from core.steering.studio import Studio
 from core.steering.vectors import language_means
 from core.text.corpus import Document
 from core.text.languages import (
@@ -181,7 +185,8 @@ class Evaluation:
             return None
         layers = (first, first + c.span - 1)
         setting = Setting(strength=c.strength, layers_a=layers, layers_b=layers)
-        return studio.lane(studio.language(label), LaneKey(side, kind), setting)
+        source = studio.directions(Language(label))
+        return studio.lane(source, LaneKey(side, kind), setting)
 
     def candidates(self) -> list[Candidate]:
         return [

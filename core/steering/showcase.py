@@ -10,7 +10,8 @@ from core.stitches.directions import Direction
 from core.workspace.store import Workspace
 
 if TYPE_CHECKING:
-    from core.bench import Bench, Side
+    from core.bench import Bench
+    from core.models.pairs import Side
     from core.steering.crossing import Crossing
     from core.steering.generate import Sampling
     from core.steering.lanes import Lane
@@ -35,17 +36,20 @@ def lanes(crossing: "Crossing", preset: dict[str, Any] | None) -> "dict[str, tup
     """`alone`, `crossed` and, where a `preset` (see `core.steering.tables.presets`) says what to
     steer toward, `steered`: who speaks, and how."""
     both = crossing.lanes(("b", "crossed"), DIRECTION)
-    chosen = {"alone": both["b"], "crossed": both["crossed"]}
+    chosen: dict[str, tuple[Side, Lane]] = {"alone": both["b"], "crossed": both["crossed"]}
     if preset is None:
         return chosen
 
     from dataclasses import replace
 
-    from core.steering.studio import LaneKey, Setting, Studio
+    from core.steering.keys import LaneKey
+    from core.steering.settings import Setting
+    from core.steering.sources import Language
+    from core.steering.studio import Studio
 
     studio = Studio(crossing.studio.bench, preset["stitch"])
     setting = Setting(strength=preset["strength"], layers_b=(preset["first"], preset["last"]))
-    source = studio.source(f"lang:{preset['language']}")
+    source = studio.directions(Language(preset["language"]))
     vectors = studio.vectors(source, LaneKey("b", "transferred"), setting)
     side, alone = both["b"]
     chosen["steered"] = (side, replace(alone, vectors=vectors, strength=preset["strength"]))

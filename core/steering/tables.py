@@ -6,26 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from core.steering.keys import LANE_KINDS
 from core.text.languages import LANGUAGES, prompts, transfer_gap
 from core.workspace.store import Workspace
 
-KINDS = {
-    "none": ("no vector", "the model as it is"),
-    "own": ("own vector", "DiffMean of the steered model itself"),
-    "transferred": (
-        "transferred vector",
-        "DiffMean of the other model, carried through the stitch",
-    ),
-    "random": (
-        "random vector",
-        "a random direction; the clamp moves as far as with the transferred vector",
-    ),
-    "shuffled": (
-        "shuffled stitch",
-        "the other model's vector through a stitch fitted on shuffled pairs",
-    ),
-}
-"""Lanes: a short name and what it is."""
 OPERATORS = {
     "clamp": "Eq. 8 and 9: h + strength (z̄ - ⟨h, v⟩) v",
     "add": "h + strength z̄ v, on top of what is there",
@@ -75,7 +59,7 @@ def means(ws: Workspace, side: str) -> pd.DataFrame:
     table, g = steering(ws, side), np.random.default_rng(0)
     theirs = paper().query("side == @side")[["own", "transferred"]].mean().to_dict() | {"none": 0.0}
     rows = []
-    for kind in KINDS:
+    for kind in LANE_KINDS:
         rates = table.loc[table.kind == kind]
         if len(rates):
             x = rates.rate.to_numpy()

@@ -1,7 +1,6 @@
 """Crossing: one model reads a text, the other says what comes next; then lanes go on from it."""
 
 import time
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -17,8 +16,8 @@ from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
 from pages.crossing import figures
 from pages.crossing.speaking import speaking
-from pages.shared import frame, panels, studios
-from pages.shared.address import bound, listed, notice, settle
+from pages.shared import address, frame, panels, studios
+from pages.shared.address import bound
 from pages.shared.frame import ask, section
 from pages.shared.words import loss, percent, plain, sentence
 
@@ -69,7 +68,11 @@ def choose(ws: Workspace, pair: PairSpec, stitches: list[str]) -> dict[str, Any]
         "control": [*directions.CONTROLS],
         "tint": [*figures.TINTS],
     }
-    chosen: dict[str, Any] = {key: settle(key, usual[key], *_one_of(known[key])) for key in usual}
+    chosen: dict[str, Any] = {}
+    for key, value in usual.items():
+        parse, limits, words = address.one_of(known[key], str)
+        what = "stitch" if key == "across" else key
+        chosen[key] = address.settle(key, value, parse, ws.pair, limits, words=words, what=what)
     makers = ask(store.makers, ws, f"stitches/{chosen['across']}")
     chosen["layers"] = {side: int(makers[f"layer_{side}"]) for side in ("a", "b")}
     first, last = chosen["direction"][0], chosen["direction"][-1]
@@ -83,9 +86,9 @@ def choose(ws: Workspace, pair: PairSpec, stitches: list[str]) -> dict[str, Any]
         f" thoughts over into {where}. What does {sides[last]} then expect next?"
     )
 
-    text = settle("text", TEXT, lambda x: x[:LONGEST], "crossing")
-    if len(quote(text)) > LINKED and "text" in st.query_params:
-        del st.query_params["text"]
+    text = address.settle("text", TEXT, lambda x: x[:LONGEST], None)
+    if len(quote(text)) > LINKED:
+        address.change("text", None)
     st.text_area(
         "Text",
         key="text",
@@ -129,16 +132,12 @@ def switches(stitches: list[str]) -> None:
         help="By what crossing costs the next token, or by how much it changes all of them.",
     )
     bound(
-        st.checkbox,
+        st.toggle,
         "Lens",
         key="lens",
+        usual=False,
         help="With a token's ten words, also what the stitched layers say by themselves.",
     )
-
-
-def _one_of(known: Sequence[str]) -> tuple[Callable[[str], str | None], str, str]:
-    """For `settle`: how to read a choice, whose it is, and the choices in a sentence."""
-    return lambda word: word if word in known else None, "crossing", f", there {listed(known)}"
 
 
 def _put(example: str) -> None:
@@ -199,7 +198,7 @@ def reading(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
     n = len(record["tokens"])
     at = int(picked) if picked.isdecimal() and int(picked) < n else None
     if picked and at is None:
-        notice(f"No token {plain(picked)} here: they run from 0 to {n - 1}.")
+        address.notice(f"No token {plain(picked)} here: they run from 0 to {n - 1}.")
     result = figures.component()(
         key=f"passage-{identity}",
         data=drawn | {"picked": at},

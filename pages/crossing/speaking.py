@@ -9,6 +9,8 @@ import streamlit as st
 from core.models.libraries import importing
 from core.models.pairs import PairSpec
 from core.steering import tables as steering_tables
+from core.steering.settings import Sampling
+from core.steering.sources import Language
 from core.stitches import directions
 from core.text.reading import clean
 from core.workspace import store
@@ -38,9 +40,9 @@ def speaking(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
             "Temperature",
             0.0,
             5.0,
-            0.5,
-            0.1,
+            step=0.1,
             key="warmth",
+            usual=0.5,
             width=130,
             help="0 takes the likeliest token.",
         )
@@ -70,7 +72,7 @@ def speaking(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
 
 
 def number(label: str, key: str, usual: int, low: int, high: int, words: str) -> None:
-    bound(st.number_input, label, low, high, usual, key=key, width=130, help=words)
+    bound(st.number_input, label, low, high, key=key, usual=usual, width=130, help=words)
 
 
 def heading(pair: PairSpec, run: dict[str, Any], lane: str) -> str:
@@ -130,7 +132,6 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], place: Any) ->
     with words, st.spinner("Which tokens each model says: read once in the corpus", show_time=True):
         with importing():
             from core.config import check
-            from core.steering.generate import Sampling
 
         crossing = studios.crossing(ws, chosen["across"])
         sampling = check(
@@ -138,14 +139,13 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], place: Any) ->
             tokens=now["length"],
             temperature=now["warmth"],
             seed=now["roll"],
-            repetition=1.1,
         )
         toward = now.get("toward")
         lanes = crossing.lanes(
             LANES,
             chosen["direction"],
             chosen["control"],
-            source=f"lang:{toward}" if toward else None,
+            source=Language(toward) if toward else None,
         )
     words.empty()
     last = chosen["direction"][-1]

@@ -58,11 +58,11 @@ def follow_selections(whose: object, features: int) -> None:
 
     of_range = ", it is two correlations, such as 0.2~0.5"
     address.settle(
-        "brush", EVERY, range_of, whose, of_range, write=lambda ends: f"{ends[0]:g}~{ends[1]:g}"
+        "brush", EVERY, range_of, whose, of_range, words=lambda ends: f"{ends[0]:g}~{ends[1]:g}"
     )
     of_ids = f", they are numbers of features below {features}, such as 3~7"
     address.settle(
-        "marked", (), ids, whose, of_ids, write=lambda marked: "~".join(map(str, marked))
+        "marked", (), ids, whose, of_ids, words=lambda marked: "~".join(map(str, marked))
     )
 
 
@@ -153,9 +153,9 @@ def thresholds() -> tuple[float, int]:
         "Structural from a consistency of",
         0.0,
         1.0,
-        0.5,
-        0.05,
+        step=0.05,
         key="structural",
+        usual=0.5,
         what="consistency",
         help=(
             "Share of the sentences with the feature in which it stays active in all rewrites that"
@@ -167,8 +167,8 @@ def thresholds() -> tuple[float, int]:
         "At least so many sentences",
         1,
         30,
-        3,
         key="sentences",
+        usual=3,
         what="number of sentences",
         help="Features active in fewer of the sampled sentences are left out.",
     )
@@ -215,21 +215,21 @@ def looks(name: str) -> tuple[str, str]:
     }
     in_address = {"kind": "Class", "correlation": "Correlation", "density_a": "Density in A"}
     left, right = st.columns([3, 2])
-    parse, limits, write = address.one_of(in_address)
-    address.settle("map-colour", "kind", parse, "features", limits, write=write)
-    colour = left.segmented_control(
+    colour = bound(
+        left.segmented_control,
         "Colour by",
         list(colours),
         required=True,
         format_func=lambda choice: colours[choice],
         key="map-colour",
+        what="colour",
+        words=in_address.__getitem__,
         help="Attribution correlation; density: share of positions, logarithm.",
     )
     drag = bound(
         right.segmented_control,
         "Pick by",
         list(DRAGS),
-        default="click",
         required=True,
         format_func=lambda choice: DRAGS[choice],
         key="map-drag",

@@ -135,7 +135,7 @@ def form(ws: Workspace, pair: PairSpec) -> None:
             ws.pair,
             "sae import",
             frame.mine(),
-            ref=ref,
+            sae=ref,
             name=name or artifacts.name_from(ref),
             layer=where,
             scale=scale,

@@ -14,29 +14,28 @@ from core.text.reading import clean
 from core.workspace import store
 from core.workspace.store import Workspace
 from pages.functional import figures
-from pages.shared import frame, tokens
+from pages.shared import address, frame, tokens
 from pages.shared.figures import draw
 from pages.shared.words import plain, short_names
 
 if TYPE_CHECKING:
-    from core.functional import measure as functional_measure
+    from core.functional import live as functional_live
 
 LONGEST = 600
 """Characters of a text that is typed in."""
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)
-def _live(pair: str, sae: str, private: Path | None, stamp: str) -> "functional_measure.Live":
+def _live(pair: str, sae: str, private: Path | None, stamp: str) -> "functional_live.Live":
     with importing():
-        from core.functional.measure import Live
+        from core.functional.live import Live
 
     return Live(get_pair(pair), sae, private)
 
 
 def _other_side() -> None:
     """Layers and heads are those of a model: the clearest of the other one are shown."""
-    for key in ("layer", "head"):
-        st.session_state.pop(key, None)
+    address.forget("layer", "head")
 
 
 def head(ws: Workspace, pair: PairSpec, sae: str, limits: Mapping[str, tuple[int, int]]) -> None:
@@ -103,7 +102,7 @@ def patterns(
     side: str,
     feature: int,
     title: str,
-    attended: "functional_measure.Attended",
+    attended: "functional_live.Attended",
     names: Mapping[str, str],
 ) -> None:
     """Where the tokens look, and how much at the first one."""

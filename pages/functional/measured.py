@@ -31,8 +31,8 @@ def entropy(ws: Workspace, pair: PairSpec, sae: str, about: Mapping[str, Any]) -
             st.select_slider,
             "Null space: lowest singular values, per cent",
             functional_tables.SHARES,
-            value=2,
             key="share",
+            usual=2,
             what="share of the null space",
             help=(
                 "Which directions of the residual stream the unembedding hardly reads. The paper"

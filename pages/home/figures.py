@@ -30,7 +30,8 @@ def joined(
     return (
         '<div style="display:flex;align-items:center;max-width:46rem;">'
         f"{_card(a, names['a'], c['a'], 'thinks')}"
-        '<div style="flex:none;text-align:center;width:5rem;padding:0 0.3rem;font-size:0.75rem;">'
+        '<div style="flex:none;text-align:center;width:5rem;padding:0 0.3rem;'
+        'font-size:0.75rem;white-space:nowrap;">'
         f"{picture(drawn, (78, 26), 'an affine stitch')}{html.escape(seam)}</div>"
         f"{_card(b, names['b'], c['b'], 'speaks')}</div>"
     )
@@ -61,25 +62,34 @@ def typed(prompt: str, text: str, side: str, carried: bool) -> str:
     """A text that types itself out, a word at a time: in the style sheet alone, so that nothing
     waits for the server, and at once where a person asked for less motion. What was `carried` from
     the other model is rimmed in its colour."""
-    r, g, b = RGB[side]
-    rim = f"border-bottom:2px solid rgb{RGB[OTHER[side]]};" if carried else ""
-    written = text.split(" ")
+    pieces = text.split(" ")
     words = []
-    for k, word in enumerate(written):
+    for k, word in enumerate(pieces):
+        space = " " if k + 1 < len(pieces) else ""
         delay = f"animation-delay:{300 + k * WORD_MS}ms;"
-        space = " " if k + 1 < len(written) else ""
         words.append(f'<span class="typed" style="{delay}">{html.escape(word)}{space}</span>')
     style = (
         "<style>@keyframes typed{from{opacity:0}to{opacity:1}}"
         ".typed{animation:typed 120ms ease-out both}"
         "@media (prefers-reduced-motion: reduce){.typed{animation:none}}</style>"
     )
+    return style + _passage(prompt, "".join(words), side, carried)
+
+
+def written(prompt: str, text: str, side: str, carried: bool) -> str:
+    """A text while it is written, laid out as `typed`."""
+    return _passage(prompt, html.escape(text), side, carried)
+
+
+def _passage(prompt: str, inner: str, side: str, carried: bool) -> str:
+    r, g, b = RGB[side]
+    rim = f"border-bottom:2px solid rgb{RGB[OTHER[side]]};" if carried else ""
     return (
-        f'{style}<div dir="auto" style="unicode-bidi:plaintext;white-space:pre-wrap;'
-        f'overflow-wrap:anywhere;line-height:1.6;font-size:1.1rem;min-height:5.4em;">'
+        '<div dir="auto" style="unicode-bidi:plaintext;white-space:pre-wrap;'
+        'overflow-wrap:anywhere;line-height:1.6;font-size:1.1rem;min-height:5.4em;">'
         f'<span style="opacity:0.7;">{html.escape(prompt)}</span>'
         f'<span style="background-color:rgba({r},{g},{b},0.16);border-radius:3px;{rim}">'
-        f"{''.join(words)}</span></div>"
+        f"{inner}</span></div>"
     )
 
 

@@ -1,17 +1,19 @@
 """The first page: one model thinks, another speaks, and you can try it. It shows a run that was
 kept, so nothing waits for a model; below, a tile for each of the other views."""
 
+from typing import Any
+
 import streamlit as st
 
 from core import jobs
-from core.cli.markdown import short_names
+from core.cli.tables import short_names
 from core.models.pairs import PairSpec, get_pair
 from core.steering import showcase
 from core.stitches import tables as stitch_tables
 from core.workspace import store
 from core.workspace.store import Workspace
-from pages.home import figures, tiles
-from pages.shared import frame, panels
+from pages.home import figures, live, tiles
+from pages.shared import frame, panels, studios
 from pages.shared.address import bound
 from pages.shared.frame import ask, section
 from pages.shared.words import plain
@@ -42,6 +44,8 @@ def page() -> None:
             stage(ws)
         with section():
             tiles.tiles(ws, pair, short)
+        # last: importing torch beside it would slow the page
+        studios.opening(ws.pair)
 
 
 def seam(ws: Workspace) -> tuple[int, int] | None:
@@ -71,30 +75,41 @@ def empty(pair: PairSpec) -> None:
 def stage(ws: Workspace) -> None:
     """The run that was kept, a lane at a time, and a field for a beginning of one's own."""
     kept = ask(showcase.read, ws)
-    if not kept:
-        panels.door(
-            "**No run is kept for this page yet.** This writes one and keeps it.",
-            f"python -m core showcase {ws.pair}",
-        )
-    else:
-        titles = [lane["title"] for lane in kept["lanes"]]
-        title = bound(
-            st.pills,
-            "Who speaks",
-            titles,
-            default=titles[min(1, len(titles) - 1)],
-            required=True,
-            key="hear",
-            what="lane",
-            label_visibility="collapsed",
-        )
-        lane = kept["lanes"][titles.index(str(title))]
-        st.html(figures.typed(kept["prompt"], lane["text"], lane["side"], lane["carried"]))
-
-    place = st.container()  # in its place: by itself it would lie at the window's foot
-    beginning = place.chat_input("Your beginning …", key="beginning", max_chars=LONGEST)
+    place = st.container()
+    # in its place: outside a container it would lie at the window's foot
+    beginning = st.container().chat_input("Your beginning …", key="beginning", max_chars=LONGEST)
+    if beginning and kept:
+        with place:
+            live.stream(ws, kept, beginning)
+        return
     if beginning:
-        st.switch_page(CROSSING, query_params={"pair": ws.pair, "text": beginning, "speak": "true"})
+        st.switch_page(CROSSING, query_params={"pair": ws.pair, "text": beginning})
+    with place:
+        shown = live.latest(ws) or kept
+        if shown:
+            lane(shown)
+        else:
+            panels.door(
+                "**No run is kept for this page yet.** This writes one and keeps it.",
+                f"python -m core showcase {ws.pair}",
+            )
+
+
+def lane(run: dict[str, Any]) -> None:
+    """One lane of a run; chips choose another at once."""
+    titles = [lane["title"] for lane in run["lanes"]]
+    title = bound(
+        st.pills,
+        "Who speaks",
+        titles,
+        required=True,
+        key="hear",
+        usual=titles[min(1, len(titles) - 1)],
+        what="lane",
+        label_visibility="collapsed",
+    )
+    chosen = run["lanes"][titles.index(str(title))]
+    st.html(figures.typed(run["prompt"], chosen["text"], chosen["side"], chosen["carried"]))
 
 
 page()

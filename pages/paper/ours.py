@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from core.steering import tables as steering_tables
 from core.stitches.kinds import headline
 from core.workspace.store import Workspace
 from pages.shared.words import loss, percent, plain
@@ -231,11 +232,9 @@ def _untrained(ws: Workspace, measured: Measured, names: Names) -> str:
 
 
 def _more_text(ws: Workspace, measured: Measured, names: Names) -> str:
-    from core.steering import tables
-
     if "steering" not in measured:
         return ""
-    gaps = tables.gaps(ws, "b")
+    gaps = steering_tables.gaps(ws, "b")
     rho = gaps.gap.corr(gaps.characters, method="spearman")
     return f"Spearman's ρ {rho:+.2f} over {len(gaps)} languages ({names['b']} steered)"
 

@@ -46,8 +46,8 @@ def features(ws: Workspace, pair: PairSpec, name: str, task: pd.Series) -> None:
         st.select_slider,
         "Features, k",
         ask(probe_tables.ks, ws, name),
-        value=10,
         key="shown-k",
+        usual=10,
         what="number of features",
     )
     table = ask(probe_tables.probed, ws, name, str(task.dataset), str(task.label), int(k))

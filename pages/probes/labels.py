@@ -13,7 +13,7 @@ from core.errors import StitchLensError
 from core.models.libraries import importing
 from core.models.pairs import PairSpec
 from core.probes import tables as probe_tables
-from core.probes.tasks import LEAST, MOST_ROWS, Labelled, labelled, read_csv, two_lists
+from core.probes.labelled import LEAST, MOST_ROWS, Labelled, labelled, read_csv, two_lists
 from core.workspace import store
 from core.workspace.store import Workspace
 from pages.probes.features import links
@@ -23,7 +23,8 @@ from pages.shared.frame import ask
 from pages.shared.words import plain, short_names
 
 if TYPE_CHECKING:
-    from core.probes.prober import OwnLabels, Prober
+    from core.probes.labels import OwnLabels
+    from core.probes.prober import Prober
 
 MOST_TYPED = 20_000
 """Characters of each box."""
@@ -66,7 +67,6 @@ def own_labels(ws: Workspace, pair: PairSpec, name: str) -> None:
         st.segmented_control,
         "From",
         ("Two lists", "A CSV"),
-        default="Two lists",
         required=True,
         key="own-from",
         what="source of labels",
@@ -114,7 +114,7 @@ def own_labels(ws: Workspace, pair: PairSpec, name: str) -> None:
 
 def probe(ws: Workspace, name: str, given: Labelled) -> "OwnLabels":
     with importing():
-        from core.probes.prober import own_labels as measure
+        from core.probes.labels import own_labels as measure
 
     about = ask(probe_tables.setup, ws, name)
     with st.spinner("Reading; the first time, both models are opened"):

@@ -127,9 +127,9 @@ def datasets(ws: Workspace, pair: PairSpec, name: str) -> None:
         st.segmented_control,
         "Features, k",
         ks,
-        default=10 if 10 in ks else ks[-1],
         required=True,
         key="k",
+        usual=10 if 10 in ks else ks[-1],
         what="number of features",
     )
     rows = table.loc[(table.label == "") & table.k.isin([0, k])]

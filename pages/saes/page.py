@@ -64,7 +64,7 @@ def just_made(ws: Workspace, names: list[str]) -> None:
     if job is not None and before != over:
         name = job.record.makes.removeprefix("sae_training/")
         if job.state == "done" and name in names:
-            now["set"] = name
+            address.put("set", name)
 
 
 def measured(ws: Workspace, name: str) -> None:
@@ -74,7 +74,6 @@ def measured(ws: Workspace, name: str) -> None:
         st.segmented_control,
         "Fitter of the stitch",
         FITTERS,
-        default=FITTERS[0],
         required=True,
         key="fitter",
         what="fitter",
@@ -129,9 +128,9 @@ def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> Non
             st.segmented_control,
             "Features",
             widths,
-            default=widths[-1],
             required=True,
             key="width",
+            usual=widths[-1],
             what="width",
             help="M, the width of the SAE.",
         )
@@ -141,7 +140,6 @@ def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> Non
                 st.segmented_control,
                 "Auxiliary loss",
                 ("without", "with"),
-                default="without",
                 required=True,
                 key="auxiliary",
                 help=(

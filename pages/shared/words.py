@@ -26,7 +26,7 @@ def short_names(pair: PairSpec) -> dict[str, str]:
     where they would be equal."""
     titles = {"a": pair.a.title, "b": pair.b.title}
     short = {side: re.split(r"[- ]\d", title)[0] for side, title in titles.items()}
-    return short if short["a"] != short["b"] else titles
+    return short if short["a"].casefold() != short["b"].casefold() else titles
 
 
 def loss(x: float, low: float | None = None, high: float | None = None) -> str:

@@ -5,9 +5,9 @@ import streamlit as st
 
 from core.models.pairs import PairSpec
 from core.steering import tables as steering_tables
+from core.steering.keys import LANE_KINDS, lane_key
 from core.stitches import tables as stitch_tables
 from core.workspace.store import Workspace
-from pages.shared import address
 from pages.shared import figures as figures_base
 from pages.shared.address import bound
 from pages.shared.figures import draw
@@ -38,15 +38,16 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
 def steered(pair: PairSpec) -> str:
     """Which model is steered."""
     names = short_names(pair)
-    parse, limits, write = address.one_of(WAYS)
-    address.settle("way", "b", parse, "steering", limits, write=write)
     return str(
-        st.segmented_control(
+        bound(
+            st.segmented_control,
             "Which model is steered",
             list(WAYS),
             required=True,
             format_func=lambda side: f"{names[side]} steered",
             key="way",
+            what="way",
+            words=WAYS.__getitem__,
             help=(
                 f"{names['b']} steered: vectors go from {names['a']} to it; and the other way"
                 " round."
@@ -99,7 +100,6 @@ def gaps(ws: Workspace, pair: PairSpec, side: str) -> None:
             st.segmented_control,
             "Against",
             list(AGAINST),
-            default="characters",
             required=True,
             key="against",
             what="measure to draw the gap against",
@@ -180,12 +180,12 @@ def cells(ws: Workspace, side: str, table: pd.DataFrame) -> None:
         bound(
             bar.segmented_control,
             "Vector",
-            [kind for kind in steering_tables.KINDS if kind in set(table.kind)],
-            default="transferred",
+            [kind for kind in LANE_KINDS if kind in set(table.kind)],
             required=True,
             key="cell_kind",
+            usual="transferred",
             what="kind of vector",
-            format_func=lambda kind: steering_tables.KINDS[kind][0],
+            format_func=lambda kind: LANE_KINDS[kind][0],
         )
     )
     row = table.loc[(table.language == language) & (table.kind == kind)].iloc[0]
@@ -194,10 +194,11 @@ def cells(ws: Workspace, side: str, table: pd.DataFrame) -> None:
         f" {percent(row.success, sign=False)} fluent besides; {row.loss:.2f} nats/token (real text"
         f" {row.natural:.2f}), {percent(row.repetition, sign=False)} repeated{setting_of(row)}."
     )
+    lane = lane_key(f"{side}:{kind}")
     with st.container(height=420, key="written"):
         written = ask(steering_tables.generations, ws, side, language, kind)
         for response in written.to_dict("records"):
-            st.html(text_html(response["prompt"], response["text"], f"{side}:{kind}"))
+            st.html(text_html(response["prompt"], response["text"], lane))
             words = verdict(response | {"language": response["detected"]}, None)
             st.caption(words + ("" if response["fluent"] else " · not fluent"))
     st.caption(

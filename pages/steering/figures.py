@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from core.steering.tables import KINDS
+from core.steering.keys import LANE_KINDS
 from pages.shared.figures import LEGEND, colours, handed, marker, remembered
 
 
@@ -36,7 +36,7 @@ def languages(table: pd.DataFrame, side: str) -> go.Figure:
             x=rows.rate,
             y=rows.name,
             mode="markers",
-            name=KINDS[kind][0],
+            name=LANE_KINDS[kind][0],
             marker=_kind_marker(kind, side),
             error_x={
                 "type": "data",
@@ -50,7 +50,7 @@ def languages(table: pd.DataFrame, side: str) -> go.Figure:
                 rows[["language", "kind", "low", "high", "success", "loss", "strength"]]
             ),
             hovertemplate="<b>%{y}</b>, "
-            + KINDS[kind][0]
+            + LANE_KINDS[kind][0]
             + "<br>%{x:.2f} [%{customdata[2]:.2f}, %{customdata[3]:.2f}] in the"
             " language<br>%{customdata[4]:.2f} fluent besides, %{customdata[5]:.2f}"
             " nats/token<br>strength %{customdata[6]:g}<extra></extra>",
@@ -88,7 +88,7 @@ def means(table: pd.DataFrame, side: str) -> go.Figure:
     c, figure = colours(), go.Figure()
     fills = {"none": "rgba(0,0,0,0)", "own": c[side], "transferred": c["b"], "random": c["control"]}
     lines = {"none": c[side], "own": c[side], "transferred": c["a"], "random": c["control"]}
-    kinds, short = table.kind.to_list(), {k: KINDS[k][0].split()[0] for k in KINDS}
+    kinds, short = table.kind.to_list(), {k: LANE_KINDS[k][0].split()[0] for k in LANE_KINDS}
     figure.add_bar(
         x=[short[k] for k in kinds],
         y=table.rate,

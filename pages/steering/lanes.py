@@ -6,49 +6,48 @@ from typing import Any
 
 import streamlit as st
 
-from core.steering import tables as steering_tables
+from core.steering.keys import LANE_KINDS, LaneKey, Side, lane_key
 from core.text.languages import LANGUAGES
 from pages.shared import address
 from pages.shared.words import percent, plain
 
-LANES = ("b:none", "b:own", "b:transferred", "a:none", "a:own", "a:transferred")
-CONTROLS = ("b:random", "b:shuffled", "a:random", "a:shuffled")
-DEFAULT = ["b:none", "b:own", "b:transferred"]
+SIDES: tuple[Side, ...] = ("b", "a")
+LANES = [LaneKey(side, kind) for side in SIDES for kind in ("none", "own", "transferred")]
+CONTROLS = [LaneKey(side, kind) for side in SIDES for kind in ("random", "shuffled")]
+DEFAULT = LANES[:3]
 COLOURS = {"a": "blue", "b": "violet"}
 TINTS = {"a": "66,133,244", "b": "154,92,214"}
 
 
-def in_address(lane: str) -> str:
+def in_address(lane: LaneKey) -> str:
     """`B own vector`: so a link calls a lane, whatever its models are called."""
-    side, _, kind = lane.partition(":")
-    return f"{side.upper()} {steering_tables.KINDS[kind][0]}"
+    return f"{lane.side.upper()} {LANE_KINDS[lane.kind][0]}"
 
 
-def name_of(lane: str, names: Mapping[str, str]) -> str:
+def name_of(lane: LaneKey, names: Mapping[str, str]) -> str:
     """`Gemma own vector`; `names` of both models by side."""
-    side, _, kind = lane.partition(":")
-    return f"{names[side]} {steering_tables.KINDS[kind][0]}"
+    return f"{names[lane.side]} {LANE_KINDS[lane.kind][0]}"
 
 
-def heading(lane: str, names: Mapping[str, str]) -> str:
-    side, _, kind = lane.partition(":")
-    return f"**:{COLOURS[side]}[{plain(names[side])}] {steering_tables.KINDS[kind][0]}**"
+def heading(lane: LaneKey, names: Mapping[str, str]) -> str:
+    model = f":{COLOURS[lane.side]}[{plain(names[lane.side])}]"
+    return f"**{model} {LANE_KINDS[lane.kind][0]}**"
 
 
-def choose(names: Mapping[str, str]) -> list[str]:
+def choose(names: Mapping[str, str]) -> list[LaneKey]:
     """The lanes that are chosen, as a row of pills; each is called by its model on screen, by A or
     B in the address."""
     by_word = {in_address(lane): lane for lane in (*LANES, *CONTROLS)}
 
-    def parse(words: list[str]) -> list[str]:
-        known = [by_word[word] for word in dict.fromkeys(words) if word in by_word]
-        return known if known or words == [""] else DEFAULT
+    def parse(asked: list[str]) -> list[LaneKey]:
+        known = [by_word[word] for word in dict.fromkeys(asked) if word in by_word]
+        return known if known or asked == [""] else DEFAULT
 
-    def write(lanes: list[str]) -> list[str]:
+    def words(lanes: list[LaneKey]) -> list[str]:
         return [in_address(lane) for lane in lanes] or [""]
 
     address.choices("lanes", by_word, "lane")
-    address.settle("lanes", DEFAULT, parse, "steering", write=write, many=True)
+    address.settle("lanes", DEFAULT, parse, "", words=words, many=True)
     lanes = st.pills(
         "Lanes",
         [*LANES, *CONTROLS],
@@ -61,23 +60,22 @@ def choose(names: Mapping[str, str]) -> list[str]:
             " direction, and the other model's vector through a stitch fitted on shuffled pairs."
         ),
     )
-    return [str(lane) for lane in lanes]
+    return list(lanes)
 
 
-def columns(lanes: Sequence[str], names: Mapping[str, str]) -> dict[str, Any]:
+def columns(lanes: Sequence[LaneKey], names: Mapping[str, str]) -> dict[LaneKey, Any]:
     """A heading and an empty box a lane."""
     boxes = {}
     for lane, column in zip(lanes, st.columns(len(lanes), gap="medium"), strict=True):
-        kind = lane.partition(":")[2]
-        column.markdown(heading(lane, names), help=steering_tables.KINDS[kind][1])
+        column.markdown(heading(lane, names), help=LANE_KINDS[lane.kind][1])
         boxes[lane] = column.empty()
     return boxes
 
 
-def text_html(prompt: str, text: str, lane: str) -> str:
+def text_html(prompt: str, text: str, lane: LaneKey) -> str:
     """Escaped: the prompt grey, what was written on a tint of its model."""
     look = "unicode-bidi:plaintext;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.6;"
-    tint = f"background-color:rgba({TINTS[lane[0]]},0.16);border-radius:3px;"
+    tint = f"background-color:rgba({TINTS[lane.side]},0.16);border-radius:3px;"
     return (
         f'<div dir="auto" style="{look}">'
         f'<span style="opacity:0.62;">{html.escape(prompt)}</span>'
@@ -91,11 +89,12 @@ def show(run: Mapping[str, Any], place: Any, names: Mapping[str, str]) -> None:
     that it takes its place."""
     place.empty()
     with place:
-        boxes = columns([lane["lane"] for lane in run["lanes"]], names)
-        for lane in run["lanes"]:
-            with boxes[lane["lane"]].container():
-                st.html(text_html(run["prompt"], lane["text"], lane["lane"]))
-                st.caption(verdict(lane, run.get("seconds")))
+        lanes = [lane_key(entry["lane"]) for entry in run["lanes"]]
+        boxes = columns(lanes, names)
+        for lane, entry in zip(lanes, run["lanes"], strict=True):
+            with boxes[lane].container():
+                st.html(text_html(run["prompt"], entry["text"], lane))
+                st.caption(verdict(entry, run.get("seconds")))
 
 
 def verdict(lane: Mapping[str, Any], seconds: float | None) -> str:

@@ -7,9 +7,10 @@ import streamlit as st
 
 from core.models.pairs import PairSpec
 from core.steering import tables as steering_tables
+from core.steering.settings import USUAL
 from core.workspace import store
 from core.workspace.store import Workspace
-from pages.shared import frame
+from pages.shared import address, frame
 from pages.shared.address import bound
 from pages.shared.frame import ask
 from pages.shared.words import short_names
@@ -24,16 +25,12 @@ LONGEST = 20_000
 
 def live(ws: Workspace, pair: PairSpec, stitches: list[str]) -> None:
     now, names = st.session_state, short_names(pair)
-    first = {"prompt": PROMPT, "strength": 1.0, "source": "lang"}
-    for key, value in first.items():  # not as the widgets' own defaults: presets set them too
-        if key not in now and key not in st.query_params:
-            now[key] = value
-
     presets(ws, names)
     bound(
         st.text_area,
         "Prompt",
         key="prompt",
+        usual=PROMPT,
         height=80,
         max_chars=LONGEST,
         help=(
@@ -51,6 +48,7 @@ def live(ws: Workspace, pair: PairSpec, stitches: list[str]) -> None:
         place.warning("No lane is chosen: choose at least one above.")
         go = False
     if go:
+        address.write()  # not only when the text is whole
         stream(ws, steered, chosen, place, names)
 
     written: list[dict[str, Any]] = [run for run in now.get("runs", []) if run["pair"] == ws.pair]
@@ -71,6 +69,7 @@ def buttons(ready: bool) -> bool:
         5.0,
         step=0.1,
         key="strength",
+        usual=1.0,
         width=320,
         on_change=again,
         help=(
@@ -120,15 +119,19 @@ def presets(ws: Workspace, names: Mapping[str, str]) -> None:
 
 def choose(preset: dict[str, Any]) -> None:
     """A preset's whole setting, and go."""
-    now = st.session_state
-    now["prompt"] = preset["prompt"]
-    now["source"], now["lang"] = "lang", preset["language"]
-    now["lanes"] = lanes.DEFAULT
-
-    now["through"] = now["layers_for"] = preset["stitch"]
-    now["first_b"], now["last_b"] = preset["first"], preset["last"]
-    now["strength"] = preset["strength"]
-    now["again"] = True
+    setting = {
+        "prompt": preset["prompt"],
+        "source": "lang",
+        "lang": preset["language"],
+        "lanes": lanes.DEFAULT,
+        "through": preset["stitch"],
+        "first_b": preset["first"],
+        "last_b": preset["last"],
+        "strength": preset["strength"],
+    }
+    for key, value in setting.items():
+        address.put(key, value)
+    st.session_state["again"] = True
 
 
 def options(ws: Workspace, pair: PairSpec, stitches: list[str]) -> dict[str, Any]:
@@ -177,7 +180,6 @@ def where(ws: Workspace, pair: PairSpec, stitches: list[str]) -> str:
         st.segmented_control,
         "Operator",
         list(operators),
-        default="clamp",
         required=True,
         key="operator",
         help="  \n".join(f"{name}: {formula}." for name, formula in operators.items()),
@@ -185,8 +187,9 @@ def where(ws: Workspace, pair: PairSpec, stitches: list[str]) -> str:
     bound(
         st.checkbox,
         "Steer the prompt too",
-        True,
         key="on_prompt",
+        usual=True,
+        what="way with the prompt",
         help="Special tokens are never steered. Off: only what is generated.",
     )
     return stitch
@@ -194,23 +197,19 @@ def where(ws: Workspace, pair: PairSpec, stitches: list[str]) -> str:
 
 def layers(ws: Workspace, pair: PairSpec, stitch: str) -> None:
     """First and last steered layer of both models; another stitch brings its own."""
-    now, names = st.session_state, short_names(pair)
+    names = short_names(pair)
     makers = ask(store.makers, ws, f"stitches/{stitch}")
-    another = now.get("layers_for") not in (None, stitch) and not now.get("again")
-    now["layers_for"] = stitch
-
     for side, spec in (("a", pair.a), ("b", pair.b)):
         joined = int(makers[f"layer_{side}"])
         for end, column in zip(("first", "last"), st.columns(2), strict=True):
-            key = f"{end}_{side}"
-            if another or (key not in now and key not in st.query_params):
-                now[key] = joined
             bound(
                 column.number_input,
                 f"{end.capitalize()} layer of {names[side]}",
                 0,
                 spec.n_layers - 1,
-                key=key,
+                key=f"{end}_{side}",
+                usual=joined,
+                whose=(ws.pair, stitch),
                 what=f"{end} layer of {names[side]}",
                 help=(
                     "Steered before each layer from first to last; z̄ is measured at each. The"
@@ -220,17 +219,24 @@ def layers(ws: Workspace, pair: PairSpec, stitch: str) -> None:
 
 
 def sampling() -> None:
-    number("Tokens", "tokens", (1, 400), 48, 1, "Most tokens that a lane writes.")
-    number("Temperature", "temperature", (0.0, 5.0), 0.5, 0.1, "0 takes the likeliest token.")
+    number("Tokens", "tokens", (1, 400), USUAL.tokens, 1, "Most tokens that a lane writes.")
+    number(
+        "Temperature",
+        "temperature",
+        (0.0, 5.0),
+        USUAL.temperature,
+        0.1,
+        "0 takes the likeliest token.",
+    )
     drawn_from = "The smallest set with this probability is drawn from."
-    number("Top p", "top_p", (0.05, 1.0), 0.95, 0.05, drawn_from)
+    number("Top p", "top_p", (0.05, 1.0), USUAL.top_p, 0.05, drawn_from)
     penalty = "Divides logits of used tokens."
-    number("Repetition penalty", "repetition", (0.5, 3.0), 1.1, 0.05, penalty)
+    number("Repetition penalty", "repetition", (0.5, 3.0), USUAL.repetition, 0.05, penalty)
     same = "The same seed writes the same text in a lane, whichever others run."
-    number("Seed", "seed", (0, 2**31), 0, 1, same)
+    number("Seed", "seed", (0, 2**31), USUAL.seed, 1, same)
 
 
 def number(
     label: str, key: str, limits: tuple[Any, Any], usual: Any, step: Any, words: str
 ) -> None:
-    bound(st.number_input, label, *limits, usual, step, key=key, help=words)
+    bound(st.number_input, label, *limits, key=key, usual=usual, step=step, help=words)

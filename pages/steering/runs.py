@@ -8,10 +8,12 @@ from typing import Any
 import streamlit as st
 
 from core.steering import tables as steering_tables
+from core.steering.keys import LaneKey, lane_key
+from core.steering.sources import Concept
 from core.workspace.store import Workspace
 from pages.shared.frame import ask
 from pages.shared.words import plain
-from pages.steering.lanes import name_of, show
+from pages.steering.lanes import DEFAULT, name_of, show
 from pages.steering.studio import exported
 
 FILES = {
@@ -33,12 +35,12 @@ def example(ws: Workspace, place: Any, names: Mapping[str, str]) -> None:
         return
 
     preset, lanes = presets[0], []
-    for kind in ("none", "own", "transferred"):
-        table = ask(steering_tables.generations, ws, "b", preset["language"], kind)
+    for lane in DEFAULT:
+        table = ask(steering_tables.generations, ws, lane.side, preset["language"], lane.kind)
         row = table.loc[table.prompt == preset["prompt"]].iloc[0]
         lanes.append(
             {
-                "lane": f"b:{kind}",
+                "lane": str(lane),
                 "text": row.text,
                 "language": row.detected,
                 "probability": row.probability,
@@ -70,7 +72,7 @@ def after(ws: Workspace, runs: list[dict[str, Any]], names: Mapping[str, str]) -
             icon=":material/download:",
             help="Texts, settings and figures of the run above, as JSON.",
         )
-        if not last["source"].startswith(("file", "concept")):
+        if last["source"] != str(Concept("", "")):  # a record does not hold its two texts
             vectors(ws, last, names)
 
     if earlier:
@@ -83,13 +85,13 @@ def after(ws: Workspace, runs: list[dict[str, Any]], names: Mapping[str, str]) -
 
 def vectors(ws: Workspace, run: dict[str, Any], names: Mapping[str, str]) -> None:
     """Downloads of the first vector of a run."""
-    steered = (x["lane"] for x in run["lanes"] if not x["lane"].endswith(":none"))
-    lane = next(steered, "b:transferred")
+    lanes = (lane_key(entry["lane"]) for entry in run["lanes"])
+    lane = next((lane for lane in lanes if lane.kind != "none"), LaneKey("b", "transferred"))
     for ending, (label, use) in FILES.items():
         st.download_button(
             label,
             partial(exported, ws, run, lane, ending),
-            f"{lane.replace(':', '-')}.{ending}",
+            f"{lane.side}-{lane.kind}.{ending}",
             on_click="ignore",
             icon=":material/download:",
             key=f"export-{ending}",

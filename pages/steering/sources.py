@@ -12,12 +12,13 @@ from core.features import tables as feature_tables
 from core.models.libraries import importing
 from core.models.pairs import PairSpec
 from core.steering import tables as steering_tables
+from core.steering.sources import Brought, Concept, Feature, Language
 from core.stitches import tables as stitch_tables
 from core.text.languages import LANGUAGES
 from core.workspace import artifacts, store, uploads
 from core.workspace.store import Workspace
 from core.workspace.untrusted import LARGEST_VECTOR, MB, VECTOR_FILES
-from pages.shared import frame, panels
+from pages.shared import address, frame, panels
 from pages.shared.address import bound
 from pages.shared.frame import ask, section
 from pages.shared.words import plain, short_names
@@ -35,16 +36,15 @@ LONGEST = 5000
 
 
 def given(ws: Workspace, pair: PairSpec, kind: str) -> dict[str, Any]:
-    """Ask for a vector of one kind: `source` as `Studio.source` takes it, and what it needs
-    besides."""
+    """Ask for a vector of one kind: the `source`, and of a feature its `sae`."""
     match kind:
         case "lang":
-            return {"source": f"lang:{language(ws)}"}
+            return {"source": Language(language(ws))}
         case "concept":
-            return {"source": "concept"} | concept()
+            return {"source": concept()}
         case "feature":
             return feature(ws, pair)
-    return {"source": f"vector:{brought(ws, pair)}"}
+    return {"source": Brought(brought(ws, pair))}
 
 
 def language(ws: Workspace) -> str:
@@ -77,14 +77,15 @@ def language_codes(ws: Workspace) -> list[str]:
     return [*best, *sorted(codes - set(best))]
 
 
-def concept() -> dict[str, Any]:
+def concept() -> Concept:
     """Two texts, more of one and less of the other."""
     words = "Examples, one a line. v is the difference of the mean residual streams."
     boxes = (("plus", "More of this", PLUS), ("minus", "Less of this", MINUS))
-    return {
-        key: bound(st.text_area, label, text, key=key, max_chars=LONGEST, help=words)
+    texts = [
+        str(bound(st.text_area, label, usual=text, key=key, max_chars=LONGEST, help=words))
         for key, label, text in boxes
-    }
+    ]
+    return Concept(*texts)
 
 
 def feature(ws: Workspace, pair: PairSpec) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def feature(ws: Workspace, pair: PairSpec) -> dict[str, Any]:
     saes = feature_tables.saes(ws)
     if not saes:
         st.markdown("No SAE yet: see the Features page.")
-        return {"source": "feature:", "sae": ""}
+        return {"sae": ""}
 
     of = f"Of {pair.a.title}."
     sae = str(bound(st.selectbox, "SAE", saes, key="steer_sae", what="SAE", help=of))
@@ -102,14 +103,13 @@ def feature(ws: Workspace, pair: PairSpec) -> dict[str, Any]:
         "Feature",
         0,
         last,
-        0,
         key="steer_feature",
         help=(
             "v is its decoder direction; z̄ the mean component where it is active in its top"
             " contexts."
         ),
     )
-    return {"source": f"feature:{sae}/{int(index)}", "sae": sae}
+    return {"source": Feature(sae, int(index)), "sae": sae}
 
 
 def fitting(ws: Workspace, pair: PairSpec, sae: str) -> list[str]:
@@ -130,7 +130,7 @@ def brought(ws: Workspace, pair: PairSpec) -> str:
     """A vector that was brought, with its report card, and a form that takes another."""
     vectors = steering_tables.vectors(ws)
     if (added := st.session_state.pop("added_vector", None)) in vectors:
-        st.session_state["vector"] = added
+        address.put("vector", added)
 
     name = ""
     if vectors:

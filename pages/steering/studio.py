@@ -13,6 +13,9 @@ import streamlit as st
 from core.errors import StitchLensError
 from core.models.libraries import importing
 from core.models.pairs import get_pair
+from core.steering.keys import LaneKey
+from core.steering.settings import Sampling, Setting
+from core.steering.sources import Source, source_from
 from core.text.reading import clean
 from core.workspace import store
 from core.workspace.disk import fingerprint
@@ -21,8 +24,8 @@ from pages.shared.words import sentence
 from pages.steering import lanes
 
 if TYPE_CHECKING:
-    from core.steering.generate import Sampling
-    from core.steering.studio import LaneKey, Setting, Source, Studio
+    from core.steering.directions import Directions
+    from core.steering.studio import Studio
 
 HISTORY = 8
 """Runs that a session keeps."""
@@ -62,13 +65,11 @@ def warm(pair: str) -> threading.Thread:
     return thread
 
 
-def settings() -> tuple["Setting", "Sampling"]:
+def settings() -> tuple[Setting, Sampling]:
     """How the widgets say that lanes are steered and drawn. Raises StitchLensError where they go
     too far together."""
     with importing():
         from core.config import check
-        from core.steering.generate import Sampling
-        from core.steering.studio import Setting
 
     now = st.session_state
     setting = check(
@@ -82,36 +83,26 @@ def settings() -> tuple["Setting", "Sampling"]:
     return setting, check(Sampling, **{key: now[key] for key in SAMPLING})
 
 
-def resolve(chosen: Mapping[str, Any], at_hand: "Studio") -> "Source":
-    if chosen["kind"] == "concept":
-        return at_hand.concept(chosen["plus"], chosen["minus"])
-    return at_hand.source(chosen["source"])
-
-
 def writable(
-    source: "Source", asked: Sequence[str], names: Mapping[str, str]
-) -> tuple[list["LaneKey"], list[str]]:
+    directions: "Directions", asked: Sequence[LaneKey], names: Mapping[str, str]
+) -> tuple[list[LaneKey], list[LaneKey]]:
     """Of the lanes that are asked for, those that have a vector, and the others. Raises
     StitchLensError where none has."""
-    with importing():
-        from core.steering.studio import lane_key
-
-    keys = [lane_key(lane) for lane in asked]
-    with_vector = [key for key in keys if source.has(key)]
+    with_vector = [key for key in asked if directions.has(key)]
     if not with_vector:
-        model = names["b" if source.sides == ("b",) else "a"]
+        model = names["b" if directions.sides == ("b",) else "a"]
         raise StitchLensError(
             f"a vector of {model} alone",
             f"{model}'s own lane, or the other model's transferred one",
             "choose these",
         )
-    return with_vector, [str(key) for key in keys if key not in with_vector]
+    return with_vector, [key for key in asked if key not in with_vector]
 
 
 def stream(
     ws: Workspace,
     chosen: Mapping[str, Any],
-    asked: Sequence[str],
+    asked: Sequence[LaneKey],
     place: Any,
     names: Mapping[str, str],
 ) -> None:
@@ -129,8 +120,9 @@ def stream(
     try:
         setting, sampling = settings()
         at_hand = studio(ws, chosen["stitch"])
-        source, prompt = resolve(chosen, at_hand), clean(st.session_state["prompt"])
-        keys, left_out = writable(source, asked, names)
+        source: Source = chosen["source"]
+        directions, prompt = at_hand.directions(source), clean(st.session_state["prompt"])
+        keys, left_out = writable(directions, asked, names)
         with status, st.spinner(OPENING, show_time=True):
             for key in keys:  # each of them once: it is kept
                 at_hand.model(key.side)
@@ -139,23 +131,22 @@ def stream(
             if left_out:
                 missing = ", ".join(lanes.name_of(lane, names) for lane in left_out)
                 st.caption(f"Left out, there is no such vector here: {missing}.")
-            boxes = lanes.columns([str(key) for key in keys], names)
+            boxes = lanes.columns(keys, names)
 
         record: dict[str, Any] | None = None
         written: dict[Any, Any] = {}
         began = time.perf_counter()
-        about = (at_hand, chosen["source"], prompt, setting, sampling)
-        with closing(at_hand.run(source, keys, prompt, setting, sampling, waiting)) as texts:
+        about = (at_hand, source, prompt, setting, sampling)
+        with closing(at_hand.run(directions, keys, prompt, setting, sampling, waiting)) as texts:
             for written in texts:
                 if record is None:
                     status.empty()
                     record = run_record(*about, written, {})
                     remember(record)
 
-                for lane, text in zip(record["lanes"], written.values(), strict=True):
-                    lane["text"], lane["tokens"] = text.text, len(text.ids)
-                    shown = lanes.text_html(prompt, text.text, lane["lane"])
-                    boxes[lane["lane"]].html(shown)
+                for entry, (lane, text) in zip(record["lanes"], written.items(), strict=True):
+                    entry["text"], entry["tokens"] = text.text, len(text.ids)
+                    boxes[lane].html(lanes.text_html(prompt, text.text, lane))
                 record["seconds"] = time.perf_counter() - began
 
         if record is not None:
@@ -173,16 +164,15 @@ def remember(record: dict[str, Any]) -> None:
     del runs[:-HISTORY]
 
 
-def exported(ws: Workspace, run: Mapping[str, Any], lane: str, ending: str) -> bytes:
+def exported(ws: Workspace, run: Mapping[str, Any], lane: LaneKey, ending: str) -> bytes:
     """The vector of a lane as a file."""
     with importing():
         from core.steering.files import export
-        from core.steering.studio import Setting, lane_key
 
-    at_hand, key = studio(ws, run["stitch"]), lane_key(lane)
-    setting = Setting.model_validate(run["setting"])
-    vector = at_hand.vectors(at_hand.source(run["source"]), key, setting)[0]
+    at_hand = studio(ws, run["stitch"])
+    directions = at_hand.directions(source_from(run["source"]))
+    vector = at_hand.vectors(directions, lane, Setting.model_validate(run["setting"]))[0]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"vector.{ending}"
-        export(vector, at_hand.spec(key.side), f"{run['source']} {lane}", path)
+        export(vector, at_hand.spec(lane.side), f"{run['source']} {lane}", path)
         return path.read_bytes()

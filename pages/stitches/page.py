@@ -60,17 +60,13 @@ def follow(ws: Workspace, pair: PairSpec, names: list[str]) -> pd.DataFrame:
     now = st.session_state
     table = ask(stitch_tables.stitches, ws) if names else pd.DataFrame()
     if (wanted := now.pop("show_stitch", None)) in names:
-        now["stitch"] = wanted
-
-    linked = st.query_params.get("stitch")
-    if now.get("stitch") not in names:
-        # none yet, or another workspace's, which the address may still name
-        linked = None if linked == now.pop("stitch", None) else linked
-    shown = now.get("stitch") or linked
-    if names and shown not in names:
-        if shown:
-            address.notice(f"No stitch named {plain(shown)} here; showing {plain(names[0])}.")
-        shown = names[0]
+        address.put("stitch", wanted)
+    shown = None
+    if names:
+        by_name = {name: name for name in names}
+        shown = address.settle("stitch", names[0], by_name.get, ws.pair, what="stitch named")
+    else:
+        address.choices("stitch", (), "stitch named")
 
     row = table[table.name == shown].iloc[0] if len(table) else None
     for key, spec in (("layer_a", pair.a), ("layer_b", pair.b)):
@@ -87,8 +83,7 @@ def choose(ws: Workspace, pair: PairSpec, names: list[str]) -> str:
     for fault in table.fault[table.fault != ""]:
         st.error(sentence(fault), icon=":material/error:")
 
-    shown = st.session_state.get("stitch") or st.query_params.get("stitch")
-    shown = shown if shown in names else names[0]
+    shown = st.session_state["stitch"]
     view = overview(table, short_names(pair))
     ways = [column for column in view.columns if "→" in column]
     unexplained = [column for column in view.columns if column.startswith("FUV")]
@@ -113,7 +108,7 @@ def choose(ws: Workspace, pair: PairSpec, names: list[str]) -> str:
         " (Table 1)"
     )
     left, right = st.columns([3, 2], vertical_alignment="bottom")
-    chosen = str(right.selectbox("Stitch shown", names, key="stitch", bind="query-params"))
+    chosen = str(right.selectbox("Stitch shown", names, key="stitch"))
     left.header(plain(chosen), anchor="stitch")
     return chosen
 

@@ -38,15 +38,14 @@ def sweep(ws: Workspace, layer_a: int, layer_b: int, metric: str) -> None:
             st.selectbox,
             "Metric of the sweep",
             metrics,
-            index=metrics.index(metric),
             key="sweep-metric",
+            usual=metric,
             help="Units of the errors that the fit makes small.",
         )
     unit = bound(
         st.segmented_control,
         "Show",
         list(UNITS),
-        default="loss",
         required=True,
         label_visibility="collapsed",
         format_func=lambda choice: UNITS[choice],

@@ -23,15 +23,13 @@ from core.features.examples import (
     Examples,
     bins,
     find_examples,
-    jaccard,
     lean,
-    overlap,
-    rank_biased_overlap,
     read_places,
-    read_text,
     shared_places,
     short,
 )
+from core.features.overlap import jaccard, overlap, rank_biased_overlap
+from core.features.reading import read_text
 from core.features.tables import unpacked
 from core.models import hooks
 from core.text.corpus import Corpus, Document

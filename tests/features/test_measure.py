@@ -18,11 +18,12 @@ from core.errors import StitchLensError
 from core.features import measure as feature_measure
 from core.features import tables as feature_tables
 from core.models.pairs import PairSpec
+from core.saes import adopt as sae_adopt
 from core.saes import crossing
-from core.saes import sae as sae_sae
 from core.saes import tables as sae_tables
+from core.saes import train as sae_train
 from core.saes.crossing import ExploreConfig
-from core.saes.sae import SaeConfig
+from core.saes.train import SaeConfig
 from core.stitches.measure import fit_stitch
 from core.stitches.settings import FitConfig
 from core.stitches.stitch import load_stitch
@@ -36,7 +37,7 @@ SMALL = ExploreConfig(positions=6000, reconstruction_positions=2000, tokens=400,
 def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     config = BuildConfig(held_out_tokens=200, positions=3000)
     with stitched_bench(tiny_pair, tmp_path_factory, config) as found:
-        name = sae_sae.train(
+        name = sae_train.train(
             found, 1, SaeConfig(width=96, k=8, epochs=6, lr=3e-3, batch=512), 12_000
         )
         assert name == "L1-96"
@@ -146,13 +147,13 @@ def test_an_sae_from_elsewhere_is_checked_and_kept(
 ) -> None:
     mine = SAE.load_from_disk(ws.path("saes/L1-96"), dtype="float32").requires_grad_(False)
     mine.save_model(tmp_path / "my sae")
-    name = sae_sae.adopt(bench, str(tmp_path / "my sae"), 1)
-    assert name == "my-sae" == sae_sae.adopt(bench, name, 1)
+    name = sae_adopt.adopt(bench, str(tmp_path / "my sae"), 1)
+    assert name == "my-sae" == sae_adopt.adopt(bench, name, 1)
     assert torch.equal(
         SAE.load_from_disk(ws.path("saes/my-sae"), dtype="float32").W_dec, mine.W_dec
     )
     with pytest.raises(StitchLensError, match="before layer 1; wanted layer 2"):
-        sae_sae.adopt(bench, str(tmp_path / "my sae"), 2)
+        sae_adopt.adopt(bench, str(tmp_path / "my sae"), 2)
     config = json.loads((tmp_path / "my sae" / "cfg.json").read_text())
 
     def changed(**metadata: str) -> str:
@@ -161,18 +162,18 @@ def test_an_sae_from_elsewhere_is_checked_and_kept(
         return str(tmp_path / "my sae")
 
     with pytest.raises(StitchLensError, match="an SAE of gpt2; wanted one of"):
-        sae_sae.adopt(bench, changed(model_name="gpt2"), 1)
+        sae_adopt.adopt(bench, changed(model_name="gpt2"), 1)
     with pytest.raises(StitchLensError, match="hook_z"):
-        sae_sae.adopt(bench, changed(hook_name="blocks.1.attn.hook_z"), 1)
+        sae_adopt.adopt(bench, changed(hook_name="blocks.1.attn.hook_z"), 1)
     with pytest.raises(StitchLensError, match="before layer 2"):
-        sae_sae.adopt(bench, changed(hook_name="blocks.1.hook_resid_post"), 1)
+        sae_adopt.adopt(bench, changed(hook_name="blocks.1.hook_resid_post"), 1)
     for wrong in ("nowhere", str(tmp_path / "nowhere")):
         with pytest.raises(
             StitchLensError, match="a folder, RELEASE:ID, or one of the workspace's"
         ):
-            sae_sae.adopt(bench, wrong, 1)
+            sae_adopt.adopt(bench, wrong, 1)
     with pytest.raises(StitchLensError, match="release 'no-such-release'"):
-        sae_sae.adopt(bench, "no-such-release:layer_1", 1)
+        sae_adopt.adopt(bench, "no-such-release:layer_1", 1)
 
 
 def test_the_command_line_carries_an_sae(

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from core.bench import Bench, open_pair
 from core.cli.main import app
 from core.errors import StitchLensError
+from core.functional import live as functional_live
 from core.functional import measure as functional_measure
+from core.functional import sides as functional_sides
 from core.functional import tables as functional_tables
 from core.functional.attention import Heads, pattern
 from core.models.pairs import get_pair
@@ -21,7 +23,7 @@ from core.report import report
 from core.workspace import store
 from core.workspace.store import Workspace
 
-SMALL = functional_measure.ScanConfig(documents=40, reading=6, features=3, each=2, tokens=4)
+SMALL = functional_sides.ScanConfig(documents=40, reading=6, features=3, each=2, tokens=4)
 SAE = "L2-1024"
 
 
@@ -46,8 +48,8 @@ def test_every_table_is_there_and_small(ws: Workspace) -> None:
     assert len(names) == 5 and ws.verify() == {}
     assert sum(ws.entry(n).bytes for n in names) < 40_000
     assert (functional_tables.STEP, functional_tables.PARTS) == (
-        functional_measure.STEP,
-        functional_measure.PARTS,
+        functional_sides.STEP,
+        functional_sides.PARTS,
     )
     assert [f"{s / 100:g}" for s in functional_tables.SHARES] == [
         f"{s:g}" for s in functional_measure.NULL_SHARES
@@ -122,7 +124,7 @@ def test_the_report_says_it_in_numbers(ws: Workspace) -> None:
 
 
 def test_a_head_over_a_typed_text(bench: Bench, ws: Workspace) -> None:
-    live = functional_measure.Live(get_pair("nano"), SAE)
+    live = functional_live.Live(get_pair("nano"), SAE)
     text = "The house <b>of</b> my mother; print(1)"
     acts = live.read(text)["b"].acts
     f = int(acts.max(0).values.argmax())

@@ -8,7 +8,7 @@ FOLDERS = {"training": "saes", "pair": "models"}
 """Of pages whose address is not their topic's name."""
 
 
-def opened(page: str = "", **query: str) -> AppTest:
+def opened(page: str = "", **query: str | list[str]) -> AppTest:
     app = AppTest.from_file(str(PROJECT / "pages" / "main.py"), default_timeout=200)
     for key, value in query.items():
         app.query_params[key] = value
@@ -29,3 +29,8 @@ def text(app: AppTest) -> str:
         app.code,
     )
     return "\n".join(str(element.value) for part in parts for element in part)
+
+
+def pressed(app: AppTest, label: str) -> AppTest:
+    """The page after its first button of that name was pressed."""
+    return next(button for button in app.button if button.label == label).click().run()

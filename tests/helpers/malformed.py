@@ -32,7 +32,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from core.models.pairs import NANO_A, NANO_B, SPEC_BYTES, PairSpec, get_pair
-from core.probes.tasks import MOST_BYTES, labelled, read_labels
+from core.probes.labelled import MOST_BYTES, labelled, read_labels
 from core.saes.files import PLACE
 from core.saes.sae import read_sae
 from core.steering.files import FORMAT, open_vector

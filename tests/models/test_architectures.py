@@ -25,7 +25,9 @@ from core.models.loading import load
 from core.models.pairs import ModelSpec
 from core.models.prospect import prospect
 from core.steering.files import save_vector
-from core.steering.generate import Lane, Sampling, generate
+from core.steering.generate import generate
+from core.steering.lanes import Lane
+from core.steering.settings import Sampling
 from core.steering.vectors import Vector
 from core.stitches.downstream import token_losses
 from core.text.corpus import load_corpus

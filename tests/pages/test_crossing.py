@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
+from tests.pages.test_browser import DESK, PHONE, SHIPPED, serving, settled
 
 from tests.helpers.serving import borrow_models
 from tests.pages import test_browser
-from tests.pages.test_browser import DESK, PHONE, SHIPPED, serving, settled
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
 visit = test_browser.visit

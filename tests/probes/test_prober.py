@@ -16,22 +16,16 @@ from core.errors import StitchLensError
 from core.models import hooks
 from core.models.pairs import PairSpec
 from core.probes import tables as probe_tables
+from core.probes.dataset import Dataset
+from core.probes.labelled import labelled
+from core.probes.labels import own_labels, task_probe
 from core.probes.measure import evaluate, measure
+from core.probes.methods import METHODS, Method, ProbeConfig, crossings
 from core.probes.probe import KS, load_probe, moved
-from core.probes.prober import (
-    METHODS,
-    Method,
-    ProbeConfig,
-    Prober,
-    crossings,
-    default_names,
-    own_labels,
-    pool,
-    task_probe,
-)
-from core.probes.tasks import Dataset, labelled, template_datasets
-from core.saes import sae as sae_sae
-from core.saes.sae import SaeConfig
+from core.probes.prober import Prober, default_names, pool
+from core.probes.templates import template_datasets
+from core.saes import train as sae_train
+from core.saes.train import SaeConfig
 from core.workspace.places import user_cache
 from core.workspace.store import Workspace
 from tests.helpers.small import stitched_bench
@@ -43,7 +37,7 @@ SMALL = ProbeConfig(ks=(1, 5), draws=2, resamples=40)
 @pytest.fixture(scope="module")
 def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with stitched_bench(tiny_pair, tmp_path_factory) as found:
-        sae_sae.train(found, 1, SaeConfig(width=64, k=8, epochs=4, lr=3e-3, batch=512), 4_000)
+        sae_train.train(found, 1, SaeConfig(width=64, k=8, epochs=4, lr=3e-3, batch=512), 4_000)
         yield found
 
 
@@ -180,7 +174,7 @@ def test_labels_of_ones_own_are_moved_at_once(prober: Prober, datasets: list[Dat
     assert table.accuracy["dense_source"] > 0.8 and table.accuracy["dense_moved"] > 0.6
     assert ((table.low <= table.accuracy) & (table.accuracy <= table.high)).all()
     assert len(found.features) == 5
-    dense = moved(found.probes["a"], prober.stitch)
+    dense = moved(found.probes["a"], prober.crossing.stitch)
     np.testing.assert_allclose(found.probes["b"].coef, dense.coef)
     assert (
         found.probes["b"].about["model"] == "nano-b"
@@ -194,7 +188,10 @@ def test_a_task_is_exported_for_either_model(prober: Prober, datasets: list[Data
     a = task_probe(prober, "tense/past", "a", offered=datasets)
     b = task_probe(prober, "tense/past", "b", offered=datasets)
     np.testing.assert_allclose(
-        b.coef, a.coef @ prober.stitch.P_down.numpy().T.astype(np.float64), rtol=1e-4, atol=1e-5
+        b.coef,
+        a.coef @ prober.crossing.stitch.P_down.numpy().T.astype(np.float64),
+        rtol=1e-4,
+        atol=1e-5,
     )
     assert a.about["model"] == "nano-a" and b.about["model"] == "nano-b"
     assert task_probe(prober, "tense/past", "b", 3, offered=datasets).features is not None

@@ -13,20 +13,18 @@ import pytest
 
 from core.errors import StitchLensError
 from core.probes import saebench
-from core.probes.tasks import (
+from core.probes.dataset import one_against_rest
+from core.probes.labelled import (
     LEAST,
     LONGEST,
     MOST_ROWS,
-    class_title,
-    corpus_datasets,
     labelled,
-    offline_datasets,
-    one_against_rest,
     read_csv,
     read_labels,
-    template_datasets,
     two_lists,
 )
+from core.probes.tasks import class_title, corpus_datasets, offline_datasets
+from core.probes.templates import template_datasets
 from core.text.corpus import Corpus, Document, split_of
 
 

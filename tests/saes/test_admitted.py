@@ -19,8 +19,8 @@ from core.errors import StitchLensError
 from core.functional import measure as functional_measure
 from core.models.pairs import NANO_A, PAIRS
 from core.probes.prober import Prober
+from core.saes import adopt as sae_adopt
 from core.saes import card as sae_card
-from core.saes import sae as sae_sae
 from core.saes.measure import SaeTraining
 from core.saes.sae import sae_of
 from core.saes.settings import TrainingSet
@@ -111,8 +111,7 @@ BY_FILE: dict[str, Callable[[Bench, str], object]] = {
     "features build": lambda bench, ref: command(
         "features", "build", "nano", "--sae", ref, "--stitch", STITCH
     ),
-    "adopt": lambda bench, ref: sae_sae.adopt(bench, ref, stitched=LAYER),
-    "foreign_sae": lambda bench, ref: sae_sae.foreign_sae(bench, ref, stitched=LAYER),
+    "adopt": lambda bench, ref: sae_adopt.adopt(bench, ref, stitched=LAYER),
     "sae_of": lambda bench, ref: sae_of(bench, ref, "a", stitched=LAYER),
 }
 SAID: dict[str, Callable[[Bench, str], object]] = {
@@ -124,7 +123,7 @@ BY_NAME: dict[str, Callable[[Bench], object]] = {
     "sae train": lambda bench: SaeTraining(bench, SHIPPED, STITCH, TrainingSet()),
     "probes eval": lambda bench: Prober(bench, SHIPPED, STITCH),
     "functional scan": lambda bench: functional_measure.scan(bench, SHIPPED),
-    "features build": lambda bench: sae_sae.adopt(bench, SHIPPED, stitched=LAYER),
+    "features build": lambda bench: sae_adopt.adopt(bench, SHIPPED, stitched=LAYER),
     "sae train, command": lambda bench: command("sae", "train", "nano"),
     "probes eval, command": lambda bench: command("probes", "eval", "nano"),
     "functional scan, command": lambda bench: command("functional", "scan", "nano"),

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from core.errors import StitchLensError
-from core.saes.sae import hook_layer, read_sae
+from core.saes.sae import read_sae
+from core.stitches.transfer import hook_layer
 
 D, WIDTH = 6, 10
 SHAPES = {

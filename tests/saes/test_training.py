@@ -25,13 +25,14 @@ from core.errors import StitchLensError
 from core.models.pairs import PairSpec
 from core.saes import flops
 from core.saes import run as sae_run
-from core.saes import sae as sae_sae
 from core.saes import settings as sae_settings
 from core.saes import tables as sae_tables
+from core.saes import train as sae_train
 from core.saes.measure import SaeTraining, evaluate, under_way
 from core.saes.run import Run, new_trainer, read_run, start_weights
-from core.saes.sae import SaeConfig, load_sae
+from core.saes.sae import load_sae
 from core.saes.settings import STARTS, RunConfig, TrainingSet, check_fits, memory, training_set
+from core.saes.train import SaeConfig
 from tests.helpers.small import stitched_bench
 
 D, WIDTH, K, BATCH = 16, 48, 4, 128
@@ -355,7 +356,7 @@ def test_the_law_of_a_planted_frontier() -> None:
 @pytest.fixture(scope="module")
 def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with stitched_bench(tiny_pair, tmp_path_factory) as found:
-        sae_sae.train(found, 1, SaeConfig(width=32, k=8, lr=3e-3, batch=512), 4_000)
+        sae_train.train(found, 1, SaeConfig(width=32, k=8, lr=3e-3, batch=512), 4_000)
         yield found
 
 
@@ -457,7 +458,7 @@ def test_layers_and_names_have_to_fit(bench: Bench) -> None:
     with pytest.raises(StitchLensError, match=r"widths 'a,b'"):
         sae_settings.parsed_widths("a,b")
     for given, said in (
-        ({"widths": [0]}, "widths 0"),
+        ({"widths": [0]}, r"widths\.0 = 0"),
         ({"starts": ["nowhere"]}, "starts"),
         ({"lr": -1.0}, "lr"),
         ({"lr": float("nan")}, "lr"),

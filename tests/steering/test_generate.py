@@ -17,7 +17,6 @@ from core.models.pairs import ModelSpec, Source
 from core.steering import generate as steering_generate
 from core.steering import tables as steering_tables
 from core.steering.generate import (
-    Sampling,
     Written,
     draw,
     encode_prompt,
@@ -26,6 +25,7 @@ from core.steering.generate import (
     response_losses,
 )
 from core.steering.lanes import OPERATORS, Lane
+from core.steering.settings import Sampling
 from core.steering.vectors import Vector, diff_mean, means
 from core.text.corpus import Corpus
 from tests.helpers.small import FLOAT32, metaspace, texts, untrained

@@ -14,8 +14,11 @@ from core.bench import open_pair
 from core.config import check
 from core.errors import StitchLensError
 from core.steering.files import export, load_vector, save_vector
-from core.steering.generate import Sampling, Written
-from core.steering.studio import LaneKey, Setting, Studio, lane_key, run_record
+from core.steering.generate import Written
+from core.steering.keys import LaneKey, lane_key
+from core.steering.settings import Sampling, Setting
+from core.steering.sources import Concept, Language, source_from
+from core.steering.studio import Studio, run_record
 from core.steering.vectors import random_like
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
@@ -42,7 +45,7 @@ def ran(
 
 
 def test_six_lanes_stream_and_are_judged(studio: Studio) -> None:
-    source, keys = studio.language("fr"), [lane_key(x) for x in LANES]
+    source, keys = studio.directions(Language("fr")), [lane_key(x) for x in LANES]
     seen: list[dict[LaneKey, int]] = []
     written: dict[LaneKey, Written] = {}
     for written in studio.run(source, keys, PROMPT, Setting(strength=1.5), SHORT):
@@ -52,7 +55,7 @@ def test_six_lanes_stream_and_are_judged(studio: Studio) -> None:
     assert len({w.text for w in written.values()}) >= 5
     judged = studio.judge(PROMPT, written)
     record = json.loads(
-        json.dumps(run_record(studio, "lang:fr", PROMPT, Setting(), SHORT, written, judged))
+        json.dumps(run_record(studio, Language("fr"), PROMPT, Setting(), SHORT, written, judged))
     )
     assert [lane["lane"] for lane in record["lanes"]] == LANES
     for lane in record["lanes"]:
@@ -67,20 +70,20 @@ def test_six_lanes_stream_and_are_judged(studio: Studio) -> None:
 def test_a_carried_vector_is_like_the_models_own(studio: Studio) -> None:
     """The science: through the stitch a language's direction arrives near the one that B learns; a
     control does not."""
-    source, setting = studio.language("fr"), Setting()
+    source, setting = studio.directions(Language("fr")), Setting()
     own, carried, shuffled, drawn = (
         studio.vectors(source, LaneKey("b", kind), setting)[0]
         for kind in ("own", "transferred", "shuffled", "random")
     )
     assert float(own.v @ carried.v) > 0.7
     assert abs(float(own.v @ shuffled.v)) < 0.6 and abs(float(own.v @ drawn.v)) < 0.3
-    found = source.found("b", studio.stitched("b"))
+    found = source.means("b", studio.stitched("b"))
     assert carried.mean == pytest.approx(float(found.positive @ carried.v), rel=1e-4), "z̄ is B's"
     assert studio.vectors(source, LaneKey("b", "none"), setting) == ()
 
 
 def test_a_range_of_layers_takes_its_own_means(studio: Studio) -> None:
-    source = studio.language("nl")
+    source = studio.directions(Language("nl"))
     own = studio.vectors(source, LaneKey("b", "own"), Setting(layers_b=(3, 5)))
     carried = studio.vectors(source, LaneKey("b", "transferred"), Setting(layers_b=(3, 5)))
     assert [v.layer for v in own] == [v.layer for v in carried] == [3, 4, 5]
@@ -89,7 +92,9 @@ def test_a_range_of_layers_takes_its_own_means(studio: Studio) -> None:
 
 
 def test_two_texts_make_a_concept(studio: Studio) -> None:
-    source = studio.concept("I love this.\nHow wonderful.", "I hate this.\nHow terrible.")
+    source = studio.directions(
+        Concept("I love this.\nHow wonderful.", "I hate this.\nHow terrible.")
+    )
     assert (
         len({w.text for w in ran(studio, source, ["b:none", "b:own", "b:transferred"]).values()})
         == 3
@@ -97,14 +102,16 @@ def test_two_texts_make_a_concept(studio: Studio) -> None:
 
 
 def test_a_source_knows_its_lanes(studio: Studio, tmp_path: Path) -> None:
-    vector = studio.vectors(studio.source("lang:fr"), LaneKey("b", "own"), Setting())[0]
+    vector = studio.vectors(
+        studio.directions(source_from("lang:fr")), LaneKey("b", "own"), Setting()
+    )[0]
     export(vector, studio.spec("b"), "", tmp_path / "v.safetensors")
     for text, own in (
         ("lang:fr", "ab"),
         ("feature:L2-1024/3", "a"),
         (f"file:{tmp_path / 'v.safetensors'}", "b"),
     ):
-        source = studio.source(text)
+        source = studio.directions(source_from(text))
         for side, other in (("a", "b"), ("b", "a")):
             for kind, needs in (
                 ("own", side),
@@ -123,7 +130,7 @@ def test_a_source_knows_its_lanes(studio: Studio, tmp_path: Path) -> None:
 def test_an_sae_feature_steers_both_models(studio: Studio) -> None:
     table = studio.bench.workspace.table("features/L2-1024")
     index = int(table.loc[table.density_b > 0.01].feature.iloc[0])
-    source = studio.source(f"feature:L2-1024/{index}")
+    source = studio.directions(source_from(f"feature:L2-1024/{index}"))
     own = studio.vectors(source, LaneKey("a", "own"), Setting())[0]
     assert own.mean > own.base, "it is larger where the feature is active"
     carried = studio.vectors(source, LaneKey("b", "transferred"), Setting())[0]
@@ -135,7 +142,9 @@ def test_an_sae_feature_steers_both_models(studio: Studio) -> None:
 
 @pytest.mark.parametrize("ending", ["safetensors", "gguf", "json"])
 def test_exports_read_back(studio: Studio, tmp_path: Path, ending: str) -> None:
-    (vector,) = studio.vectors(studio.language("fr"), LaneKey("b", "transferred"), Setting())
+    (vector,) = studio.vectors(
+        studio.directions(Language("fr")), LaneKey("b", "transferred"), Setting()
+    )
     path = tmp_path / f"french.{ending}"
     export(vector, studio.bench.pair.b, "French", path)
     match ending:
@@ -158,26 +167,28 @@ def test_exports_read_back(studio: Studio, tmp_path: Path, ending: str) -> None:
 def test_a_vector_on_file_steers_where_it_came_from_and_beyond(
     studio: Studio, tmp_path: Path
 ) -> None:
-    (vector,) = studio.vectors(studio.language("fr"), LaneKey("a", "own"), Setting())
+    (vector,) = studio.vectors(studio.directions(Language("fr")), LaneKey("a", "own"), Setting())
     path = tmp_path / "french.safetensors"
     save_vector(vector, path)
-    source = studio.source(f"file:{path}")
+    source = studio.directions(source_from(f"file:{path}"))
     assert (
         ran(studio, source, ["a:own"])["a:own"].ids
-        == ran(studio, studio.language("fr"), ["a:own"])["a:own"].ids
+        == ran(studio, studio.directions(Language("fr")), ["a:own"])["a:own"].ids
     )
     (carried,) = studio.vectors(source, LaneKey("b", "transferred"), Setting())
-    (wanted,) = studio.vectors(studio.language("fr"), LaneKey("b", "transferred"), Setting())
+    (wanted,) = studio.vectors(
+        studio.directions(Language("fr")), LaneKey("b", "transferred"), Setting()
+    )
     assert torch.allclose(carried.v, wanted.v, atol=1e-5)
     assert carried.mean - carried.base == pytest.approx(wanted.mean - wanted.base, rel=0.5), (
         "z̄ through the stitch"
     )
     with pytest.raises(StitchLensError, match="one of B's own"):
         ran(studio, source, ["b:own"])
-    found = studio.language("fr").found("a", 2)
+    found = studio.directions(Language("fr")).means("a", 2)
     save_vector(random_like(vector, found), path)
     with pytest.raises(StitchLensError, match="no named model"):
-        studio.source(f"file:{path}")
+        studio.directions(source_from(f"file:{path}"))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +209,7 @@ def test_a_vector_on_file_steers_where_it_came_from_and_beyond(
 )
 def test_bad_sources_are_said(studio: Studio, text: str, says: str) -> None:
     with pytest.raises(StitchLensError) as e:
-        ran(studio, studio.source(text), ["b:own"])
+        ran(studio, studio.directions(source_from(text)), ["b:own"])
     assert says in str(e.value)
 
 
@@ -212,7 +223,7 @@ def test_bad_sources_are_said(studio: Studio, text: str, says: str) -> None:
 )
 def test_bad_concepts_are_said(studio: Studio, plus: str, minus: str, says: str) -> None:
     with pytest.raises(StitchLensError, match=says):
-        studio.concept(plus, minus)
+        studio.directions(Concept(plus, minus))
 
 
 def test_bad_lanes_layers_and_strengths_are_said(studio: Studio) -> None:
@@ -220,7 +231,7 @@ def test_bad_lanes_layers_and_strengths_are_said(studio: Studio) -> None:
         with pytest.raises(StitchLensError, match="such as b:transferred"):
             lane_key(text)
     with pytest.raises(StitchLensError, match="layers 3 to 99 of B"):
-        ran(studio, studio.language("fr"), ["b:own"], Setting(layers_b=(3, 99)))
+        ran(studio, studio.directions(Language("fr")), ["b:own"], Setting(layers_b=(3, 99)))
     for strength in (1e9, float("nan"), float("inf")):
         with pytest.raises(StitchLensError, match="strength"):
             check(Setting, strength=strength)
@@ -238,7 +249,11 @@ def test_a_workspace_without_means_says_what_makes_them(
 
 
 def test_four_at_once_are_four_one_by_one(studio: Studio) -> None:
-    source, found, places = studio.language("fr"), dict[int, dict[str, Written]](), list[int]()
+    source, found, places = (
+        studio.directions(Language("fr")),
+        dict[int, dict[str, Written]](),
+        list[int](),
+    )
     settings = [Setting(strength=0.5 * k) for k in range(4)]
 
     def write(k: int) -> None:
@@ -260,14 +275,18 @@ def test_four_at_once_are_four_one_by_one(studio: Studio) -> None:
 
 
 def test_a_stream_that_is_dropped_gives_the_turn_back(studio: Studio) -> None:
-    stream = studio.run(studio.language("fr"), [lane_key("b:own")], PROMPT, Setting(), SHORT)
+    stream = studio.run(
+        studio.directions(Language("fr")), [lane_key("b:own")], PROMPT, Setting(), SHORT
+    )
     next(stream)
     stream.close()
-    stopped = ran(studio, studio.language("fr"), ["b:own"], stop=lambda: True)
+    stopped = ran(studio, studio.directions(Language("fr")), ["b:own"], stop=lambda: True)
     assert stopped == {}
     with pytest.raises(StitchLensError, match="an empty prompt"):
-        next(studio.run(studio.language("fr"), [lane_key("b:own")], "", Setting(), SHORT))
-    assert len(ran(studio, studio.language("fr"), ["b:own"])["b:own"].ids) == 8
+        next(
+            studio.run(studio.directions(Language("fr")), [lane_key("b:own")], "", Setting(), SHORT)
+        )
+    assert len(ran(studio, studio.directions(Language("fr")), ["b:own"])["b:own"].ids) == 8
 
 
 PLUS = "What a wonderful day this was.\nI love this film.\nEverything went very well.\n"
@@ -280,7 +299,9 @@ def test_a_concept_is_the_same_however_its_files_were_saved(studio: Studio, tmp_
     def vector(raw: bytes) -> torch.Tensor:
         (tmp_path / "plus.txt").write_bytes(raw)
         (tmp_path / "minus.txt").write_text(MINUS, "utf-8", newline="\n")
-        source = studio.source(f"concept:{tmp_path / 'plus.txt'},{tmp_path / 'minus.txt'}")
+        source = studio.directions(
+            source_from(f"concept:{tmp_path / 'plus.txt'},{tmp_path / 'minus.txt'}")
+        )
         return source.own("b", 3).v
 
     expected = vector(PLUS.encode())
@@ -303,7 +324,8 @@ def test_a_concept_is_the_same_however_its_files_were_saved(studio: Studio, tmp_
 def test_a_long_concept_is_cut_at_the_same_sentence(studio: Studio) -> None:
     long = "".join(f"Sentence {k} of many that are all alike.\n" for k in range(300))
     one, other = (
-        studio.concept(text, MINUS).own("b", 3).v for text in (long, long.replace("\n", "\r\n"))
+        studio.directions(Concept(text, MINUS)).own("b", 3).v
+        for text in (long, long.replace("\n", "\r\n"))
     )
     assert torch.equal(one, other)
 
@@ -312,9 +334,13 @@ def test_a_long_concept_is_cut_at_the_same_sentence(studio: Studio) -> None:
 def test_a_prompt_that_no_text_can_hold(studio: Studio, prompt: str) -> None:
     steps = list(
         studio.run(
-            studio.language("fr"), [lane_key("b:none")], prompt, Setting(), Sampling(tokens=2)
+            studio.directions(Language("fr")),
+            [lane_key("b:none")],
+            prompt,
+            Setting(),
+            Sampling(tokens=2),
         )
     )
     assert studio.judge(prompt, steps[-1])[lane_key("b:none")].loss > 0
-    source = studio.concept(f"Praise {prompt}", MINUS)
+    source = studio.directions(Concept(f"Praise {prompt}", MINUS))
     assert torch.isfinite(source.own("b", 3).v).all()

@@ -15,7 +15,8 @@ from core.errors import StitchLensError
 from core.models import hooks
 from core.models.live import LiveModel
 from core.models.pairs import NANO_B
-from core.steering.files import load_vector, neuronpedia_vector, open_vector, save_gguf, save_vector
+from core.steering.files import load_vector, open_vector, save_vector
+from core.steering.formats import neuronpedia_vector, save_gguf
 from core.steering.vectors import (
     Means,
     Vector,

@@ -17,7 +17,10 @@ from core.bench import Bench, open_pair
 from core.cli.main import app
 from core.errors import StitchLensError
 from core.models.pairs import LayerPair
-from core.steering.studio import LaneKey, Setting, Studio
+from core.steering.keys import LaneKey
+from core.steering.settings import Setting
+from core.steering.sources import Language
+from core.steering.studio import Studio
 from core.stitches import card as stitch_card
 from core.stitches.card import effective_rank, fits, import_stitch, warnings
 from core.stitches.measure import remove_stitch
@@ -156,13 +159,15 @@ def test_one_way_is_measured_and_steers(
     conditions = {row["condition"] for row in found["table_1"]}
     assert "a_to_b" in conditions and not {"b_to_a", "a_to_b_to_a", "b_to_a_to_b"} & conditions
     studio = Studio(bench, "one-way")
-    (vector,) = studio.vectors(studio.language("fr"), LaneKey("b", "transferred"), Setting())
+    (vector,) = studio.vectors(
+        studio.directions(Language("fr")), LaneKey("b", "transferred"), Setting()
+    )
     (ours,) = Studio(bench, "L2-L3").vectors(
-        studio.language("fr"), LaneKey("b", "transferred"), Setting()
+        studio.directions(Language("fr")), LaneKey("b", "transferred"), Setting()
     )
     assert torch.allclose(vector.v, ours.v, atol=1e-5)
     with pytest.raises(StitchLensError, match="no length"):
-        studio.vectors(studio.language("fr"), LaneKey("a", "transferred"), Setting())
+        studio.vectors(studio.directions(Language("fr")), LaneKey("a", "transferred"), Setting())
     remove_stitch(bench.workspace, "one-way")
     assert not [n for n in bench.workspace.names() if n.endswith("/one-way")]
 

@@ -18,9 +18,13 @@ from core.cli.main import app
 from core.errors import StitchLensError
 from core.models.pairs import PAIRS
 from core.saes import card as sae_card
+from core.saes.sae import sae_of
 from core.steering import card as steering_card
 from core.steering.files import EXPORTS, export, open_vector
-from core.steering.studio import LaneKey, Setting, Studio
+from core.steering.keys import LaneKey
+from core.steering.settings import Setting
+from core.steering.sources import source_from
+from core.steering.studio import Studio
 from core.steering.vectors import Vector
 from core.stitches.stitch import load_stitch
 from core.stitches.transfer import at_rest
@@ -101,7 +105,7 @@ def test_each_fault_of_an_sae_is_named(bench: Bench, tmp_path: Path, fault: str)
         "control": {"noise": 1},
     }
     ref = folder(bench, tmp_path, **changes[fault])  # type: ignore[arg-type]
-    card = sae_card.sae_card(bench, *sae_card.foreign_sae(bench, ref), None)
+    card = sae_card.sae_card(bench, *sae_of(bench, ref), None)
     assert fault in about(card) and about(card) <= {fault, "dead"}, card["warnings"]
     assert "table_2" not in card
 
@@ -149,7 +153,7 @@ def test_the_factor_of_an_average_norm_is_estimated_or_given(bench: Bench, tmp_p
     assert f"scaled by {card['scale']:.4g}" in sae_card.as_text("estimated", card)
     assert {row["name"] for row in card["table_2"]} >= {"original", "transferred"}
 
-    sae, _ = sae_card.foreign_sae(bench, ref, scale=scale)
+    sae, _ = sae_of(bench, ref, scale=scale)
     assert all(
         torch.allclose(w, plain.state_dict()[k], atol=1e-5) for k, w in sae.state_dict().items()
     )
@@ -157,7 +161,7 @@ def test_the_factor_of_an_average_norm_is_estimated_or_given(bench: Bench, tmp_p
     assert (said["norm_scaling_factor"], said["norm_scaling_factor_from"]) == (scale, "as given")
     for bad in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(StitchLensError, match="above 0"):
-            sae_card.foreign_sae(bench, ref, scale=bad)
+            sae_of(bench, ref, scale=bad)
     uploads.remove(bench.workspace, "saes", "estimated")
 
 
@@ -253,7 +257,7 @@ def test_an_l1_penalty_is_no_normalisation_and_a_normalisation_is_one(
     sae.save_model(tmp_path / "theirs")
     (says,) = [w["says"] for w in card["warnings"] if w["about"] == "normalised"]
     given = float(says.split("--scale ")[1].split(",")[0])
-    mended, _ = sae_card.foreign_sae(bench, str(tmp_path / "theirs"), scale=given)
+    mended, _ = sae_of(bench, str(tmp_path / "theirs"), scale=given)
     assert "normalised" not in about(sae_card.sae_card(bench, mended, 2, None)), "its advice works"
 
 
@@ -306,7 +310,7 @@ def test_the_command_takes_a_good_sae(
 def test_a_vector_that_was_brought_steers_like_the_one_it_was(bench: Bench, tmp_path: Path) -> None:
     studio = Studio(bench, "L2-L3")
     key, setting = LaneKey("b", "own"), Setting()
-    mine = studio.vectors(studio.source("lang:fr"), key, setting)[0]
+    mine = studio.vectors(studio.directions(source_from("lang:fr")), key, setting)[0]
     path = tmp_path / "french.npy"
     np.save(path, (mine.v * (mine.mean - mine.base)).numpy())
     card = steering_card.import_vector(bench, path, "french", "b", 3)
@@ -315,19 +319,22 @@ def test_a_vector_that_was_brought_steers_like_the_one_it_was(bench: Bench, tmp_
         card["push"] == pytest.approx(mine.mean - mine.base, rel=1e-4)
         and card["crossing"]["L2-L3"] > 0.8
     )
-    theirs = studio.vectors(studio.source("vector:french"), key, setting)[0]
+    theirs = studio.vectors(studio.directions(source_from("vector:french")), key, setting)[0]
     assert torch.allclose(theirs.v, mine.v, atol=1e-6) and theirs.layer == 3
-    carried = studio.vectors(studio.source("vector:french"), LaneKey("a", "transferred"), setting)[
-        0
-    ]
+    carried = studio.vectors(
+        studio.directions(source_from("vector:french")), LaneKey("a", "transferred"), setting
+    )[0]
     assert carried.v.shape == (bench.pair.a.d_model,)
     with pytest.raises(StitchLensError, match="a vector named 'french'"):
         steering_card.import_vector(bench, path, "french", "b", 3)
     uploads.keep(bench.workspace, "vectors", "french")
-    assert studio.source("vector:french") and "vectors/french" in bench.workspace.shared.names()
+    assert (
+        studio.directions(source_from("vector:french"))
+        and "vectors/french" in bench.workspace.shared.names()
+    )
     uploads.remove(bench.workspace, "vectors", "french")
     with pytest.raises(StitchLensError, match="no 'vectors/french'"):
-        studio.source("vector:french")
+        studio.directions(source_from("vector:french"))
 
 
 def test_each_fault_of_a_vector_is_named(bench: Bench, tmp_path: Path) -> None:
@@ -360,7 +367,7 @@ def test_each_fault_of_a_vector_is_named(bench: Bench, tmp_path: Path) -> None:
 def test_what_is_exported_reads_back_to_the_same_push(bench: Bench, tmp_path: Path) -> None:
     """Of each kind of lane and in each format, by itself, without a word on side or layer."""
     studio, setting = Studio(bench, "L2-L3"), Setting()
-    source = studio.source("lang:fr")
+    source = studio.directions(source_from("lang:fr"))
     for number, key in enumerate(LaneKey("b", kind) for kind in ("own", "transferred", "random")):
         (vector,) = studio.vectors(source, key, setting)
         for ending in EXPORTS:
@@ -379,7 +386,9 @@ def test_a_side_or_layer_beside_a_file_that_says_another_is_not_passed_over(
     bench: Bench, tmp_path: Path
 ) -> None:
     studio = Studio(bench, "L2-L3")
-    (vector,) = studio.vectors(studio.source("lang:fr"), LaneKey("b", "own"), Setting())
+    (vector,) = studio.vectors(
+        studio.directions(source_from("lang:fr")), LaneKey("b", "own"), Setting()
+    )
     for ending in EXPORTS:
         path = tmp_path / f"v{ending}"
         export(vector, studio.spec("b"), "French", path)
@@ -399,14 +408,16 @@ def test_a_vector_on_file_acts_before_its_own_layer(bench: Bench, tmp_path: Path
     np.save(path, np.ones(256))
     source = f"file:{path}@b:3"
     studio, setting = Studio(bench, "L3-L4"), Setting()
-    (own,) = studio.vectors(studio.source(source), LaneKey("b", "own"), setting)
+    (own,) = studio.vectors(studio.directions(source_from(source)), LaneKey("b", "own"), setting)
     assert own.layer == 3, "not the stitch's, 4"
-    (chosen,) = studio.vectors(studio.source(source), LaneKey("b", "own"), Setting(layers_b=(5, 5)))
+    (chosen,) = studio.vectors(
+        studio.directions(source_from(source)), LaneKey("b", "own"), Setting(layers_b=(5, 5))
+    )
     assert chosen.layer == 5
     with pytest.raises(StitchLensError, match="a vector before layer 3 of B, stitch L3-L4 at 4"):
-        studio.vectors(studio.source(source), LaneKey("a", "transferred"), setting)
+        studio.vectors(studio.directions(source_from(source)), LaneKey("a", "transferred"), setting)
     assert Studio(bench, "L2-L3").vectors(
-        studio.source(source), LaneKey("a", "transferred"), setting
+        studio.directions(source_from(source)), LaneKey("a", "transferred"), setting
     )
 
 

@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 from streamlit.proto.WidgetStates_pb2 import WidgetState
 
 from benchmarks._measure import Line, say
-from core.steering.tables import KINDS
+from core.steering.keys import LANE_KINDS, lane_key
 from core.text.languages import LANGUAGES
 from tests.helpers.serving import Server
 from tests.helpers.soak.browsing import Guide, Seen, broken, person, serving
@@ -69,8 +69,8 @@ def link(pair: str, asked: dict[str, Any], tokens: int) -> str:
 
 def name(lane: str) -> str:
     """As a link calls a lane."""
-    side, _, kind = lane.partition(":")
-    return f"{side.upper()} {KINDS[kind][0]}"
+    key = lane_key(lane)
+    return f"{key.side.upper()} {LANE_KINDS[key.kind][0]}"
 
 
 async def steer(tab: Session, pair: str, asked: dict[str, Any], tokens: int) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""The heads behind a feature, while they read a text that was typed in (5.2)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from core.errors import StitchLensError
+from core.features import measure as feature_measure
+from core.functional.attention import Heads, ablated
+from core.models.live import TURNS
+from core.text.reading import clean
+
+
+@dataclass(frozen=True)
+class Attended:
+    """One head over one text, its input with a feature, without it, and without a random direction
+    as long at the same tokens. `ends` [n]: where each token ends in the text, -1 for special ones;
+    `activation` [n]; patterns [n, n]."""
+
+    ends: NDArray[np.int32]
+    activation: NDArray[np.float32]
+    before: NDArray[np.float32]
+    after: NDArray[np.float32]
+    control: NDArray[np.float32]
+
+
+class Live(feature_measure.Live):
+    """Both models, to look at the heads behind a feature while they read a text that was typed
+    in."""
+
+    def attend(
+        self, text: str, side: str, feature: int, layer: int, head: int, seed: int = 0
+    ) -> Attended:
+        """Raises StitchLensError where there is no such feature, layer behind it or head, or no
+        token in the text."""
+        model, sae, at = self._sides[side]
+        heads = self._heads(side)
+        if not 0 <= feature < sae.cfg.d_sae:
+            raise StitchLensError(
+                f"feature {feature}", f"0 to {sae.cfg.d_sae - 1}", "choose one in that range"
+            )
+        heads.check(layer, head, first=at)
+        text = clean(text)
+        with TURNS.turn():
+            found = feature_measure.read_text(model, sae, at, text)
+            (encoded,) = model.encode([text])
+            acts = torch.zeros(len(encoded.ids))
+            acts[torch.from_numpy(found.position)] = found.acts[:, feature]
+            call = heads.calls(model.pad([encoded.ids]), [layer])[layer]
+            direction = sae.W_dec[feature].float()
+            random = torch.randn(direction.shape, generator=torch.Generator().manual_seed(seed))
+            random *= direction.norm() / random.norm()
+            with torch.no_grad():
+                before, after = ablated(
+                    heads, layer, call, (acts[:, None] * direction)[None].to(call.hidden.device)
+                )
+                _, control = ablated(
+                    heads, layer, call, (acts[:, None] * random)[None].to(call.hidden.device)
+                )
+        patterns = (x[0, head].cpu().numpy() for x in (before, after, control))
+        return Attended(encoded.ends, acts.numpy(), *patterns)
+
+    def heads(self, side: str) -> tuple[int, int, int]:
+        """(first layer behind the features, last layer, heads a layer)."""
+        return self._sides[side][2], self._sides[side][0].spec.n_layers - 1, self._heads(side).heads
+
+    def _heads(self, side: str) -> Heads:
+        known: dict[str, Heads] = self.__dict__.setdefault("_known", {})
+        return known.setdefault(side, Heads(self._sides[side][0]))

@@ -1,0 +1,224 @@
+"""From a source to directions of both models: the means of either side, and the vector that a side
+learns by itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.errors import StitchLensError
+from core.models.live import Encoded
+from core.saes.crossing import Crossing
+from core.steering.card import home
+from core.steering.files import load_vector
+from core.steering.keys import OTHER, LaneKey, Side
+from core.steering.sources import (
+    Brought,
+    Concept,
+    ConceptFiles,
+    Feature,
+    Language,
+    Source,
+    VectorFile,
+)
+from core.steering.vectors import Means, Vector, along, diff_mean, mean_residuals, means
+from core.text.languages import LABELS
+from core.text.reading import clean, lines, read_text
+from core.workspace.places import named
+
+if TYPE_CHECKING:
+    from core.steering.studio import Studio
+
+LONGEST = 5_000
+"""Characters read of each text that a person gives for a concept."""
+
+
+@dataclass(frozen=True)
+class Directions:
+    """What a source gives at a side and a layer. Side A's transferred vector was learned in B and
+    came down; B's was learned in A and came up."""
+
+    means: Callable[[Side, int], Means]
+    """Mean residual streams of that side before that layer."""
+    own: Callable[[Side, int], Vector]
+    """The vector that the side learns by itself; raises StitchLensError where it learns none."""
+    sides: tuple[Side, ...] = ("a", "b")
+    """Those that learn a vector by themselves."""
+    layer: int | None = None
+    """Of a vector that is on file: before it that side's own lane acts, unless other layers are
+    chosen, and from it alone a stitch carries it."""
+
+    def has(self, key: LaneKey) -> bool:
+        """Whether there is a vector for that lane: one that is carried was learned on the other
+        side."""
+        return key.learned_in is None or key.learned_in in self.sides
+
+
+def directions(studio: "Studio", source: Source) -> Directions:
+    """Raises StitchLensError that says what is wrong with the source."""
+    match source:
+        case Language(code):
+            return of_language(studio, code)
+        case Concept(positive, negative):
+            return of_texts(studio, positive, negative)
+        case ConceptFiles(positive, negative):
+            return of_texts(studio, read_text(named(positive)), read_text(named(negative)))
+        case Feature(sae, index):
+            return of_feature(studio, sae, index)
+        case Brought(name):
+            return of_vector(studio, brought(studio, name))
+        case VectorFile(path, side, layer):
+            return of_vector(studio, studio.open(named(path), side, layer))
+
+
+def from_means(found: Callable[[Side, int], Means]) -> Directions:
+    """Where each side learns by DiffMean."""
+    return Directions(found, lambda side, layer: diff_mean(found(side, layer)))
+
+
+def of_language(studio: "Studio", code: str) -> Directions:
+    """Positive: texts in that language (`fr`, or the corpus label `fra`); negative: English."""
+    label = LABELS.get(code, code)
+    if label == "eng":
+        raise StitchLensError(
+            "English against English", "another language", "English is the negative side"
+        )
+    return from_means(lambda side, layer: studio.means(side).of(label, layer))
+
+
+def of_texts(studio: "Studio", positive: str, negative: str) -> Directions:
+    """Two texts, an example a line; both models read them when they are first steered."""
+    plus, minus = (lines(clean(text)[:LONGEST]) for text in (positive, negative))
+    for examples, which in ((plus, "positive"), (minus, "negative")):
+        if not examples:
+            raise StitchLensError(
+                f"an empty {which} text", "a few sentences, one a line", "fill in both boxes"
+            )
+    if plus == minus:
+        raise StitchLensError(
+            "the same text in both boxes", "two that differ", "change one of them"
+        )
+
+    def read(side: Side, layer: int) -> Means:
+        key = ("concept", side, layer, tuple(plus), tuple(minus))
+        return studio.once(key, lambda: means(studio.model(side), plus, minus, layer))
+
+    return from_means(read)
+
+
+def of_feature(studio: "Studio", sae_name: str, index: int) -> Directions:
+    """The decoder direction of a feature of A; positive are the tokens at which it is active in
+    its top contexts on the steered side, negative the others there. B has no vector of its own."""
+    sae = studio.once(
+        ("sae", sae_name), lambda: Crossing(studio.bench, sae_name, studio.stitch_name).sae
+    )
+    if not 0 <= index < sae.cfg.d_sae:
+        raise StitchLensError(
+            f"feature {index}", f"0 to {sae.cfg.d_sae - 1} of SAE {sae_name}", "choose one"
+        )
+
+    def active(side: Side, layer: int) -> Means:
+        return studio.once(
+            ("feature", sae_name, index, side, layer),
+            lambda: active_means(studio, sae_name, index, side, layer),
+        )
+
+    def own(side: Side, layer: int) -> Vector:
+        if side == "b":
+            raise StitchLensError(
+                "an SAE of A", "a vector of B's own", "choose the transferred lane of B"
+            )
+        makers = {"learned": "SAE decoder direction", "sae": sae_name, "feature": index}
+        return along(sae.W_dec[index].float(), active(side, layer), makers)
+
+    return Directions(active, own, ("a",))
+
+
+def active_means(studio: "Studio", sae_name: str, index: int, side: Side, layer: int) -> Means:
+    """Over the tokens of a feature's top contexts on a side: positive where it is active. Raises
+    StitchLensError where it has none, or the corpus does not hold them."""
+    contexts = studio.bench.workspace.table(f"examples_{side}/{sae_name}", feature=index)
+    if not len(contexts):
+        raise StitchLensError(
+            f"feature {index} never active in {side.upper()}",
+            "one with contexts",
+            "choose another",
+        )
+
+    texts = {document.id: document.text for document in studio.bench.corpus.documents}
+    ends = {name: at for name, at in active_ends(contexts).items() if name in texts}
+    if not ends:
+        raise StitchLensError(
+            "contexts that this corpus does not hold",
+            "the corpus they came from",
+            f"run `python -m core features build {studio.bench.pair.key} --sae {sae_name}"
+            f" --stitch {studio.stitch_name}`, which finds contexts in the text that is here",
+        )
+
+    model = studio.model(side)
+    encoded = model.encode([texts[name] for name in ends])
+    active = [active_in(text, at) for text, at in zip(encoded, ends.values(), strict=True)]
+    silent = [text.usable & ~on for text, on in zip(encoded, active, strict=True)]
+
+    def mean(masks: list[NDArray[np.bool_]]) -> Float[Tensor, " d"]:
+        positions = [np.flatnonzero(mask) for mask in masks]
+        return mean_residuals(model, encoded, positions, [layer])[0][layer]
+
+    return Means(layer, mean(active), mean(silent), model.makers | {"contexts": len(ends)})
+
+
+def active_ends(contexts: pd.DataFrame) -> dict[str, set[int]]:
+    """By document, the characters at which the tokens end where a feature is active."""
+    ends: dict[str, set[int]] = {}
+    for context in contexts.to_dict("records"):
+        token_ends = context["begin"] + np.cumsum(context["lengths"])
+        hot = np.asarray(context["heat"]) > 0
+        ends.setdefault(context["document"], set()).update(token_ends[hot].tolist())
+    return ends
+
+
+def active_in(text: Encoded, ends: set[int]) -> Bool[np.ndarray, " pos"]:
+    """The usable positions of a text whose tokens end there."""
+    return np.isin(text.ends, list(ends)) & text.usable
+
+
+def brought(studio: "Studio", name: str) -> Vector:
+    """A vector that was brought to the workspace, with the makers that its file said."""
+    if not name:
+        raise StitchLensError("no vector", "one of your own", "bring one, or choose another source")
+    workspace = studio.bench.workspace
+    makers = workspace.entry(f"vectors/{name}").makers
+    vector = load_vector(workspace.path(f"vectors/{name}"))
+    return replace(vector, makers=dict(vector.makers) | makers["of"])
+
+
+def of_vector(studio: "Studio", vector: Vector) -> Directions:
+    """A vector on file; on the other side z̄ is where the stitch takes A's or B's mean English
+    residual stream with the component along v put to z̄."""
+    home_side = home(studio.bench.pair, vector)
+
+    def put(side: Side, layer: int) -> Means:
+        if side == home_side:
+            english = studio.means(side).of("eng", layer).negative
+            base = english + (vector.base - english @ vector.v) * vector.v
+            return Means(layer, base + (vector.mean - vector.base) * vector.v, base)
+
+        origin = put(OTHER[side], studio.stitched(OTHER[side]))
+        across = studio.stitch().up if side == "b" else studio.stitch().down
+        return Means(layer, across(origin.positive), across(origin.negative))
+
+    def own(side: Side, layer: int) -> Vector:
+        if side != home_side:
+            raise StitchLensError(
+                f"a vector of {studio.spec(home_side).key}",
+                f"one of {side.upper()}'s own",
+                "choose the transferred lane",
+            )
+        return Vector(layer, vector.v, vector.mean, vector.base, vector.makers)
+
+    return Directions(put, own, (home_side,), vector.layer)

@@ -1,0 +1,143 @@
+"""Features, by themselves and by what they do; probes and SAEs that they come from."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+from streamlit.testing.v1 import AppTest
+
+from core import jobs
+from core.models.pairs import get_pair
+from core.text.corpus import Document, load_corpus
+from core.workspace.places import PROJECT
+from core.workspace.store import Workspace
+from pages.probes.features import links
+from tests.helpers.app import opened, pressed, text
+from tests.helpers.planted import PAIR, plant_features
+
+
+def test_features_shows_the_histograms_and_one_feature_twice(ws: Workspace) -> None:
+    plant_features(ws, list(load_corpus().documents))
+    app = opened("features")
+    assert not app.exception and not app.error
+    said = text(app)
+    for words in (
+        "Eq. 10",
+        "Fig. 14",
+        "Fig. 4b",
+        "shuffled pairs",
+        "Table 2",
+        "5 semantic",
+        "6 structural",
+        "1 dead",
+    ):
+        assert words in said, words
+    assert app.number_input(key="feature").value == 0, "the one that correlates best"
+    assert [h.value for h in app.header] == ["Feature 0"]
+    next(b for b in app.button if b.label == "Next").click().run()
+    assert not app.exception and [h.value for h in app.header] == ["Feature 1"]
+    app.number_input(key="feature").set_value(11).run()
+    assert not app.exception and "Not active in any" in text(app)
+    app.slider[0].set_value(1.0).run()
+    assert not app.exception and "11 semantic" in text(app)
+
+
+def test_feature_0_can_be_linked_and_a_workspace_opens_at_its_own(ws: Workspace) -> None:
+    plant_features(ws, list(load_corpus().documents))
+    shutil.copytree(PROJECT / "cache" / "nano", ws.root.parent / "nano")
+    app = opened("features", feature="3")
+    assert [h.value for h in app.header] == ["Feature 3"] and app.query_params["feature"] in (
+        "3",
+        ["3"],
+    )
+    app = AppTest.from_file(str(PROJECT / "pages" / "main.py"), default_timeout=200)
+    app.query_params["pair"], app.query_params["feature"] = "nano", "0"
+    app.run()
+    app.switch_page("features/page.py").run()
+    assert [h.value for h in app.header] == ["Feature 0"] and app.query_params["feature"] in (
+        "0",
+        ["0"],
+    )
+    app.session_state["pair"] = PAIR
+    app.run()
+    assert not app.exception and "feature" not in app.query_params
+    assert any("of another SAE" in x.value for x in app.info)
+
+
+def test_a_feature_that_is_not_there_is_said(ws: Workspace) -> None:
+    plant_features(ws, list(load_corpus().documents))
+    app = opened("features", feature="99")
+    assert not app.exception
+    assert any("from 0 to 11" in w.value for w in app.warning)
+
+
+def test_examples_of_another_corpus_are_said(ws: Workspace) -> None:
+    gone = [Document(id=f"gone@{k}+0", label="eng", text="-") for k in range(3)]
+    plant_features(ws, gone)
+    app = opened("features")
+    assert not app.exception and "another version of the corpus" in text(app)
+
+
+def test_look_shows_something_with_its_own_text(nano_home: Path) -> None:
+    app = opened("functional", pair="nano")
+    assert not app.exception
+    pressed(app, "Look")
+    assert not app.exception and not app.error
+    assert "fires nowhere" not in text(app) and "Mean change at the" in text(app)
+    app.segmented_control(key="side").set_value("b").run()
+    pressed(app, "Look")
+    assert not app.exception and "fires nowhere" not in text(app)
+
+
+def test_a_table_of_features_keeps_its_cells(ws: Workspace) -> None:
+    table = pd.DataFrame(
+        {
+            "feature": [0, 1],
+            "difference": 0.5,
+            "difference_b": -0.5,
+            "correlation": [0.25, float("nan")],
+            "raises": ["a|b\n`c", ""],
+        }
+    )
+    lines = links(ws, get_pair(PAIR), "L20-12", table).split("\n")
+    assert len(lines) == 4 and all(len(re.split(r"(?<!\\)\|", line)) == 7 for line in lines)
+    assert "⏎" in lines[2] and "∅" in lines[3]
+    alone = links(ws, get_pair(PAIR), "L20-12", table.drop(columns=["correlation", "raises"]))
+    assert "Attribution" not in alone and "Raises" not in alone, "no column that is always empty"
+
+
+def test_probes_are_drawn_and_link_to_features(nano_home: Path) -> None:
+    app = opened("probes", pair="nano")
+    assert not app.exception and not app.error
+    said = text(app)
+    for words in (
+        "Mean over 10 datasets",
+        "Fig. 3a",
+        "Fig. 9 and 10",
+        "shuffled pairs",
+        "Probe your own labels",
+    ):
+        assert words in said, words
+    assert app.dataframe[0].value.shape == (11, 9)
+    app.selectbox(key="task").select("language/fra").run()
+    assert "(features?pair=nano&sae=L2-1024&feature=" in text(app)
+    assert "French" in text(app) and not app.exception
+
+
+def test_sae_training_says_what_was_saved(nano_home: Path) -> None:
+    app = opened("training", pair="nano", width="2048", auxiliary="with")
+    assert not app.exception and not app.error
+    said = text(app)
+    for words in ("To reach 90", "Fig. 2a", "Table 3", "Table 4", "Fig. 1c, 8", "Train more"):
+        assert words in said, words
+    assert "Fig. 2b" not in said, "the auxiliary runs were not kept for it"
+    app.segmented_control(key="auxiliary").set_value("without").run()
+    assert "Fig. 2b" in text(app)
+    exact = text(app)
+    app.segmented_control(key="fitter").set_value("adam").run()
+    assert text(app) != exact and not app.exception
+    next(field for field in app.text_input if field.label == "Features").set_value("many")
+    next(b for b in app.button if b.label == "Train").click().run()
+    assert "widths 'many'" in app.error[0].value.replace("\\", "")
+    assert jobs.latest("nano") is None

@@ -1,0 +1,268 @@
+"""What a hand does with pages, in Chromium: links, clicks, drags, swipes, keys, Back; no console
+error, no word to the outside."""
+
+import re
+import sys
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from core import jobs
+from tests.helpers.planted import PAIR
+from tests.helpers.resting import JOB, PHONE, cell, expect_picked, settled, still
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_link_to_a_page_is_the_first_thing_a_server_hears(
+    url: str, first_heard: dict[str, str]
+) -> None:
+    """A server that has heard nothing yet knows its pages: the script lies where Streamlit finds no
+    `pages/` folder of its own kind beside it."""
+    assert first_heard["stitch"] == "L10-L9"
+    for page in ("Stitches", "Features", "Functional features", "Steering", "Probes", "New pair"):
+        assert page in first_heard["pages"]
+
+
+def test_from_home_to_a_page_and_back(url: str, visit: Callable[..., Page]) -> None:
+    page = visit(url)
+    expect(page.locator("h1")).to_have_text("StitchLens")
+    page.get_by_role("link", name="Stitches").first.click()
+    settled(page)
+    expect(page.locator("h2").first).to_have_text("L20-L9")
+    expect_picked(page, "20", "9")
+    page.go_back()
+    settled(page)
+    expect(page.locator("h1")).to_have_text("StitchLens")
+
+
+def test_a_click_on_the_heatmap_picks_layers_and_stitches(
+    url: str, visit: Callable[..., Page]
+) -> None:
+    page = visit(f"{url}/stitches")
+    expect_picked(page, "20", "9")
+    page.mouse.move(*cell(page, 5, 4))
+    expect(page.locator(".hovertext")).to_contain_text("A before layer 5, B before layer 4")
+    page.mouse.click(*cell(page, 7, 12))
+    settled(page)
+    expect_picked(page, "7", "12")
+    page.get_by_text("Fit a stitch from layer 7 to layer 12").wait_for()
+    page.mouse.click(*cell(page, 10, 9))  # where a stitch is marked, that stitch is shown
+    settled(page)
+    expect_picked(page, "10", "9")
+    expect(page.locator("h2")).to_have_text("L10-L9")
+    assert "stitch=L10-L9" in page.url
+    page.reload()
+    settled(page)
+    expect(page.locator("h2")).to_have_text("L10-L9")
+
+
+def test_keys_and_rows_choose_too(url: str, visit: Callable[..., Page]) -> None:
+    page = visit(f"{url}/stitches")
+    layer = page.get_by_role("spinbutton", name="Layer of SmolLM2")
+    layer.fill("11")
+    layer.press("Enter")
+    settled(page)
+    page.get_by_text("Fit a stitch from layer 11 to layer 9").wait_for()
+    chooser = page.get_by_role("combobox", name="Stitch shown")
+    chooser.focus()
+    chooser.press("ArrowDown")
+    page.get_by_role("option", name="young").click()
+    settled(page)
+    expect(page.locator("h2")).to_have_text("young")
+    box = still(page.locator("[data-testid=stDataFrame]").first)
+    page.mouse.click(box["x"] + 15, box["y"] + 35 + 35 + 17)  # the second row's mark
+    settled(page)
+    expect(page.locator("h2")).to_have_text("L10-L9")
+
+
+def test_a_feature_is_seen_on_both_sides_and_can_be_linked(
+    url: str, visit: Callable[..., Page]
+) -> None:
+    page = visit(f"{url}/features?feature=4")
+    expect(page.locator("h2").first).to_have_text("Feature 4")
+    expect(page.get_by_text("Attribution correlation").first).to_be_visible()
+    heats = page.locator("[data-testid=stHtml] div[dir=auto]")
+    expect(heats).to_have_count(4)  # two contexts on each side
+    page.get_by_role("button", name="Next").click()
+    expect(page.locator("h2").first).to_have_text("Feature 5")
+    settled(page)
+    assert "feature=5" in page.url
+    again = visit(page.url)
+    expect(again.locator("h2").first).to_have_text("Feature 5")
+
+
+def place_of(page: Page, feature: int) -> tuple[float, float]:
+    """Where the map shows a feature."""
+    still(page.locator(".st-key-map .js-plotly-plot"))
+    x, y = page.evaluate(
+        """feature => {
+            const plot = document.querySelector('.st-key-map .js-plotly-plot');
+            const box = plot.getBoundingClientRect();
+            const {xaxis, yaxis} = plot._fullLayout;
+            for (const trace of plot._fullData)
+                for (let i = 0; i < trace.x.length; i++)
+                    if (trace.customdata[i][0] === feature)
+                        return [box.left + xaxis._offset + xaxis.d2p(trace.x[i]),
+                                box.top + yaxis._offset + yaxis.d2p(trace.y[i])];
+        }""",
+        feature,
+    )
+    return x, y
+
+
+def drag(page: Page, key: str, corners: list[tuple[float, float]]) -> None:
+    """With the mouse, over a figure, from corner to corner in shares of its size."""
+    box = still(page.locator(f".st-key-{key} .js-plotly-plot"))
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in corners]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for at in places[1:]:
+        page.mouse.move(*at, steps=5)
+    page.mouse.up()
+    settled(page)
+
+
+def complaints(page: Page) -> list[str]:
+    return page.locator("[data-testid=stAlert], [data-testid=stException]").all_inner_texts()
+
+
+def test_the_map_is_clicked_boxed_and_lassoed(url: str, visit: Callable[..., Page]) -> None:
+    page = visit(f"{url}/features?feature=4")
+    page.mouse.click(*place_of(page, 7))
+    expect(page.locator("h2#feature")).to_have_text("Feature 7")
+    settled(page)
+    assert "feature=7" in page.url and complaints(page) == []
+    listed = page.get_by_text(re.compile(r"^[\d,]+ of 12 features"))
+    expect(listed).to_contain_text("12 of 12 features")
+    around = [(0.02, 0.1), (0.98, 0.1), (0.98, 0.5), (0.02, 0.5), (0.02, 0.12)]
+    for how, corners in (("Lasso", around), ("Box", [around[0], around[2]])):
+        page.get_by_role("radio", name=how).click()
+        settled(page)
+        assert f"map-drag={how}" in page.url
+        drag(page, "map", corners)
+        expect(listed).to_contain_text(re.compile(r"^[2-9] of 12 features"))
+        assert complaints(page) == []
+    page.reload()
+    settled(page)
+    expect(page.get_by_role("radio", name="Box")).to_be_checked()
+    expect(page.locator("h2#feature")).to_have_text("Feature 7")
+
+
+def test_a_finger_taps_the_map_and_swipes_past_figures(
+    url: str, visit: Callable[..., Page]
+) -> None:
+    page = visit(f"{url}/features?feature=4", PHONE, touch=True)
+    page.touchscreen.tap(*place_of(page, 7))
+    expect(page.locator("h2#feature")).to_have_text("Feature 7")
+    settled(page)
+    hand = page.context.new_cdp_session(page)
+    top = "document.querySelector('[data-testid=stMain]').scrollTop"
+    for key in ("map", "correlations", "classes"):
+        box = still(page.locator(f".st-key-{key} .js-plotly-plot"))
+        before = page.evaluate(top)
+        x, y = box["x"] + box["width"] / 2, box["y"] + 0.8 * box["height"]
+        hand.send(
+            "Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x, "y": y}]}
+        )
+        for k in range(1, 11):
+            move = {"type": "touchMove", "touchPoints": [{"x": x, "y": y - 15 * k}]}
+            hand.send("Input.dispatchTouchEvent", move)
+        hand.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        page.wait_for_function(f"{top} > {before + 50}")  # it lets a swipe scroll the page
+    settled(page)
+    assert complaints(page) == [] and "feature=7" in page.url
+
+
+def test_back_forward_and_reload_keep_the_feature(url: str, visit: Callable[..., Page]) -> None:
+    page = visit(f"{url}/features")
+    expect(page.locator("h2#feature")).to_have_text("Feature 0")
+    page.get_by_role("link", name="Stitches").first.click()
+    settled(page)
+    page.go_back()
+    settled(page)
+    expect(page.locator("h2#feature")).to_have_text("Feature 0")
+    for _ in range(2):
+        page.get_by_role("button", name="Next").click()
+        settled(page)
+    expect(page.locator("h2#feature")).to_have_text("Feature 2")
+    page.get_by_role("link", name="Stitches").first.click()
+    settled(page)
+    page.go_back()
+    settled(page)
+    expect(page.locator("h2#feature")).to_have_text("Feature 2")
+    page.go_back()
+    expect(page.locator("h2#feature")).to_have_text("Feature 1")
+    page.go_forward()
+    expect(page.locator("h2#feature")).to_have_text("Feature 2")
+    settled(page)
+    address = page.url
+    page.reload()
+    settled(page)
+    assert page.url == address
+    page.get_by_role("link", name="Stitches").first.click()
+    settled(page)
+    page.get_by_role("link", name="Features", exact=True).click()
+    expect(page.locator("h2#feature")).to_have_text("Feature 2")
+
+
+def test_a_job_lives_through_a_reload_and_can_be_cancelled(
+    url: str, visit: Callable[..., Page], no_job_left: None
+) -> None:
+    work = (
+        "import time; from core.progress import Progress\nwith Progress('Reading', 60000) as bar:\n"
+        "    for _ in range(600): time.sleep(0.1); bar.advance(100)"
+    )
+    job = jobs.run(PAIR, [work], "Fit slowly", command=(sys.executable, "-c"))
+    page = visit(f"{url}/stitches")
+    expect(page.locator(JOB)).to_contain_text("Fit slowly")
+    expect(page.locator(JOB)).to_contain_text(
+        re.compile(r"Reading.* of 60 k tok.*tok/s.*left in this step")
+    )
+    page.reload()
+    settled(page)
+    page.get_by_text("Fit a stitch from").click()
+    expect(page.get_by_role("button", name="Fit", exact=True)).to_be_disabled()
+    page.locator(JOB).get_by_role("button", name="Cancel").click()
+    expect(page.locator(JOB)).to_contain_text("Cancelled")
+    assert job.state == "cancelled"
+    page.get_by_role("button", name="Dismiss").click()
+    expect(page.locator(JOB)).to_have_count(0)
+
+
+def test_back_from_another_page_finds_everything_as_it_was(
+    url: str, visit: Callable[..., Page]
+) -> None:
+    """Streamlit by itself takes a page's choices out of the address before it leaves the page."""
+    page = visit(f"{url}/features?feature=4")
+    page.get_by_role("slider", name="At least so many sentences").press("Home")
+    settled(page)
+    page.get_by_role("radio", name="Same text").click()
+    settled(page)
+    address = page.url
+    assert "sentences=1" in address and "view=Same" in address and "feature=4" in address
+    page.get_by_role("link", name="Stitches").first.click()
+    settled(page)
+    page.go_back()
+    settled(page)
+    assert page.url == address
+    expect(page.get_by_role("radio", name="Same text")).to_be_checked()
+    expect(page.get_by_role("slider", name="At least so many sentences")).to_have_value("1")
+    expect(page.locator("h2#feature")).to_have_text("Feature 4")
+    assert complaints(page) == []
+
+
+def test_who_opens_a_link_sees_what_was_brushed(url: str, visit: Callable[..., Page]) -> None:
+    page = visit(f"{url}/features")
+    drag(page, "correlations", [(0.5, 0.5), (0.97, 0.6)])
+    listed = page.get_by_text(re.compile(r"^[\d,]+ of 12 features"))
+    expect(listed).to_contain_text("with attribution correlation from")
+    assert "brush=" in page.url
+    other = visit(page.url)
+    again = other.get_by_text(re.compile(r"^[\d,]+ of 12 features"))
+    expect(again).to_have_text(listed.inner_text())
+    other.get_by_role("button", name="All features").click()
+    settled(other)
+    expect(again).to_contain_text("12 of 12 features")
+    assert "brush=" not in other.url
