@@ -31,8 +31,9 @@ def speaking(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
     languages = {"": "as it is"} | {p["language"]: p["name"] for p in presets}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         go = st.button("Speak", type=frame.action(), icon=":material/play_arrow:", key="speak")
+        go = now.pop("speak_soon", False) or go
         st.button("Stop", icon=":material/stop:", disabled=not go, key="hush", help="At once.")
-        number("Tokens", "length", 40, 1, 200, "Most tokens that a lane writes.")
+        number("Tokens", "length", 40, 1, 400, "Most tokens that a lane writes.")
         number("Seed", "roll", 0, 0, 2**31, "The same seed writes the same text.")
         bound(
             st.number_input,
@@ -58,7 +59,6 @@ def speaking(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
                 " carried over.",
             )
     place = st.container(key="lanes")
-    go = now.pop("speak_soon", False) or go
     if go:
         stream(ws, pair, chosen, place)
     runs = [run for run in now.get("spoken", []) if run["pair"] == ws.pair]

@@ -1,26 +1,24 @@
 """Crossing in Chromium: a text is drawn, tokens are opened by mouse and keyboard, lanes stream."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.pages.test_browser import DESK, PHONE, SHIPPED, serving, settled
 
-from tests.helpers.serving import borrow_models
-from tests.pages import test_browser
+from tests.helpers.resting import DESK, PHONE, settled
+from tests.pages.test_looks import FAINT
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
-visit = test_browser.visit
 OPENED = 240_000
 """Milliseconds that opening the models may take on a busy machine."""
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(SHIPPED, borrow_models(tmp_path_factory.mktemp("home") / "cache")) as address:
-        yield f"{address}/crossing?pair=nano"
+@pytest.fixture
+def crossing(url: str) -> str:
+    """The page's address, for the shipped nano pair."""
+    return f"{url}/crossing?pair=nano"
 
 
 def drawn(page: Page) -> Page:
@@ -37,9 +35,9 @@ def write(page: Page, text: str) -> Page:
 
 
 def test_tokens_open_by_mouse_and_keyboard_and_come_back_from_the_link(
-    url: str, visit: Callable[..., Page]
+    crossing: str, visit: Callable[..., Page]
 ) -> None:
-    page = drawn(visit(url))
+    page = drawn(visit(crossing))
     cards = page.locator(".card")
     assert cards.count() > 15
     text = page.get_by_role("textbox", name="Text").input_value()
@@ -67,8 +65,8 @@ def test_tokens_open_by_mouse_and_keyboard_and_come_back_from_the_link(
     page.close()
 
 
-def test_switches_change_what_is_shown(url: str, visit: Callable[..., Page]) -> None:
-    page = drawn(visit(url))
+def test_switches_change_what_is_shown(crossing: str, visit: Callable[..., Page]) -> None:
+    page = drawn(visit(crossing))
     before = page.locator(".card .guess").all_inner_texts()
     page.get_by_role("radio", name="nano-b → nano-a", exact=True).click()
     expect(page).to_have_url(re.compile("direction=b_to_a"))
@@ -99,8 +97,8 @@ def test_switches_change_what_is_shown(url: str, visit: Callable[..., Page]) -> 
         "a" * 10_000,
     ],
 )
-def test_any_text_crosses(url: str, visit: Callable[..., Page], text: str) -> None:
-    page = write(drawn(visit(url)), text)
+def test_any_text_crosses(crossing: str, visit: Callable[..., Page], text: str) -> None:
+    page = write(drawn(visit(crossing)), text)
     drawn(page)
     shown = "".join(page.locator(".card .word").all_inner_texts())
     assert shown.startswith("start") and len(shown) > 6
@@ -110,8 +108,8 @@ def test_any_text_crosses(url: str, visit: Callable[..., Page], text: str) -> No
     page.close()
 
 
-def test_an_empty_text_leads_on(url: str, visit: Callable[..., Page]) -> None:
-    page = write(drawn(visit(url)), " ")
+def test_an_empty_text_leads_on(crossing: str, visit: Callable[..., Page]) -> None:
+    page = write(drawn(visit(crossing)), " ")
     expect(page.get_by_text("Type or paste a text above")).to_be_visible()
     page.get_by_role("button", name="Code").click()
     drawn(page)
@@ -123,12 +121,13 @@ def lanes(page: Page) -> list[str]:
     return page.locator(".st-key-lanes [data-testid=stHtml]").all_inner_texts()
 
 
-def test_four_lanes_speak_and_stop(url: str, visit: Callable[..., Page]) -> None:
+def test_four_lanes_speak_and_stop(crossing: str, visit: Callable[..., Page]) -> None:
     beginning = "The+<i>old</i>+house"
-    page = drawn(visit(f"{url}&text={beginning}&length=200&speak=true"))
+    page = drawn(visit(f"{crossing}&text={beginning}&length=400"))
+    page.locator(".st-key-speak button").first.click()
     page.wait_for_function(
         "() => [...document.querySelectorAll('.st-key-lanes [data-testid=stHtml]')]"
-        ".filter(e => e.innerText.length > 40).length === 4",
+        ".filter(e => e.innerText.length > 26).length === 4",
         timeout=OPENED,
     )
     page.locator(".st-key-hush button:enabled").first.click()
@@ -138,20 +137,27 @@ def test_four_lanes_speak_and_stop(url: str, visit: Callable[..., Page]) -> None
     assert all(text.startswith("The <i>old</i> house") for text in stopped), "escaped"
     page.wait_for_timeout(1500)
     assert lanes(page) == stopped, "the text stays"
-    assert "speak" not in page.url
+    page.close()
+
+
+def test_a_link_may_begin_to_speak(crossing: str, visit: Callable[..., Page]) -> None:
+    page = drawn(visit(f"{crossing}&text=The+house&length=3&speak=true"))
+    expect(page.get_by_text("tokens/s")).to_be_visible(timeout=OPENED)
+    assert len(lanes(page)) == 4
+    assert "speak" not in page.url, "a reload does not begin again"
     page.close()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
 def test_it_fits_the_window(
-    url: str, visit: Callable[..., Page], size: tuple[int, int], theme: str, tmp_path: Path
+    crossing: str, visit: Callable[..., Page], size: tuple[int, int], theme: str, tmp_path: Path
 ) -> None:
-    page = drawn(visit(f"{url}&token=4", size, theme))
+    page = drawn(visit(f"{crossing}&token=4", size, theme))
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     for card in page.locator(".card").all():
         box = card.bounding_box()
         assert box and box["x"] + box["width"] <= size[0]
-    assert page.evaluate(test_browser.FAINT) == []
+    assert page.evaluate(FAINT) == []
     page.screenshot(path=tmp_path / f"crossing-{theme}-{size[0]}.png")
     page.close()
