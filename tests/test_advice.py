@@ -16,7 +16,9 @@ ADVICE = advice.advice()
 def test_every_refusal_says_what_to_do() -> None:
     unread = [(file, line) for file, line, node, texts in advice.refusals() if not texts.of(node)]
     assert len(ADVICE) > 300
-    assert {file for file, _ in unread} <= {"core/errors.py", "core/text/corpus.py"}, "handed on, written elsewhere"
+    assert {file for file, _ in unread} <= {"core/errors.py", "core/text/corpus.py"}, (
+        "handed on, written elsewhere"
+    )
     assert [one for one in ADVICE if len(one.text) < 5] == []
 
 

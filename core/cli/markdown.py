@@ -3,13 +3,8 @@
 Losses are in nats/token of the model that is scored; FUV and shares are fractions.
 """
 
-import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import pandas as pd
-
+from core.cli.losses import crossing_costs
+from core.cli.tables import Names, Record, as_table, interval, records, short_names, with_names
 from core.cli.words import fixed, number, percent, plain, rounded
 from core.models.pairs import PairSpec
 from core.probes import tables as probe_tables
@@ -17,7 +12,6 @@ from core.report import report
 from core.saes import tables as sae_tables
 from core.steering import tables as steering_tables
 from core.steering.keys import LANE_KINDS
-from core.stitches import conditions
 from core.workspace.store import Workspace
 
 TOPICS = {
@@ -30,15 +24,8 @@ TOPICS = {
     "training": "Training an SAE from a transferred start (3.1)",
 }
 """What `sections` may hold, in the order of `as_markdown`: a title for each."""
-QUALITY = ("fuv_up", "fuv_down", "inversion_a", "inversion_b")
-"""Of a stitch, in the order of its table."""
 DATASETS_AT = 10
 """Features of the sparse probes whose accuracy is shown dataset by dataset."""
-
-Names = Mapping[str, str]
-"""What models A and B are called, by 'a' and 'b'."""
-Record = dict[str, Any]
-"""A part of `core.report.report`."""
 
 
 def as_markdown(pair: PairSpec) -> str:
@@ -55,7 +42,7 @@ def sections(pair: PairSpec) -> dict[str, str]:
     names = short_names(measured["a"]["title"], measured["b"]["title"])
     parts: dict[str, list[str]] = {topic: [] for topic in TOPICS}
 
-    parts["stitches"] = _stitches(measured, names)
+    parts["stitches"] = crossing_costs(measured, names)
     if "sae" in measured:
         parts["saes"] = _sae(measured["sae"], names)
     if "features" in measured:
@@ -69,119 +56,6 @@ def sections(pair: PairSpec) -> dict[str, str]:
     for name, record in measured.get("sae_training", {}).items():
         parts["training"] += _training(ws, name, record)
     return {topic: "\n\n".join(texts) for topic, texts in parts.items() if texts}
-
-
-def short_names(title_a: str, title_b: str) -> Names:
-    """Titles without version and size, 'SmolLM2' and 'Gemma'; whole where they would be equal."""
-    a, b = (re.split(r"[- ]\d", title)[0] for title in (title_a, title_b))
-    return {"a": plain(a), "b": plain(b)} if a != b else {"a": plain(title_a), "b": plain(title_b)}
-
-
-def _stitches(measured: Record, names: Names) -> list[str]:
-    stitches, corpus, paired = measured["stitches"], measured["corpus"], measured["alignment"]
-    parts = [
-        f"Corpus `{corpus['name']}`, {corpus['documents']:,} documents of"
-        f" {corpus['characters']:,} characters. Held-out tokens with a counterpart in the other"
-        f" model: {percent(paired['share_a'])} of {names['a']}'s, {percent(paired['share_b'])} of"
-        f" {names['b']}'s."
-    ]
-    for name, stitch in stitches.items():
-        parts += _losses(name, stitch, names)
-
-    rows = [
-        (
-            plain(name),
-            f"{int(stitch['quality'].get('n_fit', 0)):,}",
-            *(number(stitch["quality"][key]) for key in QUALITY),
-        )
-        for name, stitch in stitches.items()
-        if "quality" in stitch
-    ]
-    header = "stitch | positions of the fit | FUV, A→B | FUV, B→A | inversion error, A | of B"
-    parts += _table(_named(header, names), rows)
-
-    if sweep := measured.get("alpha_sweep"):
-        about = f"**Strength of inversion** (Fig. 7), stitch {plain(sweep[0]['stitch'])}"
-        parts += [f"{about}, increases on the select split:", *_fits(sweep, names)]
-    if study := measured.get("study"):
-        place = f"L{study[0]['layer_a']}-L{study[0]['layer_b']}"
-        parts += [f"**How to fit**, {place}, increases on the select split:", *_fits(study, names)]
-    return parts
-
-
-def _losses(name: str, stitch: Record, names: Names) -> list[str]:
-    """Table 1 with its controls, a kind of text a column; the mean over all of it last."""
-    method, metric = _method(stitch)
-    about = f"**Stitch {plain(name)}**: {method}, errors measured in {metric}"
-    if "downstream" not in stitch:
-        return [f"{about}. Its losses were not measured."]
-
-    scored = stitch["downstream_details"]
-    details: dict[str, Record] = stitch.get("downstream_by_kind_details", {})
-    kinds = {kind: stitch["downstream_by_kind"][kind] for kind in details}
-    rows = []
-    for condition in (c for c in conditions.CONDITIONS if c.key in scored):
-        key, every = condition.key, scored[condition.key]
-        increases = [percent(x[key] / x[condition.model] - 1, sign=True) for x in kinds.values()]
-        increases.append(
-            percent(every["relative"], every["relative_low"], every["relative_high"], True)
-        )
-        if condition.role == "unpatched":
-            increases = [""] * len(increases)
-        rows.append(
-            (
-                _named(condition.label, names),
-                *(fixed(x[key]) for x in list(kinds.values())[:1]),
-                *increases,
-                fixed(stitch["downstream"][key], every["low"], every["high"]),
-                f"{every['bits_per_byte']:.2f}",
-            )
-        )
-
-    about += f", α {stitch['alpha']:g}; {int(scored['a_to_b']['documents'])} held-out documents."
-    first = [f"loss, {plain(kind)}" for kind in list(kinds)[:1]]
-    columns = [*first, *map(plain, kinds), "all text", "loss, all text", "bits/byte"]
-    return [
-        about + _crossed(details, scored, names),
-        *_table(" | ".join(["model", *columns]), rows),
-    ]
-
-
-def _crossed(kinds: Mapping[str, Record], scored: Record, names: Names) -> str:
-    """A sentence: how many of each model's positions are replaced, by kind of text."""
-    shares = [
-        f"{percent(kinds[kind]['crossed_a'])} and {percent(kinds[kind]['crossed_b'])} of"
-        f" {plain(kind)}"
-        for kind in kinds
-    ]
-    every = " and ".join(percent(scored[key]["share_patched"]) for key in ("b_to_a", "a_to_b"))
-    shares.append(f"{every} of all text")
-    return f" Positions that crossed, {names['a']}'s and {names['b']}'s: {'; '.join(shares)}."
-
-
-def _fits(measured: Sequence[Record], names: Names) -> list[str]:
-    """Relative losses of stitches that were fitted to choose one, a row each."""
-    columns = [conditions.BY_KEY[key] for key in conditions.STITCHED]
-    rows = [
-        (
-            *(_method(fit) if "method" in fit else ()),
-            f"{fit['alpha']:g}",
-            *(percent(fit[c.key] / fit[c.model] - 1, sign=True) for c in columns),
-        )
-        for fit in measured
-    ]
-    header = " | ".join(["α", *(_named(c.label, names) for c in columns)])
-    return _table(f"method | metric | {header}" if "method" in measured[0] else header, rows)
-
-
-def _method(makers: Record) -> tuple[str, str]:
-    """In words: how a stitch was fitted, and in which units."""
-    method, metric = makers["method"], makers["metric"]
-    in_words = (
-        conditions.METHODS.get(method, (method,)),
-        conditions.METRICS.get(metric, (metric,)),
-    )
-    return plain(in_words[0][0]), plain(in_words[1][0])
 
 
 def _sae(measured: Record, names: Names) -> list[str]:
@@ -199,7 +73,7 @@ def _sae(measured: Record, names: Names) -> list[str]:
     ]
     positions = int(measured["original"]["n"])
     about = f"**SAE {plain(measured['sae'])}**, {positions:,} held-out positions:"
-    return [about, *_table("SAE | model | FUV | Δ loss, nats/token | L0 | dead features", rows)]
+    return [about, *as_table("SAE | model | FUV | Δ loss, nats/token | L0 | dead features", rows)]
 
 
 def _features(measured: Record) -> list[str]:
@@ -211,7 +85,7 @@ def _features(measured: Record) -> list[str]:
             titles[key],
             number(x["median"]),
             f"{number(x['q05'])} to {number(x['q95'])}",
-            _interval(measured["effect"].get(key, {}), "superiority"),
+            interval(measured["effect"].get(key, {}), "superiority"),
         )
         for key, x in measured["correlation"].items()
     ]
@@ -219,7 +93,7 @@ def _features(measured: Record) -> list[str]:
     return [
         f"Features by kind: {counts}. Median attribution correlation by kind: {medians}.",
         "Attribution correlation over features (intervals: bootstrap over features):",
-        *_table(header, rows),
+        *as_table(header, rows),
     ]
 
 
@@ -254,7 +128,7 @@ def _functional(measured: Record, names: Names) -> list[str]:
         " random features | loss moved, nats | attention to the first token, largest fall |"
         " largest rise | score against fall, rank correlation | clearest feature"
     )
-    return [_named(about, names), *_table(header, rows)]
+    return [with_names(about, names), *as_table(header, rows)]
 
 
 def _against(part: Record, key: str) -> str:
@@ -265,7 +139,7 @@ def _against(part: Record, key: str) -> str:
 def _steering(ws: Workspace, measured: Record, names: Names) -> list[str]:
     by_side = {"b": measured["a_to_b"], "a": measured["b_to_a"]}
     responses = next(iter(by_side["b"].values()))["own"]["n"]
-    means = [(side, row) for side in by_side for row in _rows(steering_tables.means(ws, side))]
+    means = [(side, row) for side in by_side for row in records(steering_tables.means(ws, side))]
     rows = [
         (
             names[side],
@@ -293,8 +167,8 @@ def _steering(ws: Workspace, measured: Record, names: Names) -> list[str]:
     ]
     columns = " | ".join(f"{names[side]}, {kind}" for side, kind in sides)
     return [
-        *[about, *_table(header, rows)],
-        *["Language by language:", *_table(f"language | {columns}", one_by_one)],
+        *[about, *as_table(header, rows)],
+        *["Language by language:", *as_table(f"language | {columns}", one_by_one)],
     ]
 
 
@@ -311,7 +185,7 @@ def _probes(ws: Workspace, name: str, measured: Record, names: Names) -> list[st
         " (bootstrap over documents):"
     )
     rows = [
-        (_named(way.label, names), *(_accuracy(ways[key].get(k)) for k in ks))
+        (with_names(way.label, names), *(_accuracy(ways[key].get(k)) for k in ks))
         for key, way in probe_tables.WAYS.items()
         if key in ways
     ]
@@ -325,11 +199,11 @@ def _probes(ws: Workspace, name: str, measured: Record, names: Names) -> list[st
         (plain(titles[dataset][0]), *(_accuracy(by_way[key].get(k)) for key, k in compared))
         for dataset, by_way in measured["datasets"].items()
     ]
-    columns = [_named(probe_tables.WAYS[key].label, names) for key, _ in compared]
+    columns = [with_names(probe_tables.WAYS[key].label, names) for key, _ in compared]
     return [
-        *[about, *_table(header, rows)],
+        *[about, *as_table(header, rows)],
         f"Dataset by dataset, sparse probes at k = {DATASETS_AT}:",
-        *_table(" | ".join(["dataset", *columns]), one_by_one),
+        *as_table(" | ".join(["dataset", *columns]), one_by_one),
     ]
 
 
@@ -362,13 +236,13 @@ def _training(ws: Workspace, name: str, measured: Record) -> list[str]:
         " cosine to the start | seeds"
     )
     laws = [
-        (plain(start), _interval(law, "A"), _interval(law, "beta"))
+        (plain(start), interval(law, "A"), interval(law, "beta"))
         for start, law in measured["laws_exact"].items()
     ]
     return [
         *[about, *_ratios(ws, name)],
-        *["Runs, means over seeds:", *_table(header, runs)],
-        *["Law of the frontier (Table 4), L(C) = A C^−β:", *_table("start | A | β", laws)],
+        *["Runs, means over seeds:", *as_table(header, runs)],
+        *["Law of the frontier (Table 4), L(C) = A C^−β:", *as_table("start | A | β", laws)],
     ]
 
 
@@ -392,25 +266,4 @@ def _ratios(ws: Workspace, name: str) -> list[str]:
             cells = [number(r.ratio, r.low, r.high, none="never") for r in ratios.itertuples()]
             rows.append((f"{percent(share)}, {label}", *cells))
     columns = " | ".join(f"{width:,} features" for width in widths)
-    return _table(f"FLOPs relative to scratch, to | {columns}", rows)
-
-
-def _interval(measured: Mapping[str, float], key: str) -> str:
-    value, low, high = (measured.get(f"{key}{end}", math.nan) for end in ("", "_low", "_high"))
-    return number(value, low, high)
-
-
-def _rows(table: pd.DataFrame) -> list[Record]:
-    return table.to_dict("records")  # type: ignore[return-value]
-
-
-def _table(header: str, rows: Iterable[Sequence[str]]) -> list[str]:
-    """One table, or none where there are no rows; `header` with | between its columns."""
-    columns = header.removesuffix(" | ").split(" | ")
-    lines = [columns, ["---"] * len(columns), *rows]
-    return ["\n".join(f"| {' | '.join(cells)} |" for cells in lines)] if len(lines) > 2 else []
-
-
-def _named(label: str, names: Names) -> str:
-    """A label with the models' names for A and B."""
-    return re.sub(r"\b[AB]\b", lambda letter: names[letter[0].lower()], label)
+    return as_table(f"FLOPs relative to scratch, to | {columns}", rows)

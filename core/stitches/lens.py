@@ -55,10 +55,11 @@ class _Likeliest(NamedTuple):
 def _unembedded(model: LiveModel, h: Float[Tensor, "n d"], top: int) -> _Likeliest:
     """The likeliest tokens by final norm and unembedding alone."""
     ids, shares = [], []
+    final_norm = model.final_norm
     with torch.inference_mode():
         for rows in h.split(ROWS):
-            if model.final_norm is not None:
-                rows = model.final_norm(rows)
+            if final_norm is not None:
+                rows = final_norm(rows)
             if model.projection is not None:
                 rows = model.projection(rows)
 

@@ -30,7 +30,8 @@ def joined(
     return (
         '<div style="display:flex;align-items:center;max-width:46rem;">'
         f"{_card(a, names['a'], c['a'], 'thinks')}"
-        '<div style="flex:none;text-align:center;width:5rem;padding:0 0.3rem;font-size:0.75rem;">'
+        '<div style="flex:none;text-align:center;width:6rem;padding:0 0.4rem;'
+        'font-size:0.75rem;white-space:nowrap;">'
         f"{picture(drawn, (78, 26), 'an affine stitch')}{html.escape(seam)}</div>"
         f"{_card(b, names['b'], c['b'], 'speaks')}</div>"
     )

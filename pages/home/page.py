@@ -6,7 +6,7 @@ from typing import Any
 import streamlit as st
 
 from core import jobs
-from core.cli.markdown import short_names
+from core.cli.tables import short_names
 from core.models.pairs import PairSpec, get_pair
 from core.steering import showcase
 from core.stitches import tables as stitch_tables

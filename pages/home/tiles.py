@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pandas as pd
 import streamlit as st
 
-from core.cli.markdown import Names
+from core.cli.tables import Names
 from core.features import tables as feature_tables
 from core.models.pairs import PairSpec
 from core.probes import tables as probe_tables

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from core.cli.markdown import short_names
+from core.cli.tables import short_names
 from core.errors import StitchLensError
 from core.models.pairs import get_pair
 from core.report import report

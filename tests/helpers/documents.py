@@ -1,6 +1,6 @@
 """README, docs/ and what they hold: links, commands, code, and tables that come from workspaces.
 
-`python -m tests.helpers.documents` writes the tables of docs/results.md again.
+`python -m tests.helpers.documents` writes the tables of docs/results.md and README again.
 """
 
 import ast
@@ -13,12 +13,17 @@ from typing import Any
 
 import typer
 
+from core.cli.losses import in_short
 from core.cli.main import app
 from core.cli.markdown import sections
+from core.cli.tables import short_names
 from core.models.pairs import get_pair
+from core.report import report
 from core.workspace.places import PROJECT
 
 RESULTS = PROJECT / "docs" / "results.md"
+TABLED = (RESULTS, PROJECT / "README.md")
+"""Documents whose tables come from workspaces."""
 REPORTED = re.compile(r"<!-- report (?P<pair>\S+) (?P<topic>\S+) -->\n.*?<!-- end -->", re.DOTALL)
 FENCED = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
@@ -32,8 +37,10 @@ def documents() -> list[Path]:
 
 @cache
 def tables(pair: str) -> dict[str, str]:
-    """See `core.cli.markdown.sections`."""
-    return sections(get_pair(pair))
+    """See `core.cli.markdown.sections`; and `kinds`, what crossing costs in short."""
+    spec = get_pair(pair)
+    names = short_names(spec.a.title, spec.b.title)
+    return sections(spec) | {"kinds": in_short(report(spec), names)}
 
 
 def with_tables(text: str) -> str:
@@ -110,4 +117,5 @@ def imports(source: str) -> Iterator[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    RESULTS.write_text(with_tables(RESULTS.read_text("utf-8")), "utf-8")
+    for path in TABLED:
+        path.write_text(with_tables(path.read_text("utf-8")), "utf-8")
