@@ -169,7 +169,7 @@ def test_an_sae_from_elsewhere_is_checked_and_kept(
         sae_adopt.adopt(bench, changed(hook_name="blocks.1.hook_resid_post"), 1)
     for wrong in ("nowhere", str(tmp_path / "nowhere")):
         with pytest.raises(
-            StitchLensError, match="a folder, RELEASE:ID, or one of the workspace's"
+            StitchLensError, match=r"a folder or a \.npz, RELEASE:ID, or one of the workspace's"
         ):
             sae_adopt.adopt(bench, wrong, 1)
     with pytest.raises(StitchLensError, match="release 'no-such-release'"):
