@@ -15,7 +15,7 @@ from benchmarks import _measure as m
 from core.bench import Bench, BuildConfig
 from core.models import hooks
 from core.models.pairs import get_pair
-from core.steering.crossing import Crossing
+from core.steering.crossing import TextCrossing
 from core.steering.generate import Sampling
 from core.steering.studio import Studio
 from core.stitches.stitched import Stitched, new_cache, tensor_of
@@ -48,7 +48,7 @@ def bound(stitched: Stitched) -> None:
         ids = [torch.tensor([[token % listener.rows]]), torch.tensor([[token]])]
 
 
-def speak(crossing: Crossing, names: tuple[str, ...]) -> int:
+def speak(crossing: TextCrossing, names: tuple[str, ...]) -> int:
     """Steps that were done."""
     steps = 0
     lanes = crossing.lanes(names, "a_to_b")
@@ -64,7 +64,7 @@ def main() -> None:
     given = parser.parse_args()
     m.quiet()
     bench = Bench(get_pair(given.pair), BuildConfig())
-    crossing = Crossing(Studio(bench, stitch_names(bench.workspace)[0]))
+    crossing = TextCrossing(Studio(bench, stitch_names(bench.workspace)[0]))
     stitched = crossing.stitched("a_to_b")
     work = {
         "bound": lambda: bound(stitched),

@@ -97,7 +97,7 @@ def cross_command(
     """
     from core.bench import open_pair
     from core.config import check
-    from core.steering.crossing import Crossing, spoken_record
+    from core.steering.crossing import TextCrossing, spoken_record
     from core.steering.studio import Studio
 
     spec = get_pair(pair)
@@ -109,7 +109,7 @@ def cross_command(
     opened = open_pair(spec.key)
     stitch = stitch_name or default_stitch(opened.workspace)
     directions.check(opened.workspace, stitch, direction, None if control == "none" else control)
-    crossing = Crossing(Studio(opened, stitch))
+    crossing = TextCrossing(Studio(opened, stitch))
     passage = crossing.read(words, direction, () if control == "none" else (control,))  # type: ignore[arg-type]
     record: dict[str, Any] = {
         "pair": spec.key,

@@ -28,7 +28,7 @@ Waiting = Callable[[int], None]
 
 
 @dataclass
-class Crossing:
+class TextCrossing:
     """Models are opened when they are first needed."""
 
     studio: Studio
@@ -156,7 +156,7 @@ class Crossing:
 
 
 def spoken_record(
-    crossing: Crossing, lanes: dict[str, tuple[Side, Lane]], written: dict[str, Written]
+    crossing: TextCrossing, lanes: dict[str, tuple[Side, Lane]], written: dict[str, Written]
 ) -> list[dict[str, Any]]:
     """Lanes as they are shown: who speaks, through which direction, and the text."""
     out = []

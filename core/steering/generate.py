@@ -216,6 +216,7 @@ class _Batch:
             if lane.stitched is not None:
                 self.crossing[k] = Row(lane.stitched, clean(texts[k]))
         self.cache: Any = new_cache() if self.crossing else None
+        self.wordless: Tensor | None = None
         self.read = 0
         """Positions that are in the cache."""
         self.random = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -235,7 +236,9 @@ class _Batch:
             self.cache = out.past_key_values
             self.read += self.next.shape[1]
             logits = self.model.logits(out.last_hidden_state[:, -1]).cpu()
-            logits[:, wordless(self.model, logits.shape[-1])] = float("-inf")
+            if self.wordless is None:
+                self.wordless = wordless(self.model, logits.shape[-1])
+            logits[:, self.wordless] = float("-inf")
         drawn = [self._draw(k, logits[k]) for k in range(len(self.written))]
         drawn += drawn[:1] * (self.rows - len(drawn))
         self.next = torch.tensor(drawn)[:, None].to(self.model.where.device)

@@ -12,7 +12,7 @@ from core.workspace.store import Workspace
 if TYPE_CHECKING:
     from core.bench import Bench
     from core.models.pairs import Side
-    from core.steering.crossing import Crossing
+    from core.steering.crossing import TextCrossing
     from core.steering.generate import Sampling
     from core.steering.lanes import Lane
 
@@ -32,7 +32,9 @@ def read(ws: Workspace) -> dict[str, Any] | None:
     return ws.record(NAME) if ws.exists and NAME in ws.names() else None
 
 
-def lanes(crossing: "Crossing", preset: dict[str, Any] | None) -> "dict[str, tuple[Side, Lane]]":
+def lanes(
+    crossing: "TextCrossing", preset: dict[str, Any] | None
+) -> "dict[str, tuple[Side, Lane]]":
     """`alone`, `crossed` and, where a `preset` (see `core.steering.tables.presets`) says what to
     steer toward, `steered`: who speaks, and how."""
     both = crossing.lanes(("b", "crossed"), DIRECTION)
@@ -56,7 +58,7 @@ def lanes(crossing: "Crossing", preset: dict[str, Any] | None) -> "dict[str, tup
     return chosen
 
 
-def titles(crossing: "Crossing", preset: dict[str, Any] | None) -> dict[str, str]:
+def titles(crossing: "TextCrossing", preset: dict[str, Any] | None) -> dict[str, str]:
     """What the lanes are called on screen."""
     names = directions.names(crossing.studio.bench.pair)
     a, b = names["a"], names["b"]
@@ -77,7 +79,7 @@ def make(
     Raises StitchLensError for a language without a preset, and where the stitch does not lead up.
     """
     from core.steering import tables
-    from core.steering.crossing import Crossing
+    from core.steering.crossing import TextCrossing
     from core.steering.studio import Studio
 
     ws = bench.workspace
@@ -90,7 +92,7 @@ def make(
         )
     preset = presets[language] if language else next(iter(presets.values()), None)
 
-    crossing = Crossing(Studio(bench, stitch))
+    crossing = TextCrossing(Studio(bench, stitch))
     chosen = lanes(crossing, preset)
     written = list(crossing.speak(prompt, chosen, sampling))[-1]
 

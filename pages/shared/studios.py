@@ -16,7 +16,7 @@ from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
 
 if TYPE_CHECKING:
-    from core.steering.crossing import Crossing
+    from core.steering.crossing import TextCrossing
 
 
 class Opening:
@@ -57,17 +57,17 @@ def opening(pair: str) -> Opening:
     return Opening(pair)
 
 
-def crossing(ws: Workspace, stitch: str) -> "Crossing":
+def crossing(ws: Workspace, stitch: str) -> "TextCrossing":
     """Kept until the stitch is another one or there are language means."""
     mark = [store.makers(ws, f"stitches/{stitch}"), store.has(ws, "language_means/b")]
     return _crossing(ws.pair, stitch, ws.private, fingerprint(mark))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _crossing(pair: str, stitch: str, private: Path | None, stamp: str) -> "Crossing":
+def _crossing(pair: str, stitch: str, private: Path | None, stamp: str) -> "TextCrossing":
     with importing():
         from core.bench import open_pair
-        from core.steering.crossing import Crossing
+        from core.steering.crossing import TextCrossing
         from core.steering.studio import Studio
 
-    return Crossing(Studio(open_pair(pair, private=private), stitch))
+    return TextCrossing(Studio(open_pair(pair, private=private), stitch))

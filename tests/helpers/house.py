@@ -154,7 +154,7 @@ def figures() -> list[tuple[str, float, float]]:
         # These three are on their way to 8, 3 and 0: what they are may only fall.
         ("tokens a line", fullness(texts), 8.35),
         ("vague locals, %", 100 * vague(texts), 1.6),
-        ("files over 400 lines", sum(len(text.splitlines()) > 400 for text in texts), 2),
+        ("files over 400 lines", sum(len(text.splitlines()) > 400 for text in texts), 0),
     ]
 
 
