@@ -218,8 +218,9 @@ def report_card(
     """(the card, a control fitted on shuffled pairs of the same sample) of a stitch at stated
     layers, on a sample of the held-out split at every layer.
 
-    The card: `ways`, norms, effective ranks, FUV each way, inversion errors and Table 1
-    with controls for the ways there are, the distance to our own exact stitch, and `warnings`.
+    The card: `ways`, norms, effective ranks, FUV each way, inversion errors, Table 1 with controls
+    for the ways there are, on all text and `by_kind`, the distance to our own exact stitch, and
+    `warnings`.
     """
     faults, measured = warnings(foreign, sample, layers)
     stitch = foreign.stitch
@@ -246,8 +247,11 @@ def report_card(
 
     shuffled = fit_moments(gram.moments(shuffled=True), FitConfig())
     controls = downstream.controls(shuffled, moments.mean_a, moments.mean_b)
-    summary = _table_1(bench, foreign, layers, controls)
+    losses = _losses(bench, foreign, layers, controls)
+    summary = downstream.summarise(losses)
     card["table_1"] = summary.to_dict("records")
+    documents = bench.corpus.split("held-out")[:DOCUMENTS]
+    card["by_kind"] = downstream.by_kind(losses, documents).to_dict("records")
     relative = dict(zip(summary.condition, summary.relative, strict=True))
     warned = {fault["way"] for fault in faults}
     unwarned = [way for way in foreign.ways if way not in warned]
@@ -255,13 +259,14 @@ def report_card(
     return card | {"warnings": faults, "makers": makers}, shuffled
 
 
-def _table_1(
+def _losses(
     bench: Bench,
     foreign: Foreign,
     layers: LayerPair,
     controls: list[downstream.Condition],
 ) -> pd.DataFrame:
-    """Table 1, as far as there are the ways for it, on a few held-out documents."""
+    """Losses by document and condition on a few held-out documents, as far as there are the ways
+    for them."""
     needs = {
         "a_to_b": {"up"},
         "b_to_a": {"down"},
@@ -276,7 +281,7 @@ def _table_1(
     conditions = [*downstream.unpatched(), *controls, *stitched]
     documents = bench.corpus.split("held-out")[:DOCUMENTS]
     losses = downstream.measure(bench.a, bench.b, documents, layers, conditions, "Table 1")
-    return downstream.summarise(pd.DataFrame(losses))
+    return pd.DataFrame(losses)
 
 
 def _no_better(way: str, relative: dict[str, float]) -> dict[str, str]:
@@ -361,6 +366,7 @@ def import_stitch(
     ws.put_record(f"cards/{name}", card, makers)
     if len(foreign.ways) == 2:
         ws.put_table(f"downstream/{name}", pd.DataFrame(card["table_1"]), makers)
+        ws.put_table(f"kinds/{name}", pd.DataFrame(card["by_kind"]), makers)
     return card
 
 
@@ -376,6 +382,13 @@ def as_text(name: str, card: dict[str, Any]) -> str:
             f" {card[f'norm_{way}']:.3g}, distance to ours {card[f'distance_{way}']:.2f}"
             f" ({card['ours']})"
         )
+    for row in card["by_kind"]:
+        if row["condition"] in ("a_to_b", "b_to_a"):
+            lines.append(
+                f"  {row['kind']}, {row['condition']}: {row['relative']:+.1%},"
+                f" {row['share_patched']:.0%} of positions crossed, {row['documents']} documents"
+            )
+    lines.append("  all text:")
     for row in card["table_1"]:
         lines.append(
             f"  {row['condition']:16} {row['loss']:6.3f} nats/token  {row['relative']:+7.1%}"

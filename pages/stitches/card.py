@@ -33,7 +33,8 @@ def card(ws: Workspace, pair: PairSpec, name: str) -> None:
         if row["condition"] not in ("a", "b")
     )
     st.caption(
-        f"As read: {layout}. {reading}Next-token loss above the unpatched model: {losses}. "
+        f"As read: {layout}. {reading}Next-token loss above the unpatched model, on all text:"
+        f" {losses}; kinds of text apart are below. "
         f"{record['positions']:,} paired positions. (Table 1)"
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -90,6 +91,10 @@ def test_good_weights_get_our_figures_and_no_warning(
     loss = {row["condition"]: row["relative"] for row in found["table_1"]}
     assert loss["a_to_b"] < 0.5 * loss["shuffled_a_to_b"] and abs(loss["a_to_b_to_a"]) < 0.02
     assert 1 < found["rank_up"] <= 128
+    apart = pd.DataFrame(found["by_kind"]).query("condition == 'a_to_b'")
+    assert apart.kind.is_unique and apart.documents.sum() == found["table_1"][0]["documents"]
+    assert apart.relative.min() < loss["a_to_b"] < apart.relative.max()
+    assert apart.share_patched.between(0.9, 1).all()
 
 
 def test_each_fault_is_named(bench: Bench, weights: dict[str, torch.Tensor]) -> None:
