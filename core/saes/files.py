@@ -10,7 +10,6 @@ import json
 import math
 import re
 import shutil
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -30,7 +29,7 @@ from core.saes.config import (
     saelens,
 )
 from core.saes.gemma_scope import PARAMS, hook_of, params_of, read_params
-from core.workspace.archives import unzip, zip_members
+from core.workspace.archives import opened_zip, unzip
 from core.workspace.disk import disk_faults
 from core.workspace.headers import safetensors_header
 from core.workspace.untrusted import (
@@ -145,11 +144,12 @@ def _pick(names: Mapping[str, int], path: Path) -> tuple[str, str, str]:
 
 def _zip(path: Path, into: Path) -> tuple[bytes, Path, str]:
     sized(path, (".zip", ".npz"), LARGEST_SAE)
-    members = {str(PurePosixPath(m.filename)): m for m in zip_members(path, LARGEST_SAE)}
-    config, weights, place = _pick({name: m.file_size for name, m in members.items()}, path)
-    with disk_faults(into), zipfile.ZipFile(path) as archive:
-        unzip(archive, members[config], into / CONFIG, path.name)
-        unzip(archive, members[weights], into / PurePosixPath(weights).name, path.name)
+    with opened_zip(path, LARGEST_SAE) as (archive, parts):
+        members = {str(PurePosixPath(part.filename)): part for part in parts}
+        config, weights, place = _pick({name: m.file_size for name, m in members.items()}, path)
+        with disk_faults(into):
+            unzip(archive, members[config], into / CONFIG, path.name)
+            unzip(archive, members[weights], into / PurePosixPath(weights).name, path.name)
     return (into / CONFIG).read_bytes(), into / PurePosixPath(weights).name, place
 
 

@@ -3,7 +3,6 @@ of a JumpReLU SAE, `acts = relu(x W_enc + b_enc)` where that is above `threshold
 W_dec + b_dec`."""
 
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from core.errors import StitchLensError
-from core.workspace.archives import zip_members
+from core.workspace.archives import opened_zip
 from core.workspace.headers import read_npy
 from core.workspace.untrusted import LARGEST_SAE, first_line, fits, sized
 
@@ -53,14 +52,16 @@ def read_params(path: Path) -> dict[str, Tensor]:
     go together.
     """
     sized(path, (".npz",), LARGEST_SAE)
-    members = {m.filename.removesuffix(".npy"): m for m in zip_members(path, LARGEST_SAE)}
-    wanted = f"{', '.join(ARRAYS)} of a JumpReLU SAE, as Gemma Scope has them"
-    if sorted(members) != sorted(ARRAYS):
-        listed = ", ".join(sorted(members)[:8]) or "nothing"
-        raise StitchLensError(f"{listed[:120]} in {path.name}", wanted, "check which file it is")
-
     arrays: dict[str, Tensor] = {}
-    with zipfile.ZipFile(path) as archive:
+    with opened_zip(path, LARGEST_SAE) as (archive, parts):
+        members = {part.filename.removesuffix(".npy"): part for part in parts}
+        wanted = f"{', '.join(ARRAYS)} of a JumpReLU SAE, as Gemma Scope has them"
+        if sorted(members) != sorted(ARRAYS):
+            listed = ", ".join(sorted(members)[:8]) or "nothing"
+            raise StitchLensError(
+                f"{listed[:120]} in {path.name}", wanted, "check which file it is"
+            )
+
         for key, member in members.items():
             try:
                 with archive.open(member) as part:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from core.errors import StitchLensError
-from core.workspace.archives import damaged, zip_members
+from core.workspace.archives import damaged, opened_zip, zip_members
 from core.workspace.headers import npy_kind, read_npy, safetensors_header
 from core.workspace.untrusted import (
     HEADER,
@@ -271,9 +271,8 @@ def _flat(
 def _npz(path: Path) -> Contents:
     out: dict[str, Tensor] = {}
     passed: dict[str, str] = {}
-    members = zip_members(path, LARGEST_STITCH)
-    counted(len(members), path.name)
-    with zipfile.ZipFile(path) as archive:
+    with opened_zip(path, LARGEST_STITCH) as (archive, members):
+        counted(len(members), path.name)
         for member in members:
             key = member.filename.removesuffix(".npy")
             try:

@@ -8,6 +8,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 
 from core.errors import StitchLensError
@@ -20,23 +21,41 @@ RATIO = 200
 class _Bounded(io.FileIO):
     """A file of which a zip's list of parts is not read where it is long."""
 
+    listing = True
+    """Whether it is the list that is read, not a part."""
+
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > HEADER:
+        if self.listing and size is not None and size > HEADER:
             raise zipfile.BadZipFile(f"a list of parts of {size:,} bytes, over {HEADER:,}")
         return super().read(-1 if size is None else size)
 
 
-def zip_members(path: Path, limit: int) -> list[zipfile.ZipInfo]:
-    """The parts of a zip, their number, places, kinds and sizes in bounds. Raises
+@contextmanager
+def opened_zip(path: Path, limit: int) -> Iterator[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
+    """A zip and its parts, their number, places, kinds and sizes in bounds. Raises
     StitchLensError."""
-    name = path.name
-    try:
-        with _Bounded(path) as f, zipfile.ZipFile(f) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as e:
-        raise StitchLensError(
-            f"no zip in {name} ({first_line(e)})", "a whole zip", "save it again"
-        ) from None
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(_Bounded(path))
+            archive = stack.enter_context(zipfile.ZipFile(file))
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as e:
+            raise StitchLensError(
+                f"no zip in {path.name} ({first_line(e)})", "a whole zip", "save it again"
+            ) from None
+
+        members = archive.infolist()
+        _check(members, path.name, limit)
+        file.listing = False
+        yield archive, members
+
+
+def zip_members(path: Path, limit: int) -> list[zipfile.ZipInfo]:
+    """The parts of `opened_zip`, for a file that something else reads."""
+    with opened_zip(path, limit) as (_, members):
+        return members
+
+
+def _check(members: list[zipfile.ZipInfo], name: str, limit: int) -> None:
     if len(members) > 4 * TENSORS:
         raise StitchLensError(
             f"{len(members):,} parts in {name}", f"at most {4 * TENSORS}", "save only the weights"
@@ -79,7 +98,6 @@ def zip_members(path: Path, limit: int) -> list[zipfile.ZipInfo]:
             f"at most {limit:,}",
             "save only the weights",
         )
-    return members
 
 
 def unzip(
