@@ -106,7 +106,7 @@ STRANGE = [
             "No last layer of nano-a 99 here",
             "No first layer of nano-b 99 here",
             "No last layer of nano-b x here",
-            "No tokens 0 here, they run from 1 to 400; showing 48",
+            "No tokens 0 here, they run from 1 to 400; showing 60",
             "No temperature 9 here",
             "No top p 2 here",
             "No repetition penalty inf here",
