@@ -78,7 +78,7 @@ def row(number: int, result: dict[str, Any], ws: Workspace) -> None:
             return
         if not result["ours"]:
             ours.markdown(":small[Here]  \nNot measured yet. This does:")
-            ours.code(f"python -m core {command}", language="bash")
+            ours.code(f"python -m core {command}", language=None)
             return
 
         script, title = ADDRESSES[result["page"]]

@@ -194,6 +194,6 @@ def door(
     button that runs it."""
     with st.container(border=True):
         st.markdown(what)
-        st.code(command, language="bash")
+        st.code(command, language=None)
         if start is not None:
             st.button(label, on_click=begin, args=(start,), key=f"door-{command}")

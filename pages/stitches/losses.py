@@ -22,7 +22,7 @@ def losses(ws: Workspace, pair: PairSpec, name: str) -> None:
             "Its downstream losses have not been measured yet; a fit does so at its end, and so"
             " does:"
         )
-        st.code(f"python -m core stitch eval {ws.pair} {name}", language="bash")
+        st.code(f"python -m core stitch eval {ws.pair} {name}", language=None)
         return
 
     table = ask(stitch_tables.downstream, ws, name)

@@ -44,7 +44,7 @@ def page() -> None:
                 "**No stitch yet.** Pick a pair of layers above and fit one, or build the whole"
                 " workspace."
             )
-            st.code(f"python -m core build {ws.pair}", language="bash")
+            st.code(f"python -m core build {ws.pair}", language=None)
             return
         with section():
             stitch(ws, pair, choose(ws, pair, names), table)

@@ -21,7 +21,7 @@ def sweep(ws: Workspace, layer_a: int, layer_b: int, metric: str) -> None:
     st.subheader("How strong should inversion be?", anchor="alpha")
     if not store.has(ws, "alpha_sweep"):
         st.markdown("Not swept yet; `build` does it.")
-        st.code(f"python -m core build {ws.pair}", language="bash")
+        st.code(f"python -m core build {ws.pair}", language=None)
         return
 
     table = ask(stitch_tables.alpha_sweep, ws, layer_a, layer_b)
@@ -68,7 +68,7 @@ def study(ws: Workspace, layer_a: int, layer_b: int) -> None:
     st.subheader("Which metric and method?", anchor="study")
     if not store.has(ws, "study"):
         st.markdown("Not studied yet; `build` does it.")
-        st.code(f"python -m core build {ws.pair}", language="bash")
+        st.code(f"python -m core build {ws.pair}", language=None)
         return
 
     table = ask(stitch_tables.study, ws)

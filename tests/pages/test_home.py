@@ -1,14 +1,17 @@
 """The first page, and the page of the paper's results, on a planted workspace without a browser."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Page, expect
 
 from core.workspace.store import Workspace
 from pages.home import figures
 from pages.shared.words import NARROW
 from tests.helpers.app import opened, text
 from tests.helpers.planted import MAKERS, kinds, plant
+from tests.helpers.resting import DESK, PHONE, settled
 
 RUN = {
     "prompt": "The bridge",
@@ -18,13 +21,6 @@ RUN = {
         {"lane": "crossed", "title": "B thinking", "side": "b", "carried": True, "text": " fell"},
     ],
 }
-
-
-@pytest.fixture
-def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path / "workspaces"))
-    return plant(tmp_path / "workspaces")
 
 
 def typed(app: object) -> str:
@@ -90,3 +86,37 @@ def test_stitches_sets_the_pair_beside_others_and_the_paper(ws: Workspace) -> No
     assert table.index[0] == r"L20\-L9, English" and table.index[1] == r"L10\-L9, all text"
     assert table.index[2].startswith(r"nano\-a and nano\-b") and "paper" in table.index[3]
     assert "1.23 M characters" in text(app) and "576 wide" in text(app)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_the_run_types_itself_out_above_the_fold(
+    url: str, visit: Callable[..., Page], size: tuple[int, int], theme: str
+) -> None:
+    """With chips to choose from and a field to write in, and without scrolling."""
+    page = visit(f"{url}/?pair=nano", size, theme)
+    words = page.locator(".typed")
+    expect(words.last).to_have_css("opacity", "1")
+    for part in (words.first, page.get_by_placeholder("Your beginning …")):
+        box = part.bounding_box()
+        assert box and box["y"] + box["height"] <= size[1]
+
+    before = page.locator(".typed").all_inner_texts()
+    page.get_by_text("nano-b alone").click()
+    settled(page)
+    assert page.locator(".typed").all_inner_texts() != before
+    assert "hear=" in page.url, "a link shows the lane that its sender saw"
+
+
+@pytest.mark.browser
+@pytest.mark.model
+def test_a_beginning_goes_live(url: str, visit: Callable[..., Page]) -> None:
+    page = visit(f"{url}/?pair=nano")
+    field = page.get_by_placeholder("Your beginning …")
+    field.fill("The <b>house</b> of my")
+    field.press("Enter")
+    lanes = page.get_by_text("The <b>house</b> of my")
+    expect(lanes).to_have_count(3, timeout=240_000)
+    settled(page, 240)
+    assert page.locator("[data-testid=stAlert]").count() == 0

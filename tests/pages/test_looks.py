@@ -42,7 +42,8 @@ def test_every_text_can_be_read(url: str, visit: Callable[..., Page], theme: str
     """Text, ticks and what is chosen, as drawn: 4.5 to 1 against what is behind it."""
     for name in ("", "stitches", "features"):
         page = visit(f"{url}/{name}", theme=theme)
-        expect(page.locator(".js-plotly-plot .xtick").first).to_be_attached()
+        drawn = ".js-plotly-plot .xtick" if name else ".st-key-tiles"
+        expect(page.locator(drawn).first).to_be_attached()
         assert page.evaluate(FAINT) == [], name
         page.close()
 
@@ -52,7 +53,7 @@ def test_every_text_can_be_read(url: str, visit: Callable[..., Page], theme: str
 def test_pages_fit_the_window(
     url: str, visit: Callable[..., Page], size: tuple[int, int], theme: str, tmp_path: Path
 ) -> None:
-    for name in ("", "stitches", "features", "functional", "steering"):
+    for name in ("", "stitches", "features", "functional", "steering", "paper"):
         page = visit(f"{url}/{name}", size, theme)
         assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
         wide = page.evaluate(
@@ -67,4 +68,4 @@ def test_pages_fit_the_window(
         )
         page.set_viewport_size({"width": size[0], "height": height + 80})
         settled(page)
-        page.screenshot(path=tmp_path / f"{name or 'overview'}-{theme}-{size[0]}.png")
+        page.screenshot(path=tmp_path / f"{name or 'home'}-{theme}-{size[0]}.png")

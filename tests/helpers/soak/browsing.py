@@ -35,7 +35,6 @@ from streamlit.proto.WidgetStates_pb2 import WidgetState
 
 from benchmarks._measure import Line, percentile, say
 from core.features import tables as feature_tables
-from core.models.pairs import get_pair
 from core.stitches import tables as stitch_tables
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
@@ -44,8 +43,8 @@ from tests.helpers.serving import Server, borrow_models, running
 from tests.helpers.soak.session import Run, Session, opened
 
 PAIRS = ("nano", "smollm2-gemma3")
-PAGES = {"": "", "stitches": "Stitches", "features": "Features", "steering": "Steering"}
-"""Page names in the address, and their titles; the Overview's is the pair's."""
+PAGES = {"": "StitchLens", "stitches": "Stitches", "features": "Features", "steering": "Steering"}
+"""Page names in the address, and their titles."""
 THINK = (3.0, 10.0)
 """Seconds between two steps of a person."""
 FIRST = 60.0
@@ -70,7 +69,7 @@ class Place:
 
     def missing(self, run: Run) -> list[str]:
         """Headings that should stand there and do not."""
-        wanted = [PAGES[self.page] or get_pair(self.pair).title]
+        wanted = [PAGES[self.page]]
         if self.stitch:
             wanted.append(self.stitch)
         if self.feature >= 0:
@@ -90,7 +89,7 @@ class Seen:
     """Seconds after the start, bytes."""
 
     def note(self, who: str, place: Place, way: str, run: Run, at: float) -> None:
-        self.steps.append((at, place.page or "overview", way, run.seconds))
+        self.steps.append((at, place.page or "home", way, run.seconds))
         for fault in run.faults + place.missing(run):
             self.faults.append(f"{who}, {way} to /{place.page}?{place.query}: {fault}")
             say(self.faults[-1])
@@ -306,8 +305,7 @@ def run(short: bool, seed: int) -> tuple[dict[str, Any], list[Line]]:
     grown = growth(seen.memory, seconds)
     last = max(m for _, m in seen.memory) / 2**20
     each = {
-        page or "overview": [t for _, p, _, t in seen.steps if p == (page or "overview")]
-        for page in PAGES
+        page or "home": [t for _, p, _, t in seen.steps if p == (page or "home")] for page in PAGES
     }
     lines = [
         Line(
