@@ -12,9 +12,8 @@ import sys
 import torch
 
 from benchmarks import _measure as m
-from core.bench import Bench, BuildConfig
+from core.bench import open_pair
 from core.models import hooks
-from core.models.pairs import get_pair
 from core.steering.crossing import TextCrossing
 from core.steering.generate import Sampling
 from core.steering.studio import Studio
@@ -63,7 +62,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of each, in turns")
     given = parser.parse_args()
     m.quiet()
-    bench = Bench(get_pair(given.pair), BuildConfig())
+    bench = open_pair(given.pair)
     crossing = TextCrossing(Studio(bench, stitch_names(bench.workspace)[0]))
     stitched = crossing.stitched("a_to_b")
     work = {

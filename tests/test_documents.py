@@ -107,7 +107,7 @@ def test_results_are_those_of_the_workspaces() -> None:
 
 def test_a_typed_figure_would_be_seen() -> None:
     text = documents.RESULTS.read_text("utf-8")
-    changed = text.replace("| nano-a | 4.03 [", "| nano-a | 4.02 [")
+    changed = text.replace("| nano-a | 4.03 |", "| nano-a | 4.02 |")
     assert changed != text
     assert documents.with_tables(changed) == text
 
