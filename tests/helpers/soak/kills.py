@@ -37,7 +37,7 @@ from safetensors.numpy import load_file
 
 from benchmarks._measure import Line, say
 from core.activations import harvest
-from core.cli import shared
+from core.cli import main as command_line
 from core.config import Frozen
 from core.stitches import measure as stitch_measure
 from core.workspace.disk import fingerprint, sha256_path
@@ -85,7 +85,7 @@ def build(home: str) -> None:
     with Path(home, "log").open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    shared.app(COMMAND)
+    command_line.app(COMMAND)
 
 
 def start(home: Path) -> Any:
