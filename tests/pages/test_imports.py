@@ -46,3 +46,27 @@ def test_no_page_needs_torch_to_be_drawn() -> None:
         check=True,
     )
     assert done.stdout == "False\n"
+
+
+def test_a_page_that_runs_leaves_the_search_path_alone() -> None:
+    """Else a thread that imports at that moment passes over an entry of it."""
+    code = """
+import sys
+from streamlit.runtime.scriptrunner.exec_code import modified_sys_path
+script = sys.argv[1]
+before = list(sys.path)
+with modified_sys_path(script):
+    print(sys.path == before)
+import app
+before = list(sys.path)
+with modified_sys_path(script):
+    print(sys.path == before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(PROJECT / "pages" / "main.py")],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False\nTrue\n", "the first shows that Streamlit would change it"
