@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from core.cli.words import number, plain
+from core.stitches import directions
 
 Names = Mapping[str, str]
 """What models A and B are called, by 'a' and 'b'."""
@@ -16,9 +17,9 @@ Record = dict[str, Any]
 
 
 def short_names(title_a: str, title_b: str) -> Names:
-    """Titles without version and size, 'SmolLM2' and 'Gemma'; whole where they would be equal."""
-    a, b = (re.split(r"[- ]\d", title)[0] for title in (title_a, title_b))
-    return {"a": plain(a), "b": plain(b)} if a != b else {"a": plain(title_a), "b": plain(title_b)}
+    """Those of `core.stitches.directions.short_names`, as Markdown shows them."""
+    short = directions.short_names(title_a, title_b)
+    return {side: plain(name) for side, name in short.items()}
 
 
 def interval(measured: Mapping[str, float], key: str) -> str:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from core.errors import StitchLensError
 from core.models.live import Encoded
+from core.models.pairs import other
 from core.saes.crossing import Crossing
 from core.steering.card import home
 from core.steering.files import load_vector
-from core.steering.keys import OTHER, LaneKey, Side
+from core.steering.keys import LaneKey, Side
 from core.steering.sources import (
     Brought,
     Concept,
@@ -208,7 +209,7 @@ def of_vector(studio: "Studio", vector: Vector) -> Directions:
             base = english + (vector.base - english @ vector.v) * vector.v
             return Means(layer, base + (vector.mean - vector.base) * vector.v, base)
 
-        origin = put(OTHER[side], studio.stitched(OTHER[side]))
+        origin = put(other(side), studio.stitched(other(side)))
         across = studio.stitch().up if side == "b" else studio.stitch().down
         return Means(layer, across(origin.positive), across(origin.negative))
 

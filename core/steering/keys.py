@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from core.errors import StitchLensError
-from core.models.pairs import Side
+from core.models.pairs import Side, other
 
-OTHER: dict[Side, Side] = {"a": "b", "b": "a"}
 Kind = Literal["none", "own", "transferred", "random", "shuffled"]
 LANE_KINDS: dict[Kind, tuple[str, str]] = {
     "none": ("no vector", "the model as it is"),
@@ -47,7 +46,7 @@ class LaneKey:
             case "own":
                 return self.side
             case _:
-                return OTHER[self.side]
+                return other(self.side)
 
 
 def lane_key(text: str) -> LaneKey:

@@ -2,6 +2,7 @@
 larger model alone, thinking with the smaller one's mind, and under a vector of it.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from core.errors import StitchLensError
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
     from core.bench import Bench
     from core.models.pairs import Side
     from core.steering.crossing import TextCrossing
-    from core.steering.generate import Sampling
+    from core.steering.generate import Written
     from core.steering.lanes import Lane
+    from core.steering.settings import Sampling
 
 NAME = "showcase"
 DIRECTION: Direction = "a_to_b"
@@ -70,6 +72,25 @@ def titles(crossing: "TextCrossing", preset: dict[str, Any] | None) -> dict[str,
     }
 
 
+def entries(
+    chosen: "Mapping[str, tuple[Side, Lane]]",
+    called: Mapping[str, str],
+    written: "Mapping[str, Written]",
+) -> list[dict[str, Any]]:
+    """The `lanes` of a run, see `read`: of those `chosen`, `called` as they are on screen, what
+    each has `written` so far."""
+    return [
+        {
+            "lane": lane,
+            "title": called[lane],
+            "side": chosen[lane][0],
+            "carried": lane != "alone",
+            "text": text.text,
+        }
+        for lane, text in written.items()
+    ]
+
+
 def make(
     bench: "Bench", stitch: str, prompt: str, sampling: "Sampling", language: str | None = None
 ) -> dict[str, Any]:
@@ -96,22 +117,12 @@ def make(
     chosen = lanes(crossing, preset)
     written = list(crossing.speak(prompt, chosen, sampling))[-1]
 
-    called = titles(crossing, preset)
     record = {
         "prompt": prompt,
         "stitch": stitch,
         "language": preset["language"] if preset else None,
         "sampling": sampling.model_dump(),
-        "lanes": [
-            {
-                "lane": lane,
-                "title": called[lane],
-                "side": chosen[lane][0],
-                "carried": lane != "alone",
-                "text": text.text,
-            }
-            for lane, text in written.items()
-        ],
+        "lanes": entries(chosen, titles(crossing, preset), written),
     }
     makers = bench.makers | {"stitch_name": stitch, "prompt": prompt, "language": language}
     ws.put_record(NAME, record, makers | {"sampling": sampling.model_dump()})

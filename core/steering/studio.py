@@ -9,11 +9,11 @@ from typing import Any, get_args
 from core.bench import Bench
 from core.errors import StitchLensError
 from core.models.live import TURNS, LiveModel
-from core.models.pairs import ModelSpec
+from core.models.pairs import ModelSpec, other
 from core.steering.directions import Directions, directions
 from core.steering.files import open_vector
 from core.steering.generate import Written, encode_prompt, generate, response_losses
-from core.steering.keys import OTHER, LaneKey, Side
+from core.steering.keys import LaneKey, Side
 from core.steering.lanes import Lane
 from core.steering.settings import Sampling, Setting
 from core.steering.sources import Source
@@ -129,16 +129,16 @@ class Studio:
 
     def _before_crossing(self, source: Directions, key: LaneKey) -> Vector:
         """The other side's own vector, at the layer that the stitch leads from."""
-        other = OTHER[key.side]
-        leads_from = self.stitched(other)
+        origin = other(key.side)
+        leads_from = self.stitched(origin)
         if source.layer not in (None, leads_from) and source.has(key):
             raise StitchLensError(
-                f"a vector before layer {source.layer} of {other.upper()}, stitch"
+                f"a vector before layer {source.layer} of {origin.upper()}, stitch"
                 f" {self.stitch_name} at {leads_from}",
                 "the same layer",
                 "choose a stitch from the vector's layer, or its own model's lane",
             )
-        return source.own(other, leads_from)
+        return source.own(origin, leads_from)
 
     def lane(self, source: Directions, key: LaneKey, setting: Setting) -> Lane:
         vectors = self.vectors(source, key, setting)

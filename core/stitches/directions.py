@@ -83,10 +83,15 @@ def check(
 
 
 def names(pair: PairSpec) -> dict[str, str]:
-    """Both models' names, as short as they still differ: SmolLM2 and Gemma, but nano-a."""
-    titles = {"a": pair.a.title, "b": pair.b.title}
-    families = {side: re.split(r"-(?=\d)", title)[0] for side, title in titles.items()}
-    return families if families["a"] != families["b"] else titles
+    """Both models' names by side, as short as they still differ: SmolLM2 and Gemma, but nano-a."""
+    return short_names(pair.a.title, pair.b.title)
+
+
+def short_names(title_a: str, title_b: str) -> dict[str, str]:
+    """Titles by side, without version and size; whole where they would be equal."""
+    titles = {"a": title_a, "b": title_b}
+    families = {side: re.split(r"[- ]\d", title)[0] for side, title in titles.items()}
+    return families if families["a"].casefold() != families["b"].casefold() else titles
 
 
 def title(pair: PairSpec, direction: str) -> str:

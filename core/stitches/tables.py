@@ -128,23 +128,6 @@ def downstream(ws: Workspace, name: str) -> pd.DataFrame:
     return table
 
 
-def kinds(ws: Workspace, name: str) -> pd.DataFrame:
-    """Table 1 for each kind of text apart, one row a kind: `kind`, `documents`, `bits_a` and
-    `bits_b` (unpatched, bits a byte), and for each stitched condition `<condition>_relative`.
-    Sorted by the loss of A in bits a byte.
-    """
-    table = ws.table(f"kinds/{name}")
-    _need(table.columns, ("kind", "condition", *MEASURED), f"table 'kinds/{name}'")
-    rows = []
-    for kind, part in table.groupby("kind"):
-        part = part.set_index("condition")
-        _need(part.index, TABLE_1, f"kind '{kind}' of table 'kinds/{name}'")
-        row = {"kind": str(kind), "documents": int(part.documents.max())}
-        row |= {f"bits_{m}": float(part.bits_per_byte[m]) for m in ("a", "b")}
-        rows.append(row | {f"{key}_relative": float(part.relative[key]) for key in STITCHED})
-    return pd.DataFrame(rows).sort_values("bits_a").reset_index(drop=True)
-
-
 def quality(ws: Workspace, name: str) -> dict[str, Any]:
     """FUV and inversion error of one stitch, each way, and Eq. 3, on the held-out split: fractions
     of variance."""

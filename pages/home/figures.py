@@ -10,7 +10,6 @@ from core.models.pairs import ModelSpec
 from pages.shared.figures import colours
 from pages.shared.tokens import RGB
 
-OTHER = {"a": "b", "b": "a"}
 WORD_MS = 55
 """From one word of a typed text to the next."""
 
@@ -83,7 +82,7 @@ def written(prompt: str, text: str, side: str, carried: bool) -> str:
 
 def _passage(prompt: str, inner: str, side: str, carried: bool) -> str:
     r, g, b = RGB[side]
-    rim = f"border-bottom:2px solid rgb{RGB[OTHER[side]]};" if carried else ""
+    rim = f"border-bottom:2px solid rgb{RGB['a' if side == 'b' else 'b']};" if carried else ""
     return (
         '<div dir="auto" style="unicode-bidi:plaintext;white-space:pre-wrap;'
         'overflow-wrap:anywhere;line-height:1.6;font-size:1.1rem;min-height:5.4em;">'

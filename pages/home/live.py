@@ -53,16 +53,7 @@ def stream(ws: Workspace, kept: dict[str, Any], beginning: str) -> None:
     with closing(crossing.speak(prompt, lanes, sampling, waiting)) as steps:
         for written in steps:
             words.empty()
-            run["lanes"] = [
-                {
-                    "lane": name,
-                    "title": titles[name],
-                    "side": lanes[name][0],
-                    "carried": name != "alone",
-                    "text": text.text,
-                }
-                for name, text in written.items()
-            ]
+            run["lanes"] = showcase.entries(lanes, titles, written)
             for lane in run["lanes"]:
                 boxes[lane["lane"]].html(
                     figures.written(prompt, lane["text"], lane["side"], lane["carried"])

@@ -6,7 +6,6 @@ from typing import Any
 import streamlit as st
 
 from core import jobs
-from core.cli.tables import short_names
 from core.models.pairs import PairSpec, get_pair
 from core.steering import showcase
 from core.stitches import tables as stitch_tables
@@ -16,7 +15,7 @@ from pages.home import figures, live, tiles
 from pages.shared import frame, panels, studios
 from pages.shared.address import bound
 from pages.shared.frame import ask, section
-from pages.shared.words import plain
+from pages.shared.words import plain, short_names
 
 CROSSING = "crossing/page.py"
 LONGEST = 2000
@@ -27,7 +26,7 @@ def page() -> None:
     ws = frame.workspace()
     with section():
         pair = get_pair(ws.pair)
-        short = short_names(pair.a.title, pair.b.title)
+        short = short_names(pair)
         st.title("StitchLens", anchor=False)
         st.markdown(
             "Does a feature of one language model exist in another? A *stitch* carries the thought"

@@ -7,7 +7,6 @@ from typing import Any
 
 import streamlit as st
 
-from core.cli.tables import short_names
 from core.errors import StitchLensError
 from core.models.pairs import get_pair
 from core.report import report
@@ -15,7 +14,7 @@ from core.workspace.store import Workspace
 from pages.paper.ours import sentence
 from pages.shared import frame, panels
 from pages.shared.frame import ask, section
-from pages.shared.words import plain
+from pages.shared.words import plain, short_names
 
 RESULTS = Path(__file__).with_name("paper.toml")
 ADDRESSES = {
@@ -55,7 +54,7 @@ def results(ws: Workspace) -> list[dict[str, Any]]:
     """The paper's results in its order, each with `ours`: what the workspace holds of it in words,
     empty where it holds nothing."""
     measured = report(get_pair(ws.pair))
-    names = short_names(measured["a"]["title"], measured["b"]["title"])
+    names = {side: plain(name) for side, name in short_names(get_pair(ws.pair)).items()}
 
     rows = tomllib.loads(RESULTS.read_text("utf-8"))["result"]
     for result in rows:

@@ -4,7 +4,7 @@ import math
 import re
 
 from core.cli import words
-from core.models.pairs import PairSpec
+from core.stitches import directions
 
 NARROW = words.NARROW
 
@@ -21,12 +21,8 @@ def plain(text: object) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>~:$&^=])", r"\\\1", str(text))
 
 
-def short_names(pair: PairSpec) -> dict[str, str]:
-    """Both models by side, without version and size, 'SmolLM2' and 'Gemma'; by their whole titles
-    where they would be equal."""
-    titles = {"a": pair.a.title, "b": pair.b.title}
-    short = {side: re.split(r"[- ]\d", title)[0] for side, title in titles.items()}
-    return short if short["a"].casefold() != short["b"].casefold() else titles
+short_names = directions.names
+"""What both models of a pair are called on screen, by side."""
 
 
 def loss(x: float, low: float | None = None, high: float | None = None) -> str:

@@ -8,6 +8,7 @@ import streamlit as st
 from core.models.pairs import PairSpec
 from core.stitches import conditions
 from core.stitches import tables as stitch_tables
+from core.stitches.kinds import by_kind
 from core.workspace import store
 from core.workspace.store import Workspace
 from pages.shared import frame
@@ -83,7 +84,7 @@ def kinds(ws: Workspace, pair: PairSpec, name: str) -> None:
     if not store.has(ws, f"kinds/{name}"):
         return
     names = short_names(pair)
-    table = ask(stitch_tables.kinds, ws, name)
+    table = ask(by_kind, ws, name)
     st.subheader("By kind of text", anchor="kinds")
     increases = {
         f"{conditions.BY_KEY[key].label} ↓": table[f"{key}_relative"].map(percent)
