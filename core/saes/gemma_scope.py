@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from core.errors import StitchLensError
-from core.workspace.archives import opened_zip
-from core.workspace.headers import read_npy
-from core.workspace.untrusted import LARGEST_SAE, first_line, fits, sized
+from core.workspace.archives import npz_array, opened_zip
+from core.workspace.untrusted import LARGEST_SAE, fits, sized
 
 PARAMS = "params.npz"
 ARRAYS = ("W_dec", "W_enc", "b_dec", "b_enc", "threshold")
@@ -63,20 +62,7 @@ def read_params(path: Path) -> dict[str, Tensor]:
             )
 
         for key, member in members.items():
-            try:
-                with archive.open(member) as part:
-                    value = read_npy(part, member.file_size, f"{key} of {path.name}")
-                    if part.read(1):  # at its end the part's checksum is compared
-                        raise ValueError("bytes after the array")
-            except StitchLensError:
-                raise
-            except Exception as e:  # noqa: BLE001 - zlib, NumPy and the header's parser raise many kinds
-                raise StitchLensError(
-                    f"no readable array {key} in {path.name} ({first_line(e)})",
-                    "numbers",
-                    "save it again",
-                ) from None
-
+            value = npz_array(archive, member, key, path.name)
             fits([value.shape, *(t.shape for t in arrays.values())], LARGEST_SAE, path.name)
             with np.errstate(over="ignore"):  # what is infinite then is refused as such
                 arrays[key] = torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))

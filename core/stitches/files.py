@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from core.errors import StitchLensError
-from core.workspace.archives import damaged, opened_zip, zip_members
-from core.workspace.headers import npy_kind, read_npy, safetensors_header
+from core.workspace.archives import array_faults, damaged, npz_array, opened_zip, zip_members
+from core.workspace.headers import npy_kind, safetensors_header
 from core.workspace.untrusted import (
     HEADER,
     LARGEST_STITCH,
@@ -275,24 +275,13 @@ def _npz(path: Path) -> Contents:
         counted(len(members), path.name)
         for member in members:
             key = member.filename.removesuffix(".npy")
-            try:
-                with archive.open(member) as part:
-                    kind = npy_kind(part)
-                if kind in TEXTS:
-                    passed[key] = f"not used: {TEXTS[kind]}, no numbers"
-                    continue
-                with archive.open(member) as part:
-                    value = read_npy(part, member.file_size, f"{key[:60]} of {path.name}")
-                    if part.read(1):  # at its end the part's checksum is compared
-                        raise ValueError("bytes after the array")
-            except StitchLensError:
-                raise
-            except Exception as e:  # noqa: BLE001 - zlib, NumPy and the header's parser raise many kinds
-                raise StitchLensError(
-                    f"no readable array {key[:60]} in {path.name} ({first_line(e)})",
-                    "numbers",
-                    "save it again",
-                ) from None
+            with array_faults(key, path.name), archive.open(member) as part:
+                kind = npy_kind(part)
+            if kind in TEXTS:
+                passed[key] = f"not used: {TEXTS[kind]}, no numbers"
+                continue
+
+            value = npz_array(archive, member, key, path.name)
             fits([value.shape, *(t.shape for t in out.values())], LARGEST_STITCH, path.name)
             with np.errstate(over="ignore"):
                 out[key] = torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))

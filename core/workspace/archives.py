@@ -10,8 +10,12 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+from numpy.typing import NDArray
 
 from core.errors import StitchLensError
+from core.workspace.headers import read_npy
 from core.workspace.untrusted import HEADER, MB, TENSORS, first_line
 
 RATIO = 200
@@ -124,6 +128,35 @@ def _pieces(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Ite
         raise damaged(member, name, e) from None
     if left:
         raise damaged(member, name, EOFError(f"{left:,} bytes are missing"))
+
+
+@contextmanager
+def array_faults(key: str, name: str) -> Iterator[None]:
+    """What reading an array of an .npz raises, as a StitchLensError that names the array."""
+    try:
+        yield
+    except StitchLensError:
+        raise
+    except Exception as e:  # noqa: BLE001 - zlib, NumPy and the header's parser raise many kinds
+        raise StitchLensError(
+            f"no readable array {key[:60]} in {name} ({first_line(e)})",
+            "numbers",
+            "save it again",
+        ) from None
+
+
+def npz_array(
+    archive: zipfile.ZipFile,
+    member: zipfile.ZipInfo,
+    key: str,
+    name: str,
+) -> NDArray[Any]:
+    """The whole of one array of an .npz, see `read_npy`. Raises StitchLensError."""
+    with array_faults(key, name), archive.open(member) as part:
+        value = read_npy(part, member.file_size, f"{key[:60]} of {name}")
+        if part.read(1):  # at its end the part's checksum is compared
+            raise ValueError("bytes after the array")
+        return value
 
 
 def damaged(member: zipfile.ZipInfo, name: str, e: BaseException) -> StitchLensError:
