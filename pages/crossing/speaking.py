@@ -171,15 +171,10 @@ def stream(ws: Workspace, pair: PairSpec, chosen: dict[str, Any], place: Any) ->
         for lane in LANES:
             draw_lane(places[lane], run, lane)
 
-    def waiting(ahead: int) -> None:
-        words.info(
-            f"{ahead} before you: one stream at a time computes.", icon=":material/hourglass:"
-        )
-
     began = time.perf_counter()
     now.setdefault("spoken", []).append(run)
     del now["spoken"][:-4]
-    with closing(crossing.speak(prompt, lanes, sampling, waiting)) as texts:
+    with closing(crossing.speak(prompt, lanes, sampling, studios.waiting(words))) as texts:
         for written in texts:
             words.empty()
             for lane, w in written.items():

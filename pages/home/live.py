@@ -44,13 +44,8 @@ def stream(ws: Workspace, kept: dict[str, Any], beginning: str) -> None:
         column.markdown(f"**{plain(titles[name])}**")
         boxes[name] = column.empty()
 
-    def waiting(ahead: int) -> None:
-        words.info(
-            f"{ahead} before you: one stream at a time computes.", icon=":material/hourglass:"
-        )
-
     st.session_state["home-run"] = run
-    with closing(crossing.speak(prompt, lanes, sampling, waiting)) as steps:
+    with closing(crossing.speak(prompt, lanes, sampling, studios.waiting(words))) as steps:
         for written in steps:
             words.empty()
             run["lanes"] = showcase.entries(lanes, titles, written)

@@ -2,9 +2,10 @@
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -55,6 +56,17 @@ class Opening:
 @st.cache_resource(max_entries=4, show_spinner=False)
 def opening(pair: str) -> Opening:
     return Opening(pair)
+
+
+def waiting(status: Any) -> Callable[[int], None]:
+    """Says in a placeholder how many are ahead in the queue for the models."""
+
+    def tell(ahead: int) -> None:
+        status.info(
+            f"{ahead} before you: one stream at a time computes.", icon=":material/hourglass:"
+        )
+
+    return tell
 
 
 def crossing(ws: Workspace, stitch: str) -> "TextCrossing":

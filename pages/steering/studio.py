@@ -20,6 +20,7 @@ from core.text.reading import clean
 from core.workspace import store
 from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
+from pages.shared import studios
 from pages.shared.words import sentence
 from pages.steering import lanes
 
@@ -112,11 +113,6 @@ def stream(
     with status, st.spinner(OPENING, show_time=True), importing():
         from core.steering.studio import run_record
 
-    def waiting(ahead: int) -> None:
-        status.info(
-            f"{ahead} before you: one stream at a time computes.", icon=":material/hourglass:"
-        )
-
     try:
         setting, sampling = settings()
         at_hand = studio(ws, chosen["stitch"])
@@ -137,6 +133,7 @@ def stream(
         written: dict[Any, Any] = {}
         began = time.perf_counter()
         about = (at_hand, source, prompt, setting, sampling)
+        waiting = studios.waiting(status)
         with closing(at_hand.run(directions, keys, prompt, setting, sampling, waiting)) as texts:
             for written in texts:
                 if record is None:
