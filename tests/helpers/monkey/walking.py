@@ -340,7 +340,8 @@ class _Walk:
         except Error as e:  # what was there is drawn anew, or lies elsewhere
             did, after = f"could not: {str(e).splitlines()[0][:120]}", await self.rest()
         if after.place != self.case.page and now.place == self.case.page:
-            self.left = now
+            # one more Back leads further back, not here: that entry is not what was left
+            self.left = None if name in ("back", "forward") else now
         self.done.steps += 1
         over = await self.looked(
             forgotten, after, step, name, did, round(time.monotonic() - start, 2)
