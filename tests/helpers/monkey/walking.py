@@ -60,6 +60,8 @@ ENDS_A_WALK = {"dead end", "server", "exception"}
 
 PROBES = re.compile(r"/_stcore/(health|host-config)$")
 """On a link to a page, Streamlit's client first looks for its server below that page's address."""
+INTERVENED = re.compile(r"^Ignored attempt to cancel a touch\w+ event with cancelable=false")
+"""Chromium scrolls on under a finger that a widget of Streamlit's asks for too late: no fault."""
 HERE = re.compile(r"(http|ws)://127\.0\.0\.1[:/]|data:|blob:|about:")
 SENTENCE = re.compile(r"Found .+; wanted .+: .+\.|(failed|lost)\.", re.S)
 """A StitchLensError, or the end of a job with its last words."""
@@ -134,7 +136,8 @@ class Watch:
 
     def _console(self, message: ConsoleMessage) -> None:
         address = message.location.get("url", "")
-        if message.type == "error" and not PROBES.search(address):
+        expected = PROBES.search(address) or INTERVENED.search(message.text)
+        if message.type == "error" and not expected:
             self.note("console error", message.text, f"{message.text} {address}")
 
     def _request(self, request: Request) -> None:
