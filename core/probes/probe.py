@@ -49,7 +49,7 @@ class Probe:
         return rows @ self.coef + self.intercept
 
 
-def _chosen(x: Rows, features: Int[np.ndarray, " k"] | None) -> Rows:
+def _chosen(x: Rows, features: Int[np.ndarray, " k"] | None) -> Float[np.ndarray, "n c"]:
     """The columns that a probe reads."""
     return x if features is None else x[:, features]
 
