@@ -22,7 +22,8 @@ from core.features.taxonomy import (
 )
 from core.models.live import TURNS
 from core.models.pairs import LayerPair, PairSpec, Side
-from core.saes.crossing import Crossing, ExploreConfig, zero_shot
+from core.saes.crossing import Crossing, zero_shot
+from core.saes.settings import ExploreConfig
 from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
 

@@ -22,7 +22,8 @@ from core.models.pairs import SIDES, Side
 from core.probes.methods import Arrays
 from core.progress import Progress
 from core.saes.crossing import Crossing
-from core.saes.train import SaeConfig, config_of, kept_sae, sae_makers
+from core.saes.settings import SaeConfig
+from core.saes.train import config_of, kept_sae, sae_makers
 from core.stitches.transfer import transfer_sae
 from core.workspace.disk import beside
 from core.workspace.places import user_cache

@@ -14,9 +14,10 @@ from core.errors import StitchLensError
 from core.models.pairs import LayerPair
 from core.saes.adopt import keep_foreign
 from core.saes.config import NOTES
-from core.saes.crossing import Crossing, ExploreConfig, zero_shot
+from core.saes.crossing import Crossing, zero_shot
 from core.saes.sae import reconstruction, sae_of
 from core.saes.scale import FACTOR, NORMALISED
+from core.saes.settings import ExploreConfig
 from core.stitches.card import DOCUMENTS, USELESS
 from core.stitches.svcca import best_layer
 from core.workspace.artifacts import check_name, name_from

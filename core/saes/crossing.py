@@ -11,10 +11,10 @@ from torch import Tensor
 
 from core.activations.harvest import norm_limits, read_window, windows, within
 from core.bench import Bench
-from core.config import Frozen
 from core.errors import StitchLensError
 from core.models.pairs import SIDES, LayerPair, Side
 from core.saes.sae import kept_in, random_sae, reconstruction
+from core.saes.settings import ExploreConfig
 from core.stitches import downstream
 from core.stitches.stitch import Stitch, load_stitch, random_stitch
 from core.stitches.transfer import transfer_sae
@@ -91,19 +91,6 @@ class Crossing:
             "random stitch": ("b", transfer_sae(self.sae, arbitrary)),
             "random SAE, transferred": ("b", transfer_sae(control, self.stitch)),
         }
-
-
-class ExploreConfig(Frozen):
-    """How much is measured. Tokens are of model B."""
-
-    positions: int | None = None
-    """Paired held-out positions for Eq. 10; None reads the split whole."""
-    reconstruction_positions: int = 20_000
-    tokens: int = 5_000
-    """Scored for the losses with an SAE in place."""
-    sentences: int = 300
-    """Each with REWRITES rewrites."""
-    seed: int = 0
 
 
 def zero_shot(

@@ -18,8 +18,8 @@ from core.saes import flops
 from core.saes.crossing import Crossing
 from core.saes.run import Run, RunState, read_run
 from core.saes.sae import metadata
-from core.saes.settings import RunConfig, TrainingSet, check_fits
-from core.saes.train import SaeConfig, config_of, kept_sae, sae_makers
+from core.saes.settings import RunConfig, SaeConfig, TrainingSet, check_fits
+from core.saes.train import config_of, kept_sae, sae_makers
 from core.stitches.fit import fit_moments
 from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch, random_stitch

@@ -5,39 +5,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock
-from pydantic import Field
 from torch import Tensor
 
 from core.activations.recording import Recording
 from core.bench import Bench
-from core.config import Frozen
 from core.errors import StitchLensError
 from core.models.pairs import Side
 from core.progress import Progress
 from core.saes.sae import load_sae, metadata
+from core.saes.settings import SaeConfig
 from core.stitches.transfer import at_rest, save_sae
 from core.workspace.disk import disk_faults, fingerprint, folder_beside
 from core.workspace.places import user_cache
 
 if TYPE_CHECKING:
     from sae_lens import SAE
-
-
-class SaeConfig(Frozen):
-    """A TopK SAE and its training; the defaults are the paper's (D) but for width, k and epochs."""
-
-    width: int = Field(default=4096, ge=1)
-    k: int = Field(default=32, ge=1)
-    epochs: int = Field(default=3, ge=1)
-    lr: float = Field(default=1e-4, gt=0, le=1)
-    """Constant."""
-    batch: int = Field(default=4096, ge=1)
-    auxiliary: float = Field(default=0.0, ge=0)
-    """Coefficient of the auxiliary loss on dead features; the paper uses none."""
-    scaled: bool = True
-    """Train on activations scaled to an average norm of sqrt(d); the scale is folded into the
-    weights afterwards."""
-    seed: int = 0
 
 
 def config_of(makers: Mapping[str, Any]) -> SaeConfig:
