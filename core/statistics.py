@@ -11,6 +11,23 @@ from scipy import stats
 
 DRAWS = 1000
 """Of a bootstrap over documents."""
+MEANS = 2000
+"""Draws of a bootstrap of a plain mean."""
+
+
+def bounds(drawn: Any) -> Any:
+    """(low, high) along the first axis of a bootstrap's draws: between them lie 95 %."""
+    return np.quantile(drawn, [0.025, 0.975], axis=0)
+
+
+def mean_interval(
+    values: NDArray[Any],
+    rng: np.random.Generator,
+) -> tuple[float, float, float]:
+    """(mean, low, high) of values: 95 %, bootstrap over them."""
+    drawn = rng.choice(values, (MEANS, len(values)))
+    low, high = bounds(drawn.mean(1))
+    return float(values.mean()), float(low), float(high)
 
 
 def document_interval(
@@ -28,7 +45,7 @@ def document_interval(
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS)
     means = (weights @ sums) / (weights @ counts)
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = bounds(means)
     return float(sums.sum() / counts.sum()), float(low), float(high)
 
 
@@ -99,7 +116,7 @@ def effect(values: Floats, control: Floats, seed: int = 0) -> dict[str, float]:
     for _ in range(EFFECT_RESAMPLES):
         redrawn = rng.choice(values, len(values))
         drawn.append(measure(redrawn, rng.choice(control, len(control))))
-    lows, highs = np.quantile(drawn, [0.025, 0.975], axis=0)
+    lows, highs = bounds(drawn)
 
     effects: dict[str, float] = {}
     names = ("superiority", "median_difference")

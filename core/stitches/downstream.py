@@ -22,6 +22,7 @@ from core.models.align import pair_positions
 from core.models.live import Encoded, LiveModel
 from core.models.pairs import LayerPair, Side
 from core.progress import Progress
+from core.statistics import bounds
 from core.stitches.stitch import Stitch
 from core.text.corpus import Document
 
@@ -282,8 +283,8 @@ def _intervals(
     documents, `weights` [draws, documents] how often each is drawn."""
     draws = _drawn_means(losses, weights)
     relative = draws / _drawn_means(unpatched, weights) - 1
-    low, high = np.quantile(draws, (0.025, 0.975))
-    relative_low, relative_high = np.quantile(relative, (0.025, 0.975))
+    low, high = bounds(draws)
+    relative_low, relative_high = bounds(relative)
 
     loss = losses.loss.sum() / losses.tokens.sum()
     unpatched_loss = unpatched.loss.sum() / unpatched.tokens.sum()
