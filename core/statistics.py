@@ -31,7 +31,9 @@ def mean_interval(
 
 
 def document_interval(
-    values: NDArray[Any], documents: NDArray[Any], seed: int = 0
+    values: NDArray[Any],
+    documents: NDArray[Any],
+    seed: int = 0,
 ) -> tuple[float, float, float]:
     """(mean, low, high) of values: 95 %, bootstrap over documents; NaN where there is none."""
     if not len(values):
@@ -61,7 +63,9 @@ RESAMPLES = 500
 
 
 def draws(
-    documents: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
+    documents: Sequence[str],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> dict[str, Float[np.ndarray, " r"]]:
     """How often each document is drawn: once in the first place (the sample itself), then in each
     bootstrap. One set of draws for all tasks keeps what they share, and makes differences of
@@ -99,7 +103,11 @@ EFFECT_RESAMPLES = 200
 """Draws of a bootstrap."""
 
 
-def effect(values: Floats, control: Floats, seed: int = 0) -> dict[str, float]:
+def effect(
+    values: Floats,
+    control: Floats,
+    seed: int = 0,
+) -> dict[str, float]:
     """How far `values` lie above `control`: `superiority`, the chance that one drawn from `values`
     exceeds one drawn from `control` (0.5: none; ties count half), and `median_difference`, each
     with `_low` and `_high` (95 %, bootstrap over features)."""
@@ -127,7 +135,11 @@ def effect(values: Floats, control: Floats, seed: int = 0) -> dict[str, float]:
     return effects
 
 
-def share_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def share_interval(
+    hits: int,
+    n: int,
+    level: float = 0.95,
+) -> tuple[float, float]:
     """Clopper-Pearson: SciPy's exact interval of a share (F)."""
     from scipy.stats import binomtest
 

@@ -161,7 +161,12 @@ class Attribution:
         self.largest = torch.zeros(2, features)
         """Maximal activation in A and B."""
 
-    def update(self, block: int, a: Active, b: Active) -> None:
+    def update(
+        self,
+        block: int,
+        a: Active,
+        b: Active,
+    ) -> None:
         """Paired positions of one block, in A and in B."""
         x = a.attribution.double()
         y = b.attribution.double()

@@ -208,8 +208,7 @@ class Examples:
         """Activations at tokens `position` of documents `document` that end at character `ends`; a
         document's tokens come in one call and in order."""
         row, active = acts.nonzero(as_tuple=True)
-        levels = bins(acts[row, active])
-        np.add.at(self.histogram, (active.numpy(), levels.numpy()), 1)
+        np.add.at(self.histogram, (active.numpy(), bins(acts[row, active]).numpy()), 1)
 
         at, feature, value = strongest(acts, document, position)
         by_activation = value.astype(np.float64)
@@ -300,7 +299,13 @@ Group = tuple[str, dict[str, NDArray[Any]]]
 """(group, columns of `Examples.table`)."""
 
 
-def _rows(contexts: _Contexts, group: str, feature: Numbers, slot: Numbers, rank: Numbers) -> Group:
+def _rows(
+    contexts: _Contexts,
+    group: str,
+    feature: Numbers,
+    slot: Numbers,
+    rank: Numbers,
+) -> Group:
     """The contexts in chosen slots of features."""
     columns = {"feature": feature, "rank": rank}
     for name in ("document", "position", "activation", "spans", "heat"):
@@ -323,7 +328,11 @@ def find_examples(
     return examples.table(documents), examples.histogram
 
 
-def shared_places(a: pd.DataFrame, b: pd.DataFrame, each: int = 5) -> pd.DataFrame:
+def shared_places(
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    each: int = 5,
+) -> pd.DataFrame:
     """The `each` top contexts of every feature in two tables of examples, a document once:
     `feature`, `document`, `at` (the character where the strongest token ends), `found` ('a' or
     'b')."""

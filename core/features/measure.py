@@ -52,7 +52,12 @@ class Live:
     Raises StitchLensError where the stitch is not the one that the features were measured through.
     """
 
-    def __init__(self, pair: PairSpec, sae_name: str, private: Path | None = None) -> None:
+    def __init__(
+        self,
+        pair: PairSpec,
+        sae_name: str,
+        private: Path | None = None,
+    ) -> None:
         bench = Bench(pair, private=private)
         crossing = Crossing(bench, sae_name, stitch_of(bench.workspace, sae_name))
         self._sides = {
@@ -70,7 +75,10 @@ class Live:
 
 
 def explore(
-    bench: Bench, sae_name: str, stitch_name: str, config: ExploreConfig | None = None
+    bench: Bench,
+    sae_name: str,
+    stitch_name: str,
+    config: ExploreConfig | None = None,
 ) -> None:
     """Measure an SAE of the workspace and its transfer through a stitch of the workspace, and keep
     the tables `sae_quality/`, `examples_a/` and `_b/`, `histograms_a/` and `_b/`, `together_a/` and

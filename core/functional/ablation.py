@@ -134,7 +134,11 @@ def firing(
     return pd.concat(parts, ignore_index=True)
 
 
-def strongest_documents(fired: pd.DataFrame, feature: int, documents: int) -> pd.DataFrame:
+def strongest_documents(
+    fired: pd.DataFrame,
+    feature: int,
+    documents: int,
+) -> pd.DataFrame:
     """The rows of one feature in the documents where it fires most strongly."""
     rows = fired.loc[fired.feature == feature]
     top = rows.groupby("document").activation.max().nlargest(documents).index

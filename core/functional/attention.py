@@ -96,7 +96,12 @@ class Heads:
         self.heads = int(model.plain.config.get_text_config().num_attention_heads)
         self._blocks: dict[int, Any] = {}
 
-    def check(self, layer: int, head: int, first: int = 0) -> None:
+    def check(
+        self,
+        layer: int,
+        head: int,
+        first: int = 0,
+    ) -> None:
         """Raises StitchLensError where there is no such head at or behind layer `first`."""
         last = self.model.spec.n_layers - 1
         if not first <= layer <= last:

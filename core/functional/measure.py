@@ -38,7 +38,11 @@ LEAST = 8
 """Places at which a feature must fire in the documents read, in both models."""
 
 
-def scan(bench: Bench, sae_name: str, config: ScanConfig | None = None) -> None:
+def scan(
+    bench: Bench,
+    sae_name: str,
+    config: ScanConfig | None = None,
+) -> None:
     """Measure the functional features of an SAE whose features were measured, through the same
     stitch, and keep `functional/<sae>/null`, `/ablation`, `/heads`, `/tokens` and `/about`. Steps
     that are there and current are kept.

@@ -179,12 +179,18 @@ def _ratio(
     return np.divide(part, whole, out=unknown, where=whole > 0)
 
 
-def random_features(width: int, k: int, seed: int = 0) -> Int[np.ndarray, " k"]:
+def random_features(
+    width: int,
+    k: int,
+    seed: int = 0,
+) -> Int[np.ndarray, " k"]:
     return np.random.default_rng([seed, k]).permutation(width)[:k]
 
 
 def folds(
-    y: Labels, seed: int = 0, most: int = 5
+    y: Labels,
+    seed: int = 0,
+    most: int = 5,
 ) -> list[tuple[Int[np.ndarray, " m"], Int[np.ndarray, " l"]]]:
     """(training, test) indices of a stratified cross-validation, `most` folds or one for each text
     of the smaller class."""

@@ -74,7 +74,11 @@ class Prober:
     """
 
     def __init__(
-        self, bench: Bench, sae_name: str, stitch_name: str, own_positions: int | None = None
+        self,
+        bench: Bench,
+        sae_name: str,
+        stitch_name: str,
+        own_positions: int | None = None,
     ) -> None:
         self.bench = bench
         self._own_positions = own_positions
@@ -111,7 +115,12 @@ class Prober:
         crossed = {"transferred": self.crossing.transferred, "shuffled": shuffled}
         return crossed | ({"own": self.own} if own else {})
 
-    def read(self, texts: Sequence[str], own: bool = True, kept: str | None = None) -> Arrays:
+    def read(
+        self,
+        texts: Sequence[str],
+        own: bool = True,
+        kept: str | None = None,
+    ) -> Arrays:
         """Both models over texts; with a name under `kept` in the user's cache, where a stopped
         reading goes on."""
         out: dict[str, list[NDArray[np.float32]]] = {}

@@ -33,7 +33,12 @@ class Crossing:
     model or place.
     """
 
-    def __init__(self, bench: Bench, sae: "str | SAE[Any]", stitch_name: str) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        sae: "str | SAE[Any]",
+        stitch_name: str,
+    ) -> None:
         self.bench, self.stitch_name = bench, stitch_name
         self.sae_name = sae if isinstance(sae, str) else ""
         self.about: Mapping[str, Any] = {}
@@ -139,7 +144,9 @@ def zero_shot(
 
 
 def _paired_rows(
-    crossing: Crossing, documents: Sequence[Document], most: int
+    crossing: Crossing,
+    documents: Sequence[Document],
+    most: int,
 ) -> dict[str, list[Tensor]]:
     """By side, its residual stream at paired positions without outliers, in windows, until `most`
     rows are there."""

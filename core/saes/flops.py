@@ -23,12 +23,22 @@ PAPER_EPOCHS = 2
 Shape = tuple[int, ...]
 
 
-def _times_columns(a: Shape, b: Shape, *_: Any, **__: Any) -> int:
+def _times_columns(
+    a: Shape,
+    b: Shape,
+    *_: Any,
+    **__: Any,
+) -> int:
     """A triangular solve: n²m."""
     return a[-1] ** 2 * b[-1]
 
 
-def _from_cholesky(b: Shape, a: Shape, *_: Any, **__: Any) -> int:
+def _from_cholesky(
+    b: Shape,
+    a: Shape,
+    *_: Any,
+    **__: Any,
+) -> int:
     """Two triangular solves."""
     return 2 * a[-1] ** 2 * b[-1]
 
@@ -50,7 +60,12 @@ def counted(work: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-def sae_step(d: int, width: int, k: int, dead: bool = False) -> float:
+def sae_step(
+    d: int,
+    width: int,
+    k: int,
+    dead: bool = False,
+) -> float:
     """Of one training step of a TopK SAE of SAELens, per row; `dead`: with the auxiliary loss at
     work on dead features (it is as dear however many there are)."""
     from core.saes.run import new_trainer

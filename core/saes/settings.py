@@ -128,7 +128,12 @@ class TrainingSet(Frozen):
     def runs(self, k: int) -> list[RunConfig]:
         """In the order in which they are made: what is compared first, widths rising."""
 
-        def run(start: Start, width: int, seed: int, auxiliary: float = 0.0) -> RunConfig:
+        def run(
+            start: Start,
+            width: int,
+            seed: int,
+            auxiliary: float = 0.0,
+        ) -> RunConfig:
             return RunConfig(
                 start=start,
                 width=width,

@@ -100,7 +100,11 @@ def finals(table: pd.DataFrame) -> pd.Series:
     return end.groupby(RUN).explained_variance.mean()
 
 
-def flops_to(flops: Floats, variance: Floats, threshold: float) -> float:
+def flops_to(
+    flops: Floats,
+    variance: Floats,
+    threshold: float,
+) -> float:
     """FLOPs at which a moving average (three points) of explained variance first reaches a
     threshold; NaN if never."""
     padded = np.pad(variance, 1, "edge")
@@ -173,7 +177,11 @@ def _ratio(logs: Floats) -> dict[str, float]:
     }
 
 
-def turning(ws: Workspace, name: str, width: int) -> pd.DataFrame:
+def turning(
+    ws: Workspace,
+    name: str,
+    width: int,
+) -> pd.DataFrame:
     """Fig. 2b: for the runs of one width without auxiliary loss, the `share` of active features by
     `cosine` (bin centre) of the decoder direction to its start; means over seeds."""
     table = results(ws, name)

@@ -96,7 +96,11 @@ def train_sae(
     )
 
 
-def finished(sae: Any, scale: float, about: Mapping[str, Any]) -> "SAE[Any]":
+def finished(
+    sae: Any,
+    scale: float,
+    about: Mapping[str, Any],
+) -> "SAE[Any]":
     """A training SAE of rows multiplied by `scale` as one at rest for rows as they are, with
     decoder norms of 1; `about` goes into its metadata."""
     sae.fold_activation_norm_scaling_factor(scale)
@@ -109,7 +113,11 @@ def finished(sae: Any, scale: float, about: Mapping[str, Any]) -> "SAE[Any]":
 
 
 def sae_makers(
-    bench: Bench, side: Side, layer: int, config: SaeConfig, positions: int | None
+    bench: Bench,
+    side: Side,
+    layer: int,
+    config: SaeConfig,
+    positions: int | None,
 ) -> dict[str, Any]:
     """What decides an SAE of one model of a pair, trained on the fit split."""
     return (
@@ -120,7 +128,11 @@ def sae_makers(
 
 
 def kept_sae(
-    bench: Bench, side: Side, layer: int, config: SaeConfig, positions: int | None
+    bench: Bench,
+    side: Side,
+    layer: int,
+    config: SaeConfig,
+    positions: int | None,
 ) -> "SAE[Any]":
     """An SAE of one model of a pair that is no artifact of the workspace: trained once, kept in the
     user's cache."""
@@ -144,7 +156,12 @@ def kept_sae(
     return load_sae(folder, spec.d_model)
 
 
-def train(bench: Bench, layer: int, config: SaeConfig, positions: int | None = None) -> str:
+def train(
+    bench: Bench,
+    layer: int,
+    config: SaeConfig,
+    positions: int | None = None,
+) -> str:
     """The name of an SAE of A before `layer`, trained on the fit split at positions that pair up
     with one of B (so not on the bytes of scripts that A spells out), kept as `saes/<name>`."""
     bench.pair.check_layers(layer, 0)
@@ -165,7 +182,12 @@ def train(bench: Bench, layer: int, config: SaeConfig, positions: int | None = N
     return name
 
 
-def _keep(bench: Bench, name: str, sae: "SAE[Any]", makers: dict[str, Any]) -> None:
+def _keep(
+    bench: Bench,
+    name: str,
+    sae: "SAE[Any]",
+    makers: dict[str, Any],
+) -> None:
     """In half precision, as `saes/<name>`."""
     sae = sae.half()
     sae.cfg.dtype = "float16"
