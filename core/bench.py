@@ -93,7 +93,11 @@ class Bench:
         return entry is not None and fingerprint(entry.makers) == fingerprint(makers)
 
 
-def open_pair(key: str, config: BuildConfig | None = None, private: Path | None = None) -> Bench:
+def open_pair(
+    key: str,
+    config: BuildConfig | None = None,
+    private: Path | None = None,
+) -> Bench:
     """The bench of a pair by its key, such as `nano` or `smollm2-gemma3`; models load when they are
     first asked for.
 

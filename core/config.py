@@ -28,7 +28,11 @@ class BuildConfig(Frozen):
 C = TypeVar("C", bound=Frozen)
 
 
-def check(kind: type[C], todo: str = "mend it", **values: Any) -> C:
+def check(
+    kind: type[C],
+    todo: str = "mend it",
+    **values: Any,
+) -> C:
     """A config from what a person typed. Raises StitchLensError that names the first value out of
     range."""
     try:

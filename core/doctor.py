@@ -174,7 +174,12 @@ def doctor() -> list[dict[str, Any]]:
 
     out: list[dict[str, Any]] = []
 
-    def add(what: str, ok: bool, found: str, todo: str = "") -> None:
+    def add(
+        what: str,
+        ok: bool,
+        found: str,
+        todo: str = "",
+    ) -> None:
         out.append({"what": what, "ok": ok, "found": found, "todo": "" if ok else todo})
 
     python = ".".join(map(str, sys.version_info[:3]))

@@ -17,7 +17,12 @@ class StitchLensError(Exception):
     """A fault with a remedy. The command line prints it and exits with 2; a page shows it in
     place."""
 
-    def __init__(self, found: str, wanted: str, todo: str) -> None:
+    def __init__(
+        self,
+        found: str,
+        wanted: str,
+        todo: str,
+    ) -> None:
         self.found, self.wanted, self.todo = (
             printable(found),
             printable(wanted, 600),

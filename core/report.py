@@ -21,55 +21,84 @@ def report(pair: PairSpec) -> dict[str, Any]:
     condition; `downstream_by_kind_details` the rows of `core.stitches.kinds.by_kind`, that of
     `headline_kind` first."""
     w = Workspace(pair.key)
-    out: dict[str, Any] = w.record("pair") | {"stitches": {}}
-    for name in (n.removeprefix("stitches/") for n in w.names("stitch")):
-        entry = w.entry(f"stitches/{name}")
-        stitch: dict[str, Any] = {
-            "layer_a": entry.makers["layer_a"],
-            "layer_b": entry.makers["layer_b"],
-            "made": entry.made,
-            "method": entry.makers["method"],
-            "metric": entry.makers["metric"],
-            "alpha": entry.makers["alpha"],
-        }
-        known = w.manifest().artifacts
-        if f"downstream/{name}" in known:
-            table = w.table(f"downstream/{name}").set_index("condition")
-            stitch["downstream"] = table.loss.to_dict()
-            columns = [c for c in table.columns if c not in ("loss", "model")]
-            stitch["downstream_details"] = {
-                str(k): dict(row) for k, row in table[columns].iterrows()
-            }
-        if f"kinds/{name}" in known:
-            for kind, rows in w.table(f"kinds/{name}").groupby("kind"):
-                losses = {str(c): float(x) for c, x in zip(rows.condition, rows.loss, strict=True)}
-                stitch.setdefault("downstream_by_kind", {})[str(kind)] = losses
-            rows = by_kind(w, name).to_dict("records")
-            stitch["headline_kind"] = rows[0]["kind"]
-            stitch["downstream_by_kind_details"] = {row.pop("kind"): row for row in rows}
-        if f"quality/{name}" in known:
-            stitch["quality"] = w.record(f"quality/{name}")
-        out["stitches"][name] = stitch
-    if "alpha_sweep" in w.names("table"):
-        out["alpha_sweep"] = w.table("alpha_sweep").to_dict("records")
-    if "study" in w.names("table"):
-        out["study"] = w.table("study").to_dict("records")
-    measured = feature_tables.saes(w)
-    if measured:
-        rows = sae_tables.sae_quality(w, measured[0]).to_dict("records")
-        out["sae"] = {"sae": measured[0]} | {
-            REPORTED.get(str(r["name"]), str(r["name"])): r for r in rows
-        }
-        out["features"] = feature_tables.feature_counts(w, measured[0])
-    if found := functional_tables.scanned(w):
-        out["functional"] = functional_tables.summary(w, found[0])
+    names = [artifact.removeprefix("stitches/") for artifact in w.names("stitch")]
+    out: dict[str, Any] = w.record("pair")
+    out["stitches"] = {name: _stitch(w, name) for name in names}
+
+    for name in ("alpha_sweep", "study"):
+        if name in w.names("table"):
+            out[name] = w.table(name).to_dict("records")
+
+    if measured := feature_tables.saes(w):
+        name = measured[0]
+        out["sae"] = _sae(w, name)
+        out["features"] = feature_tables.feature_counts(w, name)
+
+    if scanned := functional_tables.scanned(w):
+        out["functional"] = functional_tables.summary(w, scanned[0])
+
     if store.has(w, "steering"):
         out["steering"] = steering(w)
+
     if probed := probe_tables.evaluated(w):
         out["probes"] = {name: probe_tables.record(w, name) for name in probed}
+
     if trained := sae_tables.sets(w):
         out["sae_training"] = {name: sae_tables.record(w, name) for name in trained}
     return out
+
+
+def _stitch(w: Workspace, name: str) -> dict[str, Any]:
+    """What a stitch was made from and everything measured of it."""
+    entry = w.entry(f"stitches/{name}")
+    stitch: dict[str, Any] = {
+        "layer_a": entry.makers["layer_a"],
+        "layer_b": entry.makers["layer_b"],
+        "made": entry.made,
+        "method": entry.makers["method"],
+        "metric": entry.makers["metric"],
+        "alpha": entry.makers["alpha"],
+    }
+
+    known = w.manifest().artifacts
+    if f"downstream/{name}" in known:
+        stitch |= _downstream(w, name)
+    if f"kinds/{name}" in known:
+        stitch |= _kinds(w, name)
+    if f"quality/{name}" in known:
+        stitch["quality"] = w.record(f"quality/{name}")
+    return stitch
+
+
+def _downstream(w: Workspace, name: str) -> dict[str, Any]:
+    table = w.table(f"downstream/{name}").set_index("condition")
+    details = table.drop(columns=["loss", "model"], errors="ignore")
+    return {
+        "downstream": table.loss.to_dict(),
+        "downstream_details": {str(condition): dict(row) for condition, row in details.iterrows()},
+    }
+
+
+def _kinds(w: Workspace, name: str) -> dict[str, Any]:
+    losses: dict[str, dict[str, float]] = {}
+    for kind, rows in w.table(f"kinds/{name}").groupby("kind"):
+        by_condition = zip(rows.condition, rows.loss, strict=True)
+        losses[str(kind)] = {str(condition): float(loss) for condition, loss in by_condition}
+
+    details = by_kind(w, name).to_dict("records")
+    return {
+        "downstream_by_kind": losses,
+        "headline_kind": details[0]["kind"],
+        "downstream_by_kind_details": {row.pop("kind"): row for row in details},
+    }
+
+
+def _sae(w: Workspace, name: str) -> dict[str, Any]:
+    quality: dict[str, Any] = {"sae": name}
+    for row in sae_tables.sae_quality(w, name).to_dict("records"):
+        title = str(row["name"])
+        quality[REPORTED.get(title, title)] = row
+    return quality
 
 
 def steering(w: Workspace) -> dict[str, Any]:
@@ -80,11 +109,14 @@ def steering(w: Workspace) -> dict[str, Any]:
     out: dict[str, Any] = {"a_to_b": {}, "b_to_a": {}}
     for row in w.table("steering").to_dict("records"):
         way = out["a_to_b" if row.pop("side") == "b" else "b_to_a"]
-        fluency, gap = row.pop("loss"), row.pop("gap")
-        cell = {k: v for k, v in row.items() if k not in ("label", "language", "name", "kind")} | {
-            "fluency": fluency
-        }
+        by_vector = way.setdefault(row.pop("language"), {})
+        kind = row.pop("kind")
+        fluency = row.pop("loss")
+        gap = row.pop("gap")
+
+        cell = {k: v for k, v in row.items() if k not in ("label", "name")}
+        cell["fluency"] = fluency
         if gap == gap:
             cell["gap"] = gap
-        way.setdefault(row["language"], {})[row["kind"]] = cell
+        by_vector[kind] = cell
     return out

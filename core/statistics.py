@@ -11,10 +11,29 @@ from scipy import stats
 
 DRAWS = 1000
 """Of a bootstrap over documents."""
+MEANS = 2000
+"""Draws of a bootstrap of a plain mean."""
+
+
+def bounds(drawn: Any) -> Any:
+    """(low, high) along the first axis of a bootstrap's draws: between them lie 95 %."""
+    return np.quantile(drawn, [0.025, 0.975], axis=0)
+
+
+def mean_interval(
+    values: NDArray[Any],
+    rng: np.random.Generator,
+) -> tuple[float, float, float]:
+    """(mean, low, high) of values: 95 %, bootstrap over them."""
+    drawn = rng.choice(values, (MEANS, len(values)))
+    low, high = bounds(drawn.mean(1))
+    return float(values.mean()), float(low), float(high)
 
 
 def document_interval(
-    values: NDArray[Any], documents: NDArray[Any], seed: int = 0
+    values: NDArray[Any],
+    documents: NDArray[Any],
+    seed: int = 0,
 ) -> tuple[float, float, float]:
     """(mean, low, high) of values: 95 %, bootstrap over documents; NaN where there is none."""
     if not len(values):
@@ -28,7 +47,7 @@ def document_interval(
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS)
     means = (weights @ sums) / (weights @ counts)
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = bounds(means)
     return float(sums.sum() / counts.sum()), float(low), float(high)
 
 
@@ -44,7 +63,9 @@ RESAMPLES = 500
 
 
 def draws(
-    documents: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
+    documents: Sequence[str],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> dict[str, Float[np.ndarray, " r"]]:
     """How often each document is drawn: once in the first place (the sample itself), then in each
     bootstrap. One set of draws for all tasks keeps what they share, and makes differences of
@@ -82,7 +103,11 @@ EFFECT_RESAMPLES = 200
 """Draws of a bootstrap."""
 
 
-def effect(values: Floats, control: Floats, seed: int = 0) -> dict[str, float]:
+def effect(
+    values: Floats,
+    control: Floats,
+    seed: int = 0,
+) -> dict[str, float]:
     """How far `values` lie above `control`: `superiority`, the chance that one drawn from `values`
     exceeds one drawn from `control` (0.5: none; ties count half), and `median_difference`, each
     with `_low` and `_high` (95 %, bootstrap over features)."""
@@ -99,7 +124,7 @@ def effect(values: Floats, control: Floats, seed: int = 0) -> dict[str, float]:
     for _ in range(EFFECT_RESAMPLES):
         redrawn = rng.choice(values, len(values))
         drawn.append(measure(redrawn, rng.choice(control, len(control))))
-    lows, highs = np.quantile(drawn, [0.025, 0.975], axis=0)
+    lows, highs = bounds(drawn)
 
     effects: dict[str, float] = {}
     names = ("superiority", "median_difference")
@@ -110,7 +135,11 @@ def effect(values: Floats, control: Floats, seed: int = 0) -> dict[str, float]:
     return effects
 
 
-def share_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def share_interval(
+    hits: int,
+    n: int,
+    level: float = 0.95,
+) -> tuple[float, float]:
     """Clopper-Pearson: SciPy's exact interval of a share (F)."""
     from scipy.stats import binomtest
 

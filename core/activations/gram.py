@@ -120,7 +120,11 @@ class Gram:
         )
 
 
-def save_grams(path: Path, grams: dict[str, Gram], record: dict[str, Any]) -> None:
+def save_grams(
+    path: Path,
+    grams: dict[str, Gram],
+    record: dict[str, Any],
+) -> None:
     """Several Grams and a record in one safetensors file, written atomically."""
     tensors: dict[str, Tensor] = {}
     sizes: dict[str, list[int]] = {}

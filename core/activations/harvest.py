@@ -136,7 +136,11 @@ def norm_limits(chunk: Chunk) -> dict[str, float]:
     return limits_a | limits_b
 
 
-def within(chunk: Chunk, limits: dict[str, float], pair: LayerPair) -> Tensor:
+def within(
+    chunk: Chunk,
+    limits: dict[str, float],
+    pair: LayerPair,
+) -> Tensor:
     """[n] bool: rows whose norm is below the limit on both sides."""
     within_a = _norms(chunk.h_a[pair.a]) <= limits.get(f"a{pair.a}", np.inf)
     within_b = _norms(chunk.h_b[pair.b]) <= limits.get(f"b{pair.b}", np.inf)
@@ -250,7 +254,10 @@ class _Account:
 
 
 def _account(
-    pair: LayerPair, folder: Path, widths: tuple[int, int], config: dict[str, Any]
+    pair: LayerPair,
+    folder: Path,
+    widths: tuple[int, int],
+    config: dict[str, Any],
 ) -> _Account:
     """As its checkpoint left it, or empty."""
     path = folder / f"{pair.name}.safetensors"

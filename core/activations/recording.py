@@ -44,7 +44,10 @@ class Recording:
         return sum(self.rows)
 
     def epoch(
-        self, batch: int, seed: int, names: Sequence[str] = ("h_a", "h_b")
+        self,
+        batch: int,
+        seed: int,
+        names: Sequence[str] = ("h_a", "h_b"),
     ) -> Iterator[tuple[Tensor, ...]]:
         """The named tensors [batch, d] as float32, shards and rows within eight shards in a seeded
         order."""
@@ -90,7 +93,9 @@ def harvest_recording(
 
 
 def kept_positions(
-    model: LiveModel, texts: Sequence[str], partner: LiveModel | None
+    model: LiveModel,
+    texts: Sequence[str],
+    partner: LiveModel | None,
 ) -> tuple[list[Encoded], list[NDArray[np.intp]]]:
     """The texts' tokens, and of each the positions that pair up with one of `partner` (None: every
     usable one)."""

@@ -19,6 +19,7 @@ from core.cli.shared import (
 )
 from core.errors import StitchLensError
 from core.models.pairs import get_pair
+from core.saes.settings import SaeConfig
 from core.workspace.store import Workspace
 
 features = typer.Typer(
@@ -27,6 +28,9 @@ features = typer.Typer(
 
 
 app.add_typer(features, name="features")
+
+TRAINED = SaeConfig()
+"""What the options say that are not given."""
 
 
 @features.command("build")
@@ -40,10 +44,12 @@ def features_build_command(
             help="An SAE of A instead of training one: a name, a zip or folder, or RELEASE:ID."
         ),
     ] = None,
-    width: Annotated[int, typer.Option(min=1, help="Features of the SAE.")] = 4096,
-    k: Annotated[int, typer.Option(min=1, help="Active features a token (TopK).")] = 32,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the fit split.")] = 3,
-    lr: Annotated[float, typer.Option(help="Learning rate, constant; the paper uses 1e-4.")] = 1e-4,
+    width: Annotated[int, typer.Option(min=1, help="Features of the SAE.")] = TRAINED.width,
+    k: Annotated[int, typer.Option(min=1, help="Active features a token (TopK).")] = TRAINED.k,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the fit split.")] = TRAINED.epochs,
+    lr: Annotated[
+        float, typer.Option(help="Learning rate, constant; the paper uses 1e-4.")
+    ] = TRAINED.lr,
     positions: Annotated[
         int | None, typer.Option(min=1, help="Rows to train on; the whole fit split if not given.")
     ] = None,
@@ -56,7 +62,7 @@ def features_build_command(
     from core.features import measure as feature_measure
     from core.features import tables as feature_tables
     from core.saes.adopt import adopt
-    from core.saes.train import SaeConfig, train
+    from core.saes.train import train
 
     bench = open_pair(pair)
     chosen = stitch_name or default_stitch(bench.workspace)

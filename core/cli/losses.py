@@ -42,7 +42,11 @@ def crossing_costs(measured: Record, names: Names) -> list[str]:
     return parts
 
 
-def _losses(name: str, stitch: Record, names: Names) -> list[str]:
+def _losses(
+    name: str,
+    stitch: Record,
+    names: Names,
+) -> list[str]:
     """Table 1 with its controls, a kind of text a column; the mean over all of it last."""
     method, metric = _method(stitch)
     about = f"**Stitch {plain(name)}**: {method}, errors measured in {metric}"
@@ -80,7 +84,11 @@ def _losses(name: str, stitch: Record, names: Names) -> list[str]:
     ]
 
 
-def _crossed(kinds: Mapping[str, Record], scored: Record, names: Names) -> str:
+def _crossed(
+    kinds: Mapping[str, Record],
+    scored: Record,
+    names: Names,
+) -> str:
     """A sentence: how many of each model's positions are replaced, by kind of text."""
     shares = [
         f"{percent(kinds[kind]['crossed_a'])} and {percent(kinds[kind]['crossed_b'])} of"

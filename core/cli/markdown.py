@@ -136,7 +136,11 @@ def _against(part: Record, key: str) -> str:
     return "; ".join(number(part[which][key]) for which in ("candidates", "random"))
 
 
-def _steering(ws: Workspace, measured: Record, names: Names) -> list[str]:
+def _steering(
+    ws: Workspace,
+    measured: Record,
+    names: Names,
+) -> list[str]:
     by_side = {"b": measured["a_to_b"], "a": measured["b_to_a"]}
     responses = next(iter(by_side["b"].values()))["own"]["n"]
     means = [(side, row) for side in by_side for row in records(steering_tables.means(ws, side))]
@@ -176,7 +180,12 @@ def _rate(measured: Record | None) -> str:
     return fixed(measured["rate"], measured["low"], measured["high"]) if measured else "–"
 
 
-def _probes(ws: Workspace, name: str, measured: Record, names: Names) -> list[str]:
+def _probes(
+    ws: Workspace,
+    name: str,
+    measured: Record,
+    names: Names,
+) -> list[str]:
     ways, ks = measured["mean"], [*map(str, probe_tables.ks(ws, name)), "0"]
     about = (
         f"**SAE {plain(measured['sae'])}** through stitch {plain(measured['stitch'])}:"
@@ -211,7 +220,11 @@ def _accuracy(measured: Record | None) -> str:
     return number(measured["accuracy"], measured["low"], measured["high"]) if measured else ""
 
 
-def _training(ws: Workspace, name: str, measured: Record) -> list[str]:
+def _training(
+    ws: Workspace,
+    name: str,
+    measured: Record,
+) -> list[str]:
     pairs = int(measured["costs"]["stitch"]["positions"])
     about = (
         f"**Set {plain(name)}**, from SAE {plain(measured['sae'])}, {measured['positions']:,} rows."

@@ -22,7 +22,10 @@ app.add_typer(probes_app, name="probes")
 
 
 def _prober(
-    pair: str, sae: str | None, stitch_name: str | None, own_positions: int | None = None
+    pair: str,
+    sae: str | None,
+    stitch_name: str | None,
+    own_positions: int | None = None,
 ) -> "Prober":
     from core.bench import open_pair
     from core.probes.prober import Prober, default_names

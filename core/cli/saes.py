@@ -22,6 +22,7 @@ from core.cli.shared import (
 )
 from core.errors import StitchLensError
 from core.models.pairs import get_pair
+from core.saes.settings import ExploreConfig, TrainingSet
 from core.workspace.artifacts import discard
 from core.workspace.store import Workspace
 
@@ -31,6 +32,10 @@ sae_app = typer.Typer(
 
 
 app.add_typer(sae_app, name="sae")
+
+RUNS = TrainingSet()
+MEASURED = ExploreConfig()
+"""What the options say that are not given."""
 
 
 @sae_app.command("transfer")
@@ -129,21 +134,21 @@ def sae_train_command(
     ] = None,
     seeds: Annotated[
         int, typer.Option(min=1, max=50, help="Runs from scratch and from transfer, each width.")
-    ] = 3,
+    ] = RUNS.seeds,
     auxiliary: Annotated[
         float,
         typer.Option(
             min=0, help="Coefficient of the further runs with an auxiliary loss; 0 makes none."
         ),
-    ] = 1.0,
+    ] = RUNS.auxiliary,
     positions: Annotated[
         int, typer.Option(min=1, help="Rows of B that each run sees once.")
-    ] = 400_000,
+    ] = RUNS.positions,
     stitch_positions: Annotated[
         int, typer.Option(min=1, help="Pairs of positions the stitch learns from.")
-    ] = 100_000,
-    lr: Annotated[float, typer.Option(help="Learning rate, constant as in the paper.")] = 4e-3,
-    batch: Annotated[int, typer.Option(min=1, help="Rows of one step.")] = 1024,
+    ] = RUNS.stitch_positions,
+    lr: Annotated[float, typer.Option(help="Learning rate, constant as in the paper.")] = RUNS.lr,
+    batch: Annotated[int, typer.Option(min=1, help="Rows of one step.")] = RUNS.batch,
     sae: Annotated[
         str | None,
         typer.Option(help="An SAE of A in the workspace; the Features page's if not given."),
@@ -193,10 +198,12 @@ def sae_eval_command(
     pair: PairArg,
     sae: SaeArg,
     stitch_name: StitchArg = None,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of B scored for the losses.")] = 5_000,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of B scored for the losses.")
+    ] = MEASURED.tokens,
     positions: Annotated[
         int, typer.Option(min=1, help="Paired positions for the reconstruction.")
-    ] = 20_000,
+    ] = MEASURED.reconstruction_positions,
     layer: SaeLayerOpt = None,
     scale: ScaleOpt = None,
     as_json: JsonFlag = False,
@@ -204,7 +211,7 @@ def sae_eval_command(
     """Measure an SAE of A, its transfer and their controls on the held-out split (Table 2); nothing
     is kept."""
     from core.bench import open_pair
-    from core.saes.crossing import Crossing, ExploreConfig, zero_shot
+    from core.saes.crossing import Crossing, zero_shot
     from core.saes.sae import sae_of
 
     bench = open_pair(pair)

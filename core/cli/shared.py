@@ -96,7 +96,11 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def show(record: dict[str, Any], as_json: bool, text: str) -> None:
+def show(
+    record: dict[str, Any],
+    as_json: bool,
+    text: str,
+) -> None:
     print(json.dumps(record, indent=1) if as_json else text)
 
 

@@ -13,7 +13,11 @@ def plain(text: object) -> str:
     return " ".join(re.sub(r"([\\`*_\[\]])", r"\\\1", escaped).split())
 
 
-def fixed(x: float | None, low: float = math.nan, high: float = math.nan) -> str:
+def fixed(
+    x: float | None,
+    low: float = math.nan,
+    high: float = math.nan,
+) -> str:
     """Two decimals, as the paper writes losses and shares of responses."""
     if x is None or math.isnan(x):
         return "–"
@@ -21,7 +25,11 @@ def fixed(x: float | None, low: float = math.nan, high: float = math.nan) -> str
 
 
 def number(
-    x: float, low: float = math.nan, high: float = math.nan, sign: bool = False, none: str = "–"
+    x: float,
+    low: float = math.nan,
+    high: float = math.nan,
+    sign: bool = False,
+    none: str = "–",
 ) -> str:
     """Two significant digits; with an interval as many as its half width supports, one at least."""
     if math.isnan(x):
@@ -36,7 +44,12 @@ def number(
     return f"{value} [{', '.join(ends)}]"
 
 
-def percent(x: float, low: float = math.nan, high: float = math.nan, sign: bool = False) -> str:
+def percent(
+    x: float,
+    low: float = math.nan,
+    high: float = math.nan,
+    sign: bool = False,
+) -> str:
     """A fraction as a percentage, see `number`."""
     return f"{number(100 * x, 100 * low, 100 * high, sign)}{NARROW}%"
 
@@ -46,7 +59,11 @@ def _decimals(x: float, significant: int) -> int:
     return significant - 1 - math.floor(math.log10(abs(x))) if x else 0
 
 
-def rounded(x: float, decimals: int, sign: bool = False) -> str:
+def rounded(
+    x: float,
+    decimals: int,
+    sign: bool = False,
+) -> str:
     """With a true minus sign; with a plus where `sign` asks for one."""
     value = round(x, decimals)
     text = f"{abs(value):.{max(decimals, 0)}f}"

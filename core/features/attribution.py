@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from core.activations.harvest import norm_limits, read_window, windows, within
@@ -42,47 +43,69 @@ def logit_rows(model: LiveModel, ids: Int[Tensor, " n"]) -> Float[Tensor, "n d"]
     """Unembedding rows of tokens as directions of the residual stream, float32: `h · row` is the
     logit times the final norm's scale (its bias left out). A LayerNorm's centring is folded in
     too."""
-    rows = (
-        model.hf.get_output_embeddings().weight[ids.to(model.where.device)].float()
-        * model.logit_scale
-    )
+    unembedding = model.hf.get_output_embeddings().weight
+    chosen = unembedding[ids.to(model.where.device)].float()
+    rows = chosen * model.logit_scale
+
     with torch.inference_mode():
         if (projection := model.projection) is not None:
             rows = rows @ projection.weight.float()
+
         norm = model.final_norm
         if norm is None:  # OPT-350M
             return rows.cpu()
-        ones = torch.ones(1, 1, rows.shape[-1], dtype=model.where.dtype, device=model.where.device)
-        gain = norm(ones)[0].float()  # an RMS norm gives its gain where every entry is one
-        centres = (
-            isinstance(norm, torch.nn.LayerNorm) or not gain.any()
-        )  # OLMo's norm has no weights at all
-        if centres:
-            weight = getattr(norm, "weight", None)
-            rows = rows if weight is None else rows * weight.float()
-            return (rows - rows.mean(-1, keepdim=True)).cpu()
-        return (rows * gain).cpu()
+
+        # An RMS norm gives its gain where every entry is one.
+        where = model.where
+        ones = torch.ones(1, 1, rows.shape[-1], dtype=where.dtype, device=where.device)
+        gain = norm(ones)[0].float()
+
+        # OLMo's norm centres too, but has no weights at all.
+        centres = isinstance(norm, torch.nn.LayerNorm) or not gain.any()
+        if not centres:
+            return (rows * gain).cpu()
+
+        weight = getattr(norm, "weight", None)
+        if weight is not None:
+            rows = rows * weight.float()
+        return (rows - rows.mean(-1, keepdim=True)).cpu()
 
 
 def extreme_tokens(
-    model: LiveModel, directions: Float[Tensor, "f d"], k: int = EXTREMES
+    model: LiveModel,
+    directions: Float[Tensor, "f d"],
+    k: int = EXTREMES,
 ) -> tuple[Float[Tensor, "f k2"], Int[Tensor, "f k2"]]:
     """(logit weights, token ids) of the k tokens that each direction raises most, then the k that
     it lowers most, each from the strongest. The vocabulary is read in parts; features x vocabulary
     is never held. Rows that pad it beyond the tokenizer are no tokens."""
-    best: list[tuple[Tensor, Tensor]] = []
+    weights: list[Tensor] = []
+    tokens: list[Tensor] = []
     for sign in (1.0, -1.0):
-        value, ids = (
-            torch.full((len(directions), k), -torch.inf),
-            torch.zeros(len(directions), k, dtype=torch.long),
-        )
-        for part in torch.from_numpy(model.words).split(PART):
-            weights = sign * directions @ logit_rows(model, part).T
-            more, where = weights.topk(min(k, len(part)), dim=1)
-            value, order = torch.cat([value, more], dim=1).topk(k, dim=1)
-            ids = torch.cat([ids, part[where]], dim=1).gather(1, order)
-        best.append((sign * value, ids))
-    return torch.cat([v for v, _ in best], dim=1), torch.cat([i for _, i in best], dim=1)
+        value, ids = _raised(model, sign * directions, k)
+        weights.append(sign * value)
+        tokens.append(ids)
+    return torch.cat(weights, dim=1), torch.cat(tokens, dim=1)
+
+
+def _raised(
+    model: LiveModel,
+    directions: Float[Tensor, "f d"],
+    k: int,
+) -> tuple[Float[Tensor, "f k"], Int[Tensor, "f k"]]:
+    """(logit weights, token ids) of the k tokens that each direction raises most."""
+    features = len(directions)
+    best = torch.full((features, k), -torch.inf)
+    ids = torch.zeros(features, k, dtype=torch.long)
+
+    for part in torch.from_numpy(model.words).split(PART):
+        weights = directions @ logit_rows(model, part).T
+        more, where = weights.topk(min(k, len(part)), dim=1)
+
+        candidates = torch.cat([ids, part[where]], dim=1)
+        best, order = torch.cat([best, more], dim=1).topk(k, dim=1)
+        ids = candidates.gather(1, order)
+    return best, ids
 
 
 class Active(NamedTuple):
@@ -97,21 +120,32 @@ class Active(NamedTuple):
 
 
 def contributions(
-    acts: Float[Tensor, "n f"], decoder: Float[Tensor, "f d"], rows: Float[Tensor, "n d"]
+    acts: Float[Tensor, "n f"],
+    decoder: Float[Tensor, "f d"],
+    rows: Float[Tensor, "n d"],
 ) -> Active:
     """Attributions of the active features: a product of `rows` and `decoder` that is formed there
     alone."""
+    n = len(acts)
     at, feature = acts.nonzero(as_tuple=True)
     activation = acts[at, feature]
-    starts = torch.zeros(len(acts) + 1, dtype=torch.long)
-    starts[1:] = torch.bincount(at, minlength=len(acts)).cumsum(0)
+
+    starts = torch.zeros(n + 1, dtype=torch.long)
+    starts[1:] = torch.bincount(at, minlength=n).cumsum(0)
+
     with warnings.catch_warnings():  # torch says once that its CSR tensors are young
         warnings.simplefilter("ignore", UserWarning)
         where = torch.sparse_csr_tensor(
-            starts, feature, activation, acts.shape, check_invariants=False
+            starts,
+            feature,
+            activation,
+            acts.shape,
+            check_invariants=False,
         )
-        weights = torch.sparse.sampled_addmm(where, rows, decoder.T, beta=0.0).values()
-    return Active(len(acts), at, feature, activation, weights * activation)
+        products = torch.sparse.sampled_addmm(where, rows, decoder.T, beta=0.0)
+
+    weights = products.values()
+    return Active(n, at, feature, activation, weights * activation)
 
 
 class Attribution:
@@ -127,73 +161,136 @@ class Attribution:
         self.largest = torch.zeros(2, features)
         """Maximal activation in A and B."""
 
-    def update(self, block: int, a: Active, b: Active) -> None:
+    def update(
+        self,
+        block: int,
+        a: Active,
+        b: Active,
+    ) -> None:
         """Paired positions of one block, in A and in B."""
-        into = self.sums[block]
-        x, y = a.attribution.double(), b.attribution.double()
-        key_a, key_b = (
-            a.at * self.features + a.feature,
-            b.at * self.features + b.feature,
-        )  # both rise
-        where = torch.searchsorted(key_b, key_a).clamp(max=max(len(key_b) - 1, 0))
-        both = key_b[where] == key_a if len(key_b) else torch.zeros(len(key_a), dtype=torch.bool)
+        x = a.attribution.double()
+        y = b.attribution.double()
+
+        # Both keys rise, so a place in one is found in the other by bisection.
+        key_a = a.at * self.features + a.feature
+        key_b = b.at * self.features + b.feature
+        last = max(len(key_b) - 1, 0)
+        where = torch.searchsorted(key_b, key_a).clamp(max=last)
+        both = torch.zeros(len(key_a), dtype=torch.bool)
+        if len(key_b):
+            both = key_b[where] == key_a
+
         joint = a.feature[both]
-        for row, feature, value in (
-            (0, a.feature, x),
-            (1, b.feature, y),
-            (2, a.feature, x * x),
-            (3, b.feature, y * y),
-            (4, joint, x[both] * y[where[both]]),
-            (5, a.feature, torch.ones_like(x)),
-            (6, b.feature, torch.ones_like(y)),
-            (7, joint, torch.ones_like(x[both])),
-        ):
-            into[row].index_add_(0, feature, value)
+        joint_x = x[both]
+        joint_y = y[where[both]]
+        terms = [
+            (a.feature, x),
+            (b.feature, y),
+            (a.feature, x * x),
+            (b.feature, y * y),
+            (joint, joint_x * joint_y),
+            (a.feature, torch.ones_like(x)),
+            (b.feature, torch.ones_like(y)),
+            (joint, torch.ones_like(joint_x)),
+        ]
+        for sums, (feature, value) in zip(self.sums[block], terms, strict=True):
+            sums.index_add_(0, feature, value)
+
         self.n[block] += a.n
-        for side, active in enumerate((a, b)):
-            self.largest[side].scatter_reduce_(0, active.feature, active.activation, "amax")
+        for largest, active in zip(self.largest, (a, b), strict=True):
+            largest.scatter_reduce_(0, active.feature, active.activation, "amax")
 
     def table(self, seed: int = 0) -> pd.DataFrame:
         """One row a feature: `feature`; `correlation` (Eq. 10), NaN where one side never varies,
         with `low` and `high` (95 %, bootstrap over blocks); `joint` positions active in both;
         `density_a`, `density_b` in [0, 1]; `max_a`, `max_b`; `reliable` where `joint` is
         LEAST_JOINT or more."""
-        n, sums = self.n.sum(), self.sums.sum(0)
-        draws = np.random.default_rng(seed).multinomial(
-            BLOCKS, np.full(BLOCKS, 1 / BLOCKS), size=BOOTSTRAPS
-        )
-        weights = torch.from_numpy(draws).double()
-        low, high = torch.full((2, self.features), torch.nan, dtype=torch.float64)
-        counts = weights @ self.n
-        for part in torch.arange(self.features).split(4096):
-            drawn = torch.einsum("kb,bsf->skf", weights, self.sums[:, :5, part])
-            r = _pearson(counts[:, None], *drawn)
-            low[part], high[part] = torch.nanquantile(
-                r, torch.tensor([0.025, 0.975], dtype=r.dtype), dim=0
-            )
-        joint = sums[7].long()
+        n = self.n.sum()
+        sums = self.sums.sum(0)
+        active_a, active_b, joint = sums[5:]
+        low, high = self._interval(seed)
         return pd.DataFrame(
             {
                 "feature": np.arange(self.features),
                 "correlation": _pearson(n, *sums[:5]).numpy(),
                 "low": low.numpy(),
                 "high": high.numpy(),
-                "joint": joint.numpy(),
-                "density_a": (sums[5] / n).numpy(),
-                "density_b": (sums[6] / n).numpy(),
+                "joint": joint.long().numpy(),
+                "density_a": (active_a / n).numpy(),
+                "density_b": (active_b / n).numpy(),
                 "max_a": self.largest[0].numpy(),
                 "max_b": self.largest[1].numpy(),
                 "reliable": (joint >= LEAST_JOINT).numpy(),
             }
         )
 
+    def _interval(self, seed: int) -> tuple[Tensor, Tensor]:
+        """(low, high) of every feature's correlation: 95 %, bootstrap over blocks."""
+        rng = np.random.default_rng(seed)
+        even = np.full(BLOCKS, 1 / BLOCKS)
+        draws = rng.multinomial(BLOCKS, even, size=BOOTSTRAPS)
 
-def _pearson(n: Tensor, x: Tensor, y: Tensor, xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
+        weights = torch.from_numpy(draws).double()
+        counts = weights @ self.n
+        ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+
+        low, high = torch.full((2, self.features), torch.nan, dtype=torch.float64)
+        for part in torch.arange(self.features).split(4096):
+            drawn = torch.einsum("kb,bsf->skf", weights, self.sums[:, :5, part])
+            r = _pearson(counts[:, None], *drawn)
+            low[part], high[part] = torch.nanquantile(r, ends, dim=0)
+        return low, high
+
+
+def _pearson(
+    n: Tensor,
+    x: Tensor,
+    y: Tensor,
+    xx: Tensor,
+    yy: Tensor,
+    xy: Tensor,
+) -> Tensor:
     """Pearson's r from sums; NaN where a variance is zero."""
-    cov, var_x, var_y = n * xy - x * y, n * xx - x * x, n * yy - y * y
+    cov = n * xy - x * y
+    var_x = n * xx - x * x
+    var_y = n * yy - y * y
+
+    tiny = 1e-300
     scale = (var_x.clamp(min=0) * var_y.clamp(min=0)).sqrt()
-    floor = 1e-12 * (n * n * xx * yy).sqrt().clamp(min=1e-300)
-    return torch.where(scale > floor, cov / scale.clamp(min=1e-300), torch.nan)
+    floor = 1e-12 * (n * n * xx * yy).sqrt().clamp(min=tiny)
+    r = cov / scale.clamp(min=tiny)
+    return torch.where(scale > floor, r, torch.nan)
+
+
+class _Next(NamedTuple):
+    """The tokens that came next in one model, at n positions: their ids, whether there is one, and
+    where in the text each ends."""
+
+    ids: Tensor
+    exists: Tensor
+    ends: Tensor
+
+
+def _following(
+    model: LiveModel,
+    texts: Sequence[str],
+    document: NDArray[np.int64],
+    position: NDArray[np.int64],
+) -> _Next:
+    """What came next at each `position` of the text `document`."""
+    encoded = model.encode(texts)
+    starts = np.cumsum([0] + [len(text.ids) for text in encoded])
+    at = starts[document] + position + 1
+    exists = at < starts[document + 1]
+
+    # One more entry: behind the last token of the last text nothing comes.
+    ids = np.append(np.concatenate([text.ids for text in encoded]), 0)
+    ends = np.append(np.concatenate([text.ends for text in encoded]), 0)
+    return _Next(
+        torch.from_numpy(ids[at].astype(np.int64)),
+        torch.from_numpy(exists),
+        torch.from_numpy(ends[at]),
+    )
 
 
 def measure_attribution(
@@ -210,43 +307,50 @@ def measure_attribution(
     both models are asked for the same text; outlier rows are left out. See `Attribution.table`."""
     same = a.tokenizer_hash == b.tokenizer_hash
     gathered = {name: Attribution(sae_a.cfg.d_sae) for name, (sae_a, _) in saes.items()}
+    expected = positions or sum(len(d.text) for d in documents) / 4
+
     limits: dict[str, float] = {}
     read = 0
-    with Progress(desc, positions or sum(len(d.text) for d in documents) / 4, "pos") as bar:
+    with Progress(desc, expected, "pos") as bar:
         for k, docs in enumerate(windows(documents)):
             chunk = read_window(a, b, docs, [pair.a], [pair.b])
             limits = limits or norm_limits(chunk)
-            keep = within(chunk, limits, pair)
-            following, reached = [], []
-            for model, at in ((a, chunk.at_a), (b, chunk.at_b)):
-                encoded = model.encode([d.text for d in docs])
-                starts = np.cumsum([0] + [len(e.ids) for e in encoded])
-                here = starts[chunk.document] + at + 1
-                keep &= torch.from_numpy(here < starts[chunk.document + 1])
-                ids, ends = (
-                    np.append(np.concatenate(x), 0)
-                    for x in zip(*((e.ids, e.ends) for e in encoded), strict=True)
-                )
-                following.append(torch.from_numpy(ids[here].astype(np.int64)))
-                reached.append(torch.from_numpy(ends[here]))
+
+            texts = [d.text for d in docs]
+            next_a = _following(a, texts, chunk.document, chunk.at_a)
+            next_b = _following(b, texts, chunk.document, chunk.at_b)
+            keep = within(chunk, limits, pair) & next_a.exists & next_b.exists
             if not same:
-                keep &= (reached[0] == reached[1]) & (reached[0] >= 0)
-            h = [chunk.h_a[pair.a][keep].float(), chunk.h_b[pair.b][keep].float()]
-            rows = [
-                logit_rows(model, ids[keep]) for model, ids in zip((a, b), following, strict=True)
-            ]
-            for name, both in saes.items():
-                for part in torch.arange(len(h[0])).split(max(1, ENCODED // both[0].cfg.d_sae)):
-                    with torch.inference_mode():
-                        found = [
-                            contributions(
-                                torch.relu(sae.encode(x[part])), sae.W_dec.float(), r[part]
-                            )
-                            for sae, x, r in zip(both, h, rows, strict=True)
-                        ]
-                    gathered[name].update(k % BLOCKS, *found)
-            read += len(h[0])
-            bar.advance(len(h[0] if positions else keep))
+                keep &= (next_a.ends == next_b.ends) & (next_a.ends >= 0)
+
+            h_a = chunk.h_a[pair.a][keep].float()
+            h_b = chunk.h_b[pair.b][keep].float()
+            rows_a = logit_rows(a, next_a.ids[keep])
+            rows_b = logit_rows(b, next_b.ids[keep])
+
+            n = len(h_a)
+            for name, (sae_a, sae_b) in saes.items():
+                attribution = gathered[name]
+                at_a_time = max(1, ENCODED // sae_a.cfg.d_sae)
+                for part in torch.arange(n).split(at_a_time):
+                    attribution.update(
+                        k % BLOCKS,
+                        _attributed(sae_a, h_a[part], rows_a[part]),
+                        _attributed(sae_b, h_b[part], rows_b[part]),
+                    )
+
+            read += n
+            bar.advance(n if positions else len(keep))
             if positions is not None and read >= positions:
                 break
-    return {name: found.table() for name, found in gathered.items()}
+    return {name: attribution.table() for name, attribution in gathered.items()}
+
+
+def _attributed(
+    sae: "SAE[Any]",
+    h: Float[Tensor, "n d"],
+    rows: Float[Tensor, "n d"],
+) -> Active:
+    with torch.inference_mode():
+        acts = torch.relu(sae.encode(h))
+        return contributions(acts, sae.W_dec.float(), rows)

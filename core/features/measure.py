@@ -22,7 +22,8 @@ from core.features.taxonomy import (
 )
 from core.models.live import TURNS
 from core.models.pairs import LayerPair, PairSpec, Side
-from core.saes.crossing import Crossing, ExploreConfig, zero_shot
+from core.saes.crossing import Crossing, zero_shot
+from core.saes.settings import ExploreConfig
 from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
 
@@ -51,7 +52,12 @@ class Live:
     Raises StitchLensError where the stitch is not the one that the features were measured through.
     """
 
-    def __init__(self, pair: PairSpec, sae_name: str, private: Path | None = None) -> None:
+    def __init__(
+        self,
+        pair: PairSpec,
+        sae_name: str,
+        private: Path | None = None,
+    ) -> None:
         bench = Bench(pair, private=private)
         crossing = Crossing(bench, sae_name, stitch_of(bench.workspace, sae_name))
         self._sides = {
@@ -69,7 +75,10 @@ class Live:
 
 
 def explore(
-    bench: Bench, sae_name: str, stitch_name: str, config: ExploreConfig | None = None
+    bench: Bench,
+    sae_name: str,
+    stitch_name: str,
+    config: ExploreConfig | None = None,
 ) -> None:
     """Measure an SAE of the workspace and its transfer through a stitch of the workspace, and keep
     the tables `sae_quality/`, `examples_a/` and `_b/`, `histograms_a/` and `_b/`, `together_a/` and

@@ -62,7 +62,12 @@ def read(
             bar.advance(sum(len(d.text) for d in docs))
 
 
-def read_text(model: LiveModel, sae: "SAE[Any]", layer: int, text: str) -> Read:
+def read_text(
+    model: LiveModel,
+    sae: "SAE[Any]",
+    layer: int,
+    text: str,
+) -> Read:
     """One text by itself, cleaned, outliers and all. Raises StitchLensError where no token of it
     can be used."""
     (encoded,), (kept,) = kept_positions(model, [clean(text)], None)

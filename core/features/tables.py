@@ -48,7 +48,11 @@ def features(ws: Workspace, sae: str) -> pd.DataFrame:
     return table
 
 
-def kinds_of_features(table: pd.DataFrame, threshold: float = 0.5, least: int = 3) -> pd.Series:
+def kinds_of_features(
+    table: pd.DataFrame,
+    threshold: float = 0.5,
+    least: int = 3,
+) -> pd.Series:
     """Of `features`: 'dead' where never active in A; 'unseen' where active in fewer than `least` of
     the rewritten sentences; 'structural' where it stays active in all versions of a share
     `threshold` of them or more; 'semantic'."""
@@ -57,14 +61,23 @@ def kinds_of_features(table: pd.DataFrame, threshold: float = 0.5, least: int = 
     return kind.mask(table.density_a == 0, "dead").rename("kind")
 
 
-def feature_examples(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:
+def feature_examples(
+    ws: Workspace,
+    sae: str,
+    side: str,
+    feature: int,
+) -> pd.DataFrame:
     """The contexts of one feature in A ('a') or, transferred, in B ('b'), those that can be shown:
     see `core.features.examples.Examples.table` and `unpacked`."""
     table = ws.table(f"examples_{side}/{sae}", feature=feature)
     return unpacked(table.loc[table.heat.str.len() > 0].reset_index(drop=True))
 
 
-def same_text(ws: Workspace, sae: str, feature: int) -> pd.DataFrame:
+def same_text(
+    ws: Workspace,
+    sae: str,
+    feature: int,
+) -> pd.DataFrame:
     """The top contexts of one feature on either side, as both models read them, a row a context:
     `document`, `found` (the side on whose list it is), and for each side `<side>_ends`, `_heat`,
     `_peak`, `_activation`."""
@@ -88,13 +101,23 @@ def unpacked(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns=["begin", "lengths"]).assign(ends=ends, heat=heat)
 
 
-def feature_logits(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:
+def feature_logits(
+    ws: Workspace,
+    sae: str,
+    side: str,
+    feature: int,
+) -> pd.DataFrame:
     """The tokens that one feature raises (`rank` 0 and up) and lowers (-1 and down) most: `rank`,
     `token`, `weight`."""
     return ws.table(f"logits/{sae}", feature=feature, side=side).loc[:, ["rank", "token", "weight"]]
 
 
-def feature_histogram(ws: Workspace, sae: str, side: str, feature: int) -> pd.DataFrame:
+def feature_histogram(
+    ws: Workspace,
+    sae: str,
+    side: str,
+    feature: int,
+) -> pd.DataFrame:
     """How often one feature was active, by half octave: `low`, `high` of the activation,
     `tokens`."""
     (counts,) = ws.table(f"histograms_{side}/{sae}", feature=feature).histogram
@@ -102,7 +125,11 @@ def feature_histogram(ws: Workspace, sae: str, side: str, feature: int) -> pd.Da
     return pd.DataFrame({"low": lows[:-1], "high": lows[1:], "tokens": counts})
 
 
-def neuronpedia(ws: Workspace, sae: str, feature: int) -> str | None:
+def neuronpedia(
+    ws: Workspace,
+    sae: str,
+    feature: int,
+) -> str | None:
     """The feature's page on Neuronpedia, for an SAE of a release that has one there."""
     config = json.loads((ws.path(f"saes/{sae}") / "cfg.json").read_text("utf-8"))
     known = (config.get("metadata") or {}).get("neuronpedia_id")
@@ -111,7 +138,11 @@ def neuronpedia(ws: Workspace, sae: str, feature: int) -> str | None:
     return f"https://www.neuronpedia.org/{known}/{feature}"
 
 
-def feature_record(ws: Workspace, sae: str, feature: int) -> dict[str, Any]:
+def feature_record(
+    ws: Workspace,
+    sae: str,
+    feature: int,
+) -> dict[str, Any]:
     """All that is known of one feature, for a file: its measures, tokens, histograms and contexts
     (as pointers)."""
     (row,) = ws.table(f"features/{sae}", feature=feature).to_dict("records")

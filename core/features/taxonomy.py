@@ -68,7 +68,12 @@ class TagRewriter:
     inflection is part of the tag, capitals are kept, everything else stays as it is. Seeded: a
     sentence always gives the same rewrites."""
 
-    def __init__(self, documents: Sequence[Document], seed: int = 0, sentences: int = 4000) -> None:
+    def __init__(
+        self,
+        documents: Sequence[Document],
+        seed: int = 0,
+        sentences: int = 4000,
+    ) -> None:
         from HanTa.HanoverTagger import HanoverTagger
 
         self._tagger, self._seed = HanoverTagger("morphmodel_en.pgz"), seed
@@ -103,7 +108,12 @@ class TagRewriter:
             out.append("".join(parts) + sentence[end:])
         return out
 
-    def _other(self, word: str, tag: str, rng: np.random.Generator) -> str:
+    def _other(
+        self,
+        word: str,
+        tag: str,
+        rng: np.random.Generator,
+    ) -> str:
         """A word of the tag that is not `word`; `word` itself where there is none."""
         words, shares = self.words.get(tag, ([], np.zeros(0)))
         for _ in range(20):
@@ -149,7 +159,11 @@ Active = Callable[[Sequence[str]], NDArray[np.bool_]]
 """Texts to [texts, features]: whether a feature is active at any token."""
 
 
-def active_features(model: LiveModel, sae: "SAE[Any]", layer: int) -> Active:
+def active_features(
+    model: LiveModel,
+    sae: "SAE[Any]",
+    layer: int,
+) -> Active:
     """Over the usable tokens of each text, in the residual stream before `layer`."""
 
     def active(texts: Sequence[str]) -> NDArray[np.bool_]:
@@ -235,7 +249,10 @@ FILLERS = {
 
 
 def validate_rewriter(
-    rewrite: Rewriter, k: int = REWRITES, each: int = 12, seed: int = 0
+    rewrite: Rewriter,
+    k: int = REWRITES,
+    each: int = 12,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Precision and recall of 'structural' where the answer is known: one word detector a feature,
     on sentences made from FRAMES; those of function words are structural, those of fillers are not.

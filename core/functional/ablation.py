@@ -41,53 +41,71 @@ def null_basis(model: LiveModel) -> Float[Tensor, "d d"]:
     The final norm's gain is folded in, and for a LayerNorm its centring; the mean over the
     vocabulary, which shifts all logits alike and so changes no prediction, is taken out.
     """
-    d, vocabulary = model.spec.d_model, model.hf.get_output_embeddings().weight.shape[0]
-    second, first = torch.zeros(d, d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
+    d = model.spec.d_model
+    vocabulary = model.hf.get_output_embeddings().weight.shape[0]
+
+    second = torch.zeros(d, d, dtype=torch.float64)
+    first = torch.zeros(d, dtype=torch.float64)
     for part in torch.arange(vocabulary).split(PART):
         rows = logit_rows(model, part).double()
         second += rows.T @ rows
         first += rows.sum(0)
-    return torch.linalg.eigh(second - first.outer(first) / vocabulary).eigenvectors.float()
+
+    scatter = second - first.outer(first) / vocabulary
+    return torch.linalg.eigh(scatter).eigenvectors.float()
 
 
 def null_share(
-    directions: Float[Tensor, "n d"], basis: Float[Tensor, "d d"], share: float = PAPERS_SHARE
+    directions: Float[Tensor, "n d"],
+    basis: Float[Tensor, "d d"],
+    share: float = PAPERS_SHARE,
 ) -> Float[Tensor, " n"]:
     """The share of each direction's norm in the span of the first `share` of the columns of
     `basis`, at least one: in [0, 1], about the root of `share` for a random direction; 0 for a
     direction of norm 0."""
-    null = basis[:, : max(1, round(share * basis.shape[1]))]
-    return (directions @ null).norm(dim=-1) / directions.norm(dim=-1).clamp(min=1e-20)
+    columns = max(1, round(share * basis.shape[1]))
+    null = basis[:, :columns]
+    inside = (directions @ null).norm(dim=-1)
+    return inside / directions.norm(dim=-1).clamp(min=1e-20)
 
 
 def both_high(share: NDArray[Any], activation: NDArray[Any]) -> NDArray[np.float64]:
     """How clearly a feature is an entropy feature: the lower of its two ranks, in [0, 1], by share
     of its norm in the null space and by maximal activation; 0 where it never fires."""
-    ranks = np.minimum(
-        *(pd.Series(x).rank(pct=True).to_numpy(np.float64) for x in (share, activation))
-    )
-    return np.where(np.asarray(activation) > 0, ranks, 0.0)
+    by_share = pd.Series(share).rank(pct=True)
+    by_activation = pd.Series(activation).rank(pct=True)
+    lower = np.minimum(by_share.to_numpy(np.float64), by_activation.to_numpy(np.float64))
+
+    fires = np.asarray(activation) > 0
+    return np.where(fires, lower, 0.0)
 
 
 def matched(
-    table: pd.DataFrame, chosen: Sequence[int], columns: Sequence[str], seed: int = 0
+    table: pd.DataFrame,
+    chosen: Sequence[int],
+    columns: Sequence[str],
+    seed: int = 0,
 ) -> list[int]:
     """For each of the `chosen` features a random one, no two the same, drawn from the NEAREST by
     the logarithms of `columns` (activations, densities); never one of the chosen. `table` has
     `feature` and holds those that may be drawn."""
     rng = np.random.default_rng(seed)
-    place = np.log(table.set_index("feature")[list(columns)].clip(lower=1e-9))
+    values = table.set_index("feature")[list(columns)]
+    place = np.log(values.clip(lower=1e-9))
     place = place / place.std().clip(lower=1e-9)
+
     free = place.drop(index=[f for f in chosen if f in place.index])
-    out: list[int] = []
-    for f in chosen:
+    controls: list[int] = []
+    for feature in chosen:
         if not len(free):
             break
-        far = ((free - place.loc[f]) ** 2).sum(axis=1)
-        drawn = int(rng.choice(far.nsmallest(NEAREST).index.to_numpy()))
-        out.append(drawn)
-        free = free.drop(index=drawn)
-    return out
+
+        distance = ((free - place.loc[feature]) ** 2).sum(axis=1)
+        nearest = distance.nsmallest(NEAREST).index
+        control = int(rng.choice(nearest.to_numpy()))
+        controls.append(control)
+        free = free.drop(index=control)
+    return controls
 
 
 def firing(
@@ -104,21 +122,23 @@ def firing(
     parts = []
     for window in read(model, None, sae, documents, layer, desc):
         acts = window.acts[:, wanted]
-        at, which = (x.numpy() for x in acts.nonzero(as_tuple=True))
-        parts.append(
-            pd.DataFrame(
-                {
-                    "feature": wanted.numpy()[which],
-                    "document": window.document[at],
-                    "position": window.position[at],
-                    "activation": acts.numpy()[at, which],
-                }
-            )
-        )
+        rows, columns = acts.nonzero(as_tuple=True)
+        at, which = rows.numpy(), columns.numpy()
+        fired = {
+            "feature": wanted.numpy()[which],
+            "document": window.document[at],
+            "position": window.position[at],
+            "activation": acts.numpy()[at, which],
+        }
+        parts.append(pd.DataFrame(fired))
     return pd.concat(parts, ignore_index=True)
 
 
-def strongest_documents(fired: pd.DataFrame, feature: int, documents: int) -> pd.DataFrame:
+def strongest_documents(
+    fired: pd.DataFrame,
+    feature: int,
+    documents: int,
+) -> pd.DataFrame:
     """The rows of one feature in the documents where it fires most strongly."""
     rows = fired.loc[fired.feature == feature]
     top = rows.groupby("document").activation.max().nlargest(documents).index
@@ -148,35 +168,48 @@ def contributions(
     `direction` where it fires and zero elsewhere."""
     numbers = fired.document.unique()
     encoded = model.encode([documents[k].text for k in numbers])
-    out = []
+    parts = []
     for some in batches(encoded):
         ids = model.pad([encoded[i].ids for i in some])
-        rank = {int(numbers[i]): r for r, i in enumerate(some)}
-        here = fired.loc[fired.document.isin(rank.keys())]
-        row = torch.tensor([rank[k] for k in here.document])
-        position = torch.tensor(here.position.to_list())
-        what = torch.zeros(*ids.shape, len(direction))
-        what[row, position] = torch.tensor(here.activation.to_list())[:, None] * direction
         lengths = torch.tensor([len(encoded[i].ids) for i in some])
-        followed = position + 1 < lengths[row]
-        out.append(
-            Batch(ids, what.to(ids.device), row, position, followed, here.index.to_numpy(np.int64))
+
+        rank = {int(numbers[i]): r for r, i in enumerate(some)}
+        places = fired.loc[fired.document.isin(rank.keys())]
+        row = torch.tensor([rank[k] for k in places.document])
+        position = torch.tensor(places.position.to_list())
+        activation = torch.tensor(places.activation.to_list())
+
+        contribution = torch.zeros(*ids.shape, len(direction))
+        contribution[row, position] = activation[:, None] * direction
+        batch = Batch(
+            ids=ids,
+            contribution=contribution.to(ids.device),
+            row=row,
+            position=position,
+            followed=position + 1 < lengths[row],
+            places=places.index.to_numpy(np.int64),
         )
-    return out
+        parts.append(batch)
+    return parts
 
 
 def predictions(
-    model: LiveModel, hidden: Float[Tensor, "n d"], targets: Tensor
+    model: LiveModel,
+    hidden: Float[Tensor, "n d"],
+    targets: Tensor,
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """(entropy, loss) in nats of the next-token prediction from final-norm outputs."""
-    parts = []
+    entropies: list[Tensor] = []
+    losses: list[Tensor] = []
+    parts = zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True)
     with torch.inference_mode():
-        for h, t in zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
-            logs = model.logits(h).log_softmax(-1)
-            parts.append(
-                (-(logs.exp() * logs).sum(-1).cpu(), -logs.gather(1, t[:, None])[:, 0].cpu())
-            )
-    return torch.cat([e for e, _ in parts]), torch.cat([x for _, x in parts])
+        for rows, following in parts:
+            logs = model.logits(rows).log_softmax(-1)
+            entropy = -(logs.exp() * logs).sum(-1)
+            loss = -logs.gather(1, following[:, None])[:, 0]
+            entropies.append(entropy.cpu())
+            losses.append(loss.cpu())
+    return torch.cat(entropies), torch.cat(losses)
 
 
 def ablation(
@@ -192,27 +225,33 @@ def ablation(
     out."""
     parts = []
     for batch in contributions(model, documents, fired, direction):
-        residual = hooks.residuals(model, batch.ids, [layer])[layer]
-        row, position = batch.row[batch.followed], batch.position[batch.followed]
+        row = batch.row[batch.followed]
+        position = batch.position[batch.followed]
         if not len(row):
             continue
+
+        residual = hooks.residuals(model, batch.ids, [layer])[layer]
+        ablated = (residual.float() - batch.contribution).to(residual.dtype)
         targets = batch.ids[row, position + 1]
-        clean, without = (
-            predictions(
-                model, hooks.final_hidden(model, batch.ids, layer, h)[row, position], targets
-            )
-            for h in (residual, (residual.float() - batch.contribution).to(residual.dtype))
+
+        clean_hidden = hooks.final_hidden(model, batch.ids, layer, residual)
+        entropy, loss = predictions(model, clean_hidden[row, position], targets)
+        ablated_hidden = hooks.final_hidden(model, batch.ids, layer, ablated)
+        new_entropy, new_loss = predictions(model, ablated_hidden[row, position], targets)
+
+        places = batch.places[batch.followed.numpy()]
+        part = fired.loc[places].assign(
+            entropy=entropy.numpy(),
+            loss=loss.numpy(),
+            entropy_change=(new_entropy - entropy).numpy(),
+            loss_change=(new_loss - loss).numpy(),
         )
-        parts.append(
-            fired.loc[batch.places[batch.followed.numpy()]].assign(
-                entropy=clean[0].numpy(),
-                loss=clean[1].numpy(),
-                entropy_change=(without[0] - clean[0]).numpy(),
-                loss_change=(without[1] - clean[1]).numpy(),
-            )
-        )
-    columns = [*fired.columns, "entropy", "loss", "entropy_change", "loss_change"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+        parts.append(part)
+
+    if parts:
+        return pd.concat(parts, ignore_index=True)
+    measured = ["entropy", "loss", "entropy_change", "loss_change"]
+    return pd.DataFrame(columns=[*fired.columns, *measured])
 
 
 class Patched(NamedTuple):
@@ -234,18 +273,24 @@ def path_patch(
 ) -> Patched:
     """Take a feature's contribution out of the input of each head at the current token, one head at
     a time."""
-    parts: list[tuple[NDArray[np.int64], Tensor, Tensor]] = []
+    places: list[NDArray[np.int64]] = []
+    befores: list[Tensor] = []
+    afters: list[Tensor] = []
     for batch in contributions(heads.model, documents, fired, direction):
-        both: tuple[list[Tensor], list[Tensor]] = ([], [])
+        clean: list[Tensor] = []
+        changed: list[Tensor] = []
         for layer, call in heads.calls(batch.ids, layers).items():
             with torch.no_grad():
-                for found, shares in zip(
-                    both, attention.ablated(heads, layer, call, batch.contribution), strict=True
-                ):
-                    found.append(shares[batch.row, :, batch.position, 0].cpu())
-        parts.append((batch.places, torch.stack(both[0], dim=1), torch.stack(both[1], dim=1)))
-    index = np.concatenate([i for i, _, _ in parts])
-    before, after = (
-        torch.cat(x).numpy() for x in ([b for _, b, _ in parts], [a for _, _, a in parts])
+                before, after = attention.ablated(heads, layer, call, batch.contribution)
+                clean.append(before[batch.row, :, batch.position, 0].cpu())
+                changed.append(after[batch.row, :, batch.position, 0].cpu())
+
+        places.append(batch.places)
+        befores.append(torch.stack(clean, dim=1))
+        afters.append(torch.stack(changed, dim=1))
+
+    return Patched(
+        fired=fired.loc[np.concatenate(places)].reset_index(drop=True),
+        before=torch.cat(befores).numpy(),
+        after=torch.cat(afters).numpy(),
     )
-    return Patched(fired.loc[index].reset_index(drop=True), before, after)

@@ -43,12 +43,17 @@ class Look:
         """Which position (column) each position (row) may look at."""
         at = torch.arange(self.q.shape[2], device=self.q.device)
         back = at[:, None] - at
-        return (back >= 0) & (back < self.window) if self.window else back >= 0
+        visible = back >= 0
+        if self.window:
+            visible &= back < self.window
+        return visible
 
     def capped(self, products: Tensor) -> Tensor:
         """Attention logits of products of queries and keys."""
         logits = products * self.scale
-        return torch.tanh(logits / self.cap) * self.cap if self.cap else logits
+        if not self.cap:
+            return logits
+        return torch.tanh(logits / self.cap) * self.cap
 
 
 class _Looked(Exception):
@@ -69,10 +74,17 @@ def _hand_over(
     **kwargs: object,
 ) -> NoReturn:
     """In the place of attention: leaves the block with its queries and keys."""
-    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-    raise _Looked(
-        Look(query, key, scaling or query.shape[-1] ** -0.5, sliding_window, softcap, s_aux)
+    _, heads, _, width = query.shape
+    shared_by = heads // key.shape[1]
+    look = Look(
+        q=query,
+        k=key.repeat_interleave(shared_by, dim=1),
+        scale=scaling or width**-0.5,
+        window=sliding_window,
+        cap=softcap,
+        sink=s_aux,
     )
+    raise _Looked(look)
 
 
 class Heads:
@@ -84,7 +96,12 @@ class Heads:
         self.heads = int(model.plain.config.get_text_config().num_attention_heads)
         self._blocks: dict[int, Any] = {}
 
-    def check(self, layer: int, head: int, first: int = 0) -> None:
+    def check(
+        self,
+        layer: int,
+        head: int,
+        first: int = 0,
+    ) -> None:
         """Raises StitchLensError where there is no such head at or behind layer `first`."""
         last = self.model.spec.n_layers - 1
         if not first <= layer <= last:
@@ -105,18 +122,20 @@ class Heads:
         return hooks.calls(self.model, ids, layers)
 
     def look(
-        self, layer: int, call: hooks.Call, hidden: Float[Tensor, "rows pos d"] | None = None
+        self,
+        layer: int,
+        call: hooks.Call,
+        hidden: Float[Tensor, "rows pos d"] | None = None,
     ) -> Look:
         """The heads of `layer`; with `hidden`, where the residual stream before it is that."""
         block = self._block(layer)
+        residual = call.hidden if hidden is None else hidden
+        named = {name: _float(value) for name, value in call.kwargs.items()}
         try:
-            block(
-                _float(call.hidden if hidden is None else hidden),
-                *_float(call.args),
-                **{k: _float(v) for k, v in call.kwargs.items()},
-            )
-        except _Looked as found:
-            return found.look
+            block(_float(residual), *_float(call.args), **named)
+        except _Looked as left:
+            return left.look
+
         raise StitchLensError(
             f"{self.model.spec.title}, whose attention does not go through transformers' interface",
             "a model of a newer kind",
@@ -124,23 +143,27 @@ class Heads:
         )
 
     def _block(self, layer: int) -> Any:
-        if layer not in self._blocks:
-            from transformers import AttentionInterface
+        if layer in self._blocks:
+            return self._blocks[layer]
 
-            AttentionInterface.register(INTERFACE, _hand_over)
-            block = copy.deepcopy(self.model.plain_blocks[layer]).float()
-            for module in block.modules():
-                module._forward_pre_hooks.clear()
-                if hasattr(module, "config"):
-                    module.config._attn_implementation = INTERFACE  # the copy's own
-            self._blocks[layer] = block
-        return self._blocks[layer]
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(INTERFACE, _hand_over)
+        block = copy.deepcopy(self.model.plain_blocks[layer]).float()
+        for module in block.modules():
+            module._forward_pre_hooks.clear()
+            if hasattr(module, "config"):
+                module.config._attn_implementation = INTERFACE  # the copy's own
+        self._blocks[layer] = block
+        return block
 
 
 def _float(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() else value
-    return tuple(_float(v) for v in value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return tuple(_float(part) for part in value)
+    return value
 
 
 def pattern(look: Look) -> Float[Tensor, "rows heads pos pos"]:
@@ -152,8 +175,12 @@ def patched(look: Look, changed: Look) -> Float[Tensor, "rows heads pos pos"]:
     """Where each position would look if the head's input were `changed` at that position alone: row
     p has the changed query and the changed own key of p, all other keys stay."""
     products = changed.q @ look.k.mT
-    own = torch.diagonal(products, dim1=-2, dim2=-1) + (changed.q * (changed.k - look.k)).sum(-1)
-    return _shares(look, look.capped(torch.diagonal_scatter(products, own, dim1=-2, dim2=-1)))
+    to_self = torch.diagonal(products, dim1=-2, dim2=-1)
+    key_change = changed.k - look.k
+    own = to_self + (changed.q * key_change).sum(-1)
+
+    products = torch.diagonal_scatter(products, own, dim1=-2, dim2=-1)
+    return _shares(look, look.capped(products))
 
 
 def _shares(look: Look, logits: Tensor) -> Tensor:
@@ -165,53 +192,64 @@ def _shares(look: Look, logits: Tensor) -> Tensor:
 
 
 def ablated(
-    heads: Heads, layer: int, call: hooks.Call, contribution: Float[Tensor, "rows pos d"]
+    heads: Heads,
+    layer: int,
+    call: hooks.Call,
+    contribution: Float[Tensor, "rows pos d"],
 ) -> tuple[Float[Tensor, "rows heads pos pos"], Float[Tensor, "rows heads pos pos"]]:
     """(pattern, pattern where `contribution` is taken out of the heads' input at the current
     token): path patching of the direct path from where `contribution` was written to every head of
     `layer`."""
+    without = call.hidden.float() - contribution
     before = heads.look(layer, call)
-    after = heads.look(layer, call, call.hidden.float() - contribution)
+    after = heads.look(layer, call, without)
     return pattern(before), patched(before, after)
 
 
 def to_first(look: Look) -> Float[Tensor, "rows heads pos"]:
     """Each position's attention logit for the first token, whose key counts as given."""
-    return look.capped((look.q * look.k[:, :, :1].detach()).sum(-1))
+    first_key = look.k[:, :, :1].detach()
+    return look.capped((look.q * first_key).sum(-1))
 
 
 def readers(
-    heads: Heads, batches: Sequence[tuple[Tensor, Tensor]], layers: Sequence[int]
+    heads: Heads,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    layers: Sequence[int],
 ) -> dict[int, Float[Tensor, "heads d"]]:
     """By layer, the direction of the residual stream that each head reads for the first token, in
     attention logits per unit: the mean gradient of `to_first` with respect to the head's input,
     over the marked positions [rows, pos] of token ids [rows, pos], never the first, and only where
     the first can be seen. It is W_Q k_first of Gurnee et al. (2024) behind the model's own norms
     and rotary embedding."""
-    total = {layer: torch.zeros(heads.heads, heads.model.spec.d_model) for layer in layers}
+    shape = (heads.heads, heads.model.spec.d_model)
+    total = {layer: torch.zeros(shape) for layer in layers}
     count = dict.fromkeys(layers, 0)
     for ids, wanted in batches:
-        found = heads.calls(ids, layers)
-        for layer, call in found.items():
+        for layer, call in heads.calls(ids, layers).items():
             hidden = call.hidden.float().detach().clone().requires_grad_()
             look = heads.look(layer, call, hidden)
             at = wanted.to(hidden.device) & look.visible[:, 0]
             at[:, 0] = False
+
             logits = to_first(look)
-            for head in range(heads.heads):
-                (gradient,) = torch.autograd.grad(
-                    logits[:, head][at].sum(), hidden, retain_graph=True
-                )
-                total[layer][head] += gradient.sum((0, 1)).cpu()
+            for head, sums in enumerate(total[layer]):
+                at_places = logits[:, head][at].sum()
+                (gradient,) = torch.autograd.grad(at_places, hidden, retain_graph=True)
+                sums += gradient.sum((0, 1)).cpu()
             count[layer] += int(at.sum())
+
     return {layer: sums / max(count[layer], 1) for layer, sums in total.items()}
 
 
 def scores(
-    decoder: Float[Tensor, "f d"], read: Mapping[int, Float[Tensor, "heads d"]], block: int = 4096
+    decoder: Float[Tensor, "f d"],
+    read: Mapping[int, Float[Tensor, "heads d"]],
+    block: int = 4096,
 ) -> Iterator[tuple[int, Float[Tensor, "f heads"]]]:
     """By layer, the heuristic score of every feature for every head: what a unit of its activation
     adds to the attention logit of the first token. Above zero it deactivates the head, below it
     activates it."""
     for layer, rows in read.items():
-        yield layer, torch.cat([part @ rows.T for part in decoder.split(block)])
+        parts = [part @ rows.T for part in decoder.split(block)]
+        yield layer, torch.cat(parts)

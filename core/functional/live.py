@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from core.errors import StitchLensError
 from core.features import measure as feature_measure
@@ -31,41 +32,66 @@ class Live(feature_measure.Live):
     in."""
 
     def attend(
-        self, text: str, side: str, feature: int, layer: int, head: int, seed: int = 0
+        self,
+        text: str,
+        side: str,
+        feature: int,
+        layer: int,
+        head: int,
+        seed: int = 0,
     ) -> Attended:
         """Raises StitchLensError where there is no such feature, layer behind it or head, or no
         token in the text."""
         model, sae, at = self._sides[side]
         heads = self._heads(side)
-        if not 0 <= feature < sae.cfg.d_sae:
+        width = sae.cfg.d_sae
+        if not 0 <= feature < width:
             raise StitchLensError(
-                f"feature {feature}", f"0 to {sae.cfg.d_sae - 1}", "choose one in that range"
+                f"feature {feature}",
+                f"0 to {width - 1}",
+                "choose one in that range",
             )
         heads.check(layer, head, first=at)
+
         text = clean(text)
         with TURNS.turn():
-            found = feature_measure.read_text(model, sae, at, text)
+            read = feature_measure.read_text(model, sae, at, text)
             (encoded,) = model.encode([text])
             acts = torch.zeros(len(encoded.ids))
-            acts[torch.from_numpy(found.position)] = found.acts[:, feature]
-            call = heads.calls(model.pad([encoded.ids]), [layer])[layer]
+            acts[torch.from_numpy(read.position)] = read.acts[:, feature]
+
             direction = sae.W_dec[feature].float()
-            random = torch.randn(direction.shape, generator=torch.Generator().manual_seed(seed))
+            generator = torch.Generator().manual_seed(seed)
+            random = torch.randn(direction.shape, generator=generator)
             random *= direction.norm() / random.norm()
+
+            ids = model.pad([encoded.ids])
+            call = heads.calls(ids, [layer])[layer]
+            where = call.hidden.device
+            written = (acts[:, None] * direction)[None].to(where)
+            at_random = (acts[:, None] * random)[None].to(where)
             with torch.no_grad():
-                before, after = ablated(
-                    heads, layer, call, (acts[:, None] * direction)[None].to(call.hidden.device)
-                )
-                _, control = ablated(
-                    heads, layer, call, (acts[:, None] * random)[None].to(call.hidden.device)
-                )
-        patterns = (x[0, head].cpu().numpy() for x in (before, after, control))
-        return Attended(encoded.ends, acts.numpy(), *patterns)
+                before, after = ablated(heads, layer, call, written)
+                _, control = ablated(heads, layer, call, at_random)
+
+        def of_head(patterns: Tensor) -> NDArray[np.float32]:
+            return patterns[0, head].cpu().numpy()
+
+        return Attended(
+            ends=encoded.ends,
+            activation=acts.numpy(),
+            before=of_head(before),
+            after=of_head(after),
+            control=of_head(control),
+        )
 
     def heads(self, side: str) -> tuple[int, int, int]:
         """(first layer behind the features, last layer, heads a layer)."""
-        return self._sides[side][2], self._sides[side][0].spec.n_layers - 1, self._heads(side).heads
+        model, _, first = self._sides[side]
+        last = model.spec.n_layers - 1
+        return first, last, self._heads(side).heads
 
     def _heads(self, side: str) -> Heads:
+        model, _, _ = self._sides[side]
         known: dict[str, Heads] = self.__dict__.setdefault("_known", {})
-        return known.setdefault(side, Heads(self._sides[side][0]))
+        return known.setdefault(side, Heads(model))

@@ -3,7 +3,7 @@ over a typed text."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from core.features import measure as feature_measure
 from core.functional import ablation
 from core.functional.ablation import NULL_SHARES, PAPERS_SHARE
 from core.functional.heads import heads
-from core.functional.sides import MATCHED, STEP, ScanConfig, Side, lean, top
+from core.functional.sides import MATCHED, STEP, ScanConfig, Subject, lean, top
 from core.models import hooks
 from core.models.live import LiveModel, runtime
 from core.models.loading import load
@@ -32,16 +32,17 @@ from core.text.corpus import Document
 from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
 
-if TYPE_CHECKING:
-    pass
-
 LONGEST = 256
 """Tokens of a document that is read, in either model."""
 LEAST = 8
 """Places at which a feature must fire in the documents read, in both models."""
 
 
-def scan(bench: Bench, sae_name: str, config: ScanConfig | None = None) -> None:
+def scan(
+    bench: Bench,
+    sae_name: str,
+    config: ScanConfig | None = None,
+) -> None:
     """Measure the functional features of an SAE whose features were measured, through the same
     stitch, and keep `functional/<sae>/null`, `/ablation`, `/heads`, `/tokens` and `/about`. Steps
     that are there and current are kept.
@@ -52,9 +53,11 @@ def scan(bench: Bench, sae_name: str, config: ScanConfig | None = None) -> None:
     config = config or ScanConfig()
     ws = bench.workspace
     crossing = Crossing(bench, sae_name, measured_through(ws, sae_name))
+
+    # Differences of predictions are small: whatever the models run in otherwise, here in float32.
     exact = replace(runtime(), dtype=torch.float32)
-    a = Side("a", load(bench.pair.a, exact), crossing.sae, crossing.layers.a)
-    b = Side("b", load(bench.pair.b, exact), crossing.transferred, crossing.layers.b)
+    a = Subject("a", load(bench.pair.a, exact), crossing.sae, crossing.layers.a)
+    b = Subject("b", load(bench.pair.b, exact), crossing.transferred, crossing.layers.b)
     makers = {
         "pair": bench.pair.key,
         "a": a.model.makers,
@@ -67,51 +70,79 @@ def scan(bench: Bench, sae_name: str, config: ScanConfig | None = None) -> None:
         "layer_b": b.layer,
         **config.model_dump(),
     }
-    names = {
-        what: f"functional/{sae_name}/{what}"
-        for what in ("null", "ablation", "heads", "tokens", "about")
-    }
-    if all(bench.current(name, makers) for name in names.values()):
+
+    steps = ("null", "ablation", "heads", "tokens", "about")
+    names = {step: f"functional/{sae_name}/{step}" for step in steps}
+
+    def current(*wanted: str) -> bool:
+        return all(bench.current(names[step], makers) for step in wanted)
+
+    if current(*steps):
         return
-    documents = _documents(bench.corpus.split("held-out"), (a.model, b.model), config)
-    table = ws.table(f"features/{sae_name}")[["feature", *MATCHED]]
-    if not (bench.current(names["null"], makers) and bench.current(names["about"], makers)):
-        null, about = _null(a, b, crossing.stitch, documents[: config.reading], config)
+
+    held_out = bench.corpus.split("held-out")
+    documents = _documents(held_out, (a.model, b.model), config)
+    if not current("null", "about"):
+        read = documents[: config.reading]
+        null, about = _null(a, b, crossing.stitch, read, config)
         ws.put_table(names["null"], null, makers)
         ws.put_record(names["about"], about | {"documents": len(documents)}, makers)
-    shares = ws.table(names["null"])
-    sides = (a, b)
-    fired = {
-        s.name: ablation.firing(
-            s.model,
-            s.sae,
-            s.layer,
-            documents,
-            range(len(table)),
-            f"where features fire in {s.name.upper()}",
-        )
-        for s in sides
-    }
-    counts = [
-        fired[s.name].feature.value_counts().reindex(table.feature).fillna(0).to_numpy()
-        for s in sides
-    ]
-    often = table.loc[np.minimum(*counts) >= LEAST]
-    if len(often) < 2 * config.features:
-        raise StitchLensError(
-            f"{len(often)} features that fire {LEAST} times in both models in {len(documents)}"
-            " documents",
-            f"{2 * config.features}, as many candidates as controls",
-            "read more documents (--documents) or measure fewer features (--candidates)",
-        )
-    if not bench.current(names["ablation"], makers):
-        ws.put_table(
-            names["ablation"], _ablation(sides, often, shares, documents, fired, config), makers
-        )
-    if not (bench.current(names["heads"], makers) and bench.current(names["tokens"], makers)):
-        moved, tokens = heads(sides, often, documents, fired, config)
+
+    subjects = (a, b)
+    table = ws.table(f"features/{sae_name}").loc[:, ["feature", *MATCHED]]
+    fired = {subject.name: _firing(subject, documents, len(table)) for subject in subjects}
+    often = _often(table, fired, len(documents), config)
+
+    if not current("ablation"):
+        shares = ws.table(names["null"])
+        changes = _ablation(subjects, often, shares, documents, fired, config)
+        ws.put_table(names["ablation"], changes, makers)
+
+    if not current("heads", "tokens"):
+        moved, tokens = heads(subjects, often, documents, fired, config)
         ws.put_table(names["tokens"], tokens, makers)
         ws.put_table(names["heads"], moved, makers)
+
+
+def _firing(
+    subject: Subject,
+    documents: Sequence[Document],
+    features: int,
+) -> pd.DataFrame:
+    """See `ablation.firing`, of all features."""
+    return ablation.firing(
+        subject.model,
+        subject.sae,
+        subject.layer,
+        documents,
+        range(features),
+        f"where features fire in {subject.name.upper()}",
+    )
+
+
+def _often(
+    table: pd.DataFrame,
+    fired: dict[str, pd.DataFrame],
+    documents: int,
+    config: ScanConfig,
+) -> pd.DataFrame:
+    """The rows of features that fire at LEAST places in both models. Raises StitchLensError where
+    they are too few."""
+    counts = []
+    for places in fired.values():
+        by_feature = places.feature.value_counts().reindex(table.feature)
+        counts.append(by_feature.fillna(0).to_numpy())
+
+    often = table.loc[np.minimum(*counts) >= LEAST]
+    wanted = 2 * config.features
+    if len(often) < wanted:
+        raise StitchLensError(
+            f"{len(often)} features that fire {LEAST} times in both models in {documents}"
+            " documents",
+            f"{wanted}, as many candidates as controls",
+            "read more documents (--documents) or measure fewer features (--candidates)",
+        )
+    return often
 
 
 def measured_through(ws: Workspace, sae: str) -> str:
@@ -128,66 +159,85 @@ def measured_through(ws: Workspace, sae: str) -> str:
 
 
 def _documents(
-    documents: Sequence[Document], models: Sequence[LiveModel], config: ScanConfig
+    documents: Sequence[Document],
+    models: Sequence[LiveModel],
+    config: ScanConfig,
 ) -> list[Document]:
     """A draw of those that both models read in LONGEST tokens or fewer."""
     order = np.random.default_rng(config.seed).permutation(len(documents))
-    out: list[Document] = []
+    drawn: list[Document] = []
     for k in order:
-        if len(out) == config.documents:
+        if len(drawn) == config.documents:
             break
-        if all(len(m.encode([documents[k].text])[0].ids) <= LONGEST for m in models):
-            out.append(documents[k])
-    return out
+
+        text = documents[k].text
+        lengths = (len(model.encode([text])[0].ids) for model in models)
+        if all(length <= LONGEST for length in lengths):
+            drawn.append(documents[k])
+    return drawn
 
 
 def _null(
-    a: Side, b: Side, stitch: Stitch, documents: Sequence[Document], config: ScanConfig
+    a: Subject,
+    b: Subject,
+    stitch: Stitch,
+    documents: Sequence[Document],
+    config: ScanConfig,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Fig. 5a, a row a feature in their order: `<side>_<per cent>`, the share of its norm in the
     null space in STEPths; and the same of random SAEs' features (5 %, 50 % and 95 % of them) and of
     the directions of the attention sink."""
     control = random_sae(a.sae, config.seed)
-    drawn = {"a": control, "b": transfer_sae(control, stitch)}
-    sink = {side.name: sink_direction(side, documents) for side in (a, b)}
+    controls = {"a": control, "b": transfer_sae(control, stitch)}
+
+    sink_a = sink_direction(a, documents)
+    sink_b = sink_direction(b, documents)
+    sinks = {
+        "a": {"a": sink_a},
+        "b": {"transferred": transfer_vector(sink_a, stitch), "b": sink_b},
+    }
+
     columns: dict[str, NDArray[Any]] = {}
-    about: dict[str, Any] = {"random": {}, "sink": {}}
-    for side in (a, b):
-        basis = ablation.null_basis(side.model)
-        moved = (
-            {"a": sink["a"]}
-            if side is a
-            else {"transferred": transfer_vector(sink["a"], stitch), "b": sink["b"]}
-        )
+    randoms: dict[str, list[float]] = {}
+    of_sinks: dict[str, float] = {}
+    for subject in (a, b):
+        basis = ablation.null_basis(subject.model)
+        decoder = subject.sae.W_dec.float()
+        random_decoder = controls[subject.name].W_dec.float()
+
         for share in NULL_SHARES:
-            key = f"{side.name}_{100 * share:g}"
-            found = ablation.null_share(side.sae.W_dec.float(), basis, share)
-            columns[key] = (found * STEP).round().to(torch.uint8).numpy()
-            random = ablation.null_share(drawn[side.name].W_dec.float(), basis, share)
-            about["random"][key] = [float(random.quantile(q)) for q in (0.05, 0.5, 0.95)]
-            about["sink"] |= {
-                f"{name}_{100 * share:g}": float(ablation.null_share(v[None], basis, share)[0])
-                for name, v in moved.items()
-            }
-    return pd.DataFrame(columns), about
+            per_cent = f"{100 * share:g}"
+            key = f"{subject.name}_{per_cent}"
+            in_null = ablation.null_share(decoder, basis, share)
+            columns[key] = (in_null * STEP).round().to(torch.uint8).numpy()
+
+            random = ablation.null_share(random_decoder, basis, share)
+            randoms[key] = [float(random.quantile(q)) for q in (0.05, 0.5, 0.95)]
+
+            for name, direction in sinks[subject.name].items():
+                (of_sink,) = ablation.null_share(direction[None], basis, share)
+                of_sinks[f"{name}_{per_cent}"] = float(of_sink)
+    return pd.DataFrame(columns), {"random": randoms, "sink": of_sinks}
 
 
-def sink_direction(side: Side, documents: Sequence[Document]) -> Float[Tensor, " d"]:
+def sink_direction(subject: Subject, documents: Sequence[Document]) -> Float[Tensor, " d"]:
     """What sets the first token apart in the residual stream before the side's layer: less the mean
     of the others."""
-    first, total, n = torch.zeros(side.model.spec.d_model), torch.zeros(side.model.spec.d_model), 0
-    for encoded in side.model.encode([d.text for d in documents]):
-        (h,) = (
-            hooks.residuals(side.model, side.model.pad([encoded.ids]), [side.layer])[side.layer]
-            .float()
-            .cpu()
-        )
-        first, total, n = first + h[0], total + h[1:].sum(0), n + len(h) - 1
-    return first / len(documents) - total / max(n, 1)
+    model, layer = subject.model, subject.layer
+    first = torch.zeros(model.spec.d_model)
+    others = torch.zeros(model.spec.d_model)
+    n = 0
+    for encoded in model.encode([d.text for d in documents]):
+        ids = model.pad([encoded.ids])
+        (h,) = hooks.residuals(model, ids, [layer])[layer].float().cpu()
+        first = first + h[0]
+        others = others + h[1:].sum(0)
+        n += len(h) - 1
+    return first / len(documents) - others / max(n, 1)
 
 
 def _ablation(
-    sides: Sequence[Side],
+    subjects: Sequence[Subject],
     often: pd.DataFrame,
     shares: pd.DataFrame,
     documents: Sequence[Document],
@@ -197,41 +247,51 @@ def _ablation(
     """The causal check of entropy features, a row a side and feature: `random` for a matched
     control; `activation`, the mean where it fires; `entropy`, `entropy_change` and `loss_change` in
     nats with 95 % intervals; `places`. Half of the candidates stand out in A, half in both."""
-    column = f"{100 * PAPERS_SHARE:g}"
     near = shares.iloc[often.feature]
-    rank = {
-        s.name: ablation.both_high(
-            near[f"{s.name}_{column}"].to_numpy(), often[f"max_{s.name}"].to_numpy()
-        )
-        for s in sides
-    }
-    chosen = top(
-        often.feature.to_numpy(), [rank["a"], np.minimum(rank["a"], rank["b"])], config.features
-    )
+
+    def ranked(side: str) -> NDArray[np.float64]:
+        share = near[f"{side}_{100 * PAPERS_SHARE:g}"]
+        activation = often[f"max_{side}"]
+        return ablation.both_high(share.to_numpy(), activation.to_numpy())
+
+    in_a = ranked("a")
+    in_both = np.minimum(in_a, ranked("b"))
+    chosen = top(often.feature.to_numpy(), [in_a, in_both], config.features)
     control = ablation.matched(often, chosen, MATCHED, config.seed)
+
     rows = []
-    with Progress(
-        "ablating entropy features", len(sides) * (len(chosen) + len(control)), "feature"
-    ) as bar:
-        for side in sides:
-            for f in (*chosen, *control):
-                some = ablation.strongest_documents(fired[side.name], f, config.each)
-                found = ablation.ablation(
-                    side.model, side.layer, documents, some, side.sae.W_dec[f].float()
+    work = len(subjects) * (len(chosen) + len(control))
+    with Progress("ablating entropy features", work, "feature") as bar:
+        for subject in subjects:
+            for feature in (*chosen, *control):
+                places = ablation.strongest_documents(fired[subject.name], feature, config.each)
+                measured = ablation.ablation(
+                    subject.model,
+                    subject.layer,
+                    documents,
+                    places,
+                    subject.sae.W_dec[feature].float(),
                 )
-                where = found.document.to_numpy()
-                row = {
-                    "side": side.name,
-                    "feature": f,
-                    "random": f in control,
-                    "places": len(found),
+                about = {
+                    "side": subject.name,
+                    "feature": feature,
+                    "random": feature in control,
                 }
-                row |= {"activation": found.activation.mean(), "entropy": found.entropy.mean()}
-                for name in ("entropy_change", "loss_change"):
-                    values = statistics.document_interval(
-                        found[name].to_numpy(), where, config.seed
-                    )
-                    row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
-                rows.append(row)
+                rows.append(about | _changes(measured, config.seed))
                 bar.advance(1)
     return lean(pd.DataFrame(rows))
+
+
+def _changes(measured: pd.DataFrame, seed: int) -> dict[str, float]:
+    """The columns of `_ablation` that say what one feature's ablation changed."""
+    row = {
+        "places": len(measured),
+        "activation": measured.activation.mean(),
+        "entropy": measured.entropy.mean(),
+    }
+    documents = measured.document.to_numpy()
+    for name in ("entropy_change", "loss_change"):
+        values = measured[name].to_numpy()
+        mean, low, high = statistics.document_interval(values, documents, seed)
+        row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+    return row

@@ -45,8 +45,9 @@ class ScanConfig(Frozen):
 
 
 @dataclass(frozen=True)
-class Side:
-    """One model with its SAE (`original` in A, `transferred` in B) before a layer."""
+class Subject:
+    """One model with its SAE (`original` in A, `transferred` in B) before a layer; `name` is its
+    side, 'a' or 'b'."""
 
     name: str
     model: LiveModel
@@ -59,13 +60,19 @@ class Side:
         return range(self.layer, self.model.spec.n_layers)
 
 
-def top(features: NDArray[Any], ranks: Sequence[NDArray[Any]], n: int) -> list[int]:
+def top(
+    features: NDArray[Any],
+    ranks: Sequence[NDArray[Any]],
+    n: int,
+) -> list[int]:
     """`n` features, an equal part from the top of each ranking, none twice."""
-    out: list[int] = []
-    for k, rank in enumerate(ranks):
-        order = [int(f) for f in features[np.argsort(-rank, kind="stable")] if f not in out]
-        out += order[: n * (k + 1) // len(ranks) - len(out)]
-    return out
+    chosen: list[int] = []
+    for k, rank in enumerate(ranks, 1):
+        falling = features[np.argsort(-rank, kind="stable")]
+        others = [int(feature) for feature in falling if feature not in chosen]
+        up_to = n * k // len(ranks)
+        chosen += others[: up_to - len(chosen)]
+    return chosen
 
 
 def lean(table: pd.DataFrame) -> pd.DataFrame:

@@ -37,7 +37,11 @@ def about(ws: Workspace, sae: str) -> dict[str, Any]:
     return ws.record(name) | {"makers": store.makers(ws, name)}
 
 
-def null_shares(ws: Workspace, sae: str, share: int = 2) -> pd.DataFrame:
+def null_shares(
+    ws: Workspace,
+    sae: str,
+    share: int = 2,
+) -> pd.DataFrame:
     """Fig. 5a, one row a feature that fires in A: `feature`; `share_a` and `share_b`, of its norm
     in the null space (the bottom `share` per cent); `max_a` and `max_b`, its maximal activations;
     `candidate`, whether it was ablated as an entropy feature; `raises`."""

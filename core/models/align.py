@@ -16,7 +16,9 @@ def _readers(ends: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int
 
 
 def pair_positions(
-    a: Encoded, b: Encoded, same_tokenizer: bool = False
+    a: Encoded,
+    b: Encoded,
+    same_tokenizer: bool = False,
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Positions (i in A, j in B), both rising, that have read the same text.
 

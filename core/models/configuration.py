@@ -111,7 +111,11 @@ def _config(ref: str, folder: Path | None) -> Any:
         ) from None
 
 
-def open_empty(ref: str, spec: ModelSpec, folder: Path | None) -> tuple[Any, list[str]]:
+def open_empty(
+    ref: str,
+    spec: ModelSpec,
+    folder: Path | None,
+) -> tuple[Any, list[str]]:
     """transformers' model without its weights, and the tensors on file that are no part of it (of a
     folder alone)."""
     config = _config(spec.sources[-1].ref, folder)

@@ -27,7 +27,9 @@ def _name(layer: int) -> str:
 
 
 def residuals(
-    model: "LiveModel", ids: Int[Tensor, "rows pos"], layers: Sequence[int]
+    model: "LiveModel",
+    ids: Int[Tensor, "rows pos"],
+    layers: Sequence[int],
 ) -> dict[int, Float[Tensor, "rows pos d"]]:
     """The residual stream before each of `layers`, in the model's dtype; nothing above the last is
     computed."""
@@ -57,14 +59,20 @@ class Call(NamedTuple):
 
 
 def calls(
-    model: "LiveModel", ids: Int[Tensor, "rows pos"], layers: Sequence[int]
+    model: "LiveModel",
+    ids: Int[Tensor, "rows pos"],
+    layers: Sequence[int],
 ) -> dict[int, Call]:
     """The calls of the blocks `layers` in one pass of `model.plain`; nothing above the last is
     computed."""
     last, thread, seen = max(layers), threading.get_ident(), dict[int, Call]()
 
     def keep(layer: int) -> Callable[..., None]:
-        def hook(block: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def hook(
+            block: object,
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+        ) -> None:
             if threading.get_ident() == thread:
                 seen[layer] = Call(args[0], args[1:], kwargs)
                 if layer == last:
@@ -84,7 +92,10 @@ def calls(
 
 
 def below(
-    model: "LiveModel", ids: Int[Tensor, "rows pos"], layer: int, cache: Any = None
+    model: "LiveModel",
+    ids: Int[Tensor, "rows pos"],
+    layer: int,
+    cache: Any = None,
 ) -> Float[Tensor, "rows pos d"]:
     """The residual stream before `layer` at positions that go on where a `transformers` cache
     ends; the cache grows by what the layers below need later, and nothing above is computed."""
@@ -134,7 +145,11 @@ def changed(model: "LiveModel", changes: Mapping[int, Change]) -> Iterator[None]
 def _skipping(model: "LiveModel", layers: int) -> Iterator[None]:
     """The first `layers` blocks hand their input on untouched while the body runs."""
 
-    def through(hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor | tuple[Tensor]:
+    def through(
+        hidden_states: Tensor,
+        *args: object,
+        **kwargs: object,
+    ) -> Tensor | tuple[Tensor]:
         return (hidden_states,) if model.blocks_return_tuples else hidden_states
 
     skipped = list(model.bridge.blocks)[:layers]

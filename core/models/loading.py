@@ -59,7 +59,9 @@ HARMLESS = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")
 
 
 def open_plain(
-    folder: Path, dtype: torch.dtype, device: str | None = None
+    folder: Path,
+    dtype: torch.dtype,
+    device: str | None = None,
 ) -> tuple[Any, list[str]]:
     """transformers' own model, and the names of the file's tensors that are no part of it (another
     task's head).

@@ -136,7 +136,11 @@ def train(
 
 
 def _write_folder(
-    target: Path, model: Any, tokenizer: Any, report: dict[str, Any], side: str
+    target: Path,
+    model: Any,
+    tokenizer: Any,
+    report: dict[str, Any],
+    side: str,
 ) -> None:
     """An ordinary Hugging Face folder in float16 with a model card, written beside and renamed into
     place."""

@@ -183,7 +183,11 @@ def _own_notes(
 
 
 def _notes(
-    pair: PairSpec, found: list[Found], corpus: Corpus, share: float, same: bool
+    pair: PairSpec,
+    found: list[Found],
+    corpus: Corpus,
+    share: float,
+    same: bool,
 ) -> list[str]:
     out = [note for one in found for note in one.notes]
     if corpus.reading is not None:

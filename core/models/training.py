@@ -100,7 +100,10 @@ def untrained(config: NanoConfig, size: Size) -> Any:
 
 
 def epoch_rows(
-    documents: Sequence[NDArray[np.int32]], context: int, seed: int, epoch: int
+    documents: Sequence[NDArray[np.int32]],
+    context: int,
+    seed: int,
+    epoch: int,
 ) -> Tensor:
     """[n, context] ids: the documents of one epoch in its own order, laid end to end; the last few
     tokens fall off."""
@@ -155,7 +158,9 @@ def _batches(
 
 
 def unigram_loss(
-    fit: Sequence[NDArray[np.int32]], other: Sequence[NDArray[np.int32]], vocabulary: int
+    fit: Sequence[NDArray[np.int32]],
+    other: Sequence[NDArray[np.int32]],
+    vocabulary: int,
 ) -> float:
     """Cross-entropy of `other` under the add-one token frequencies of `fit`, nats/token."""
     read = np.concatenate([document[1:] for document in fit])
@@ -196,7 +201,9 @@ def _warmth(step: int, steps: int) -> float:
 
 
 def _optimisers(
-    model: Any, size: Size, weight_decay: float
+    model: Any,
+    size: Size,
+    weight_decay: float,
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for all else: on so few tokens far below AdamW alone."""
     matrices, embedding, vectors = [], [], []
@@ -217,7 +224,11 @@ def _optimisers(
     return muon, adam
 
 
-def diverged(loss: float, step: int, where: Runtime) -> StitchLensError:
+def diverged(
+    loss: float,
+    step: int,
+    where: Runtime,
+) -> StitchLensError:
     """The rates are those that the shipped models were trained with: what remains is precision and
     the machine."""
     coarse = where.dtype != torch.float32 or where.device.type != "cpu"
@@ -287,7 +298,11 @@ def train_model(
     return model.eval(), curve
 
 
-def _warm(optimisers: Sequence[torch.optim.Optimizer], size: Size, share: float) -> None:
+def _warm(
+    optimisers: Sequence[torch.optim.Optimizer],
+    size: Size,
+    share: float,
+) -> None:
     """Set both rates to a share of their peaks."""
     peaks = (size.muon_lr, size.adam_lr)
     for optimiser, peak in zip(optimisers, peaks, strict=True):
@@ -296,7 +311,10 @@ def _warm(optimisers: Sequence[torch.optim.Optimizer], size: Size, share: float)
 
 
 def _step(
-    model: Any, optimisers: Sequence[torch.optim.Optimizer], ids: Tensor, where: Runtime
+    model: Any,
+    optimisers: Sequence[torch.optim.Optimizer],
+    ids: Tensor,
+    where: Runtime,
 ) -> float:
     """One update on ids [rows, context]; the loss before it, nats/token."""
     with _autocast(where):
@@ -337,7 +355,9 @@ def _save(
 
 
 def _restore(
-    path: Path, model: Any, optimisers: Sequence[torch.optim.Optimizer]
+    path: Path,
+    model: Any,
+    optimisers: Sequence[torch.optim.Optimizer],
 ) -> tuple[int, list[dict[str, float]]]:
     """(steps done, curve); fills model and optimisers. (0, []) where there is no checkpoint."""
     if not path.exists():

@@ -35,7 +35,9 @@ class Dataset:
 
 
 def one_against_rest(
-    classes: Classes, label: str, seed: int = 0
+    classes: Classes,
+    label: str,
+    seed: int = 0,
 ) -> tuple[list[Document], NDArray[np.int64]]:
     """(documents, 1 for `label` and 0 for others): as many of one as of the other, the negatives
     drawn evenly from the other classes (SAEBench's rule)."""

@@ -42,7 +42,11 @@ class OwnLabels:
     """Columns of the file that were not read."""
 
 
-def own_labels(prober: Prober, given: Labelled, config: ProbeConfig | None = None) -> OwnLabels:
+def own_labels(
+    prober: Prober,
+    given: Labelled,
+    config: ProbeConfig | None = None,
+) -> OwnLabels:
     """Probes of A from a person's texts, moved to B at once; accuracy on both by
     cross-validation."""
     config = config or ProbeConfig(ks=(OWN_K,))
@@ -92,7 +96,11 @@ def own_labels(prober: Prober, given: Labelled, config: ProbeConfig | None = Non
     )
 
 
-def _at_b(probe: Probe, prober: Prober, k: int) -> Probe:
+def _at_b(
+    probe: Probe,
+    prober: Prober,
+    k: int,
+) -> Probe:
     about = dict(probe.about) | prober.about_probe("b", k) | {"fitted_on": prober.bench.pair.a.key}
     return Probe(probe.coef, probe.intercept, probe.features, about)
 

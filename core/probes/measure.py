@@ -55,7 +55,9 @@ def _rows(curves: Curves, about: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def measure(
-    prober: Prober, datasets: Sequence[Dataset], config: ProbeConfig
+    prober: Prober,
+    datasets: Sequence[Dataset],
+    config: ProbeConfig,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(results, features).
 
@@ -129,7 +131,9 @@ def _lean(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def evaluate(
-    prober: Prober, config: ProbeConfig | None = None, datasets: Sequence[Dataset] | None = None
+    prober: Prober,
+    config: ProbeConfig | None = None,
+    datasets: Sequence[Dataset] | None = None,
 ) -> str:
     """The name under which `probes/` and `probe_features/` are kept in the workspace; what is
     current is not made again. `datasets` are the offline ones if not given."""

@@ -117,7 +117,10 @@ def crossings(
 
 
 def selected(
-    x: Arrays, y: NDArray[np.int64], train: NDArray[np.intp], config: ProbeConfig
+    x: Arrays,
+    y: NDArray[np.int64],
+    train: NDArray[np.intp],
+    config: ProbeConfig,
 ) -> pd.DataFrame:
     """The features of A's SAE that Eq. 7 selects: `rank`, `feature`, the `difference` of means in A
     and, transferred to B, `difference_b`."""

@@ -7,7 +7,7 @@ inputs as they are, not standardised.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,31 +45,55 @@ class Probe:
 
     def score(self, x: Rows) -> Float[np.ndarray, " n"]:
         """Log-odds of a yes."""
-        chosen = x if self.features is None else x[:, self.features]
-        return chosen.astype(np.float64) @ self.coef + self.intercept
+        rows = _chosen(x, self.features).astype(np.float64)
+        return rows @ self.coef + self.intercept
 
 
-def centred(probe: Probe, x: Rows, like: Probe, rows: Float[np.ndarray, "n e"]) -> Probe:
+def _chosen(x: Rows, features: Int[np.ndarray, " k"] | None) -> Float[np.ndarray, "n c"]:
+    """The columns that a probe reads."""
+    return x if features is None else x[:, features]
+
+
+def centred(
+    probe: Probe,
+    x: Rows,
+    like: Probe,
+    rows: Float[np.ndarray, "n e"],
+) -> Probe:
     """The probe with its threshold moved so that its mean score over `x` is that of `like` over
     `rows`, the same texts in another model: no label is used."""
     shift = float(like.score(rows).mean() - probe.score(x).mean())
-    return Probe(probe.coef, probe.intercept + shift, probe.features, probe.about)
+    return replace(probe, intercept=probe.intercept + shift)
 
 
 def differences(x: Rows, y: Labels) -> Float[np.ndarray, " d"]:
     """Mean over rows with y = 1 less the mean over those with y = 0: the argument of Eq. 7."""
     x = x.astype(np.float64)
-    return x[y == 1].mean(0) - x[y == 0].mean(0)
+    yes = x[y == 1].mean(0)
+    no = x[y == 0].mean(0)
+    return yes - no
 
 
-def select(x: Rows, y: Labels, k: int, absolute: bool = False) -> Int[np.ndarray, " k"]:
+def select(
+    x: Rows,
+    y: Labels,
+    k: int,
+    absolute: bool = False,
+) -> Int[np.ndarray, " k"]:
     """The k features with the largest `differences`, largest first (Eq. 7); `absolute` takes the
     largest in size, as SAEBench does. Ties go to the lower index."""
-    d = differences(x, y)
-    return np.argsort(-(np.abs(d) if absolute else d), kind="stable")[:k]
+    size = differences(x, y)
+    if absolute:
+        size = np.abs(size)
+    return np.argsort(-size, kind="stable")[:k]
 
 
-def fit(x: Rows, y: Labels, features: Int[np.ndarray, " k"] | None = None, **about: Any) -> Probe:
+def fit(
+    x: Rows,
+    y: Labels,
+    features: Int[np.ndarray, " k"] | None = None,
+    **about: Any,
+) -> Probe:
     """A probe of all coordinates or of some, by logistic regression.
 
     Raises StitchLensError where only one class is there, or a number is not finite.
@@ -78,13 +102,18 @@ def fit(x: Rows, y: Labels, features: Int[np.ndarray, " k"] | None = None, **abo
 
     if not 0 < y.sum() < len(y):
         raise StitchLensError("texts of one class", "two classes", "add texts of the other")
-    chosen = (x if features is None else x[:, features]).astype(np.float64)
-    if not np.isfinite(chosen).all():
+
+    rows = _chosen(x, features).astype(np.float64)
+    if not np.isfinite(rows).all():
         raise StitchLensError(
-            "activations that are not finite", "finite ones", "use another SAE or stitch"
+            "activations that are not finite",
+            "finite ones",
+            "use another SAE or stitch",
         )
-    found = LogisticRegression(C=C, max_iter=ITERATIONS).fit(chosen, y)
-    return Probe(found.coef_[0], float(found.intercept_[0]), features, about)
+
+    regression = LogisticRegression(C=C, max_iter=ITERATIONS).fit(rows, y)
+    intercept = float(regression.intercept_[0])
+    return Probe(regression.coef_[0], intercept, features, about)
 
 
 def moved(probe: Probe, stitch: Stitch) -> Probe:
@@ -92,12 +121,17 @@ def moved(probe: Probe, stitch: Stitch) -> Probe:
     StitchLensError for a sparse one, which crosses with its SAE as it is."""
     if probe.features is not None:
         raise StitchLensError(
-            "a probe of SAE features", "one of the residual stream", "carry its SAE across"
+            "a probe of SAE features",
+            "one of the residual stream",
+            "carry its SAE across",
         )
-    w, c = transfer_probe(
-        torch.from_numpy(probe.coef), torch.tensor(probe.intercept, dtype=torch.float64), stitch
-    )
-    return Probe(w.numpy(), float(c), None, dict(probe.about) | {"moved": True})
+
+    w = torch.from_numpy(probe.coef)
+    c = torch.tensor(probe.intercept, dtype=torch.float64)
+    moved_w, moved_c = transfer_probe(w, c, stitch)
+
+    about = dict(probe.about) | {"moved": True}
+    return Probe(moved_w.numpy(), float(moved_c), None, about)
 
 
 @dataclass(frozen=True)
@@ -110,41 +144,62 @@ class Outcome:
     @property
     def right(self) -> Float[np.ndarray, " n"]:
         """Share of the probes that were right; a score of exactly 0 is a no, as in scikit-learn."""
-        return ((self.scores > 0) == (self.y == 1)).mean(0)
+        says_yes = self.scores > 0
+        return (says_yes == (self.y == 1)).mean(0)
 
     def accuracy(self, weights: Float[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
         """Under each row of weights; NaN where all of them are 0."""
-        total = weights.sum(1)
-        return np.divide(
-            weights @ self.right, total, out=np.full(len(weights), np.nan), where=total > 0
-        )
+        return _ratio(weights @ self.right, weights.sum(1))
 
     def auc(self, weights: Float[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
         """Area under the ROC curve, ties counted half, mean over the probes; NaN where a class has
         no weight."""
-        yes, no = self.y == 1, self.y == 0
+        yes = self.y == 1
+        no = self.y == 0
+
+        # Of each yes and each no: did the yes score higher, mean over the probes.
         over = np.zeros((int(yes.sum()), int(no.sum())))
-        for s in self.scores:
-            over += np.sign(s[yes][:, None] - s[no][None, :]) / 2 + 0.5
-        plus, minus = weights[:, yes], weights[:, no]
-        pairs = plus.sum(1) * minus.sum(1)
-        won = ((plus @ (over / len(self.scores))) * minus).sum(1)
-        return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+        for score in self.scores:
+            apart = score[yes][:, None] - score[no][None, :]
+            over += np.sign(apart) / 2 + 0.5
+        over /= len(self.scores)
+
+        of_yes = weights[:, yes]
+        of_no = weights[:, no]
+        won = ((of_yes @ over) * of_no).sum(1)
+        return _ratio(won, of_yes.sum(1) * of_no.sum(1))
 
 
-def random_features(width: int, k: int, seed: int = 0) -> Int[np.ndarray, " k"]:
+def _ratio(
+    part: Float[np.ndarray, " r"],
+    whole: Float[np.ndarray, " r"],
+) -> Float[np.ndarray, " r"]:
+    """NaN where the whole is 0."""
+    unknown = np.full(len(whole), np.nan)
+    return np.divide(part, whole, out=unknown, where=whole > 0)
+
+
+def random_features(
+    width: int,
+    k: int,
+    seed: int = 0,
+) -> Int[np.ndarray, " k"]:
     return np.random.default_rng([seed, k]).permutation(width)[:k]
 
 
 def folds(
-    y: Labels, seed: int = 0, most: int = 5
+    y: Labels,
+    seed: int = 0,
+    most: int = 5,
 ) -> list[tuple[Int[np.ndarray, " m"], Int[np.ndarray, " l"]]]:
     """(training, test) indices of a stratified cross-validation, `most` folds or one for each text
     of the smaller class."""
     from sklearn.model_selection import StratifiedKFold
 
-    n = int(min(most, y.sum(), (1 - y).sum()))
-    return list(StratifiedKFold(n, shuffle=True, random_state=seed).split(np.zeros(len(y)), y))
+    smaller = min(y.sum(), (1 - y).sum())
+    n = int(min(most, smaller))
+    split = StratifiedKFold(n, shuffle=True, random_state=seed)
+    return list(split.split(np.zeros(len(y)), y))
 
 
 def live_features(x: Rows) -> Bool[np.ndarray, " d"]:
@@ -165,37 +220,44 @@ def save_probe(probe: Probe, folder: Path) -> None:
     }
     if probe.features is not None:
         weights["features"] = probe.features.astype(np.int64)
+
     about = {"format": FORMAT, "classes": [0, 1], "C": C} | dict(probe.about)
+    text = json.dumps(about, indent=1, sort_keys=True) + "\n"
+
     with disk_faults(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with folder_beside(folder) as part:
         save_file(weights, part / "probe.safetensors")
-        (part / "probe.json").write_text(
-            json.dumps(about, indent=1, sort_keys=True) + "\n", "utf-8"
-        )
+        (part / "probe.json").write_text(text, "utf-8")
 
 
 def load_probe(folder: Path) -> Probe:
     """What `save_probe` wrote. Raises StitchLensError that says what is wrong with it."""
     try:
-        about = json.loads((folder / "probe.json").read_text("utf-8"))
-        if about.get("format") != FORMAT:
-            raise ValueError(f"format {about.get('format')!r}")
-        weights = load_file(folder / "probe.safetensors")
-        coef, intercept = weights["coef"][0], weights["intercept"]
-        features = weights.get("features")
-        if (
-            coef.ndim != 1
-            or intercept.shape != (1,)
-            or (features is not None and features.shape != coef.shape)
-        ):
-            raise ValueError(f"shapes {coef.shape}, {intercept.shape}")
-        if not (np.isfinite(coef).all() and np.isfinite(intercept).all()):
-            raise ValueError("numbers that are not finite")
+        return _opened(folder)
     except (OSError, ValueError, KeyError, IndexError, AttributeError, SafetensorError) as e:
         raise StitchLensError(
             f"no readable probe in {folder.name} ({e})",
             "a folder that `probes export` wrote",
             "export it again",
         ) from e
+
+
+def _opened(folder: Path) -> Probe:
+    """Raises one of many errors where a file is missing or is not what `save_probe` writes."""
+    about = json.loads((folder / "probe.json").read_text("utf-8"))
+    if about.get("format") != FORMAT:
+        raise ValueError(f"format {about.get('format')!r}")
+
+    weights = load_file(folder / "probe.safetensors")
+    coef = weights["coef"][0]
+    intercept = weights["intercept"]
+    features = weights.get("features")
+
+    one_each = features is None or features.shape == coef.shape
+    if coef.ndim != 1 or intercept.shape != (1,) or not one_each:
+        raise ValueError(f"shapes {coef.shape}, {intercept.shape}")
+
+    if not (np.isfinite(coef).all() and np.isfinite(intercept).all()):
+        raise ValueError("numbers that are not finite")
     return Probe(coef, float(intercept[0]), features, about)

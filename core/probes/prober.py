@@ -22,7 +22,8 @@ from core.models.pairs import SIDES, Side
 from core.probes.methods import Arrays
 from core.progress import Progress
 from core.saes.crossing import Crossing
-from core.saes.train import SaeConfig, config_of, kept_sae, sae_makers
+from core.saes.settings import SaeConfig
+from core.saes.train import config_of, kept_sae, sae_makers
 from core.stitches.transfer import transfer_sae
 from core.workspace.disk import beside
 from core.workspace.places import user_cache
@@ -73,7 +74,11 @@ class Prober:
     """
 
     def __init__(
-        self, bench: Bench, sae_name: str, stitch_name: str, own_positions: int | None = None
+        self,
+        bench: Bench,
+        sae_name: str,
+        stitch_name: str,
+        own_positions: int | None = None,
     ) -> None:
         self.bench = bench
         self._own_positions = own_positions
@@ -110,7 +115,12 @@ class Prober:
         crossed = {"transferred": self.crossing.transferred, "shuffled": shuffled}
         return crossed | ({"own": self.own} if own else {})
 
-    def read(self, texts: Sequence[str], own: bool = True, kept: str | None = None) -> Arrays:
+    def read(
+        self,
+        texts: Sequence[str],
+        own: bool = True,
+        kept: str | None = None,
+    ) -> Arrays:
         """Both models over texts; with a name under `kept` in the user's cache, where a stopped
         reading goes on."""
         out: dict[str, list[NDArray[np.float32]]] = {}

@@ -63,7 +63,11 @@ def sampled(
     return out
 
 
-def shuffled(texts: Texts, train: int, test: int) -> tuple[Texts, Texts]:
+def shuffled(
+    texts: Texts,
+    train: int,
+    test: int,
+) -> tuple[Texts, Texts]:
     """The first `train` texts of each class after a seeded shuffle, and the next `test`. Raises
     StitchLensError where there are fewer."""
     out: tuple[Texts, Texts] = {}, {}
@@ -79,7 +83,11 @@ def shuffled(texts: Texts, train: int, test: int) -> tuple[Texts, Texts]:
     return out
 
 
-def _until(texts: Iterator[tuple[str, str]], classes: tuple[str, ...], n: int) -> Texts:
+def _until(
+    texts: Iterator[tuple[str, str]],
+    classes: tuple[str, ...],
+    n: int,
+) -> Texts:
     """(class, text) pairs until each class has `n`."""
     out: Texts = {label: [] for label in classes}
     for label, text in texts:
@@ -90,7 +98,11 @@ def _until(texts: Iterator[tuple[str, str]], classes: tuple[str, ...], n: int) -
     return out
 
 
-def _read(name: str, train: int, test: int) -> tuple[Texts, Texts]:
+def _read(
+    name: str,
+    train: int,
+    test: int,
+) -> tuple[Texts, Texts]:
     from datasets import load_dataset
 
     classes, most = CLASSES[name], train + test

@@ -83,7 +83,12 @@ def setup(ws: Workspace, name: str) -> dict[str, Any]:
     return ws.entry(f"probes/{name}").makers
 
 
-def curve(ws: Workspace, name: str, dataset: str = "", label: str = "") -> pd.DataFrame:
+def curve(
+    ws: Workspace,
+    name: str,
+    dataset: str = "",
+    label: str = "",
+) -> pd.DataFrame:
     """The rows of one task, or of a mean, each with its `way`, `role` and `model`."""
     table = results(ws, name)
     rows = table.loc[(table.dataset == dataset) & (table.label == label)]
@@ -114,7 +119,13 @@ def picker(ws: Workspace, name: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["dataset", "label", "title"])
 
 
-def probed(ws: Workspace, name: str, dataset: str, label: str, k: int) -> pd.DataFrame:
+def probed(
+    ws: Workspace,
+    name: str,
+    dataset: str,
+    label: str,
+    k: int,
+) -> pd.DataFrame:
     """The k features of A's SAE for one task: `rank`, `feature`, `difference` of means in A (Eq. 7)
     and in B after transfer; `raises` and Eq. 10's `correlation` of the feature explorer."""
     table = ws.table(f"probe_features/{name}")
@@ -123,7 +134,11 @@ def probed(ws: Workspace, name: str, dataset: str, label: str, k: int) -> pd.Dat
     return rows.sort_values("rank").reset_index(drop=True)
 
 
-def described(ws: Workspace, sae: str, rows: pd.DataFrame) -> pd.DataFrame:
+def described(
+    ws: Workspace,
+    sae: str,
+    rows: pd.DataFrame,
+) -> pd.DataFrame:
     """Rows with a `feature` of A's SAE, beside what the feature explorer knows of it, where it was
     measured: `raises` and Eq. 10's `correlation`."""
     if not store.has(ws, f"features/{sae}"):

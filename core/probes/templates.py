@@ -134,7 +134,13 @@ def _inflected(word: str, form: str) -> str:
             return word
 
 
-def _made(name: str, label: str, part: str, n: int, seed: int) -> list[Document]:
+def _made(
+    name: str,
+    label: str,
+    part: str,
+    n: int,
+    seed: int,
+) -> list[Document]:
     """Sentences of one class from the words of one part ('train': two thirds of each list, 'test':
     the others)."""
     words = {k: x.split("|" if "|" in x else None) for k, x in _WORDS.items()}

@@ -35,7 +35,13 @@ def adopt(
     return keep_foreign(bench, sae, at, ref, name or name_from(ref))
 
 
-def keep_foreign(bench: Bench, sae: "SAE[Any]", at: int, ref: str, name: str) -> str:
+def keep_foreign(
+    bench: Bench,
+    sae: "SAE[Any]",
+    at: int,
+    ref: str,
+    name: str,
+) -> str:
     """The name of an SAE of A that came as `ref` and was admitted, kept as `saes/<name>` with its
     place in its own metadata. Raises StitchLensError where the name is another one's."""
     ws = bench.workspace

@@ -14,9 +14,10 @@ from core.errors import StitchLensError
 from core.models.pairs import LayerPair
 from core.saes.adopt import keep_foreign
 from core.saes.config import NOTES
-from core.saes.crossing import Crossing, ExploreConfig, zero_shot
+from core.saes.crossing import Crossing, zero_shot
 from core.saes.sae import reconstruction, sae_of
 from core.saes.scale import FACTOR, NORMALISED
+from core.saes.settings import ExploreConfig
 from core.stitches.card import DOCUMENTS, USELESS
 from core.stitches.svcca import best_layer
 from core.workspace.artifacts import check_name, name_from
@@ -30,7 +31,12 @@ SHOWN = ("original", "random SAE", "transferred", "shuffled-pair stitch")
 """Of `core.saes.crossing.Crossing.variants`, in Table 2."""
 
 
-def sae_card(bench: Bench, sae: "SAE[Any]", layer: int, stitch_name: str | None) -> dict[str, Any]:
+def sae_card(
+    bench: Bench,
+    sae: "SAE[Any]",
+    layer: int,
+    stitch_name: str | None,
+) -> dict[str, Any]:
     """What it is (`architecture`, `d_sae`, `norm` of its decoder directions), how it reads held-out
     text before `layer` of A (`core.saes.sae.reconstruction`), its FUV before every layer, Table 2
     with controls where there is a stitch, and
@@ -99,13 +105,20 @@ def offset(guess: Tensor, truth: Tensor) -> float:
 
 
 def warnings(
-    measured: dict[str, float], by_layer: dict[int, float], layer: int, normal: Rescaled | None
+    measured: dict[str, float],
+    by_layer: dict[int, float],
+    layer: int,
+    normal: Rescaled | None,
 ) -> list[dict[str, str]]:
     """What looks wrong with an SAE before `layer`; `normal` is None where it says how its rows were
     normalised."""
     said = []
 
-    def add(about: str, says: str, test: str) -> None:
+    def add(
+        about: str,
+        says: str,
+        test: str,
+    ) -> None:
         said.append({"about": about, "says": says, "test": test})
 
     here, best = measured["fuv"], min(by_layer, key=lambda at: by_layer[at])

@@ -148,7 +148,12 @@ class CleanConfig(BaseModel):
         )
 
 
-def account(config: Mapping[str, Any], kind: str, name: str, read: Collection[str]) -> list[str]:
+def account(
+    config: Mapping[str, Any],
+    kind: str,
+    name: str,
+    read: Collection[str],
+) -> list[str]:
     """Notes on the fields of a config that are not in `read` and may matter. Raises StitchLensError
     for those that make another function of an SAE of this kind."""
     flat = dict(config) | (config["metadata"] if isinstance(config.get("metadata"), dict) else {})

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from core.activations.harvest import norm_limits, read_window, windows, within
 from core.bench import Bench
-from core.config import Frozen
 from core.errors import StitchLensError
 from core.models.pairs import SIDES, LayerPair, Side
 from core.saes.sae import kept_in, random_sae, reconstruction
+from core.saes.settings import ExploreConfig
 from core.stitches import downstream
 from core.stitches.stitch import Stitch, load_stitch, random_stitch
 from core.stitches.transfer import transfer_sae
@@ -33,7 +33,12 @@ class Crossing:
     model or place.
     """
 
-    def __init__(self, bench: Bench, sae: "str | SAE[Any]", stitch_name: str) -> None:
+    def __init__(
+        self,
+        bench: Bench,
+        sae: "str | SAE[Any]",
+        stitch_name: str,
+    ) -> None:
         self.bench, self.stitch_name = bench, stitch_name
         self.sae_name = sae if isinstance(sae, str) else ""
         self.about: Mapping[str, Any] = {}
@@ -93,19 +98,6 @@ class Crossing:
         }
 
 
-class ExploreConfig(Frozen):
-    """How much is measured. Tokens are of model B."""
-
-    positions: int | None = None
-    """Paired held-out positions for Eq. 10; None reads the split whole."""
-    reconstruction_positions: int = 20_000
-    tokens: int = 5_000
-    """Scored for the losses with an SAE in place."""
-    sentences: int = 300
-    """Each with REWRITES rewrites."""
-    seed: int = 0
-
-
 def zero_shot(
     crossing: Crossing,
     saes: Mapping[str, tuple[Side, "SAE[Any]"]],
@@ -152,7 +144,9 @@ def zero_shot(
 
 
 def _paired_rows(
-    crossing: Crossing, documents: Sequence[Document], most: int
+    crossing: Crossing,
+    documents: Sequence[Document],
+    most: int,
 ) -> dict[str, list[Tensor]]:
     """By side, its residual stream at paired positions without outliers, in windows, until `most`
     rows are there."""

@@ -89,7 +89,11 @@ def _gemma_scope(params: Path, into: Path) -> None:
         save_file(state, into / SAELENS)
 
 
-def _without_factor(config: CleanConfig, weights: Path, name: str) -> Path:
+def _without_factor(
+    config: CleanConfig,
+    weights: Path,
+    name: str,
+) -> Path:
     """The weights with a factor of each feature, where there is one, multiplied into the decoder.
     Raises StitchLensError where that would not be the same SAE."""
     factors = [
@@ -173,7 +177,12 @@ def _folder(path: Path, into: Path) -> tuple[bytes, Path, str]:
     return (path / config).read_bytes(), target, place
 
 
-def _fits(shapes: Mapping[str, tuple[int, ...]], weights: Path, kind: str, name: str) -> None:
+def _fits(
+    shapes: Mapping[str, tuple[int, ...]],
+    weights: Path,
+    kind: str,
+    name: str,
+) -> None:
     """Raises StitchLensError unless the file claims exactly these tensors, with as many bytes as
     they take."""
     fits(list(shapes.values()), LARGEST_SAE, name)
@@ -196,7 +205,13 @@ def _fits(shapes: Mapping[str, tuple[int, ...]], weights: Path, kind: str, name:
             )
 
 
-def _sparsify(raw: bytes, weights: Path, place: str, into: Path, name: str) -> None:
+def _sparsify(
+    raw: bytes,
+    weights: Path,
+    place: str,
+    into: Path,
+    name: str,
+) -> None:
     """sparsify's layout by SAELens' own reader of it, written as SAELens keeps it.
 
     That reader (6.54) is helped in four places: 0 latents mean the expansion factor, the decoder

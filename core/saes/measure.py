@@ -18,8 +18,8 @@ from core.saes import flops
 from core.saes.crossing import Crossing
 from core.saes.run import Run, RunState, read_run
 from core.saes.sae import metadata
-from core.saes.settings import RunConfig, TrainingSet, check_fits
-from core.saes.train import SaeConfig, config_of, kept_sae, sae_makers
+from core.saes.settings import RunConfig, SaeConfig, TrainingSet, check_fits
+from core.saes.train import config_of, kept_sae, sae_makers
 from core.stitches.fit import fit_moments
 from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch, random_stitch
@@ -45,7 +45,12 @@ class SaeTraining:
     """
 
     def __init__(
-        self, bench: Bench, sae_name: str, stitch_name: str, config: TrainingSet, name: str = ""
+        self,
+        bench: Bench,
+        sae_name: str,
+        stitch_name: str,
+        config: TrainingSet,
+        name: str = "",
     ) -> None:
         self.bench, self.config = bench, config
         self.crossing = Crossing(bench, sae_name, stitch_name)
@@ -241,7 +246,11 @@ def under_way(pair: str, name: str) -> pd.DataFrame:
     )
 
 
-def _curve(index: int, run: RunConfig, state: RunState) -> pd.DataFrame:
+def _curve(
+    index: int,
+    run: RunConfig,
+    state: RunState,
+) -> pd.DataFrame:
     """A run as points: means over the steps since the point before. A run that diverged at once has
     none."""
     half = POINTS // 2
@@ -292,7 +301,11 @@ def evaluate(training: SaeTraining) -> str:
     return name
 
 
-def _flops(curves: pd.DataFrame, costs: dict[str, Any], batch: int) -> pd.Series:
+def _flops(
+    curves: pd.DataFrame,
+    costs: dict[str, Any],
+    batch: int,
+) -> pd.Series:
     """Of the SAE alone; the stitch comes on top."""
     row = {int(w): c for w, c in costs["row"].items()}
     plain = curves.width.map({w: c["b"] for w, c in row.items()})

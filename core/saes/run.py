@@ -76,7 +76,10 @@ def new_trainer(
 
 
 def start_weights(
-    scratch: Weights, given: "SAE[Any] | None", mean: Tensor, scale: float
+    scratch: Weights,
+    given: "SAE[Any] | None",
+    mean: Tensor,
+    scale: float,
 ) -> Weights:
     """Where a run starts, for rows multiplied by `scale`: a `given` SAE of B at rest, its decoder
     directions at unit norm and their norms in the encoder (D, 1); or SAELens' own start about the
@@ -128,7 +131,12 @@ class Run:
     """A run in its folder: `state.safetensors` while it runs, then `done.safetensors` and the
     trained SAE in `sae/`."""
 
-    def __init__(self, folder: Path, config: RunConfig, d: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        d: int,
+    ) -> None:
         self.folder, self.config, self.d = folder, config, d
 
     def train(
@@ -245,7 +253,12 @@ class Run:
                     saved = time.monotonic()
         return c.steps, ""
 
-    def _rows(self, recording: Recording, scale: float, skip: int) -> Iterator[Tensor]:
+    def _rows(
+        self,
+        recording: Recording,
+        scale: float,
+        skip: int,
+    ) -> Iterator[Tensor]:
         """Batches in the order of the seed, from step `skip` on; the short ones at the ends of
         shards are joined."""
         left = torch.zeros(0, self.d)
@@ -259,7 +272,10 @@ class Run:
                 left = left[self.config.batch :]
 
     def _save(
-        self, trainer: "SAETrainer[Any, Any]", curve: dict[str, list[float]], seconds: float
+        self,
+        trainer: "SAETrainer[Any, Any]",
+        curve: dict[str, list[float]],
+        seconds: float,
     ) -> None:
         tensors = {name: torch.tensor(x, dtype=torch.float32) for name, x in curve.items()}
         tensors["unfired"] = trainer.n_forward_passes_since_fired

@@ -75,7 +75,11 @@ def read_sae(path: Path, d_in: int | None = None) -> "SAE[Any]":
         return load_sae(clean_sae(path, Path(scratch) / (path.stem or "sae")), d_in)
 
 
-def open_sae(ref: str, workspace: Workspace, d_in: int | None = None) -> "SAE[Any]":
+def open_sae(
+    ref: str,
+    workspace: Workspace,
+    d_in: int | None = None,
+) -> "SAE[Any]":
     """`ref` is the name of an SAE of the workspace, a zip or a folder as SAELens or sparsify save
     one, Gemma Scope's `params.npz`, or RELEASE:ID for one that SAELens fetches.
 
@@ -138,7 +142,11 @@ def sae_of(
     return for_plain_rows(bench, sae, side, at, scale), at
 
 
-def kept_in(bench: Bench, name: str, layer: int) -> "SAE[Any]":
+def kept_in(
+    bench: Bench,
+    name: str,
+    layer: int,
+) -> "SAE[Any]":
     """An SAE of A in the workspace, which reads before `layer`. Raises StitchLensError as `admit`
     does."""
     spec = bench.pair.a
@@ -157,7 +165,9 @@ def sae_hash(sae: "SAE[Any]") -> str:
 
 
 def reconstruction(
-    sae: "SAE[Any]", rows: Iterable[Tensor], alive: Tensor | None = None
+    sae: "SAE[Any]",
+    rows: Iterable[Tensor],
+    alive: Tensor | None = None,
 ) -> dict[str, float]:
     """How an SAE does on rows [n, d] of a residual stream, under SAEBench's names:
 

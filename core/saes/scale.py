@@ -24,7 +24,11 @@ ESTIMATE_ROWS = 5_000
 
 
 def for_plain_rows(
-    bench: Bench, sae: "SAE[Any]", side: Side, layer: int, scale: float | None = None
+    bench: Bench,
+    sae: "SAE[Any]",
+    side: Side,
+    layer: int,
+    scale: float | None = None,
 ) -> "SAE[Any]":
     """An SAE of rows that are multiplied by a factor, as one of rows as they are: the factor is
     folded into its weights (in place) and named in its metadata.
@@ -62,7 +66,11 @@ def for_plain_rows(
     return sae
 
 
-def average_scale(bench: Bench, side: Side, layer: int) -> tuple[float, int]:
+def average_scale(
+    bench: Bench,
+    side: Side,
+    layer: int,
+) -> tuple[float, int]:
     """SAELens' own estimate of the factor that brings rows of a model before `layer` to a mean norm
     of sqrt(d), and the number of held-out rows that it saw; first tokens and rows of outlier norm
     are left out, as everywhere here."""

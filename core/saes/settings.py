@@ -1,5 +1,5 @@
-"""Which SAEs of B are trained, from which starts, and whether they fit: settings alone, nothing
-heavy (3.1, D)."""
+"""How an SAE of A is trained and measured; which SAEs of B are trained, from which starts, and
+whether they fit: settings alone, nothing heavy (3.1, D)."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,6 +14,36 @@ STARTS: tuple[Start, ...] = ("scratch", "transferred", "random stitch", "shuffle
 COMPARED: tuple[Start, ...] = ("scratch", "transferred")
 TURN_BINS = 80
 """Of the histogram of decoder cosines from -1 to 1 (Fig. 2b)."""
+
+
+class SaeConfig(Frozen):
+    """A TopK SAE and its training; the defaults are the paper's (D) but for width, k and epochs."""
+
+    width: int = Field(default=4096, ge=1)
+    k: int = Field(default=32, ge=1)
+    epochs: int = Field(default=3, ge=1)
+    lr: float = Field(default=1e-4, gt=0, le=1)
+    """Constant."""
+    batch: int = Field(default=4096, ge=1)
+    auxiliary: float = Field(default=0.0, ge=0)
+    """Coefficient of the auxiliary loss on dead features; the paper uses none."""
+    scaled: bool = True
+    """Train on activations scaled to an average norm of sqrt(d); the scale is folded into the
+    weights afterwards."""
+    seed: int = 0
+
+
+class ExploreConfig(Frozen):
+    """How much is measured. Tokens are of model B."""
+
+    positions: int | None = None
+    """Paired held-out positions for Eq. 10; None reads the split whole."""
+    reconstruction_positions: int = 20_000
+    tokens: int = 5_000
+    """Scored for the losses with an SAE in place."""
+    sentences: int = 300
+    """Each with REWRITES rewrites."""
+    seed: int = 0
 
 
 class RunConfig(Frozen):
@@ -98,7 +128,12 @@ class TrainingSet(Frozen):
     def runs(self, k: int) -> list[RunConfig]:
         """In the order in which they are made: what is compared first, widths rising."""
 
-        def run(start: Start, width: int, seed: int, auxiliary: float = 0.0) -> RunConfig:
+        def run(
+            start: Start,
+            width: int,
+            seed: int,
+            auxiliary: float = 0.0,
+        ) -> RunConfig:
             return RunConfig(
                 start=start,
                 width=width,

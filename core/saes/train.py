@@ -5,39 +5,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock
-from pydantic import Field
 from torch import Tensor
 
 from core.activations.recording import Recording
 from core.bench import Bench
-from core.config import Frozen
 from core.errors import StitchLensError
 from core.models.pairs import Side
 from core.progress import Progress
 from core.saes.sae import load_sae, metadata
+from core.saes.settings import SaeConfig
 from core.stitches.transfer import at_rest, save_sae
 from core.workspace.disk import disk_faults, fingerprint, folder_beside
 from core.workspace.places import user_cache
 
 if TYPE_CHECKING:
     from sae_lens import SAE
-
-
-class SaeConfig(Frozen):
-    """A TopK SAE and its training; the defaults are the paper's (D) but for width, k and epochs."""
-
-    width: int = Field(default=4096, ge=1)
-    k: int = Field(default=32, ge=1)
-    epochs: int = Field(default=3, ge=1)
-    lr: float = Field(default=1e-4, gt=0, le=1)
-    """Constant."""
-    batch: int = Field(default=4096, ge=1)
-    auxiliary: float = Field(default=0.0, ge=0)
-    """Coefficient of the auxiliary loss on dead features; the paper uses none."""
-    scaled: bool = True
-    """Train on activations scaled to an average norm of sqrt(d); the scale is folded into the
-    weights afterwards."""
-    seed: int = 0
 
 
 def config_of(makers: Mapping[str, Any]) -> SaeConfig:
@@ -114,7 +96,11 @@ def train_sae(
     )
 
 
-def finished(sae: Any, scale: float, about: Mapping[str, Any]) -> "SAE[Any]":
+def finished(
+    sae: Any,
+    scale: float,
+    about: Mapping[str, Any],
+) -> "SAE[Any]":
     """A training SAE of rows multiplied by `scale` as one at rest for rows as they are, with
     decoder norms of 1; `about` goes into its metadata."""
     sae.fold_activation_norm_scaling_factor(scale)
@@ -127,7 +113,11 @@ def finished(sae: Any, scale: float, about: Mapping[str, Any]) -> "SAE[Any]":
 
 
 def sae_makers(
-    bench: Bench, side: Side, layer: int, config: SaeConfig, positions: int | None
+    bench: Bench,
+    side: Side,
+    layer: int,
+    config: SaeConfig,
+    positions: int | None,
 ) -> dict[str, Any]:
     """What decides an SAE of one model of a pair, trained on the fit split."""
     return (
@@ -138,7 +128,11 @@ def sae_makers(
 
 
 def kept_sae(
-    bench: Bench, side: Side, layer: int, config: SaeConfig, positions: int | None
+    bench: Bench,
+    side: Side,
+    layer: int,
+    config: SaeConfig,
+    positions: int | None,
 ) -> "SAE[Any]":
     """An SAE of one model of a pair that is no artifact of the workspace: trained once, kept in the
     user's cache."""
@@ -162,7 +156,12 @@ def kept_sae(
     return load_sae(folder, spec.d_model)
 
 
-def train(bench: Bench, layer: int, config: SaeConfig, positions: int | None = None) -> str:
+def train(
+    bench: Bench,
+    layer: int,
+    config: SaeConfig,
+    positions: int | None = None,
+) -> str:
     """The name of an SAE of A before `layer`, trained on the fit split at positions that pair up
     with one of B (so not on the bytes of scripts that A spells out), kept as `saes/<name>`."""
     bench.pair.check_layers(layer, 0)
@@ -183,7 +182,12 @@ def train(bench: Bench, layer: int, config: SaeConfig, positions: int | None = N
     return name
 
 
-def _keep(bench: Bench, name: str, sae: "SAE[Any]", makers: dict[str, Any]) -> None:
+def _keep(
+    bench: Bench,
+    name: str,
+    sae: "SAE[Any]",
+    makers: dict[str, Any],
+) -> None:
     """In half precision, as `saes/<name>`."""
     sae = sae.half()
     sae.cfg.dtype = "float16"

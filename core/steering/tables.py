@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from core.statistics import mean_interval
 from core.steering.keys import LANE_KINDS
 from core.text.languages import LANGUAGES, prompts, transfer_gap
 from core.workspace.store import Workspace
@@ -56,26 +57,29 @@ def steering(ws: Workspace, side: str) -> pd.DataFrame:
 def means(ws: Workspace, side: str) -> pd.DataFrame:
     """Fig. 3b: `rate` and `success` of each kind over all languages, with `low`, `high` (95 %,
     bootstrap over languages), and the `paper`'s rate."""
-    table, g = steering(ws, side), np.random.default_rng(0)
-    theirs = paper().query("side == @side")[["own", "transferred"]].mean().to_dict() | {"none": 0.0}
+    table = steering(ws, side)
+    theirs = paper().query("side == @side")[["own", "transferred"]].mean().to_dict()
+    theirs["none"] = 0.0
+
+    # One generator for all kinds, in their order.
+    rng = np.random.default_rng(0)
     rows = []
     for kind in LANE_KINDS:
-        rates = table.loc[table.kind == kind]
-        if len(rates):
-            x = rates.rate.to_numpy()
-            drawn = g.choice(x, (2000, len(x))).mean(1)
-            low, high = np.quantile(drawn, [0.025, 0.975])
-            rows.append(
-                (
-                    kind,
-                    x.mean(),
-                    low,
-                    high,
-                    rates.success.mean(),
-                    rates.loss.mean(),
-                    theirs.get(kind),
-                )
-            )
+        languages = table.loc[table.kind == kind]
+        if languages.empty:
+            continue
+
+        rate, low, high = mean_interval(languages.rate.to_numpy(), rng)
+        row = {
+            "kind": kind,
+            "rate": rate,
+            "low": low,
+            "high": high,
+            "success": languages.success.mean(),
+            "loss": languages.loss.mean(),
+            "paper": theirs.get(kind),
+        }
+        rows.append(row)
     return pd.DataFrame(rows, columns=["kind", "rate", "low", "high", "success", "loss", "paper"])
 
 

@@ -22,6 +22,7 @@ from core.models.align import pair_positions
 from core.models.live import Encoded, LiveModel
 from core.models.pairs import LayerPair, Side
 from core.progress import Progress
+from core.statistics import bounds
 from core.stitches.stitch import Stitch
 from core.text.corpus import Document
 
@@ -74,7 +75,11 @@ def stitched(s: Stitch) -> list[Condition]:
     ]
 
 
-def controls(shuffled: Stitch, mean_a: Tensor, mean_b: Tensor) -> list[Condition]:
+def controls(
+    shuffled: Stitch,
+    mean_a: Tensor,
+    mean_b: Tensor,
+) -> list[Condition]:
     """The mean of the fit split in place of every row, and a stitch fitted on shuffled pairs."""
     return [
         Condition("mean_ablated_a", "a", lambda x, y: mean_a.float().expand_as(x)),
@@ -84,7 +89,11 @@ def controls(shuffled: Stitch, mean_a: Tensor, mean_b: Tensor) -> list[Condition
     ]
 
 
-def token_losses(model: LiveModel, hidden: Tensor, ids: Tensor) -> Tensor:
+def token_losses(
+    model: LiveModel,
+    hidden: Tensor,
+    ids: Tensor,
+) -> Tensor:
     """Cross-entropy in nats of each next token, [rows, pos - 1], computed a few hundred rows of
     logits at a time."""
     flat, targets = hidden[:, :-1].reshape(-1, hidden.shape[-1]), ids[:, 1:].reshape(-1)
@@ -151,7 +160,9 @@ def _read_both(
 
 
 def _score(
-    read: _Read, replacements: Mapping[str, Tensor | None], documents: Sequence[Document]
+    read: _Read,
+    replacements: Mapping[str, Tensor | None],
+    documents: Sequence[Document],
 ) -> Iterator[list[Loss]]:
     """Losses of one model over a window: a list for each batch under each condition.
 
@@ -276,14 +287,16 @@ def summarise(measured: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def _intervals(
-    losses: pd.DataFrame, unpatched: pd.DataFrame, weights: NDArray[np.int64]
+    losses: pd.DataFrame,
+    unpatched: pd.DataFrame,
+    weights: NDArray[np.int64],
 ) -> dict[str, float | int]:
     """The columns of `summarise` for one condition: `losses` and `unpatched` in the same order of
     documents, `weights` [draws, documents] how often each is drawn."""
     draws = _drawn_means(losses, weights)
     relative = draws / _drawn_means(unpatched, weights) - 1
-    low, high = np.quantile(draws, (0.025, 0.975))
-    relative_low, relative_high = np.quantile(relative, (0.025, 0.975))
+    low, high = bounds(draws)
+    relative_low, relative_high = bounds(relative)
 
     loss = losses.loss.sum() / losses.tokens.sum()
     unpatched_loss = unpatched.loss.sum() / unpatched.tokens.sum()

@@ -235,7 +235,10 @@ def _called(pickled: bytes) -> Iterator[str]:
 
 
 def _flat(
-    value: Any, name: str, prefix: str = "", depth: int = 0
+    value: Any,
+    name: str,
+    prefix: str = "",
+    depth: int = 0,
 ) -> Iterator[tuple[str, Tensor | Beside | None]]:
     """Every value within, with its name: a tensor, what is passed over, or None for mappings and
     lists."""

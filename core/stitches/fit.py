@@ -119,7 +119,12 @@ class _Terms:
         back = alpha / d_a * self.xx @ down.T
         return _solve(left, self.xx, right, forth + back)
 
-    def loss(self, up: Tensor, down: Tensor, alpha: float) -> float:
+    def loss(
+        self,
+        up: Tensor,
+        down: Tensor,
+        alpha: float,
+    ) -> float:
         """Eq. 3 per dimension, centred."""
         d_a, d_b = self.xy.shape
         there = (up * (self.xx @ up - 2 * self.xy)).sum() + self.yy.trace()
@@ -151,7 +156,10 @@ def _mixed(points: list[Tensor], images: list[Tensor]) -> Tensor:
 
 
 def _alternate(
-    t: _Terms, up: Tensor, down: Tensor, config: FitConfig
+    t: _Terms,
+    up: Tensor,
+    down: Tensor,
+    config: FitConfig,
 ) -> tuple[Tensor, Tensor, int]:
     """Exact solves for Q_up and Q_down in turn until Eq. 3 stands still, sped up by Anderson mixing
     of Q_down.
@@ -246,7 +254,11 @@ def eq3(
     return crossing + alpha * inversion
 
 
-def fit_adam(recording: Recording, moments: Moments, config: FitConfig) -> Stitch:
+def fit_adam(
+    recording: Recording,
+    moments: Moments,
+    config: FitConfig,
+) -> Stitch:
     """The paper's recipe: two linear layers, biases from 0, Adam, gradient norm clipped to 1,
     cosine decay (A).
 

@@ -115,7 +115,11 @@ def plain_weights(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dic
     return weights, notes
 
 
-def _weight_norm(magnitude: Tensor, direction: Tensor, name: str) -> Tensor:
+def _weight_norm(
+    magnitude: Tensor,
+    direction: Tensor,
+    name: str,
+) -> Tensor:
     """g v / |v|, with the norm over every axis along which there is one magnitude."""
     if magnitude.numel() == 1:
         return magnitude.reshape(1, 1) * direction / direction.norm()
@@ -161,7 +165,10 @@ class Fixed:
 
 
 def fixed_rows(
-    rows: Mapping[str, Tensor], ways: Mapping[str, str | None], d_a: int, d_b: int
+    rows: Mapping[str, Tensor],
+    ways: Mapping[str, str | None],
+    d_a: int,
+    d_b: int,
 ) -> list[Fixed]:
     """Means, deviations and factors among `rows`, each with the side that it is of.
 

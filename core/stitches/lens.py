@@ -14,7 +14,11 @@ from core.stitches.passage import ROWS, TOP, Names, Top, crossed, positions
 from core.stitches.stitched import Stitched
 
 
-def lens(stitched: Stitched, text: str, top: int = TOP) -> list[dict[str, Top]]:
+def lens(
+    stitched: Stitched,
+    text: str,
+    top: int = TOP,
+) -> list[dict[str, Top]]:
     """For each position of the speaker: `own`, what its own stream says at the stitched layer;
     `crossed`, what the stream says that crossed (where nothing crossed, the same); `source`, what
     the source's stream says by its own unembedding before it crosses (where nothing crosses, no
@@ -52,7 +56,11 @@ class _Likeliest(NamedTuple):
     shares: NDArray[Any]
 
 
-def _unembedded(model: LiveModel, h: Float[Tensor, "n d"], top: int) -> _Likeliest:
+def _unembedded(
+    model: LiveModel,
+    h: Float[Tensor, "n d"],
+    top: int,
+) -> _Likeliest:
     """The likeliest tokens by final norm and unembedding alone."""
     ids, shares = [], []
     final_norm = model.final_norm

@@ -91,7 +91,10 @@ def layer_pairs(bench: Bench) -> tuple[LayerPair, ...]:
 
 
 def stitch_makers(
-    bench: Bench, pair: LayerPair, config: FitConfig, positions: int | None
+    bench: Bench,
+    pair: LayerPair,
+    config: FitConfig,
+    positions: int | None,
 ) -> dict[str, Any]:
     """What decides a stitch, known before it is fitted."""
     return (

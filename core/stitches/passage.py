@@ -188,7 +188,12 @@ class Names:
             self._known[side, token] = self._stitched.model(side).tokenizer.decode([token])
         return self._known[side, token]
 
-    def top(self, side: Side, ids: NDArray[Any], shares: NDArray[Any]) -> Top:
+    def top(
+        self,
+        side: Side,
+        ids: NDArray[Any],
+        shares: NDArray[Any],
+    ) -> Top:
         return [
             (self.of(side, int(token)), float(share))
             for token, share in zip(ids, shares, strict=True)
@@ -281,7 +286,11 @@ def _tokens(
             return None
         return float(of[name].loss[position])
 
-    def top(name: str | None, side: Side, position: int | None) -> Top:
+    def top(
+        name: str | None,
+        side: Side,
+        position: int | None,
+    ) -> Top:
         if name is None or position is None:
             return []
         expected = of[name]
@@ -333,7 +342,11 @@ def _totals(
     return out
 
 
-def _total(at: Positions, side: Side, expected: Expected) -> dict[str, float]:
+def _total(
+    at: Positions,
+    side: Side,
+    expected: Expected,
+) -> dict[str, float]:
     """Loss over the whole text."""
     loss = float(expected.loss.sum(dtype=np.float64))
     tokens = len(expected.loss)

@@ -290,7 +290,12 @@ def _named_way(name: str) -> Way | None:
     return "up" if up else "down"
 
 
-def _way(name: str, bias: Tensor | None, d_a: int, d_b: int) -> Way | None:
+def _way(
+    name: str,
+    bias: Tensor | None,
+    d_a: int,
+    d_b: int,
+) -> Way | None:
     """The way of a matrix by its name, its bias or its place in a list; None where none says."""
     if way := _named_way(name):
         return way

@@ -59,7 +59,11 @@ FORMAT = "stitchlens-stitch-1"
 _PARTS = ("P_up", "b_up", "P_down", "b_down")
 
 
-def save_stitch(stitch: Stitch, path: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_stitch(
+    stitch: Stitch,
+    path: Path,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Safetensors with the makers in the header. `path` is written directly; `Workspace.put`
     renames it into place."""
     tensors = {name: getattr(stitch, name).to(dtype).contiguous() for name in _PARTS}

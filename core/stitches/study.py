@@ -18,7 +18,10 @@ ALPHAS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 def _losses(
-    bench: Bench, pair: LayerPair, stitches: Sequence[Stitch], desc: str
+    bench: Bench,
+    pair: LayerPair,
+    stitches: Sequence[Stitch],
+    desc: str,
 ) -> list[dict[str, float]]:
     """Select-split losses of several stitches at one layer pair, in nats/token: by condition, the
     unpatched models in `a` and `b`."""
@@ -40,7 +43,11 @@ def _losses(
     return losses
 
 
-def study(bench: Bench, pair: LayerPair, grams: dict[str, dict[str, Gram]]) -> pd.DataFrame:
+def study(
+    bench: Bench,
+    pair: LayerPair,
+    grams: dict[str, dict[str, Gram]],
+) -> pd.DataFrame:
     """The `study` table: every metric at two strengths of inversion, and least squares, on the
     select split."""
     configs: dict[str, FitConfig] = {}

@@ -74,7 +74,10 @@ def layer_scores(
 
 
 def _paired_rows(
-    a: LiveModel, b: LiveModel, documents: Sequence[Document], positions: int
+    a: LiveModel,
+    b: LiveModel,
+    documents: Sequence[Document],
+    positions: int,
 ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
     """The same `positions` rows before every layer of both models; a row that is an outlier at one
     layer is left out at all."""

@@ -217,7 +217,11 @@ def svcca(ws: Workspace) -> pd.DataFrame:
     return table
 
 
-def alpha_sweep(ws: Workspace, layer_a: int, layer_b: int) -> pd.DataFrame:
+def alpha_sweep(
+    ws: Workspace,
+    layer_a: int,
+    layer_b: int,
+) -> pd.DataFrame:
     """Fig. 7 for one layer pair, tidy: `metric`, `alpha`, `condition`, `label`, `model`, `loss`,
     `base` (the unpatched model's loss) and `relative`. Empty where this layer pair was not swept.
     """
@@ -283,7 +287,11 @@ def least_positions(pair: PairSpec) -> int:
     return 2 * (pair.a.d_model + pair.b.d_model)
 
 
-def default_name(layers: LayerPair, config: FitConfig, positions: int | None = None) -> str:
+def default_name(
+    layers: LayerPair,
+    config: FitConfig,
+    positions: int | None = None,
+) -> str:
     """How a stitch is called that nobody named: L20-L9-exact-std-1, and the number of pairs of
     positions where it was not fitted on all."""
     parts = [layers.name, config.method, config.metric]
@@ -314,7 +322,11 @@ def free_name(
     return name
 
 
-def _need(names: Iterable[Any], wanted: Iterable[str], where: str) -> None:
+def _need(
+    names: Iterable[Any],
+    wanted: Iterable[str],
+    where: str,
+) -> None:
     names = list(names)
     if lacking := [name for name in wanted if name not in names]:
         raise StitchLensError(

@@ -42,7 +42,9 @@ def maps(stitch: Stitch, direction: Direction) -> tuple[Tensor, Tensor, Tensor, 
 
 
 def transfer_vector(
-    v: Float[Tensor, "... d_from"], stitch: Stitch, direction: Direction = "up"
+    v: Float[Tensor, "... d_from"],
+    stitch: Stitch,
+    direction: Direction = "up",
 ) -> Float[Tensor, "... d_to"]:
     """A direction of one residual stream in the other: `v P`, without the bias."""
     return (v.double() @ maps(stitch, direction)[2]).to(v.dtype)
@@ -242,7 +244,12 @@ def check_finite(sae: "SAE[Any]") -> None:
             )
 
 
-def _check(sae: "SAE[Any]", kind: str, width: int, scale: float | None) -> None:
+def _check(
+    sae: "SAE[Any]",
+    kind: str,
+    width: int,
+    scale: float | None,
+) -> None:
     if kind not in ARCHITECTURES:
         raise StitchLensError(
             f"an SAE of kind '{kind}'", f"one of {', '.join(ARCHITECTURES)}", "use another SAE"
@@ -269,7 +276,11 @@ def _check(sae: "SAE[Any]", kind: str, width: int, scale: float | None) -> None:
         )
 
 
-def _check_place(sae: "SAE[Any]", stitch: Stitch, side: Side) -> None:
+def _check_place(
+    sae: "SAE[Any]",
+    stitch: Stitch,
+    side: Side,
+) -> None:
     """Raises StitchLensError where an SAE says another layer or model than the stitch leads
     from."""
     at, stitched = hook_layer(sae), stitch.makers.get(f"layer_{side}")

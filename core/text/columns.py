@@ -67,7 +67,11 @@ def listed(columns: Iterable[str]) -> str:
     return (", ".join(names[:8]) or "none") + more
 
 
-def once(columns: Sequence[str], column: str, name: str) -> int:
+def once(
+    columns: Sequence[str],
+    column: str,
+    name: str,
+) -> int:
     """The place of a column. Raises StitchLensError where there are two of that name."""
     places = [i for i, one in enumerate(columns) if one.casefold() == column.casefold()]
     if len(places) > 1:

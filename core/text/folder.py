@@ -132,7 +132,10 @@ class LocalText:
                 yield spelled(path.relative_to(self.root.parent)), spelled(Path(path.stem)), text
 
     def _rows(
-        self, path: Path, source: str, most: int
+        self,
+        path: Path,
+        source: str,
+        most: int,
     ) -> Generator[tuple[str, str, str], None, int]:
         """Up to `most` characters of one column of a file; returns how many they were."""
         name = self._name(path)

@@ -96,7 +96,11 @@ def read_text(path: Path, most: int | None = None) -> str:
     return decode(raw, path.name)
 
 
-def check_size(raw: bytes, most: int, name: str) -> None:
+def check_size(
+    raw: bytes,
+    most: int,
+    name: str,
+) -> None:
     if len(raw) > most:
         raise StitchLensError(
             f"{name} of over {most:,} bytes", f"at most {most:,}", "take a random sample of it"

@@ -161,7 +161,11 @@ def _json_lines(path: Path, name: str) -> Rows:
     return _json_rows(rows(), name)
 
 
-def parse_line(line: str, number: int, name: str) -> Any:
+def parse_line(
+    line: str,
+    number: int,
+    name: str,
+) -> Any:
     """What a line of JSON holds. Raises StitchLensError that names the line."""
     try:
         return json.loads(line)
@@ -182,7 +186,11 @@ def _bad_row(
     )
 
 
-def _json_rows(rows: Iterator[tuple[int, Any]], name: str, unit: str = "line") -> Rows:
+def _json_rows(
+    rows: Iterator[tuple[int, Any]],
+    name: str,
+    unit: str = "line",
+) -> Rows:
     """Of objects or strings; the first SAMPLE rows say which column is taken."""
     first = list(itertools.islice(rows, SAMPLE))
     columns: dict[str, bool] = {}

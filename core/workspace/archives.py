@@ -59,7 +59,11 @@ def zip_members(path: Path, limit: int) -> list[zipfile.ZipInfo]:
         return members
 
 
-def _check(members: list[zipfile.ZipInfo], name: str, limit: int) -> None:
+def _check(
+    members: list[zipfile.ZipInfo],
+    name: str,
+    limit: int,
+) -> None:
     if len(members) > 4 * TENSORS:
         raise StitchLensError(
             f"{len(members):,} parts in {name}", f"at most {4 * TENSORS}", "save only the weights"
@@ -117,7 +121,11 @@ def unzip(
             out.write(piece)
 
 
-def _pieces(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Iterator[bytes]:
+def _pieces(
+    archive: zipfile.ZipFile,
+    member: zipfile.ZipInfo,
+    name: str,
+) -> Iterator[bytes]:
     left = member.file_size
     try:
         with archive.open(member) as source:
@@ -159,7 +167,11 @@ def npz_array(
         return value
 
 
-def damaged(member: zipfile.ZipInfo, name: str, e: BaseException) -> StitchLensError:
+def damaged(
+    member: zipfile.ZipInfo,
+    name: str,
+    e: BaseException,
+) -> StitchLensError:
     return StitchLensError(
         f"a damaged part '{member.filename[:60]}' in {name} ({first_line(e)})",
         "a whole file",

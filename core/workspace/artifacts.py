@@ -106,7 +106,11 @@ def parts(kind: Kind) -> list[str]:
     return [*groups, kind]
 
 
-def belongings(artifacts: Iterable[str], kind: Kind, name: str) -> list[str]:
+def belongings(
+    artifacts: Iterable[str],
+    kind: Kind,
+    name: str,
+) -> list[str]:
     """Those of `artifacts` that belong to one stitch, SAE or vector, itself last."""
     known = list(artifacts)
     own = [f"{group}/{name}" for group in parts(kind)]
@@ -115,7 +119,11 @@ def belongings(artifacts: Iterable[str], kind: Kind, name: str) -> list[str]:
     ]
 
 
-def command(pair: str, full: str, makers: Mapping[str, Any]) -> str:
+def command(
+    pair: str,
+    full: str,
+    makers: Mapping[str, Any],
+) -> str:
     """The command line that makes the artifact `full` of a pair again; empty for an unknown one.
 
     A stitch that a person fitted is not made by `build`; its own settings say how it was. What a
@@ -142,7 +150,11 @@ def command(pair: str, full: str, makers: Mapping[str, Any]) -> str:
     return f"python -m core {' '.join(words)}"
 
 
-def missing(pair: str, full: str, artifacts: Collection[str]) -> StitchLensError:
+def missing(
+    pair: str,
+    full: str,
+    artifacts: Collection[str],
+) -> StitchLensError:
     """The refusal of an artifact that a workspace does not hold: those of its group, and the
     command that makes one."""
     group = full.partition("/")[0]
@@ -171,7 +183,11 @@ def _template(group: str, makers: Mapping[str, Any]) -> str:
     return FIT if by_hand else GROUPS[group].command
 
 
-def discard(ws: "Workspace", kind: Kind, name: str) -> None:
+def discard(
+    ws: "Workspace",
+    kind: Kind,
+    name: str,
+) -> None:
     """Take a stitch, an SAE or a vector, and what was measured of it, out of a workspace, whoever
     made it. Raises StitchLensError where there is none."""
     ws.entry(f"{kind}/{name}")
@@ -245,7 +261,11 @@ def name_from(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:64] or "mine"
 
 
-def check_name(ws: "Workspace", kind: str, name: str) -> None:
+def check_name(
+    ws: "Workspace",
+    kind: str,
+    name: str,
+) -> None:
     """Of an artifact of that kind. Raises StitchLensError where a name is unfit for a file, or
     taken."""
     if not NAME.fullmatch(name):

@@ -41,7 +41,11 @@ class Claim(NamedTuple):
     shape: tuple[int, ...]
 
 
-def safetensors_header(path: Path, limit: int, name: str | None = None) -> dict[str, Claim]:
+def safetensors_header(
+    path: Path,
+    limit: int,
+    name: str | None = None,
+) -> dict[str, Claim]:
     """Names, dtypes and shapes that a safetensors file claims, each compared with the bytes that
     there are.
 

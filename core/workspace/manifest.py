@@ -52,7 +52,11 @@ def versions() -> dict[str, str]:
 
 
 @lru_cache(maxsize=64)
-def read_manifest(path: Path, pair: str, stamp: tuple[int, int, int]) -> Manifest:
+def read_manifest(
+    path: Path,
+    pair: str,
+    stamp: tuple[int, int, int],
+) -> Manifest:
     """A manifest that has not changed (`stamp`: its inode, size and time) is read once: a page asks
     a hundred times."""
     try:

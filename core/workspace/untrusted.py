@@ -44,7 +44,11 @@ def first_line(e: BaseException) -> str:
     return (str(e).splitlines() or [type(e).__name__])[0][:120] or type(e).__name__
 
 
-def sized(path: Path, endings: Collection[str], limit: int) -> int:
+def sized(
+    path: Path,
+    endings: Collection[str],
+    limit: int,
+) -> int:
     """Bytes of one readable file with such an ending. Raises StitchLensError for anything else."""
     if path.suffix.lower() not in endings:
         raise StitchLensError(
@@ -72,7 +76,11 @@ def sized(path: Path, endings: Collection[str], limit: int) -> int:
     return size
 
 
-def fits(shapes: Collection[Collection[int]], limit: int, name: str) -> None:
+def fits(
+    shapes: Collection[Collection[int]],
+    limit: int,
+    name: str,
+) -> None:
     """Raises StitchLensError where tensors of these shapes are over `limit` bytes as float32, or
     one has no width."""
     for shape in shapes:
@@ -90,7 +98,11 @@ def fits(shapes: Collection[Collection[int]], limit: int, name: str) -> None:
         )
 
 
-def parse_json(raw: bytes, name: str, limit: int = LONGEST_JSON) -> dict[str, Any]:
+def parse_json(
+    raw: bytes,
+    name: str,
+    limit: int = LONGEST_JSON,
+) -> dict[str, Any]:
     """A JSON object, short, not nested deep, without NaN and with each key once. Raises
     StitchLensError."""
 

@@ -74,7 +74,11 @@ def brought(ws: Workspace) -> list[Brought]:
     return sorted(out, key=lambda one: (not one.private, one.made))
 
 
-def keep(ws: Workspace, kind: Kind, name: str) -> None:
+def keep(
+    ws: Workspace,
+    kind: Kind,
+    name: str,
+) -> None:
     """Move an upload from the private workspace into the one that all share.
 
     A killed move goes on when it is asked for again. Raises StitchLensError where the name is taken
@@ -101,7 +105,11 @@ def keep(ws: Workspace, kind: Kind, name: str) -> None:
         ws.remove(full)
 
 
-def remove(ws: Workspace, kind: Kind, name: str) -> None:
+def remove(
+    ws: Workspace,
+    kind: Kind,
+    name: str,
+) -> None:
     """Take an upload, and what was measured of it, out of wherever it lies: the private workspace
     first.
 

@@ -6,7 +6,7 @@ from core import jobs
 from core.models.libraries import importing
 from core.models.pairs import PairSpec
 from core.saes import tables as sae_tables
-from core.saes.settings import COMPARED, STARTS
+from core.saes.settings import COMPARED, STARTS, TrainingSet
 from core.workspace.store import Workspace
 from pages.saes import figures
 from pages.shared import frame
@@ -98,7 +98,12 @@ def train(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
             "Seeds", 1, 10, 1, help="Of scratch and transferred; an interval needs two."
         )
         lr = three.number_input(
-            "Learning rate", 1e-6, 1e3, 4e-3, format="%g", help="Constant; the paper takes 1e-4."
+            "Learning rate",
+            1e-6,
+            1e3,
+            TrainingSet().lr,
+            format="%g",
+            help="Constant; the paper takes 1e-4.",
         )
         auxiliary = four.number_input(
             "Auxiliary loss", 0.0, 10.0, 0.0, help="Coefficient of further runs with it."

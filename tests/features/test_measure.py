@@ -22,8 +22,7 @@ from core.saes import adopt as sae_adopt
 from core.saes import crossing
 from core.saes import tables as sae_tables
 from core.saes import train as sae_train
-from core.saes.crossing import ExploreConfig
-from core.saes.train import SaeConfig
+from core.saes.settings import ExploreConfig, SaeConfig
 from core.stitches.measure import fit_stitch
 from core.stitches.settings import FitConfig
 from core.stitches.stitch import load_stitch

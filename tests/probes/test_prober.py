@@ -25,7 +25,7 @@ from core.probes.probe import KS, load_probe, moved
 from core.probes.prober import Prober, default_names, pool
 from core.probes.templates import template_datasets
 from core.saes import train as sae_train
-from core.saes.train import SaeConfig
+from core.saes.settings import SaeConfig
 from core.workspace.places import user_cache
 from core.workspace.store import Workspace
 from tests.helpers.small import stitched_bench

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from core.activations.recording import Recording
 from core.errors import StitchLensError
 from core.saes.sae import load_sae, random_sae, reconstruction, sae_hash
-from core.saes.train import SaeConfig, train_sae
+from core.saes.settings import SaeConfig
+from core.saes.train import train_sae
 
 D, FEATURES, K = 24, 40, 3
 CONFIG = SaeConfig(width=64, k=K, epochs=25, lr=3e-3, batch=256)

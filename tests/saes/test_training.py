@@ -31,8 +31,15 @@ from core.saes import train as sae_train
 from core.saes.measure import SaeTraining, evaluate, under_way
 from core.saes.run import Run, new_trainer, read_run, start_weights
 from core.saes.sae import load_sae
-from core.saes.settings import STARTS, RunConfig, TrainingSet, check_fits, memory, training_set
-from core.saes.train import SaeConfig
+from core.saes.settings import (
+    STARTS,
+    RunConfig,
+    SaeConfig,
+    TrainingSet,
+    check_fits,
+    memory,
+    training_set,
+)
 from tests.helpers.small import stitched_bench
 
 D, WIDTH, K, BATCH = 16, 48, 4, 128
