@@ -5,12 +5,11 @@ import streamlit as st
 from core.models.pairs import get_pair
 from core.stitches import tables as stitch_tables
 from core.workspace import store
-from pages.shared import frame, panels
+from pages.shared import frame, panels, studios
 from pages.shared.frame import ask, section
 from pages.shared.words import plain
 from pages.steering.evaluation import evaluation
 from pages.steering.live import live
-from pages.steering.studio import warm
 
 
 def page() -> None:
@@ -43,7 +42,7 @@ def page() -> None:
         if store.has(ws, "steering"):
             with section():
                 evaluation(ws, pair)
-        warm(pair.key)  # last: importing torch beside it would slow the page
+        studios.opening(pair.key)  # last: importing torch beside it would slow the page
 
 
 page()

@@ -1,10 +1,9 @@
 """Models at hand for steering: opened once, kept, and written with into the lanes."""
 
 import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,10 @@ import streamlit as st
 
 from core.errors import StitchLensError
 from core.models.libraries import importing
-from core.models.pairs import get_pair
 from core.steering.keys import LaneKey
 from core.steering.settings import Sampling, Setting
 from core.steering.sources import Source, source_from
 from core.text.reading import clean
-from core.workspace import store
-from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
 from pages.shared import studios
 from pages.shared.words import sentence
@@ -26,44 +22,11 @@ from pages.steering import lanes
 
 if TYPE_CHECKING:
     from core.steering.directions import Directions
-    from core.steering.studio import Studio
 
 HISTORY = 8
 """Runs that a session keeps."""
 OPENING = "Opening the models, once"
 SAMPLING = ("tokens", "temperature", "top_p", "repetition", "seed")
-
-
-def studio(ws: Workspace, stitch: str) -> "Studio":
-    """Kept until the stitch is another one or there are language means."""
-    mark = [store.makers(ws, f"stitches/{stitch}"), store.has(ws, "language_means/b")]
-    return _studio(ws.pair, stitch, ws.private, fingerprint(mark))
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _studio(pair: str, stitch: str, private: Path | None, stamp: str) -> "Studio":
-    with importing():
-        from core.bench import open_pair
-        from core.steering.studio import Studio
-
-    return Studio(open_pair(pair, private=private), stitch)
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def warm(pair: str) -> threading.Thread:
-    """Opens B in the background, so that the first Go need not wait for it; a fault is shown by
-    Go."""
-
-    def work() -> None:
-        with importing():
-            from core.models.loading import load_shared
-
-        with suppress(StitchLensError):
-            load_shared(get_pair(pair).b)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    return thread
 
 
 def settings() -> tuple[Setting, Sampling]:
@@ -115,7 +78,7 @@ def stream(
 
     try:
         setting, sampling = settings()
-        at_hand = studio(ws, chosen["stitch"])
+        at_hand = studios.studio(ws, chosen["stitch"])
         source: Source = chosen["source"]
         directions, prompt = at_hand.directions(source), clean(st.session_state["prompt"])
         keys, left_out = writable(directions, asked, names)
@@ -166,7 +129,7 @@ def exported(ws: Workspace, run: Mapping[str, Any], lane: LaneKey, ending: str) 
     with importing():
         from core.steering.files import export
 
-    at_hand = studio(ws, run["stitch"])
+    at_hand = studios.studio(ws, run["stitch"])
     directions = at_hand.directions(source_from(run["source"]))
     vector = at_hand.vectors(directions, lane, Setting.model_validate(run["setting"]))[0]
     with tempfile.TemporaryDirectory() as folder:
