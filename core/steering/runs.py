@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from core.config import Frozen
 from core.errors import StitchLensError, broken, refusal
-from core.steering.keys import lane_key
+from core.steering.keys import LaneKey, lane_key
 from core.steering.settings import STRONGEST, Sampling, Setting
 from core.steering.sources import Brought, Concept, Feature, Language, Source, source_from
 from core.workspace.disk import beside
@@ -35,6 +35,8 @@ LARGEST = MB
 """Bytes of a run on disk."""
 LONGEST = 200_000
 """Characters of one text of a run."""
+STRENGTHS = (-1.0, 0.0, 1.0, 2.0, 3.0)
+"""Those of a film strip; at 0 it is the plain model."""
 ID = re.compile(r"(?:p-)?[a-z2-7]{8}")
 """40 bits of a hash; `p-` stands before those that are private to one browser."""
 
@@ -80,7 +82,7 @@ class Run(Frozen):
     sampling: Sampling
     lanes: tuple[LaneText, ...] = Field(min_length=1, max_length=10)
     strip: tuple[Frame, ...] = Field(default=(), max_length=16)
-    """The first lane under a vector, at other strengths."""
+    """The lane of `strip_lane`, at other strengths."""
     seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
@@ -105,6 +107,18 @@ def source_of(run: Mapping[str, Any]) -> Source:
     if run["source"] == "concept" and texts:
         return Concept(*texts)
     return source_from(run["source"])
+
+
+def strip_lane(run: Mapping[str, Any]) -> LaneKey:
+    """Which lane of a run its film strip is of: the first that was carried across, else the first
+    under a vector, else the larger model's carried one."""
+    lanes = [lane_key(entry["lane"]) for entry in run["lanes"]]
+    order = [
+        *(lane for lane in lanes if lane.kind == "transferred"),
+        *(lane for lane in lanes if lane.kind != "none"),
+        LaneKey("b", "transferred"),
+    ]
+    return order[0]
 
 
 def keep(ws: Workspace, record: Mapping[str, Any]) -> str:
