@@ -114,8 +114,8 @@ def look(lane: LaneKey) -> tuple[str, str]:
     tint = f"background-color:rgba({r},{g},{b},0.16);border-radius:3px;"
     if lane.kind != "transferred":
         return tint, ""
-    rim = RGB[other(lane.side)]
-    return tint, f"border-left:4px solid rgb{rim};padding-left:0.6rem;".replace(" ", "")
+    r, g, b = RGB[other(lane.side)]
+    return tint, f"border-left:4px solid rgb({r},{g},{b});padding-left:0.6rem;"
 
 
 def text_html(prompt: str, text: str, lane: LaneKey, below: str = "") -> str:

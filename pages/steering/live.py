@@ -10,7 +10,7 @@ from core.steering.runs import source_of, strip_lane
 from core.steering.sources import Brought
 from core.workspace.store import Workspace
 from pages.shared import address, frame
-from pages.shared.words import short_names
+from pages.shared.words import plain, short_names
 from pages.steering import lanes, runs, studio
 from pages.steering.options import options
 from pages.steering.sentence import presets, sentence
@@ -25,7 +25,7 @@ def live(ws: Workspace, pair: PairSpec, stitches: list[str]) -> None:
     feature = steered["kind"] == "feature"
     fits = fitting(ws, pair, steered["sae"]) if feature else stitches
 
-    bar = st.container(horizontal=True, vertical_alignment="bottom", key="bar")
+    bar = st.container(horizontal=True, vertical_alignment="center", key="bar")
     with st.expander("Stitch, layers, lanes, sampling", icon=":material/settings:", key="options"):
         what = lanes.toward(steered.get("source", Brought("")))
         stitch = options(ws, pair, fits, names, what)
@@ -72,10 +72,13 @@ def strip(ws: Workspace, run: Mapping[str, Any], names: Mapping[str, str]) -> No
     if st.session_state.pop("film", False):
         address.write()
         studio.film(ws, run, place, names)
-    elif run.get("strip"):
+        return
+
+    lane = lanes.name_of(strip_lane(run), names, lanes.toward(source_of(run)))
+    if run.get("strip"):
+        place.markdown(f"**{plain(lane)}**, seed {run['sampling']['seed']}, at five strengths")
         place.html(lanes.strip_html(run))
     else:
-        lane = lanes.name_of(strip_lane(run), names, lanes.toward(source_of(run)))
         place.button(
             "Film strip",
             icon=":material/view_column:",

@@ -17,9 +17,11 @@ from core.steering.settings import Sampling
 from core.steering.sources import Brought, Concept, Feature, Language
 from core.workspace.store import Workspace
 from pages.shared import address
+from pages.shared.figures import colours
 from pages.shared.frame import ask
 from pages.shared.words import plain, sentence
 from pages.steering.lanes import DEFAULT, name_of, show, toward
+from pages.steering.picture import svg
 from pages.steering.studio import exported
 
 FILES = {
@@ -145,6 +147,16 @@ def after(ws: Workspace, run: Mapping[str, Any], names: Mapping[str, str]) -> No
     st.caption(plain(in_words(run)))
     with st.container(horizontal=True, vertical_alignment="center", key="taken"):
         link(run)
+        st.download_button(
+            "Save picture",
+            partial(svg, run, names, in_words(run), colours()),
+            "steering.svg",
+            "image/svg+xml",
+            on_click="ignore",
+            icon=":material/image:",
+            key="picture",
+            help="The prompt, the lanes and the settings, in the colours of this theme, as SVG.",
+        )
         st.download_button(
             "Run",
             json.dumps(dict(run), indent=1, ensure_ascii=False),

@@ -31,7 +31,7 @@ def sentence(
     row = st.container(horizontal=True, vertical_alignment="center", key="sentence")
     below = st.container()
     with row:
-        word("Steer", "Which model writes; the lanes stand behind the gear.")
+        word("Steer")
         model(chosen, names)
         word(
             "toward",
@@ -59,7 +59,7 @@ def sentence(
     return steered
 
 
-def word(text: str, help: str) -> None:
+def word(text: str, help: str | None = None) -> None:
     st.markdown(text, width="content", help=help)
 
 

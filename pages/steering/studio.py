@@ -85,11 +85,16 @@ def opened(
 ) -> "Studio":
     """The studio with the models that lanes need, and meanwhile words of what is opened."""
     models = " and ".join(dict.fromkeys(names[key.side] for key in keys))
-    with status, st.spinner(f"Opening {plain(models)}, once", show_time=True):
-        studio = studios.studio(ws, stitch)
-        for side in dict.fromkeys(key.side for key in keys):
-            studio.model(side)
+    tell(status, f"Opening {models}, once")
+    studio = studios.studio(ws, stitch)
+    for side in dict.fromkeys(key.side for key in keys):
+        studio.model(side)
     return studio
+
+
+def tell(status: Any, doing: str) -> None:
+    """Words of what is waited for, there at once: a spinner takes a while to show itself."""
+    status.markdown(f":material/hourglass_top: {plain(doing)} …")
 
 
 def stream(
@@ -106,6 +111,7 @@ def stream(
         status, queue = st.empty(), st.empty()
 
     try:
+        tell(status, "Opening the models, once")
         setting, sampling = settings()
         prompt = clean(st.session_state["prompt"])
         studio = opened(ws, chosen["stitch"], asked, names, status)
@@ -123,8 +129,9 @@ def stream(
         began = time.perf_counter()
         texts = studio.run(directions, keys, prompt, setting, sampling, studios.waiting(queue))
         with closing(texts):
-            with status, st.spinner(plain(reads(source)), show_time=True):
-                first = next(texts)
+            tell(status, reads(source))
+            first = next(texts)
+            status.empty()
             queue.empty()
 
             record = recorded(about, first)
@@ -135,8 +142,8 @@ def stream(
                     boxes[lane].html(lanes.text_html(prompt, text.text, lane))
                 record["seconds"] = time.perf_counter() - began
 
-        with status, st.spinner("Judging how fluent it is"):
-            record.update(recorded(about, written, studio.judge(prompt, written)))
+        tell(status, "Judging how fluent it is")
+        record.update(recorded(about, written, studio.judge(prompt, written)))
     except StitchLensError as fault:
         status.error(sentence(fault), icon=":material/error:")
         return
@@ -161,7 +168,8 @@ def film(ws: Workspace, run: Mapping[str, Any], place: Any, names: Mapping[str, 
         status, queue, box = st.empty(), st.empty(), st.empty()
 
     try:
-        with status, st.spinner("Opening what the strip needs"), importing():
+        tell(status, "Opening the models, once")
+        with importing():
             from core.steering.strip import strip
 
         source = source_of(run)
@@ -181,8 +189,9 @@ def film(ws: Workspace, run: Mapping[str, Any], place: Any, names: Mapping[str, 
         )
         record = {key: value for key, value in run.items() if key != "id"}
         with closing(frames):
-            with status, st.spinner(plain(reads(source)), show_time=True):
-                first = next(frames)
+            tell(status, reads(source))
+            first = next(frames)
+            status.empty()
             queue.empty()
 
             remember(record, run.get("id"))
