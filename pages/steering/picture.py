@@ -119,14 +119,14 @@ def wrapped(text: str, width: float, size: float = SIZE) -> list[str]:
         text = text[:LONGEST] + "…"
     lines = []
     for paragraph in re.split(r"\r\n?|\n", text):
-        lines += _filled(paragraph, width / size) or [""]
+        lines += _filled(paragraph.strip(), width / size) or [""]
     return lines
 
 
 def _filled(paragraph: str, most: float) -> list[str]:
     lines: list[str] = []
     line, used = "", 0.0
-    for word in re.findall(r"\s*\S+|\s+$", paragraph):
+    for word in re.findall(r"\s*\S+", paragraph):
         length = sum(map(_width, word))
         if line and used + length > most:
             lines.append(line)

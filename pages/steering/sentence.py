@@ -76,7 +76,7 @@ def model(chosen: list[LaneKey], names: Mapping[str, str]) -> None:
         format_func=lambda side: "both models" if side == BOTH else names[side],
         on_change=steer,
         label_visibility="collapsed",
-        width=170,
+        width=150,
     )
 
 
@@ -94,7 +94,7 @@ def strength() -> None:
         step=0.1,
         key="strength",
         usual=1.0,
-        width=230,
+        width=200,
         on_change=again,
         label_visibility="collapsed",
     )

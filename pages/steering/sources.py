@@ -57,7 +57,7 @@ def target(ws: Workspace) -> str:
         format_func=lambda option: TARGETS.get(option) or names[option.removeprefix("lang:")],
         on_change=aim,
         label_visibility="collapsed",
-        width=190,
+        width=160,
     )
     return kind
 
@@ -130,7 +130,7 @@ def feature(ws: Workspace, pair: PairSpec) -> dict[str, Any]:
         st.markdown("(no SAE yet: see the Features page)", width="content")
         return {"sae": ""}
 
-    number, of = st.container(width=140), st.container(width="content")
+    number, of = st.container(width=120), st.container(width="content")
     sae = str(
         bound(
             st.selectbox,
@@ -139,7 +139,7 @@ def feature(ws: Workspace, pair: PairSpec) -> dict[str, Any]:
             key="steer_sae",
             what="SAE",
             label_visibility="collapsed",
-            width=170,
+            width=150,
         )
     )
     last = len(ask(feature_tables.features, ws, sae)) - 1
