@@ -2,7 +2,7 @@
 larger model alone, thinking with the smaller one's mind, and under a vector of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from core.errors import StitchLensError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from core.steering.generate import Written
     from core.steering.lanes import Lane
     from core.steering.settings import Sampling
+    from core.steering.studio import Studio
 
 NAME = "showcase"
 DIRECTION: Direction = "a_to_b"
@@ -35,10 +36,13 @@ def read(ws: Workspace) -> dict[str, Any] | None:
 
 
 def lanes(
-    crossing: "TextCrossing", preset: dict[str, Any] | None
+    crossing: "TextCrossing",
+    preset: dict[str, Any] | None,
+    open_studio: "Callable[[str], Studio]",
 ) -> "dict[str, tuple[Side, Lane]]":
     """`alone`, `crossed` and, where a `preset` (see `core.steering.tables.presets`) says what to
-    steer toward, `steered`: who speaks, and how."""
+    steer toward, `steered`: who speaks, and how. `open_studio` has the studio of a stitch at
+    hand: the preset's may be another one."""
     both = crossing.lanes(("b", "crossed"), DIRECTION)
     chosen: dict[str, tuple[Side, Lane]] = {"alone": both["b"], "crossed": both["crossed"]}
     if preset is None:
@@ -49,9 +53,8 @@ def lanes(
     from core.steering.keys import LaneKey
     from core.steering.settings import Setting
     from core.steering.sources import Language
-    from core.steering.studio import Studio
 
-    studio = Studio(crossing.studio.bench, preset["stitch"])
+    studio = open_studio(preset["stitch"])
     setting = Setting(strength=preset["strength"], layers_b=(preset["first"], preset["last"]))
     source = studio.directions(Language(preset["language"]))
     vectors = studio.vectors(source, LaneKey("b", "transferred"), setting)
@@ -114,7 +117,11 @@ def make(
     preset = presets[language] if language else next(iter(presets.values()), None)
 
     crossing = TextCrossing(Studio(bench, stitch))
-    chosen = lanes(crossing, preset)
+
+    def open_studio(name: str) -> Studio:
+        return crossing.studio if name == stitch else Studio(bench, name)
+
+    chosen = lanes(crossing, preset, open_studio)
     written = list(crossing.speak(prompt, chosen, sampling))[-1]
 
     record = {

@@ -185,3 +185,15 @@ def vectors(ws: Workspace) -> list[str]:
 def vector_card(ws: Workspace, name: str) -> dict[str, Any]:
     """The report card of a vector that was brought: see `core.steering.card.vector_card`."""
     return ws.record(f"vector_cards/{name}")
+
+
+BLIND = 10.0
+"""Nats/token of words drawn blindly: ln of a vocabulary of 22,000."""
+
+
+def fluency(loss: float, repetition: float) -> float:
+    """How fluent a text is, 0 to 1, for a bar: 1 where each word was sure to come (`loss` 0
+    nats/token under the unsteered model), 0 where words might have been drawn blindly (BLIND or
+    more); less by the share of it that is `repetition`."""
+    surprise = min(max(loss / BLIND, 0.0), 1.0)
+    return (1 - surprise) * (1 - repetition)

@@ -1,6 +1,7 @@
 """A beginning that a visitor types, gone on from by the lanes of the first page."""
 
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -34,7 +35,7 @@ def stream(ws: Workspace, kept: dict[str, Any], beginning: str) -> None:
 
         crossing = studios.crossing(ws, kept["stitch"])
         sampling = check(Sampling, **showcase.SAMPLED)
-        lanes = showcase.lanes(crossing, preset(ws, kept))
+        lanes = showcase.lanes(crossing, preset(ws, kept), partial(studios.studio, ws))
     words.empty()
 
     titles = showcase.titles(crossing, preset(ws, kept))

@@ -18,6 +18,7 @@ from core.workspace.store import Workspace
 
 if TYPE_CHECKING:
     from core.steering.crossing import TextCrossing
+    from core.steering.studio import Studio
 
 
 class Opening:
@@ -67,6 +68,11 @@ def waiting(status: Any) -> Callable[[int], None]:
         )
 
     return tell
+
+
+def studio(ws: Workspace, stitch: str) -> "Studio":
+    """The one that crossing holds, too: a pair and a stitch have one."""
+    return crossing(ws, stitch).studio
 
 
 def crossing(ws: Workspace, stitch: str) -> "TextCrossing":

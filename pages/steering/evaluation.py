@@ -14,7 +14,7 @@ from pages.shared.figures import draw
 from pages.shared.frame import ask, section
 from pages.shared.words import percent, plain, short_names
 from pages.steering import figures
-from pages.steering.lanes import text_html, verdict
+from pages.steering.lanes import judged, text_html
 
 WAYS = {"b": "B steered", "a": "A steered"}
 """As the address calls them."""
@@ -31,7 +31,7 @@ def evaluation(ws: Workspace, pair: PairSpec) -> None:
     with right, section():
         means(ws, side, table)
         gaps(ws, pair, side)
-    cells(ws, side, table)
+    cells(ws, pair, side, table)
     choices(ws, side)
 
 
@@ -160,7 +160,7 @@ def pick() -> None:
         now["cell_language"], now["cell_kind"] = str(mark[0]), str(mark[1])
 
 
-def cells(ws: Workspace, side: str, table: pd.DataFrame) -> None:
+def cells(ws: Workspace, pair: PairSpec, side: str, table: pd.DataFrame) -> None:
     """What was written in one cell of the table."""
     st.subheader("What was written", anchor="written")
     names = dict(zip(table.language, table.name, strict=True))
@@ -194,13 +194,15 @@ def cells(ws: Workspace, side: str, table: pd.DataFrame) -> None:
         f" {percent(row.success, sign=False)} fluent besides; {row.loss:.2f} nats/token (real text"
         f" {row.natural:.2f}), {percent(row.repetition, sign=False)} repeated{setting_of(row)}."
     )
-    lane = lane_key(f"{side}:{kind}")
+    lane, names_of = lane_key(f"{side}:{kind}"), short_names(pair)
     with st.container(height=420, key="written"):
         written = ask(steering_tables.generations, ws, side, language, kind)
         for response in written.to_dict("records"):
-            st.html(text_html(response["prompt"], response["text"], lane))
-            words = verdict(response | {"language": response["detected"]}, None)
-            st.caption(words + ("" if response["fluent"] else " · not fluent"))
+            entry = response | {"language": response["detected"], "lane": str(lane)}
+            below = judged(entry, names_of)
+            if not response["fluent"]:
+                below += '<div style="font-size:0.85rem;">not fluent</div>'
+            st.html(text_html(response["prompt"], response["text"], lane, below))
     st.caption(
         "Fluent: at most 30 % of its runs of four words repeated, and a loss under the unsteered"
         " model of at most that of real text in the language."

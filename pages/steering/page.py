@@ -1,28 +1,28 @@
-"""Steer live: one prompt, several lanes of both models side by side; below, how often it works."""
+"""Steer live: one sentence, several lanes of both models side by side; in a tab of its own, how
+often it works."""
 
 import streamlit as st
 
-from core.models.pairs import get_pair
+from core.models.pairs import PairSpec, get_pair
 from core.stitches import tables as stitch_tables
 from core.workspace import store
-from pages.shared import frame, panels
+from core.workspace.store import Workspace
+from pages.shared import address, frame, panels, studios
 from pages.shared.frame import ask, section
 from pages.shared.words import plain
 from pages.steering.evaluation import evaluation
 from pages.steering.live import live
-from pages.steering.studio import warm
+
+LIVE, EVALUATION = "Live", "Evaluation"
+OF_EVALUATION = ("way", "against", "cell_language", "cell_kind")
+"""What an address says of the evaluation; older links have no tab."""
 
 
 def page() -> None:
     ws = frame.workspace()
     with section():
         pair = get_pair(ws.pair)
-        st.title("Steering")
-        st.markdown(
-            f"One prompt, several lanes: :blue[{plain(pair.a.title)}] or"
-            f" :violet[{plain(pair.b.title)}] by itself, under its own vector, and under one that"
-            " was learned in the *other* model and carried through the stitch."
-        )
+        st.title("Steering", anchor=False)
         panels.refusal()
         stitches = ask(stitch_tables.stitch_names, ws) if ws.exists else []
         if not stitches:
@@ -38,12 +38,36 @@ def page() -> None:
                 " steering works.",
                 f"python -m core steer eval {ws.pair}",
             )
-        with section():
+        tabs(ws, pair, stitches)
+        studios.opening(pair.key)  # last: importing torch beside it would slow the page
+
+
+def tabs(ws: Workspace, pair: PairSpec, stitches: list[str]) -> None:
+    """Each is drawn when it is opened."""
+    asked = st.query_params
+    if st.session_state.get("arrived") and "tab" not in asked and set(OF_EVALUATION) & set(asked):
+        address.put("tab", EVALUATION)
+    parse, limits, words = address.one_of([LIVE, EVALUATION], str)
+    address.settle("tab", LIVE, parse, "", limits, words=words)
+
+    steering, measured = st.tabs([LIVE, EVALUATION], key="tab", on_change="rerun")
+    if steering.open:
+        with steering, section():
             live(ws, pair, stitches)
-        if store.has(ws, "steering"):
-            with section():
-                evaluation(ws, pair)
-        warm(pair.key)  # last: importing torch beside it would slow the page
+    if measured.open:
+        with measured, section():
+            evaluated(ws, pair)
+
+
+def evaluated(ws: Workspace, pair: PairSpec) -> None:
+    if store.has(ws, "steering"):
+        evaluation(ws, pair)
+        return
+    panels.door(
+        "**Not measured yet.** How often vectors of either model steer the other one, language by"
+        " language.",
+        f"python -m core steer eval {ws.pair}",
+    )
 
 
 page()

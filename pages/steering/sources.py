@@ -2,6 +2,7 @@
 person's own."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -24,6 +25,9 @@ from pages.shared.frame import ask, section
 from pages.shared.words import plain, short_names
 
 SOURCES = {"lang": "Language", "concept": "Texts", "feature": "Feature", "vector": "Your own"}
+"""As the address calls them."""
+TARGETS = {"concept": "two texts", "feature": "a feature", "vector": "a file"}
+"""As the sentence calls those that are no language."""
 PLUS = (
     "I love this, it is wonderful.\nWhat a beautiful and happy day.\nThis is the best gift I ever"
     " got."
@@ -35,32 +39,56 @@ LONGEST = 5000
 """Characters of a text that stands for a concept."""
 
 
-def given(ws: Workspace, pair: PairSpec, kind: str) -> dict[str, Any]:
-    """Ask for a vector of one kind: the `source`, and of a feature its `sae`."""
+def target(ws: Workspace) -> str:
+    """What to steer toward, one choice of languages and of what else there is; returns the kind."""
+    codes, names = ask(language_codes, ws), dict(LANGUAGES.values())
+    kind = chosen("source", list(SOURCES), SOURCES.__getitem__, "source of vectors")
+    code = chosen("lang", codes, names.__getitem__, "language")
+
+    others = [kind for kind in SOURCES if kind != "lang"]
+    options = [*others, *(f"lang:{code}" for code in codes)]
+    wanted = f"lang:{code}" if kind == "lang" else kind
+    if st.session_state.get("target") != wanted:
+        st.session_state["target"] = wanted
+    st.selectbox(
+        "Steer toward",
+        options,
+        key="target",
+        format_func=lambda option: TARGETS.get(option) or names[option.removeprefix("lang:")],
+        on_change=aim,
+        label_visibility="collapsed",
+        width=160,
+    )
+    return kind
+
+
+def chosen(key: str, options: list[str], words: Callable[[str], str], what: str) -> str:
+    """A choice that the address holds, drawn together with another one."""
+    parse, limits, write_as = address.one_of(options, words)
+    return str(address.settle(key, options[0], parse, "", limits, words=write_as, what=what))
+
+
+def aim() -> None:
+    """Another target was chosen; the prompt stays."""
+    kind, _, code = str(st.session_state["target"]).partition(":")
+    address.put("source", kind)
+    if code:
+        address.put("lang", code)
+
+
+def given(ws: Workspace, pair: PairSpec, kind: str, row: Any, below: Any) -> dict[str, Any]:
+    """Ask for the rest of a target, in the `row` of the sentence and `below` it: the `source`, and
+    of a feature its `sae`."""
     match kind:
         case "lang":
-            return {"source": Language(language(ws))}
+            return {"source": Language(st.session_state["lang"])}
         case "concept":
-            return {"source": concept()}
+            with below:
+                return {"source": concept()}
         case "feature":
-            return feature(ws, pair)
-    return {"source": Brought(brought(ws, pair))}
-
-
-def language(ws: Workspace) -> str:
-    names = dict(LANGUAGES.values())
-    return str(
-        bound(
-            st.selectbox,
-            "Language",
-            ask(language_codes, ws),
-            key="lang",
-            format_func=lambda code: names[code],
-            help=(
-                "Positive: texts in it; negative: English; each model reads both itself (DiffMean)."
-            ),
-        )
-    )
+            with row:
+                return feature(ws, pair)
+    return {"source": Brought(brought(ws, pair, row, below))}
 
 
 def language_codes(ws: Workspace) -> list[str]:
@@ -81,10 +109,17 @@ def concept() -> Concept:
     """Two texts, more of one and less of the other."""
     words = "Examples, one a line. v is the difference of the mean residual streams."
     boxes = (("plus", "More of this", PLUS), ("minus", "Less of this", MINUS))
-    texts = [
-        str(bound(st.text_area, label, usual=text, key=key, max_chars=LONGEST, help=words))
-        for key, label, text in boxes
-    ]
+    texts = []
+    for column, (key, label, text) in zip(st.columns(2), boxes, strict=True):
+        box = bound(
+            column.text_area,
+            label,
+            usual=text,
+            key=key,
+            max_chars=LONGEST,
+            help=words,
+        )
+        texts.append(str(box))
     return Concept(*texts)
 
 
@@ -92,29 +127,48 @@ def feature(ws: Workspace, pair: PairSpec) -> dict[str, Any]:
     """A feature of an SAE of A."""
     saes = feature_tables.saes(ws)
     if not saes:
-        st.markdown("No SAE yet: see the Features page.")
+        st.markdown("(no SAE yet: see the Features page)", width="content")
         return {"sae": ""}
 
-    of = f"Of {pair.a.title}."
-    sae = str(bound(st.selectbox, "SAE", saes, key="steer_sae", what="SAE", help=of))
+    number, of = st.container(width=120), st.container(width="content")
+    sae = str(
+        bound(
+            st.selectbox,
+            "SAE",
+            saes,
+            key="steer_sae",
+            what="SAE",
+            label_visibility="collapsed",
+            width=150,
+        )
+    )
     last = len(ask(feature_tables.features, ws, sae)) - 1
     index = bound(
-        st.number_input,
+        number.number_input,
         "Feature",
         0,
         last,
         key="steer_feature",
+        label_visibility="collapsed",
+    )
+    of.markdown(
+        "of",
+        width="content",
         help=(
-            "v is its decoder direction; z̄ the mean component where it is active in its top"
-            " contexts."
+            f"An SAE of {plain(pair.a.title)}. v is the feature's decoder direction; z̄ the mean"
+            " component where it is active in its top contexts."
         ),
     )
     return {"source": Feature(sae, int(index)), "sae": sae}
 
 
 def fitting(ws: Workspace, pair: PairSpec, sae: str) -> list[str]:
-    """The stitches that carry this SAE's features; where there is none, a way to fit one."""
+    """The stitches that carry this SAE's features, the one that they were measured through first;
+    where there is none, a way to fit one."""
     names = ask(stitch_tables.stitches_from, ws, sae) if sae else []
+    if store.has(ws, f"features/{sae}"):
+        usual = ask(store.makers, ws, f"features/{sae}").get("stitch_name")
+        names = sorted(names, key=lambda name: name != usual)
     if sae and not names:
         layer = ask(store.makers, ws, f"saes/{sae}")["layer_a"]
         st.markdown(
@@ -126,7 +180,7 @@ def fitting(ws: Workspace, pair: PairSpec, sae: str) -> list[str]:
     return names
 
 
-def brought(ws: Workspace, pair: PairSpec) -> str:
+def brought(ws: Workspace, pair: PairSpec, row: Any, below: Any) -> str:
     """A vector that was brought, with its report card, and a form that takes another."""
     vectors = steering_tables.vectors(ws)
     if (added := st.session_state.pop("added_vector", None)) in vectors:
@@ -134,11 +188,22 @@ def brought(ws: Workspace, pair: PairSpec) -> str:
 
     name = ""
     if vectors:
-        name = str(bound(st.selectbox, "Vector", vectors, key="vector"))
+        name = str(
+            bound(
+                row.selectbox,
+                "Vector",
+                vectors,
+                key="vector",
+                label_visibility="collapsed",
+                width=190,
+            )
+        )
+    with below:
+        if vectors:
+            with section():
+                card(ask(steering_tables.vector_card, ws, name), short_names(pair))
         with section():
-            card(ask(steering_tables.vector_card, ws, name), short_names(pair))
-    with section():
-        bring(ws, pair)
+            bring(ws, pair)
     return name
 
 

@@ -1,10 +1,10 @@
-"""Models at hand for steering: opened once, kept, and written with into the lanes."""
+"""Writing into the lanes, a token at a time, and what is kept of it."""
 
 import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +12,14 @@ import streamlit as st
 
 from core.errors import StitchLensError
 from core.models.libraries import importing
-from core.models.pairs import get_pair
 from core.steering.keys import LaneKey
+from core.steering.runs import STRENGTHS, source_of, strip_lane
 from core.steering.settings import Sampling, Setting
-from core.steering.sources import Source, source_from
-from core.text.reading import clean
-from core.workspace import store
-from core.workspace.disk import fingerprint
+from core.steering.sources import Brought, Concept, Feature, Language, Source
+from core.text.reading import clean, lines
 from core.workspace.store import Workspace
 from pages.shared import studios
-from pages.shared.words import sentence
+from pages.shared.words import plain, sentence
 from pages.steering import lanes
 
 if TYPE_CHECKING:
@@ -30,40 +28,7 @@ if TYPE_CHECKING:
 
 HISTORY = 8
 """Runs that a session keeps."""
-OPENING = "Opening the models, once"
 SAMPLING = ("tokens", "temperature", "top_p", "repetition", "seed")
-
-
-def studio(ws: Workspace, stitch: str) -> "Studio":
-    """Kept until the stitch is another one or there are language means."""
-    mark = [store.makers(ws, f"stitches/{stitch}"), store.has(ws, "language_means/b")]
-    return _studio(ws.pair, stitch, ws.private, fingerprint(mark))
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _studio(pair: str, stitch: str, private: Path | None, stamp: str) -> "Studio":
-    with importing():
-        from core.bench import open_pair
-        from core.steering.studio import Studio
-
-    return Studio(open_pair(pair, private=private), stitch)
-
-
-@st.cache_resource(max_entries=4, show_spinner=False)
-def warm(pair: str) -> threading.Thread:
-    """Opens B in the background, so that the first Go need not wait for it; a fault is shown by
-    Go."""
-
-    def work() -> None:
-        with importing():
-            from core.models.loading import load_shared
-
-        with suppress(StitchLensError):
-            load_shared(get_pair(pair).b)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    return thread
 
 
 def settings() -> tuple[Setting, Sampling]:
@@ -100,6 +65,38 @@ def writable(
     return with_vector, [key for key in asked if key not in with_vector]
 
 
+def reads(source: Source) -> str:
+    """What is read before the first word comes."""
+    match source:
+        case Language():
+            return f"Reading what sets {lanes.toward(source)} apart from English"
+        case Concept(positive, negative):
+            more, less = (len(lines(text)) for text in (positive, negative))
+            return f"Reading your two texts, {more} and {less} examples"
+        case Feature(sae, index):
+            return f"Reading the top contexts of feature {index} of {sae}"
+        case Brought(name):
+            return f"Reading the vector {name}"
+    return "Reading"
+
+
+def opened(
+    ws: Workspace, stitch: str, keys: Sequence[LaneKey], names: Mapping[str, str], status: Any
+) -> "Studio":
+    """The studio with the models that lanes need, and meanwhile words of what is opened."""
+    models = " and ".join(dict.fromkeys(names[key.side] for key in keys))
+    tell(status, f"Opening {models}, once")
+    studio = studios.studio(ws, stitch)
+    for side in dict.fromkeys(key.side for key in keys):
+        studio.model(side)
+    return studio
+
+
+def tell(status: Any, doing: str) -> None:
+    """Words of what is waited for, there at once: a spinner takes a while to show itself."""
+    status.markdown(f":material/hourglass_top: {plain(doing)} …")
+
+
 def stream(
     ws: Workspace,
     chosen: Mapping[str, Any],
@@ -109,56 +106,112 @@ def stream(
 ) -> None:
     """Write, a token at a time, into a column a lane; what there is is kept whenever this is
     interrupted."""
-    status = place.empty()
-    with status, st.spinner(OPENING, show_time=True), importing():
-        from core.steering.studio import run_record
+    source: Source = chosen["source"]
+    with place:
+        status, queue = st.empty(), st.empty()
 
     try:
+        tell(status, "Opening the models, once")
         setting, sampling = settings()
-        at_hand = studio(ws, chosen["stitch"])
-        source: Source = chosen["source"]
-        directions, prompt = at_hand.directions(source), clean(st.session_state["prompt"])
+        prompt = clean(st.session_state["prompt"])
+        studio = opened(ws, chosen["stitch"], asked, names, status)
+        directions = studio.directions(source)
         keys, left_out = writable(directions, asked, names)
-        with status, st.spinner(OPENING, show_time=True):
-            for key in keys:  # each of them once: it is kept
-                at_hand.model(key.side)
+        what = lanes.toward(source)
 
         with place:
             if left_out:
-                missing = ", ".join(lanes.name_of(lane, names) for lane in left_out)
-                st.caption(f"Left out, there is no such vector here: {missing}.")
-            boxes = lanes.columns(keys, names)
+                missing = ", ".join(lanes.name_of(lane, names, what) for lane in left_out)
+                st.caption(f"Left out, there is no such vector here: {plain(missing)}.")
+            boxes = lanes.columns(keys, names, what)
 
-        record: dict[str, Any] | None = None
-        written: dict[Any, Any] = {}
+        about = (studio, source, prompt, setting, sampling)
         began = time.perf_counter()
-        about = (at_hand, source, prompt, setting, sampling)
-        waiting = studios.waiting(status)
-        with closing(at_hand.run(directions, keys, prompt, setting, sampling, waiting)) as texts:
-            for written in texts:
-                if record is None:
-                    status.empty()
-                    record = run_record(*about, written, {})
-                    remember(record)
+        texts = studio.run(directions, keys, prompt, setting, sampling, studios.waiting(queue))
+        with closing(texts):
+            tell(status, reads(source))
+            first = next(texts)
+            status.empty()
+            queue.empty()
 
+            record = recorded(about, first)
+            remember(record)
+            for written in chain([first], texts):
                 for entry, (lane, text) in zip(record["lanes"], written.items(), strict=True):
                     entry["text"], entry["tokens"] = text.text, len(text.ids)
                     boxes[lane].html(lanes.text_html(prompt, text.text, lane))
                 record["seconds"] = time.perf_counter() - began
 
-        if record is not None:
-            record.update(run_record(*about, written, at_hand.judge(prompt, written)))
+        tell(status, "Judging how fluent it is")
+        record.update(recorded(about, written, studio.judge(prompt, written)))
     except StitchLensError as fault:
         status.error(sentence(fault), icon=":material/error:")
         return
     st.rerun()
 
 
-def remember(record: dict[str, Any]) -> None:
-    """Keep a run; the oldest goes."""
-    runs = st.session_state.setdefault("runs", [])
-    runs.append(record)
-    del runs[:-HISTORY]
+def recorded(about: Any, written: Any, judged: Any = None) -> dict[str, Any]:
+    """A run as `core.steering.runs` keeps it."""
+    with importing():
+        from core.steering.studio import run_record
+
+    record = run_record(*about, written, judged or {})
+    source = about[1]
+    if isinstance(source, Concept):
+        record["texts"] = (source.positive, source.negative)
+    return record
+
+
+def film(ws: Workspace, run: Mapping[str, Any], place: Any, names: Mapping[str, str]) -> None:
+    """Write the film strip of a run, a token at a time; it becomes part of the run."""
+    with place:
+        status, queue, box = st.empty(), st.empty(), st.empty()
+
+    try:
+        tell(status, "Opening the models, once")
+        with importing():
+            from core.steering.strip import strip
+
+        source = source_of(run)
+        setting = Setting.model_validate(run["setting"])
+        sampling = Sampling.model_validate(run["sampling"])
+        lane = strip_lane(run)
+        studio = opened(ws, run["stitch"], [lane], names, status)
+        directions = studio.directions(source)
+        frames = strip(
+            studio,
+            directions,
+            lane,
+            run["prompt"],
+            setting,
+            sampling,
+            waiting=studios.waiting(queue),
+        )
+        record = {key: value for key, value in run.items() if key != "id"}
+        with closing(frames):
+            tell(status, reads(source))
+            first = next(frames)
+            status.empty()
+            queue.empty()
+
+            remember(record, run.get("id"))
+            for written in chain([first], frames):
+                record["strip"] = [
+                    {"strength": strength, "text": frame.text}
+                    for strength, frame in zip(STRENGTHS, written, strict=True)
+                ]
+                box.html(lanes.strip_html(record))
+    except StitchLensError as fault:
+        status.error(sentence(fault), icon=":material/error:")
+        return
+    st.rerun()
+
+
+def remember(record: dict[str, Any], instead_of: str | None = None) -> None:
+    """Keep a run as the last one; the oldest goes, or one that it takes the place of."""
+    now = st.session_state
+    others = [run for run in now.get("runs", []) if not instead_of or run.get("id") != instead_of]
+    now["runs"] = [*others, record][-HISTORY:]
 
 
 def exported(ws: Workspace, run: Mapping[str, Any], lane: LaneKey, ending: str) -> bytes:
@@ -166,10 +219,10 @@ def exported(ws: Workspace, run: Mapping[str, Any], lane: LaneKey, ending: str) 
     with importing():
         from core.steering.files import export
 
-    at_hand = studio(ws, run["stitch"])
-    directions = at_hand.directions(source_from(run["source"]))
-    vector = at_hand.vectors(directions, lane, Setting.model_validate(run["setting"]))[0]
+    studio = studios.studio(ws, run["stitch"])
+    directions = studio.directions(source_of(run))
+    vector = studio.vectors(directions, lane, Setting.model_validate(run["setting"]))[0]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"vector.{ending}"
-        export(vector, at_hand.spec(lane.side), f"{run['source']} {lane}", path)
+        export(vector, studio.spec(lane.side), f"{run['source']} {lane}", path)
         return path.read_bytes()

@@ -88,10 +88,8 @@ STRANGE = [
             "top_p": "2",
             "repetition": "inf",
             "seed": "-1",
-            "way": "C steered",
-            "against": "time",
-            "cell_language": "Klingon",
-            "cell_kind": "loud",
+            "tab": "Nowhere",
+            "run": "aaaaaaaa",
             "prompt": "x" * 20_001,
         },
         [
@@ -111,10 +109,19 @@ STRANGE = [
             "No top p 2 here",
             "No repetition penalty inf here",
             "No seed -1 here",
+            "No tab Nowhere here, there are Live, Evaluation",
+            "no run aaaaaaaa in workspace",
+            "The prompt of this link is cut after 20,000 of 20,001 characters",
+        ],
+    ),
+    (
+        "steering",
+        {"way": "C steered", "against": "time", "cell_language": "Klingon", "cell_kind": "loud"},
+        [
             "No way C steered here, there are B steered, A steered",
             "No measure to draw the gap against time here",
+            "No language Klingon here",
             "No kind of vector loud here",
-            "The prompt of this link is cut after 20,000 of 20,001 characters",
         ],
     ),
     (
@@ -199,6 +206,13 @@ LINKS = [
             "temperature": "0.7",
             "seed": "3",
             "prompt": "Once",
+        },
+    ),
+    (
+        "steering",
+        {
+            "tab": "Evaluation",
+            "prompt": "Once",
             "way": "A steered",
             "against": "Loss of real text",
             "cell_language": "French",
@@ -223,7 +237,7 @@ LINKS = [
         },
     ),
 ]
-NOT_LINKED = {"hear", "passage", "sweep-metric", "text", "toward", "vector", "warmth"}
+NOT_LINKED = {"hear", "passage", "run", "sweep-metric", "text", "toward", "vector", "warmth"}
 """Of what is not in this workspace, a run that home shows, a second metric of the sweep, a vector
 that somebody brought; of what waits for models; and of texts that may be any."""
 

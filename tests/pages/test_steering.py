@@ -1,6 +1,7 @@
 """Steering: lanes, presets, sources and what is wrong with them."""
 
 import shutil
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from core.stitches import tables as stitch_tables
 from core.text.corpus import load_corpus
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
+from pages.shared import studios
 from tests.helpers.app import opened, pressed, text
 from tests.helpers.planted import MAKERS, plant_features
 
@@ -20,9 +22,14 @@ def lanes(app: AppTest) -> dict[str, str]:
     return {lane["lane"]: lane["text"] for lane in app.session_state["runs"][-1]["lanes"]}
 
 
+def html(app: AppTest) -> str:
+    """All that the page draws as HTML."""
+    return "\n".join(str(element.value) for element in app.get("html"))
+
+
 @pytest.mark.usefixtures("nano_home")
 def test_steering_shows_what_the_evaluation_found() -> None:
-    app = opened("steering", pair="nano")
+    app = opened("steering", pair="nano", tab="Evaluation")
     assert not app.exception and not app.error
     said = text(app)
     for words in (
@@ -36,13 +43,148 @@ def test_steering_shows_what_the_evaluation_found() -> None:
         "the paper's",
     ):
         assert words in said, words
-    assert "As the evaluation wrote it" in said, (
-        "there is something to read before anything is pressed"
-    )
+    assert "fluency" in html(app) and "nats/token" in html(app)
     app.segmented_control(key="way").set_value("a").run()
     assert (
         not app.exception and not app.error and "nano-a's responses" in text(app).replace("\\", "")
     )
+
+
+@pytest.mark.usefixtures("nano_home")
+def test_each_tab_is_drawn_when_it_is_opened() -> None:
+    app = opened("steering", pair="nano")
+    assert "As the evaluation wrote it" in text(app), "there is something to read at once"
+    assert not app.get("plotly_chart") and [button.label for button in app.button][:1] == ["Go"]
+
+    measured = opened("steering", pair="nano", tab="Evaluation")
+    assert measured.get("plotly_chart") and not [b for b in measured.button if b.label == "Go"]
+
+    old = opened("steering", pair="nano", way="A steered")
+    assert old.get("plotly_chart"), "a link from before there were tabs"
+
+
+@pytest.mark.usefixtures("nano_home")
+def test_another_target_keeps_the_prompt_and_a_model_brings_its_lanes() -> None:
+    app = opened("steering", pair="nano", prompt="My own beginning")
+    app.selectbox(key="target").set_value("lang:fr").run()
+    assert (app.query_params["lang"], app.text_area(key="prompt").value) == (
+        "French",
+        "My own beginning",
+    )
+    for target in ("feature", "concept", "vector", "lang:de"):
+        app.selectbox(key="target").set_value(target).run()
+        assert not app.exception and app.text_area(key="prompt").value == "My own beginning"
+        assert app.selectbox(key="target").value == target
+
+    next(b for b in app.button if str(b.key).startswith("preset-")).click().run()
+    assert not app.exception and app.session_state["runs"][-1]["prompt"] == "My own beginning"
+
+    app.selectbox(key="steered").set_value("a").run()
+    assert app.query_params["lanes"] == ["A no vector", "A own vector", "A transferred vector"]
+    app.selectbox(key="steered").set_value("b").run()
+    assert "lanes" not in app.query_params
+
+
+@pytest.mark.usefixtures("nano_home")
+def test_lanes_are_named_in_words_and_marked() -> None:
+    lanes = ["B no vector", "B own vector", "B transferred vector", "B random vector"]
+    app = opened("steering", pair="nano", tokens="4", lang="French", lanes=lanes)
+    pressed(app, "Go")
+    assert not app.exception and not app.error
+    said = text(app).replace("\\", "")
+    for words in (
+        "**:violet[○ nano-b] alone**",
+        "**:violet[● nano-b] with its own French**",
+        "**:violet[◆ nano-b] with nano-a's French**",
+        "**:gray[■ nano-b] with a random vector**",
+    ):
+        assert words in said
+    drawn = [str(element.value) for element in app.get("html") if "<div" in str(element.value)]
+    blue = [("solid rgb(66,133,244)" in one, "rgba(154,92,214" in one) for one in drawn[:4]]
+    assert blue == [(False, True), (False, True), (True, True), (False, False)]
+
+
+@pytest.mark.usefixtures("nano_home")
+def test_a_link_shows_the_run_that_its_sender_saw() -> None:
+    asked = {"tokens": "6", "prompt": "<b>שלום</b> 🙂", "strength": "1.5", "lang": "French"}
+    app = opened("steering", pair="nano", **asked)
+    pressed(app, "Go")
+    assert not app.exception and not app.error
+    run_id = app.query_params["run"]
+    run_id = run_id[0] if isinstance(run_id, list) else run_id
+    run = app.session_state["runs"][-1]
+    assert run["id"] == run_id
+
+    for query in ({"run": run_id}, asked | {"run": run_id}):
+        other = opened("steering", pair="nano", **query)
+        assert not other.exception and not other.warning and "runs" not in other.session_state
+        drawn = html(other)
+        for lane in run["lanes"]:
+            assert escape(lane["text"]) in drawn, "no model is asked"
+        assert other.text_area(key="prompt").value == asked["prompt"]
+        assert other.slider(key="strength").value == 1.5
+        assert other.selectbox(key="target").value == "lang:fr"
+        assert f"run={run_id}" in other.code[0].value
+
+    strange = opened("steering", pair="nano", run=run_id, strength="-2")
+    assert strange.slider(key="strength").value == -2, "what the link says besides counts"
+
+
+@pytest.mark.usefixtures("nano_home")
+@pytest.mark.parametrize(
+    ("run_id", "says"),
+    [
+        ("aaaaaaaa", "no run aaaaaaaa in workspace"),
+        ("p-aaaaaaaa", "private to another browser"),
+        ("../../manifest", "8 letters and digits"),
+        ("x" * 5000, "8 letters and digits"),
+    ],
+)
+def test_a_run_that_is_not_there_is_answered(run_id: str, says: str) -> None:
+    app = opened("steering", pair="nano", run=run_id)
+    assert not app.exception and not app.error
+    assert says in app.warning[0].value.replace("\\", "")
+    pressed(app, "Go")
+    assert not app.exception and not app.warning, "a new run takes its place"
+
+
+@pytest.mark.usefixtures("nano_home")
+def test_the_film_strip_shows_the_plain_model_at_0_and_goes_with_the_link() -> None:
+    app = opened("steering", pair="nano", tokens="8", prompt="The house")
+    pressed(app, "Go")
+    pressed(app, "Film strip")
+    assert not app.exception and not app.error
+    (run,) = app.session_state["runs"]
+    frames = {frame["strength"]: frame["text"] for frame in run["strip"]}
+    texts = lanes(app)
+    assert list(frames) == [-1, 0, 1, 2, 3]
+    assert (frames[0], frames[1]) == (texts["b:none"], texts["b:transferred"])
+    assert len(set(frames.values())) == 5
+
+    other = opened("steering", pair="nano", run=run["id"])
+    assert not other.exception and escape(frames[3]) in html(other)
+
+
+@pytest.mark.usefixtures("nano_home")
+def test_a_run_that_cannot_be_kept_is_shown_all_the_same(nano_home: Path) -> None:
+    folder = nano_home / "nano" / "runs"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.write_text("a file in the folder's place")
+    try:
+        app = opened("steering", pair="nano", tokens="4")
+        pressed(app, "Go")
+        assert not app.exception and not app.error and len(lanes(app)) == 3
+        assert "This run has no link" in text(app) and "tokens/s" in text(app)
+    finally:
+        folder.unlink()
+
+
+@pytest.mark.usefixtures("nano_home")
+def test_a_pair_and_a_stitch_have_one_studio() -> None:
+    ws = Workspace("nano")
+    studio = studios.studio(ws, "L2-L3")
+    assert studio is studios.crossing(ws, "L2-L3").studio is studios.studio(ws, "L2-L3")
+    assert studio is not studios.studio(ws, "L3-L4")
 
 
 @pytest.mark.usefixtures("nano_home")
@@ -52,7 +194,7 @@ def test_go_writes_a_lane_each_and_the_dial_keeps_the_run_before() -> None:
     assert not app.exception and not app.error
     first = lanes(app)
     assert list(first) == ["b:none", "b:own", "b:transferred"] and len(set(first.values())) == 3
-    assert "tokens/s" in text(app) and "nats/token" in text(app)
+    assert "tokens/s" in text(app) and "nats/token" in html(app)
     app.slider(key="strength").set_value(0.0).run()
     assert not app.exception and not app.error
     assert len(app.session_state["runs"]) == 2
@@ -125,7 +267,7 @@ def test_a_feature_steers_through_stitches_of_its_layer_alone(nano_home: Path) -
     app = opened("steering", pair="nano", source="Feature")
     assert not app.exception and not app.error
     assert app.selectbox(key="through").options == ["L2-L3"]
-    app.segmented_control(key="source").set_value("lang").run()
+    app.selectbox(key="target").set_value("lang:hu").run()
     assert app.selectbox(key="through").options == ["L2-L3", "L3-L4"]
 
 

@@ -1,0 +1,158 @@
+"""The sentence that the page opens with: which model, toward what, how strongly, from which
+beginning."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from core.models.pairs import PairSpec
+from core.steering import tables as steering_tables
+from core.steering.keys import LaneKey
+from core.workspace.store import Workspace
+from pages.shared import address
+from pages.shared.address import bound
+from pages.shared.frame import ask
+from pages.steering import lanes
+from pages.steering.sources import given, target
+
+PROMPT = "The best way to keep bread fresh is"
+LONGEST = 20_000
+"""Characters of a prompt."""
+BOTH = "both"
+OF_MODEL = {"b": lanes.LANES[:3], "a": lanes.LANES[3:], BOTH: lanes.LANES}
+"""The lanes that a choice of the model brings."""
+
+
+def sentence(
+    ws: Workspace, pair: PairSpec, chosen: list[LaneKey], names: Mapping[str, str]
+) -> dict[str, Any]:
+    """What is steered toward: `kind` and `source`, and of a feature its `sae`."""
+    row = st.container(horizontal=True, vertical_alignment="center", key="sentence")
+    below = st.container()
+    with row:
+        word("Steer")
+        model(chosen, names)
+        word(
+            "toward",
+            "A language (texts in it against English), two texts of yours, the decoder direction of"
+            " a feature, or a vector on file.",
+        )
+        kind = target(ws)
+    steered = {"kind": kind} | given(ws, pair, kind, row, below)
+    with row:
+        word(
+            "at strength",
+            "Multiplies how far the component along the vector is moved: 1 sets it to its mean"
+            " where the target is on, as in the paper (Eq. 8); 0 changes nothing. Moving it writes"
+            " again and keeps the text before.",
+        )
+        strength()
+
+    with st.container(horizontal=True, vertical_alignment="center", key="beginning"):
+        word(
+            "from",
+            "What every lane goes on from. Both models are base or lightly tuned ones: give the"
+            " beginning of a text.",
+        )
+        prompt()
+    return steered
+
+
+def word(text: str, help: str | None = None) -> None:
+    st.markdown(text, width="content", help=help)
+
+
+def model(chosen: list[LaneKey], names: Mapping[str, str]) -> None:
+    """Which model is steered, as the lanes say."""
+    sides = {lane.side for lane in chosen}
+    shown = BOTH if len(sides) == 2 else next(iter(sides), "b")
+    if st.session_state.get("steered") != shown:
+        st.session_state["steered"] = shown
+    st.selectbox(
+        "Model to steer",
+        list(OF_MODEL),
+        key="steered",
+        format_func=lambda side: "both models" if side == BOTH else names[side],
+        on_change=steer,
+        label_visibility="collapsed",
+        width=150,
+    )
+
+
+def steer() -> None:
+    """Another model was chosen: its lanes."""
+    address.put("lanes", OF_MODEL[st.session_state["steered"]])
+
+
+def strength() -> None:
+    bound(
+        st.slider,
+        "Strength",
+        -5.0,
+        5.0,
+        step=0.1,
+        key="strength",
+        usual=1.0,
+        width=200,
+        on_change=again,
+        label_visibility="collapsed",
+    )
+
+
+def prompt() -> None:
+    bound(
+        st.text_area,
+        "Prompt",
+        key="prompt",
+        usual=PROMPT,
+        height=68,
+        max_chars=LONGEST,
+        label_visibility="collapsed",
+    )
+
+
+def again() -> None:
+    """The dial writes again where something has been written."""
+    if st.session_state.get("runs"):
+        st.session_state["again"] = True
+
+
+def presets(ws: Workspace, names: Mapping[str, str]) -> None:
+    """Settings that worked, a button each."""
+    settings = ask(steering_tables.presets, ws)
+    if not settings:
+        return
+
+    ours = [PROMPT, *(preset["prompt"] for preset in settings)]
+    st.markdown(":small[Try]", width="content")
+    for preset in settings:
+        st.button(
+            preset["name"],
+            key=f"preset-{preset['language']}",
+            on_click=choose,
+            args=(preset, ours),
+            help=(
+                f"Steer {names['b']} to {preset['name']} as it worked best: stitch"
+                f" {preset['stitch']}, strength {preset['strength']:g}, from"
+                f' "{preset["prompt"]}" unless you have typed a beginning.'
+            ),
+        )
+
+
+def choose(preset: dict[str, Any], ours: list[str]) -> None:
+    """A preset's whole setting, and go; a prompt that the visitor typed stays."""
+    setting = {
+        "source": "lang",
+        "lang": preset["language"],
+        "lanes": lanes.DEFAULT,
+        "through": preset["stitch"],
+        "first_b": preset["first"],
+        "last_b": preset["last"],
+        "strength": preset["strength"],
+    }
+    if st.session_state.get("prompt") in ours:
+        setting["prompt"] = preset["prompt"]
+    for key, value in setting.items():
+        address.put(key, value)
+    st.session_state["again"] = True
