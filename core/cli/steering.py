@@ -8,10 +8,7 @@ import typer
 import typer.core
 
 from core.errors import StitchLensError
-from core.models.pairs import get_pair
 from core.text.reading import clean
-from core.workspace.artifacts import discard
-from core.workspace.store import Workspace
 
 if TYPE_CHECKING:
     from core.steering.studio import Studio
@@ -24,6 +21,7 @@ from core.cli.shared import (
     default_stitch,
     free_place,
     guarded,
+    remove,
     show,
 )
 from core.steering.keys import lane_key
@@ -250,8 +248,7 @@ def vector_remove_command(
     pair: PairArg, name: Annotated[str, typer.Argument(help="A vector that was brought.")]
 ) -> None:
     """Take a steering vector and its report card out of the workspace."""
-    discard(Workspace(get_pair(pair).key), "vectors", name)
-    print(f"Removed {name}.")
+    remove(pair, "vectors", name)
 
 
 @vector.command("export")
