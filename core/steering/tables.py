@@ -6,9 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from core.errors import StitchLensError
+from core.models.pairs import get_pair
 from core.steering.keys import LANE_KINDS
+from core.steering.sources import Brought, Feature, Source, VectorFile
+from core.stitches import tables as stitch_tables
 from core.text.languages import LANGUAGES, prompts, transfer_gap
-from core.workspace.store import Workspace
+from core.workspace.store import Workspace, has, makers
 
 OPERATORS = {
     "clamp": "Eq. 8 and 9: h + strength (z̄ - ⟨h, v⟩) v",
@@ -122,6 +126,51 @@ def choices(ws: Workspace, side: str, kind: str = "transferred") -> pd.DataFrame
         table.pivot_table(index=["stitch", "span", "strength"], values=["rate", "success", "loss"])
     )
     return found.reset_index().sort_values("success", ascending=False).reset_index(drop=True)
+
+
+def stitch_for(ws: Workspace, source: Source) -> str:
+    """The stitch that carries a source: of an SAE's feature one from the SAE's layer, the one that
+    its features were measured through first; of a vector that was brought one from its layer, if
+    there is one; of anything else the default stitch.
+
+    Raises StitchLensError where none fits, with the command that fits one.
+    """
+    names = stitch_tables.stitch_names(ws) if ws.exists else []
+    if not names:
+        raise StitchLensError(
+            f"no stitch in workspace '{ws.pair}'", "one", f"run `python -m core build {ws.pair}`"
+        )
+    match source:
+        case Feature(sae, _):
+            return _stitch_from(ws, sae)
+        case Brought(name) if has(ws, f"vector_cards/{name}"):
+            record = vector_card(ws, name)
+            return _stitch_at(ws, names, record["side"], record["layer"])
+        case VectorFile(_, side, layer) if side is not None:
+            return _stitch_at(ws, names, side, layer)
+    return names[0]
+
+
+def _stitch_from(ws: Workspace, sae: str) -> str:
+    fitting = stitch_tables.stitches_from(ws, sae)
+    if not fitting:
+        layer, pair = makers(ws, f"saes/{sae}")["layer_a"], get_pair(ws.pair)
+        opposite = stitch_tables.opposite(ws, pair, layer)
+        raise StitchLensError(
+            f"no stitch from layer {layer} of {pair.a.title}, where SAE {sae} reads",
+            "one that carries its features",
+            f"run `python -m core stitch fit {ws.pair} --layer-a {layer} --layer-b {opposite}`",
+        )
+    measured = None
+    if has(ws, f"features/{sae}"):
+        measured = makers(ws, f"features/{sae}").get("stitch_name")
+    return measured if measured in fitting else fitting[0]
+
+
+def _stitch_at(ws: Workspace, names: list[str], side: str, layer: int | None) -> str:
+    """The first one at that layer of that side; the default one where none is."""
+    at = [name for name in names if makers(ws, f"stitches/{name}").get(f"layer_{side}") == layer]
+    return (at or names)[0]
 
 
 def presets(ws: Workspace, most: int = 6) -> list[dict[str, Any]]:
