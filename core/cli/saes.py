@@ -17,14 +17,12 @@ from core.cli.shared import (
     default_stitch,
     free_place,
     guarded,
+    remove,
     say_of,
     show,
 )
 from core.errors import StitchLensError
-from core.models.pairs import get_pair
 from core.saes.settings import ExploreConfig, TrainingSet
-from core.workspace.artifacts import discard
-from core.workspace.store import Workspace
 
 sae_app = typer.Typer(
     help="Carry sparse autoencoders through a stitch (Eq. 6).", no_args_is_help=True
@@ -112,8 +110,7 @@ def sae_remove_command(
     pair: PairArg, name: Annotated[str, typer.Argument(help="An SAE of the workspace.")]
 ) -> None:
     """Take an SAE and what was measured of it out of the workspace."""
-    discard(Workspace(get_pair(pair).key), "saes", name)
-    print(f"Removed {name}.")
+    remove(pair, "saes", name)
 
 
 @sae_app.command("train")

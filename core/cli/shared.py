@@ -11,6 +11,8 @@ import typer
 import typer.core
 
 from core.errors import StitchLensError
+from core.models.pairs import get_pair
+from core.workspace.artifacts import Kind, discard
 from core.workspace.store import Workspace
 
 app = typer.Typer(
@@ -114,6 +116,12 @@ def default_stitch(ws: Workspace) -> str:
             f"no stitch in workspace '{ws.pair}'", "one", f"run `python -m core build {ws.pair}`"
         )
     return names[0]
+
+
+def remove(pair: str, kind: Kind, name: str) -> None:
+    """Take what a person brought or fitted, and what was measured of it, out of a workspace."""
+    discard(Workspace(get_pair(pair).key), kind, name)
+    print(f"Removed {name}.")
 
 
 def say_of(about: Any) -> None:

@@ -10,10 +10,10 @@ import typer.core
 from core.errors import StitchLensError
 from core.models.pairs import get_pair
 from core.text.reading import clean
-from core.workspace.artifacts import discard
 from core.workspace.store import Workspace
 
 if TYPE_CHECKING:
+    from core.bench import Bench
     from core.steering.studio import Studio
 from core.cli.shared import (
     JsonFlag,
@@ -24,12 +24,13 @@ from core.cli.shared import (
     default_stitch,
     free_place,
     guarded,
+    remove,
     show,
 )
 from core.steering.keys import lane_key
 from core.steering.settings import USUAL, Sampling, Setting
-from core.steering.sources import source_from
-from core.steering.tables import as_text
+from core.steering.sources import Feature, Source, source_from
+from core.steering.tables import as_text, stitch_for
 
 
 class _RunIsDefault(typer.core.TyperGroup):
@@ -62,6 +63,38 @@ def _studio(pair: str, stitch_name: str | None) -> "Studio":
 
     bench = open_pair(pair)
     return Studio(bench, stitch_name or default_stitch(bench.workspace))
+
+
+def _carrying(pair: str, source: Source) -> str:
+    """The stitch that fits a source."""
+    return stitch_for(Workspace(get_pair(pair).key), source)
+
+
+def _reading(done: int, of: int) -> None:
+    print(f"\rreading {done} of {of} texts", end="", file=sys.stderr, flush=True)
+
+
+def _searched(pair: str, sae: str | None, stitch_name: str | None) -> tuple["Bench", str, str]:
+    """The pair, an SAE of it and a stitch that fits. Raises StitchLensError where there is none."""
+    from core.bench import open_pair
+    from core.features import tables as feature_tables
+
+    bench = open_pair(pair)
+    saes = feature_tables.saes(bench.workspace) if bench.workspace.exists else []
+    if sae is None and not saes:
+        raise StitchLensError(
+            "no SAE whose features were measured",
+            "one",
+            f"run `python -m core features build {pair}`",
+        )
+    name = sae or saes[0]
+    return bench, name, stitch_name or stitch_for(bench.workspace, Feature(name, 0))
+
+
+def _numbers(text: str) -> list[int]:
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise StitchLensError(f"features '{text}'", "numbers, such as 3,17", "mend it")
+    return [int(part) for part in text.split(",")]
 
 
 def _span(text: str | None) -> tuple[int, int] | None:
@@ -122,7 +155,8 @@ def steer_command(
     from core.config import check
     from core.steering.studio import run_record
 
-    studio = _studio(pair, stitch_name)
+    named = source_from(source)
+    studio = _studio(pair, stitch_name or _carrying(pair, named))
     setting = check(
         Setting,
         operator=operator,
@@ -141,9 +175,9 @@ def steer_command(
     )
     keys = [lane_key(text) for text in lanes.split(",")]
     prompt = clean(prompt)
-    named = source_from(source)
     written = {}
-    for written in studio.run(studio.directions(named), keys, prompt, setting, sampling):
+    directions = studio.directions(named, _reading)
+    for written in studio.run(directions, keys, prompt, setting, sampling):
         print(
             f"\r{max(len(w.ids) for w in written.values())} tokens",
             end="",
@@ -204,6 +238,65 @@ def steer_eval_command(
     show(found, as_json, as_text(found))
 
 
+@steer.command("levels")
+@guarded
+def steer_levels_command(
+    pair: PairArg,
+    sae: Annotated[
+        str | None, typer.Option(help="An SAE of A in the workspace; the first if not given.")
+    ] = None,
+    stitch_name: StitchArg = None,
+    only: Annotated[
+        str | None, typer.Option(help="Features, such as 3,17; all of them if not given.")
+    ] = None,
+) -> None:
+    """Measure how far each feature pushes, so that steering by one begins at once.
+
+    Reads the contexts of all features once (minutes to an hour); without it those of one feature
+    are read when it is first steered by. A killed run goes on where it was.
+    """
+    from core.steering import levels
+
+    bench, name, stitch = _searched(pair, sae, stitch_name)
+    features = None if only is None else _numbers(only)
+    table = levels.measure(bench, name, stitch, features)
+    print(f"Levels of {table.feature.nunique():,} features of {name} through {stitch}.")
+
+
+@steer.command("features")
+@guarded
+def steer_features_command(
+    pair: PairArg,
+    sae: Annotated[
+        str | None, typer.Option(help="An SAE of A in the workspace; the first if not given.")
+    ] = None,
+    stitch_name: StitchArg = None,
+    candidates: Annotated[
+        int, typer.Option(min=1, max=500, help="Features tried, the likeliest first.")
+    ] = 8,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts each is tried on.")] = 4,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = 24,
+    as_json: JsonFlag = False,
+) -> None:
+    """Search for features whose steering shows in both models; the best become presets.
+
+    Candidates cross well, are active now and then, and turn on the same words in both models. Each
+    steers both, beside a random vector that pushes as far and the model as it is.
+    """
+    from core.steering import search
+    from core.steering.tables import best_features, feature_presets
+
+    bench, name, stitch = _searched(pair, sae, stitch_name)
+    config = search.SearchConfig(candidates=candidates, prompts=prompts, tokens=tokens)
+    table = search.search(bench, name, stitch, config)
+    presets = feature_presets(bench.workspace)
+    best = best_features(table, candidates)
+    record = {"features": best.to_dict("records"), "presets": presets}
+    lines = [f"{p['source']} at {p['strength']:g}: {p['watch']}" for p in presets]
+    text = best.to_string(index=False, float_format=lambda x: f"{x:.2f}")
+    show(record, as_json, "\n".join([text, "", *lines]))
+
+
 @vector.command("import")
 @guarded
 def vector_import_command(
@@ -250,8 +343,7 @@ def vector_remove_command(
     pair: PairArg, name: Annotated[str, typer.Argument(help="A vector that was brought.")]
 ) -> None:
     """Take a steering vector and its report card out of the workspace."""
-    discard(Workspace(get_pair(pair).key), "vectors", name)
-    print(f"Removed {name}.")
+    remove(pair, "vectors", name)
 
 
 @vector.command("export")

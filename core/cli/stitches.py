@@ -6,13 +6,12 @@ from typing import Annotated
 import typer
 import typer.core
 
-from core.cli.shared import JsonFlag, PairArg, app, guarded, show
+from core.cli.shared import JsonFlag, PairArg, app, guarded, remove, show
 from core.config import BuildConfig, check
 from core.errors import StitchLensError
 from core.models.pairs import LayerPair, get_pair
 from core.stitches.settings import FitConfig
 from core.stitches.tables import as_text, default_name
-from core.workspace.store import Workspace
 
 BUILD, FIT = BuildConfig(), FitConfig()
 """What is asked for where nothing is said."""
@@ -180,7 +179,4 @@ def remove_command(
     pair: PairArg, name: Annotated[str, typer.Argument(help="A stitch of the workspace.")]
 ) -> None:
     """Take a stitch and its measurements out of the workspace."""
-    from core.stitches import measure as stitch_measure
-
-    stitch_measure.remove_stitch(Workspace(get_pair(pair).key), name)
-    print(f"Removed {name}.")
+    remove(pair, "stitches", name)

@@ -18,8 +18,8 @@ from core.saes.crossing import Crossing, zero_shot
 from core.saes.sae import reconstruction, sae_of
 from core.saes.scale import FACTOR, NORMALISED
 from core.saes.settings import ExploreConfig
+from core.stitches import tables as stitch_tables
 from core.stitches.card import DOCUMENTS, USELESS
-from core.stitches.svcca import best_layer
 from core.workspace.artifacts import check_name, name_from
 
 if TYPE_CHECKING:
@@ -199,13 +199,8 @@ def import_sae(
 
 
 def opposite(bench: Bench, layer: int) -> int:
-    """The layer of B that a stitch from `layer` of A would lead to: SVCCA's pick where the
-    workspace has it, else the one at the same share of the depth."""
-    ws = bench.workspace
-    if ws.exists and "svcca" in ws.names():
-        return best_layer(ws.table("svcca"), layer)
-    a, b = bench.pair.a.n_layers, bench.pair.b.n_layers
-    return min(round(layer * b / a), b - 1)
+    """See `core.stitches.tables.opposite`."""
+    return stitch_tables.opposite(bench.workspace, bench.pair, layer)
 
 
 def both_ways(makers: dict[str, Any]) -> bool:

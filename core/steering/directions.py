@@ -5,19 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
-from jaxtyping import Bool, Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import StitchLensError
-from core.models.live import Encoded
 from core.models.pairs import other
-from core.saes.crossing import Crossing
 from core.steering.card import home
+from core.steering.contexts import Reading, active_means, unheard
 from core.steering.files import load_vector
 from core.steering.keys import LaneKey, Side
+from core.steering.levels import KnownLevels, known
 from core.steering.sources import (
     Brought,
     Concept,
@@ -27,7 +23,7 @@ from core.steering.sources import (
     Source,
     VectorFile,
 )
-from core.steering.vectors import Means, Vector, along, diff_mean, mean_residuals, means
+from core.steering.vectors import Levels, Means, Vector, along, diff_mean, means
 from core.text.languages import LABELS
 from core.text.reading import clean, lines, read_text
 from core.workspace.places import named
@@ -44,7 +40,7 @@ class Directions:
     """What a source gives at a side and a layer. Side A's transferred vector was learned in B and
     came down; B's was learned in A and came up."""
 
-    means: Callable[[Side, int], Means]
+    means: Callable[[Side, int], Levels]
     """Mean residual streams of that side before that layer."""
     own: Callable[[Side, int], Vector]
     """The vector that the side learns by itself; raises StitchLensError where it learns none."""
@@ -53,6 +49,12 @@ class Directions:
     layer: int | None = None
     """Of a vector that is on file: before it that side's own lane acts, unless other layers are
     chosen, and from it alone a stitch carries it."""
+    origin: Callable[[Side, int], Vector] | None = None
+    """The vector that a stitch carries, where it costs less than `own`: its z̄ is not known."""
+
+    def carried(self, side: Side, layer: int) -> Vector:
+        """What a stitch carries from that side; its z̄ means nothing on the other one."""
+        return (self.origin or self.own)(side, layer)
 
     def has(self, key: LaneKey) -> bool:
         """Whether there is a vector for that lane: one that is carried was learned on the other
@@ -60,8 +62,9 @@ class Directions:
         return key.learned_in is None or key.learned_in in self.sides
 
 
-def directions(studio: "Studio", source: Source) -> Directions:
-    """Raises StitchLensError that says what is wrong with the source."""
+def directions(studio: "Studio", source: Source, reading: Reading = unheard) -> Directions:
+    """`reading` hears of texts that have to be read before a lane can be steered. Raises
+    StitchLensError that says what is wrong with the source."""
     match source:
         case Language(code):
             return of_language(studio, code)
@@ -70,11 +73,21 @@ def directions(studio: "Studio", source: Source) -> Directions:
         case ConceptFiles(positive, negative):
             return of_texts(studio, read_text(named(positive)), read_text(named(negative)))
         case Feature(sae, index):
-            return of_feature(studio, sae, index)
+            return of_feature(studio, sae, index, reading)
         case Brought(name):
             return of_vector(studio, brought(studio, name))
         case VectorFile(path, side, layer):
             return of_vector(studio, studio.open(named(path), side, layer))
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Levels of a vector that is only carried."""
+
+    layer: int
+
+    def levels(self, v: Tensor) -> tuple[float, float]:
+        return float("nan"), float("nan")
 
 
 def from_means(found: Callable[[Side, int], Means]) -> Directions:
@@ -112,80 +125,51 @@ def of_texts(studio: "Studio", positive: str, negative: str) -> Directions:
     return from_means(read)
 
 
-def of_feature(studio: "Studio", sae_name: str, index: int) -> Directions:
+def of_feature(
+    studio: "Studio", sae_name: str, index: int, reading: Reading = unheard
+) -> Directions:
     """The decoder direction of a feature of A; positive are the tokens at which it is active in
-    its top contexts on the steered side, negative the others there. B has no vector of its own."""
-    sae = studio.once(
-        ("sae", sae_name), lambda: Crossing(studio.bench, sae_name, studio.stitch_name).sae
-    )
+    its top contexts on the steered side, negative the others there. B has no vector of its own.
+
+    Where the workspace knows z̄ (`core.steering.levels`) no text is read."""
+    crossing = studio.crossing(sae_name)
+    sae = crossing.sae
     if not 0 <= index < sae.cfg.d_sae:
         raise StitchLensError(
             f"feature {index}", f"0 to {sae.cfg.d_sae - 1} of SAE {sae_name}", "choose one"
         )
 
-    def active(side: Side, layer: int) -> Means:
-        return studio.once(
-            ("feature", sae_name, index, side, layer),
-            lambda: active_means(studio, sae_name, index, side, layer),
-        )
+    def read(side: Side, layer: int) -> Means:
+        first = min(layer, studio.stitched(side))
+        span = range(first, layer + 1)
+        key = ("feature", sae_name, index, side)
+        means = studio.once(key, dict[int, Means])
+        if layer not in means:
+            means |= active_means(studio, sae_name, index, side, span, reading)
+        return means[layer]
+
+    def means(side: Side, layer: int) -> KnownLevels:
+        along_which = []
+        if layer == studio.stitched(side):
+            key = ("levels", sae_name, index, side)
+            along_which = studio.once(key, lambda: known(crossing, index, side))
+        return KnownLevels(layer, along_which, lambda: read(side, layer))
 
     def own(side: Side, layer: int) -> Vector:
         if side == "b":
             raise StitchLensError(
                 "an SAE of A", "a vector of B's own", "choose the transferred lane of B"
             )
-        makers = {"learned": "SAE decoder direction", "sae": sae_name, "feature": index}
-        return along(sae.W_dec[index].float(), active(side, layer), makers)
+        return along(direction, means(side, layer), makers)
 
-    return Directions(active, own, ("a",))
+    def origin(side: Side, layer: int) -> Vector:
+        if side == "b":
+            return own(side, layer)
+        return along(direction, Unknown(layer), makers)
 
-
-def active_means(studio: "Studio", sae_name: str, index: int, side: Side, layer: int) -> Means:
-    """Over the tokens of a feature's top contexts on a side: positive where it is active. Raises
-    StitchLensError where it has none, or the corpus does not hold them."""
-    contexts = studio.bench.workspace.table(f"examples_{side}/{sae_name}", feature=index)
-    if not len(contexts):
-        raise StitchLensError(
-            f"feature {index} never active in {side.upper()}",
-            "one with contexts",
-            "choose another",
-        )
-
-    texts = {document.id: document.text for document in studio.bench.corpus.documents}
-    ends = {name: at for name, at in active_ends(contexts).items() if name in texts}
-    if not ends:
-        raise StitchLensError(
-            "contexts that this corpus does not hold",
-            "the corpus they came from",
-            f"run `python -m core features build {studio.bench.pair.key} --sae {sae_name}"
-            f" --stitch {studio.stitch_name}`, which finds contexts in the text that is here",
-        )
-
-    model = studio.model(side)
-    encoded = model.encode([texts[name] for name in ends])
-    active = [active_in(text, at) for text, at in zip(encoded, ends.values(), strict=True)]
-    silent = [text.usable & ~on for text, on in zip(encoded, active, strict=True)]
-
-    def mean(masks: list[NDArray[np.bool_]]) -> Float[Tensor, " d"]:
-        positions = [np.flatnonzero(mask) for mask in masks]
-        return mean_residuals(model, encoded, positions, [layer])[0][layer]
-
-    return Means(layer, mean(active), mean(silent), model.makers | {"contexts": len(ends)})
-
-
-def active_ends(contexts: pd.DataFrame) -> dict[str, set[int]]:
-    """By document, the characters at which the tokens end where a feature is active."""
-    ends: dict[str, set[int]] = {}
-    for context in contexts.to_dict("records"):
-        token_ends = context["begin"] + np.cumsum(context["lengths"])
-        hot = np.asarray(context["heat"]) > 0
-        ends.setdefault(context["document"], set()).update(token_ends[hot].tolist())
-    return ends
-
-
-def active_in(text: Encoded, ends: set[int]) -> Bool[np.ndarray, " pos"]:
-    """The usable positions of a text whose tokens end there."""
-    return np.isin(text.ends, list(ends)) & text.usable
+    direction = sae.W_dec[index].float()
+    makers = {"learned": "SAE decoder direction", "sae": sae_name, "feature": index}
+    return Directions(means, own, ("a",), origin=origin)
 
 
 def brought(studio: "Studio", name: str) -> Vector:

@@ -10,6 +10,8 @@ from core.bench import Bench
 from core.errors import StitchLensError
 from core.models.live import TURNS, LiveModel
 from core.models.pairs import ModelSpec, other
+from core.saes.crossing import Crossing
+from core.steering.contexts import Reading, unheard
 from core.steering.directions import Directions, directions
 from core.steering.files import open_vector
 from core.steering.generate import Written, encode_prompt, generate, response_losses
@@ -83,9 +85,15 @@ class Studio:
             )
         return self.once(("means", side), lambda: load_means(workspace.path(name)))
 
-    def directions(self, source: Source) -> Directions:
-        """Raises StitchLensError that says what is wrong with the source."""
-        return directions(self, source)
+    def crossing(self, sae: str) -> Crossing:
+        """An SAE of the workspace with this stitch. Raises StitchLensError where they belong to
+        different layers."""
+        return self.once(("sae", sae), lambda: Crossing(self.bench, sae, self.stitch_name))
+
+    def directions(self, source: Source, reading: Reading = unheard) -> Directions:
+        """`reading` hears how many texts were read, and of how many, where a lane cannot be
+        steered before. Raises StitchLensError that says what is wrong with the source."""
+        return directions(self, source, reading)
 
     def open(self, path: Path, side: Side | None = None, layer: int | None = None) -> Vector:
         """A vector's file; `side` and `layer` where it does not say its model and layer itself."""
@@ -116,16 +124,18 @@ class Studio:
             case "none":
                 return ()
             case "own":
-                return tuple(source.own(side, layer) for layer in layers)
+                own = {layer: source.own(side, layer) for layer in reversed(layers)}
+                return tuple(own[layer] for layer in layers)
 
         origin = self._before_crossing(source, key)
         stitch = self.stitch(shuffled=key.kind == "shuffled")
         direction = "up" if side == "b" else "down"
-        means = {layer: source.means(side, layer) for layer in layers}
-        carried = tuple(moved(origin, stitch, direction, means[layer]) for layer in layers)
+        means = {layer: source.means(side, layer) for layer in reversed(layers)}
+        carried = [moved(origin, stitch, direction, means[layer]) for layer in reversed(layers)]
+        carried.reverse()
         if key.kind == "random":
             return tuple(random_like(vector, means[vector.layer]) for vector in carried)
-        return carried
+        return tuple(carried)
 
     def _before_crossing(self, source: Directions, key: LaneKey) -> Vector:
         """The other side's own vector, at the layer that the stitch leads from."""
@@ -138,7 +148,7 @@ class Studio:
                 "the same layer",
                 "choose a stitch from the vector's layer, or its own model's lane",
             )
-        return source.own(origin, leads_from)
+        return source.carried(origin, leads_from)
 
     def lane(self, source: Directions, key: LaneKey, setting: Setting) -> Lane:
         vectors = self.vectors(source, key, setting)

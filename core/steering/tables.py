@@ -1,15 +1,19 @@
 """The evaluation of steering as tidy tables for the page, and the paper's own figures beside it
 (Tables 5 and 6)."""
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
+from core.errors import StitchLensError
+from core.models.pairs import PairSpec, Side, get_pair
 from core.statistics import mean_interval
 from core.steering.keys import LANE_KINDS
+from core.steering.sources import Brought, Feature, Source, VectorFile
+from core.stitches import tables as stitch_tables
 from core.text.languages import LANGUAGES, prompts, transfer_gap
-from core.workspace.store import Workspace
+from core.workspace.store import Workspace, has, makers
 
 OPERATORS = {
     "clamp": "Eq. 8 and 9: h + strength (z̄ - ⟨h, v⟩) v",
@@ -128,6 +132,51 @@ def choices(ws: Workspace, side: str, kind: str = "transferred") -> pd.DataFrame
     return found.reset_index().sort_values("success", ascending=False).reset_index(drop=True)
 
 
+def stitch_for(ws: Workspace, source: Source) -> str:
+    """The stitch that carries a source: of an SAE's feature one from the SAE's layer, the one that
+    its features were measured through first; of a vector that was brought one from its layer, if
+    there is one; of anything else the default stitch.
+
+    Raises StitchLensError where none fits, with the command that fits one.
+    """
+    names = stitch_tables.stitch_names(ws) if ws.exists else []
+    if not names:
+        raise StitchLensError(
+            f"no stitch in workspace '{ws.pair}'", "one", f"run `python -m core build {ws.pair}`"
+        )
+    match source:
+        case Feature(sae, _):
+            return _stitch_from(ws, sae)
+        case Brought(name) if has(ws, f"vector_cards/{name}"):
+            record = vector_card(ws, name)
+            return _stitch_at(ws, names, record["side"], record["layer"])
+        case VectorFile(_, side, layer) if side is not None:
+            return _stitch_at(ws, names, side, layer)
+    return names[0]
+
+
+def _stitch_from(ws: Workspace, sae: str) -> str:
+    fitting = stitch_tables.stitches_from(ws, sae)
+    if not fitting:
+        layer, pair = makers(ws, f"saes/{sae}")["layer_a"], get_pair(ws.pair)
+        opposite = stitch_tables.opposite(ws, pair, layer)
+        raise StitchLensError(
+            f"no stitch from layer {layer} of {pair.a.title}, where SAE {sae} reads",
+            "one that carries its features",
+            f"run `python -m core stitch fit {ws.pair} --layer-a {layer} --layer-b {opposite}`",
+        )
+    measured = None
+    if has(ws, f"features/{sae}"):
+        measured = makers(ws, f"features/{sae}").get("stitch_name")
+    return measured if measured in fitting else fitting[0]
+
+
+def _stitch_at(ws: Workspace, names: list[str], side: str, layer: int | None) -> str:
+    """The first one at that layer of that side; the default one where none is."""
+    at = [name for name in names if makers(ws, f"stitches/{name}").get(f"layer_{side}") == layer]
+    return (at or names)[0]
+
+
 def presets(ws: Workspace, most: int = 6) -> list[dict[str, Any]]:
     """Languages to which a transferred vector steers B best, each with its setting, and a prompt at
     which it did: `language`, `name`, `prompt`, `stitch`, `first`, `last`, `strength`.
@@ -162,6 +211,84 @@ def presets(ws: Workspace, most: int = 6) -> list[dict[str, Any]]:
             }
         )
     return settings
+
+
+def best_features(table: pd.DataFrame, most: int = 3) -> pd.DataFrame:
+    """The best strength of each feature in the table of `core.steering.search.search`, best
+    features first: `feature`, `strength`, `gain`, and of each side `<side>_active`, `<side>_plain`,
+    `<side>_random` (shares of tokens), `<side>_fluent` (share of texts).
+
+    The gain of a side is how much more a fluent text shows the feature than the plain and the
+    random lane do; a feature's is that of the model in which it is less."""
+    shown = table.assign(shows=(table.active + table.said) * table.fluent)
+    rows = []
+    for feature, of_feature in shown.groupby("feature"):
+        for strength in sorted(of_feature.loc[of_feature.lane == "steered"].strength.unique()):
+            row: dict[str, Any] = {"feature": feature, "strength": strength}
+            gains = []
+            for side in get_args(Side):
+                some = of_feature.loc[of_feature.side == side]
+                at = some.loc[some.strength.isin((0.0, strength))]
+                shows, active = (at.groupby("lane")[c].mean() for c in ("shows", "active"))
+                gains.append(shows["steered"] - max(shows["plain"], shows["random"]))
+                row |= {f"{side}_{lane}": active[lane] for lane in ("plain", "random")}
+                row[f"{side}_active"] = active["steered"]
+                row[f"{side}_fluent"] = at.loc[at.lane == "steered"].fluent.mean()
+            rows.append(row | {"gain": min(gains)})
+    found = pd.DataFrame(rows).sort_values("gain", ascending=False, kind="stable")
+    best = found.loc[found.gain > 0].drop_duplicates("feature")
+    return best.head(most).reset_index(drop=True)
+
+
+def feature_presets(ws: Workspace, most: int = 3) -> list[dict[str, Any]]:
+    """The features whose steering shows most in both models, each with its setting and a prompt at
+    which it did: `name` (the words that its contexts turn on), `source`, `sae`, `feature`,
+    `prompt`, `stitch`, `first` and `last` (layers of B), `strength`, and `watch`, a line that says
+    what to look for. None before `steer features` has searched.
+    """
+    names = ws.names() if ws.exists else []
+    settings = []
+    for sae in (name.partition("/")[2] for name in names if name.startswith("feature_steering/")):
+        stitch = makers(ws, f"feature_steering/{sae}")["stitch_name"]
+        if f"stitches/{stitch}" not in names:
+            continue
+
+        table = ws.table(f"feature_steering/{sae}")
+        layer = int(makers(ws, f"stitches/{stitch}")["layer_b"])
+        for row in best_features(table, most).to_dict("records"):
+            steered = table.loc[
+                (table.feature == row["feature"])
+                & (table.strength == row["strength"])
+                & (table.lane == "steered")
+            ]
+            of_b = steered.loc[(steered.side == "b") & steered.fluent]
+            clearest = of_b.sort_values(["said", "active"], ascending=False).iloc[0]
+            settings.append(
+                {
+                    "name": clearest.words.split()[0],
+                    "source": str(Feature(sae, int(row["feature"]))),
+                    "sae": sae,
+                    "feature": int(row["feature"]),
+                    "prompt": prompts()[0][clearest.prompt],
+                    "stitch": stitch,
+                    "first": layer,
+                    "last": layer,
+                    "strength": float(row["strength"]),
+                    "watch": _watch(get_pair(ws.pair), clearest.words, row),
+                }
+            )
+    return settings
+
+
+def _watch(pair: PairSpec, words: str, row: dict[str, Any]) -> str:
+    """What to look for, and how often the search saw it."""
+    spoken = ", ".join(words.split()[:3])
+    shares = " and ".join(
+        f"{row[f'{side}_active']:.0%} in {spec.title} (unsteered {row[f'{side}_plain']:.0%},"
+        f" random vector {row[f'{side}_random']:.0%})"
+        for side, spec in (("b", pair.b), ("a", pair.a))
+    )
+    return f"Watch for {spoken}: the feature is active at {shares} of the tokens written."
 
 
 def as_text(found: dict[str, Any]) -> str:

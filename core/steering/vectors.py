@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,6 +38,22 @@ class Means:
     positive: Float[Tensor, " d"]
     negative: Float[Tensor, " d"]
     makers: Mapping[str, Any] = field(default_factory=dict)
+
+    def levels(self, v: Float[Tensor, " d"]) -> tuple[float, float]:
+        """⟨h, v⟩ on average over positive tokens, which is z̄ of Eq. 8, and over negative ones."""
+        return float(self.positive @ v), float(self.negative @ v)
+
+
+@runtime_checkable
+class Levels(Protocol):
+    """What z̄ comes from: `Means`, or what is known of them."""
+
+    @property
+    def layer(self) -> int: ...
+
+    def levels(self, v: Tensor) -> tuple[float, float]:
+        """See `Means.levels`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -112,7 +128,7 @@ def diff_mean(found: Means) -> Vector:
     )
 
 
-def along(v: Float[Tensor, " d"], found: Means, makers: Mapping[str, Any]) -> Vector:
+def along(v: Float[Tensor, " d"], found: Levels, makers: Mapping[str, Any]) -> Vector:
     """The unit vector in the direction of `v`, with z̄ from `found`. Raises StitchLensError for one
     of no length."""
     norm = float(v.double().norm())
@@ -123,11 +139,11 @@ def along(v: Float[Tensor, " d"], found: Means, makers: Mapping[str, Any]) -> Ve
             "the texts are the same, or too short",
         )
     v = v / norm
-    mean, base = float(found.positive @ v), float(found.negative @ v)
+    mean, base = found.levels(v)
     return Vector(found.layer, v, mean, base, dict(makers) | {"norm": norm, "layer": found.layer})
 
 
-def moved(vector: Vector, stitch: Stitch, direction: Direction, found: Means) -> Vector:
+def moved(vector: Vector, stitch: Stitch, direction: Direction, found: Levels) -> Vector:
     """A vector of the other model in this one: `v P` without the bias, renormalised; z̄ from
     `found`, this model's own means."""
     v = transfer_vector(vector.v, stitch, direction)
@@ -138,12 +154,17 @@ def moved(vector: Vector, stitch: Stitch, direction: Direction, found: Means) ->
     )
 
 
-def random_like(vector: Vector, found: Means, seed: int = 0) -> Vector:
+def random_direction(d: int, seed: int = 0) -> Float[Tensor, " d"]:
+    """Of unit norm."""
+    v = torch.randn(d, generator=torch.Generator().manual_seed(seed))
+    return v / v.norm()
+
+
+def random_like(vector: Vector, found: Levels, seed: int = 0) -> Vector:
     """A control: a random direction, with z̄ as far from the negative mean's component as that of
     `vector` is, so that a clamp changes as much."""
-    v = torch.randn(vector.v.shape, generator=torch.Generator().manual_seed(seed))
-    v = v / v.norm()
-    base = float(found.negative @ v)
+    v = random_direction(len(vector.v), seed)
+    _, base = found.levels(v)
     return Vector(
         vector.layer, v, base + vector.mean - vector.base, base, {"control": "random", "seed": seed}
     )

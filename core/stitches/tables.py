@@ -217,11 +217,17 @@ def svcca(ws: Workspace) -> pd.DataFrame:
     return table
 
 
-def alpha_sweep(
-    ws: Workspace,
-    layer_a: int,
-    layer_b: int,
-) -> pd.DataFrame:
+def opposite(ws: Workspace, pair: PairSpec, layer_a: int) -> int:
+    """The layer of B that a stitch from a layer of A would lead to: SVCCA's pick where the
+    workspace has it, else the one at the same share of the depth."""
+    if ws.exists and "svcca" in ws.names():
+        table = ws.table("svcca")
+        row = table[table.layer_a == layer_a]
+        return int(row.loc[row.svcca.idxmax(), "layer_b"])
+    return min(round(layer_a * pair.b.n_layers / pair.a.n_layers), pair.b.n_layers - 1)
+
+
+def alpha_sweep(ws: Workspace, layer_a: int, layer_b: int) -> pd.DataFrame:
     """Fig. 7 for one layer pair, tidy: `metric`, `alpha`, `condition`, `label`, `model`, `loss`,
     `base` (the unpatched model's loss) and `relative`. Empty where this layer pair was not swept.
     """

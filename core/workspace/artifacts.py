@@ -37,6 +37,8 @@ FIT = (
     " --alpha {alpha} --lr {lr} --epochs {epochs} --positions {positions} --name {name}"
 )
 FEATURES = "features build {pair} --sae {sae_name} --stitch {stitch_name}"
+LEVELS = "steer levels {pair} --sae {sae_name} --stitch {stitch_name}"
+SEARCH = "steer features {pair} --sae {sae_name} --stitch {stitch_name}"
 PROBES = "probes eval {pair} --sae {sae_name} --stitch {stitch_name}"
 TRAINING = (
     "sae train {pair} --sae {sae_name} --widths {widths} --starts {starts} --seeds {seeds}"
@@ -77,6 +79,8 @@ GROUPS: dict[str, Group] = {
     "histograms_a": Group("Activation histograms in A", FEATURES, "saes"),
     "histograms_b": Group("Activation histograms in B", FEATURES, "saes"),
     "logits": Group("Tokens that features raise and lower", FEATURES, "saes"),
+    "feature_levels": Group("How far features push, read once for steering", LEVELS, "saes"),
+    "feature_steering": Group("Features whose steering was searched", SEARCH, "saes"),
     "functional": Group(
         "Functional features: entropy, attention (Fig. 5)",
         "functional scan {pair} --sae {sae_name} --documents {documents}"
