@@ -27,6 +27,7 @@ from typing import Any, Literal, NamedTuple
 from filelock import FileLock
 from pydantic import ValidationError
 
+from core import demonstration
 from core.config import Frozen
 from core.errors import StitchLensError
 from core.models.pairs import get_pair
@@ -214,8 +215,10 @@ def run(
     """Run `python -m core *args`, or another `command` with these arguments, in the background.
 
     With `private`, what it makes goes to that folder of one person's workspaces. Raises
-    StitchLensError where a job of this pair runs: the models of one fit fill a laptop's cores.
+    StitchLensError where a job of this pair runs: the models of one fit fill a laptop's cores, and
+    in a demonstration.
     """
+    demonstration.refuse("a job")
     home = _home(pair)
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / ".lock", timeout=30):

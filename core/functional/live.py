@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from core import demonstration
 from core.errors import StitchLensError
 from core.features import measure as feature_measure
 from core.functional.attention import Heads, ablated
@@ -33,8 +34,9 @@ class Live(feature_measure.Live):
     def attend(
         self, text: str, side: str, feature: int, layer: int, head: int, seed: int = 0
     ) -> Attended:
-        """Raises StitchLensError where there is no such feature, layer behind it or head, or no
-        token in the text."""
+        """Raises StitchLensError where there is no such feature, layer behind it or head, no token
+        in the text, or a demonstration does not admit it."""
+        demonstration.admit(text)
         model, sae, at = self._sides[side]
         heads = self._heads(side)
         if not 0 <= feature < sae.cfg.d_sae:

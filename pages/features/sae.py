@@ -75,6 +75,9 @@ def bring(ws: Workspace, pair: PairSpec) -> None:
             expanded=len(brought) == 1,
         ):
             card(ws, pair, name)
+    if panels.closed("Bringing an SAE"):
+        return
+
     with (
         st.expander("Bring your own SAE", icon=":material/upload:"),
         st.form("bring-sae", border=False),
@@ -159,6 +162,8 @@ def card(ws: Workspace, pair: PairSpec, name: str) -> None:
 
     crossing(rows, record["stitch"], short_names(pair))
     if not store.has(ws, f"features/{name}"):
+        if panels.closed("Measuring its features"):
+            return
         st.markdown(
             "Its features have not been measured before and after transfer yet; that takes some"
             " minutes."

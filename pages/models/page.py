@@ -34,6 +34,8 @@ def page() -> None:
         "Name two language models: what they are, how their tokens pair up and what a build takes"
         " is said before anything runs."
     )
+    if panels.closed("Naming models"):
+        return
     panels.refusal()
     with section():
         panels.job_panel(ws.pair)

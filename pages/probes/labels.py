@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from core import demonstration
 from core.errors import StitchLensError
 from core.models.libraries import importing
 from core.models.pairs import PairSpec
@@ -66,7 +67,7 @@ def own_labels(ws: Workspace, pair: PairSpec, name: str) -> None:
     how = bound(
         st.segmented_control,
         "From",
-        ("Two lists", "A CSV"),
+        ("Two lists",) if demonstration.active() else ("Two lists", "A CSV"),
         required=True,
         key="own-from",
         what="source of labels",

@@ -9,7 +9,7 @@ from core.saes import tables as sae_tables
 from core.saes.settings import COMPARED, STARTS
 from core.workspace.store import Workspace
 from pages.saes import figures
-from pages.shared import frame
+from pages.shared import frame, panels
 from pages.shared.figures import draw
 from pages.shared.frame import section
 from pages.shared.words import plain
@@ -61,6 +61,8 @@ def _live(pair: str, name: str) -> None:
 def train(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
     """A form that starts runs in the background."""
     st.header("Train more", anchor="train")
+    if panels.closed("Training"):
+        return
     sources = sae_tables.sources(ws)
     if not sources:
         st.info(

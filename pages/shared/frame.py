@@ -10,6 +10,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import streamlit as st
 
+from core import demonstration
 from core.errors import StitchLensError
 from core.features import tables as feature_tables
 from core.models.pairs import PairSpec, get_pair, known_pairs
@@ -24,7 +25,11 @@ T = TypeVar("T")
 
 def workspace() -> Workspace:
     """The workspace that the picker of the frame names, with what this browser brought to it."""
-    pair, private = st.session_state.get("pair", ""), mine()
+    pair = st.session_state.get("pair", "")
+    if demonstration.active():
+        return Workspace(pair)
+
+    private = mine()
     return Workspace(pair, private=private if (private / pair / "manifest.json").exists() else None)
 
 
@@ -48,8 +53,13 @@ def other_workspace(asked: str | None, shown: str, built: Sequence[str]) -> None
 
 
 def mine() -> Path:
-    """The folder of what this browser brought. The browser is known by the random cookie that
-    Streamlit gives it against forged requests; without one, this session stands for it."""
+    """The folder of what this browser brought."""
+    return uploads.private_home(visitor())
+
+
+def visitor() -> str:
+    """This browser. It is known by the random cookie that Streamlit gives it against forged
+    requests; without one, this session stands for it."""
     _, mask, token, *_ = [*st.context.cookies.get("_streamlit_xsrf", "").split("|"), "", "", ""]
     try:
         masked, key = bytes.fromhex(token), bytes.fromhex(mask)
@@ -58,7 +68,7 @@ def mine() -> Path:
         secret = b""
     if len(secret) < 16:
         secret = st.session_state.setdefault("browser", secrets.token_bytes(16))
-    return uploads.private_home(hashlib.sha256(b"stitchlens" + secret).hexdigest()[:32])
+    return hashlib.sha256(b"stitchlens" + secret).hexdigest()[:32]
 
 
 def ask(

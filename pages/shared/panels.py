@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import streamlit as st
 
-from core import jobs
+from core import demonstration, jobs
 from core.errors import StitchLensError
 from core.workspace import artifacts, uploads
 from core.workspace.store import Workspace
@@ -18,8 +18,8 @@ STALE = 3600
 
 def job_panel(pair: str) -> None:
     """The pair's latest job: progress, time left and cancel while it runs, then what came of it
-    until dismissed."""
-    job = jobs.latest(pair)
+    until dismissed. A demonstration has no jobs."""
+    job = None if demonstration.active() else jobs.latest(pair)
     if job is None or (job.over and (time.time() - job.ended > STALE or not _visible(job))):
         return
     st.fragment(_job, run_every=None if job.over else 1.0)(pair, job.id, not job.over)
@@ -112,7 +112,10 @@ def _toggle(job: jobs.Job) -> None:
 
 def yours(ws: Workspace) -> None:
     """What was brought to this workspace: private to this browser, or kept for all; to keep and to
-    remove."""
+    remove. A demonstration keeps nothing of anyone's."""
+    if demonstration.active():
+        return
+
     found: list[uploads.Brought] = []
     with section():
         found = uploads.brought(ws)
@@ -191,9 +194,30 @@ def door(
     what: str, command: str, label: str = "", start: Callable[[], jobs.Job] | None = None
 ) -> None:
     """An empty state: what is missing, the command that makes it and, where it is short work, a
-    button that runs it."""
+    button that runs it. In a demonstration the command is for an installation of one's own."""
     with st.container(border=True):
         st.markdown(what)
+        shut = closed("Computing it")
         st.code(command, language=None)
-        if start is not None:
+        if start is not None and not shut:
             st.button(label, on_click=begin, args=(start,), key=f"door-{command}")
+
+
+def closed(what: str) -> bool:
+    """Whether this is a demonstration; then a sentence stands where `what`, such as 'Fitting a
+    stitch', would."""
+    if not demonstration.active():
+        return False
+
+    st.markdown(
+        f":material/lock: :small[{what} is not part of this demonstration: an installation of your"
+        " own does it.]"
+    )
+    return True
+
+
+def about_demonstration() -> None:
+    """What visitors may do, in the sidebar."""
+    if demonstration.active():
+        with section():
+            st.info(plain(demonstration.in_words()), icon=":material/public:")

@@ -118,6 +118,9 @@ def alike(pair: PairSpec, scores: pd.DataFrame, a: int, b: int) -> str:
 
 def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
     """Fit a stitch at the picked layers, as a background job."""
+    if panels.closed("Fitting a stitch"):
+        return
+
     table = ask(stitch_tables.stitches, ws) if ws.exists else pd.DataFrame()
     metrics = list(conditions.METRICS)
     used = table.metric.iloc[0] if len(table) else None
@@ -179,6 +182,9 @@ def listed(words: dict[str, tuple[str, str]]) -> str:
 
 def bring(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
     """A stitch of a person's own: recognised, measured and kept by a background job."""
+    if panels.closed("Bringing a stitch"):
+        return
+
     names = short_names(pair)
     with (
         st.expander("Bring your own stitch", icon=":material/upload:"),

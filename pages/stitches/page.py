@@ -6,6 +6,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
+from core import demonstration
 from core.errors import StitchLensError
 from core.models.libraries import importing
 from core.models.pairs import PairSpec, get_pair
@@ -180,7 +181,7 @@ def stitch(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> Non
 
 def remove(ws: Workspace, name: str) -> None:
     """Take a stitch out that a person fitted or brought; those of the build stay."""
-    if not stitch_tables.by_hand(ws, name):
+    if demonstration.active() or not stitch_tables.by_hand(ws, name):
         return
     with st.popover("Remove", icon=":material/delete:", key="ask-remove"):
         if through := stitch_tables.made_through(ws, name):
