@@ -150,7 +150,7 @@ def form(ws: Workspace, pair: PairSpec) -> None:
 def card(ws: Workspace, pair: PairSpec, name: str) -> None:
     """The report card of an SAE that was brought, and what comes next."""
     record = ask(sae_tables.sae_card, ws, name)
-    panels.warnings(record["warnings"])
+    panels.warnings(record["warnings"], short_names(pair))
     facts(record)
     rows = record.get("table_2")
     if not rows:

@@ -55,8 +55,8 @@ def _law(ws: Workspace, measured: Measured, names: Names) -> str:
         return ""
     scratch, carried = laws["scratch"], laws["transferred"]
     return (
-        f"A {scratch['A']:.3g} from scratch, {carried['A']:.3g} from a transferred start;"
-        f" β {scratch['beta']:.2f} and {carried['beta']:.2f}"
+        f"factor {scratch['A']:.3g} from scratch, {carried['A']:.3g} from a transferred start;"
+        f" exponent {scratch['beta']:.2f} and {carried['beta']:.2f}"
     )
 
 

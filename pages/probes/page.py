@@ -14,7 +14,7 @@ from pages.shared import address, frame, panels
 from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
-from pages.shared.words import plain, short_names
+from pages.shared.words import named, plain, short_names
 
 SHOWN = {
     "own": "{b}'s own",
@@ -58,7 +58,7 @@ def page() -> None:
             else:
                 datasets(ws, pair, name)
         with section():
-            grid(ws, name)
+            grid(ws, pair, name)
         with section():
             own_labels(ws, pair, name)
 
@@ -82,10 +82,18 @@ def pick(ws: Workspace, name: str) -> pd.Series:
     return table.iloc[keys.index(str(key))]
 
 
+def curve(ws: Workspace, pair: PairSpec, name: str, dataset: str, label: str) -> pd.DataFrame:
+    """The ways to probe of one task, in words with both models' names."""
+    names = short_names(pair)
+    table = ask(probe_tables.curve, ws, name, dataset, label)
+    words = {column: [named(text, names) for text in table[column]] for column in ("way", "says")}
+    return table.assign(**words)
+
+
 def curves(ws: Workspace, pair: PairSpec, name: str, task: pd.Series) -> None:
     """Accuracy against the number of features, for one task or on the mean."""
     a, b = map(plain, short_names(pair).values())
-    table = ask(probe_tables.curve, ws, name, str(task.dataset), str(task.label))
+    table = curve(ws, pair, name, str(task.dataset), str(task.label))
     about = ask(probe_tables.setup, ws, name)
     one = table.iloc[0]
     if task.label:
@@ -147,12 +155,12 @@ def datasets(ws: Workspace, pair: PairSpec, name: str) -> None:
     )
 
 
-def grid(ws: Workspace, name: str) -> None:
+def grid(ws: Workspace, pair: PairSpec, name: str) -> None:
     st.subheader("Every dataset", anchor="datasets")
     titles = ask(probe_tables.setup, ws, name)["datasets"]
     tables = {}
     for dataset, (title, _) in titles.items():
-        tables[title] = ask(probe_tables.curve, ws, name, dataset, "")
+        tables[title] = curve(ws, pair, name, dataset, "")
     draw(
         figures.grid(tables),
         "Test accuracy against the number of features, dense probes at the right end; hover for"

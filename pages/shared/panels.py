@@ -10,7 +10,7 @@ from core.errors import StitchLensError
 from core.workspace import artifacts, uploads
 from core.workspace.store import Workspace
 from pages.shared.frame import mine, section
-from pages.shared.words import count, duration, plain, sentence
+from pages.shared.words import count, duration, named, plain, sentence
 
 STALE = 3600
 """Seconds after which a job that is over is no longer news."""
@@ -165,12 +165,13 @@ def _moved(
         st.session_state["refusal"] = sentence(e)
 
 
-def warnings(found: Sequence[Mapping[str, str]]) -> None:
-    """What a report card warns of, each with the test behind it."""
+def warnings(found: Sequence[Mapping[str, str]], names: Mapping[str, str] | None = None) -> None:
+    """What a report card warns of, each with the test behind it; `names` of both models by side."""
     for warning in found:
-        st.warning(
-            f"{plain(warning['says'])} :small[{plain(warning['test'])}]", icon=":material/warning:"
-        )
+        says, test = warning["says"], warning["test"]
+        if names is not None:
+            says, test = named(says, names), named(test, names)
+        st.warning(f"{plain(says)} :small[{plain(test)}]", icon=":material/warning:")
     if not found:
         st.markdown(":material/check: Nothing looks wrong.")
 

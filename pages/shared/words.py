@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 
 from core.cli import words
 from core.stitches import directions
@@ -23,6 +24,23 @@ def plain(text: object) -> str:
 
 short_names = directions.names
 """What both models of a pair are called on screen, by side."""
+
+
+LETTER = re.compile(
+    r"(?<![\w(.-])"  # within no word, and no appendix of the paper: (A)
+    r"(?:[Mm]odel )?([AB])"
+    r"(?!\w|\.\d)"
+)
+ARTICLE = re.compile(r"(^|[.:] )A(?= [a-z])")
+
+
+def named(text: str, names: Mapping[str, str]) -> str:
+    """What core says of models A and B, with their `names` on screen in the place of the letters,
+    by side. `B→A` becomes `Gemma → SmolLM2`; the article that a sentence begins with stays."""
+    text = ARTICLE.sub("\\1\0", text)
+    text = re.sub(r"(?<=[AB])→(?=[AB])", " → ", text)
+    text = LETTER.sub(lambda letter: names[letter[1].lower()], text)
+    return text.replace("\0", "A")
 
 
 def loss(x: float, low: float | None = None, high: float | None = None) -> str:

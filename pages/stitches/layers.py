@@ -18,11 +18,11 @@ from pages.shared.frame import ask, section
 from pages.shared.words import plain, short_names
 from pages.stitches import figures
 
-ALPHAS = "α of Eq. 3: how strongly each map must undo the other. The paper uses 1 (Fig. 7)."
+ALPHAS = "α: how strongly each map must undo the other. The paper uses 1 (Eq. 3, Fig. 7)."
 ORIENTATIONS = {"linear": "[out, in], as nn.Linear", "paper": "[in, out], as the paper"}
 POSITIONS = (
-    "Paired token positions of the fit split that Eq. 3 is averaged over. 60,000 take a few minutes"
-    " on a laptop; more give a better stitch."
+    "Paired token positions of the fit split that the errors are averaged over (Eq. 3). 60,000 take"
+    " a few minutes on a laptop; more give a better stitch."
 )
 
 
@@ -68,7 +68,7 @@ def picked(pair: PairSpec) -> tuple[int, int]:
                 width=150,
                 help=(
                     "The residual stream before this layer's computation, `blocks.L.hook_resid_pre`"
-                    f" (ℓ_{side.upper()} of Eq. 1)."
+                    " (ℓ of Eq. 1)."
                 ),
             )
         )
@@ -80,7 +80,7 @@ def picked(pair: PairSpec) -> tuple[int, int]:
 def compared(pair: PairSpec, scores: pd.DataFrame, at: tuple[int, int]) -> None:
     """Every layer of one model against every layer of the other."""
     draw(
-        figures.svcca(scores, at, pair.a.title, pair.b.title),
+        figures.svcca(scores, at, *short_names(pair).values()),
         "SVCCA, the mean correlation of the directions that hold 99 % of each layer's variance,"
         f" from 0 to 1, over {scores.n.max():,} positions. Control: unrelated streams of this width"
         f" would score about {scores.chance.median():.2f}. Click a cell to pick it. (Fig. 6, A.1)",
@@ -132,14 +132,14 @@ def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
             "Method",
             list(conditions.METHODS),
             format_func=lambda choice: conditions.METHODS[choice][0],
-            help="How Eq. 3 is minimised." + listed(conditions.METHODS),
+            help="How the errors are minimised (Eq. 3)." + listed(conditions.METHODS),
         )
         metric = st.selectbox(
             "Metric",
             metrics,
             index=metrics.index(used) if used in metrics else 0,
             format_func=lambda choice: conditions.METRICS[choice][0],
-            help="In which units Eq. 3 measures errors; the study below chose the default."
+            help="In which units errors are measured (Eq. 3); the study below chose the default."
             + listed(conditions.METRICS),
         )
         left, right = st.columns(2)

@@ -11,11 +11,13 @@ from core.errors import StitchLensError
 from core.models.libraries import importing
 from core.models.pairs import PairSpec, get_pair
 from core.stitches import tables as stitch_tables
+from core.stitches.conditions import BY_KEY, STITCHED
+from core.stitches.kinds import headlines
 from core.workspace import artifacts, store
 from core.workspace.store import Workspace
 from pages.shared import address, frame, panels
 from pages.shared.frame import ask, section
-from pages.shared.words import count, percent, plain, sentence, short_names
+from pages.shared.words import count, named, percent, plain, sentence, short_names
 from pages.stitches import beside
 from pages.stitches.card import card
 from pages.stitches.layers import layers
@@ -85,11 +87,11 @@ def choose(ws: Workspace, pair: PairSpec, names: list[str]) -> str:
         st.error(sentence(fault), icon=":material/error:")
 
     shown = st.session_state["stitch"]
-    view = overview(table, short_names(pair))
-    ways = [column for column in view.columns if "→" in column]
-    unexplained = [column for column in view.columns if column.startswith("FUV")]
-    styles = dict.fromkeys(ways, percent)
-    styles |= dict.fromkeys(unexplained, partial(percent, sign=False))
+    view = overview(table, ask(headlines, ws), short_names(pair))
+    increases = [column for column in view.columns if "→" in column]
+    shares = [column for column in view.columns if "FUV" in column or "crossed" in column]
+    styles = dict.fromkeys(increases, percent)
+    styles |= dict.fromkeys(shares, partial(percent, sign=False))
     key = f"table-{shown}-{len(names)}"
     st.dataframe(
         view.style.format(styles | {"α": "{:g}", "Positions": count}, na_rep="–"),
@@ -103,10 +105,10 @@ def choose(ws: Workspace, pair: PairSpec, names: list[str]) -> str:
         column_config={"Stitch": st.column_config.Column(pinned=True)},
     )
     st.caption(
-        "Increase of the next-token loss over the unpatched model that comes last, and the fraction"
-        " of variance unexplained each way, on the held-out split; ↓ lower is better."
-        f" A is {plain(pair.a.title)}, B is {plain(pair.b.title)}. Choose a row to see it below."
-        " (Table 1)"
+        "Increase of the next-token loss over the unpatched model that comes last: first on the"
+        " text that both models read best, with the share of a model's positions that crossed"
+        " there, then on all text. FUV: fraction of a model's variance that is unexplained."
+        " Held-out split; ↓ lower is better. Choose a row to see it below. (Table 1)"
     )
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     chosen = str(right.selectbox("Stitch shown", names, key="stitch"))
@@ -114,23 +116,30 @@ def choose(ws: Workspace, pair: PairSpec, names: list[str]) -> str:
     return chosen
 
 
-def overview(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
-    """The table of stitches as it is shown."""
+def overview(table: pd.DataFrame, apart: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
+    """The table of stitches as it is shown: what crossing costs on the text that both models read
+    best, `apart` from the mean over all text, which stands behind it."""
+    a, b = names["a"], names["b"]
+    apart = apart.set_index("name").loc[table.name].reset_index()
+    titles = {way: named(BY_KEY[way].label, names) for way in STITCHED}
+    best = {f"{title} ↓": apart[f"{way}_relative"] for way, title in titles.items()}
+    mean = {f"All text, {title} ↓": table[f"{way}_relative"] for way, title in titles.items()}
     return pd.DataFrame(
         {
             "Stitch": table.name,
-            f"Layer, {names['a']}": table.layer_a,
-            f"Layer, {names['b']}": table.layer_b,
+            f"Layer, {a}": table.layer_a,
+            f"Layer, {b}": table.layer_b,
+            "Text": apart.kind.map(plain),
+            **best,
+            f"{b}, crossed": apart.crossed_b,
+            f"{a}, crossed": apart.crossed_a,
+            **mean,
+            f"FUV of {b} ↓": table.fuv_up,
+            f"FUV of {a} ↓": table.fuv_down,
             "Method": table.method,
             "Metric": table.metric,
             "α": table.alpha,
             "Positions": table.positions,
-            "A→B ↓": table.a_to_b_relative,
-            "B→A ↓": table.b_to_a_relative,
-            "A→B→A ↓": table.a_to_b_to_a_relative,
-            "B→A→B ↓": table.b_to_a_to_b_relative,
-            "FUV up ↓": table.fuv_up,
-            "FUV down ↓": table.fuv_down,
         }
     )
 
@@ -169,9 +178,9 @@ def stitch(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> Non
         quality(ws, pair, name)
     left, right = st.columns([5, 7], gap="large")
     with left, section():
-        sweep(ws, int(row.layer_a), int(row.layer_b), str(row.metric))
+        sweep(ws, models, int(row.layer_a), int(row.layer_b), str(row.metric))
     with right, section():
-        study(ws, int(row.layer_a), int(row.layer_b))
+        study(ws, models, int(row.layer_a), int(row.layer_b))
     with (
         section(),
         st.expander("Provenance: what this stitch was made from", icon=":material/fingerprint:"),
