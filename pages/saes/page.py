@@ -110,8 +110,9 @@ def saved(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
         "FLOPs that a transferred start needs to reach a threshold, over those from"
         f" scratch with the same data order; the stitch, learned on {stitch['positions']:,} pairs,"
         f" is included, the SAE of {plain(small)} is taken as given. Bars: 95 %, Student, over"
-        f" {about['seeds']} seeds. Dotted: {HEADLINE:.0%} of scratch's final explained variance. The paper found 30"
-        " to 50 % less at high thresholds, with up to 65 k features and 4 B tokens. (Fig. 2a)",
+        f" {about['seeds']} seeds. Dotted: {HEADLINE:.0%} of scratch's final explained variance. The"
+        " paper found 30 to 50 % less at high thresholds, with up to 65 k features and 4 billion"
+        " tokens. (Fig. 2a)",
         key="relative",
         alt="Relative FLOPs to explained variance thresholds",
     )
@@ -205,7 +206,8 @@ def law(about: dict, table: pd.DataFrame) -> None:
         "The least mean squared error (per dimension, of rows at an average norm of"
         " √d) within so many FLOPs of any of the widths"
         f" {', '.join(f'{w:,}' for w in about['widths'])}; lines: L(C) = A C^−β, a"
-        " factor and an exponent, fitted in logarithms without an irreducible loss. It pictures these runs; it is no scaling law."
+        " factor and an exponent, fitted in logarithms without an irreducible loss. It pictures"
+        " these runs; it is no scaling law."
         " (Fig. 1c, 8, Eq. 14)",
         key="frontier",
         alt="Frontier of error against FLOPs by start",
