@@ -288,7 +288,7 @@ def test_no_job_starts(demo: None) -> None:
         ("sae import", {"sae": "some.zip", "name": "mine"}),
     ):
         with pytest.raises(StitchLensError, match="a job asked of a demonstration"):
-            jobs.start("nano", command, **options)
+            jobs.start("nano", command, **options)  # pyright: ignore[reportArgumentType]
     with pytest.raises(StitchLensError, match="a job asked of a demonstration"):
         jobs.run("nano", ("--help",), "Help")
     assert jobs.jobs("nano") == []

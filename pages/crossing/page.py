@@ -235,7 +235,7 @@ def totals(pair: PairSpec, record: dict[str, Any], chosen: dict[str, Any]) -> No
         (
             f"{colour[side]}[{plain(of[side])}]",
             f"{loss(all_of[side]['loss'])} nats/token",
-            f"{all_of[side]['bits_per_byte']:.2f} bits/byte",
+            f"{loss(all_of[side]['bits_per_byte'])} bits/byte",
         )
         for side in ("a", "b")
     ]

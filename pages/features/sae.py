@@ -17,7 +17,7 @@ from core.workspace.store import Workspace
 from core.workspace.untrusted import LARGEST_UPLOAD, MB
 from pages.shared import frame, panels
 from pages.shared.frame import ask
-from pages.shared.words import percent, plain, short_names
+from pages.shared.words import loss, number, percent, plain, short_names
 
 MOST_UNEXPLAINED = 10
 """Of the variance: what is more says no more than that."""
@@ -46,13 +46,13 @@ def quality(ws: Workspace, pair: PairSpec, sae: str) -> None:
         }
     )
     digits = {
-        "L0": "{:.1f}",
+        "L0": number,
         "FUV ↓": share,
-        "Cosine ↑": "{:.2f}",
-        "L2 ratio": "{:.2f}",
+        "Cosine ↑": number,
+        "L2 ratio": number,
         "Dead ↓": share,
-        "Δ loss ↓": "{:+.2f}",
-        "CE score ↑": "{:.2f}",
+        "Δ loss ↓": partial(number, sign=True),
+        "CE score ↑": number,
     }
     st.dataframe(view.style.format(digits), hide_index=True, alt="Table 2 with controls")
     st.caption(
@@ -189,9 +189,9 @@ def facts(record: Mapping[str, Any]) -> None:
                 percent(record["explained_variance"], sign=False),
                 "about the mean, held-out sample",
             ),
-            ("Active a token", f"{record['l0']:.0f}", "L0"),
+            ("Active a token", number(record["l0"]), "L0"),
             ("Dead ↓", percent(record["dead"], sign=False), f"over {record['n']:,.0f} positions"),
-            ("Decoder norm", f"{record['norm']:.3g}", "mean over features"),
+            ("Decoder norm", number(record["norm"]), "mean over features"),
         ]
     )
     if "scale" in record:
@@ -214,7 +214,7 @@ def crossing(rows: list[dict[str, Any]], stitch: str, names: Mapping[str, str]) 
         }
     )
     st.dataframe(
-        view.style.format({"Loss, nats/token ↓": "{:.2f}", "Δ ↓": "{:+.2f}"}),
+        view.style.format({"Loss, nats/token ↓": loss, "Δ ↓": partial(number, sign=True)}),
         hide_index=True,
         height="content",
         alt="Table 2 for this SAE",

@@ -14,7 +14,7 @@ from pages.shared import address, frame, panels
 from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
-from pages.shared.words import named, plain, short_names
+from pages.shared.words import named, number, plain, short_names
 
 SHOWN = {
     "own": "{b}'s own",
@@ -107,10 +107,7 @@ def curves(ws: Workspace, pair: PairSpec, name: str, task: pd.Series) -> None:
     else:
         says = f"Mean over {len(about['datasets'])} datasets, {one.test:,} test documents in all"
     gaps = [table.set_index("method").loc[m] for m in ("dense_moved", "dense_centred")]
-    points = [
-        f"{100 * x.gap:+.1f} [{100 * x.gap_low:+.1f}, {100 * x.gap_high:+.1f}]".replace("-", "−")
-        for x in gaps
-    ]
+    points = [number(100 * x.gap, 100 * x.gap_low, 100 * x.gap_high, sign=True) for x in gaps]
     chosen = "size of the difference" if about["absolute"] else "difference"
     draw(
         figures.probes(table),
@@ -146,7 +143,7 @@ def datasets(ws: Workspace, pair: PairSpec, name: str) -> None:
     wide.index = pd.Index([*(t for t, _ in titles.values()), "Mean"], name="Dataset")
     names = short_names(pair)
     wide.columns = [f"{SHOWN[method].format(**names)} ↑" for method in wide.columns]
-    st.dataframe(wide.style.format("{:.2f}"), height="content", alt="Accuracy by dataset")
+    st.dataframe(wide.style.format(number), height="content", alt="Accuracy by dataset")
     a, b = map(plain, names.values())
     st.caption(
         f"Accuracy on held-out documents, mean over a dataset's classes. Sparse: {b}'s own SAE;"

@@ -1,6 +1,9 @@
 """What training an SAE of B saves that starts from a transferred one: Fig. 1c, 2, 8, Tables 3, 4;
 one's own runs."""
 
+import math
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
@@ -16,7 +19,7 @@ from pages.shared import address, frame, panels
 from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
-from pages.shared.words import percent, plain, short_names
+from pages.shared.words import number, percent, plain, short_names
 
 
 def page() -> None:
@@ -110,9 +113,10 @@ def saved(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
         "FLOPs that a transferred start needs to reach a threshold, over those from"
         f" scratch with the same data order; the stitch, learned on {stitch['positions']:,} pairs,"
         f" is included, the SAE of {plain(small)} is taken as given. Bars: 95 %, Student, over"
-        f" {about['seeds']} seeds. Dotted: {HEADLINE:.0%} of scratch's final explained variance. The"
-        " paper found 30 to 50 % less at high thresholds, with up to 65 k features and 4 billion"
-        " tokens. (Fig. 2a)",
+        f" {about['seeds']} seeds. Dotted: {percent(HEADLINE, sign=False)} of scratch's final"
+        " explained variance."
+        " The paper found 30 to 50 % less at high thresholds, with up to 65 k features and 4"
+        " billion tokens. (Fig. 2a)",
         key="relative",
         alt="Relative FLOPs to explained variance thresholds",
     )
@@ -215,10 +219,9 @@ def law(about: dict, table: pd.DataFrame) -> None:
     rows = [
         {
             "Start": start,
-            "Factor": f"{x['A']:,.0f}" if x["A"] >= 100 else f"{x['A']:.3g}",
-            "Exponent β": (
-                f"{x['beta']:.3f}"
-                + (f" [{x['beta_low']:.3f}, {x['beta_high']:.3f}]" if "beta_low" in x else "")
+            "Factor": number(x["A"]),
+            "Exponent β": number(
+                x["beta"], x.get("beta_low", math.nan), x.get("beta_high", math.nan)
             ),
         }
         for start, x in laws.items()
@@ -249,8 +252,8 @@ def runs(ws: Workspace, name: str) -> None:
     st.dataframe(
         shown.style.format(
             {
-                "Explained variance ↑": "{:.3f}",
-                "Cosine to start": "{:.2f}",
+                "Explained variance ↑": partial(percent, sign=False),
+                "Cosine to start": number,
                 "Auxiliary loss": "{:g}",
             }
         ),

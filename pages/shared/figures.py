@@ -14,7 +14,7 @@ import streamlit as st
 from pandas.util import hash_pandas_object
 
 from pages.shared.tokens import seen
-from pages.shared.words import loss, named, percent
+from pages.shared.words import loss, named, percent, supported
 
 QUIET = {"displayModeBar": False, "scrollZoom": False}
 LEGEND = {
@@ -25,8 +25,10 @@ LEGEND = {
     "itemclick": False,
     "itemdoubleclick": False,
 }
-LABELS = 124
+LABELS = 140
 """Pixels left of an axis for the names of conditions."""
+LINE = 22
+"""Letters of such a name that fit into a line."""
 ROLES = {"unpatched": "unpatched", "transferred": "stitched", "control": "control"}
 
 
@@ -181,10 +183,11 @@ def table_1(table: pd.DataFrame, name_a: str, name_b: str) -> go.Figure:
             label, says = named(row["label"], names), named(row["says"], names)
             ticks.append((at, in_lines(label)))
             near_end = row["loss"] > left + 0.62 * (right - left)
+            increase = row["relative"], row["relative_low"], row["relative_high"]
             text = loss(row["loss"]) + (
-                "" if row["role"] == "unpatched" else f" ({percent(row['relative'])})"
+                "" if row["role"] == "unpatched" else f" ({supported(*increase)})"
             )
-            above = percent(row["relative"], row["relative_low"], row["relative_high"])
+            above = percent(*increase)
             figure.add_scatter(
                 x=[row["loss"]],
                 y=[at],
@@ -209,7 +212,7 @@ def table_1(table: pd.DataFrame, name_a: str, name_b: str) -> go.Figure:
                         if row["role"] != "unpatched"
                         else ""
                     )
-                    + f"{row['bits_per_byte']:.2f} bits/byte<br>"
+                    + f"{loss(row['bits_per_byte'])} bits/byte<br>"
                     f"{row['documents']:,} documents, {row['tokens']:,} tokens<extra></extra>"
                 ),
             )
@@ -233,7 +236,7 @@ def table_1(table: pd.DataFrame, name_a: str, name_b: str) -> go.Figure:
             hoverinfo="skip",
         )
     figure.update_layout(
-        height=430,
+        height=520,
         margin={"l": LABELS, "r": 8, "t": 30, "b": 0},
         dragmode=False,
         hovermode="closest",
@@ -256,11 +259,11 @@ def table_1(table: pd.DataFrame, name_a: str, name_b: str) -> go.Figure:
 
 def in_lines(label: str) -> str:
     """The name of a condition, two lines at most: `Gemma → SmolLM2`, then what comes after it."""
-    first, arrow, rest = label.partition(" → ")
+    first, _, rest = label.partition(" → ")
     second, again, third = rest.partition(" → ")
     if again:
         return f"{first} → {second}<br>→ {third}"
-    return (first + arrow + rest).replace(", ", ",<br>")
+    return label if len(label) <= LINE else label.replace(", ", ",<br>")
 
 
 def draw(figure: go.Figure, caption: str, key: str, alt: str, **kwargs: Any) -> Any:

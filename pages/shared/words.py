@@ -61,6 +61,18 @@ def percent(
     return words.percent(x, *ends, sign=sign)
 
 
+def number(x: float, low: float = math.nan, high: float = math.nan, sign: bool = False) -> str:
+    """Two significant digits, with an interval as many as that supports: correlations, accuracies,
+    cosines, ratios; of tables and models too."""
+    return words.number(float(x), float(low), float(high), sign)
+
+
+def supported(x: float, low: float, high: float) -> str:
+    """`percent` of a fraction that stands without its interval, with no more digits than that
+    supports: one number is written one way."""
+    return re.sub(r" \[.*\]", "", percent(x, low, high))
+
+
 def count(n: float) -> str:
     """A number of things, short: 4.8 M, 60 k, 411."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):

@@ -11,7 +11,7 @@ from core.workspace import store
 from core.workspace.store import Workspace
 from pages.shared import frame, panels
 from pages.shared.frame import ask
-from pages.shared.words import named, percent, plain, short_names
+from pages.shared.words import named, number, percent, plain, short_names
 
 
 def card(ws: Workspace, pair: PairSpec, name: str) -> None:
@@ -56,11 +56,11 @@ def facts(record: dict[str, Any], names: dict[str, str]) -> list[tuple[str, str,
             (
                 f"Effective rank, {leads[way]}",
                 f"{record[f'rank_{way}']:.0f}",
-                f"norm {record[f'norm_{way}']:.3g}",
+                f"norm {number(record[f'norm_{way}'])}",
             ),
             (
                 f"Distance to ours, {leads[way]}",
-                f"{record[f'distance_{way}']:.2f}",
+                number(record[f"distance_{way}"]),
                 f"relative; ours {record['ours']}",
             ),
         ]

@@ -15,7 +15,7 @@ from pages.shared import figures as figures_base
 from pages.shared import frame, panels
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
-from pages.shared.words import plain, short_names
+from pages.shared.words import number, plain, short_names
 from pages.stitches import figures
 
 ALPHAS = "α: how strongly each map must undo the other. The paper uses 1 (Eq. 3, Fig. 7)."
@@ -83,7 +83,8 @@ def compared(pair: PairSpec, scores: pd.DataFrame, at: tuple[int, int]) -> None:
         figures.svcca(scores, at, *short_names(pair).values()),
         "SVCCA, the mean correlation of the directions that hold 99 % of each layer's variance,"
         f" from 0 to 1, over {scores.n.max():,} positions. Control: unrelated streams of this width"
-        f" would score about {scores.chance.median():.2f}. Click a cell to pick it. (Fig. 6, A.1)",
+        f" would score about {number(scores.chance.median())}. Click a cell to pick it. (Fig. 6,"
+        " A.1)",
         key="svcca",
         alt=f"SVCCA of every layer of {pair.a.title} with every layer of {pair.b.title}",
         on_select=pick,
@@ -105,13 +106,13 @@ def alike(pair: PairSpec, scores: pd.DataFrame, a: int, b: int) -> str:
     names = {side: plain(name) for side, name in short_names(pair).items()}
     of_a = scores.loc[scores.layer_a == a]
     row, best = of_a.loc[of_a.layer_b == b].iloc[0], of_a.loc[of_a.best].iloc[0]
-    words = f"SVCCA **{row.svcca:.2f}** (chance about {row.chance:.2f})"
+    words = f"SVCCA **{number(row.svcca)}** (chance about {number(row.chance)})"
     if row.best:
         words += f", the best layer of {names['b']} for layer {a} of {names['a']}."
     else:
         words += (
             f"; for layer {a} of {names['a']}, layer {best.layer_b} of {names['b']} is best"
-            f" ({best.svcca:.2f})."
+            f" ({number(best.svcca)})."
         )
     return words + (f"  \nFitted here: {plain(row.stitches)}." if row.stitches else "")
 

@@ -1,7 +1,6 @@
 """What crossing through a stitch costs: losses, over all text and by kind, and variance."""
 
 import math
-from functools import partial
 
 import pandas as pd
 import streamlit as st
@@ -15,7 +14,7 @@ from core.workspace.store import Workspace
 from pages.shared import frame
 from pages.shared.figures import draw, table_1
 from pages.shared.frame import ask
-from pages.shared.words import loss, named, percent, plain, short_names
+from pages.shared.words import loss, named, number, percent, plain, short_names
 
 
 def losses(ws: Workspace, pair: PairSpec, name: str) -> None:
@@ -87,22 +86,17 @@ def kinds(ws: Workspace, pair: PairSpec, name: str) -> None:
     names = short_names(pair)
     table = ask(by_kind, ws, name)
     st.subheader("By kind of text", anchor="kinds")
-    share = partial(percent, sign=False)
-    increases = {
-        f"{named(conditions.BY_KEY[key].label, names)} ↓": table[f"{key}_relative"].map(percent)
-        for key in conditions.STITCHED
-    }
-    view = pd.DataFrame(
-        {
-            "Text": table.kind.map(plain),
-            f"{names['a']}, bits/byte ↓": table.bits_a.map(loss),
-            f"{names['b']}, bits/byte ↓": table.bits_b.map(loss),
-            **increases,
-            f"{names['b']}, crossed": table.crossed_b.map(share),
-            f"{names['a']}, crossed": table.crossed_a.map(share),
-            "Documents": table.documents.map("{:,}".format),
-        }
-    )
+    columns = {"Text": table.kind.map(plain)}
+    for way in conditions.STITCHED:
+        condition = conditions.BY_KEY[way]
+        columns[f"{named(condition.label, names)} ↓"] = table[f"{way}_relative"].map(percent)
+        if way in ("a_to_b", "b_to_a"):
+            shares = table[f"crossed_{condition.model}"]
+            columns[f"{names[condition.model]}, crossed"] = [percent(x, sign=False) for x in shares]
+
+    for side in ("a", "b"):
+        columns[f"{names[side]}, bits/byte ↓"] = table[f"bits_{side}"].map(loss)
+    view = pd.DataFrame(columns | {"Documents": table.documents.map("{:,}".format)})
     st.dataframe(
         view,
         hide_index=True,
@@ -136,11 +130,11 @@ def quality(ws: Workspace, pair: PairSpec, name: str) -> None:
         for key, (label, note) in labels.items()
     ]
     if (objective := record.get("eq3")) is not None:
-        facts.append(("Objective ↓", f"{objective:.2g}", "all four terms, in the stitch's metric"))
+        facts.append(("Objective ↓", number(objective), "all four terms, in the stitch's metric"))
     frame.cells(facts)
 
     fit = record.get("eq3_fit")
-    fitted = "" if fit is None else f", where the objective is {fit:.2g}"
+    fitted = "" if fit is None else f", where the objective is {number(fit)}"
     st.caption(
         f"Held-out, {record.get('n_held_out', 0):,} paired positions; fitted on"
         f" {record.get('n_fit', 0):,}{fitted}. Control: the mean alone leaves 100 %."

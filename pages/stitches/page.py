@@ -119,29 +119,24 @@ def choose(ws: Workspace, pair: PairSpec, names: list[str]) -> str:
 def overview(table: pd.DataFrame, apart: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
     """The table of stitches as it is shown: what crossing costs on the text that both models read
     best, `apart` from the mean over all text, which stands behind it."""
-    a, b = names["a"], names["b"]
     apart = apart.set_index("name").loc[table.name].reset_index()
-    titles = {way: named(BY_KEY[way].label, names) for way in STITCHED}
-    best = {f"{title} ↓": apart[f"{way}_relative"] for way, title in titles.items()}
-    mean = {f"All text, {title} ↓": table[f"{way}_relative"] for way, title in titles.items()}
-    return pd.DataFrame(
-        {
-            "Stitch": table.name,
-            f"Layer, {a}": table.layer_a,
-            f"Layer, {b}": table.layer_b,
-            "Text": apart.kind.map(plain),
-            **best,
-            f"{b}, crossed": apart.crossed_b,
-            f"{a}, crossed": apart.crossed_a,
-            **mean,
-            f"FUV of {b} ↓": table.fuv_up,
-            f"FUV of {a} ↓": table.fuv_down,
-            "Method": table.method,
-            "Metric": table.metric,
-            "α": table.alpha,
-            "Positions": table.positions,
-        }
-    )
+    columns = {"Stitch": table.name, "Text": apart.kind.map(plain)}
+
+    for way in ("a_to_b", "b_to_a"):
+        columns[f"{named(BY_KEY[way].label, names)} ↓"] = apart[f"{way}_relative"]
+        speaker = BY_KEY[way].model
+        columns[f"{names[speaker]}, crossed"] = apart[f"crossed_{speaker}"]
+    for way in STITCHED[2:]:
+        columns[f"{named(BY_KEY[way].label, names)} ↓"] = apart[f"{way}_relative"]
+    for way in STITCHED:
+        columns[f"All text, {named(BY_KEY[way].label, names)} ↓"] = table[f"{way}_relative"]
+
+    columns[f"FUV of {names['b']} ↓"] = table.fuv_up
+    columns[f"FUV of {names['a']} ↓"] = table.fuv_down
+    for side in ("a", "b"):
+        columns[f"Layer, {names[side]}"] = table[f"layer_{side}"]
+    settings = {"Method": table.method, "Metric": table.metric, "α": table.alpha}
+    return pd.DataFrame(columns | settings | {"Positions": table.positions})
 
 
 def open_row(key: str, names: list[str]) -> None:
