@@ -44,6 +44,7 @@ pages = [
     ),
     st.Page("paper/page.py", url_path="paper", title="The paper", icon=":material/article:"),
     st.Page("models/page.py", url_path="pair", title="New pair", icon=":material/add_link:"),
+    st.Page("glossary/page.py", url_path="glossary", title="Glossary", icon=":material/menu_book:"),
 ]
 demonstration.visitors(frame.visitor)
 page = st.navigation(pages)

@@ -20,7 +20,7 @@ from pages.crossing import figures
 from pages.shared import frame, studios
 from pages.shared.address import bound
 from pages.shared.frame import ask
-from pages.shared.words import plain
+from pages.shared.words import explained, plain
 
 LANES = ("a", "b", "crossed", "control")
 
@@ -46,7 +46,7 @@ def speaking(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
             key="warmth",
             usual=0.5,
             width=130,
-            help="0 takes the likeliest token.",
+            help=explained("temperature"),
         )
         if presets:
             bound(

@@ -15,7 +15,7 @@ from pages.shared import frame, tokens
 from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
-from pages.shared.words import number, percent, plain, short_names
+from pages.shared.words import explained, number, percent, plain, short_names
 
 SIDES = ("a", "b")
 COLOURS = {"a": "blue", "b": "violet"}
@@ -149,7 +149,7 @@ def panel(
         words = " ".join(map(tokens.token, rows.token))
         st.markdown(
             f"**{what}** {words}",
-            help="Tokens with the largest and least weight in the logits of the next token.",
+            help=explained(what),
         )
 
     examples = ask(feature_tables.feature_examples, ws, sae, side, index)

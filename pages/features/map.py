@@ -15,7 +15,7 @@ from pages.shared import address, frame
 from pages.shared import figures as figures_base
 from pages.shared.address import bound
 from pages.shared.figures import draw
-from pages.shared.words import number, plain, short_names
+from pages.shared.words import explained, number, plain, short_names
 
 DRAGS = {"click": "Click", "select": "Box", "lasso": "Lasso"}
 DRAWN = 16_384
@@ -286,29 +286,25 @@ def columns(names: dict[str, str]) -> dict[str, Any]:
     interval = "95 % interval of it, bootstrap over blocks of documents."
     return {
         "feature": column("Feature", pinned=True),
-        "kind": "Class",
+        "kind": st.column_config.TextColumn("Class", help=explained("class")),
         "correlation": column(
             "Attribution correlation ↑",
             format="%.2f",
-            help="Of a feature's attribution to the next token before and after transfer (Eq. 10).",
+            help=explained("attribution correlation"),
         ),
         "low": column("low", format="%.2f", help=interval),
         "high": column("high", format="%.2f", help=interval),
-        "consistency": column(
-            "Consistency", format="%.2f", help="Share of sentences whose rewrites all keep it."
-        ),
-        "density_a": column(f"Density, {names['a']}", format="percent"),
-        "density_b": column(f"Density, {names['b']}", format="percent"),
-        "max_a": column(f"Max, {names['a']}", format="%.3g"),
-        "max_b": column(f"Max, {names['b']}", format="%.3g"),
+        "consistency": column("Consistency", format="%.2f", help=explained("consistency")),
+        "density_a": column(f"Density, {names['a']}", format="percent", help=explained("density")),
+        "density_b": column(f"Density, {names['b']}", format="percent", help=explained("density")),
+        "max_a": column(f"Max, {names['a']}", format="%.3g", help=explained("max")),
+        "max_b": column(f"Max, {names['b']}", format="%.3g", help=explained("max")),
         "rbo": column(
             "Overlap",
             format="%.2f",
-            help="Rank-biased overlap of the top contexts in both models.",
+            help=explained("overlap"),
         ),
-        "raises": st.column_config.TextColumn(
-            f"Raises in {names['a']}", help="Tokens with the largest logit weight."
-        ),
+        "raises": st.column_config.TextColumn(f"Raises in {names['a']}", help=explained("raises")),
     }
 
 

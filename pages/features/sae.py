@@ -54,7 +54,12 @@ def quality(ws: Workspace, pair: PairSpec, sae: str) -> None:
         "Δ loss ↓": partial(number, sign=True),
         "CE score ↑": number,
     }
-    st.dataframe(view.style.format(digits), hide_index=True, alt="Table 2 with controls")
+    st.dataframe(
+        view.style.format(digits),
+        hide_index=True,
+        alt="Table 2 with controls",
+        column_config=frame.heads(view.columns),
+    )
     st.caption(
         "With its controls, on the held-out split. FUV: fraction of variance unexplained about the"
         " mean. Δ loss: nats per token lost with the reconstruction in the residual stream's place;"
@@ -218,6 +223,7 @@ def crossing(rows: list[dict[str, Any]], stitch: str, names: Mapping[str, str]) 
         hide_index=True,
         height="content",
         alt="Table 2 for this SAE",
+        column_config=frame.heads(view.columns),
     )
     st.caption(
         f"On a few documents, through stitch {plain(stitch)}: each SAE's reconstruction in the"

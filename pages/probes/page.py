@@ -143,7 +143,12 @@ def datasets(ws: Workspace, pair: PairSpec, name: str) -> None:
     wide.index = pd.Index([*(t for t, _ in titles.values()), "Mean"], name="Dataset")
     names = short_names(pair)
     wide.columns = [f"{SHOWN[method].format(**names)} ↑" for method in wide.columns]
-    st.dataframe(wide.style.format(number), height="content", alt="Accuracy by dataset")
+    st.dataframe(
+        wide.style.format(number),
+        height="content",
+        alt="Accuracy by dataset",
+        column_config=frame.heads(wide.columns),
+    )
     a, b = map(plain, names.values())
     st.caption(
         f"Accuracy on held-out documents, mean over a dataset's classes. Sparse: {b}'s own SAE;"

@@ -139,7 +139,7 @@ def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> Non
             key="width",
             usual=widths[-1],
             what="width",
-            help="M, the width of the SAE.",
+            help="How many features the SAE has.",
         )
         extra = sorted(float(x) for x in table.auxiliary.unique() if x)
         loss = (
@@ -260,6 +260,7 @@ def runs(ws: Workspace, name: str) -> None:
         hide_index=True,
         height="content",
         alt="Results of every run",
+        column_config=frame.heads(shown.columns),
     )
     st.caption("On held-out text, means over seeds; median cosine of active features.")
     costs = ask(sae_tables.costs, ws, name)

@@ -3,7 +3,7 @@ the job panel."""
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -17,7 +17,7 @@ from core.models.pairs import PairSpec, get_pair, known_pairs
 from core.workspace import store, uploads
 from core.workspace.places import workspaces_dir
 from core.workspace.store import Workspace
-from pages.shared.words import plain, sentence
+from pages.shared.words import explained, plain, sentence
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -147,10 +147,21 @@ def section() -> Iterator[None]:
 
 
 def cells(items: Sequence[tuple[str, str, str]], width: int = 156) -> None:
-    """Small facts side by side, as many in a line as fit: label, value, note (markdown)."""
+    """Small facts side by side, as many in a line as fit: label, value, note (markdown). A label
+    of the field is explained."""
     with st.container(horizontal=True, gap="medium"):
         for label, value, note in items:
             st.markdown(
                 f":small[{label}]  \n**{value}**" + (f"  \n:small[{note}]" if note else ""),
                 width=width,
+                help=explained(label),
             )
+
+
+def heads(columns: Iterable[str], **own: Any) -> dict[str, Any]:
+    """The heads of a table, explained where they are words of the field; `own` take the place of
+    these."""
+    lines = {column: explained(column) for column in columns}
+    return {
+        column: st.column_config.Column(help=line) for column, line in lines.items() if line
+    } | own

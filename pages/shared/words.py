@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from core import glossary
 from core.cli import words
 from core.stitches import directions
 
@@ -41,6 +42,13 @@ def named(text: str, names: Mapping[str, str]) -> str:
     text = re.sub(r"(?<=[AB])→(?=[AB])", " → ", text)
     text = LETTER.sub(lambda letter: names[letter[1].lower()], text)
     return text.replace("\0", "A")
+
+
+def explained(label: str) -> str | None:
+    """The glossary's line on what a label names, for its help; None for an everyday word."""
+    text = re.sub(r":\w+\[(.*?)\]", r"\1", label).replace("\\", "")
+    term = glossary.find(text)
+    return None if term is None else term.line
 
 
 def loss(x: float, low: float | None = None, high: float | None = None) -> str:

@@ -15,10 +15,9 @@ from pages.shared import figures as figures_base
 from pages.shared import frame, panels
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
-from pages.shared.words import number, plain, short_names
+from pages.shared.words import explained, number, plain, short_names
 from pages.stitches import figures
 
-ALPHAS = "α: how strongly each map must undo the other. The paper uses 1 (Eq. 3, Fig. 7)."
 ORIENTATIONS = {"linear": "[out, in], as nn.Linear", "paper": "[in, out], as the paper"}
 POSITIONS = (
     "Paired token positions of the fit split that the errors are averaged over (Eq. 3). 60,000 take"
@@ -144,7 +143,7 @@ def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
             + listed(conditions.METRICS),
         )
         left, right = st.columns(2)
-        alpha = left.number_input("α", 0.0, 1000.0, 1.0, step=0.1, format="%g", help=ALPHAS)
+        alpha = left.number_input("α", 0.0, 1000.0, 1.0, step=0.1, format="%g", help=explained("α"))
         positions = right.number_input(
             "Positions",
             stitch_tables.least_positions(pair),

@@ -59,23 +59,13 @@ def numbers(table: pd.DataFrame, names: dict[str, str]) -> None:
             "Tokens": table.tokens.map("{:,}".format),
         }
     )
-    column = st.column_config.Column
     st.dataframe(
         view,
         hide_index=True,
         height="content",
         row_height=30,
         alt="Downstream losses with intervals",
-        column_config={
-            "Condition": column(pinned=True),
-            "Relative ↓": column(help="Increase over the unpatched model that comes last."),
-            "At patched, nats/token ↓": column(
-                help="Loss of the predictions made at patched positions only."
-            ),
-            "Patched": column(
-                help="Share of the scored model's positions whose residual was replaced."
-            ),
-        },
+        column_config=frame.heads(view.columns, Condition=st.column_config.Column(pinned=True)),
     )
 
 
@@ -103,6 +93,7 @@ def kinds(ws: Workspace, pair: PairSpec, name: str) -> None:
         height="content",
         row_height=30,
         alt="Downstream losses by kind of text",
+        column_config=frame.heads(view.columns),
     )
     st.caption(
         "The same measurement for each kind of text apart: increase of the loss over the unpatched"

@@ -102,7 +102,7 @@ def choose(ws: Workspace, pair: PairSpec, names: list[str]) -> str:
         selection_mode="single-row-required",
         selection_default={"selection": {"rows": [names.index(shown)]}},
         alt="Stitches of this workspace",
-        column_config={"Stitch": st.column_config.Column(pinned=True)},
+        column_config=frame.heads(view.columns, Stitch=st.column_config.Column(pinned=True)),
     )
     st.caption(
         "Increase of the next-token loss over the unpatched model that comes last: first on the"

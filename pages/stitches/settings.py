@@ -10,10 +10,11 @@ from core.stitches import tables as stitch_tables
 from core.stitches.conditions import BY_KEY, STITCHED
 from core.workspace import store
 from core.workspace.store import Workspace
+from pages.shared import frame
 from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import ask
-from pages.shared.words import named, percent, plain
+from pages.shared.words import explained, named, percent, plain
 from pages.stitches import figures
 
 UNITS = {"loss": "Loss", "relative": "Above unpatched"}
@@ -43,7 +44,7 @@ def sweep(ws: Workspace, names: Mapping[str, str], layer_a: int, layer_b: int, m
             metrics,
             key="sweep-metric",
             usual=metric,
-            help="Units of the errors that the fit makes small.",
+            help=explained("metric"),
         )
     unit = bound(
         st.segmented_control,
@@ -94,6 +95,7 @@ def study(ws: Workspace, names: Mapping[str, str], layer_a: int, layer_b: int) -
         view.style.format(percents | {"α": "{:g}"}),
         hide_index=True,
         alt="Study of metrics and methods",
+        column_config=frame.heads(view.columns),
     )
     st.caption(
         f"Fitted at {where} with errors measured in each metric: increase of the next-token loss"
