@@ -4,6 +4,11 @@ import sys
 from pathlib import Path
 
 import streamlit as st
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from core import demonstration
 
 PAGES = str(Path(__file__).absolute().parent / "pages")
 
@@ -13,6 +18,24 @@ PAGES = str(Path(__file__).absolute().parent / "pages")
 if PAGES not in sys.path:
     sys.path.append(PAGES)
 
+UPLOADS = "/_stcore/upload_file"
+
+
+class NoUploads:
+    """A demonstration takes no file: Streamlit would hold one in memory for any session, whether a
+    page asked for it or not."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if demonstration.active() and UPLOADS in scope.get("path", ""):
+            refused = PlainTextResponse("A demonstration takes no files.", 403)
+            await refused(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
 # The script lies in `pages/`, so that Streamlit does not take that folder for its own kind of
 # pages: a link to a page, as a server's first request, would be answered with "Page not found".
-app = st.App("pages/main.py")
+app = st.App("pages/main.py", middleware=[Middleware(NoUploads)])

@@ -27,6 +27,7 @@ from typing import Any, Literal, NamedTuple
 from filelock import FileLock
 from pydantic import ValidationError
 
+from core import demonstration
 from core.config import Frozen
 from core.errors import StitchLensError
 from core.models.pairs import get_pair
@@ -128,8 +129,7 @@ class Job:
 
     @property
     def message(self) -> str:
-        """Why it is over: the last sentence on stderr, progress bars left out; empty for a job that
-        runs or is done."""
+        """Why it is over: the last sentence on stderr; empty for a job that runs or is done."""
         match self.state:
             case "running" | "paused" | "done":
                 return ""
@@ -214,8 +214,9 @@ def run(
     """Run `python -m core *args`, or another `command` with these arguments, in the background.
 
     With `private`, what it makes goes to that folder of one person's workspaces. Raises
-    StitchLensError where a job of this pair runs: the models of one fit fill a laptop's cores.
+    StitchLensError in a demonstration, and where a job of this pair runs: one fills all cores.
     """
+    demonstration.refuse("a job")
     home = _home(pair)
     home.mkdir(parents=True, exist_ok=True)
     with FileLock(home / ".lock", timeout=30):
@@ -274,8 +275,7 @@ def _spawned(folder: Path, record: Record) -> int:
 
 
 def jobs(pair: str) -> list[Job]:
-    """All jobs of a pair that are known, newest first. A folder without a readable `job.json` is
-    passed over."""
+    """Those of a pair, newest first. A folder without a readable `job.json` is passed over."""
     known = []
     for folder in sorted(_home(pair).glob("*T*"), reverse=True):
         with suppress(OSError, ValidationError):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from core import __version__
+from core import __version__, demonstration
 from core.models import pairs
 from core.models.pairs import known_pairs
 from pages.shared import address, frame, panels
@@ -44,7 +44,9 @@ pages = [
     ),
     st.Page("paper/page.py", url_path="paper", title="The paper", icon=":material/article:"),
     st.Page("models/page.py", url_path="pair", title="New pair", icon=":material/add_link:"),
+    st.Page("glossary/page.py", url_path="glossary", title="Glossary", icon=":material/menu_book:"),
 ]
+demonstration.visitors(frame.visitor)
 page = st.navigation(pages)
 st.set_page_config(page_title=f"{page.title} · StitchLens")
 asked = st.query_params.get("pair")
@@ -58,6 +60,7 @@ with st.sidebar:
         bind="query-params",
         help=f"A pair of models and all that was computed for it; listed: {which}.",
     )
+    panels.about_demonstration()
     panels.yours(frame.workspace())
     st.caption(f"StitchLens {__version__}")
     frame.touch()

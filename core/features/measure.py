@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from core import demonstration
 from core.bench import Bench
 from core.errors import StitchLensError
 from core.features.attribution import extreme_tokens, measure_attribution
@@ -67,6 +68,7 @@ class Live:
 
     def read(self, text: str) -> dict[str, Read]:
         """Activations in A ('a') and, transferred, in B ('b')."""
+        demonstration.admit(text)
         with TURNS.turn():
             return {
                 side: read_text(model, sae, at, text)

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from core import demonstration
 from core.errors import StitchLensError
 from core.features import measure as feature_measure
 from core.functional.attention import Heads, ablated
@@ -40,8 +41,9 @@ class Live(feature_measure.Live):
         head: int,
         seed: int = 0,
     ) -> Attended:
-        """Raises StitchLensError where there is no such feature, layer behind it or head, or no
-        token in the text."""
+        """Raises StitchLensError where there is no such feature, layer behind it or head, no token
+        in the text, or a demonstration does not admit it."""
+        demonstration.admit(text)
         model, sae, at = self._sides[side]
         heads = self._heads(side)
         width = sae.cfg.d_sae

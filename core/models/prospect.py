@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from core import demonstration
 from core.config import Frozen
 from core.errors import StitchLensError
 from core.models.align import pair_positions
@@ -78,8 +79,10 @@ def prospect(
 
     `key` names the pair, made of both models' names by default; without `layers`, the middle of A
     meets the layer that SVCCA picks in B. Raises StitchLensError where a model cannot be used, a
-    layer is out of range, the key is unfit or taken, or their tokens do not pair up.
+    layer is out of range, the key is unfit or taken, or their tokens do not pair up; and in a
+    demonstration, which opens no folder or hub id that a visitor names.
     """
+    demonstration.refuse("a model")
     looked = [look(ref) for ref in (ref_a, ref_b)]
     (spec_a, _), (spec_b, _) = looked
     if spec_a == spec_b:
@@ -227,7 +230,8 @@ def check_key(key: str) -> None:
 
 def register(pair: PairSpec) -> Path:
     """Keep a new pair's spec beside its workspace to come. Raises StitchLensError where its key is
-    unfit or taken."""
+    unfit or taken, and in a demonstration."""
+    demonstration.refuse("a new pair")
     check_key(pair.key)
     path = workspaces_dir() / pair.key / SPEC
     with beside(path) as part:

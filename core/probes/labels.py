@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from core import demonstration
 from core.errors import StitchLensError
 from core.models.live import TURNS
 from core.models.pairs import Side
@@ -48,7 +49,8 @@ def own_labels(
     config: ProbeConfig | None = None,
 ) -> OwnLabels:
     """Probes of A from a person's texts, moved to B at once; accuracy on both by
-    cross-validation."""
+    cross-validation. Raises StitchLensError where a demonstration does not admit the texts."""
+    demonstration.admit(*given.texts)
     config = config or ProbeConfig(ks=(OWN_K,))
     with TURNS.turn():
         x = prober.read(given.texts, own=False)

@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
+from core import demonstration
 from core.errors import StitchLensError
 from core.models.live import TURNS
 from core.models.pairs import LayerPair, Side
@@ -75,12 +76,14 @@ class TextCrossing:
         waiting: Waiting = lambda place: None,
     ) -> Passage:
         """What reading costs across the stitch and across each control."""
+        demonstration.admit(text)
         stitched = self.stitched(direction)
         others = {name: self.stitched(direction, name) for name in controls}
         with TURNS.turn(waiting):
             return read(stitched, text, others)
 
     def lens(self, text: str, direction: Direction = "a_to_b") -> list[dict[str, Any]]:
+        demonstration.admit(text)
         stitched = self.stitched(direction)
         with TURNS.turn():
             return lens(stitched, text)
@@ -129,7 +132,8 @@ class TextCrossing:
         stop: Callable[[], bool] = lambda: False,
     ) -> Generator[dict[str, Written], None, None]:
         """After every token, what each lane has written; lanes that one model speaks share its
-        passes."""
+        passes. Raises StitchLensError where a demonstration does not admit the run."""
+        demonstration.admit(prompt, tokens=sampling.tokens * len(lanes))
         with TURNS.turn(waiting):
             streams = []
             for side in ("a", "b"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from core import demonstration
 from core.errors import StitchLensError
 from core.models.pairs import other
 from core.steering.card import home
@@ -71,12 +72,14 @@ def directions(studio: "Studio", source: Source, reading: Reading = unheard) -> 
         case Concept(positive, negative):
             return of_texts(studio, positive, negative)
         case ConceptFiles(positive, negative):
+            demonstration.refuse("a file of this machine")
             return of_texts(studio, read_text(named(positive)), read_text(named(negative)))
         case Feature(sae, index):
             return of_feature(studio, sae, index, reading)
         case Brought(name):
             return of_vector(studio, brought(studio, name))
         case VectorFile(path, side, layer):
+            demonstration.refuse("a file of this machine")
             return of_vector(studio, studio.open(named(path), side, layer))
 
 
@@ -107,6 +110,7 @@ def of_language(studio: "Studio", code: str) -> Directions:
 
 def of_texts(studio: "Studio", positive: str, negative: str) -> Directions:
     """Two texts, an example a line; both models read them when they are first steered."""
+    demonstration.check_texts(positive, negative)
     plus, minus = (lines(clean(text)[:LONGEST]) for text in (positive, negative))
     for examples, which in ((plus, "positive"), (minus, "negative")):
         if not examples:

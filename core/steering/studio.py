@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from core import demonstration
 from core.bench import Bench
 from core.errors import StitchLensError
 from core.models.live import TURNS, LiveModel
@@ -165,7 +166,9 @@ class Studio:
         stop: Callable[[], bool] = lambda: False,
     ) -> Generator[dict[LaneKey, Written], None, None]:
         """After every token, what each lane has written. Both models go on in turns; others wait
-        meanwhile, and `waiting` hears how many are ahead."""
+        meanwhile, and `waiting` hears how many are ahead. Raises StitchLensError where a
+        demonstration does not admit the run."""
+        demonstration.admit(prompt, tokens=sampling.tokens * len(lanes))
         with TURNS.turn(waiting):
             streams = []
             for side in get_args(Side):

@@ -53,7 +53,7 @@ STEERING = (
 GROUPS: dict[str, Group] = {
     "pair": Group("The pair, its corpus, its alignment", BUILD),
     "svcca": Group("Which layers correspond (Fig. 6)", BUILD),
-    "study": Group("In which metric to measure Eq. 3", BUILD),
+    "study": Group("In which metric to measure errors (Eq. 3)", BUILD),
     "alpha_sweep": Group("How strong inversion should be (Fig. 7)", BUILD),
     "stitches": Group("Stitches (Eq. 1 to 3)", BUILD, "stitches"),
     "downstream": Group("Downstream losses (Table 1)", BUILD, "stitches"),
@@ -71,7 +71,7 @@ GROUPS: dict[str, Group] = {
         "saes",
     ),
     "sae_quality": Group("SAEs before and after transfer (Table 2)", FEATURES, "saes"),
-    "features": Group("Features: Eq. 10, semantic or structural", FEATURES, "saes"),
+    "features": Group("Features: attribution correlation, class (Eq. 10)", FEATURES, "saes"),
     "examples_a": Group("Top contexts of features in A", FEATURES, "saes"),
     "examples_b": Group("Top contexts of features in B", FEATURES, "saes"),
     "together_a": Group("The same contexts as A reads them", FEATURES, "saes"),

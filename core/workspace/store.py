@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
+from core import demonstration
 from core.errors import StitchLensError
 from core.workspace.artifacts import missing
 from core.workspace.disk import (
@@ -112,7 +113,8 @@ class Workspace:
     @contextlib.contextmanager
     def _only_writer(self) -> Iterator[None]:
         """The workspace's lock. Raises StitchLensError where another process keeps it, or the place
-        is read-only."""
+        is read-only, and in a demonstration, which keeps nothing."""
+        demonstration.refuse("a change of the workspace")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with FileLock(self.root / ".lock", timeout=LOCK_SECONDS):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from core import demonstration
 from core.errors import StitchLensError
 from core.workspace.artifacts import COMMANDS, KINDS, Kind, belongings, is_brought
 from core.workspace.disk import STALE_SECONDS, beside
@@ -34,7 +35,8 @@ def private_home(token: str) -> Path:
 
 def uploaded(name: str, content: bytes) -> Path:
     """Where an uploaded file is kept for a job: in the user's cache, under its own name with odd
-    signs taken out."""
+    signs taken out. Raises StitchLensError in a demonstration."""
+    demonstration.refuse("an upload")
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).strip("-.")[-80:] or "upload"
     home = user_cache() / "uploads"
     for old in home.glob("*"):

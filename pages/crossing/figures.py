@@ -11,6 +11,7 @@ from core.models.pairs import PairSpec
 from core.stitches.directions import names, title
 from pages.shared.figures import colours
 from pages.shared.tokens import RGB, seen
+from pages.shared.words import loss
 
 HERE = Path(__file__).parent
 FREE = 5
@@ -113,11 +114,12 @@ def _token(
         word = "start"
     tops = {key: _top(token[f"top_{key}"], rest) for key in ("a", "b", "crossed", "control")}
     says = f"After {seen(token['text']) if token['text'] else 'nothing yet'}:"
-    if cost is not None:
+    if own is not None and crossed is not None:
         says += (
-            f" the next token costs {name} {own:.2f} nats, crossed {crossed:.2f} ({_signed(cost)});"
+            f" the next token costs {name} {loss(own)} nats, crossed {loss(crossed)}"
+            f" ({_signed(crossed - own)});"
         )
-    says += f" KL {token['kl']:.2f} nats."
+    says += f" KL {loss(token['kl'])} nats."
     if not token["paired"]:
         says += f" Did not cross: {name} keeps its own stream here."
     return {

@@ -19,7 +19,7 @@ from pages.crossing.speaking import speaking
 from pages.shared import address, frame, panels, studios
 from pages.shared.address import bound
 from pages.shared.frame import ask, section
-from pages.shared.words import loss, percent, plain, sentence
+from pages.shared.words import explained, loss, percent, plain, sentence
 
 TEXT = "The capital of France is Paris, and the people who live there speak French."
 EXAMPLES = {
@@ -136,7 +136,7 @@ def switches(stitches: list[str]) -> None:
         "Lens",
         key="lens",
         usual=False,
-        help="With a token's ten words, also what the stitched layers say by themselves.",
+        help=f"With a token's ten words, also this. {explained('lens')}",
     )
 
 
@@ -235,7 +235,7 @@ def totals(pair: PairSpec, record: dict[str, Any], chosen: dict[str, Any]) -> No
         (
             f"{colour[side]}[{plain(of[side])}]",
             f"{loss(all_of[side]['loss'])} nats/token",
-            f"{all_of[side]['bits_per_byte']:.2f} bits/byte",
+            f"{loss(all_of[side]['bits_per_byte'])} bits/byte",
         )
         for side in ("a", "b")
     ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 
+from core import demonstration
 from core.models.libraries import importing
 from core.models.pairs import PairSpec
 from core.steering import tables as steering_tables
@@ -19,7 +20,7 @@ from pages.crossing import figures
 from pages.shared import frame, studios
 from pages.shared.address import bound
 from pages.shared.frame import ask
-from pages.shared.words import plain
+from pages.shared.words import explained, plain
 
 LANES = ("a", "b", "crossed", "control")
 
@@ -33,7 +34,8 @@ def speaking(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
         go = st.button("Speak", type=frame.action(), icon=":material/play_arrow:", key="speak")
         go = now.pop("speak_soon", False) or go
         st.button("Stop", icon=":material/stop:", disabled=not go, key="hush", help="At once.")
-        number("Tokens", "length", 40, 1, 400, "Most tokens that a lane writes.")
+        most = demonstration.at_most(400, len(LANES))
+        number("Tokens", "length", min(40, most), 1, most, "Most tokens that a lane writes.")
         number("Seed", "roll", 0, 0, 2**31, "The same seed writes the same text.")
         bound(
             st.number_input,
@@ -44,7 +46,7 @@ def speaking(ws: Workspace, pair: PairSpec, chosen: dict[str, Any]) -> None:
             key="warmth",
             usual=0.5,
             width=130,
-            help="0 takes the likeliest token.",
+            help=explained("temperature"),
         )
         if presets:
             bound(

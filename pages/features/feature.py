@@ -15,7 +15,7 @@ from pages.shared import frame, tokens
 from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
-from pages.shared.words import percent, plain, short_names
+from pages.shared.words import explained, number, percent, plain, short_names
 
 SIDES = ("a", "b")
 COLOURS = {"a": "blue", "b": "violet"}
@@ -93,7 +93,7 @@ def pick(ws: Workspace, sae: str, last: int) -> int:
 def facts(row: pd.Series, names: Mapping[str, str]) -> None:
     """What the tables hold of it; what was not measured is NaN there."""
     known, rewritten, shared = pd.notna(row[["correlation", "consistency", "jaccard"]])
-    alike = f"{row.correlation:.2f} [{row.low:.2f}, {row.high:.2f}]" if known else "–"
+    alike = number(row.correlation, row.low, row.high) if known else "–"
     joint = f"{row.joint:,} joint activations"
     density = {"a": row.density_a, "b": row.density_b}
     largest = {"a": row.max_a, "b": row.max_b}
@@ -101,7 +101,7 @@ def facts(row: pd.Series, names: Mapping[str, str]) -> None:
         (
             f":{COLOURS[side]}[{plain(names[side])}]",
             percent(density[side], sign=False),
-            f"of positions, up to {largest[side]:.3g}",
+            f"of positions, up to {number(largest[side])}",
         )
         for side in SIDES
     ]
@@ -112,12 +112,12 @@ def facts(row: pd.Series, names: Mapping[str, str]) -> None:
                 alike,
                 joint if row.reliable else f"{joint}, too few to rely on",
             ),
-            ("Class", str(row.kind), f"consistency {row.consistency:.2f}" if rewritten else ""),
+            ("Class", str(row.kind), f"consistency {number(row.consistency)}" if rewritten else ""),
             *firing,
             (
                 "Same top contexts",
-                f"{row.jaccard:.2f} Jaccard" if shared else "–",
-                f"{row.rbo:.2f} rank-biased" if shared else "",
+                f"{number(row.jaccard)} Jaccard" if shared else "–",
+                f"{number(row.rbo)} rank-biased" if shared else "",
             ),
         ]
     )
@@ -149,7 +149,7 @@ def panel(
         words = " ".join(map(tokens.token, rows.token))
         st.markdown(
             f"**{what}** {words}",
-            help="Tokens with the largest and least weight in the logits of the next token.",
+            help=explained(what),
         )
 
     examples = ask(feature_tables.feature_examples, ws, sae, side, index)

@@ -15,7 +15,7 @@ from pages.shared import address, frame
 from pages.shared import figures as figures_base
 from pages.shared.address import bound
 from pages.shared.figures import draw
-from pages.shared.words import plain, short_names
+from pages.shared.words import explained, number, plain, short_names
 
 DRAGS = {"click": "Click", "select": "Box", "lasso": "Lasso"}
 DRAWN = 16_384
@@ -102,8 +102,10 @@ def correlations(table: pd.DataFrame, settings: dict[str, Any], pair: PairSpec) 
         f" comes next, of a feature's attribution to the next token in {plain(names['a'])} and,"
         f" after transfer through {plain(settings['stitch_name'])}, in {plain(names['b'])};"
         f" {len(rows):,} of {len(table):,} features, those active in both at 20 positions or more."
-        f" Median {rows.correlation.median():.2f}; controls: a random SAE through the same stitch,"
-        f" {random:.2f}, and the same features through a stitch of shuffled pairs, {shuffled:.2f}"
+        f" Median {number(rows.correlation.median())}; controls: a random SAE through the same"
+        " stitch,"
+        f" {number(random)}, and the same features through a stitch of shuffled pairs,"
+        f" {number(shuffled)}"
         f" (its peak is cut off). {gesture} to list their features below. (Eq. 10, Fig. 14)",
         key="correlations",
         alt="Histogram of attribution correlation with two controls",
@@ -262,7 +264,7 @@ def listed(table: pd.DataFrame, total: int, pair: PairSpec) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         words = f"{len(table):,} of {total:,} features"
         if brush != EVERY:
-            words += f", with attribution correlation from {brush[0]:.2g} to {brush[1]:.2g}"
+            words += f", with attribution correlation from {number(brush[0])} to {number(brush[1])}"
             words += " (double-click the histogram for all)"
         st.caption(f"{words}. Sort by a head, search with the lens, choose a row to open it.")
         if len(table) < total:
@@ -280,33 +282,29 @@ def listed(table: pd.DataFrame, total: int, pair: PairSpec) -> None:
 
 def columns(names: dict[str, str]) -> dict[str, Any]:
     """Heads of the table, with what they mean."""
-    number = st.column_config.NumberColumn
+    column = st.column_config.NumberColumn
     interval = "95 % interval of it, bootstrap over blocks of documents."
     return {
-        "feature": number("Feature", pinned=True),
-        "kind": "Class",
-        "correlation": number(
+        "feature": column("Feature", pinned=True),
+        "kind": st.column_config.TextColumn("Class", help=explained("class")),
+        "correlation": column(
             "Attribution correlation ↑",
             format="%.2f",
-            help="Of a feature's attribution to the next token before and after transfer (Eq. 10).",
+            help=explained("attribution correlation"),
         ),
-        "low": number("low", format="%.2f", help=interval),
-        "high": number("high", format="%.2f", help=interval),
-        "consistency": number(
-            "Consistency", format="%.2f", help="Share of sentences whose rewrites all keep it."
-        ),
-        "density_a": number(f"Density, {names['a']}", format="percent"),
-        "density_b": number(f"Density, {names['b']}", format="percent"),
-        "max_a": number(f"Max, {names['a']}", format="%.3g"),
-        "max_b": number(f"Max, {names['b']}", format="%.3g"),
-        "rbo": number(
+        "low": column("low", format="%.2f", help=interval),
+        "high": column("high", format="%.2f", help=interval),
+        "consistency": column("Consistency", format="%.2f", help=explained("consistency")),
+        "density_a": column(f"Density, {names['a']}", format="percent", help=explained("density")),
+        "density_b": column(f"Density, {names['b']}", format="percent", help=explained("density")),
+        "max_a": column(f"Max, {names['a']}", format="%.3g", help=explained("max")),
+        "max_b": column(f"Max, {names['b']}", format="%.3g", help=explained("max")),
+        "rbo": column(
             "Overlap",
             format="%.2f",
-            help="Rank-biased overlap of the top contexts in both models.",
+            help=explained("overlap"),
         ),
-        "raises": st.column_config.TextColumn(
-            f"Raises in {names['a']}", help="Tokens with the largest logit weight."
-        ),
+        "raises": st.column_config.TextColumn(f"Raises in {names['a']}", help=explained("raises")),
     }
 
 

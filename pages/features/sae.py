@@ -17,7 +17,7 @@ from core.workspace.store import Workspace
 from core.workspace.untrusted import LARGEST_UPLOAD, MB
 from pages.shared import frame, panels
 from pages.shared.frame import ask
-from pages.shared.words import percent, plain, short_names
+from pages.shared.words import loss, number, percent, plain, short_names
 
 MOST_UNEXPLAINED = 10
 """Of the variance: what is more says no more than that."""
@@ -46,15 +46,20 @@ def quality(ws: Workspace, pair: PairSpec, sae: str) -> None:
         }
     )
     digits = {
-        "L0": "{:.1f}",
+        "L0": number,
         "FUV ↓": share,
-        "Cosine ↑": "{:.2f}",
-        "L2 ratio": "{:.2f}",
+        "Cosine ↑": number,
+        "L2 ratio": number,
         "Dead ↓": share,
-        "Δ loss ↓": "{:+.2f}",
-        "CE score ↑": "{:.2f}",
+        "Δ loss ↓": partial(number, sign=True),
+        "CE score ↑": number,
     }
-    st.dataframe(view.style.format(digits), hide_index=True, alt="Table 2 with controls")
+    st.dataframe(
+        view.style.format(digits),
+        hide_index=True,
+        alt="Table 2 with controls",
+        column_config=frame.heads(view.columns),
+    )
     st.caption(
         "With its controls, on the held-out split. FUV: fraction of variance unexplained about the"
         " mean. Δ loss: nats per token lost with the reconstruction in the residual stream's place;"
@@ -75,6 +80,9 @@ def bring(ws: Workspace, pair: PairSpec) -> None:
             expanded=len(brought) == 1,
         ):
             card(ws, pair, name)
+    if panels.closed("Bringing an SAE"):
+        return
+
     with (
         st.expander("Bring your own SAE", icon=":material/upload:"),
         st.form("bring-sae", border=False),
@@ -147,7 +155,7 @@ def form(ws: Workspace, pair: PairSpec) -> None:
 def card(ws: Workspace, pair: PairSpec, name: str) -> None:
     """The report card of an SAE that was brought, and what comes next."""
     record = ask(sae_tables.sae_card, ws, name)
-    panels.warnings(record["warnings"])
+    panels.warnings(record["warnings"], short_names(pair))
     facts(record)
     rows = record.get("table_2")
     if not rows:
@@ -159,6 +167,8 @@ def card(ws: Workspace, pair: PairSpec, name: str) -> None:
 
     crossing(rows, record["stitch"], short_names(pair))
     if not store.has(ws, f"features/{name}"):
+        if panels.closed("Measuring its features"):
+            return
         st.markdown(
             "Its features have not been measured before and after transfer yet; that takes some"
             " minutes."
@@ -184,9 +194,9 @@ def facts(record: Mapping[str, Any]) -> None:
                 percent(record["explained_variance"], sign=False),
                 "about the mean, held-out sample",
             ),
-            ("Active a token", f"{record['l0']:.0f}", "L0"),
+            ("Active a token", number(record["l0"]), "L0"),
             ("Dead ↓", percent(record["dead"], sign=False), f"over {record['n']:,.0f} positions"),
-            ("Decoder norm", f"{record['norm']:.3g}", "mean over features"),
+            ("Decoder norm", number(record["norm"]), "mean over features"),
         ]
     )
     if "scale" in record:
@@ -209,10 +219,11 @@ def crossing(rows: list[dict[str, Any]], stitch: str, names: Mapping[str, str]) 
         }
     )
     st.dataframe(
-        view.style.format({"Loss, nats/token ↓": "{:.2f}", "Δ ↓": "{:+.2f}"}),
+        view.style.format({"Loss, nats/token ↓": loss, "Δ ↓": partial(number, sign=True)}),
         hide_index=True,
         height="content",
         alt="Table 2 for this SAE",
+        column_config=frame.heads(view.columns),
     )
     st.caption(
         f"On a few documents, through stitch {plain(stitch)}: each SAE's reconstruction in the"

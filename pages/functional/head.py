@@ -16,7 +16,7 @@ from core.workspace.store import Workspace
 from pages.functional import figures
 from pages.shared import address, frame, tokens
 from pages.shared.figures import draw
-from pages.shared.words import plain, short_names
+from pages.shared.words import number, plain, short_names
 
 if TYPE_CHECKING:
     from core.functional import live as functional_live
@@ -42,15 +42,15 @@ def head(ws: Workspace, pair: PairSpec, sae: str, limits: Mapping[str, tuple[int
     """A head's pattern over a text, with the feature, without it, and the difference."""
     st.subheader("Look through a head", anchor="live")
     names = short_names(pair)
-    side, text, layer, number, asked = form(names, limits)
+    side, text, layer, place, asked = form(names, limits)
     now = st.session_state
     if asked:
         now.pop("looked", None)
         text, feature = clean(text), int(now["feature"])
         with st.spinner("Looking; the first time, both models are opened"):
             at_hand = _live(ws.pair, sae, ws.private, store.stamp(ws))
-            attended = at_hand.attend(text, side, feature, layer, number)
-        about = (text, side, feature, f"Head {layer}.{number}")
+            attended = at_hand.attend(text, side, feature, layer, place)
+        about = (text, side, feature, f"Head {layer}.{place}")
         now["looked"] = (ws.pair, sae, about, attended)
     if "looked" not in now or now["looked"][:2] != (ws.pair, sae):
         st.caption(
@@ -92,9 +92,9 @@ def form(
         first, last = limits["layer"]
         behind = f"{first} to {last}: behind the features."
         layer = bar.number_input("Layer", first, last, key="layer", width=130, help=behind)
-        number = bar.number_input("Head", *limits["head"], key="head", width=130)
+        place = bar.number_input("Head", *limits["head"], key="head", width=130)
         asked = bar.form_submit_button("Look", type=frame.action())
-    return side, text, int(layer), int(number), asked
+    return side, text, int(layer), int(place), asked
 
 
 def patterns(
@@ -150,5 +150,5 @@ def mean_change(firing: pd.DataFrame, n: int) -> str:
     change = firing[["after", "control"]].sub(firing.before, axis=0).mean()
     return (
         f" Mean change at the {len(firing)} of {n} tokens where the feature fires:"
-        f" {change.after:+.3f}, control {change.control:+.3f}."
+        f" {number(change.after, sign=True)}, control {number(change.control, sign=True)}."
     )

@@ -19,7 +19,7 @@ from pages.shared import tokens
 from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import ask
-from pages.shared.words import plain, short_names
+from pages.shared.words import number, plain, short_names
 
 
 def entropy(ws: Workspace, pair: PairSpec, sae: str, about: Mapping[str, Any]) -> None:
@@ -73,7 +73,8 @@ def null_space(
         f" effective null space of the unembedding (bottom {share} % of singular values, the final"
         " norm's weights folded in) and its maximal activation: entropy features are far right and"
         f" high up. Rank correlation of the share in {plain(names['a'])} with that in"
-        f" {plain(names['b'])}: {rank:.2f}. Band: 90 % of a random SAE's features, through the same"
+        f" {plain(names['b'])}: {number(rank)}. Band: 90 % of a random SAE's features, through"
+        " the same"
         " stitch. Click a mark to pick its feature. (Fig. 5a)",
         key="null-space",
         alt="Null-space share against maximal activation, before and after transfer",
@@ -98,9 +99,11 @@ def attention(ws: Workspace, pair: PairSpec, sae: str, about: Mapping[str, Any])
         " for the first token, and what path patching finds: the change in attention to the first"
         " token where it fires when its contribution is taken out of that head's input at the"
         " current token. Below zero it deactivates the head, above it activates it. Rank"
-        f" correlation of score and fall: {a} {rank['a']:.2f}, {b} {rank['b']:.2f}. What sets the"
-        f" first token apart (the sink) has {sink['a_2']:.2f} of its norm in {a}'s null space,"
-        f" {sink['transferred_2']:.2f} after transfer in {b}'s ({b}'s own: {sink['b_2']:.2f}; the"
+        f" correlation of score and fall: {a} {number(rank['a'])}, {b} {number(rank['b'])}. What"
+        " sets the"
+        f" first token apart (the sink) has {number(sink['a_2'])} of its norm in {a}'s null space,"
+        f" {number(sink['transferred_2'])} after transfer in {b}'s ({b}'s own:"
+        f" {number(sink['b_2'])}; the"
         " paper: 0.27 and 0.77). Click a mark to pick feature and head. (Fig. 16)",
         key="heads",
         alt="Heuristic score against measured change of attention, with random features",
@@ -160,8 +163,8 @@ def changes(rows: pd.DataFrame, names: Mapping[str, str]) -> str:
     """Of each head that was patched, in words."""
     ordered = rows.sort_values(["side", "kind"], ascending=[True, False])
     return "; ".join(
-        f"{plain(names[row['side']])} head {row['layer']}.{row['head']} {row['change']:+.3f}"
-        f" [{row['low']:+.3f}, {row['high']:+.3f}], {row['places']} places"
+        f"{plain(names[row['side']])} head {row['layer']}.{row['head']}"
+        f" {number(row['change'], row['low'], row['high'], sign=True)}, {row['places']} places"
         for row in ordered.to_dict("records")
     )
 
@@ -170,6 +173,7 @@ def control(single: pd.DataFrame, names: Mapping[str, str]) -> str:
     """The mean change that random features make."""
     mean = single.loc[single.random].groupby(["side", "kind"]).change.mean()
     return ", ".join(
-        f"{plain(name)} {mean[side, 'deactivation']:+.3f} and {mean[side, 'activation']:+.3f}"
+        f"{plain(name)} {number(mean[side, 'deactivation'], sign=True)}"
+        f" and {number(mean[side, 'activation'], sign=True)}"
         for side, name in names.items()
     )

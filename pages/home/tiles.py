@@ -19,7 +19,7 @@ from pages.home import figures
 from pages.home.figures import Bar, Curve
 from pages.shared import frame, tokens
 from pages.shared.frame import ask, section
-from pages.shared.words import percent, plain
+from pages.shared.words import number, percent, plain
 
 CURATED = {"smollm2-gemma3": ("L15-4096", 3989)}
 """A feature that shows at a glance what crosses: (SAE, feature) by pair."""
@@ -163,7 +163,7 @@ def probes(ws: Workspace, pair: PairSpec, names: Names) -> None:
         ("dense_shuffled", "shuffled stitch", "control"),
     )
     rows = [
-        Bar(label, mean[way]["0"]["accuracy"], f"{mean[way]['0']['accuracy']:.2f}", role)
+        Bar(label, mean[way]["0"]["accuracy"], number(mean[way]["0"]["accuracy"]), role)
         for way, label, role in chosen
         if "0" in mean.get(way, {})
     ]
@@ -213,7 +213,7 @@ def training(ws: Workspace, pair: PairSpec, names: Names) -> None:
     saved = saved.loc[saved.width == width]
     ratio = float(saved.ratio.iloc[0]) if len(saved) else float("nan")
     door(
-        f"{ratio:.2f} times the compute",
+        f"{number(ratio)} times the compute",
         f"to {percent(sae_tables.HEADLINE, sign=False)} of what training from scratch explains in"
         f" the end; {width:,} features, the stitch paid for.",
         page,

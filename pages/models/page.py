@@ -34,6 +34,8 @@ def page() -> None:
         "Name two language models: what they are, how their tokens pair up and what a build takes"
         " is said before anything runs."
     )
+    if panels.closed("Naming models"):
+        return
     panels.refusal()
     with section():
         panels.job_panel(ws.pair)
@@ -52,8 +54,8 @@ def ask_for() -> None:
         ref_a, ref_b = (
             bound(column.text_input, label, key=key, help=MODEL, max_chars=400)
             for column, label, key in (
-                (left, "Model A, the smaller", "ref_a"),
-                (right, "Model B, the larger", "ref_b"),
+                (left, "The smaller model", "ref_a"),
+                (right, "The larger model", "ref_b"),
             )
         )
         with st.expander("Name, layers, text", icon=":material/tune:"):
@@ -74,18 +76,23 @@ def ask_for() -> None:
                 ),
             )
             layer_a = two.number_input(
-                "Layer of A",
+                "Layer of the smaller",
                 0,
                 1000,
                 None,
                 placeholder="its middle",
                 help=(
-                    "The residual stream before this layer (ℓ_A of Eq. 1). Left empty: the middle"
-                    " of A, and the layer of B that SVCCA picks for it (A.1)."
+                    "The residual stream before this layer. Left empty: the middle of the smaller"
+                    " model, and the layer of the larger that SVCCA picks for it (A.1)."
                 ),
             )
             layer_b = two.number_input(
-                "Layer of B", 0, 1000, None, placeholder="SVCCA's pick", help="ℓ_B of Eq. 1."
+                "Layer of the larger",
+                0,
+                1000,
+                None,
+                placeholder="SVCCA's pick",
+                help="The residual stream before this layer.",
             )
             positions = three.number_input(
                 "Positions",
@@ -94,8 +101,8 @@ def ask_for() -> None:
                 100_000,
                 step=50_000,
                 help=(
-                    "Paired token positions that Eq. 3 is averaged over; more give a better stitch"
-                    " and take longer."
+                    "Paired token positions that the errors are averaged over (Eq. 3); more give a"
+                    " better stitch and take longer."
                 ),
             )
         if st.form_submit_button("Look", type=frame.action(), icon=":material/search:"):
@@ -128,21 +135,23 @@ def ask_for() -> None:
 
 def show(found: "Prospect", cost: "Estimate", positions: int) -> None:
     st.header(plain(found.pair.title), anchor="found")
-    for side, colour, one in (("A", "blue", found.a), ("B", "violet", found.b)):
-        st.markdown(f"**:{colour}[{side}: {plain(one.spec.title)}]**")
-        frame.cells(facts(one, found.share_a if side == "A" else found.share_b))
+    both = ("blue", found.a, found.share_a), ("violet", found.b, found.share_b)
+    for colour, one, share in both:
+        st.markdown(f"**:{colour}[{plain(one.spec.title)}]**")
+        frame.cells(facts(one, share))
     same = (
         "equal: the within-family case, as in the paper"
         if found.same_tokenizer
         else "differ: a cross-family pair"
     )
+    names = {side: plain(name) for side, name in words.short_names(found.pair).items()}
     layers = (
         ", ".join(p.name for p in found.pair.layer_pairs)
-        or "the middle of A and SVCCA's pick in B (A.1)"
+        or f"the middle of {names['a']} and SVCCA's pick in {names['b']} (A.1)"
     )
     st.markdown(f"Tokenizers {same}. Layers: {layers}. Name: `{found.pair.key}`.")
     for note in found.notes:
-        st.info(plain(note), icon=":material/info:")
+        st.info(plain(words.named(note, names)), icon=":material/info:")
     st.subheader("What a build takes", anchor="cost")
     frame.cells(
         [

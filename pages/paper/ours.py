@@ -7,7 +7,7 @@ from typing import Any
 from core.steering import tables as steering_tables
 from core.stitches.kinds import headline
 from core.workspace.store import Workspace
-from pages.shared.words import loss, percent, plain
+from pages.shared.words import number, percent, plain
 
 Measured = Mapping[str, Any]
 """A workspace as `core.report.report` gives it."""
@@ -55,8 +55,9 @@ def _law(ws: Workspace, measured: Measured, names: Names) -> str:
         return ""
     scratch, carried = laws["scratch"], laws["transferred"]
     return (
-        f"A {scratch['A']:.3g} from scratch, {carried['A']:.3g} from a transferred start;"
-        f" β {scratch['beta']:.2f} and {carried['beta']:.2f}"
+        f"factor {number(scratch['A'])} from scratch, {number(carried['A'])} from a transferred"
+        " start;"
+        f" exponent {number(scratch['beta'])} and {number(carried['beta'])}"
     )
 
 
@@ -66,7 +67,7 @@ def _saved(ws: Workspace, measured: Measured, names: Names) -> str:
         return ""
 
     ratios = [
-        f"{plain(format(row['width'], ','))} features {row['ratio']:.2f}"
+        f"{plain(format(row['width'], ','))} features {number(row['ratio'])}"
         for row in trained["savings_exact"]
         if row["share"] == LARGE and "ratio" in row
     ]
@@ -84,8 +85,8 @@ def _turned(ws: Workspace, measured: Measured, names: Names) -> str:
     if not {"scratch", "transferred"} <= set(cosine):
         return ""
     return (
-        f"{widest:,} features, median cosine to the start: {cosine['transferred']:.2f}, from"
-        f" scratch {cosine['scratch']:.2f}"
+        f"{widest:,} features, median cosine to the start: {number(cosine['transferred'])}, from"
+        f" scratch {number(cosine['scratch'])}"
     )
 
 
@@ -104,12 +105,12 @@ def _probes(ws: Workspace, measured: Measured, names: Names) -> str:
 
     mean = probed["mean"]
     sparse = [
-        f"{label} {mean[way][str(SMALL)]['accuracy']:.2f}"
+        f"{label} {number(mean[way][str(SMALL)]['accuracy'])}"
         for way, label in (("retrained", "retrained"), ("own", "its own SAE"), ("random", "random"))
         if str(SMALL) in mean.get(way, {})
     ]
     dense = [
-        f"{label} {mean[way]['0']['accuracy']:.2f}"
+        f"{label} {number(mean[way]['0']['accuracy'])}"
         for way, label in (
             ("dense_moved", "moved"),
             ("dense_centred", "moved and centred"),
@@ -170,7 +171,7 @@ def _gaps(ws: Workspace, measured: Measured, names: Names) -> str:
 def _kinds_of_features(ws: Workspace, measured: Measured, names: Names) -> str:
     medians = measured.get("features", {}).get("median_by_kind", {})
     values = ", ".join(
-        f"{kind} {medians[kind]:.2f}" for kind in ("structural", "semantic") if kind in medians
+        f"{kind} {number(medians[kind])}" for kind in ("structural", "semantic") if kind in medians
     )
     return f"Median attribution correlation: {values}" if values else ""
 
@@ -188,7 +189,7 @@ def _entropy(ws: Workspace, measured: Measured, names: Names) -> str:
         return ""
     return (
         "Candidates keep no part of their role: rank correlation of null-space shares"
-        f" {measured['functional']['null_space']['spearman']:.2f}"
+        f" {number(measured['functional']['null_space']['spearman'])}"
     )
 
 
@@ -196,7 +197,7 @@ def _attention(ws: Workspace, measured: Measured, names: Names) -> str:
     if "functional" not in measured:
         return ""
     kept = measured["functional"]["attention"]["kept"]
-    return f"Largest falls of attention, before against after: rank correlation {kept:.2f}"
+    return f"Largest falls of attention, before against after: rank correlation {number(kept)}"
 
 
 def _layers(ws: Workspace, measured: Measured, names: Names) -> str:
@@ -226,8 +227,9 @@ def _untrained(ws: Workspace, measured: Measured, names: Names) -> str:
     before, after = sae["original"], sae["transferred"]
     rises = [variant["loss"] - variant["loss_clean"] for variant in (before, after)]
     return (
-        f"Variance unexplained {loss(before['fuv'])} before, {loss(after['fuv'])} after; loss"
-        f" +{loss(rises[0])} before, +{loss(rises[1])} after"
+        f"Variance unexplained {percent(before['fuv'], sign=False)} before,"
+        f" {percent(after['fuv'], sign=False)} after; loss"
+        f" {number(rises[0], sign=True)} before, {number(rises[1], sign=True)} after"
     )
 
 
@@ -236,7 +238,9 @@ def _more_text(ws: Workspace, measured: Measured, names: Names) -> str:
         return ""
     gaps = steering_tables.gaps(ws, "b")
     rho = gaps.gap.corr(gaps.characters, method="spearman")
-    return f"Spearman's ρ {rho:+.2f} over {len(gaps)} languages ({names['b']} steered)"
+    return (
+        f"Spearman's ρ {number(rho, sign=True)} over {len(gaps)} languages ({names['b']} steered)"
+    )
 
 
 def _examples(ws: Workspace, measured: Measured, names: Names) -> str:

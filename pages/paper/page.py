@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from core.errors import StitchLensError
+from core.glossary import PAPER
 from core.models.pairs import get_pair
 from core.report import report
 from core.workspace.store import Workspace
@@ -26,7 +27,6 @@ ADDRESSES = {
     "training": ("saes/page.py", "SAE training"),
 }
 """By the `page` of a result: its script and its title."""
-PAPER = "https://arxiv.org/abs/2506.06609"
 
 
 def page() -> None:

@@ -11,7 +11,7 @@ from core.workspace.store import Workspace
 from pages.shared import tokens
 from pages.shared.address import bound
 from pages.shared.frame import ask
-from pages.shared.words import plain, short_names
+from pages.shared.words import number, plain, short_names
 
 
 def links(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> str:
@@ -26,13 +26,12 @@ def links(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> str:
         query = urlencode({"pair": ws.pair, "sae": sae, "feature": row["feature"]})
         cells = [
             f"[{row['feature']}](features?{query})",
-            f"{row['difference']:+.2g}",
-            f"{row['difference_b']:+.2g}",
+            number(row["difference"], sign=True),
+            number(row["difference_b"], sign=True),
         ]
         if "correlation" in table:
-            alike = row["correlation"]
             cells += [
-                "–" if alike != alike else f"{alike:.2f}",
+                number(row["correlation"]),
                 plain(tokens.seen(str(row["raises"]))),
             ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -53,7 +53,7 @@ def _add(
         figure.add_scatter(
             x=x,
             y=rows.accuracy,
-            name=WAYS[method].label,
+            name=table.way[table.method == method].iloc[0],
             mode="lines+markers",
             connectgaps=False,
             showlegend=legend,

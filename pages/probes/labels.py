@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from core import demonstration
 from core.errors import StitchLensError
 from core.models.libraries import importing
 from core.models.pairs import PairSpec
@@ -20,7 +21,7 @@ from pages.probes.features import links
 from pages.shared import frame
 from pages.shared.address import bound
 from pages.shared.frame import ask
-from pages.shared.words import plain, short_names
+from pages.shared.words import number, plain, short_names
 
 if TYPE_CHECKING:
     from core.probes.labels import OwnLabels
@@ -66,7 +67,7 @@ def own_labels(ws: Workspace, pair: PairSpec, name: str) -> None:
     how = bound(
         st.segmented_control,
         "From",
-        ("Two lists", "A CSV"),
+        ("Two lists",) if demonstration.active() else ("Two lists", "A CSV"),
         required=True,
         key="own-from",
         what="source of labels",
@@ -139,8 +140,8 @@ def outcome(ws: Workspace, pair: PairSpec, name: str, labels: "OwnLabels") -> No
     facts = []
     for method, label in probes.items():
         row = table.loc[method]
-        interval = f"{row.accuracy:.2f} [{row.low:.2f}, {row.high:.2f}]"
-        facts.append((label, interval, f"AUC {row.auc:.2f}"))
+        interval = number(row.accuracy, row.low, row.high)
+        facts.append((label, interval, f"AUC {number(row.auc)}"))
     frame.cells(facts, 190)
 
     left_out = ""

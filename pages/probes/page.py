@@ -14,7 +14,7 @@ from pages.shared import address, frame, panels
 from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
-from pages.shared.words import plain, short_names
+from pages.shared.words import named, number, plain, short_names
 
 SHOWN = {
     "own": "{b}'s own",
@@ -58,7 +58,7 @@ def page() -> None:
             else:
                 datasets(ws, pair, name)
         with section():
-            grid(ws, name)
+            grid(ws, pair, name)
         with section():
             own_labels(ws, pair, name)
 
@@ -82,10 +82,18 @@ def pick(ws: Workspace, name: str) -> pd.Series:
     return table.iloc[keys.index(str(key))]
 
 
+def curve(ws: Workspace, pair: PairSpec, name: str, dataset: str, label: str) -> pd.DataFrame:
+    """The ways to probe of one task, in words with both models' names."""
+    names = short_names(pair)
+    table = ask(probe_tables.curve, ws, name, dataset, label)
+    words = {column: [named(text, names) for text in table[column]] for column in ("way", "says")}
+    return table.assign(**words)
+
+
 def curves(ws: Workspace, pair: PairSpec, name: str, task: pd.Series) -> None:
     """Accuracy against the number of features, for one task or on the mean."""
     a, b = map(plain, short_names(pair).values())
-    table = ask(probe_tables.curve, ws, name, str(task.dataset), str(task.label))
+    table = curve(ws, pair, name, str(task.dataset), str(task.label))
     about = ask(probe_tables.setup, ws, name)
     one = table.iloc[0]
     if task.label:
@@ -99,10 +107,7 @@ def curves(ws: Workspace, pair: PairSpec, name: str, task: pd.Series) -> None:
     else:
         says = f"Mean over {len(about['datasets'])} datasets, {one.test:,} test documents in all"
     gaps = [table.set_index("method").loc[m] for m in ("dense_moved", "dense_centred")]
-    points = [
-        f"{100 * x.gap:+.1f} [{100 * x.gap_low:+.1f}, {100 * x.gap_high:+.1f}]".replace("-", "−")
-        for x in gaps
-    ]
+    points = [number(100 * x.gap, 100 * x.gap_low, 100 * x.gap_high, sign=True) for x in gaps]
     chosen = "size of the difference" if about["absolute"] else "difference"
     draw(
         figures.probes(table),
@@ -138,7 +143,12 @@ def datasets(ws: Workspace, pair: PairSpec, name: str) -> None:
     wide.index = pd.Index([*(t for t, _ in titles.values()), "Mean"], name="Dataset")
     names = short_names(pair)
     wide.columns = [f"{SHOWN[method].format(**names)} ↑" for method in wide.columns]
-    st.dataframe(wide.style.format("{:.2f}"), height="content", alt="Accuracy by dataset")
+    st.dataframe(
+        wide.style.format(number),
+        height="content",
+        alt="Accuracy by dataset",
+        column_config=frame.heads(wide.columns),
+    )
     a, b = map(plain, names.values())
     st.caption(
         f"Accuracy on held-out documents, mean over a dataset's classes. Sparse: {b}'s own SAE;"
@@ -147,12 +157,12 @@ def datasets(ws: Workspace, pair: PairSpec, name: str) -> None:
     )
 
 
-def grid(ws: Workspace, name: str) -> None:
+def grid(ws: Workspace, pair: PairSpec, name: str) -> None:
     st.subheader("Every dataset", anchor="datasets")
     titles = ask(probe_tables.setup, ws, name)["datasets"]
     tables = {}
     for dataset, (title, _) in titles.items():
-        tables[title] = ask(probe_tables.curve, ws, name, dataset, "")
+        tables[title] = curve(ws, pair, name, dataset, "")
     draw(
         figures.grid(tables),
         "Test accuracy against the number of features, dense probes at the right end; hover for"

@@ -1,6 +1,9 @@
 """What training an SAE of B saves that starts from a transferred one: Fig. 1c, 2, 8, Tables 3, 4;
 one's own runs."""
 
+import math
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
@@ -16,7 +19,7 @@ from pages.shared import address, frame, panels
 from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
-from pages.shared.words import percent, plain
+from pages.shared.words import number, percent, plain, short_names
 
 
 def page() -> None:
@@ -36,9 +39,10 @@ def page() -> None:
         names = sae_tables.sets(ws)
         if not names:
             panels.door(
-                "**No SAEs trained yet.** This trains SAEs of B from scratch, from A's SAE carried"
-                " over, and from two controls, at several widths. It needs an SAE of A and a stitch"
-                " from its layer.",
+                f"**No SAEs trained yet.** This trains SAEs of {plain(pair.b.title)} from scratch,"
+                f" from one of {plain(pair.a.title)} carried over, and from two controls, at"
+                f" several widths. It needs an SAE of {plain(pair.a.title)} and a stitch from its"
+                " layer.",
                 f"python -m core sae train {ws.pair}",
             )
         else:
@@ -79,7 +83,7 @@ def measured(ws: Workspace, name: str) -> None:
         what="fitter",
         help=(
             "Its cost is added to the FLOPs of every start that needs a stitch. The paper trains it"
-            " with Adam; the exact fitter solves Eq. 3 from second moments."
+            " with Adam; the exact fitter solves for it from second moments (Eq. 3)."
         ),
     )
     table = ask(sae_tables.curves, ws, name, "adam" if fitter == "adam" else "exact")
@@ -103,13 +107,16 @@ def saved(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> None:
         )
         return
     stitch = ask(sae_tables.costs, ws, name)["stitch"]
+    small = short_names(get_pair(ws.pair))["a"]
     draw(
         figures.relative(rows),
         "FLOPs that a transferred start needs to reach a threshold, over those from"
         f" scratch with the same data order; the stitch, learned on {stitch['positions']:,} pairs,"
-        f" is included, A's SAE is taken as given. Bars: 95 %, Student, over {about['seeds']}"
-        f" seeds. Dotted: {HEADLINE:.0%} of scratch's final explained variance. The paper found 30"
-        " to 50 % less at high thresholds, with up to 65 k features and 4 B tokens. (Fig. 2a)",
+        f" is included, the SAE of {plain(small)} is taken as given. Bars: 95 %, Student, over"
+        f" {about['seeds']} seeds. Dotted: {percent(HEADLINE, sign=False)} of scratch's final"
+        " explained variance."
+        " The paper found 30 to 50 % less at high thresholds, with up to 65 k features and 4"
+        " billion tokens. (Fig. 2a)",
         key="relative",
         alt="Relative FLOPs to explained variance thresholds",
     )
@@ -132,7 +139,7 @@ def one_width(ws: Workspace, about: dict, name: str, table: pd.DataFrame) -> Non
             key="width",
             usual=widths[-1],
             what="width",
-            help="M, the width of the SAE.",
+            help="How many features the SAE has.",
         )
         extra = sorted(float(x) for x in table.auxiliary.unique() if x)
         loss = (
@@ -202,8 +209,9 @@ def law(about: dict, table: pd.DataFrame) -> None:
         figures.frontier(points, laws),
         "The least mean squared error (per dimension, of rows at an average norm of"
         " √d) within so many FLOPs of any of the widths"
-        f" {', '.join(f'{w:,}' for w in about['widths'])}; lines: L(C) = A C^−β, fitted in"
-        " logarithms without an irreducible loss. It pictures these runs; it is no scaling law."
+        f" {', '.join(f'{w:,}' for w in about['widths'])}; lines: L(C) = A C^−β, a"
+        " factor and an exponent, fitted in logarithms without an irreducible loss. It pictures"
+        " these runs; it is no scaling law."
         " (Fig. 1c, 8, Eq. 14)",
         key="frontier",
         alt="Frontier of error against FLOPs by start",
@@ -211,16 +219,15 @@ def law(about: dict, table: pd.DataFrame) -> None:
     rows = [
         {
             "Start": start,
-            "A": f"{x['A']:,.0f}" if x["A"] >= 100 else f"{x['A']:.3g}",
-            "β": (
-                f"{x['beta']:.3f}"
-                + (f" [{x['beta_low']:.3f}, {x['beta_high']:.3f}]" if "beta_low" in x else "")
+            "Factor": number(x["A"]),
+            "Exponent β": number(
+                x["beta"], x.get("beta_low", math.nan), x.get("beta_high", math.nan)
             ),
         }
         for start, x in laws.items()
     ]
     rows += [
-        {"Start": f"paper, Pythia, {s}", "A": a, "β": b}
+        {"Start": f"paper, Pythia, {s}", "Factor": a, "Exponent β": b}
         for s, a, b in (("scratch", "41.2", "0.16"), ("transferred", "18.5", "0.14"))
     ]
     st.dataframe(pd.DataFrame(rows), hide_index=True, alt="Fitted coefficients")
@@ -245,22 +252,28 @@ def runs(ws: Workspace, name: str) -> None:
     st.dataframe(
         shown.style.format(
             {
-                "Explained variance ↑": "{:.3f}",
-                "Cosine to start": "{:.2f}",
+                "Explained variance ↑": partial(percent, sign=False),
+                "Cosine to start": number,
                 "Auxiliary loss": "{:g}",
             }
         ),
         hide_index=True,
         height="content",
         alt="Results of every run",
+        column_config=frame.heads(shown.columns),
     )
     st.caption("On held-out text, means over seeds; median cosine of active features.")
     costs = ask(sae_tables.costs, ws, name)
     n, small = costs["positions"], costs["stitch"]
-    rows = [(f"SAE of A, {int(w):,} features", x["a"] * n) for w, x in costs["row"].items()]
-    rows += [(f"SAE of B, {int(w):,} features", x["b"] * n) for w, x in costs["row"].items()]
+    names = short_names(get_pair(ws.pair))
+    rows = [
+        (f"SAE of {names['a']}, {int(w):,} features", x["a"] * n) for w, x in costs["row"].items()
+    ]
     rows += [
-        (f"SAE of B, {int(w):,} features, auxiliary loss at work", x["b_auxiliary"] * n)
+        (f"SAE of {names['b']}, {int(w):,} features", x["b"] * n) for w, x in costs["row"].items()
+    ]
+    rows += [
+        (f"SAE of {names['b']}, {int(w):,} features, auxiliary loss at work", x["b_auxiliary"] * n)
         for w, x in list(costs["row"].items())[-1:]
     ]
     rows += [

@@ -9,10 +9,10 @@ from core.saes import tables as sae_tables
 from core.saes.settings import COMPARED, STARTS, TrainingSet
 from core.workspace.store import Workspace
 from pages.saes import figures
-from pages.shared import frame
+from pages.shared import frame, panels
 from pages.shared.figures import draw
 from pages.shared.frame import section
-from pages.shared.words import plain
+from pages.shared.words import plain, short_names
 
 
 def live(ws: Workspace) -> None:
@@ -61,11 +61,14 @@ def _live(pair: str, name: str) -> None:
 def train(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
     """A form that starts runs in the background."""
     st.header("Train more", anchor="train")
+    if panels.closed("Training"):
+        return
+    short = short_names(pair)
     sources = sae_tables.sources(ws)
     if not sources:
         st.info(
-            "This needs an SAE of A with a stitch from its layer: see the Features and the Stitches"
-            " page."
+            f"This needs an SAE of {plain(short['a'])} with a stitch from its layer: see the"
+            " Features and the Stitches page."
         )
         return
     with st.form("train", border=True):
@@ -74,13 +77,16 @@ def train(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
             "From",
             sources,
             format_func=" through ".join,
-            help="An SAE of A, and the stitch whose layers, metric and α are used (Eq. 3, 6).",
+            help=f"An SAE of {short['a']}, and the stitch whose layers, metric and α are used.",
         )
         widths = two.text_input(
             "Features",
             "1024",
             max_chars=60,
-            help="M; several with commas. A's SAE of a width that is not there is trained first.",
+            help=(
+                "Of an SAE; several with commas. One of"
+                f" {short['a']} of a width that is not there is trained first."
+            ),
         )
         name = three.text_input("Name", sae_tables.free_name(names), max_chars=64)
         starts = st.pills(
@@ -92,7 +98,7 @@ def train(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
         )
         one, two, three, four = st.columns(4)
         positions = one.number_input(
-            "Rows of B", 2_000, 5_000_000, 100_000, step=50_000, help="Each seen once."
+            f"Rows of {short['b']}", 2_000, 5_000_000, 100_000, step=50_000, help="Each seen once."
         )
         seeds = two.number_input(
             "Seeds", 1, 10, 1, help="Of scratch and transferred; an interval needs two."

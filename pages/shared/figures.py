@@ -14,7 +14,7 @@ import streamlit as st
 from pandas.util import hash_pandas_object
 
 from pages.shared.tokens import seen
-from pages.shared.words import loss, percent
+from pages.shared.words import loss, named, percent, supported
 
 QUIET = {"displayModeBar": False, "scrollZoom": False}
 LEGEND = {
@@ -25,8 +25,10 @@ LEGEND = {
     "itemclick": False,
     "itemdoubleclick": False,
 }
-LABELS = 108
+LABELS = 140
 """Pixels left of an axis for the names of conditions."""
+LINE = 22
+"""Letters of such a name that fit into a line."""
 ROLES = {"unpatched": "unpatched", "transferred": "stitched", "control": "control"}
 
 
@@ -145,14 +147,14 @@ def marker(role: str, model: str, size: int = 11) -> dict[str, Any]:
 
 
 @remembered
-def table_1(table: pd.DataFrame, title_a: str, title_b: str) -> go.Figure:
-    """`queries.downstream` as dots with 95 % intervals, what A scores above what B scores, one
-    axis."""
+def table_1(table: pd.DataFrame, name_a: str, name_b: str) -> go.Figure:
+    """`core.stitches.tables.downstream` as dots with 95 % intervals, what the smaller model scores
+    above what the larger one scores, one axis."""
     c = colours()
     figure = go.Figure()
     span = table.high.max() - table.low.min()
     left, right = table.low.min() - 0.06 * span, table.high.max() + 0.1 * span
-    names, ticks, at = {"a": title_a, "b": title_b}, [], 0.0
+    names, ticks, at = {"a": name_a, "b": name_b}, [], 0.0
     for model in ("a", "b"):
         rows = table.loc[table.model == model]
         base = rows.loss[rows.role == "unpatched"].to_list()
@@ -161,7 +163,7 @@ def table_1(table: pd.DataFrame, title_a: str, title_b: str) -> go.Figure:
             y=at,
             xref="paper",
             xshift=-LABELS,
-            text=f"<b>Scored by {model.upper()}</b>, {names[model]}",
+            text=f"<b>Scored by {names[model]}</b>",
             showarrow=False,
             xanchor="left",
             font={"color": c[model], "size": 14},
@@ -178,12 +180,14 @@ def table_1(table: pd.DataFrame, title_a: str, title_b: str) -> go.Figure:
             )
         for row in rows.to_dict("records"):
             at -= 1
-            ticks.append((at, row["label"]))
+            label, says = named(row["label"], names), named(row["says"], names)
+            ticks.append((at, in_lines(label)))
             near_end = row["loss"] > left + 0.62 * (right - left)
+            increase = row["relative"], row["relative_low"], row["relative_high"]
             text = loss(row["loss"]) + (
-                "" if row["role"] == "unpatched" else f" ({percent(row['relative'])})"
+                "" if row["role"] == "unpatched" else f" ({supported(*increase)})"
             )
-            above = percent(row["relative"], row["relative_low"], row["relative_high"])
+            above = percent(*increase)
             figure.add_scatter(
                 x=[row["loss"]],
                 y=[at],
@@ -197,18 +201,18 @@ def table_1(table: pd.DataFrame, title_a: str, title_b: str) -> go.Figure:
                     "width": 0,
                     "color": c["control"],
                 },
-                name=row["label"],
+                name=label,
                 showlegend=False,
                 cliponaxis=False,
                 hovertemplate=(
-                    f"<b>{row['label']}</b>: {row['says']}<br>"
+                    f"<b>{label}</b>: {says}<br>"
                     f"{loss(row['loss'], row['low'], row['high'])} nats/token<br>"
                     + (
-                        f"{above} against {model.upper()} unpatched<br>"
+                        f"{above} against {names[model]} unpatched<br>"
                         if row["role"] != "unpatched"
                         else ""
                     )
-                    + f"{row['bits_per_byte']:.2f} bits/byte<br>"
+                    + f"{loss(row['bits_per_byte'])} bits/byte<br>"
                     f"{row['documents']:,} documents, {row['tokens']:,} tokens<extra></extra>"
                 ),
             )
@@ -232,7 +236,7 @@ def table_1(table: pd.DataFrame, title_a: str, title_b: str) -> go.Figure:
             hoverinfo="skip",
         )
     figure.update_layout(
-        height=430,
+        height=520,
         margin={"l": LABELS, "r": 8, "t": 30, "b": 0},
         dragmode=False,
         hovermode="closest",
@@ -251,6 +255,15 @@ def table_1(table: pd.DataFrame, title_a: str, title_b: str) -> go.Figure:
         automargin=False,
     )
     return figure
+
+
+def in_lines(label: str) -> str:
+    """The name of a condition, two lines at most: `Gemma → SmolLM2`, then what comes after it."""
+    first, _, rest = label.partition(" → ")
+    second, again, third = rest.partition(" → ")
+    if again:
+        return f"{first} → {second}<br>→ {third}"
+    return label if len(label) <= LINE else label.replace(", ", ",<br>")
 
 
 def draw(figure: go.Figure, caption: str, key: str, alt: str, **kwargs: Any) -> Any:

@@ -3,20 +3,21 @@ the job panel."""
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import streamlit as st
 
+from core import demonstration
 from core.errors import StitchLensError
 from core.features import tables as feature_tables
 from core.models.pairs import PairSpec, get_pair, known_pairs
 from core.workspace import store, uploads
 from core.workspace.places import workspaces_dir
 from core.workspace.store import Workspace
-from pages.shared.words import plain, sentence
+from pages.shared.words import explained, plain, sentence
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,7 +25,11 @@ T = TypeVar("T")
 
 def workspace() -> Workspace:
     """The workspace that the picker of the frame names, with what this browser brought to it."""
-    pair, private = st.session_state.get("pair", ""), mine()
+    pair = st.session_state.get("pair", "")
+    if demonstration.active():
+        return Workspace(pair)
+
+    private = mine()
     return Workspace(pair, private=private if (private / pair / "manifest.json").exists() else None)
 
 
@@ -48,8 +53,13 @@ def other_workspace(asked: str | None, shown: str, built: Sequence[str]) -> None
 
 
 def mine() -> Path:
-    """The folder of what this browser brought. The browser is known by the random cookie that
-    Streamlit gives it against forged requests; without one, this session stands for it."""
+    """The folder of what this browser brought."""
+    return uploads.private_home(visitor())
+
+
+def visitor() -> str:
+    """This browser. It is known by the random cookie that Streamlit gives it against forged
+    requests; without one, this session stands for it."""
     _, mask, token, *_ = [*st.context.cookies.get("_streamlit_xsrf", "").split("|"), "", "", ""]
     try:
         masked, key = bytes.fromhex(token), bytes.fromhex(mask)
@@ -58,7 +68,7 @@ def mine() -> Path:
         secret = b""
     if len(secret) < 16:
         secret = st.session_state.setdefault("browser", secrets.token_bytes(16))
-    return uploads.private_home(hashlib.sha256(b"stitchlens" + secret).hexdigest()[:32])
+    return hashlib.sha256(b"stitchlens" + secret).hexdigest()[:32]
 
 
 def ask(
@@ -137,10 +147,21 @@ def section() -> Iterator[None]:
 
 
 def cells(items: Sequence[tuple[str, str, str]], width: int = 156) -> None:
-    """Small facts side by side, as many in a line as fit: label, value, note (markdown)."""
+    """Small facts side by side, as many in a line as fit: label, value, note (markdown). A label
+    of the field is explained."""
     with st.container(horizontal=True, gap="medium"):
         for label, value, note in items:
             st.markdown(
                 f":small[{label}]  \n**{value}**" + (f"  \n:small[{note}]" if note else ""),
                 width=width,
+                help=explained(label),
             )
+
+
+def heads(columns: Iterable[str], **own: Any) -> dict[str, Any]:
+    """The heads of a table, explained where they are words of the field; `own` take the place of
+    these."""
+    lines = {column: explained(column) for column in columns}
+    return {
+        column: st.column_config.Column(help=line) for column, line in lines.items() if line
+    } | own

@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import streamlit as st
 
-from core import jobs
+from core import demonstration, jobs
 from core.errors import StitchLensError
 from core.workspace import artifacts, uploads
 from core.workspace.store import Workspace
 from pages.shared.frame import mine, section
-from pages.shared.words import count, duration, plain, sentence
+from pages.shared.words import count, duration, named, plain, sentence
 
 STALE = 3600
 """Seconds after which a job that is over is no longer news."""
@@ -18,8 +18,8 @@ STALE = 3600
 
 def job_panel(pair: str) -> None:
     """The pair's latest job: progress, time left and cancel while it runs, then what came of it
-    until dismissed."""
-    job = jobs.latest(pair)
+    until dismissed. A demonstration has no jobs."""
+    job = None if demonstration.active() else jobs.latest(pair)
     if job is None or (job.over and (time.time() - job.ended > STALE or not _visible(job))):
         return
     st.fragment(_job, run_every=None if job.over else 1.0)(pair, job.id, not job.over)
@@ -112,7 +112,10 @@ def _toggle(job: jobs.Job) -> None:
 
 def yours(ws: Workspace) -> None:
     """What was brought to this workspace: private to this browser, or kept for all; to keep and to
-    remove."""
+    remove. A demonstration keeps nothing of anyone's."""
+    if demonstration.active():
+        return
+
     found: list[uploads.Brought] = []
     with section():
         found = uploads.brought(ws)
@@ -162,12 +165,13 @@ def _moved(
         st.session_state["refusal"] = sentence(e)
 
 
-def warnings(found: Sequence[Mapping[str, str]]) -> None:
-    """What a report card warns of, each with the test behind it."""
+def warnings(found: Sequence[Mapping[str, str]], names: Mapping[str, str] | None = None) -> None:
+    """What a report card warns of, each with the test behind it; `names` of both models by side."""
     for warning in found:
-        st.warning(
-            f"{plain(warning['says'])} :small[{plain(warning['test'])}]", icon=":material/warning:"
-        )
+        says, test = warning["says"], warning["test"]
+        if names is not None:
+            says, test = named(says, names), named(test, names)
+        st.warning(f"{plain(says)} :small[{plain(test)}]", icon=":material/warning:")
     if not found:
         st.markdown(":material/check: Nothing looks wrong.")
 
@@ -191,9 +195,30 @@ def door(
     what: str, command: str, label: str = "", start: Callable[[], jobs.Job] | None = None
 ) -> None:
     """An empty state: what is missing, the command that makes it and, where it is short work, a
-    button that runs it."""
+    button that runs it. In a demonstration the command is for an installation of one's own."""
     with st.container(border=True):
         st.markdown(what)
+        shut = closed("Computing it")
         st.code(command, language=None)
-        if start is not None:
+        if start is not None and not shut:
             st.button(label, on_click=begin, args=(start,), key=f"door-{command}")
+
+
+def closed(what: str) -> bool:
+    """Whether this is a demonstration; then a sentence stands where `what`, such as 'Fitting a
+    stitch', would."""
+    if not demonstration.active():
+        return False
+
+    st.markdown(
+        f":material/lock: :small[{what} is not part of this demonstration: an installation of your"
+        " own does it.]"
+    )
+    return True
+
+
+def about_demonstration() -> None:
+    """What visitors may do, in the sidebar."""
+    if demonstration.active():
+        with section():
+            st.info(plain(demonstration.in_words()), icon=":material/public:")

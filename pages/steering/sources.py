@@ -232,6 +232,8 @@ def card(record: dict[str, Any], names: dict[str, str]) -> None:
 
 def bring(ws: Workspace, pair: PairSpec) -> None:
     """A vector of a person's own: checked at once and kept private."""
+    if panels.closed("Bringing a vector"):
+        return
     names = short_names(pair)
     with (
         st.expander("Bring a vector", icon=":material/upload:"),

@@ -14,7 +14,7 @@ from core.workspace import artifacts
 from core.workspace.store import Workspace
 from pages.shared import frame
 from pages.shared.frame import ask, section
-from pages.shared.words import NARROW, count, loss, percent, plain
+from pages.shared.words import NARROW, count, loss, named, percent, plain, short_names
 
 LABEL = "Models and stitch"
 
@@ -71,7 +71,9 @@ def holds(ws: Workspace) -> None:
     st.subheader("What this workspace holds", anchor="computed")
     with section():
         facts(ws)
+    names = short_names(get_pair(ws.pair))
     table = ask(artifacts.computed, ws)
+    table = table.assign(what=[named(what, names) for what in table.what])
     st.dataframe(
         table[["what", "files", "made", "megabytes"]],
         hide_index=True,

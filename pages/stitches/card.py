@@ -11,7 +11,7 @@ from core.workspace import store
 from core.workspace.store import Workspace
 from pages.shared import frame, panels
 from pages.shared.frame import ask
-from pages.shared.words import percent, plain, short_names
+from pages.shared.words import named, number, percent, plain, short_names
 
 
 def card(ws: Workspace, pair: PairSpec, name: str) -> None:
@@ -19,8 +19,9 @@ def card(ws: Workspace, pair: PairSpec, name: str) -> None:
         return
     record = ask(stitch_tables.card, ws, name)
     st.subheader("Report card", anchor="card")
-    panels.warnings(record["warnings"])
-    frame.cells(facts(record, short_names(pair)))
+    names = short_names(pair)
+    panels.warnings(record["warnings"], names)
+    frame.cells(facts(record, names))
 
     layout = "; ".join(
         f"{plain(part)}{': ' if role.startswith('not used') else ' is '}{plain(role)}"
@@ -28,7 +29,8 @@ def card(ws: Workspace, pair: PairSpec, name: str) -> None:
     )
     reading = f"{plain(record['reading'])} " if record.get("reading") else ""
     losses = ", ".join(
-        f"{conditions.BY_KEY[row['condition']].label} {percent(row['relative'])}"
+        f"{plain(named(conditions.BY_KEY[row['condition']].label, names))}"
+        f" {percent(row['relative'])}"
         for row in record["table_1"]
         if row["condition"] not in ("a", "b")
     )
@@ -41,22 +43,24 @@ def card(ws: Workspace, pair: PairSpec, name: str) -> None:
 
 def facts(record: dict[str, Any], names: dict[str, str]) -> list[tuple[str, str, str]]:
     """What is known of each way, and of going there and back."""
+    a, b = plain(names["a"]), plain(names["b"])
+    leads = {"up": f"{a} → {b}", "down": f"{b} → {a}"}
     cells = []
     for way in record["ways"]:
         cells += [
             (
-                f"FUV {way} ↓",
+                f"FUV, {leads[way]} ↓",
                 percent(record[f"fuv_{way}"], sign=False),
                 "variance unexplained, held-out sample",
             ),
             (
-                f"Effective rank {way}",
+                f"Effective rank, {leads[way]}",
                 f"{record[f'rank_{way}']:.0f}",
-                f"norm {record[f'norm_{way}']:.3g}",
+                f"norm {number(record[f'norm_{way}'])}",
             ),
             (
-                f"Distance to ours {way}",
-                f"{record[f'distance_{way}']:.2f}",
+                f"Distance to ours, {leads[way]}",
+                number(record[f"distance_{way}"]),
                 f"relative; ours {record['ours']}",
             ),
         ]

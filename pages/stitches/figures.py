@@ -7,11 +7,11 @@ import plotly.graph_objects as go
 
 from core.stitches.conditions import BY_KEY, STITCHED
 from pages.shared.figures import LEGEND, colours, handed, marker, remembered
-from pages.shared.words import loss, percent
+from pages.shared.words import loss, named, percent
 
 
 @remembered
-def svcca(table: pd.DataFrame, picked: tuple[int, int], title_a: str, title_b: str) -> go.Figure:
+def svcca(table: pd.DataFrame, picked: tuple[int, int], name_a: str, name_b: str) -> go.Figure:
     """Fig. 6. An invisible mark over each cell takes hover and click: its `customdata` is (layer_a,
     layer_b)."""
     grid = table.pivot_table(index="layer_b", columns="layer_a", values="svcca")
@@ -41,7 +41,7 @@ def svcca(table: pd.DataFrame, picked: tuple[int, int], title_a: str, title_b: s
         x=best.layer_a,
         y=best.layer_b,
         mode="markers",
-        name="best layer of B (A.1)",
+        name=f"best layer of {name_b}",
         hoverinfo="skip",
         marker={
             "symbol": "circle",
@@ -93,8 +93,9 @@ def svcca(table: pd.DataFrame, picked: tuple[int, int], title_a: str, title_b: s
         unselected={"marker": {"opacity": 0}},
         customdata=handed(table[["layer_a", "layer_b", "svcca", "chance", "stitches"]]),
         hovertemplate=(
-            "A before layer %{x}, B before layer %{y}<br>SVCCA %{customdata[2]:.2f} (chance about "
-            "%{customdata[3]:.2f})<br>%{customdata[4]}<extra></extra>"
+            f"{name_a} before layer %{{x}}, {name_b} before layer %{{y}}<br>"
+            "SVCCA %{customdata[2]:.2f} (chance about %{customdata[3]:.2f})<br>"
+            "%{customdata[4]}<extra></extra>"
         ),
     )
     figure.update_layout(
@@ -107,16 +108,19 @@ def svcca(table: pd.DataFrame, picked: tuple[int, int], title_a: str, title_b: s
     )
     axis = {"fixedrange": True, "showgrid": False, "zeroline": False, "ticks": ""}
     across, up = [-0.5, table.layer_a.max() + 0.5], [-0.5, table.layer_b.max() + 0.5]
-    figure.update_xaxes(title=f"layer of <b>A</b>, {title_a}", dtick=5, range=across, **axis)
-    figure.update_yaxes(title=f"layer of <b>B</b>, {title_b}", dtick=5, range=up, **axis)
+    figure.update_xaxes(title=f"layer of {name_a}", dtick=5, range=across, **axis)
+    figure.update_yaxes(title=f"layer of {name_b}", dtick=5, range=up, **axis)
     return figure
 
 
 @remembered
-def alpha_sweep(table: pd.DataFrame, unit: Literal["loss", "relative"] = "loss") -> go.Figure:
+def alpha_sweep(
+    table: pd.DataFrame, name_a: str, name_b: str, unit: Literal["loss", "relative"] = "loss"
+) -> go.Figure:
     """Fig. 7: one line a condition, in the colour of the model that scores it, solid one way,
     dashed there and back."""
     c = colours()
+    names = {"a": name_a, "b": name_b}
     figure = go.Figure()
     floor = (
         table.alpha[table.alpha > 0].min() / 4
@@ -127,10 +131,11 @@ def alpha_sweep(table: pd.DataFrame, unit: Literal["loss", "relative"] = "loss")
         if rows.empty:
             continue
         what = BY_KEY[key]
+        label = named(what.label, names)
         figure.add_scatter(
             x=rows.alpha.where(rows.alpha > 0, floor),
             y=rows[unit] * scale,
-            name=what.label,
+            name=label,
             mode="lines+markers",
             line={"color": c[what.model], "width": 2, "dash": "solid" if len(key) == 6 else "dash"},
             marker=marker("transferred", what.model, 8),
@@ -139,7 +144,7 @@ def alpha_sweep(table: pd.DataFrame, unit: Literal["loss", "relative"] = "loss")
                 for a, x, r in zip(rows.alpha, rows.loss, rows.relative, strict=True)
             ],
             hovertemplate=(
-                f"<b>{what.label}</b>, α = %{{customdata[0]:g}}<br>%{{customdata[1]}} nats/token "
+                f"<b>{label}</b>, α = %{{customdata[0]:g}}<br>%{{customdata[1]}} nats/token "
                 "(%{customdata[2]})<extra></extra>"
             ),
         )
@@ -149,7 +154,7 @@ def alpha_sweep(table: pd.DataFrame, unit: Literal["loss", "relative"] = "loss")
             figure.add_hline(
                 y=base.iloc[0],
                 line={"color": c[model], "width": 1, "dash": "dot"},
-                annotation={"text": f"{model.upper()} unpatched", "font": {"color": c[model]}},
+                annotation={"text": f"{names[model]} unpatched", "font": {"color": c[model]}},
                 annotation_position="top left",
             )
     alphas = sorted(table.alpha.unique())
@@ -162,7 +167,7 @@ def alpha_sweep(table: pd.DataFrame, unit: Literal["loss", "relative"] = "loss")
         legend=LEGEND,
     )
     figure.update_xaxes(
-        title="α of Eq. 3, strength of inversion (log)",
+        title="α, strength of inversion (log)",
         type="log",
         fixedrange=True,
         tickvals=[a or floor for a in alphas],

@@ -15,14 +15,13 @@ from pages.shared import figures as figures_base
 from pages.shared import frame, panels
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
-from pages.shared.words import plain, short_names
+from pages.shared.words import explained, number, plain, short_names
 from pages.stitches import figures
 
-ALPHAS = "α of Eq. 3: how strongly each map must undo the other. The paper uses 1 (Fig. 7)."
 ORIENTATIONS = {"linear": "[out, in], as nn.Linear", "paper": "[in, out], as the paper"}
 POSITIONS = (
-    "Paired token positions of the fit split that Eq. 3 is averaged over. 60,000 take a few minutes"
-    " on a laptop; more give a better stitch."
+    "Paired token positions of the fit split that the errors are averaged over (Eq. 3). 60,000 take"
+    " a few minutes on a laptop; more give a better stitch."
 )
 
 
@@ -68,7 +67,7 @@ def picked(pair: PairSpec) -> tuple[int, int]:
                 width=150,
                 help=(
                     "The residual stream before this layer's computation, `blocks.L.hook_resid_pre`"
-                    f" (ℓ_{side.upper()} of Eq. 1)."
+                    " (ℓ of Eq. 1)."
                 ),
             )
         )
@@ -80,10 +79,11 @@ def picked(pair: PairSpec) -> tuple[int, int]:
 def compared(pair: PairSpec, scores: pd.DataFrame, at: tuple[int, int]) -> None:
     """Every layer of one model against every layer of the other."""
     draw(
-        figures.svcca(scores, at, pair.a.title, pair.b.title),
+        figures.svcca(scores, at, *short_names(pair).values()),
         "SVCCA, the mean correlation of the directions that hold 99 % of each layer's variance,"
         f" from 0 to 1, over {scores.n.max():,} positions. Control: unrelated streams of this width"
-        f" would score about {scores.chance.median():.2f}. Click a cell to pick it. (Fig. 6, A.1)",
+        f" would score about {number(scores.chance.median())}. Click a cell to pick it. (Fig. 6,"
+        " A.1)",
         key="svcca",
         alt=f"SVCCA of every layer of {pair.a.title} with every layer of {pair.b.title}",
         on_select=pick,
@@ -105,19 +105,22 @@ def alike(pair: PairSpec, scores: pd.DataFrame, a: int, b: int) -> str:
     names = {side: plain(name) for side, name in short_names(pair).items()}
     of_a = scores.loc[scores.layer_a == a]
     row, best = of_a.loc[of_a.layer_b == b].iloc[0], of_a.loc[of_a.best].iloc[0]
-    words = f"SVCCA **{row.svcca:.2f}** (chance about {row.chance:.2f})"
+    words = f"SVCCA **{number(row.svcca)}** (chance about {number(row.chance)})"
     if row.best:
         words += f", the best layer of {names['b']} for layer {a} of {names['a']}."
     else:
         words += (
             f"; for layer {a} of {names['a']}, layer {best.layer_b} of {names['b']} is best"
-            f" ({best.svcca:.2f})."
+            f" ({number(best.svcca)})."
         )
     return words + (f"  \nFitted here: {plain(row.stitches)}." if row.stitches else "")
 
 
 def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
     """Fit a stitch at the picked layers, as a background job."""
+    if panels.closed("Fitting a stitch"):
+        return
+
     table = ask(stitch_tables.stitches, ws) if ws.exists else pd.DataFrame()
     metrics = list(conditions.METRICS)
     used = table.metric.iloc[0] if len(table) else None
@@ -129,18 +132,18 @@ def form(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
             "Method",
             list(conditions.METHODS),
             format_func=lambda choice: conditions.METHODS[choice][0],
-            help="How Eq. 3 is minimised." + listed(conditions.METHODS),
+            help="How the errors are minimised (Eq. 3)." + listed(conditions.METHODS),
         )
         metric = st.selectbox(
             "Metric",
             metrics,
             index=metrics.index(used) if used in metrics else 0,
             format_func=lambda choice: conditions.METRICS[choice][0],
-            help="In which units Eq. 3 measures errors; the study below chose the default."
+            help="In which units errors are measured (Eq. 3); the study below chose the default."
             + listed(conditions.METRICS),
         )
         left, right = st.columns(2)
-        alpha = left.number_input("α", 0.0, 1000.0, 1.0, step=0.1, format="%g", help=ALPHAS)
+        alpha = left.number_input("α", 0.0, 1000.0, 1.0, step=0.1, format="%g", help=explained("α"))
         positions = right.number_input(
             "Positions",
             stitch_tables.least_positions(pair),
@@ -179,6 +182,9 @@ def listed(words: dict[str, tuple[str, str]]) -> str:
 
 def bring(ws: Workspace, pair: PairSpec, a: int, b: int) -> None:
     """A stitch of a person's own: recognised, measured and kept by a background job."""
+    if panels.closed("Bringing a stitch"):
+        return
+
     names = short_names(pair)
     with (
         st.expander("Bring your own stitch", icon=":material/upload:"),

@@ -14,7 +14,7 @@ from core.workspace.store import Workspace
 from pages.shared import frame
 from pages.shared.figures import draw, table_1
 from pages.shared.frame import ask
-from pages.shared.words import loss, percent, plain, short_names
+from pages.shared.words import loss, named, number, percent, plain, short_names
 
 
 def losses(ws: Workspace, pair: PairSpec, name: str) -> None:
@@ -28,21 +28,21 @@ def losses(ws: Workspace, pair: PairSpec, name: str) -> None:
 
     table = ask(stitch_tables.downstream, ws, name)
     draw(
-        table_1(table, pair.a.title, pair.b.title),
+        table_1(table, *short_names(pair).values()),
         "Next-token loss, and its increase over the unpatched model that comes last, with controls:"
         f" shuffled pairs, mean ablation. Held-out split, {table.documents.max():,} documents; bars"
         " are 95 % bootstrap intervals over documents. (Table 1)",
         key="table-1",
         alt=f"Next-token losses with stitch {name}: unpatched, stitched and controls",
     )
-    numbers(table)
+    numbers(table, short_names(pair))
     st.caption(
         "The figure's numbers, with 95 % intervals. Bits/byte can be compared across the two"
         " tokenizers."
     )
 
 
-def numbers(table: pd.DataFrame) -> None:
+def numbers(table: pd.DataFrame, names: dict[str, str]) -> None:
     """The losses as they are drawn, in figures."""
     absolute = zip(table.loss, table.low, table.high, strict=True)
     relative = zip(table.relative, table.relative_low, table.relative_high, strict=True)
@@ -50,7 +50,7 @@ def numbers(table: pd.DataFrame) -> None:
     unpatched = table.role == "unpatched"
     view = pd.DataFrame(
         {
-            "Condition": table.label,
+            "Condition": [named(label, names) for label in table.label],
             "Loss, nats/token ↓": [loss(*interval) for interval in absolute],
             "Relative ↓": pd.Series(increases, table.index).mask(unpatched, ""),
             "Bits/byte ↓": table.bits_per_byte.map(loss),
@@ -59,23 +59,13 @@ def numbers(table: pd.DataFrame) -> None:
             "Tokens": table.tokens.map("{:,}".format),
         }
     )
-    column = st.column_config.Column
     st.dataframe(
         view,
         hide_index=True,
         height="content",
         row_height=30,
         alt="Downstream losses with intervals",
-        column_config={
-            "Condition": column(pinned=True),
-            "Relative ↓": column(help="Increase over the unpatched model that comes last."),
-            "At patched, nats/token ↓": column(
-                help="Loss of the predictions made at patched positions only."
-            ),
-            "Patched": column(
-                help="Share of the scored model's positions whose residual was replaced."
-            ),
-        },
+        column_config=frame.heads(view.columns, Condition=st.column_config.Column(pinned=True)),
     )
 
 
@@ -86,30 +76,31 @@ def kinds(ws: Workspace, pair: PairSpec, name: str) -> None:
     names = short_names(pair)
     table = ask(by_kind, ws, name)
     st.subheader("By kind of text", anchor="kinds")
-    increases = {
-        f"{conditions.BY_KEY[key].label} ↓": table[f"{key}_relative"].map(percent)
-        for key in conditions.STITCHED
-    }
-    view = pd.DataFrame(
-        {
-            "Text": table.kind.map(plain),
-            f"{names['a']}, bits/byte ↓": table.bits_a.map(loss),
-            f"{names['b']}, bits/byte ↓": table.bits_b.map(loss),
-            **increases,
-            "Documents": table.documents.map("{:,}".format),
-        }
-    )
+    columns = {"Text": table.kind.map(plain)}
+    for way in conditions.STITCHED:
+        condition = conditions.BY_KEY[way]
+        columns[f"{named(condition.label, names)} ↓"] = table[f"{way}_relative"].map(percent)
+        if way in ("a_to_b", "b_to_a"):
+            shares = table[f"crossed_{condition.model}"]
+            columns[f"{names[condition.model]}, crossed"] = [percent(x, sign=False) for x in shares]
+
+    for side in ("a", "b"):
+        columns[f"{names[side]}, bits/byte ↓"] = table[f"bits_{side}"].map(loss)
+    view = pd.DataFrame(columns | {"Documents": table.documents.map("{:,}".format)})
     st.dataframe(
         view,
         hide_index=True,
         height="content",
         row_height=30,
         alt="Downstream losses by kind of text",
+        column_config=frame.heads(view.columns),
     )
     st.caption(
         "The same measurement for each kind of text apart: increase of the loss over the unpatched"
         f" model that comes last. Where {plain(names['a'])} itself reads a kind of text badly"
-        f" (bits/byte), little can reach {plain(names['b'])}. Held-out split. (Table 1)"
+        f" (bits/byte), little can reach {plain(names['b'])}. Crossed: the share of a model's"
+        " positions that the stitch replaces; the others keep their own stream, and a loss that"
+        " hardly rises there says little. Held-out split. (Table 1)"
     )
 
 
@@ -120,21 +111,21 @@ def quality(ws: Workspace, pair: PairSpec, name: str) -> None:
     record = ask(stitch_tables.quality, ws, name)
     a, b = map(plain, short_names(pair).values())
     labels = {
-        "fuv_up": ("FUV up, A→B ↓", f"of {b}'s variance unexplained"),
-        "fuv_down": ("FUV down, B→A ↓", f"of {a}'s variance unexplained"),
-        "inversion_a": ("Inversion, A→B→A ↓", f"of {a}'s variance lost"),
-        "inversion_b": ("Inversion, B→A→B ↓", f"of {b}'s variance lost"),
+        "fuv_up": (f"FUV, {a} → {b} ↓", f"of {b}'s variance unexplained"),
+        "fuv_down": (f"FUV, {b} → {a} ↓", f"of {a}'s variance unexplained"),
+        "inversion_a": (f"Inversion, {a} → {b} → {a} ↓", f"of {a}'s variance lost"),
+        "inversion_b": (f"Inversion, {b} → {a} → {b} ↓", f"of {b}'s variance lost"),
     }
     facts = [
         (label, percent(record.get(key, math.nan), sign=False), note)
         for key, (label, note) in labels.items()
     ]
     if (objective := record.get("eq3")) is not None:
-        facts.append(("Objective ↓", f"{objective:.2g}", "all four terms, in the stitch's metric"))
+        facts.append(("Objective ↓", number(objective), "all four terms, in the stitch's metric"))
     frame.cells(facts)
 
     fit = record.get("eq3_fit")
-    fitted = "" if fit is None else f", where the objective is {fit:.2g}"
+    fitted = "" if fit is None else f", where the objective is {number(fit)}"
     st.caption(
         f"Held-out, {record.get('n_held_out', 0):,} paired positions; fitted on"
         f" {record.get('n_fit', 0):,}{fitted}. Control: the mean alone leaves 100 %."

@@ -6,15 +6,18 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
+from core import demonstration
 from core.errors import StitchLensError
 from core.models.libraries import importing
 from core.models.pairs import PairSpec, get_pair
 from core.stitches import tables as stitch_tables
+from core.stitches.conditions import BY_KEY, STITCHED
+from core.stitches.kinds import headlines
 from core.workspace import artifacts, store
 from core.workspace.store import Workspace
 from pages.shared import address, frame, panels
 from pages.shared.frame import ask, section
-from pages.shared.words import count, percent, plain, sentence, short_names
+from pages.shared.words import count, named, percent, plain, sentence, short_names
 from pages.stitches import beside
 from pages.stitches.card import card
 from pages.stitches.layers import layers
@@ -84,11 +87,11 @@ def choose(ws: Workspace, pair: PairSpec, names: list[str]) -> str:
         st.error(sentence(fault), icon=":material/error:")
 
     shown = st.session_state["stitch"]
-    view = overview(table, short_names(pair))
-    ways = [column for column in view.columns if "→" in column]
-    unexplained = [column for column in view.columns if column.startswith("FUV")]
-    styles = dict.fromkeys(ways, percent)
-    styles |= dict.fromkeys(unexplained, partial(percent, sign=False))
+    view = overview(table, ask(headlines, ws), short_names(pair))
+    increases = [column for column in view.columns if "→" in column]
+    shares = [column for column in view.columns if "FUV" in column or "crossed" in column]
+    styles = dict.fromkeys(increases, percent)
+    styles |= dict.fromkeys(shares, partial(percent, sign=False))
     key = f"table-{shown}-{len(names)}"
     st.dataframe(
         view.style.format(styles | {"α": "{:g}", "Positions": count}, na_rep="–"),
@@ -99,13 +102,13 @@ def choose(ws: Workspace, pair: PairSpec, names: list[str]) -> str:
         selection_mode="single-row-required",
         selection_default={"selection": {"rows": [names.index(shown)]}},
         alt="Stitches of this workspace",
-        column_config={"Stitch": st.column_config.Column(pinned=True)},
+        column_config=frame.heads(view.columns, Stitch=st.column_config.Column(pinned=True)),
     )
     st.caption(
-        "Increase of the next-token loss over the unpatched model that comes last, and the fraction"
-        " of variance unexplained each way, on the held-out split; ↓ lower is better."
-        f" A is {plain(pair.a.title)}, B is {plain(pair.b.title)}. Choose a row to see it below."
-        " (Table 1)"
+        "Increase of the next-token loss over the unpatched model that comes last: first on the"
+        " text that both models read best, with the share of a model's positions that crossed"
+        " there, then on all text. FUV: fraction of a model's variance that is unexplained."
+        " Held-out split; ↓ lower is better. Choose a row to see it below. (Table 1)"
     )
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     chosen = str(right.selectbox("Stitch shown", names, key="stitch"))
@@ -113,25 +116,27 @@ def choose(ws: Workspace, pair: PairSpec, names: list[str]) -> str:
     return chosen
 
 
-def overview(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
-    """The table of stitches as it is shown."""
-    return pd.DataFrame(
-        {
-            "Stitch": table.name,
-            f"Layer, {names['a']}": table.layer_a,
-            f"Layer, {names['b']}": table.layer_b,
-            "Method": table.method,
-            "Metric": table.metric,
-            "α": table.alpha,
-            "Positions": table.positions,
-            "A→B ↓": table.a_to_b_relative,
-            "B→A ↓": table.b_to_a_relative,
-            "A→B→A ↓": table.a_to_b_to_a_relative,
-            "B→A→B ↓": table.b_to_a_to_b_relative,
-            "FUV up ↓": table.fuv_up,
-            "FUV down ↓": table.fuv_down,
-        }
-    )
+def overview(table: pd.DataFrame, apart: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
+    """The table of stitches as it is shown: what crossing costs on the text that both models read
+    best, `apart` from the mean over all text, which stands behind it."""
+    apart = apart.set_index("name").loc[table.name].reset_index()
+    columns = {"Stitch": table.name, "Text": apart.kind.map(plain)}
+
+    for way in ("a_to_b", "b_to_a"):
+        columns[f"{named(BY_KEY[way].label, names)} ↓"] = apart[f"{way}_relative"]
+        speaker = BY_KEY[way].model
+        columns[f"{names[speaker]}, crossed"] = apart[f"crossed_{speaker}"]
+    for way in STITCHED[2:]:
+        columns[f"{named(BY_KEY[way].label, names)} ↓"] = apart[f"{way}_relative"]
+    for way in STITCHED:
+        columns[f"All text, {named(BY_KEY[way].label, names)} ↓"] = table[f"{way}_relative"]
+
+    columns[f"FUV of {names['b']} ↓"] = table.fuv_up
+    columns[f"FUV of {names['a']} ↓"] = table.fuv_down
+    for side in ("a", "b"):
+        columns[f"Layer, {names[side]}"] = table[f"layer_{side}"]
+    settings = {"Method": table.method, "Metric": table.metric, "α": table.alpha}
+    return pd.DataFrame(columns | settings | {"Positions": table.positions})
 
 
 def open_row(key: str, names: list[str]) -> None:
@@ -168,9 +173,9 @@ def stitch(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> Non
         quality(ws, pair, name)
     left, right = st.columns([5, 7], gap="large")
     with left, section():
-        sweep(ws, int(row.layer_a), int(row.layer_b), str(row.metric))
+        sweep(ws, models, int(row.layer_a), int(row.layer_b), str(row.metric))
     with right, section():
-        study(ws, int(row.layer_a), int(row.layer_b))
+        study(ws, models, int(row.layer_a), int(row.layer_b))
     with (
         section(),
         st.expander("Provenance: what this stitch was made from", icon=":material/fingerprint:"),
@@ -180,7 +185,7 @@ def stitch(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> Non
 
 def remove(ws: Workspace, name: str) -> None:
     """Take a stitch out that a person fitted or brought; those of the build stay."""
-    if not stitch_tables.by_hand(ws, name):
+    if demonstration.active() or not stitch_tables.by_hand(ws, name):
         return
     with st.popover("Remove", icon=":material/delete:", key="ask-remove"):
         if through := stitch_tables.made_through(ws, name):

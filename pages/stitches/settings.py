@@ -1,22 +1,26 @@
 """How a stitch is best fitted: how strong inversion should be, and in which metric."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 import streamlit as st
 
 from core.models.pairs import LayerPair
 from core.stitches import tables as stitch_tables
+from core.stitches.conditions import BY_KEY, STITCHED
 from core.workspace import store
 from core.workspace.store import Workspace
+from pages.shared import frame
 from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import ask
-from pages.shared.words import percent, plain
+from pages.shared.words import explained, named, percent, plain
 from pages.stitches import figures
 
 UNITS = {"loss": "Loss", "relative": "Above unpatched"}
 
 
-def sweep(ws: Workspace, layer_a: int, layer_b: int, metric: str) -> None:
+def sweep(ws: Workspace, names: Mapping[str, str], layer_a: int, layer_b: int, metric: str) -> None:
     """The losses for every α, at one pair of layers."""
     st.subheader("How strong should inversion be?", anchor="alpha")
     if not store.has(ws, "alpha_sweep"):
@@ -40,7 +44,7 @@ def sweep(ws: Workspace, layer_a: int, layer_b: int, metric: str) -> None:
             metrics,
             key="sweep-metric",
             usual=metric,
-            help="Units of the errors that the fit makes small.",
+            help=explained("metric"),
         )
     unit = bound(
         st.segmented_control,
@@ -55,7 +59,9 @@ def sweep(ws: Workspace, layer_a: int, layer_b: int, metric: str) -> None:
     table = table.loc[table.metric == metric]
     layers = LayerPair(a=layer_a, b=layer_b).name
     draw(
-        figures.alpha_sweep(table, "relative" if unit == "relative" else "loss"),
+        figures.alpha_sweep(
+            table, names["a"], names["b"], "relative" if unit == "relative" else "loss"
+        ),
         f"Next-token loss at {layers}, metric {plain(metric)}, on the select split for"
         f" {table.alpha.nunique()} values of α. Control: the unpatched models (dotted). (Fig. 7)",
         key="alpha-sweep",
@@ -63,7 +69,7 @@ def sweep(ws: Workspace, layer_a: int, layer_b: int, metric: str) -> None:
     )
 
 
-def study(ws: Workspace, layer_a: int, layer_b: int) -> None:
+def study(ws: Workspace, names: Mapping[str, str], layer_a: int, layer_b: int) -> None:
     """The settings that the build chose from; at other layers where these were not studied."""
     st.subheader("Which metric and method?", anchor="study")
     if not store.has(ws, "study"):
@@ -81,21 +87,19 @@ def study(ws: Workspace, layer_a: int, layer_b: int) -> None:
             "Method": table.method,
             "Metric": table.metric,
             "α": table.alpha,
-            "A→B ↓": table.a_to_b_relative,
-            "B→A ↓": table.b_to_a_relative,
-            "A→B→A ↓": table.a_to_b_to_a_relative,
-            "B→A→B ↓": table.b_to_a_to_b_relative,
         }
+        | {f"{named(BY_KEY[way].label, names)} ↓": table[f"{way}_relative"] for way in STITCHED}
     )
     percents = dict.fromkeys([c for c in view.columns if c.endswith("↓")], percent)
     st.dataframe(
         view.style.format(percents | {"α": "{:g}"}),
         hide_index=True,
         alt="Study of metrics and methods",
+        column_config=frame.heads(view.columns),
     )
     st.caption(
         f"Fitted at {where} with errors measured in each metric: increase of the next-token loss"
         " over the unpatched model that comes last, on the select split. The build used the setting"
-        " with the least A→B and B→A together among those whose round trips cost at most 5 %."
+        " with the least cost of both ways together among those whose round trips cost at most 5 %."
         " (Eq. 3)"
     )

@@ -1,6 +1,6 @@
 """README, docs/ and what they hold: links, commands, code, and tables that come from workspaces.
 
-`python -m tests.helpers.documents` writes the tables of docs/results.md and README again.
+`python -m tests.helpers.documents` writes the tables of docs/results.md and README, and docs/glossary.md, again.
 """
 
 import ast
@@ -17,10 +17,12 @@ from core.cli.losses import in_short
 from core.cli.main import app
 from core.cli.markdown import sections
 from core.cli.tables import short_names
+from core.glossary import as_markdown
 from core.models.pairs import get_pair
 from core.report import report
 from core.workspace.places import PROJECT
 
+GLOSSARY = PROJECT / "docs" / "glossary.md"
 RESULTS = PROJECT / "docs" / "results.md"
 TABLED = (RESULTS, PROJECT / "README.md")
 """Documents whose tables come from workspaces."""
@@ -119,3 +121,4 @@ def imports(source: str) -> Iterator[tuple[str, str]]:
 if __name__ == "__main__":
     for path in TABLED:
         path.write_text(with_tables(path.read_text("utf-8")), "utf-8")
+    GLOSSARY.write_text(as_markdown(), "utf-8")
