@@ -129,7 +129,11 @@ def measure(
             bar.advance(1)
 
     means = {name: _mean(curves) for name, curves in of_datasets.items()}
-    no_train: dict[str, Any] = {"train": 0, "test": 0, "label": ""}
+    no_train: dict[str, Any] = {
+        "train": 0,
+        "test": 0,
+        "label": "",
+    }
     for name, curves in means.items():
         rows += _rows(curves, no_train | {"dataset": name})
 

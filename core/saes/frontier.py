@@ -50,7 +50,15 @@ def frontier(
         by_width = [_seeds(rows, grid) for _, rows in of_start.groupby("width")]
 
         mse = np.min([errors.mean(0) for errors in by_width], axis=0)
-        points.append(pd.DataFrame({"start": start, "flops": grid, "mse": mse}))
+        points.append(
+            pd.DataFrame(
+                {
+                    "start": start,
+                    "flops": grid,
+                    "mse": mse,
+                }
+            )
+        )
 
         ((factor, exponent),) = _law(grid, mse[None]).tolist()
         laws[start] = {"A": factor, "beta": exponent}
