@@ -180,7 +180,14 @@ def doctor() -> list[dict[str, Any]]:
         found: str,
         todo: str = "",
     ) -> None:
-        out.append({"what": what, "ok": ok, "found": found, "todo": "" if ok else todo})
+        out.append(
+            {
+                "what": what,
+                "ok": ok,
+                "found": found,
+                "todo": "" if ok else todo,
+            }
+        )
 
     python = ".".join(map(str, sys.version_info[:3]))
     add("Python", sys.version_info >= (3, 11), python, "install Python 3.11 or newer")

@@ -27,7 +27,12 @@ class Progress:
         initial: float = 0,
     ) -> None:
         self._bar = tqdm(
-            total=total, desc=desc, unit=unit, unit_scale=True, initial=initial, mininterval=0.5
+            total=total,
+            desc=desc,
+            unit=unit,
+            unit_scale=True,
+            initial=initial,
+            mininterval=0.5,
         )
         self._file = os.environ.get(STATUS_ENV)
         self._last = 0.0

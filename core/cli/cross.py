@@ -48,10 +48,20 @@ def cross_command(
         str, typer.Option(help="With --speak: a, b (each model alone), crossed, control.")
     ] = "a,b,crossed,control",
     tokens: Annotated[
-        int, typer.Option(min=1, max=1000, help="With --speak: most tokens that a lane writes.")
+        int,
+        typer.Option(
+            min=1,
+            max=1000,
+            help="With --speak: most tokens that a lane writes.",
+        ),
     ] = 40,
     temperature: Annotated[
-        float, typer.Option(min=0, max=5, help="With --speak: 0 takes the likeliest token.")
+        float,
+        typer.Option(
+            min=0,
+            max=5,
+            help="With --speak: 0 takes the likeliest token.",
+        ),
     ] = USUAL.temperature,
     seed: Annotated[
         int, typer.Option(min=0, help="With --speak: the same seed writes the same text.")
@@ -105,7 +115,12 @@ def cross_command(
     if control not in (*CONTROLS, "none"):
         choices = ", ".join((*CONTROLS, "none"))
         raise StitchLensError(f"control '{control}'", f"one of {choices}", "choose one")
-    sampling = check(Sampling, tokens=tokens, temperature=temperature, seed=seed)
+    sampling = check(
+        Sampling,
+        tokens=tokens,
+        temperature=temperature,
+        seed=seed,
+    )
     opened = open_pair(spec.key)
     stitch = stitch_name or default_stitch(opened.workspace)
     directions.check(opened.workspace, stitch, direction, None if control == "none" else control)
@@ -127,7 +142,12 @@ def cross_command(
         written = {}
         for written in crossing.speak(words, run, sampling):
             most = max(len(w.ids) for w in written.values())
-            print(f"\r{most} tokens", end="", file=sys.stderr, flush=True)
+            print(
+                f"\r{most} tokens",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
         print(file=sys.stderr)
         record["sampling"] = sampling.model_dump() | {"vector": vector, "strength": strength}
         record["lanes"] = spoken_record(crossing, run, written)

@@ -74,7 +74,12 @@ def features_build_command(
                 "an SAE that they describe",
                 "give --sae as well",
             )
-        config = SaeConfig(width=width, k=k, epochs=epochs, lr=lr)
+        config = SaeConfig(
+            width=width,
+            k=k,
+            epochs=epochs,
+            lr=lr,
+        )
         name = train(bench, layer, config, positions)
     else:
         name = adopt(bench, sae, sae_layer, stitched=layer, scale=scale)

@@ -51,7 +51,11 @@ def functional_scan_command(
     functional_measure.scan(
         bench,
         name,
-        functional_sides.ScanConfig(documents=documents, features=candidates, each=each),
+        functional_sides.ScanConfig(
+            documents=documents,
+            features=candidates,
+            each=each,
+        ),
     )
     found = functional_tables.summary(bench.workspace, name)
     show(found, as_json, as_text(found))

@@ -77,7 +77,11 @@ def _sae(measured: Record, names: Names) -> list[str]:
 
 
 def _features(measured: Record) -> list[str]:
-    titles = {"transferred": "transferred", "random": "random SAE", "shuffled": "shuffled stitch"}
+    titles = {
+        "transferred": "transferred",
+        "random": "random SAE",
+        "shuffled": "shuffled stitch",
+    }
     counts = ", ".join(f"{n:,} {kind}" for kind, n in measured["counts"].items())
     medians = ", ".join(f"{k} {number(x)}" for k, x in measured["median_by_kind"].items())
     rows = [

@@ -93,7 +93,11 @@ def pair_new_command(
         few = f" --positions {positions}" if positions else ""
         text += f"\nAdded. Build it: python -m core build {found.pair.key}{few}"
     show(
-        {"found": found.model_dump(), "estimate": cost.model_dump(), "added": not look},
+        {
+            "found": found.model_dump(),
+            "estimate": cost.model_dump(),
+            "added": not look,
+        },
         as_json,
         text,
     )
@@ -108,7 +112,13 @@ def _layer_pairs(text: str | None) -> tuple[LayerPair, ...]:
             raise StitchLensError(
                 f"layers '{part}'", "a layer of A and one of B, such as 6-10", "mend it"
             )
-        out.append(LayerPair(a=int(first), b=int(last), why="chosen by hand"))
+        out.append(
+            LayerPair(
+                a=int(first),
+                b=int(last),
+                why="chosen by hand",
+            )
+        )
     return tuple(out)
 
 

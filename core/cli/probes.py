@@ -83,7 +83,12 @@ def probes_export_command(
         str, typer.Option(help="The model it was fitted on: a (for b: carried over) or b.")
     ] = "a",
     k: Annotated[
-        int, typer.Option(min=0, max=1000, help="SAE features it reads; 0 is a dense probe.")
+        int,
+        typer.Option(
+            min=0,
+            max=1000,
+            help="SAE features it reads; 0 is a dense probe.",
+        ),
     ] = 0,
     sae: Annotated[str | None, typer.Option(help="An SAE of A in the workspace.")] = None,
     stitch_name: StitchArg = None,

@@ -130,7 +130,12 @@ def sae_train_command(
         ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option(min=1, max=50, help="Runs from scratch and from transfer, each width.")
+        int,
+        typer.Option(
+            min=1,
+            max=50,
+            help="Runs from scratch and from transfer, each width.",
+        ),
     ] = RUNS.seeds,
     auxiliary: Annotated[
         float,
@@ -221,4 +226,12 @@ def sae_eval_command(
     config = ExploreConfig(tokens=tokens, reconstruction_positions=positions)
     table = zero_shot(crossing, crossing.variants(), config)
     text = table.set_index("name").T.to_string(float_format=lambda x: f"{x:.4g}")
-    show({"sae": sae, "stitch": chosen, "variants": table.to_dict("records")}, as_json, text)
+    show(
+        {
+            "sae": sae,
+            "stitch": chosen,
+            "variants": table.to_dict("records"),
+        },
+        as_json,
+        text,
+    )

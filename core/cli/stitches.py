@@ -41,7 +41,11 @@ def build_command(
     from core.stitches import measure as stitch_measure
 
     spec = get_pair(pair)
-    config = BuildConfig(held_out_tokens=tokens, select_tokens=select_tokens, positions=positions)
+    config = BuildConfig(
+        held_out_tokens=tokens,
+        select_tokens=select_tokens,
+        positions=positions,
+    )
     workspace = stitch_measure.build(spec, config)
     print(f"Built {workspace.root.name}: {', '.join(workspace.names())}")
 
@@ -62,7 +66,11 @@ def svcca_command(
 
     bench = open_pair(pair, BuildConfig(svcca_positions=positions))
     table = stitch_measure.measure_svcca(bench)
-    wide = table.pivot_table(index="layer_a", columns="layer_b", values="svcca")
+    wide = table.pivot_table(
+        index="layer_a",
+        columns="layer_b",
+        values="svcca",
+    )
     show({"svcca": table.to_dict("records")}, as_json, wide.round(2).to_string())
 
 
@@ -110,7 +118,11 @@ def fit_command(
         lr=lr,
         epochs=epochs,
     )
-    layers = LayerPair(a=max(layer_a, 0), b=max(layer_b, 0), why="chosen by hand")
+    layers = LayerPair(
+        a=max(layer_a, 0),
+        b=max(layer_b, 0),
+        why="chosen by hand",
+    )
     spec.check_layers(layer_a, layer_b)
     bench = open_pair(pair, BuildConfig(held_out_tokens=tokens))
     name = name or default_name(layers, config, positions)
@@ -168,7 +180,11 @@ def import_command(
         raise StitchLensError(f"orientation '{orientation}'", "linear or paper", "choose one")
     bench = open_pair(pair)
     name = name or file.stem
-    layers = LayerPair(a=layer_a, b=layer_b, why="imported")
+    layers = LayerPair(
+        a=layer_a,
+        b=layer_b,
+        why="imported",
+    )
     card = stitch_card.import_stitch(bench, file, layers, name, orientation)  # type: ignore[arg-type]
     show(card | {"name": name}, as_json, stitch_card.as_text(name, card))
 

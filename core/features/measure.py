@@ -162,7 +162,9 @@ def _features(
     table = table.merge(stays, on="feature", how="left").merge(tops, on="feature", how="left")
     x, y = _map(saes["original"][1].W_dec.float().numpy(), config.seed)
     return table.assign(
-        x=x, y=y, raises=raised(ws.table(f"logits/{sae_name}", side="a")).to_numpy()
+        x=x,
+        y=y,
+        raises=raised(ws.table(f"logits/{sae_name}", side="a")).to_numpy(),
     )
 
 
@@ -209,6 +211,10 @@ def _map(directions: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         return np.arange(len(directions), dtype=np.float32), np.zeros(len(directions), np.float32)
     neighbours = min(15, len(directions) - 1)
     found = np.asarray(
-        UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed).fit_transform(directions)
+        UMAP(
+            n_neighbors=neighbours,
+            metric="cosine",
+            random_state=seed,
+        ).fit_transform(directions)
     )
     return found[:, 0].astype(np.float32), found[:, 1].astype(np.float32)

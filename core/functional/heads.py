@@ -79,7 +79,13 @@ def heads(
                 bar.advance(1)
 
     table = lean(pd.concat(rows, ignore_index=True))
-    rounded = table.round({"score": 2, "before": 2, "change": 4})
+    rounded = table.round(
+        {
+            "score": 2,
+            "before": 2,
+            "change": 4,
+        }
+    )
     return rounded, lean(pd.DataFrame(tokens))
 
 

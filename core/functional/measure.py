@@ -293,5 +293,9 @@ def _changes(measured: pd.DataFrame, seed: int) -> dict[str, float]:
     for name in ("entropy_change", "loss_change"):
         values = measured[name].to_numpy()
         mean, low, high = statistics.document_interval(values, documents, seed)
-        row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+        row |= {
+            name: mean,
+            f"{name}_low": low,
+            f"{name}_high": high,
+        }
     return row

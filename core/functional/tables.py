@@ -155,7 +155,9 @@ def summary(ws: Workspace, sae: str) -> dict[str, Any]:
             },
         }
     wide = single[single.kind == "deactivation"].pivot_table(
-        index="feature", columns="side", values="change"
+        index="feature",
+        columns="side",
+        values="change",
     )
     out["attention"]["kept"] = spearman(wide.a, wide.b)
     return out

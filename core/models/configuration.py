@@ -64,7 +64,13 @@ def look(ref: str) -> tuple[ModelSpec, Path | None]:
     source = (
         Source(kind="folder", ref=str(folder.resolve())) if local else Source(kind="hub", ref=ref)
     )
-    spec = ModelSpec(key=slug, title=name[:60], n_layers=layers, d_model=width, sources=(source,))
+    spec = ModelSpec(
+        key=slug,
+        title=name[:60],
+        n_layers=layers,
+        d_model=width,
+        sources=(source,),
+    )
     return spec, folder if local else None
 
 

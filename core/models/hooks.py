@@ -110,7 +110,9 @@ def below(
     try:
         with torch.inference_mode(), contextlib.suppress(_Stop):
             model.plain.base_model(
-                input_ids=ids, past_key_values=cache, use_cache=cache is not None
+                input_ids=ids,
+                past_key_values=cache,
+                use_cache=cache is not None,
             )
     finally:
         handle.remove()

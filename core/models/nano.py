@@ -48,7 +48,11 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=FIRST, eos_token=FIRST)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=FIRST,
+        eos_token=FIRST,
+    )
 
 
 def samples(

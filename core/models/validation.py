@@ -89,7 +89,11 @@ def read_reference(
     )
     try:
         with torch.inference_mode():
-            out = hf(input_ids=row, output_hidden_states=True, use_cache=False)
+            out = hf(
+                input_ids=row,
+                output_hidden_states=True,
+                use_cache=False,
+            )
             ahead = hf(input_ids=changed, use_cache=False).logits.float()
     except Exception as e:  # whatever a model's own code raises
         raise StitchLensError(
@@ -121,7 +125,11 @@ def read_reference(
 SEES_AHEAD = 5e-3
 """Of the largest logit: what another end of a text may change at its beginning, in any
 precision."""
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 4e-2}
+TOLERANCE = {
+    torch.float32: 1e-4,
+    torch.bfloat16: 4e-2,
+    torch.float16: 4e-2,
+}
 """Of two ways to compute the same numbers, relative to the largest."""
 
 

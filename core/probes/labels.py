@@ -142,7 +142,12 @@ def task_probe(
             ]
         ),
     )
-    about = {"task": task, "class_names": ["other", label], "texts": len(y), "fitted_on": fitted}
+    about = {
+        "task": task,
+        "class_names": ["other", label],
+        "texts": len(y),
+        "fitted_on": fitted,
+    }
     dense, sparse = ("dense_b", "transferred") if fitted == "b" else ("dense_a", "source")
     best = select(x["source"], y, k) if k else None
     probe = fit(x[sparse if k else dense], y, best, **about, **prober.about_probe(fitted, k))

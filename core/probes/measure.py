@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from core.probes.dataset import Dataset, one_against_rest
-from core.probes.methods import METHODS, Method, ProbeConfig, crossings, selected
+from core.probes.methods import METHODS, Arrays, Method, ProbeConfig, crossings, selected
 from core.probes.probe import Outcome
 from core.probes.prober import BLOCK, Prober
 from core.probes.tasks import offline_datasets
@@ -32,26 +32,39 @@ Curves = dict[Method, tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 def _mean(many: Sequence[Curves]) -> Curves:
-    return {m: tuple(np.mean([c[m][i] for c in many], axis=0) for i in (0, 1)) for m in many[0]}  # type: ignore[misc]
+    means: Curves = {}
+    for method in many[0]:
+        accuracies = [curves[method][0] for curves in many]
+        aucs = [curves[method][1] for curves in many]
+        means[method] = np.mean(accuracies, axis=0), np.mean(aucs, axis=0)
+    return means
 
 
 def _rows(curves: Curves, about: dict[str, Any]) -> list[dict[str, Any]]:
-    out = []
+    rows = []
     for method, (accuracy, auc) in curves.items():
         row: dict[str, Any] = about | {"method": method.name, "k": method.k}
+        row |= _interval("accuracy", "", accuracy)
+        row |= _interval("auc", "auc_", auc)
+
         reference = curves.get(Method(REFERENCES.get(method.name, ""), method.k))
-        measured = {"": accuracy, "auc_": auc} | (
-            {} if reference is None else {"gap_": accuracy - reference[0]}
-        )
-        for prefix, values in measured.items():
-            named = (
-                {"": "accuracy", "auc_": "auc", "gap_": "gap"}[prefix],
-                f"{prefix}low",
-                f"{prefix}high",
-            )
-            row |= dict(zip(named, drawn_interval(values), strict=True))
-        out.append(row)
-    return out
+        if reference is not None:
+            row |= _interval("gap", "gap_", accuracy - reference[0])
+        rows.append(row)
+    return rows
+
+
+def _interval(
+    name: str,
+    prefix: str,
+    values: NDArray[np.float64],
+) -> dict[str, float]:
+    value, low, high = drawn_interval(values)
+    return {
+        name: value,
+        f"{prefix}low": low,
+        f"{prefix}high": high,
+    }
 
 
 def measure(
@@ -67,10 +80,74 @@ def measure(
     dataset's classes, dataset '' the mean over datasets. Features, a row a task and rank: those of
     A's SAE that Eq. 7 selects, with the `difference` in A and, transferred, in B.
     """
-    known = {d.id: d for some in datasets for d in some.documents}
+    known = {d.id: d for dataset in datasets for d in dataset.documents}
     ids = list(known)
-    at = {name: i for i, name in enumerate(ids)}
     texts = [known[name].text for name in ids]
+    place = {name: i for i, name in enumerate(ids)}
+    x = _read(prober, ids, texts)
+
+    tasks = [(dataset, label) for dataset in datasets for label in dataset.probed]
+    splits = {}
+    for dataset, label in tasks:
+        train = one_against_rest(dataset.train, label, config.seed)
+        test = one_against_rest(dataset.test, label, config.seed)
+        splits[dataset.name, label] = train, test
+
+    tested = [d.id for _, (documents, _) in splits.values() for d in documents]
+    weights = draws(tested, config.resamples, config.seed)
+
+    of_datasets: dict[str, list[Curves]] = {}
+    rows, features = [], []
+    with Progress("fitting probes", len(tasks), "tasks") as bar:
+        for dataset, label in tasks:
+            (train, y_train), (test, y_test) = splits[dataset.name, label]
+            places = [place[d.id] for d in (*train, *test)]
+            of_task = {name: values[places] for name, values in x.items()}
+            y = np.r_[y_train, y_test]
+            to_train = np.arange(len(train))
+            to_test = len(train) + np.arange(len(test))
+
+            often = np.stack([weights[d.id] for d in test], axis=1)
+            curves: Curves = {}
+            for method, scores in crossings(
+                of_task,
+                y,
+                to_train,
+                to_test,
+                prober.crossing.stitch,
+                prober.crossing.shuffled,
+                config,
+            ):
+                outcome = Outcome(scores, y_test)
+                curves[method] = outcome.accuracy(often), outcome.auc(often)
+            of_datasets.setdefault(dataset.name, []).append(curves)
+
+            about = {"dataset": dataset.name, "label": label}
+            sizes = {"train": len(train), "test": len(test)}
+            rows += _rows(curves, about | sizes)
+            features.append(selected(of_task, y, to_train, config).assign(**about))
+            bar.advance(1)
+
+    means = {name: _mean(curves) for name, curves in of_datasets.items()}
+    no_train: dict[str, Any] = {
+        "train": 0,
+        "test": 0,
+        "label": "",
+    }
+    for name, curves in means.items():
+        rows += _rows(curves, no_train | {"dataset": name})
+
+    whole = no_train | {"test": len(set(tested)), "dataset": ""}
+    rows += _rows(_mean(list(means.values())), whole)
+    return pd.DataFrame(rows), pd.concat(features, ignore_index=True)
+
+
+def _read(
+    prober: Prober,
+    ids: list[str],
+    texts: list[str],
+) -> Arrays:
+    """Both models over the texts, kept under all that they are read with."""
     kept = fingerprint(
         [
             prober.bench.makers,
@@ -82,44 +159,7 @@ def measure(
         ]
     )
     prober.own  # noqa: B018 - trained before anything is read
-    x = prober.read(texts, kept=kept)
-    tasks = [(some, label) for some in datasets for label in some.probed]
-    pairs = {
-        (some.name, label): [
-            one_against_rest(split, label, config.seed) for split in (some.train, some.test)
-        ]
-        for some, label in tasks
-    }
-    tested = [d.id for split in pairs.values() for d in split[1][0]]
-    weights = draws(tested, config.resamples, config.seed)
-    found: dict[str, list[Curves]] = {}
-    rows, features = [], []
-    with Progress("fitting probes", len(tasks), "tasks") as bar:
-        for some, label in tasks:
-            (one, y_train), (two, y_test) = pairs[some.name, label]
-            here = {n: v[[at[d.id] for d in (*one, *two)]] for n, v in x.items()}
-            y, split = np.r_[y_train, y_test], (np.arange(len(one)), len(one) + np.arange(len(two)))
-            w = np.stack([weights[d.id] for d in two], axis=1)
-            curves: Curves = {}
-            for method, scores in crossings(
-                here, y, *split, prober.crossing.stitch, prober.crossing.shuffled, config
-            ):
-                outcome = Outcome(scores, y_test)
-                curves[method] = outcome.accuracy(w), outcome.auc(w)
-            found.setdefault(some.name, []).append(curves)
-            rows += _rows(
-                curves, {"dataset": some.name, "label": label, "train": len(one), "test": len(two)}
-            )
-            features.append(
-                selected(here, y, split[0], config).assign(dataset=some.name, label=label)
-            )
-            bar.advance(1)
-    sizes = {"train": 0, "test": len(set(tested))}
-    means = {name: _mean(curves) for name, curves in found.items()}
-    for name, curves in means.items():
-        rows += _rows(curves, sizes | {"dataset": name, "label": "", "test": 0})
-    rows += _rows(_mean(list(means.values())), sizes | {"dataset": "", "label": ""})
-    return pd.DataFrame(rows), pd.concat(features, ignore_index=True)
+    return prober.read(texts, kept=kept)
 
 
 def _lean(table: pd.DataFrame) -> pd.DataFrame:
@@ -137,24 +177,24 @@ def evaluate(
 ) -> str:
     """The name under which `probes/` and `probe_features/` are kept in the workspace; what is
     current is not made again. `datasets` are the offline ones if not given."""
-    config, bench = config or ProbeConfig(), prober.bench
-    datasets = offline_datasets(bench.corpus, config.seed) if datasets is None else datasets
+    config = config or ProbeConfig()
+    bench = prober.bench
+    if datasets is None:
+        datasets = offline_datasets(bench.corpus, config.seed)
+
     name = prober.crossing.sae_name + ("-absolute" if config.absolute else "")
-    makers = (
-        bench.makers
-        | prober.crossing.makers
-        | config.model_dump(mode="json")
-        | {
-            "own": prober.own_config.model_dump() | {"positions": prober.own_positions},
-            "methods": METHODS,
-            "datasets": {d.name: [d.title, d.says] for d in datasets},
-            "texts": fingerprint([(d.id, d.text) for some in datasets for d in some.documents]),
-        }
-    )
+    texts = [(d.id, d.text) for dataset in datasets for d in dataset.documents]
+    asked = {
+        "own": prober.own_config.model_dump() | {"positions": prober.own_positions},
+        "methods": METHODS,
+        "datasets": {dataset.name: [dataset.title, dataset.says] for dataset in datasets},
+        "texts": fingerprint(texts),
+    }
+    makers = bench.makers | prober.crossing.makers | config.model_dump(mode="json") | asked
+
     with only_one(bench.pair.key, "probes"):
-        if not all(
-            bench.current(f"{kind}/{name}", makers) for kind in ("probes", "probe_features")
-        ):
+        kinds = ("probes", "probe_features")
+        if not all(bench.current(f"{kind}/{name}", makers) for kind in kinds):
             results, features = measure(prober, datasets, config)
             bench.workspace.put_table(f"probe_features/{name}", _lean(features), makers)
             bench.workspace.put_table(f"probes/{name}", _lean(results), makers)

@@ -129,5 +129,10 @@ def selected(
         differences(x[name][train], y[train])[best] for name in ("source", "transferred")
     )
     return pd.DataFrame(
-        {"rank": np.arange(len(best)), "feature": best, "difference": here, "difference_b": there}
+        {
+            "rank": np.arange(len(best)),
+            "feature": best,
+            "difference": here,
+            "difference_b": there,
+        }
     )

@@ -221,7 +221,11 @@ def save_probe(probe: Probe, folder: Path) -> None:
     if probe.features is not None:
         weights["features"] = probe.features.astype(np.int64)
 
-    about = {"format": FORMAT, "classes": [0, 1], "C": C} | dict(probe.about)
+    about = {
+        "format": FORMAT,
+        "classes": [0, 1],
+        "C": C,
+    } | dict(probe.about)
     text = json.dumps(about, indent=1, sort_keys=True) + "\n"
 
     with disk_faults(folder):

@@ -35,7 +35,13 @@ CLASSES: dict[str, tuple[str, ...]] = {
     NEWS: ("0", "1", "2", "3"),
     EUROPARL: ("en", "fr", "de", "es", "nl"),
 }
-LANGUAGE_PAIRS = {"en": "en-fr", "fr": "fr-it", "de": "de-en", "es": "es-fr", "nl": "nl-pt"}
+LANGUAGE_PAIRS = {
+    "en": "en-fr",
+    "fr": "fr-it",
+    "de": "de-en",
+    "es": "es-fr",
+    "nl": "nl-pt",
+}
 Texts = dict[str, list[str]]
 
 
@@ -115,7 +121,12 @@ def _read(
             )
         return shuffled(found, train, test)
     if name == CODE:
-        rows = load_dataset(name, split="train", streaming=True, languages=list(classes))
+        rows = load_dataset(
+            name,
+            split="train",
+            streaming=True,
+            languages=list(classes),
+        )
         files = (
             (row["language"], row["code"][SKIPPED:])
             for row in rows

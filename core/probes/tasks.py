@@ -16,7 +16,13 @@ from core.probes.templates import template_datasets
 from core.text.corpus import Corpus, Document
 from core.text.languages import LANGUAGES
 
-PROGRAMS = {"html": "HTML", "java": "Java", "c#": "C#", "rust": "Rust", "lua": "Lua"}
+PROGRAMS = {
+    "html": "HTML",
+    "java": "Java",
+    "c#": "C#",
+    "rust": "Rust",
+    "lua": "Lua",
+}
 TOPICS = {
     "history": "History",
     "philosophy": "Philosophy",

@@ -72,7 +72,11 @@ def sae_card(
     )
     if about[NOTES]:
         card["warnings"].append(
-            {"about": "config", "says": str(about[NOTES]), "test": "its cfg.json"}
+            {
+                "about": "config",
+                "says": str(about[NOTES]),
+                "test": "its cfg.json",
+            }
         )
     if stitch_name is not None:
         crossing = Crossing(bench, sae, stitch_name)
@@ -119,7 +123,13 @@ def warnings(
         says: str,
         test: str,
     ) -> None:
-        said.append({"about": about, "says": says, "test": test})
+        said.append(
+            {
+                "about": about,
+                "says": says,
+                "test": test,
+            }
+        )
 
     here, best = measured["fuv"], min(by_layer, key=lambda at: by_layer[at])
     if by_layer[best] < 0.8 * min(here, by_layer[layer]) and by_layer[best] < USELESS:

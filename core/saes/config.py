@@ -109,7 +109,11 @@ HARMLESS_LOADING = {
 class CleanConfig(BaseModel):
     """What of an SAE's config is kept; `account` has answered for the rest."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        strict=True,
+    )
 
     architecture: Literal["standard", "topk", "jumprelu", "gated"]
     d_in: int = Field(ge=1, le=WIDEST)

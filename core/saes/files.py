@@ -239,17 +239,35 @@ def _sparsify(
     if type(d_in) is int and not latents and type(config.get("expansion_factor")) is int:
         latents = d_in * config["expansion_factor"]
     found = checked(
-        {"architecture": "topk", "d_in": d_in, "d_sae": latents, "k": config.get("k", 32)}, name
+        {
+            "architecture": "topk",
+            "d_in": d_in,
+            "d_sae": latents,
+            "k": config.get("k", 32),
+        },
+        name,
     )
     wide = (found.d_sae, found.d_in)
-    shapes = {"encoder.weight": wide, "encoder.bias": wide[:1], "W_dec": wide, "b_dec": wide[1:]}
+    shapes = {
+        "encoder.weight": wide,
+        "encoder.bias": wide[:1],
+        "W_dec": wide,
+        "b_dec": wide[1:],
+    }
     _fits(shapes, weights, "sparsify", name)
     folder = into / f"layers.{hook[1] if hook else 0}"
     with disk_faults(into):
         folder.mkdir()
         weights = weights.rename(folder / SPARSIFY)
         (folder / CONFIG).write_text(
-            json.dumps({"d_in": found.d_in, "num_latents": found.d_sae, "k": found.k}), "utf-8"
+            json.dumps(
+                {
+                    "d_in": found.d_in,
+                    "num_latents": found.d_sae,
+                    "k": found.k,
+                }
+            ),
+            "utf-8",
         )
     overrides = {"dtype": "float32", "apply_b_dec_to_input": True}
     try:

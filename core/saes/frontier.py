@@ -15,15 +15,18 @@ RESAMPLES = 1000
 def _grid(table: pd.DataFrame) -> Floats:
     """FLOPs that every start has points at; falling where there are none."""
     flops = table.groupby("start").flops
-    return np.geomspace(flops.min().max(), flops.max().min(), GRID)
+    least = flops.min().max()
+    most = flops.max().min()
+    return np.geomspace(least, most, GRID)
 
 
 def _best(rows: pd.DataFrame, grid: Floats) -> Floats:
     """[GRID] least mean squared error of a run within so many FLOPs; infinite where it has none
     yet."""
     mse = np.minimum.accumulate(rows.mse.to_numpy(float))
-    at = np.searchsorted(rows.flops.to_numpy(), grid, side="right") - 1
-    return np.where(at < 0, np.inf, mse[np.maximum(at, 0)])
+    reached = np.searchsorted(rows.flops.to_numpy(), grid, side="right")
+    last = reached - 1
+    return np.where(last < 0, np.inf, mse[np.maximum(last, 0)])
 
 
 def frontier(
@@ -47,7 +50,15 @@ def frontier(
         by_width = [_seeds(rows, grid) for _, rows in of_start.groupby("width")]
 
         mse = np.min([errors.mean(0) for errors in by_width], axis=0)
-        points.append(pd.DataFrame({"start": start, "flops": grid, "mse": mse}))
+        points.append(
+            pd.DataFrame(
+                {
+                    "start": start,
+                    "flops": grid,
+                    "mse": mse,
+                }
+            )
+        )
 
         ((factor, exponent),) = _law(grid, mse[None]).tolist()
         laws[start] = {"A": factor, "beta": exponent}
@@ -84,5 +95,7 @@ def _law_interval(
 
 def _law(flops: Floats, mse: Floats) -> Floats:
     """A and β of each row of `mse` [n, GRID]: [n, 2]."""
-    slope, offset = np.polyfit(np.log(flops), np.log(mse).T, 1)
+    x = np.log(flops)
+    y = np.log(mse).T
+    slope, offset = np.polyfit(x, y, 1)
     return np.stack([np.exp(offset), -slope], axis=1)

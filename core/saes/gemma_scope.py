@@ -69,7 +69,11 @@ def read_params(path: Path) -> dict[str, Tensor]:
 
     shapes = {key: tuple(value.shape) for key, value in arrays.items()}
     d_in, d_sae = shapes["W_enc"] if len(shapes["W_enc"]) == 2 else (0, 0)
-    right = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    right = {
+        "W_enc": (d_in, d_sae),
+        "W_dec": (d_sae, d_in),
+        "b_dec": (d_in,),
+    }
     right |= {"b_enc": (d_sae,), "threshold": (d_sae,)}
     if shapes != right:
         listed = ", ".join(f"{key} {shapes[key]}" for key in ARRAYS)

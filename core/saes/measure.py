@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from core.bench import Bench
 from core.errors import StitchLensError
@@ -97,46 +98,44 @@ class SaeTraining:
     @cached_property
     def stitches(self) -> dict[str, Stitch]:
         """By start: the stitch, one fitted on shuffled pairs, one drawn at random."""
-        gram = self.bench.moments("fit", [self.layers], self.config.stitch_positions)[0][
-            self.layers.name
-        ]
-        made = fit_moments(gram.moments(), self.fit_config)
+        grams, *_ = self.bench.moments("fit", [self.layers], self.config.stitch_positions)
+        gram = grams[self.layers.name]
+        stitch = fit_moments(gram.moments(), self.fit_config)
+        shuffled = fit_moments(gram.moments(shuffled=True), self.fit_config)
         return {
-            "transferred": made,
-            "shuffled stitch": fit_moments(gram.moments(shuffled=True), self.fit_config),
-            "random stitch": random_stitch(made),
+            "transferred": stitch,
+            "shuffled stitch": shuffled,
+            "random stitch": random_stitch(stitch),
         }
 
     def run_makers(self, run: RunConfig) -> dict[str, Any]:
         about = self.bench.makers | run.model_dump() | {"layer_b": self.layers.b}
         if run.start == "scratch":
             return about
-        wide = self.source_config.width == run.width
-        source = (
-            self.crossing.about
-            if wide
-            else sae_makers(
+
+        source = self.crossing.about
+        if self.source_config.width != run.width:
+            source = sae_makers(
                 self.bench,
                 "a",
                 self.layers.a,
                 self._source_setting(run.width),
                 self.config.source_positions,
             )
-        )
-        through = {
+        return about | {
+            "source": source,
+            "stitch_positions": self.config.stitch_positions,
             "layer_a": self.layers.a,
             "metric": self.fit_config.metric,
             "alpha": self.fit_config.alpha,
         }
-        return (
-            about | {"source": source, "stitch_positions": self.config.stitch_positions} | through
-        )
 
     @cached_property
     def runs(self) -> dict[Path, RunConfig]:
         """The runs by their folders in the user's cache."""
-        found = self.config.runs(self.source_config.k)
-        return {user_cache() / "sae_runs" / fingerprint(self.run_makers(r)): r for r in found}
+        place = user_cache() / "sae_runs"
+        runs = self.config.runs(self.source_config.k)
+        return {place / fingerprint(self.run_makers(run)): run for run in runs}
 
     def train(self) -> dict[Path, RunState]:
         """Every run to its end; what is done is not done again. A second process may share the
@@ -179,32 +178,33 @@ class SaeTraining:
 
     @property
     def makers(self) -> dict[str, Any]:
-        return (
-            self.bench.makers
-            | self.config.model_dump(mode="json")
-            | {
-                "sae": fingerprint(self.crossing.about),
-                "sae_name": self.crossing.sae_name,
-                "layer_a": self.layers.a,
-                "layer_b": self.layers.b,
-                "metric": self.fit_config.metric,
-                "alpha": self.fit_config.alpha,
-                "k": self.source_config.k,
-            }
-        )
+        own = {
+            "sae": fingerprint(self.crossing.about),
+            "sae_name": self.crossing.sae_name,
+            "layer_a": self.layers.a,
+            "layer_b": self.layers.b,
+            "metric": self.fit_config.metric,
+            "alpha": self.fit_config.alpha,
+            "k": self.source_config.k,
+        }
+        return self.bench.makers | self.config.model_dump(mode="json") | own
 
     def costs(self) -> dict[str, Any]:
         """Table 3 in FLOPs: the `stitch` by fitter, on the positions that it is learned from here
         and on those of the workspace's; and by width a row of A's and of B's SAE in training, B's
         with the auxiliary loss at work too."""
-        a, b = self.bench.pair.a.d_model, self.bench.pair.b.d_model
-        fitted, shipped = self.stitches["transferred"].makers, self.crossing.stitched
-        n, k = fitted["n_fit"], self.source_config.k
-        whole, rounds = shipped.get("n_fit", n), shipped.get("rounds") or fitted["rounds"]
+        a = self.bench.pair.a.d_model
+        b = self.bench.pair.b.d_model
+        k = self.source_config.k
+        fitted = self.stitches["transferred"].makers
+        shipped = self.crossing.stitched
 
         def stitch(n: int, rounds: int) -> dict[str, float]:
-            exact, adam = flops.exact_stitch(a, b, n, rounds), flops.adam_stitch(a, b, n)
-            return {"positions": n, "exact": exact, "adam": adam}
+            return {
+                "positions": n,
+                "exact": flops.exact_stitch(a, b, n, rounds),
+                "adam": flops.adam_stitch(a, b, n),
+            }
 
         def row(width: int) -> dict[str, float]:
             with_auxiliary = flops.sae_step(b, width, k, True)
@@ -214,11 +214,14 @@ class SaeTraining:
                 "b_auxiliary": with_auxiliary,
             }
 
+        n = fitted["n_fit"]
+        whole = shipped.get("n_fit", n)
+        rounds = shipped.get("rounds") or fitted["rounds"]
         return {
             "stitch": stitch(n, fitted["rounds"]),
             "stitch_whole": stitch(whole, rounds),
             "positions": self.config.positions,
-            "row": {str(w): row(w) for w in self.config.widths},
+            "row": {str(width): row(width) for width in self.config.widths},
         }
 
 
@@ -229,21 +232,19 @@ def _listing(pair: str, name: str) -> Path:
 def under_way(pair: str, name: str) -> pd.DataFrame:
     """Runs of a set as far as they got on this machine: the columns of `curves`, without FLOPs;
     empty where none is."""
+    listing = _listing(pair, name)
     try:
-        listed = json.loads(_listing(pair, name).read_text("utf-8"))
+        listed = json.loads(listing.read_text("utf-8"))
     except (OSError, ValueError):
         return pd.DataFrame()
-    states = {name: read_run(_listing(pair, name).parent / name) for name in listed}
-    found = [
-        (RunConfig.model_validate(listed[name]), state)
-        for name, state in states.items()
-        if state is not None
-    ]
-    return (
-        pd.concat([_curve(i, run, state) for i, (run, state) in enumerate(found)])
-        if found
-        else pd.DataFrame()
-    )
+
+    curves = []
+    for folder, setting in listed.items():
+        state = read_run(listing.parent / folder)
+        if state is not None:
+            run = RunConfig.model_validate(setting)
+            curves.append(_curve(len(curves), run, state))
+    return pd.concat(curves) if curves else pd.DataFrame()
 
 
 def _curve(
@@ -254,15 +255,20 @@ def _curve(
     """A run as points: means over the steps since the point before. A run that diverged at once has
     none."""
     half = POINTS // 2
-    ends = np.unique(
-        np.r_[np.geomspace(1, run.steps, half), np.linspace(1, run.steps, half)].round().astype(int)
-    )
+    in_logarithm = np.geomspace(1, run.steps, half)
+    even = np.linspace(1, run.steps, half)
+    ends = np.unique(np.r_[in_logarithm, even].round().astype(int))
     ends = ends[ends <= state.steps]
-    first, last = np.r_[0, ends][: len(ends)], ends.max(initial=0)
-    error, variance = (
-        np.add.reduceat(state.curve[x][:last], first) / (ends - first)
-        for x in ("error", "variance")
-    )
+
+    first = np.r_[0, ends][: len(ends)]
+    last = ends.max(initial=0)
+
+    def mean(name: str) -> NDArray[Any]:
+        sums = np.add.reduceat(state.curve[name][:last], first)
+        return sums / (ends - first)
+
+    error = mean("error")
+    at_work = np.cumsum(state.curve["auxiliary"])
     return pd.DataFrame(
         {
             "run": np.int16(index),
@@ -271,10 +277,10 @@ def _curve(
             "seed": np.int16(run.seed),
             "auxiliary": np.float32(run.auxiliary),
             "step": ends.astype(np.int32),
-            "explained_variance": (1 - error / variance).astype(np.float32),
+            "explained_variance": (1 - error / mean("variance")).astype(np.float32),
             "mse": error.astype(np.float32),
             "dead": state.curve["dead"][ends - 1].astype(np.int32),
-            "at_work": np.cumsum(state.curve["auxiliary"])[ends - 1].astype(np.int32),
+            "at_work": at_work[ends - 1].astype(np.int32),
         }
     )
 
@@ -286,14 +292,19 @@ def evaluate(training: SaeTraining) -> str:
     kinds = ("sae_costs", "sae_curves", "sae_training")
     if all(bench.current(f"{kind}/{name}", makers) for kind in kinds):
         return name
+
     states = list(training.train().values())
     costs = training.costs()
-    runs = [
-        RunConfig.model_validate({k: s.result[k] for k in RunConfig.model_fields}) for s in states
-    ]
-    curves = pd.concat([_curve(i, r, s) for i, (r, s) in enumerate(zip(runs, states, strict=True))])
+
+    parts, rows = [], []
+    for i, state in enumerate(states):
+        setting = {field: state.result[field] for field in RunConfig.model_fields}
+        parts.append(_curve(i, RunConfig.model_validate(setting), state))
+        rows.append({"run": i} | state.result)
+    curves = pd.concat(parts)
     curves["flops"] = _flops(curves, costs, training.config.batch)
-    results = pd.DataFrame([{"run": i} | s.result for i, s in enumerate(states)])
+    results = pd.DataFrame(rows)
+
     with only_one(bench.pair.key, f"sae-training-{name}"):
         bench.workspace.put_record(f"sae_costs/{name}", costs, makers)
         bench.workspace.put_table(f"sae_curves/{name}", curves.drop(columns="at_work"), makers)

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 def metadata(model: str, layer: int) -> dict[str, Any]:
     """Where an SAE of ours reads, in SAELens' words."""
-    return {"model_name": model, "hook_name": f"blocks.{layer}.hook_resid_pre", "prepend_bos": True}
+    return {
+        "model_name": model,
+        "hook_name": f"blocks.{layer}.hook_resid_pre",
+        "prepend_bos": True,
+    }
 
 
 def random_sae(like: "SAE[Any]", seed: int = 0) -> "SAE[Any]":

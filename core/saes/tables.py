@@ -197,7 +197,15 @@ def turning(
 
         shares = [np.array(counts) / max(1, sum(counts)) for counts in rows.turning]
         mean = np.mean(shares, axis=0)
-        parts.append(pd.DataFrame({"start": start, "cosine": centres, "share": mean}))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "start": start,
+                    "cosine": centres,
+                    "share": mean,
+                }
+            )
+        )
 
     if not parts:
         return pd.DataFrame(columns=["start", "cosine", "share"])

@@ -122,7 +122,11 @@ def sae_makers(
     """What decides an SAE of one model of a pair, trained on the fit split."""
     return (
         bench.makers
-        | {f"layer_{side}": layer, "split": "fit", "positions": positions}
+        | {
+            f"layer_{side}": layer,
+            "split": "fit",
+            "positions": positions,
+        }
         | config.model_dump()
     )
 

@@ -47,7 +47,11 @@ AVERAGED = re.compile(r"(^|[._])ema(_?\w+)?\.", re.IGNORECASE)
 """Names of a running average of the weights beside the weights."""
 
 
-TEXTS = {"U": "text", "S": "text", "b": "truths"}
+TEXTS = {
+    "U": "text",
+    "S": "text",
+    "b": "truths",
+}
 """Kinds of NumPy arrays that are no numbers and do no harm."""
 
 
@@ -193,7 +197,12 @@ def _torch(path: Path) -> Contents:
                 "save it with `safetensors.torch.save_file(model.state_dict(), path)`",
             )
     try:  # mapped: a tensor that claims more than its part has cannot reach beyond the file
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        loaded = torch.load(
+            path,
+            map_location="cpu",
+            weights_only=True,
+            mmap=True,
+        )
     except Exception as e:  # noqa: BLE001 - a hostile file makes it raise anything; nothing of it has run
         raise StitchLensError(
             f"{path.name}, which is more than weights or damaged ({first_line(e)})",

@@ -25,7 +25,13 @@ STATISTICS: dict[str, Statistic] = {
     **dict.fromkeys(("scale", "scales", "gain", "factor", "multiplier"), "scale"),
 }
 """Words of a name that say what a row of numbers is."""
-WORDS: dict[str, Side] = {"a": "a", "small": "a", "b": "b", "large": "b", "big": "b"}
+WORDS: dict[str, Side] = {
+    "a": "a",
+    "small": "a",
+    "b": "b",
+    "large": "b",
+    "big": "b",
+}
 PLACES: dict[str, Place] = {
     **dict.fromkeys(("in", "input", "inputs", "x", "src", "source"), "in"),
     **dict.fromkeys(("out", "output", "outputs", "y", "tgt", "target"), "out"),

@@ -234,7 +234,12 @@ def _assembled(
                 layout[partner] = f"b_{m.way}{after}"
 
         for row in fixed:
-            does = {"mean": "mean", "std": "deviation", "var": "variance", "scale": "factor"}
+            does = {
+                "mean": "mean",
+                "std": "deviation",
+                "var": "variance",
+                "scale": "factor",
+            }
             pick = f", which {chosen[row.name]}" if row.name in chosen else ""
             layout[row.name] = f"{does[row.kind]} of {row.side.upper()}, folded in{pick}"
         shifted = any(row.kind == "mean" for row in fixed)

@@ -54,7 +54,11 @@ def study(
     for metric in METRICS:
         for alpha in (0.1, 1.0):
             configs[f"exact/{metric}/{alpha:g}"] = FitConfig(metric=metric, alpha=alpha)
-    configs["lstsq"] = FitConfig(method="lstsq", metric="raw", alpha=0.0)
+    configs["lstsq"] = FitConfig(
+        method="lstsq",
+        metric="raw",
+        alpha=0.0,
+    )
 
     makers = bench.makers | {
         "layers": pair.name,

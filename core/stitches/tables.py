@@ -317,7 +317,12 @@ def free_name(
     alpha: float,
 ) -> str:
     """A name for a new stitch that says how it is made and is not taken."""
-    config = check(FitConfig, method=method, metric=metric, alpha=alpha)
+    config = check(
+        FitConfig,
+        method=method,
+        metric=metric,
+        alpha=alpha,
+    )
     base = default_name(LayerPair(a=layer_a, b=layer_b), config)
     taken = set(ws.names(prefix="stitches/")) if ws.exists else set()
     name = base

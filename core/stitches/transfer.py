@@ -198,7 +198,11 @@ def transfer_sae(
     w = {name: p.detach().cpu().double() for name, p in sae.named_parameters()}
     if sae.cfg.normalize_activations == "expected_average_only_in":
         assert scale is not None
-        w |= {"W_enc": w["W_enc"] * scale, "W_dec": w["W_dec"] / scale, "b_dec": w["b_dec"] / scale}
+        w |= {
+            "W_enc": w["W_enc"] * scale,
+            "W_dec": w["W_dec"] / scale,
+            "b_dec": w["b_dec"] / scale,
+        }
     norms = torch.ones(sae.cfg.d_sae, dtype=torch.float64)
     if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
         norms = w["W_dec"].norm(dim=-1)

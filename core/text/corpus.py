@@ -22,7 +22,11 @@ from core.workspace.places import named
 
 Split = Literal["fit", "select", "held-out"]
 SPLITS: tuple[Split, ...] = ("fit", "select", "held-out")
-SHARES = {"fit": 0.80, "select": 0.08, "held-out": 0.12}
+SHARES = {
+    "fit": 0.80,
+    "select": 0.08,
+    "held-out": 0.12,
+}
 PIECE = 480
 SECTION = 8
 ENOUGH = 400_000
@@ -152,7 +156,13 @@ def build_corpus(name: str, sources: Iterable[tuple[str, str, str]]) -> Corpus:
             if len(body) < 40 or body in seen:
                 continue
             seen.add(body)
-            documents.append(Document(id=f"{source}@{k}+{offset}", label=label, text=body))
+            documents.append(
+                Document(
+                    id=f"{source}@{k}+{offset}",
+                    label=label,
+                    text=body,
+                )
+            )
     if not documents:
         raise NoText(
             f"no text of 40 characters or more in corpus '{name}'",

@@ -28,8 +28,16 @@ class Group:
 
 Kind = Literal["stitches", "saes", "vectors"]
 """What a person may bring."""
-KINDS: dict[str, str] = {"stitches": "stitch", "saes": "SAE", "vectors": "vector"}
-COMMANDS: dict[str, str] = {"stitches": "stitch", "saes": "sae", "vectors": "vector"}
+KINDS: dict[str, str] = {
+    "stitches": "stitch",
+    "saes": "SAE",
+    "vectors": "vector",
+}
+COMMANDS: dict[str, str] = {
+    "stitches": "stitch",
+    "saes": "sae",
+    "vectors": "vector",
+}
 """The groups of the command line that bring, make and remove them."""
 BUILD = "build {pair}"
 FIT = (
@@ -138,7 +146,11 @@ def command(
         return ""
 
     head, *options = _template(group, makers).split(" --")
-    values = {"name": name.partition("/")[0], **makers, "pair": pair}
+    values = {
+        "name": name.partition("/")[0],
+        **makers,
+        "pair": pair,
+    }
     if is_brought(makers) or "{pair}" not in head:
         bring = f"{COMMANDS[GROUPS[group].of or 'stitches']} import"
         return f"python -m core {bring} --help"
@@ -224,7 +236,11 @@ def computed(ws: "Workspace") -> pd.DataFrame:
     table = (
         pd.DataFrame(rows, columns=["group", "made", "megabytes"])
         .groupby("group", as_index=False)
-        .agg(files=("made", "size"), made=("made", "max"), megabytes=("megabytes", "sum"))
+        .agg(
+            files=("made", "size"),
+            made=("made", "max"),
+            megabytes=("megabytes", "sum"),
+        )
     )
     order = {group: i for i, group in enumerate(GROUPS)}
     titles = {name: group.title for name, group in GROUPS.items()}

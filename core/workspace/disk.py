@@ -67,7 +67,11 @@ def beside(target: Path) -> Iterator[Path]:
         for left in target.parent.glob(f"{glob.escape(prefix)}*.part"):
             if time.time() - left.stat().st_mtime > STALE_SECONDS:
                 left.unlink(missing_ok=True)
-        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=target.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=prefix,
+            suffix=".part",
+            dir=target.parent,
+        )
         os.close(handle)
     part = Path(name)
     try:
