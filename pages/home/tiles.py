@@ -17,7 +17,7 @@ from core.stitches.kinds import by_kind
 from core.workspace.store import Workspace
 from pages.home import figures
 from pages.home.figures import Bar, Curve
-from pages.shared import frame, tokens
+from pages.shared import frame, panels, tokens
 from pages.shared.frame import ask, section
 from pages.shared.words import number, percent, plain
 
@@ -232,6 +232,9 @@ def own(ws: Workspace, pair: PairSpec, names: Names) -> None:
         "**Bring your own**  \nA stitch checkpoint, an SAE, a steering vector, two models: read"
         " without trust, judged in a report card, private until you keep it."
     )
+    if panels.closed("Bringing anything"):
+        return
+
     for page, label in (
         ("stitches/page.py", "A stitch"),
         ("features/page.py", "An SAE"),

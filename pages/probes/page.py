@@ -144,7 +144,7 @@ def datasets(ws: Workspace, pair: PairSpec, name: str) -> None:
     names = short_names(pair)
     wide.columns = [f"{SHOWN[method].format(**names)} ↑" for method in wide.columns]
     st.dataframe(
-        wide.style.format(number),
+        wide.style.format("{:.2f}"),
         height="content",
         alt="Accuracy by dataset",
         column_config=frame.heads(wide.columns),
