@@ -47,7 +47,8 @@ class Contexts:
     """Texts as one model reads them, and at which of their tokens a feature is active."""
 
     encoded: Sequence[Encoded]
-    active: Sequence[Bool[np.ndarray, " pos"]]
+    active: Sequence[NDArray[np.bool_]]
+    """Of each text, by position."""
 
 
 def active_means(
