@@ -27,6 +27,8 @@ ADDRESSES = {
     "training": ("saes/page.py", "SAE training"),
 }
 """By the `page` of a result: its script and its title."""
+WHERE = {"steering": {"tab": "Evaluation"}}
+"""Where on a page it stands."""
 
 
 def page() -> None:
@@ -83,7 +85,10 @@ def row(number: int, result: dict[str, Any], ws: Workspace) -> None:
         script, title = ADDRESSES[result["page"]]
         ours.markdown(f":small[Here]  \n{result['ours']}")
         ours.page_link(
-            script, label=title, icon=":material/arrow_forward:", query_params={"pair": ws.pair}
+            script,
+            label=title,
+            icon=":material/arrow_forward:",
+            query_params={"pair": ws.pair} | WHERE.get(result["page"], {}),
         )
 
 

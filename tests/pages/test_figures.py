@@ -33,7 +33,7 @@ def test_no_chart_hands_bytes_as_customdata(nano_home: Path) -> None:
     """An array would come back from the browser as an object."""
     drawn = 0
     for page in ("", "stitches", "features", "functional", "steering", "probes", "training"):
-        app = opened(page, pair="nano")
+        app = opened(page, pair="nano", **({"tab": "Evaluation"} if page == "steering" else {}))
         assert not app.exception
         for chart in app.get("plotly_chart"):
             for trace in json.loads(chart.proto.spec)["data"]:

@@ -41,7 +41,8 @@ def test_the_committed_workspaces_open(
 ) -> None:
     """With nothing set up: every page, and a preset streams three lanes."""
     for name in ("", "stitches", "features", "functional", "steering", "probes", "training"):
-        page = visit(f"{shipped}/{name}?pair={pair}")
+        tab = "&tab=Evaluation" if name == "steering" else ""
+        page = visit(f"{shipped}/{name}?pair={pair}{tab}")
         assert page.locator("[data-testid=stAlert]").all_inner_texts() == []
         if name:
             expect(page.locator(".js-plotly-plot").first).to_be_visible()

