@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from core import demonstration
 from core.bench import Bench
 from core.errors import StitchLensError
 from core.features.attribution import extreme_tokens, measure_attribution
@@ -24,6 +23,7 @@ from core.features.taxonomy import (
 from core.models.live import TURNS
 from core.models.pairs import LayerPair, PairSpec, Side
 from core.saes.crossing import Crossing, ExploreConfig, zero_shot
+from core.workspace import demonstration
 from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
 

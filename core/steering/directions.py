@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core import demonstration
 from core.errors import StitchLensError
 from core.models.live import Encoded
 from core.models.pairs import other
@@ -31,6 +30,7 @@ from core.steering.sources import (
 from core.steering.vectors import Means, Vector, along, diff_mean, mean_residuals, means
 from core.text.languages import LABELS
 from core.text.reading import clean, lines, read_text
+from core.workspace import demonstration
 from core.workspace.places import named
 
 if TYPE_CHECKING:
