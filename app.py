@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from core import demonstration
+from core.workspace import demonstration
 
 PAGES = str(Path(__file__).absolute().parent / "pages")
 

@@ -3,7 +3,7 @@ import.
 
 The map, in the order in which the data flows. A box imports only boxes above it.
 
-    errors, config, progress, statistics, glossary, demonstration: what everything uses
+    errors, config, progress, statistics: what everything uses
     workspace: where results live, whole or not at all, with their hash and what they were made from
     text: the documents that both models read, in disjoint splits; languages
     models: two language models, found, opened, checked; hooks; which positions read the same text

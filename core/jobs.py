@@ -27,11 +27,11 @@ from typing import Any, Literal, NamedTuple
 from filelock import FileLock
 from pydantic import ValidationError
 
-from core import demonstration
 from core.config import Frozen
 from core.errors import StitchLensError
 from core.models.pairs import get_pair
 from core.progress import STATUS_ENV
+from core.workspace import demonstration
 from core.workspace.artifacts import check_name
 from core.workspace.disk import beside
 from core.workspace.places import PRIVATE_ENV, PROJECT, user_cache

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import streamlit as st
 
-from core import __version__, demonstration
+from core import __version__
 from core.models import pairs
 from core.models.pairs import known_pairs
+from core.workspace import demonstration
 from pages.shared import address, frame, panels
 
 HERE = Path(__file__).parent

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from core import demonstration, jobs
+from core import jobs
 from core.bench import open_pair
-from core.demonstration import Bounds, Gate
 from core.errors import StitchLensError
 from core.models.pairs import get_pair
 from core.models.prospect import prospect, register
@@ -20,7 +19,8 @@ from core.steering.keys import LaneKey
 from core.steering.settings import Sampling, Setting
 from core.steering.sources import Concept, ConceptFiles, Language, VectorFile
 from core.steering.studio import Studio
-from core.workspace import uploads
+from core.workspace import demonstration, uploads
+from core.workspace.demonstration import Bounds, Gate
 from core.workspace.places import user_cache
 from core.workspace.store import Workspace
 

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from core import glossary
 from core.workspace.places import PROJECT
+from pages.shared import glossary
 from pages.shared.words import explained
 from tests.helpers import documents
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from core import demonstration
 from core.bench import Bench
 from core.errors import StitchLensError
 from core.features.attribution import extreme_tokens, measure_attribution
@@ -25,6 +24,7 @@ from core.models.live import TURNS
 from core.models.pairs import LayerPair, PairSpec, Side
 from core.saes.crossing import Crossing, zero_shot
 from core.saes.settings import ExploreConfig
+from core.workspace import demonstration
 from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
 

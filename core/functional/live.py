@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core import demonstration
 from core.errors import StitchLensError
 from core.features import measure as feature_measure
 from core.functional.attention import Heads, ablated
 from core.models.live import TURNS
 from core.text.reading import clean
+from core.workspace import demonstration
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from core import demonstration
 from core.config import Frozen
 from core.errors import StitchLensError
 from core.models.align import pair_positions
@@ -20,6 +19,7 @@ from core.models.pairs import (
     known_pairs,
 )
 from core.text.corpus import Corpus, check_splits, load_corpus
+from core.workspace import demonstration
 from core.workspace.disk import beside
 from core.workspace.places import KEY, SPEC, workspaces_dir
 

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from core import demonstration
 from core.errors import StitchLensError
 from core.models.live import TURNS
 from core.models.pairs import Side
@@ -18,6 +17,7 @@ from core.probes.probe import Outcome, Probe, fit, folds, moved, select
 from core.probes.prober import Prober
 from core.probes.tasks import offline_datasets
 from core.statistics import share_interval
+from core.workspace import demonstration
 from core.workspace.disk import fingerprint
 
 OWN_K = 10

@@ -7,7 +7,6 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
-from core import demonstration
 from core.errors import StitchLensError
 from core.models.live import TURNS
 from core.models.pairs import LayerPair, Side
@@ -23,6 +22,7 @@ from core.stitches.lens import lens
 from core.stitches.passage import Passage, read
 from core.stitches.stitch import random_stitch
 from core.stitches.stitched import Stitched
+from core.workspace import demonstration
 
 Waiting = Callable[[int], None]
 """Hears how many are ahead."""

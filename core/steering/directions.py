@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from core import demonstration
 from core.errors import StitchLensError
 from core.models.pairs import other
 from core.steering.card import home
@@ -27,6 +26,7 @@ from core.steering.sources import (
 from core.steering.vectors import Levels, Means, Vector, along, diff_mean, means
 from core.text.languages import LABELS
 from core.text.reading import clean, lines, read_text
+from core.workspace import demonstration
 from core.workspace.places import named
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from core import demonstration
 from core.bench import Bench
 from core.errors import StitchLensError
 from core.models.live import TURNS, LiveModel
@@ -23,6 +22,7 @@ from core.steering.sources import Source
 from core.steering.vectors import LanguageMeans, Vector, load_means, moved, random_like
 from core.stitches.stitch import Stitch, load_stitch
 from core.text.languages import detect, repetition
+from core.workspace import demonstration
 
 REMEMBERED = 500
 """Means and weights that a studio holds, before it forgets them all."""

@@ -20,8 +20,8 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from core import demonstration
 from core.errors import StitchLensError
+from core.workspace import demonstration
 from core.workspace.artifacts import missing
 from core.workspace.disk import (
     LOCK_SECONDS,

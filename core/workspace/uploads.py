@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from core import demonstration
 from core.errors import StitchLensError
+from core.workspace import demonstration
 from core.workspace.artifacts import COMMANDS, KINDS, Kind, belongings, is_brought
 from core.workspace.disk import STALE_SECONDS, beside
 from core.workspace.places import user_cache

@@ -6,7 +6,6 @@ from typing import Any
 
 import streamlit as st
 
-from core import demonstration
 from core.models.libraries import importing
 from core.models.pairs import PairSpec
 from core.steering import tables as steering_tables
@@ -14,7 +13,7 @@ from core.steering.settings import Sampling
 from core.steering.sources import Language
 from core.stitches import directions
 from core.text.reading import clean
-from core.workspace import store
+from core.workspace import demonstration, store
 from core.workspace.store import Workspace
 from pages.crossing import figures
 from pages.shared import frame, studios

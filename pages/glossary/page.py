@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from core import glossary
-from core.glossary import PAPER, Term
+from pages.shared import glossary
+from pages.shared.glossary import PAPER, Term
 from pages.shared.words import plain
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import streamlit as st
 
 from core.errors import StitchLensError
-from core.glossary import PAPER
 from core.models.pairs import get_pair
 from core.report import report
 from core.workspace.store import Workspace
 from pages.paper.ours import sentence
 from pages.shared import frame, panels
 from pages.shared.frame import ask, section
+from pages.shared.glossary import PAPER
 from pages.shared.words import plain, short_names
 
 RESULTS = Path(__file__).with_name("paper.toml")

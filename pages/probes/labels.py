@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from core import demonstration
 from core.errors import StitchLensError
 from core.models.libraries import importing
 from core.models.pairs import PairSpec
 from core.probes import tables as probe_tables
 from core.probes.labelled import LEAST, MOST_ROWS, Labelled, labelled, read_csv, two_lists
-from core.workspace import store
+from core.workspace import demonstration, store
 from core.workspace.store import Workspace
 from pages.probes.features import links
 from pages.shared import frame

@@ -98,7 +98,12 @@ def train(ws: Workspace, pair: PairSpec, names: list[str]) -> None:
         )
         one, two, three, four = st.columns(4)
         positions = one.number_input(
-            f"Rows of {short['b']}", 2_000, 5_000_000, 100_000, step=50_000, help="Each seen once."
+            "Rows",
+            2_000,
+            5_000_000,
+            100_000,
+            step=50_000,
+            help=f"Positions of {short['b']} that a run reads, each once.",
         )
         seeds = two.number_input(
             "Seeds", 1, 10, 1, help="Of scratch and transferred; an interval needs two."

@@ -10,11 +10,10 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import streamlit as st
 
-from core import demonstration
 from core.errors import StitchLensError
 from core.features import tables as feature_tables
 from core.models.pairs import PairSpec, get_pair, known_pairs
-from core.workspace import store, uploads
+from core.workspace import demonstration, store, uploads
 from core.workspace.places import workspaces_dir
 from core.workspace.store import Workspace
 from pages.shared.words import explained, plain, sentence

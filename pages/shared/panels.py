@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import streamlit as st
 
-from core import demonstration, jobs
+from core import jobs
 from core.errors import StitchLensError
-from core.workspace import artifacts, uploads
+from core.workspace import artifacts, demonstration, uploads
 from core.workspace.store import Workspace
 from pages.shared.frame import mine, section
 from pages.shared.words import count, duration, named, plain, sentence

@@ -4,9 +4,9 @@ import math
 import re
 from collections.abc import Mapping
 
-from core import glossary
 from core.cli import words
 from core.stitches import directions
+from pages.shared import glossary
 
 NARROW = words.NARROW
 

@@ -6,14 +6,13 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from core import demonstration
 from core.errors import StitchLensError
 from core.models.libraries import importing
 from core.models.pairs import PairSpec, get_pair
 from core.stitches import tables as stitch_tables
 from core.stitches.conditions import BY_KEY, STITCHED
 from core.stitches.kinds import headlines
-from core.workspace import artifacts, store
+from core.workspace import artifacts, demonstration, store
 from core.workspace.store import Workspace
 from pages.shared import address, frame, panels
 from pages.shared.frame import ask, section

@@ -17,10 +17,10 @@ from core.cli.losses import in_short
 from core.cli.main import app
 from core.cli.markdown import sections
 from core.cli.tables import short_names
-from core.glossary import as_markdown
 from core.models.pairs import get_pair
 from core.report import report
 from core.workspace.places import PROJECT
+from pages.shared.glossary import as_markdown
 
 GLOSSARY = PROJECT / "docs" / "glossary.md"
 RESULTS = PROJECT / "docs" / "results.md"

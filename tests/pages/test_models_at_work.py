@@ -344,7 +344,7 @@ def test_training_an_sae_from_a_transferred_start(url: str, visit: Callable[...,
     settled(page)
     expect(page.locator(".st-key-turning")).to_have_count(0)
     assert page.locator("[data-testid=stAlert]").all_inner_texts() == []
-    page.get_by_role("spinbutton", name="Rows of B").fill("6000")
+    page.get_by_role("spinbutton", name="Rows").fill("6000")
     page.get_by_role("textbox", name="Features").fill("8")
     page.get_by_role("button", name="Train", exact=True).click()
     expect(page.locator("[data-testid=stAlert]")).to_contain_text("k = 16 of 8 features")

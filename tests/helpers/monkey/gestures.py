@@ -75,7 +75,7 @@ NUMBERS = ("", "-1", "0", "1", "2", "0.5", "7", "1e9", "1e-9", "abc")
 FEW = {
     "Tokens": ("4", "8", "12"),
     "Positions": ("2000", "3000"),
-    "Rows of B": ("2000", "3000"),
+    "Rows": ("2000", "3000"),
     "Seeds": ("1", "2"),
 }
 """Numbers that cost time: only these are typed."""
