@@ -156,7 +156,7 @@ def judged(entry: Mapping[str, Any], names: Mapping[str, str]) -> str:
     )
     language = ""
     if code := entry.get("language"):
-        name = dict(LANGUAGES.values()).get(code, code)
+        name = dict(LANGUAGES.values()).get(code, str(code))
         language = f"<b>{html.escape(name)}</b> · "
         numbers += f" {name}, says langdetect with probability {entry['probability']:.2f}."
 

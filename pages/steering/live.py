@@ -44,6 +44,7 @@ def live(ws: Workspace, pair: PairSpec, stitches: list[str]) -> None:
         runs.example(ws, place, names)
     else:
         lanes.show(shown, place, names)
+        place.caption(plain(runs.in_words(shown)))
         strip(ws, shown, names)
         runs.after(ws, shown, names)
     runs.earlier(ws, shown, names)

@@ -143,8 +143,7 @@ def example(ws: Workspace, place: Any, names: Mapping[str, str]) -> None:
 
 
 def after(ws: Workspace, run: Mapping[str, Any], names: Mapping[str, str]) -> None:
-    """How a run was set, its link, and downloads."""
-    st.caption(plain(in_words(run)))
+    """The link of a run, and downloads."""
     with st.container(horizontal=True, vertical_alignment="center", key="taken"):
         link(run)
         st.download_button(

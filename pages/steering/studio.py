@@ -87,8 +87,8 @@ def opened(
     models = " and ".join(dict.fromkeys(names[key.side] for key in keys))
     tell(status, f"Opening {models}, once")
     studio = studios.studio(ws, stitch)
-    for side in dict.fromkeys(key.side for key in keys):
-        studio.model(side)
+    for key in keys:  # each of them once: it is kept
+        studio.model(key.side)
     return studio
 
 
@@ -134,7 +134,7 @@ def stream(
             status.empty()
             queue.empty()
 
-            record = recorded(about, first)
+            written, record = first, recorded(about, first)
             remember(record)
             for written in chain([first], texts):
                 for entry, (lane, text) in zip(record["lanes"], written.items(), strict=True):
@@ -150,7 +150,9 @@ def stream(
     st.rerun()
 
 
-def recorded(about: Any, written: Any, judged: Any = None) -> dict[str, Any]:
+def recorded(
+    about: "tuple[Studio, Source, str, Setting, Sampling]", written: Any, judged: Any = None
+) -> dict[str, Any]:
     """A run as `core.steering.runs` keeps it."""
     with importing():
         from core.steering.studio import run_record

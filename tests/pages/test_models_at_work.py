@@ -168,6 +168,7 @@ def test_three_lanes_grow_stop_and_come_back_from_the_link(
 ) -> None:
     page = visit(f"{url}/steering?pair=nano&prompt=The+<b>old</b>+house&tokens=400&strength=1.5")
     page.locator(".st-key-go button").first.click()
+    expect(page.locator(".st-key-columns")).to_contain_text("The <b>old</b> house")
     wait(lambda: len(lengths(page)) == 3, page)
     first = lengths(page)
     wait(lambda: grown(page, first), page)

@@ -24,7 +24,7 @@ def lanes(app: AppTest) -> dict[str, str]:
 
 def html(app: AppTest) -> str:
     """All that the page draws as HTML."""
-    return "\n".join(str(element.value) for element in app.get("html"))
+    return "\n".join(str(element.value) for element in app.html)
 
 
 @pytest.mark.usefixtures("nano_home")
@@ -99,7 +99,7 @@ def test_lanes_are_named_in_words_and_marked() -> None:
         "**:gray[■ nano-b] with a random vector**",
     ):
         assert words in said
-    drawn = [str(element.value) for element in app.get("html") if "<div" in str(element.value)]
+    drawn = [str(element.value) for element in app.html if "<div" in str(element.value)]
     blue = [("solid rgb(66,133,244)" in one, "rgba(154,92,214" in one) for one in drawn[:4]]
     assert blue == [(False, True), (False, True), (True, True), (False, False)]
 

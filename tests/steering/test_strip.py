@@ -6,6 +6,7 @@ import pytest
 
 from core.bench import open_pair
 from core.errors import StitchLensError
+from core.steering.generate import Written
 from core.steering.keys import LaneKey, lane_key
 from core.steering.runs import STRENGTHS, strip_lane
 from core.steering.settings import Sampling, Setting
@@ -31,7 +32,7 @@ def alone(studio: Studio, lane: str, setting: Setting) -> str:
 
 @pytest.mark.model
 def test_each_frame_is_the_lane_alone_at_its_strength(studio: Studio) -> None:
-    source, steps = studio.directions(Language("fr")), []
+    source, steps, frames = studio.directions(Language("fr")), [], list[Written]()
     for frames in strip(studio, source, CARRIED, PROMPT, Setting(strength=5), SHORT):
         steps.append([len(frame.ids) for frame in frames])
     texts = {s: frame.text for s, frame in zip(STRENGTHS, frames, strict=True)}

@@ -52,7 +52,7 @@ OPENING = {"steering": {"tokens": "8"}}
 STARTS_A_JOB = re.compile(
     r"Fit|Import|Measure its features|Train|Compare them|Add and build|Build|Go on"
 )
-OPENS_MODELS = re.compile(r"Go|Read|Look|Probe|Add")
+OPENS_MODELS = re.compile(r"Go|Read|Look|Probe|Add|Film strip")
 FIRST = 6
 """Steps in which a walk looks around before it presses any of these."""
 WORKS = {"button", "submit"}
