@@ -3,6 +3,7 @@ prints."""
 
 from typing import Any
 
+from core.features import alike
 from core.features import tables as feature_tables
 from core.functional import tables as functional_tables
 from core.models.pairs import PairSpec
@@ -61,6 +62,7 @@ def report(pair: PairSpec) -> dict[str, Any]:
             REPORTED.get(str(r["name"]), str(r["name"])): r for r in rows
         }
         out["features"] = feature_tables.feature_counts(w, measured[0])
+        out["features"] |= alike.report(w, measured[0])
     if found := functional_tables.scanned(w):
         out["functional"] = functional_tables.summary(w, found[0])
     if store.has(w, "steering"):
