@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from core.features.firings import WHOLE, Firings, Text
+from core.features.firings import WHOLE, Firings, Text, features_of
 
 BLOCKS = 64
 """Groups of documents between which the bootstrap draws."""
@@ -48,7 +48,7 @@ def sums(
     size: int,
 ) -> Sums:
     """Of firings in A and in B [n, f], by group of positions [n], below `size`."""
-    features = a.shape[1]
+    features = features_of(a)
     both = a.multiply(b).tocsc()
     columns = {
         "x": (a, a.data),
@@ -131,9 +131,10 @@ def interval(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(low, high) of each feature's agreement: 95 %, bootstrap over BLOCKS groups of documents."""
     even = np.full(BLOCKS, 1 / BLOCKS)
-    draws = np.random.default_rng(seed).multinomial(BLOCKS, even, size=BOOTSTRAPS)
+    drawn_blocks = np.random.default_rng(seed).multinomial(BLOCKS, even, size=BOOTSTRAPS)
+    draws = drawn_blocks.astype(np.float64)
     lows, highs = [], []
-    for begin in range(0, a.shape[1], PART):
+    for begin in range(0, features_of(a), PART):
         part = slice(begin, begin + PART)
         blocks = sums(
             a[:, part],

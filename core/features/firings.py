@@ -93,7 +93,7 @@ class Text:
             for rows in self.streams(side):
                 parts.append(fired(sae, rows))
                 bar.advance(len(rows))
-        return sp.vstack(parts, format="csr").tocsc()
+        return sp.csc_matrix(sp.vstack(parts, format="csr"))
 
 
 def fired(
@@ -112,7 +112,7 @@ def fired(
         values = activations[at, feature].numpy()
         shape = (len(part), features)
         parts.append(sp.csr_matrix((values, (at.numpy(), feature.numpy())), shape=shape))
-    return sp.vstack(parts, format="csr")
+    return sp.csr_matrix(sp.vstack(parts, format="csr"))
 
 
 def read_both(
@@ -150,13 +150,23 @@ def read_both(
 def strong(firings: Firings) -> Firings:
     """The firings above STRONG of their feature's largest."""
     largest = firings.max(axis=0).toarray()[0]
-    feature = np.repeat(np.arange(firings.shape[1]), np.diff(firings.indptr))
+    feature = np.repeat(np.arange(features_of(firings)), np.diff(firings.indptr))
     weak = firings.data <= STRONG * largest[feature]
 
     strongest = firings.copy()
     strongest.data = np.where(weak, 0, firings.data)
     strongest.eliminate_zeros()
     return strongest
+
+
+def features_of(firings: Firings) -> int:
+    """How many columns there are."""
+    return firings.shape[1]  # type: ignore[index]
+
+
+def positions_of(firings: Firings) -> int:
+    """How many rows there are."""
+    return firings.shape[0]  # type: ignore[index]
 
 
 def counts(firings: Firings) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse as sp
 
 from core.features.agreement import small
-from core.features.firings import Firings, counts, strong
+from core.features.firings import Firings, counts, features_of, strong
 from core.features.predicates import FAMILIES, QUOTED
 from core.features.vocabulary import NAMES, Index, Vocabulary
 from core.progress import Progress
@@ -112,8 +112,10 @@ def _singles(
 ) -> list[list[Label]]:
     """By feature, the best set of each family, the best first: of all features at once, by one
     sparse product of predicates and firings."""
-    families, features = len(NAMES), firings.shape[1]
-    hits = sp.coo_matrix(index.matrix.T @ (firings > 0).astype(np.float32))
+    families, features = len(NAMES), features_of(firings)
+    where = firings.copy()
+    where.data = np.ones_like(firings.data)
+    hits = sp.coo_matrix(index.matrix.T @ where)
     often = hits.data >= SUPPORT
     value, feature = hits.row[often].astype(np.int64), hits.col[often].astype(np.int64)
     group = feature * families + family[value]
@@ -177,8 +179,8 @@ def choose(
     family = vocabulary.family
     labels: list[Label] = []
     fires = np.zeros(index.n, dtype=bool)
-    with Progress(desc, firings.shape[1], "features") as bar:
-        for begin in range(0, firings.shape[1], BLOCK):
+    with Progress(desc, features_of(firings), "features") as bar:
+        for begin in range(0, features_of(firings), BLOCK):
             block = firings[:, begin : begin + BLOCK]
             for k, singles in enumerate(_singles(index, family, block)):
                 at = block.indices[block.indptr[k] : block.indptr[k + 1]]
@@ -198,7 +200,7 @@ def choose(
                 best = max([Label(), *singles], key=lambda label: label.f1)
                 pair = max([Label(), *pairs], key=lambda label: label.f1)
                 labels.append(pair if pair.f1 > best.f1 + MARGIN else best)
-            bar.advance(block.shape[1])
+            bar.advance(features_of(block))
     return labels
 
 

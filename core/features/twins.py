@@ -6,7 +6,7 @@ features correlate above zero only where they fire together, so that the product
 features x features are never formed whole.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from scipy import sparse as sp
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from core.features.agreement import small
-from core.features.firings import Firings, Text, counts
+from core.features.firings import Firings, Text, counts, features_of, positions_of
 
 FLOOR = 0.1
 """Pairs below this correlation are no candidates for the assignment."""
@@ -48,7 +48,7 @@ class Best(NamedTuple):
 
 def _moments(firings: Firings) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation of each feature's activation, zeros counted."""
-    n, features = firings.shape
+    n, features = positions_of(firings), features_of(firings)
     feature = np.repeat(np.arange(features), np.diff(firings.indptr))
     values = firings.data.astype(np.float64)
     mean = np.bincount(feature, values, features) / n
@@ -56,18 +56,13 @@ def _moments(firings: Firings) -> tuple[NDArray[np.float64], NDArray[np.float64]
     return mean, np.sqrt(np.maximum(square - mean**2, 0))
 
 
-def pairs_above(
-    a: Firings,
-    b: Firings,
-    floor: float = 0.0,
-) -> Pairs:
-    """Every pair of a feature of A and one of B that correlate above `floor` over positions [n].
-    Features are multiplied BLOCK at a time."""
-    n, rows = a.shape[0], b.tocsr()
+def blocks_of(a: Firings, b: Firings) -> Iterator[Pairs]:
+    """Every pair of a feature of A and one of B that correlate above zero over positions [n], those
+    of BLOCK features of A at a time."""
+    n, rows = positions_of(a), b.tocsr()
     mean_a, deviation_a = _moments(a)
     mean_b, deviation_b = _moments(b)
-    blocks = []
-    for begin in range(0, a.shape[1], BLOCK):
+    for begin in range(0, features_of(a), BLOCK):
         together = sp.coo_matrix(a[:, begin : begin + BLOCK].T @ rows)
         i = together.row.astype(np.int64) + begin
         j = together.col.astype(np.int64)
@@ -79,9 +74,41 @@ def pairs_above(
             out=np.zeros(len(i)),
             where=scale > 0,
         )
-        near = r > floor
-        blocks.append(Pairs(i[near], j[near], r[near]))
-    return Pairs(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))
+        above = r > 0
+        yield Pairs(i[above], j[above], r[above])
+
+
+class Scan(NamedTuple):
+    """What is kept of all pairs: those of FLOOR or more, and the best one of each feature of A and
+    of B."""
+
+    near: Pairs
+    best: Best
+    back: Best
+
+
+def scan(a: Firings, b: Firings) -> Scan:
+    """The pairs of A's and B's features, in memory that does not grow with their product."""
+    best, back = _alone(features_of(a)), _alone(features_of(b))
+    near = []
+    for pairs in blocks_of(a, b):
+        best = _better(best, best_of(pairs, features_of(a)))
+        back = _better(back, best_of(pairs.turned(), features_of(b)))
+        close = pairs.r >= FLOOR
+        near.append(Pairs(pairs.a[close], pairs.b[close], pairs.r[close]))
+    joined = (np.concatenate(columns) for columns in zip(*near, strict=True))
+    return Scan(Pairs(*joined), best, back)
+
+
+def _alone(features: int) -> Best:
+    return Best(np.full(features, -1), np.zeros(features))
+
+
+def _better(one: Best, other: Best) -> Best:
+    """Of each feature the better partner of two, the first of equals."""
+    more = other.r > one.r
+    partner = np.where(more, other.partner, one.partner)
+    return Best(partner, np.where(more, other.r, one.r))
 
 
 def best_of(
@@ -181,20 +208,17 @@ def twins_of(
     """The twins of A's features ('a') and of B's ('b') on the positions of `firings`: of 'original'
     and 'random SAE' in A, of 'native' and 'random native' in B. See `measure_twins`."""
     a, b = firings["original"], firings["native"]
-    order = np.random.default_rng(seed).permutation(b.shape[0])
+    order = np.random.default_rng(seed).permutation(positions_of(b))
     elsewhere = b.tocsr()[order].tocsc()
-    pairs = pairs_above(a, b)
-    shuffled = pairs_above(a, elsewhere)
-    random = pairs_above(firings["random SAE"], firings["random native"])
+    native = scan(a, b)
+    shuffled = scan(a, elsewhere)
+    random = scan(firings["random SAE"], firings["random native"])
 
-    f, g = a.shape[1], b.shape[1]
-    best, back = best_of(pairs, f), best_of(pairs.turned(), g)
-    assigned = assign(pairs, f, g)
-    chance_a = {"shuffled": best_of(shuffled, f).r, "random": best_of(random, f).r}
-    chance_b = {
-        "shuffled": best_of(shuffled.turned(), g).r,
-        "random": best_of(random.turned(), g).r,
-    }
+    f, g = features_of(a), features_of(b)
+    best, back = native.best, native.back
+    assigned = assign(native.near, f, g)
+    chance_a = {"shuffled": shuffled.best.r, "random": random.best.r}
+    chance_b = {"shuffled": shuffled.back.r, "random": random.back.r}
     return {
         "a": _one_side(
             a,

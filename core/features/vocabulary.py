@@ -97,7 +97,7 @@ class Index:
 
     @property
     def n(self) -> int:
-        return self.matrix.shape[0]
+        return len(self.matrix.indptr) - 1
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:
@@ -111,7 +111,8 @@ class Index:
         """The positions of a set of values of one family, none twice."""
         starts = self.columns.indptr
         parts = [self.columns.indices[starts[v] : starts[v + 1]] for v in values]
-        return np.concatenate([np.zeros(0, dtype=np.int32), *parts])
+        rows = np.concatenate([np.zeros(0, dtype=np.int32), *parts])
+        return rows.astype(np.int32, copy=False)
 
     def both(
         self,
@@ -136,4 +137,5 @@ class Index:
         lengths = np.diff(starts)[rows]
         ends = np.cumsum(lengths)
         offsets = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
-        return self.matrix.indices[np.repeat(starts[rows], lengths) + offsets]
+        values = self.matrix.indices[np.repeat(starts[rows], lengths) + offsets]
+        return values.astype(np.int32, copy=False)

@@ -110,21 +110,20 @@ def test_twins_equal_numpy_on_dense_matrices(monkeypatch: pytest.MonkeyPatch) ->
     order = np.random.default_rng(1).permutation(F)
     native = np.concatenate([B[:, order], planted(77, 9)], axis=1)
     expected = dense_correlations(A, native)
-    pairs = twins.pairs_above(sparse(A), sparse(native))
-
     dense = np.zeros_like(expected)
-    dense[pairs.a, pairs.b] = pairs.r
+    for pairs in twins.blocks_of(sparse(A), sparse(native)):
+        dense[pairs.a, pairs.b] = pairs.r
     np.testing.assert_allclose(dense, np.maximum(expected, 0), atol=1e-6)
-    best = twins.best_of(pairs, F)
+    near, best, back = twins.scan(sparse(A), sparse(native))
+    assert len(near.r) == (expected >= twins.FLOOR).sum()
     np.testing.assert_array_equal(best.partner, expected.argmax(axis=1))
     np.testing.assert_array_equal(order[best.partner], np.arange(F))
-    back = twins.best_of(pairs.turned(), native.shape[1])
     np.testing.assert_allclose(back.r, expected.max(axis=0), atol=1e-6)
 
 
 def test_the_assignment_is_scipys_on_the_dense_matrix() -> None:
     native = np.concatenate([noisy(A, 5)[:, ::-1][:, :18], planted(78, 4)], axis=1)
-    pairs = twins.pairs_above(sparse(A), sparse(native))
+    pairs = twins.scan(sparse(A), sparse(native)).near
     expected = dense_correlations(A, native)
     expected[expected < twins.FLOOR] = 0
     rows, columns = linear_sum_assignment(expected, maximize=True)
@@ -155,10 +154,9 @@ def test_planted_twins_are_mutual_and_controls_are_not_alike() -> None:
 def test_a_feature_that_never_fires_has_no_twin() -> None:
     silent = A.copy()
     silent[:, 3] = 0
-    pairs = twins.pairs_above(sparse(silent), sparse(B))
-    best = twins.best_of(pairs, F)
+    near, best, _ = twins.scan(sparse(silent), sparse(B))
     assert best.partner[3] == -1 and best.r[3] == 0
-    assert twins.assign(pairs, F, F).partner[3] == -1
+    assert twins.assign(near, F, F).partner[3] == -1
 
 
 def test_cosines_of_pairs() -> None:
