@@ -12,7 +12,8 @@ The map, in the order in which the data flows. A box imports only boxes above it
     stitches: affine maps between the streams: fitted, what crossing costs (Eq. 1-6, Table 1), and
         the stitched model that reads and speaks (Fig. 1a)
     saes: sparse autoencoders carried across, and trained from there (3.1, Tables 2-4)
-    features: feature by feature: attribution (Eq. 10), contexts, semantic or structural (5.1)
+    features: feature by feature: attribution (Eq. 10), agreement, contexts, labels, native twins,
+        search, semantic or structural (5.1)
     functional: features by what they do: entropy, attention (5.2)
     probes: linear probes carried across (4)
     steering: steering vectors carried across (4, F)

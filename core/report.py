@@ -3,6 +3,7 @@ prints."""
 
 from typing import Any
 
+from core.features import alike
 from core.features import tables as feature_tables
 from core.functional import tables as functional_tables
 from core.models.pairs import PairSpec
@@ -32,7 +33,7 @@ def report(pair: PairSpec) -> dict[str, Any]:
     if measured := feature_tables.saes(w):
         name = measured[0]
         out["sae"] = _sae(w, name)
-        out["features"] = feature_tables.feature_counts(w, name)
+        out["features"] = feature_tables.feature_counts(w, name) | alike.report(w, name)
 
     if scanned := functional_tables.scanned(w):
         out["functional"] = functional_tables.summary(w, scanned[0])

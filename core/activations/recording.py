@@ -43,6 +43,12 @@ class Recording:
     def n(self) -> int:
         return sum(self.rows)
 
+    def in_order(self, names: Sequence[str]) -> Iterator[tuple[Tensor, ...]]:
+        """The named tensors of each shard, in the order and the dtype in which they were read."""
+        for path in self.shards:
+            shard = load_file(path)
+            yield tuple(shard[name] for name in names)
+
     def epoch(
         self,
         batch: int,
@@ -89,6 +95,33 @@ def harvest_recording(
         return {"h_a": chunk.h_a[pair.a][inside], "h_b": chunk.h_b[pair.b][inside]}, limits
 
     folder = harvest_folder("activations", config | {"layer_pair": pair.name})
+    return _shards(folder, documents, config, read, desc)
+
+
+def harvest_places(
+    a: LiveModel,
+    b: LiveModel,
+    documents: Sequence[Document],
+    pair: LayerPair,
+    config: dict[str, Any],
+    desc: str = "record",
+) -> Recording:
+    """Like `harvest_recording`, and where each row was read: `document` [n], within its window, and
+    its positions `at_a`, `at_b` [n] in the tokens of A and of B, int32."""
+
+    def read(
+        docs: Sequence[Document], limits: dict[str, float]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        chunk = read_window(a, b, docs, [pair.a], [pair.b])
+        limits = limits or norm_limits(chunk)
+        inside = within(chunk, limits, pair)
+        rows = {"h_a": chunk.h_a[pair.a][inside], "h_b": chunk.h_b[pair.b][inside]}
+        for name in ("document", "at_a", "at_b"):
+            numbers = getattr(chunk, name).astype(np.int32)
+            rows[name] = torch.from_numpy(numbers)[inside]
+        return rows, limits
+
+    folder = harvest_folder("places", config | {"layer_pair": pair.name})
     return _shards(folder, documents, config, read, desc)
 
 

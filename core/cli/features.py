@@ -1,7 +1,7 @@
 """The commands of `core.features`."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import typer.core
@@ -18,6 +18,7 @@ from core.cli.shared import (
     show,
 )
 from core.errors import StitchLensError
+from core.features import alike
 from core.models.pairs import get_pair
 from core.saes.settings import SaeConfig
 from core.workspace.store import Workspace
@@ -31,6 +32,26 @@ app.add_typer(features, name="features")
 
 TRAINED = SaeConfig()
 """What the options say that are not given."""
+
+
+SaeOfPairOpt = Annotated[
+    str | None, typer.Option("--sae", help="An SAE of the workspace; the first if not given.")
+]
+
+
+def measured_sae(ws: Workspace, sae: str | None) -> str:
+    """The SAE of that name, or the first one whose features were measured. Raises StitchLensError
+    where there is none."""
+    from core.features import tables as feature_tables
+
+    names = feature_tables.saes(ws) if ws.exists else []
+    if not names:
+        raise StitchLensError(
+            f"no features in workspace '{ws.pair}'",
+            "measured ones",
+            f"run `python -m core features build {ws.pair}`",
+        )
+    return sae or names[0]
 
 
 @features.command("build")
@@ -61,6 +82,7 @@ def features_build_command(
     from core.bench import open_pair
     from core.features import measure as feature_measure
     from core.features import tables as feature_tables
+    from core.features.compare import compare
     from core.saes.adopt import adopt
     from core.saes.train import train
 
@@ -84,10 +106,117 @@ def features_build_command(
     else:
         name = adopt(bench, sae, sae_layer, stitched=layer, scale=scale)
     feature_measure.explore(bench, name, chosen)
+    compare(bench, name, chosen)
     print(
         f"SAE {name} of A, carried to B by {chosen}:"
         f" {feature_tables.feature_counts(bench.workspace, name)['counts']}"
     )
+
+
+@features.command("compare")
+@guarded
+def features_compare_command(
+    pair: PairArg,
+    sae: SaeOfPairOpt = None,
+    stitch_name: StitchArg = None,
+) -> None:
+    """Measure agreement, labels and native twins of features that `features build` measured; train
+    B's own SAE first, where it is missing."""
+    from core.bench import open_pair
+    from core.features.compare import compare
+    from core.features.measure import stitch_of
+
+    ws = Workspace(get_pair(pair).key)
+    name = measured_sae(ws, sae)
+    compare(open_pair(pair), name, stitch_name or stitch_of(ws, name))
+    print(alike.as_text(ws, name))
+
+
+@features.command("find")
+@guarded
+def features_find_command(
+    pair: PairArg,
+    query: Annotated[str, typer.Argument(help="A word; or see --sentence and --direction.")],
+    sentence: Annotated[
+        bool, typer.Option("--sentence", help="Let both models read it: which features fire?")
+    ] = False,
+    direction: Annotated[
+        bool,
+        typer.Option(
+            "--direction",
+            help="It names a vector, as for `steer --source`: vector:NAME, file:PATH, lang:fr.",
+        ),
+    ] = False,
+    where: Annotated[
+        str, typer.Option("--in", help="With --sentence: a, b or both models.")
+    ] = "both",
+    sae: SaeOfPairOpt = None,
+    most: Annotated[int, typer.Option(min=1, help="Features shown.")] = 20,
+    as_json: JsonFlag = False,
+) -> None:
+    """Find features by a word, a sentence or a direction."""
+    from core.features import search
+
+    if sentence and direction:
+        raise StitchLensError("--sentence and --direction", "one of them", "leave the other out")
+    spec = get_pair(pair)
+    ws = Workspace(spec.key)
+    name = measured_sae(ws, sae)
+
+    about: dict[int, dict[str, float]] = {}
+    if sentence:
+        about = moved_by(spec.key, name, query, where, most)
+    elif direction:
+        about = nearest_to(spec.key, name, query, most)
+    else:
+        about = {f: {} for f in search.in_words(ws, name, query, spec.corpus, most)}
+
+    rows = search.results(ws, name, list(about))
+    rows = [row | about[row["feature"]] for row in rows]
+    record: dict[str, Any] = {"pair": spec.key, "sae": name, "query": query, "results": rows}
+    if not rows:
+        empty = "No feature fires on it in that model."
+        if not (sentence or direction):
+            empty = search.unknown(ws, name, query, spec.corpus)
+        record["empty"] = empty
+    show(record, as_json, search.as_text(record))
+
+
+def moved_by(pair: str, sae: str, text: str, where: str, most: int) -> dict[int, dict[str, float]]:
+    """Features that a sentence moves, and how far."""
+    from core.features import measure as feature_measure
+    from core.features import search
+    from core.features import tables as feature_tables
+
+    if where not in ("a", "b", "both"):
+        raise StitchLensError(f"--in {where}", "a, b or both", "choose one")
+    live = feature_measure.Live(get_pair(pair), sae)
+    peaks = {side: read.acts.amax(0).numpy() for side, read in live.read(text).items()}
+    table = feature_tables.features(Workspace(pair), sae)
+    moved = search.by_sentence(peaks, table, where, most)
+    return {
+        m.feature: {"score": m.score, "share_a": m.share_a, "share_b": m.share_b} for m in moved
+    }
+
+
+def nearest_to(pair: str, sae: str, source: str, most: int) -> dict[int, dict[str, float]]:
+    """Features whose decoder rows lie nearest to a direction, in the model that learned it."""
+    from core.bench import open_pair
+    from core.features import search
+    from core.features.measure import stitch_of
+    from core.saes.crossing import Crossing
+    from core.steering.sources import source_from
+    from core.steering.studio import Studio
+
+    bench = open_pair(pair)
+    stitch = stitch_of(bench.workspace, sae)
+    crossing = Crossing(bench, sae, stitch)
+    directions = Studio(bench, stitch).directions(source_from(source))
+    side = directions.sides[0]
+    layer = crossing.layers.a if side == "a" else crossing.layers.b
+    vector = directions.own(side, layer).v.float().numpy()
+    decoder = (crossing.sae if side == "a" else crossing.transferred).W_dec.float().numpy()
+    return {f: {"cosine": cosine} for f, cosine in search.nearest(decoder, vector, most)}
 
 
 @features.command("show")
@@ -95,9 +224,7 @@ def features_build_command(
 def features_show_command(
     pair: PairArg,
     index: Annotated[int, typer.Argument(min=0, help="A feature.")],
-    sae: Annotated[
-        str | None, typer.Option(help="An SAE of the workspace; the first if not given.")
-    ] = None,
+    sae: SaeOfPairOpt = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Print one feature: its measures, and the tokens it raises and lowers in A and, transferred,
@@ -105,14 +232,7 @@ def features_show_command(
     from core.features import tables as feature_tables
 
     ws = Workspace(get_pair(pair).key)
-    names = feature_tables.saes(ws)
-    if not names:
-        raise StitchLensError(
-            f"no features in workspace '{pair}'",
-            "measured ones",
-            f"run `python -m core features build {pair}`",
-        )
-    sae = sae or names[0]
+    sae = measured_sae(ws, sae)
     table = feature_tables.features(ws, sae)
     if index >= len(table):
         raise StitchLensError(

@@ -14,7 +14,8 @@ from core.bench import Bench
 from core.errors import StitchLensError
 from core.models.pairs import SIDES, LayerPair, Side
 from core.saes.sae import kept_in, random_sae, reconstruction
-from core.saes.settings import ExploreConfig
+from core.saes.settings import ExploreConfig, SaeConfig
+from core.saes.train import config_of
 from core.stitches import downstream
 from core.stitches.stitch import Stitch, load_stitch, random_stitch
 from core.stitches.transfer import transfer_sae
@@ -56,6 +57,14 @@ class Crossing:
             )
 
         self.sae: SAE[Any] = kept_in(bench, sae, self.layers.a) if isinstance(sae, str) else sae
+
+    @property
+    def source_config(self) -> SaeConfig:
+        """The SAE's settings, where it was trained here; else the defaults at its width and k."""
+        if "width" in self.about:
+            return config_of(self.about)
+        cfg = self.sae.cfg
+        return SaeConfig(width=cfg.d_sae, k=int(getattr(cfg, "k", SaeConfig().k)))
 
     @cached_property
     def stitch(self) -> Stitch:

@@ -20,7 +20,7 @@ from core.saes.crossing import Crossing
 from core.saes.run import Run, RunState, read_run
 from core.saes.sae import metadata
 from core.saes.settings import RunConfig, SaeConfig, TrainingSet, check_fits
-from core.saes.train import config_of, kept_sae, sae_makers
+from core.saes.train import kept_sae, sae_makers
 from core.stitches.fit import fit_moments
 from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch, random_stitch
@@ -67,10 +67,7 @@ class SaeTraining:
     @cached_property
     def source_config(self) -> SaeConfig:
         """A's SAE's settings, where it was trained here; else the defaults at its k."""
-        if "width" in self.crossing.about:
-            return config_of(self.crossing.about)
-        cfg = self.crossing.sae.cfg
-        return SaeConfig(width=cfg.d_sae, k=int(getattr(cfg, "k", SaeConfig().k)))
+        return self.crossing.source_config
 
     def _source_setting(self, width: int) -> SaeConfig:
         return self.source_config.model_copy(update={"width": width, "epochs": 1})

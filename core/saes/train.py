@@ -182,17 +182,18 @@ def train(
     if not bench.current(f"saes/{name}", makers):
         rows = bench.rows("a", layer, "fit", positions)
         about = metadata(bench.pair.a.key, layer)
-        _keep(bench, name, train_sae(rows, "h", config, about, f"training SAE {name}"), makers)
+        sae = train_sae(rows, "h", config, about, f"training SAE {name}")
+        keep(bench, f"saes/{name}", sae, makers)
     return name
 
 
-def _keep(
+def keep(
     bench: Bench,
     name: str,
     sae: "SAE[Any]",
     makers: dict[str, Any],
 ) -> None:
-    """In half precision, as `saes/<name>`."""
+    """In half precision, as the artifact `name`."""
     sae = sae.half()
     sae.cfg.dtype = "float16"
-    bench.workspace.put_folder(f"saes/{name}", lambda folder: save_sae(sae, folder), "sae", makers)
+    bench.workspace.put_folder(name, lambda folder: save_sae(sae, folder), "sae", makers)

@@ -47,6 +47,7 @@ FIT = (
 FEATURES = "features build {pair} --sae {sae_name} --stitch {stitch_name}"
 LEVELS = "steer levels {pair} --sae {sae_name} --stitch {stitch_name}"
 SEARCH = "steer features {pair} --sae {sae_name} --stitch {stitch_name}"
+COMPARE = "features compare {pair} --sae {sae_name} --stitch {stitch_name}"
 PROBES = "probes eval {pair} --sae {sae_name} --stitch {stitch_name}"
 TRAINING = (
     "sae train {pair} --sae {sae_name} --widths {widths} --starts {starts} --seeds {seeds}"
@@ -80,6 +81,10 @@ GROUPS: dict[str, Group] = {
     ),
     "sae_quality": Group("SAEs before and after transfer (Table 2)", FEATURES, "saes"),
     "features": Group("Features: attribution correlation, class (Eq. 10)", FEATURES, "saes"),
+    "agreement": Group("Agreement of features on the same text", COMPARE, "saes"),
+    "labels": Group("Labels of features, with their scores", COMPARE, "saes"),
+    "own_saes": Group("SAEs of B that were trained like A's", COMPARE, "saes"),
+    "twins": Group("Native twins: features of both models' own SAEs", COMPARE, "saes"),
     "examples_a": Group("Top contexts of features in A", FEATURES, "saes"),
     "examples_b": Group("Top contexts of features in B", FEATURES, "saes"),
     "together_a": Group("The same contexts as A reads them", FEATURES, "saes"),
