@@ -46,7 +46,7 @@ def overlap(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     """How alike the top lists of each feature are in two tables of examples: `feature`, `jaccard`,
     `rbo`, both over documents; features that are active in neither are left out."""
     tops_a, tops_b = _tops(a), _tops(b)
-    features = sorted({*tops_a.index, *tops_b.index})
+    features = sorted({*tops_a, *tops_b})
 
     rows = []
     for feature in features:
@@ -62,8 +62,8 @@ def overlap(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["feature", "jaccard", "rbo"])
 
 
-def _tops(table: pd.DataFrame) -> pd.Series:
+def _tops(table: pd.DataFrame) -> dict[int, list[str]]:
     """By feature, the documents of its top contexts from the strongest."""
     top = table.query("group == 'top'")
     ordered = top.sort_values(["feature", "rank"])
-    return ordered.groupby("feature").document.agg(list)
+    return ordered.groupby("feature").document.agg(list).to_dict()
