@@ -107,9 +107,9 @@ def known(
     vectors = directions(crossing, side, [feature])
     rows = ws.table(name, feature=feature, side=side)
     return [
-        (vectors[row.kind][0], float(row.mean), float(row.base))
-        for row in rows.itertuples()
-        if row.kind in vectors
+        (vectors[row["kind"]][0], float(row["mean"]), float(row["base"]))
+        for row in rows.to_dict("records")
+        if row["kind"] in vectors
     ]
 
 

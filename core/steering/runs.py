@@ -22,6 +22,7 @@ from core.errors import StitchLensError, broken, refusal
 from core.steering.keys import LaneKey, lane_key
 from core.steering.settings import STRONGEST, Sampling, Setting
 from core.steering.sources import Brought, Concept, Feature, Language, Source, source_from
+from core.workspace import demonstration
 from core.workspace.disk import beside
 from core.workspace.store import RUNS, Workspace
 from core.workspace.untrusted import MB, parse_json
@@ -124,8 +125,9 @@ def strip_lane(run: Mapping[str, Any]) -> LaneKey:
 def keep(ws: Workspace, record: Mapping[str, Any]) -> str:
     """Write a run down; returns its id. The same run has one id, however long it took.
 
-    Raises StitchLensError where it cannot be written, and for what is no run.
+    Raises StitchLensError where it cannot be written, in a demonstration, and for what is no run.
     """
+    demonstration.refuse("a run to keep")
     try:
         run = Run.model_validate(record)
     except ValidationError as e:

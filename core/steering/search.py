@@ -107,12 +107,13 @@ def _side(
         repeats = repetition(w.text)
         fluent = bool(loss <= plain[k] + DEARER and repeats <= REPEATS)
         judged = {"loss": loss, "repetition": repeats, "fluent": fluent}
-        for j, row in enumerate(chosen.itertuples()):
-            if cell.get("feature", row.feature) != row.feature:
+        for j, row in enumerate(chosen.to_dict("records")):
+            feature, words = row["feature"], row["words"]
+            if cell.get("feature", feature) != feature:
                 continue
-            about = {"feature": row.feature, "side": side, "prompt": k, "text": w.text}
-            shown = {"active": activations[i][j], "said": said(w.text, row.words)}
-            known = {"words": " ".join(row.words), "correlation": row.correlation}
+            about = {"feature": feature, "side": side, "prompt": k, "text": w.text}
+            shown = {"active": activations[i][j], "said": said(w.text, words)}
+            known = {"words": " ".join(words), "correlation": row["correlation"]}
             out.append(cell | about | judged | shown | known)
     return pd.DataFrame(out)
 

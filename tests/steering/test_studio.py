@@ -19,7 +19,7 @@ from core.steering.keys import LaneKey, lane_key
 from core.steering.settings import Sampling, Setting
 from core.steering.sources import Concept, Language, source_from
 from core.steering.studio import Studio, run_record
-from core.steering.vectors import random_like
+from core.steering.vectors import Means, random_like
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
 
@@ -78,6 +78,7 @@ def test_a_carried_vector_is_like_the_models_own(studio: Studio) -> None:
     assert float(own.v @ carried.v) > 0.7
     assert abs(float(own.v @ shuffled.v)) < 0.6 and abs(float(own.v @ drawn.v)) < 0.3
     found = source.means("b", studio.stitched("b"))
+    assert isinstance(found, Means)
     assert carried.mean == pytest.approx(float(found.positive @ carried.v), rel=1e-4), "z̄ is B's"
     assert studio.vectors(source, LaneKey("b", "none"), setting) == ()
 
