@@ -172,7 +172,10 @@ def _conjunction(
 
 
 def choose(
-    index: Index, vocabulary: Vocabulary, firings: Firings, desc: str = "labels"
+    index: Index,
+    vocabulary: Vocabulary,
+    firings: Firings,
+    desc: str = "labels",
 ) -> list[Label]:
     """The label of each feature, from the text of `index`, in which it fires at `firings`; an empty
     one where nothing holds at SUPPORT of them."""

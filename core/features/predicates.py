@@ -67,7 +67,12 @@ BRACKETS = {
     "{": "braces",
     "<": "angle brackets",
 }
-CLOSING = {")": "(", "]": "[", "}": "{", ">": "<"}
+CLOSING = {
+    ")": "(",
+    "]": "[",
+    "}": "{",
+    ">": "<",
+}
 MARKS = {'"': "quotation marks", "`": "backquotes"}
 COMMENT = re.compile(r"#|//|--|/\*|%")
 LETTERS = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d+")

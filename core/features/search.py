@@ -258,7 +258,9 @@ def by_sentence(
 
 
 def nearest(
-    decoder: Float[np.ndarray, "f d"], vector: Float[np.ndarray, " d"], most: int = MOST
+    decoder: Float[np.ndarray, "f d"],
+    vector: Float[np.ndarray, " d"],
+    most: int = MOST,
 ) -> list[tuple[int, float]]:
     """(feature, cosine) of the decoder rows nearest to a vector, the nearest first. Raises
     StitchLensError for a vector without a direction."""

@@ -122,7 +122,13 @@ def feature_histogram(
     `tokens`."""
     (counts,) = ws.table(f"histograms_{side}/{sae}", feature=feature).histogram
     lows = [2.0 ** (k / 2 - 10) for k in range(len(counts) + 1)]
-    return pd.DataFrame({"low": lows[:-1], "high": lows[1:], "tokens": counts})
+    return pd.DataFrame(
+        {
+            "low": lows[:-1],
+            "high": lows[1:],
+            "tokens": counts,
+        }
+    )
 
 
 def neuronpedia(
@@ -186,7 +192,12 @@ def feature_counts(ws: Workspace, sae: str) -> dict[str, Any]:
     for name, x in values.items():
         if len(x):
             q05, median, q95 = (float(np.quantile(x, q)) for q in (0.05, 0.5, 0.95))
-            correlation[name] = {"mean": float(x.mean()), "median": median, "q05": q05, "q95": q95}
+            correlation[name] = {
+                "mean": float(x.mean()),
+                "median": median,
+                "q05": q05,
+                "q95": q95,
+            }
     against = {
         c: effect(values["transferred"], values[c])
         for c in ("random", "shuffled")

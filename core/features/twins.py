@@ -171,7 +171,11 @@ def cosines(
 
 
 def _one_side(
-    own: Firings, best: Best, back: Best, assigned: Best, chance: Mapping[str, NDArray[np.float64]]
+    own: Firings,
+    best: Best,
+    back: Best,
+    assigned: Best,
+    chance: Mapping[str, NDArray[np.float64]],
 ) -> pd.DataFrame:
     features = np.arange(len(best.partner))
     mutual = (best.partner >= 0) & (back.partner[best.partner] == features)

@@ -18,7 +18,12 @@ LETTERS = 3
 """Of a word, at least."""
 
 
-def candidates(ws: Workspace, sae: str, texts: Mapping[str, str], most: int) -> pd.DataFrame:
+def candidates(
+    ws: Workspace,
+    sae: str,
+    texts: Mapping[str, str],
+    most: int,
+) -> pd.DataFrame:
     """The `most` features that are likeliest to show: `feature`, `correlation` (Eq. 10), `agree`
     (of CONTEXTS, those in which both models are most active at the same whole words), `words`
     (these, the commonest first), `prior` (the product, by which they are ordered).
@@ -46,7 +51,10 @@ def candidates(ws: Workspace, sae: str, texts: Mapping[str, str], most: int) -> 
 
 
 def strongest_words(
-    ws: Workspace, sae: str, side: str, texts: Mapping[str, str]
+    ws: Workspace,
+    sae: str,
+    side: str,
+    texts: Mapping[str, str],
 ) -> dict[int, Counter[str]]:
     """By feature, the words at which it is most active in its top contexts, in lower case; a token
     that is part of a longer word counts for nothing."""
@@ -54,15 +62,21 @@ def strongest_words(
     top = table.loc[(table.group == "top") & (table["rank"] < CONTEXTS)]
     words: dict[int, Counter[str]] = defaultdict(Counter)
     for row in top.to_dict("records"):
-        begin = int(row["begin"]) + int(sum(row["lengths"][: row["peak"]]))
-        end = begin + int(row["lengths"][row["peak"]])
+        lengths, peak = row["lengths"], row["peak"]
+        before = int(sum(lengths[:peak]))
+        begin = int(row["begin"]) + before
+        end = begin + int(lengths[peak])
         word = whole_word(texts.get(row["document"], ""), begin, end)
         if word is not None:
             words[int(row["feature"])][word] += 1
     return words
 
 
-def whole_word(text: str, begin: int, end: int) -> str | None:
+def whole_word(
+    text: str,
+    begin: int,
+    end: int,
+) -> str | None:
     """What stands between two characters, where it is a whole word of LETTERS or more."""
     token = text[begin:end]
     word = token.strip()

@@ -54,14 +54,22 @@ def home(pair: PairSpec, vector: Vector) -> Side:
     return side
 
 
-def vector_card(ws: Workspace, vector: Vector, side: Side) -> dict[str, Any]:
+def vector_card(
+    ws: Workspace,
+    vector: Vector,
+    side: Side,
+) -> dict[str, Any]:
     """`side`, `layer`, `push` (z̄ above the negative mean, residual units) and in words where that
     is `from`, `notes` on what else its file held; where the workspace has language means, `size`
     (norm of the mean residual stream over English), `along` (cosine with it) and `nearest` (the
     three languages whose DiffMean vectors are most alike); for each stitch from that layer the
     cosine of the vector with itself after both ways; and `warnings`: `about`, `says` and the `test`
     behind each."""
-    card: dict[str, Any] = {"side": side, "layer": vector.layer, "width": len(vector.v)}
+    card: dict[str, Any] = {
+        "side": side,
+        "layer": vector.layer,
+        "width": len(vector.v),
+    }
     card["push"] = vector.mean - vector.base
     card["from"], card["notes"] = origin(vector), list(vector.makers.get("notes", ()))
     if hint := vector.makers.get("hint"):
@@ -70,8 +78,18 @@ def vector_card(ws: Workspace, vector: Vector, side: Side) -> dict[str, Any]:
         )
     said = []
 
-    def add(about: str, says: str, test: str) -> None:
-        said.append({"about": about, "says": says, "test": test})
+    def add(
+        about: str,
+        says: str,
+        test: str,
+    ) -> None:
+        said.append(
+            {
+                "about": about,
+                "says": says,
+                "test": test,
+            }
+        )
 
     if f"language_means/{side}" in ws.names():
         means = load_means(ws.path(f"language_means/{side}"))
@@ -128,7 +146,11 @@ def origin(vector: Vector) -> str:
     return f"the file's strength {strength:.4g} times its length {length:.4g}"
 
 
-def nearest(means: LanguageMeans, vector: Vector, n: int = 3) -> list[tuple[str, float]]:
+def nearest(
+    means: LanguageMeans,
+    vector: Vector,
+    n: int = 3,
+) -> list[tuple[str, float]]:
     """(language code, cosine) of the DiffMean vectors before its layer that are most alike, by
     absolute cosine."""
     out = []
@@ -141,7 +163,11 @@ def nearest(means: LanguageMeans, vector: Vector, n: int = 3) -> list[tuple[str,
 
 
 def import_vector(
-    bench: Bench, path: Path, name: str, side: Side | None = None, layer: int | None = None
+    bench: Bench,
+    path: Path,
+    name: str,
+    side: Side | None = None,
+    layer: int | None = None,
 ) -> dict[str, Any]:
     """The report card of a vector from a file, kept as `vectors/<name>` with `vector_cards/<name>`;
     `side` and `layer` say what the file does not.

@@ -81,7 +81,12 @@ def active_means(
     return {layer: _means(layer, torch.cat(h), on, makers) for layer, h in streams.items()}
 
 
-def kept(studio: "Studio", sae_name: str, index: int, side: Side) -> Contexts:
+def kept(
+    studio: "Studio",
+    sae_name: str,
+    index: int,
+    side: Side,
+) -> Contexts:
     """Where the tables of the workspace say that a feature is active."""
     bench = studio.bench
     contexts = bench.workspace.table(f"examples_{side}/{sae_name}", feature=index)
@@ -108,7 +113,11 @@ def kept(studio: "Studio", sae_name: str, index: int, side: Side) -> Contexts:
 
 
 def searched(
-    studio: "Studio", sae_name: str, index: int, side: Side, reading: Reading = unheard
+    studio: "Studio",
+    sae_name: str,
+    index: int,
+    side: Side,
+    reading: Reading = unheard,
 ) -> Contexts:
     """Texts of the held-out split in which an SAE without tables is active, some at a time until
     it was at ENOUGH tokens."""
@@ -122,7 +131,11 @@ def searched(
         some = documents[begin : begin + AT_ONCE]
         encoded = model.encode([document.text for document in some])
 
-        def read(done: int, of: int, before: int = begin) -> None:
+        def read(
+            done: int,
+            of: int,
+            before: int = begin,
+        ) -> None:
             reading(before + done, before + of)
 
         for group, rows in _by_batch(model, encoded, [layer], read):
@@ -168,7 +181,10 @@ def usual(h: Float[Tensor, "n d"]) -> Bool[Tensor, " n"]:
 
 
 def _by_batch(
-    model: LiveModel, encoded: Sequence[Encoded], layers: Sequence[int], reading: Reading
+    model: LiveModel,
+    encoded: Sequence[Encoded],
+    layers: Sequence[int],
+    reading: Reading,
 ) -> Iterator[tuple[list[int], dict[int, Tensor]]]:
     """A padded batch of the texts at a time: which they are, and by layer their residual streams
     at the usable positions, text after text."""
@@ -185,13 +201,20 @@ def _lengths(encoded: Sequence[Encoded], group: Sequence[int]) -> list[int]:
     return [int(encoded[i].usable.sum()) for i in group]
 
 
-def _active(sae: "SAE[Any]", index: int, h: Tensor) -> Bool[Tensor, " n"]:
+def _active(
+    sae: "SAE[Any]",
+    index: int,
+    h: Tensor,
+) -> Bool[Tensor, " n"]:
     with torch.inference_mode():
         return sae.encode(h.float())[:, index] > 0
 
 
 def _means(
-    layer: int, h: Float[Tensor, "n d"], on: Bool[Tensor, " n"], makers: dict[str, Any]
+    layer: int,
+    h: Float[Tensor, "n d"],
+    on: Bool[Tensor, " n"],
+    makers: dict[str, Any],
 ) -> Means:
     def mean(rows: Tensor) -> Tensor:
         if not len(rows):

@@ -71,7 +71,13 @@ class Row:
     def put(self, h: Float[Tensor, "pos d"], first: int) -> Float[Tensor, "pos d"]:
         return self.listener.put(h, first)
 
-    def again(self, cache: Any, k: int, first: int, changes: dict[int, hooks.Change]) -> None:
+    def again(
+        self,
+        cache: Any,
+        k: int,
+        first: int,
+        changes: dict[int, hooks.Change],
+    ) -> None:
         """Computes row `k` of a batch's cache anew from position `first` on, by itself, so that
         its numbers do not depend on other rows."""
         alone = new_cache()

@@ -160,7 +160,9 @@ class TextCrossing:
 
 
 def spoken_record(
-    crossing: TextCrossing, lanes: dict[str, tuple[Side, Lane]], written: dict[str, Written]
+    crossing: TextCrossing,
+    lanes: dict[str, tuple[Side, Lane]],
+    written: dict[str, Written],
 ) -> list[dict[str, Any]]:
     """Lanes as they are shown: who speaks, through which direction, and the text."""
     out = []

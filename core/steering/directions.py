@@ -63,7 +63,11 @@ class Directions:
         return key.learned_in is None or key.learned_in in self.sides
 
 
-def directions(studio: "Studio", source: Source, reading: Reading = unheard) -> Directions:
+def directions(
+    studio: "Studio",
+    source: Source,
+    reading: Reading = unheard,
+) -> Directions:
     """`reading` hears of texts that have to be read before a lane can be steered. Raises
     StitchLensError that says what is wrong with the source."""
     match source:
@@ -108,7 +112,11 @@ def of_language(studio: "Studio", code: str) -> Directions:
     return from_means(lambda side, layer: studio.means(side).of(label, layer))
 
 
-def of_texts(studio: "Studio", positive: str, negative: str) -> Directions:
+def of_texts(
+    studio: "Studio",
+    positive: str,
+    negative: str,
+) -> Directions:
     """Two texts, an example a line; both models read them when they are first steered."""
     demonstration.check_texts(positive, negative)
     plus, minus = (lines(clean(text)[:LONGEST]) for text in (positive, negative))
@@ -130,7 +138,10 @@ def of_texts(studio: "Studio", positive: str, negative: str) -> Directions:
 
 
 def of_feature(
-    studio: "Studio", sae_name: str, index: int, reading: Reading = unheard
+    studio: "Studio",
+    sae_name: str,
+    index: int,
+    reading: Reading = unheard,
 ) -> Directions:
     """The decoder direction of a feature of A; positive are the tokens at which it is active in
     its top contexts on the steered side, negative the others there. B has no vector of its own.
@@ -172,7 +183,11 @@ def of_feature(
         return along(direction, Unknown(layer), makers)
 
     direction = sae.W_dec[index].float()
-    makers = {"learned": "SAE decoder direction", "sae": sae_name, "feature": index}
+    makers = {
+        "learned": "SAE decoder direction",
+        "sae": sae_name,
+        "feature": index,
+    }
     return Directions(means, own, ("a",), origin=origin)
 
 

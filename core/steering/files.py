@@ -42,7 +42,12 @@ from core.workspace.untrusted import (
 EXPORTS = (".safetensors", ".gguf", ".json")
 
 
-def export(vector: Vector, model: ModelSpec, label: str, path: Path) -> None:
+def export(
+    vector: Vector,
+    model: ModelSpec,
+    label: str,
+    path: Path,
+) -> None:
     """A vector of `model` as a file in the format that its name ends with; makers go along, but in
     Neuronpedia's JSON.
 
@@ -83,7 +88,12 @@ FORMAT = "stitchlens-vector-1"
 
 def save_vector(vector: Vector, path: Path) -> None:
     """Safetensors: `v` [d] of unit norm; layer, z̄, base and makers in the header."""
-    about = {"format": FORMAT, "layer": vector.layer, "mean": vector.mean, "base": vector.base}
+    about = {
+        "format": FORMAT,
+        "layer": vector.layer,
+        "mean": vector.mean,
+        "base": vector.base,
+    }
     header = {k: str(x) for k, x in about.items()} | {
         "makers": json.dumps(dict(vector.makers), sort_keys=True)
     }
@@ -137,7 +147,11 @@ def load_vector(path: Path) -> Vector:
 FORMS = "a GGUF control vector, Neuronpedia's JSON, or one row as .npy, .npz, .safetensors or .pt"
 
 
-def open_vector(path: Path, model: str | None = None, layer: int | None = None) -> Vector:
+def open_vector(
+    path: Path,
+    model: str | None = None,
+    layer: int | None = None,
+) -> Vector:
     """A vector from a file: ours (safetensors), a GGUF control vector, Neuronpedia's JSON, or one
     row of numbers.
 
@@ -217,7 +231,12 @@ def _read(path: Path) -> OnFile | Vector:
     return from_tensors(path, {})
 
 
-def _ours(vector: Vector, name: str, model: str | None, layer: int | None) -> Vector:
+def _ours(
+    vector: Vector,
+    name: str,
+    model: str | None,
+    layer: int | None,
+) -> Vector:
     """A vector that `save_vector` wrote, for `model` where its makers do not say one."""
     if layer is not None and layer != vector.layer:
         raise _another_layer(name, [vector.layer], layer)
@@ -228,7 +247,11 @@ def _ours(vector: Vector, name: str, model: str | None, layer: int | None) -> Ve
     return replace(vector, makers=dict(vector.makers) | said)
 
 
-def _chosen(on_file: OnFile, name: str, layer: int | None) -> tuple[int, NDArray[np.float64]]:
+def _chosen(
+    on_file: OnFile,
+    name: str,
+    layer: int | None,
+) -> tuple[int, NDArray[np.float64]]:
     """The layer and its direction: `layer` where the file has it or says none, else the middle one
     of the file's."""
     if None in on_file.rows:
@@ -243,7 +266,11 @@ def _chosen(on_file: OnFile, name: str, layer: int | None) -> tuple[int, NDArray
     return layer, on_file.rows[layer]
 
 
-def _others(rows: Mapping[int | None, Any], at: int, layer: int | None) -> list[str]:
+def _others(
+    rows: Mapping[int | None, Any],
+    at: int,
+    layer: int | None,
+) -> list[str]:
     """What is said of the layers of a file that were not taken."""
     if len(rows) < 2:
         return []
@@ -263,7 +290,11 @@ def _unsaid(name: str, what: str) -> StitchLensError:
     )
 
 
-def _another_layer(name: str, layers: Sequence[int], layer: int) -> StitchLensError:
+def _another_layer(
+    name: str,
+    layers: Sequence[int],
+    layer: int,
+) -> StitchLensError:
     known = ", ".join(map(str, layers))
     return StitchLensError(
         f"{name} with a direction before layer {known}, none before {layer}",

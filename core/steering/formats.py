@@ -214,7 +214,11 @@ def from_gguf(path: Path) -> OnFile:
     return OnFile(rows, str(hint) if hint else None, notes=_unused(unread))
 
 
-def save_gguf(vector: Vector, model: ModelSpec, path: Path) -> None:
+def save_gguf(
+    vector: Vector,
+    model: ModelSpec,
+    path: Path,
+) -> None:
     """A control vector for llama.cpp: `direction.N` is added after block N, so what steers before
     layer L is N = L - 1.
 
@@ -241,7 +245,11 @@ def save_gguf(vector: Vector, model: ModelSpec, path: Path) -> None:
     writer.close()
 
 
-def neuronpedia_vector(vector: Vector, model: ModelSpec, label: str) -> dict[str, Any]:
+def neuronpedia_vector(
+    vector: Vector,
+    model: ModelSpec,
+    label: str,
+) -> dict[str, Any]:
     """The body of Neuronpedia's `vector/new`: unit vector, and as strength what a clamp of 1 adds
     on average.
 

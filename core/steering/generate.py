@@ -46,7 +46,11 @@ class Written:
         return text if self.done else text.removesuffix("\ufffd")
 
 
-def encode_prompt(model: LiveModel, prompt: str, tokens: int) -> Int[Tensor, " n"]:
+def encode_prompt(
+    model: LiveModel,
+    prompt: str,
+    tokens: int,
+) -> Int[Tensor, " n"]:
     """Token ids, the first special one included. Raises StitchLensError where the prompt is empty
     or leaves no room for `tokens` more."""
     prompt = clean(prompt)
@@ -168,7 +172,10 @@ def respond(
 
 
 def response_losses(
-    model: LiveModel, prompts: Sequence[Tensor], responses: Sequence[Sequence[int]], rows: int = 32
+    model: LiveModel,
+    prompts: Sequence[Tensor],
+    responses: Sequence[Sequence[int]],
+    rows: int = 32,
 ) -> list[float]:
     """Nats/token of each response (token ids) after its prompt (token ids) under the unsteered
     model; NaN for none."""
@@ -231,7 +238,9 @@ class _Batch:
                 self._hear(k, row)
         with torch.inference_mode(), hooks.changed(self.model, self._hooks(first)):
             out = self.model.plain.base_model(
-                input_ids=self.next, past_key_values=self.cache, use_cache=True
+                input_ids=self.next,
+                past_key_values=self.cache,
+                use_cache=True,
             )
             self.cache = out.past_key_values
             self.read += self.next.shape[1]
@@ -305,7 +314,12 @@ def wordless(model: LiveModel, rows: int) -> Bool[Tensor, " rows"]:
     return out
 
 
-def draw(logits: Tensor, used: Tensor, sampling: Sampling, random: torch.Generator) -> int:
+def draw(
+    logits: Tensor,
+    used: Tensor,
+    sampling: Sampling,
+    random: torch.Generator,
+) -> int:
     """One token id of `logits` [vocabulary], float32: repetition penalty on the `used` ids,
     temperature, then the smallest set that holds `top_p` of the probability."""
     logits = logits.clone()

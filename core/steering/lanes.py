@@ -19,12 +19,22 @@ Operator = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 float32."""
 
 
-def clamp(h: Tensor, v: Tensor, mean: Tensor, strength: Tensor) -> Tensor:
+def clamp(
+    h: Tensor,
+    v: Tensor,
+    mean: Tensor,
+    strength: Tensor,
+) -> Tensor:
     """Eq. 8 and 9, with c times `strength`: at 1 the component along v is z̄ at every position."""
     return h + strength * (mean - (h * v).sum(-1, keepdim=True)) * v
 
 
-def add(h: Tensor, v: Tensor, mean: Tensor, strength: Tensor) -> Tensor:
+def add(
+    h: Tensor,
+    v: Tensor,
+    mean: Tensor,
+    strength: Tensor,
+) -> Tensor:
     """`strength` times z̄ v on top of what is there."""
     return h + strength * mean * v
 

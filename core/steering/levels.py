@@ -65,7 +65,9 @@ class KnownLevels:
 
 
 def directions(
-    crossing: Crossing, side: Side, features: Sequence[int]
+    crossing: Crossing,
+    side: Side,
+    features: Sequence[int],
 ) -> dict[Kind, Float[Tensor, "n d"]]:
     """Unit vectors along which lanes of each kind steer that side by the features."""
 
@@ -93,7 +95,9 @@ def measured_from(ws: Workspace, crossing: Crossing) -> dict[str, Any]:
 
 
 def known(
-    crossing: Crossing, feature: int, side: Side
+    crossing: Crossing,
+    feature: int,
+    side: Side,
 ) -> list[tuple[Float[Tensor, " d"], float, float]]:
     """(unit vector, mean, base) of a feature on one side, as `KnownLevels` takes them; none where
     they were not measured, or before something that they were measured from was made again."""
@@ -114,7 +118,10 @@ def known(
 
 
 def measure(
-    bench: Bench, sae_name: str, stitch_name: str, features: Sequence[int] | None = None
+    bench: Bench,
+    sae_name: str,
+    stitch_name: str,
+    features: Sequence[int] | None = None,
 ) -> pd.DataFrame:
     """Puts `feature_levels/SAE`, one row a feature, side and kind of lane: `feature`, `side`,
     `kind`, `mean` and `base` (see `core.steering.vectors.Vector`, residual units). `features` adds
@@ -151,7 +158,10 @@ class _Sums:
         self.windows = 0
 
     def add(
-        self, on: NDArray[np.bool_], rows: NDArray[np.intp], levels: Float[np.ndarray, "n m k"]
+        self,
+        on: NDArray[np.bool_],
+        rows: NDArray[np.intp],
+        levels: Float[np.ndarray, "n m k"],
     ) -> None:
         """`levels` of n tokens for the features in `rows` [m], and at which tokens these are `on`
         [n, m]."""
@@ -159,7 +169,12 @@ class _Sums:
             self.sums[which, rows] += (levels * mask[..., None]).sum(0)
             self.counts[which, rows] += mask.sum(0)
 
-    def table(self, features: Sequence[int], side: Side, kinds: Sequence[Kind]) -> pd.DataFrame:
+    def table(
+        self,
+        features: Sequence[int],
+        side: Side,
+        kinds: Sequence[Kind],
+    ) -> pd.DataFrame:
         some = self.counts.min(0) > 0
         with np.errstate(invalid="ignore", divide="ignore"):
             base, mean = self.sums / self.counts[..., None]
@@ -178,7 +193,11 @@ class _Sums:
         return pd.concat(parts, ignore_index=True)
 
 
-def _side(crossing: Crossing, side: Side, features: Sequence[int]) -> pd.DataFrame:
+def _side(
+    crossing: Crossing,
+    side: Side,
+    features: Sequence[int],
+) -> pd.DataFrame:
     """The rows of one side; what was read survives a stop."""
     bench = crossing.bench
     model, layer = (bench.a, crossing.layers.a) if side == "a" else (bench.b, crossing.layers.b)
@@ -240,7 +259,11 @@ def _read(
         sums.add(np.stack(on, axis=1)[inside.numpy()], numbers, levels.double().numpy())
 
 
-def _opened(path: Any, features: int, kinds: int) -> _Sums:
+def _opened(
+    path: Any,
+    features: int,
+    kinds: int,
+) -> _Sums:
     sums = _Sums(features, kinds)
     if path.exists():
         with np.load(path, allow_pickle=False) as arrays:
@@ -252,4 +275,9 @@ def _opened(path: Any, features: int, kinds: int) -> _Sums:
 def _save(sums: _Sums, path: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with beside(path) as part, part.open("wb") as file:
-        np.savez(file, sums=sums.sums, counts=sums.counts, windows=sums.windows)
+        np.savez(
+            file,
+            sums=sums.sums,
+            counts=sums.counts,
+            windows=sums.windows,
+        )

@@ -87,7 +87,9 @@ class SteerConfig(Frozen):
 
 
 def natural_losses(
-    model: LiveModel, documents: Sequence[Document], most: int = 12
+    model: LiveModel,
+    documents: Sequence[Document],
+    most: int = 12,
 ) -> dict[str, float]:
     """Nats/token of real text, by corpus label: the first 160 tokens of the first `most` documents
     of each language."""
@@ -177,7 +179,13 @@ class Evaluation:
                 table.to_parquet(part, index=False)
         return pd.read_parquet(path)
 
-    def lane(self, side: Side, label: str, kind: Kind, c: Candidate) -> Lane | None:
+    def lane(
+        self,
+        side: Side,
+        label: str,
+        kind: Kind,
+        c: Candidate,
+    ) -> Lane | None:
         """None where there is no such lane: a span beyond the last layer."""
         studio = self.studios[c.stitch]
         first = studio.stitched(side)
@@ -233,7 +241,10 @@ class Evaluation:
         return pd.DataFrame(out)
 
     def choose(
-        self, side: Side, labels: Sequence[str], texts: Sequence[tuple[int, str]]
+        self,
+        side: Side,
+        labels: Sequence[str],
+        texts: Sequence[tuple[int, str]],
     ) -> pd.DataFrame:
         """How each candidate did on the first half: a row a language, kind and candidate."""
         cells = []
@@ -314,7 +325,11 @@ def _natural(model: LiveModel, documents: Sequence[Document]) -> pd.DataFrame:
     return pd.DataFrame({"label": list(values), "loss": list(values.values())})
 
 
-def best(choice: pd.DataFrame, label: str, kind: str) -> Candidate:
+def best(
+    choice: pd.DataFrame,
+    label: str,
+    kind: str,
+) -> Candidate:
     """The candidate with the most fluent responses in the language, then the most in the language,
     then the least loss."""
     some = choice.loc[(choice.label == label) & (choice.kind == kind)]

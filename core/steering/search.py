@@ -54,12 +54,17 @@ class SearchConfig(Frozen):
     @property
     def sampling(self) -> Sampling:
         return Sampling(
-            tokens=self.tokens, temperature=self.temperature, repetition=self.repetition
+            tokens=self.tokens,
+            temperature=self.temperature,
+            repetition=self.repetition,
         )
 
 
 def search(
-    bench: Bench, sae_name: str, stitch_name: str, config: SearchConfig | None = None
+    bench: Bench,
+    sae_name: str,
+    stitch_name: str,
+    config: SearchConfig | None = None,
 ) -> pd.DataFrame:
     """Puts `feature_steering/SAE`, a row a text: `feature`, `side`, `lane` ('plain', 'random',
     'steered'), `strength`, `prompt` (its number), `text`, `active` (share of its tokens at which
@@ -86,7 +91,11 @@ def search(
 
 
 def _side(
-    studio: Studio, sae_name: str, side: Side, chosen: pd.DataFrame, config: SearchConfig
+    studio: Studio,
+    sae_name: str,
+    side: Side,
+    chosen: pd.DataFrame,
+    config: SearchConfig,
 ) -> pd.DataFrame:
     """What one model writes, judged."""
     model, openings = studio.model(side), prompts()[0][: config.prompts]
@@ -106,12 +115,21 @@ def _side(
         cell, k = cells[i // len(openings)][0], i % len(openings)
         repeats = repetition(w.text)
         fluent = bool(loss <= plain[k] + DEARER and repeats <= REPEATS)
-        judged = {"loss": loss, "repetition": repeats, "fluent": fluent}
+        judged = {
+            "loss": loss,
+            "repetition": repeats,
+            "fluent": fluent,
+        }
         for j, row in enumerate(chosen.to_dict("records")):
             feature, words = row["feature"], row["words"]
             if cell.get("feature", feature) != feature:
                 continue
-            about = {"feature": feature, "side": side, "prompt": k, "text": w.text}
+            about = {
+                "feature": feature,
+                "side": side,
+                "prompt": k,
+                "text": w.text,
+            }
             shown = {"active": activations[i][j], "said": said(w.text, words)}
             known = {"words": " ".join(words), "correlation": row["correlation"]}
             out.append(cell | about | judged | shown | known)
@@ -119,7 +137,10 @@ def _side(
 
 
 def _lanes(
-    studio: Studio, source: Feature, side: Side, strengths: Sequence[float]
+    studio: Studio,
+    source: Feature,
+    side: Side,
+    strengths: Sequence[float],
 ) -> list[tuple[dict[str, Any], Lane]]:
     """Steered and, as far along a random direction, the control."""
     found = studio.directions(source)
@@ -127,7 +148,11 @@ def _lanes(
     control = random_like(vector, found.means(side, vector.layer))
     return [
         (
-            {"feature": source.index, "lane": lane, "strength": strength},
+            {
+                "feature": source.index,
+                "lane": lane,
+                "strength": strength,
+            },
             Lane((steers,), strength=strength),
         )
         for strength in strengths
@@ -136,7 +161,11 @@ def _lanes(
 
 
 def _activations(
-    studio: Studio, sae_name: str, side: Side, written: Sequence[Written], features: Sequence[int]
+    studio: Studio,
+    sae_name: str,
+    side: Side,
+    written: Sequence[Written],
+    features: Sequence[int],
 ) -> list[np.ndarray]:
     """Of each text the share of its tokens [features] at which they are active, as the unsteered
     model reads the text alone."""

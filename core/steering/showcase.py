@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 NAME = "showcase"
 DIRECTION: Direction = "a_to_b"
-SAMPLED = {"tokens": 40, "temperature": 0.5, "repetition": 1.1}
+SAMPLED = {
+    "tokens": 40,
+    "temperature": 0.5,
+    "repetition": 1.1,
+}
 """How the first page writes, kept or live."""
 
 
@@ -95,7 +99,11 @@ def entries(
 
 
 def make(
-    bench: "Bench", stitch: str, prompt: str, sampling: "Sampling", language: str | None = None
+    bench: "Bench",
+    stitch: str,
+    prompt: str,
+    sampling: "Sampling",
+    language: str | None = None,
 ) -> dict[str, Any]:
     """Writes the lanes from a prompt and keeps them in the workspace; `language` is one of the
     presets', the first one's where it is None.
@@ -131,6 +139,10 @@ def make(
         "sampling": sampling.model_dump(),
         "lanes": entries(chosen, titles(crossing, preset), written),
     }
-    makers = bench.makers | {"stitch_name": stitch, "prompt": prompt, "language": language}
+    makers = bench.makers | {
+        "stitch_name": stitch,
+        "prompt": prompt,
+        "language": language,
+    }
     ws.put_record(NAME, record, makers | {"sampling": sampling.model_dump()})
     return record

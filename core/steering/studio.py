@@ -96,13 +96,23 @@ class Studio:
         steered before. Raises StitchLensError that says what is wrong with the source."""
         return directions(self, source, reading)
 
-    def open(self, path: Path, side: Side | None = None, layer: int | None = None) -> Vector:
+    def open(
+        self,
+        path: Path,
+        side: Side | None = None,
+        layer: int | None = None,
+    ) -> Vector:
         """A vector's file; `side` and `layer` where it does not say its model and layer itself."""
         return open_vector(path, side and self.spec(side).key, layer)
 
     # lanes
 
-    def layers(self, side: Side, setting: Setting, usual: int | None = None) -> range:
+    def layers(
+        self,
+        side: Side,
+        setting: Setting,
+        usual: int | None = None,
+    ) -> range:
         """Those chosen, else the `usual` one, else the stitch's. Raises StitchLensError where they
         are not layers of that side."""
         usual = self.stitched(side) if usual is None else usual
@@ -116,7 +126,12 @@ class Studio:
             )
         return range(first, last + 1)
 
-    def vectors(self, source: Directions, key: LaneKey, setting: Setting) -> tuple[Vector, ...]:
+    def vectors(
+        self,
+        source: Directions,
+        key: LaneKey,
+        setting: Setting,
+    ) -> tuple[Vector, ...]:
         """What steers a lane: before each of the layers, with z̄ measured there. Raises
         StitchLensError where the source has no such vector."""
         side = key.side
@@ -151,7 +166,12 @@ class Studio:
             )
         return source.carried(origin, leads_from)
 
-    def lane(self, source: Directions, key: LaneKey, setting: Setting) -> Lane:
+    def lane(
+        self,
+        source: Directions,
+        key: LaneKey,
+        setting: Setting,
+    ) -> Lane:
         vectors = self.vectors(source, key, setting)
         return Lane(vectors, setting.operator, setting.strength, setting.prompt)
 
@@ -219,7 +239,11 @@ def run_record(
     lanes = []
     for key, w in written.items():
         judgement = judged.get(key, UNJUDGED)
-        lane = {"lane": str(key), "text": w.text, "tokens": len(w.ids)} | vars(judgement)
+        lane = {
+            "lane": str(key),
+            "text": w.text,
+            "tokens": len(w.ids),
+        } | vars(judgement)
         if lane["loss"] != lane["loss"]:
             lane["loss"] = None
         lanes.append(lane)

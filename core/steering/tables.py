@@ -93,7 +93,9 @@ def gaps(ws: Workspace, side: str) -> pd.DataFrame:
     (nats/token)."""
     table = steering(ws, side)
     wide = table.pivot_table(
-        index=["language", "name"], columns="kind", values="rate"
+        index=["language", "name"],
+        columns="kind",
+        values="rate",
     ).reset_index()
     gap = table.loc[table.kind == "transferred"].set_index("language").gap
     other = (
@@ -109,7 +111,12 @@ def gaps(ws: Workspace, side: str) -> pd.DataFrame:
     return wide
 
 
-def generations(ws: Workspace, side: str, language: str, kind: str) -> pd.DataFrame:
+def generations(
+    ws: Workspace,
+    side: str,
+    language: str,
+    kind: str,
+) -> pd.DataFrame:
     """What was written in one cell: `prompt`, `text`, `detected`, `probability`, `loss`,
     `repetition`, `hit`, `fluent`."""
     label = next((label for label, (code, _) in LANGUAGES.items() if code == language), language)
@@ -122,7 +129,11 @@ def generations(ws: Workspace, side: str, language: str, kind: str) -> pd.DataFr
     return table.assign(prompt=[prompts()[1][k] for k in table.prompt]).reset_index(drop=True)
 
 
-def choices(ws: Workspace, side: str, kind: str = "transferred") -> pd.DataFrame:
+def choices(
+    ws: Workspace,
+    side: str,
+    kind: str = "transferred",
+) -> pd.DataFrame:
     """What the first half of the prompts chose from: means over languages by `stitch`, `span`,
     `strength`."""
     table = ws.table("steering_choice", side=side, kind=kind)
@@ -171,7 +182,12 @@ def _stitch_from(ws: Workspace, sae: str) -> str:
     return measured if measured in fitting else fitting[0]
 
 
-def _stitch_at(ws: Workspace, names: list[str], side: str, layer: int | None) -> str:
+def _stitch_at(
+    ws: Workspace,
+    names: list[str],
+    side: str,
+    layer: int | None,
+) -> str:
     """The first one at that layer of that side; the default one where none is."""
     at = [name for name in names if makers(ws, f"stitches/{name}").get(f"layer_{side}") == layer]
     return (at or names)[0]
@@ -280,7 +296,11 @@ def feature_presets(ws: Workspace, most: int = 3) -> list[dict[str, Any]]:
     return settings
 
 
-def _watch(pair: PairSpec, words: str, row: dict[str, Any]) -> str:
+def _watch(
+    pair: PairSpec,
+    words: str,
+    row: dict[str, Any],
+) -> str:
     """What to look for, and how often the search saw it."""
     spoken = ", ".join(words.split()[:3])
     shares = " and ".join(

@@ -97,7 +97,12 @@ def mean_residuals(
     )
 
 
-def means(model: LiveModel, positive: Sequence[str], negative: Sequence[str], layer: int) -> Means:
+def means(
+    model: LiveModel,
+    positive: Sequence[str],
+    negative: Sequence[str],
+    layer: int,
+) -> Means:
     """Both means of one model over every token of texts. Raises StitchLensError where a side has
     none, where the texts are the same, or the layer is out of range."""
     if not 0 <= layer < model.spec.n_layers:
@@ -128,7 +133,11 @@ def diff_mean(found: Means) -> Vector:
     )
 
 
-def along(v: Float[Tensor, " d"], found: Levels, makers: Mapping[str, Any]) -> Vector:
+def along(
+    v: Float[Tensor, " d"],
+    found: Levels,
+    makers: Mapping[str, Any],
+) -> Vector:
     """The unit vector in the direction of `v`, with z̄ from `found`. Raises StitchLensError for one
     of no length."""
     norm = float(v.double().norm())
@@ -143,14 +152,23 @@ def along(v: Float[Tensor, " d"], found: Levels, makers: Mapping[str, Any]) -> V
     return Vector(found.layer, v, mean, base, dict(makers) | {"norm": norm, "layer": found.layer})
 
 
-def moved(vector: Vector, stitch: Stitch, direction: Direction, found: Levels) -> Vector:
+def moved(
+    vector: Vector,
+    stitch: Stitch,
+    direction: Direction,
+    found: Levels,
+) -> Vector:
     """A vector of the other model in this one: `v P` without the bias, renormalised; z̄ from
     `found`, this model's own means."""
     v = transfer_vector(vector.v, stitch, direction)
     return along(
         v,
         found,
-        {"from": dict(vector.makers), "stitch": dict(stitch.makers), "direction": direction},
+        {
+            "from": dict(vector.makers),
+            "stitch": dict(stitch.makers),
+            "direction": direction,
+        },
     )
 
 
@@ -160,7 +178,11 @@ def random_direction(d: int, seed: int = 0) -> Float[Tensor, " d"]:
     return v / v.norm()
 
 
-def random_like(vector: Vector, found: Levels, seed: int = 0) -> Vector:
+def random_like(
+    vector: Vector,
+    found: Levels,
+    seed: int = 0,
+) -> Vector:
     """A control: a random direction, with z̄ as far from the negative mean's component as that of
     `vector` is, so that a clamp changes as much."""
     v = random_direction(len(vector.v), seed)
@@ -250,5 +272,9 @@ def language_means(
             rows.append(torch.stack([found[layer] for layer in layers]))
             bar.advance(len(some))
     paired = None if partner is None else partner.makers["tokenizer"]
-    makers = model.makers | {"texts": texts, "read": fingerprint(by_label), "paired": paired}
+    makers = model.makers | {
+        "texts": texts,
+        "read": fingerprint(by_label),
+        "paired": paired,
+    }
     return LanguageMeans(torch.stack(rows), list(by_label), makers)

@@ -19,7 +19,9 @@ DOCUMENTS = 500
 
 
 def said(
-    model: LiveModel, corpus: Corpus, reading: Callable[[int, int], None] = lambda done, of: None
+    model: LiveModel,
+    corpus: Corpus,
+    reading: Callable[[int, int], None] = lambda done, of: None,
 ) -> Bool[np.ndarray, " rows"]:
     """Whether the corpus, with lines that end with LF, holds each token of the model. Kept in the
     user's cache: reading takes seconds, and `reading` hears how many documents are done."""

@@ -46,10 +46,9 @@ def by_kind(ws: Workspace, name: str) -> pd.DataFrame:
             row[condition] = float(losses.loss[condition])
         for condition in STITCHED:
             alone = losses.loss_patched
+            unpatched = alone[BY_KEY[condition].model]
             row[f"{condition}_relative"] = float(losses.relative[condition])
-            row[f"{condition}_crossed"] = float(
-                alone[condition] / alone[BY_KEY[condition].model] - 1
-            )
+            row[f"{condition}_crossed"] = float(alone[condition] / unpatched - 1)
         rows.append(row)
 
     kinds = pd.DataFrame(rows)
@@ -68,10 +67,20 @@ def headline(ws: Workspace, name: str) -> dict[str, Any] | None:
 def headlines(ws: Workspace) -> pd.DataFrame:
     """The headline row of every stitch, by `name`, in the order of `stitch_names`; NaN where kinds
     were not measured, `kind` empty."""
-    names = stitch_names(ws)
-    rows = [{"name": name, "kind": ""} | (headline(ws, name) or {}) for name in names]
-    columns = ["name", "kind", *TABLE_1, *(f"{key}_relative" for key in STITCHED)]
-    columns += ["crossed_a", "crossed_b"]
+    rows = []
+    for name in stitch_names(ws):
+        measured = headline(ws, name) or {}
+        rows.append({"name": name, "kind": ""} | measured)
+
+    relative = [f"{key}_relative" for key in STITCHED]
+    columns = [
+        "name",
+        "kind",
+        *TABLE_1,
+        *relative,
+        "crossed_a",
+        "crossed_b",
+    ]
     return pd.DataFrame(rows).reindex(columns=columns)
 
 

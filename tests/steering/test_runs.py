@@ -224,3 +224,13 @@ def test_a_run_is_json_that_anything_reads(ws: Workspace) -> None:
     raw = json.loads((ws.root / "runs" / f"{run_id}.json").read_text("utf-8"))
     assert raw["format"] == "stitchlens-run-1" and raw["lanes"][0]["text"].endswith("שלום")
     assert runs.source_of(raw) == Feature("L2-1024", 7)
+
+
+def test_a_demonstration_keeps_no_run(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STITCHLENS_DEMO", "1")
+
+    with pytest.raises(StitchLensError, match="demonstration"):
+        runs.keep(ws, record())
+
+    monkeypatch.delenv("STITCHLENS_DEMO")
+    assert runs.keep(ws, record())
