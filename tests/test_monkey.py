@@ -233,5 +233,5 @@ def test_the_table_counts_and_a_result_is_taken_up_again(tmp_path: Path) -> None
 
 
 def test_every_page_and_shipped_workspace_is_visited() -> None:
-    assert len(PAGES) == len(set(PAGES)) == 10
+    assert len(PAGES) == len(set(PAGES)) == 11
     assert WORKSPACES == ["nano", "smollm2-gemma3"]

@@ -43,7 +43,9 @@ def test_a_click_on_the_heatmap_picks_layers_and_stitches(
     page = visit(f"{url}/stitches")
     expect_picked(page, "20", "9")
     page.mouse.move(*cell(page, 5, 4))
-    expect(page.locator(".hovertext")).to_contain_text("SmolLM2 before layer 5, Gemma before layer 4")
+    expect(page.locator(".hovertext")).to_contain_text(
+        "SmolLM2 before layer 5, Gemma before layer 4"
+    )
     page.mouse.click(*cell(page, 7, 12))
     settled(page)
     expect_picked(page, "7", "12")

@@ -26,7 +26,7 @@ from core.stitches.stitch import load_stitch
 from core.stitches.study import ALPHAS, best_setting
 from core.workspace.disk import only_one
 from core.workspace.places import PROJECT
-from core.workspace.store import Workspace
+from core.workspace.store import RUNS, Workspace
 from tests.helpers.small import Tiny
 
 SMALL = BuildConfig(held_out_tokens=400, select_tokens=150, svcca_positions=600, positions=3000)
@@ -274,17 +274,19 @@ def test_committed_workspaces_are_small_and_whole() -> None:
         ".gitignore",
     }
     found = [
-        p.relative_to(folder) for p in folder.rglob("*") if p.is_file()
+        p.relative_to(folder)
+        for p in folder.rglob("*")
+        if p.is_file() and RUNS not in p.parts  # what visitors keep is not committed
     ]  # an SAE is a folder of files
     assert [p for p in found if not {str(p), str(p.parent)} & listed] == [], (
         "nothing lies there that the manifest does not name"
     )
     sizes = {
-        f.name: sum(p.stat().st_size for p in f.rglob("*") if p.is_file())
+        f.name: sum(p.stat().st_size for p in f.rglob("*") if p.is_file() and RUNS not in p.parts)
         for f in (PROJECT / "cache").iterdir()
     }
     assert sizes.pop("models") < 15e6, "the nano pair's weights have room of their own"
-    assert sum(sizes.values()) < 40e6
+    assert sum(sizes.values()) < 60e6
     stitches = [workspace.entry(n).makers for n in workspace.names("stitch")]
     depths = {m["layer_b"] / 18 for m in stitches}
     assert len(stitches) >= 2
