@@ -73,6 +73,8 @@ def _rows_of(shard: Path) -> int:
 
 Read = Callable[[Sequence[Document], dict[str, float]], tuple[dict[str, Tensor], dict[str, float]]]
 """(documents of a window, norm limits so far) -> (its rows by name, the limits from now on)."""
+PLACES = ("document", "at_a", "at_b")
+"""Of a chunk: where each row was read."""
 
 
 def harvest_recording(
@@ -86,16 +88,8 @@ def harvest_recording(
     """Like `harvest_moments`, but keeps the rows themselves, as `h_a` [n, d_A] and `h_b` [n, d_B];
     needed by the `adam` fitter."""
 
-    def read(
-        docs: Sequence[Document], limits: dict[str, float]
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        chunk = read_window(a, b, docs, [pair.a], [pair.b])
-        limits = limits or norm_limits(chunk)
-        inside = within(chunk, limits, pair)
-        return {"h_a": chunk.h_a[pair.a][inside], "h_b": chunk.h_b[pair.b][inside]}, limits
-
     folder = harvest_folder("activations", config | {"layer_pair": pair.name})
-    return _shards(folder, documents, config, read, desc)
+    return _shards(folder, documents, config, _read_pair(a, b, pair), desc)
 
 
 def harvest_places(
@@ -109,20 +103,32 @@ def harvest_places(
     """Like `harvest_recording`, and where each row was read: `document` [n], within its window, and
     its positions `at_a`, `at_b` [n] in the tokens of A and of B, int32."""
 
+    folder = harvest_folder("places", config | {"layer_pair": pair.name})
+    return _shards(folder, documents, config, _read_pair(a, b, pair, PLACES), desc)
+
+
+def _read_pair(
+    a: LiveModel,
+    b: LiveModel,
+    pair: LayerPair,
+    numbers: Sequence[str] = (),
+) -> Read:
+    """Both models' rows before a layer of each, and the `numbers` of a chunk beside them."""
+
     def read(
         docs: Sequence[Document], limits: dict[str, float]
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         chunk = read_window(a, b, docs, [pair.a], [pair.b])
         limits = limits or norm_limits(chunk)
         inside = within(chunk, limits, pair)
+
         rows = {"h_a": chunk.h_a[pair.a][inside], "h_b": chunk.h_b[pair.b][inside]}
-        for name in ("document", "at_a", "at_b"):
-            numbers = getattr(chunk, name).astype(np.int32)
-            rows[name] = torch.from_numpy(numbers)[inside]
+        for name in numbers:
+            column = getattr(chunk, name).astype(np.int32)
+            rows[name] = torch.from_numpy(column)[inside]
         return rows, limits
 
-    folder = harvest_folder("places", config | {"layer_pair": pair.name})
-    return _shards(folder, documents, config, read, desc)
+    return read
 
 
 def kept_positions(
