@@ -10,6 +10,7 @@ from core.cli.shared import (
     JsonFlag,
     PairArg,
     SaeLayerOpt,
+    SaeOfPairOpt,
     ScaleOpt,
     StitchArg,
     app,
@@ -32,11 +33,6 @@ app.add_typer(features, name="features")
 
 TRAINED = SaeConfig()
 """What the options say that are not given."""
-
-
-SaeOfPairOpt = Annotated[
-    str | None, typer.Option("--sae", help="An SAE of the workspace; the first if not given.")
-]
 
 
 def measured_sae(ws: Workspace, sae: str | None) -> str:

@@ -43,6 +43,9 @@ StitchArg = Annotated[
 ]
 
 
+SaeOfPairOpt = Annotated[
+    str | None, typer.Option("--sae", help="An SAE of the workspace; the first if not given.")
+]
 SourceOpt = Annotated[
     str,
     typer.Option(

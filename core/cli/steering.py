@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 from core.cli.shared import (
     JsonFlag,
     PairArg,
+    SaeOfPairOpt,
     SourceOpt,
     StitchArg,
     app,
@@ -242,9 +243,7 @@ def steer_eval_command(
 @guarded
 def steer_levels_command(
     pair: PairArg,
-    sae: Annotated[
-        str | None, typer.Option(help="An SAE of A in the workspace; the first if not given.")
-    ] = None,
+    sae: SaeOfPairOpt = None,
     stitch_name: StitchArg = None,
     only: Annotated[
         str | None, typer.Option(help="Features, such as 3,17; all of them if not given.")
@@ -267,9 +266,7 @@ def steer_levels_command(
 @guarded
 def steer_features_command(
     pair: PairArg,
-    sae: Annotated[
-        str | None, typer.Option(help="An SAE of A in the workspace; the first if not given.")
-    ] = None,
+    sae: SaeOfPairOpt = None,
     stitch_name: StitchArg = None,
     candidates: Annotated[
         int, typer.Option(min=1, max=500, help="Features tried, the likeliest first.")
@@ -278,7 +275,7 @@ def steer_features_command(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = 24,
     as_json: JsonFlag = False,
 ) -> None:
-    """Search for features whose steering shows in both models; the best become presets.
+    """Search for features whose steering shows in both models; the best are printed as presets.
 
     Candidates cross well, are active now and then, and turn on the same words in both models. Each
     steers both, beside a random vector that pushes as far and the model as it is.

@@ -23,6 +23,7 @@ from core.steering.candidates import candidates
 from core.steering.generate import Written, encode_prompt, respond, response_losses
 from core.steering.keys import Kind, LaneKey
 from core.steering.lanes import Lane
+from core.steering.measure import REPEATS
 from core.steering.settings import Sampling, Setting
 from core.steering.sources import Feature
 from core.steering.studio import Studio
@@ -30,8 +31,6 @@ from core.steering.vectors import random_like
 from core.text.languages import prompts, repetition
 from core.workspace.disk import fingerprint, only_one
 
-REPEATS = 0.3
-"""Share of repeated runs of words above which a text is not fluent."""
 DEARER = 1.5
 """Nats/token above the unsteered text, under the unsteered model, from which on a text is not
 fluent."""
