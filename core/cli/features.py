@@ -186,8 +186,7 @@ def moved_by(pair: str, sae: str, text: str, where: str, most: int) -> dict[int,
 
     if where not in ("a", "b", "both"):
         raise StitchLensError(f"--in {where}", "a, b or both", "choose one")
-    live = feature_measure.Live(get_pair(pair), sae)
-    peaks = {side: read.acts.amax(0).numpy() for side, read in live.read(text).items()}
+    peaks = feature_measure.Live(get_pair(pair), sae).peaks(text)
     table = feature_tables.features(Workspace(pair), sae)
     moved = search.by_sentence(peaks, table, where, most)
     return {
@@ -198,21 +197,15 @@ def moved_by(pair: str, sae: str, text: str, where: str, most: int) -> dict[int,
 def nearest_to(pair: str, sae: str, source: str, most: int) -> dict[int, dict[str, float]]:
     """Features whose decoder rows lie nearest to a direction, in the model that learned it."""
     from core.bench import open_pair
-    from core.features import search
     from core.features.measure import stitch_of
-    from core.saes.crossing import Crossing
+    from core.steering.nearest import nearest_features
     from core.steering.sources import source_from
     from core.steering.studio import Studio
 
     bench = open_pair(pair)
-    stitch = stitch_of(bench.workspace, sae)
-    crossing = Crossing(bench, sae, stitch)
-    directions = Studio(bench, stitch).directions(source_from(source))
-    side = directions.sides[0]
-    layer = crossing.layers.a if side == "a" else crossing.layers.b
-    vector = directions.own(side, layer).v.float().numpy()
-    decoder = (crossing.sae if side == "a" else crossing.transferred).W_dec.float().numpy()
-    return {f: {"cosine": cosine} for f, cosine in search.nearest(decoder, vector, most)}
+    studio = Studio(bench, stitch_of(bench.workspace, sae))
+    near = nearest_features(studio, sae, source_from(source), most)
+    return {feature: {"cosine": cosine} for feature, cosine in near.items()}
 
 
 @features.command("show")

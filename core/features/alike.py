@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from core.features import tables as feature_tables
 from core.stitches.tables import _need
 from core.workspace.store import Workspace, has
 
@@ -66,6 +67,90 @@ def twins(
     columns = ("feature", "twin", "r", "mutual", "assigned", "assigned_r", "cosine")
     _need(table.columns, columns, f"table 'twins/{sae}'")
     return table
+
+
+def listing(
+    ws: Workspace,
+    sae: str,
+) -> pd.DataFrame:
+    """What a person sees of each feature, a row a feature in the order of their numbers: the
+    columns of `core.features.tables.features`; `label` (as shown), `named`, `f1_a`, `f1_b`;
+    `agreement`, `above` (its control), `fires_a` and `fires_b`, the shares of its firings in A and
+    in B at which it fires in the other model too; `twin`, `twin_r`, `twin_cosine`. NaN, and a twin
+    of -1, where something was not measured."""
+    table = feature_tables.features(ws, sae)
+    blank = dict.fromkeys(UNMEASURED, float("nan"))
+    table = table.assign(**blank, label=UNNAMED, named=False, twin=-1)
+
+    known: dict[str, pd.DataFrame] = {}
+    if has(ws, f"labels/{sae}"):
+        of_labels = labels(ws, sae).drop(columns="label")
+        known["labels"] = of_labels.rename(columns={"shown": "label"})
+    if has(ws, f"agreement/{sae}"):
+        renamed = {"recall": "fires_a", "precision": "fires_b"}
+        known["agreement"] = agreement(ws, sae).rename(columns=renamed)
+    if has(ws, f"twins/{sae}"):
+        renamed = {"r": "twin_r", "cosine": "twin_cosine"}
+        known["twins"] = twins(ws, sae).rename(columns=renamed)
+
+    for group, columns in SHOWN.items():
+        if group in known:
+            own = known[group].set_index("feature")
+            for column in columns:
+                table[column] = own[column].reindex(table.feature).to_numpy()
+    return table
+
+
+SHOWN = {
+    "labels": ("label", "named", "f1_a", "f1_b"),
+    "agreement": ("agreement", "above", "fires_a", "fires_b"),
+    "twins": ("twin", "twin_r", "twin_cosine"),
+}
+"""What a listing has of each table."""
+UNMEASURED = (
+    "f1_a",
+    "f1_b",
+    "agreement",
+    "above",
+    "fires_a",
+    "fires_b",
+    "twin_r",
+    "twin_cosine",
+)
+"""Columns of numbers that an older workspace does not have."""
+
+
+def usual_order(table: pd.DataFrame) -> pd.Series:
+    """The numbers of a listing's features as they are shown where nothing was asked for: those
+    furthest above their control in agreement first; where that was not measured, those whose
+    attribution correlates best."""
+    key = table.above if table.above.notna().any() else table.correlation.where(table.reliable)
+    order = key.sort_values(
+        ascending=False,
+        kind="stable",
+        na_position="last",
+    )
+    return table.feature.loc[order.index]
+
+
+EXAMPLES = 12
+WORD = r"^(?:the word \"|in |\")?(code\b|(?<=in )[A-Z]\w+|(?<=\")\s?[^\W\d_]{3,}(?=\"))"
+"""What a label begins with: code, a language, or a token that is a word."""
+
+
+def worth_asking(
+    table: pd.DataFrame,
+    most: int = EXAMPLES,
+) -> pd.DataFrame:
+    """Of a listing, features that show what can be asked for: rare ones whose label, which begins
+    with a `word`, tells them well in B too and that agree; no two of a word."""
+    bits = -np.log2(table.density_a.clip(lower=1e-6))
+    score = table.f1_b * table.agreement * bits
+    word = table.label.str.extract(WORD, expand=False).str.strip().str.lower()
+    best = table.assign(score=score, word=word)
+    best = best.loc[table.named & score.notna() & word.notna()]
+    best = best.sort_values("score", ascending=False, kind="stable")
+    return best.drop_duplicates("word").head(most)
 
 
 def _share(

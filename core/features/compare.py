@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from core.bench import Bench
 from core.config import Frozen
+from core.features import alike
 from core.features.agreement import measure_agreement
+from core.features.examples import read_places, shared_places
 from core.features.firings import Firings, Text, read_both
 from core.features.labels import LabelTexts, measure_labels
 from core.features.twins import measure_twins
@@ -17,6 +19,7 @@ from core.saes.sae import load_sae, random_sae
 from core.saes.train import keep, kept_sae, sae_makers
 from core.stitches.transfer import transfer_vector
 from core.workspace.disk import fingerprint
+from core.workspace.store import has
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -135,13 +138,17 @@ class Comparison:
             )
         return load_sae(bench.workspace.path(name), bench.pair.b.d_model)
 
+    def twins_makers(self) -> dict[str, Any]:
+        """What is measured with B's own SAE was made from that as well."""
+        entry = self.bench.workspace.entry(f"{OWN_SAES}/{self.sae_name}")
+        return self.makers | {"own_sae": fingerprint(entry.makers)}
+
     def twins(self) -> None:
         """Keep `twins/` of this SAE, unless it is current; train B's own SAE first, where it is
         missing."""
         name = f"twins/{self.sae_name}"
         own = self.own_sae
-        entry = self.bench.workspace.entry(f"{OWN_SAES}/{self.sae_name}")
-        makers = self.makers | {"own_sae": fingerprint(entry.makers)}
+        makers = self.twins_makers()
         if self.bench.current(name, makers):
             return
 
@@ -160,6 +167,31 @@ class Comparison:
             self.config.seed,
         )
         self.bench.workspace.put_table(name, table, makers)
+
+    def twins_contexts(self) -> None:
+        """Keep `together_own/` of this SAE, unless it is current: the contexts that are shown of
+        each feature (`core.features.examples.shared_places`) as its twin in B reads them. Nothing,
+        where no contexts were measured."""
+        bench, ws = self.bench, self.bench.workspace
+        name, makers = f"together_own/{self.sae_name}", self.twins_makers()
+        in_a, in_b = (f"examples_{side}/{self.sae_name}" for side in ("a", "b"))
+        if bench.current(name, makers) or not (has(ws, in_a) and has(ws, in_b)):
+            return
+
+        places = shared_places(ws.table(in_a), ws.table(in_b))
+        twins = alike.twins(ws, self.sae_name).set_index("feature").twin
+        places = places.assign(reads=places.feature.map(twins))
+        places = places.loc[places.reads >= 0]
+        table = read_places(
+            bench.b,
+            bench.a,
+            self.own_sae,
+            [*bench.corpus.split("held-out"), *bench.corpus.split("select")],
+            self.crossing.layers.b,
+            places,
+            "the same text as twins read it",
+        )
+        ws.put_table(name, table, makers)
 
     @cached_property
     def label_texts(self) -> LabelTexts:
@@ -205,8 +237,8 @@ def compare(
     config: CompareConfig | None = None,
 ) -> None:
     """Measure agreement, labels and native twins of an SAE of the workspace, and keep the tables
-    `agreement/`, `labels/` and `twins/` of that SAE, and B's own SAE as `own_saes/`. Steps that are
-    there and current are kept.
+    `agreement/`, `labels/`, `twins/` and `together_own/` of that SAE, and B's own SAE as
+    `own_saes/`. Steps that are there and current are kept.
 
     Raises StitchLensError where SAE and stitch belong to different layers.
     """
@@ -219,3 +251,4 @@ def compare(
     comparison.agreement()
     comparison.labels()
     comparison.twins()
+    comparison.twins_contexts()

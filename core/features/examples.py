@@ -368,7 +368,8 @@ def read_places(
 ) -> pd.DataFrame:
     """`places` as `model` reads them: `feature`, `document`, `found`, `activation` (the largest
     shown) and the columns of `packed` around the first token that has read up to `at`; documents
-    without a token that is kept are left out."""
+    without a token that is kept are left out. Where `places` have a column `reads`, that feature
+    of `sae` is read in the place of `feature`."""
     number = {d.id: k for k, d in enumerate(documents)}
     wanted = places.assign(number=places.document.map(number))
     wanted = wanted.sort_values("number", kind="stable")
@@ -389,7 +390,7 @@ def read_places(
         same_document = document[at] == in_window.number
         at = np.where(same_document, at, at - 1)
 
-        features = in_window.feature.to_numpy(np.int64)
+        features = in_window.get("reads", in_window.feature).to_numpy(np.int64)
         spans, heat = around(window.acts, at, features, document, window.ends)
         largest = heat.max(axis=1, initial=0).astype(np.float32)
 

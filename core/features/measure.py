@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from core.bench import Bench
 from core.errors import StitchLensError
@@ -74,6 +75,10 @@ class Live:
                 side: read_text(model, sae, at, text)
                 for side, (model, sae, at) in self._sides.items()
             }
+
+    def peaks(self, text: str) -> dict[str, NDArray[np.float32]]:
+        """The largest activation [f] of each feature in a text, in A ('a') and in B ('b')."""
+        return {side: read.acts.amax(0).numpy() for side, read in self.read(text).items()}
 
 
 def explore(

@@ -42,6 +42,9 @@ TABLE = """CREATE VIRTUAL TABLE features USING fts5(feature UNINDEXED, label, pe
 tokenize = "unicode61 remove_diacritics 0 categories 'L* M* N* P* S* Co'")"""
 FIND = f"""SELECT feature, bm25(features, {", ".join(map(str, WEIGHTS))}) AS score FROM features
 WHERE features MATCH ? ORDER BY score, feature LIMIT ?"""
+PLACES = ("label :", "peaks :", "")
+"""Where to look, the surest first: a label was scored, a peak is where a feature fires, a context
+may hold any word. The last one is everywhere."""
 
 Where = Literal["a", "b", "both"]
 """In which model a sentence has to move a feature."""
@@ -130,15 +133,17 @@ def look_up(
     query: str,
     most: int = MOST,
 ) -> list[int]:
-    """Numbers of the features that a query finds in an index, the best first."""
-    found: dict[int, None] = {}
+    """Numbers of the features that a query finds in an index, the best first: those whose label
+    has it, then those that fire on it, then those that fire near it."""
+    features: dict[int, None] = {}
+    asked = [f"{place} ({one})" for place in PLACES for one in expressions(query)]
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-        for expression in expressions(query):
-            rows = database.execute(FIND, (expression, most)).fetchall()
-            found |= dict.fromkeys(int(feature) for feature, _ in rows)
-            if len(found) >= most:
+        for expression in asked:
+            rows = database.execute(FIND, (expression.strip(), most)).fetchall()
+            features |= dict.fromkeys(int(feature) for feature, _ in rows)
+            if len(features) >= most:
                 break
-    return list(found)[:most]
+    return list(features)[:most]
 
 
 def _contexts(

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pandas as pd
 
 from core.statistics import effect
 from core.stitches.tables import _need
-from core.workspace.store import Workspace, makers
+from core.workspace.store import Workspace, has, makers
 
 
 def texts(corpus: str) -> dict[str, str]:
@@ -80,12 +82,18 @@ def same_text(
 ) -> pd.DataFrame:
     """The top contexts of one feature on either side, as both models read them, a row a context:
     `document`, `found` (the side on whose list it is), and for each side `<side>_ends`, `_heat`,
-    `_peak`, `_activation`."""
+    `_peak`, `_activation`; for `own` as well, B's own SAE at the feature's native twin, where that
+    was measured."""
+    sides = ["a", "b"]
+    if has(ws, f"together_own/{sae}"):
+        sides.append("own")
+
     parts = []
-    for side in ("a", "b"):
+    for side in sides:
         part = unpacked(ws.table(f"together_{side}/{sae}", feature=feature)).drop(columns="feature")
         parts.append(part.set_index(["document", "found"]).add_prefix(f"{side}_"))
-    return pd.concat(parts, axis=1, join="inner").reset_index()
+    both, own = pd.concat(parts[:2], axis=1, join="inner"), parts[2:]
+    return both.join(own).reset_index()
 
 
 def unpacked(table: pd.DataFrame) -> pd.DataFrame:
@@ -99,6 +107,28 @@ def unpacked(table: pd.DataFrame) -> pd.DataFrame:
         np.asarray(h) * (scale / 255) for h, scale in zip(table.heat, table.activation, strict=True)
     ]
     return table.drop(columns=["begin", "lengths"]).assign(ends=ends, heat=heat)
+
+
+def peak_tokens(
+    ws: Workspace,
+    sae: str,
+    texts: Mapping[str, str],
+    most: int = 3,
+) -> pd.Series:
+    """By feature, the tokens of A at which it is strongest in its top contexts, the commonest
+    first, at most `most`; `texts` are the corpus's documents. Features without a context that can
+    be shown are left out."""
+    table = ws.table(f"examples_a/{sae}")
+    shown = table.loc[(table.group == "top") & (table.heat.str.len() > 0)]
+    tokens: dict[int, Counter[str]] = {}
+    columns = (shown.feature, shown.document, shown.begin, shown.lengths, shown.peak)
+    for feature, document, begin, lengths, peak in zip(*columns, strict=True):
+        if document in texts:
+            at = int(begin) + int(np.sum(lengths[:peak]))
+            token = texts[document][at : at + int(lengths[peak])]
+            tokens.setdefault(int(feature), Counter())[token] += 1
+    common = {f: [token for token, _ in seen.most_common(most)] for f, seen in tokens.items()}
+    return pd.Series(common, dtype=object)
 
 
 def feature_logits(

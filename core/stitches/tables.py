@@ -15,6 +15,7 @@ import pandas as pd
 from core.config import check
 from core.errors import StitchLensError
 from core.models.pairs import PAIRS, LayerPair, PairSpec, get_pair, pairs_with_workspace
+from core.statistics import share_interval
 from core.stitches.conditions import BY_KEY, CONDITIONS, MEASURED, STITCHED, TABLE_1
 from core.stitches.settings import FitConfig
 from core.workspace.store import Workspace, makers, stamp
@@ -268,7 +269,7 @@ def study(ws: Workspace) -> pd.DataFrame:
 def structural_share(table: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
     """Fig. 4b, counted: of `features` with their `kind`, the semantic and structural ones in each
     of `bins` equal parts of Eq. 10 from -1 to 1, both ends in: `low`, `high`, `structural`, `n` of
-    both, `share` (NaN where n is 0)."""
+    both, `share` with its 95 % interval `share_low`, `share_high` (NaN where n is 0)."""
     edges = np.linspace(-1, 1, bins + 1)
 
     def counted(kind: str) -> Any:
@@ -277,6 +278,11 @@ def structural_share(table: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
 
     structural = counted("structural")
     n = structural + counted("semantic")
+    unknown = (np.nan, np.nan)
+    intervals = [
+        share_interval(int(hits), int(of)) if of else unknown
+        for hits, of in zip(structural, n, strict=True)
+    ]
     return pd.DataFrame(
         {
             "low": edges[:-1],
@@ -284,6 +290,8 @@ def structural_share(table: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
             "structural": structural,
             "n": n,
             "share": np.where(n > 0, structural / np.maximum(n, 1), np.nan),
+            "share_low": [low for low, _ in intervals],
+            "share_high": [high for _, high in intervals],
         }
     )
 

@@ -89,6 +89,7 @@ GROUPS: dict[str, Group] = {
     "examples_b": Group("Top contexts of features in B", FEATURES, "saes"),
     "together_a": Group("The same contexts as A reads them", FEATURES, "saes"),
     "together_b": Group("The same contexts as B reads them", FEATURES, "saes"),
+    "together_own": Group("The same contexts as native twins read them", COMPARE, "saes"),
     "histograms_a": Group("Activation histograms in A", FEATURES, "saes"),
     "histograms_b": Group("Activation histograms in B", FEATURES, "saes"),
     "logits": Group("Tokens that features raise and lower", FEATURES, "saes"),

@@ -64,11 +64,68 @@ def correlations(table: pd.DataFrame, brush: bool = True) -> go.Figure:
     return figure
 
 
-def picked_range(drawn: Any) -> tuple[float, float] | None:
-    """From the first to the last bar selected in `correlations`; None where none is."""
-    bars = [float(p["x"]) for p in drawn.selection.points if p.get("curve_number") == 0]
+def picked_range(drawn: Any, curves: tuple[int, ...] = (0,)) -> tuple[float, float] | None:
+    """From the first to the last bar selected in a histogram by BINS whose bars are those `curves`;
+    None where none is."""
+    points = drawn.selection.points
+    bars = [float(point["x"]) for point in points if point.get("curve_number") in curves]
     half = (BINS[1] - BINS[0]) / 2
     return (round(min(bars) - half, 6) + 0.0, round(max(bars) + half, 6)) if bars else None
+
+
+STRIP = ("semantic", "structural", "other")
+"""The bars of the strip, from below."""
+
+
+@remembered
+def strip(
+    table: pd.DataFrame,
+    column: str,
+    brush: bool,
+    picked: tuple[float, float],
+) -> go.Figure:
+    """A low histogram of a `column` by class, with the range that is `picked` in a frame."""
+    c = colours()
+    middle = (BINS[1:] + BINS[:-1]) / 2
+    kind = table.kind.where(table.kind.isin(STRIP[:2]), STRIP[2])
+    figure = go.Figure()
+    for name in STRIP:
+        counts = np.histogram(table.loc[kind == name, column].dropna(), BINS)[0]
+        figure.add_bar(
+            x=middle,
+            y=counts,
+            name=name,
+            marker={"color": c.get(name, c["control"])},
+            hovertemplate=f"{column} about %{{x:.2f}}<br>%{{y}} features<extra>{name}</extra>",
+        )
+    if picked != (-1.0, 1.0):
+        figure.add_vrect(
+            x0=picked[0],
+            x1=picked[1],
+            line={"color": c["ink"], "width": 1},  # type: ignore[arg-type]
+            fillcolor="rgba(128, 128, 128, 0.15)",
+            layer="below",
+        )
+    least = float(np.floor(10 * min(0.0, table[column].min())) / 10)
+    figure.update_layout(
+        height=110,
+        barmode="stack",
+        bargap=0.05,
+        margin={"l": 0, "r": 4, "t": 18, "b": 0},
+        dragmode="select" if brush else False,
+        selectdirection="h",
+        hovermode="closest",
+        legend=LEGEND,
+        clickmode="event+select",
+    )
+    figure.update_xaxes(
+        title=f"{column} (→ alike)",
+        range=[max(-1.0, least), 1],
+        fixedrange=True,
+        zeroline=False,
+    )
+    figure.update_yaxes(visible=False, fixedrange=True)
+    return figure
 
 
 @remembered
@@ -109,10 +166,18 @@ def classes(table: pd.DataFrame, shares: pd.DataFrame) -> go.Figure:
         col=1,
         line={"color": c["structural"], "width": 2},
         marker={"size": 6, "symbol": "diamond"},
-        customdata=handed(shares[["low", "high", "structural", "n"]]),
+        error_y={
+            "type": "data",
+            "array": shares.share_high - shares.share,
+            "arrayminus": shares.share - shares.share_low,
+            "thickness": 1,
+            "width": 0,
+        },
+        customdata=handed(shares[["low", "high", "structural", "n", "share_low", "share_high"]]),
         hovertemplate=(
             "correlation from %{customdata[0]:.1f} to %{customdata[1]:.1f}<br>structural:"
-            " %{customdata[2]} of %{customdata[3]} features, %{y:.0%}<extra></extra>"
+            " %{customdata[2]} of %{customdata[3]} features, %{y:.0%}"
+            " [%{customdata[4]:.0%}, %{customdata[5]:.0%}]<extra></extra>"
         ),
     )
     overall = shares.structural.sum() / max(1, shares.n.sum())
@@ -202,23 +267,33 @@ def feature_map(
 
 
 @remembered
-def activations(bars: pd.DataFrame, side: str) -> go.Figure:
-    """How often a feature was active, by half octave of its activation."""
-    filled = bars.index[bars.tokens > 0]
-    rows = bars.loc[filled.min() : filled.max()]
-    figure = go.Figure(
-        go.Bar(
+def activations(a: pd.DataFrame, b: pd.DataFrame, names: dict[str, str]) -> go.Figure:
+    """How often a feature was active, in A and in B on one axis, by half octave of its
+    activation."""
+    c = colours()
+    filled = a.index[(a.tokens > 0) | (b.tokens > 0)]
+    line = {"color": c["a"], "width": 1.5}
+    looks = {"a": {"color": c["a"]}, "b": {"color": c["b"], "line": line}}
+    figure = go.Figure()
+    for side, bars in (("a", a), ("b", b)):
+        rows = bars.loc[filled.min() : filled.max()]
+        figure.add_bar(
             x=[f"{low:.2g}" for low in rows.low],
             y=rows.tokens,
-            marker={"color": colours()[side]},
+            name=names[side],
+            marker=looks[side],
             customdata=handed(rows[["low", "high"]]),
             hovertemplate=(
-                "%{customdata[0]:.3g} to %{customdata[1]:.3g}<br>%{y} tokens<extra></extra>"
+                "%{customdata[0]:.3g} to %{customdata[1]:.3g}<br>%{y} tokens"
+                f"<extra>{names[side]}</extra>"
             ),
         )
-    )
     figure.update_layout(
-        height=150, margin={"l": 0, "r": 8, "t": 4, "b": 0}, bargap=0.05, dragmode=False
+        height=170,
+        margin={"l": 0, "r": 8, "t": 24, "b": 0},
+        bargap=0.1,
+        dragmode=False,
+        legend=LEGEND,
     )
     figure.update_xaxes(title="activation, by half octave", fixedrange=True, type="category")
     figure.update_yaxes(title="tokens", fixedrange=True, zeroline=False)

@@ -2,23 +2,18 @@
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from core.models.libraries import importing
-from core.models.pairs import PairSpec, get_pair
+from core.models.pairs import PairSpec
 from core.text.reading import clean
-from core.workspace import store
 from core.workspace.store import Workspace
-from pages.features.map import open_row
+from pages.features.asking import live
+from pages.features.selection import open_row
 from pages.shared import frame, tokens
 from pages.shared.words import short_names
-
-if TYPE_CHECKING:
-    from core.features import measure as feature_measure
 
 SAMPLE = "The committee will meet in Paris on Monday, and nobody knows whether they will agree."
 LONGEST = 2000
@@ -27,14 +22,6 @@ MARKS = (
     "Tint: activation over the largest in that model; underlined: the strongest token, dotted: the"
     " next one, which it helps predict. Hover for values."
 )
-
-
-@st.cache_resource(max_entries=1, show_spinner=False)
-def _live(pair: str, sae: str, private: Path | None, stamp: str) -> "feature_measure.Live":
-    with importing():
-        from core.features.measure import Live
-
-    return Live(get_pair(pair), sae, private)
 
 
 def own(
@@ -60,7 +47,7 @@ def own(
     if asked:
         with st.spinner("Reading; the first time, both models are opened"):
             text = clean(text)
-            activations = _live(ws.pair, sae, ws.private, store.stamp(ws)).read(text)
+            activations = live(ws, sae).read(text)
             now["read"] = (ws.pair, sae, text, activations)
     if "read" not in now or now["read"][:2] != (ws.pair, sae):
         st.caption(
