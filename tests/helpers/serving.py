@@ -56,10 +56,14 @@ def running(workspaces: Path, cache: Path, app: Path | None = None) -> Iterator[
     finally:
         server.terminate()
         try:
-            server.wait(20)
+            server.wait(STOPPING)
         except subprocess.TimeoutExpired:
             server.kill()
             raise
+
+
+STOPPING = 120
+"""Seconds within which a server that is told to stop has to, also beside other work."""
 
 
 def borrow_models(cache: Path) -> Path:
