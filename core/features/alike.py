@@ -146,11 +146,11 @@ def worth_asking(
     with a `word`, tells them well in B too and that agree; no two of a word."""
     bits = -np.log2(table.density_a.clip(lower=1e-6))
     score = table.f1_b * table.agreement * bits
-    word = table.label.str.extract(WORD, expand=False).str.strip().str.lower()
+    word = table.label.str.extract(WORD, expand=False).str.strip()
     best = table.assign(score=score, word=word)
     best = best.loc[table.named & score.notna() & word.notna()]
     best = best.sort_values("score", ascending=False, kind="stable")
-    return best.drop_duplicates("word").head(most)
+    return best[~best.word.str.casefold().duplicated()].head(most)
 
 
 def _share(

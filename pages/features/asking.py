@@ -197,7 +197,7 @@ def by_sentence(ws: Workspace, sae: str, table: pd.DataFrame, asked: str) -> Ans
             "b": {m.feature: m.share_b for m in moved},
         },
         match={m.feature: f"score {number(m.score)}" for m in moved},
-        bars_mean="its activation in this sentence as a share of its maximum",
+        bars_mean="activation in this sentence, as a share of the maximum",
         empty="" if moved else "No feature fires on it there.",
     )
 

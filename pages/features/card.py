@@ -36,8 +36,7 @@ def card(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> None:
     names = short_names(pair)
     st.header(f"Feature {index}", anchor="feature")
     st.markdown(called(row, names))
-    with section():
-        crossed(row, names)
+    st.markdown(in_words(row, names))
 
     scale = {side: float(row[f"max_{side}"]) for side in SIDES}
     view = bound(
@@ -64,6 +63,7 @@ def card(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> None:
     with section():
         doors(ws, sae, index, len(table) - 1)
     with section():
+        crossed(row, names)
         values(ws, pair, sae, row)
     with section():
         near(ws, pair, sae, table, index)
@@ -83,9 +83,24 @@ def called(row: Row, names: Mapping[str, str]) -> str:
     return f"**{plain(row['label'])}**  \n:small[The label's F1, {where}: {' → '.join(scores)}]"
 
 
+def in_words(row: Row, names: Mapping[str, str]) -> str:
+    """What became of it, in a sentence."""
+    a, b = f":blue[{plain(names['a'])}]", f":violet[{plain(names['b'])}]"
+    if pd.isna(row["agreement"]):
+        return f"How often it fires on the same tokens in {a} and {b} was not measured."
+
+    forth, back = (percent(row[f"fires_{side}"], sign=False) for side in SIDES)
+    alone = ""
+    if row["twin"] >= 0:
+        alone = f" Nearest of {b}'s own: {int(row['twin'])}, r {number(row['twin_r'])}."
+    return (
+        f"Carried to {b}, it fires there at **{forth}** of its firings in {a}, and {back} the other"
+        f" way round.{alone}"
+    )
+
+
 def crossed(row: Row, names: Mapping[str, str]) -> None:
     """What became of it: what the tables hold; what was not measured is NaN there."""
-    a, b = (plain(names[side]) for side in SIDES)
     alike = "–"
     if pd.notna(row["correlation"]):
         alike = number(row["correlation"], row["low"], row["high"])
@@ -95,16 +110,17 @@ def crossed(row: Row, names: Mapping[str, str]) -> None:
 
     cells = []
     if pd.notna(row["agreement"]):
-        back, forth = (percent(row[f"fires_{side}"], sign=False) for side in ("b", "a"))
-        fires = f"of :blue[{a}]'s firings {forth} recur, of :violet[{b}]'s {back}"
-        cells.append(("Agreement ↑", number(row["agreement"]), fires))
+        above = "too rare to compare"
+        if pd.notna(row["above"]):
+            above = f"{number(row['above'], sign=True)} above a random feature's"
+        cells.append(("Agreement ↑", number(row["agreement"]), above))
     cells.append(("Attribution correlation ↑", alike, joint))
     if row["twin"] >= 0:
-        twin = f"{b}'s {int(row['twin'])}"
+        twin = f"{plain(names['b'])}'s {int(row['twin'])}"
         if pd.notna(row["twin_cosine"]):
             twin += f", cosine {number(row['twin_cosine'])}"
         cells.append(("Native twin", f"r {number(row['twin_r'])}", twin))
-    frame.cells(cells, width=170)
+    frame.cells(cells)
 
 
 def doors(ws: Workspace, sae: str, index: int, last: int) -> None:

@@ -108,10 +108,10 @@ def strip(
         )
     least = float(np.floor(10 * min(0.0, table[column].min())) / 10)
     figure.update_layout(
-        height=110,
+        height=140,
         barmode="stack",
         bargap=0.05,
-        margin={"l": 0, "r": 4, "t": 18, "b": 0},
+        margin={"l": 0, "r": 8, "t": 22, "b": 42},
         dragmode="select" if brush else False,
         selectdirection="h",
         hovermode="closest",
@@ -119,7 +119,7 @@ def strip(
         clickmode="event+select",
     )
     figure.update_xaxes(
-        title=f"{column} (→ alike)",
+        title={"text": f"{column} (→ alike)", "standoff": 4},
         range=[max(-1.0, least), 1],
         fixedrange=True,
         zeroline=False,

@@ -111,6 +111,8 @@ def follow(ws: Workspace, sae: str, table: pd.DataFrame, answer: Answer | None =
     if anew and answer is not None and answer.features:
         address.put("feature", answer.features[0])
     usual = int(alike.usual_order(table).iloc[0])
+    if answer is not None and answer.features:
+        usual = answer.features[0]
     parse, limits = address.whole(0, len(table) - 1)
     address.settle("feature", usual, parse, (ws.pair, sae), limits, tell=True)
     address.settle("text", SAMPLE, lambda text: text[:LONGEST], "features")

@@ -33,6 +33,7 @@ LOOKS = """<style>
   width: 100%; margin: 0; padding: 0.4rem 0.25rem;
   border-bottom: 1px solid rgba(128, 128, 128, 0.25);
 }
+.st-key-rows [data-testid=stCaptionContainer] { color: inherit; opacity: 1; }
 .st-key-rows [role=radiogroup] > label:hover { background: rgba(128, 128, 128, 0.1); }
 .st-key-rows [role=radiogroup] > label:has(input:checked) { background: rgba(128, 128, 128, 0.18); }
 </style>"""
@@ -65,8 +66,8 @@ def listed(
 ) -> None:
     """The strip that filters, and the rows."""
     strip(table, pair)
-    left, right = st.columns([3, 2], vertical_alignment="bottom")
-    left.segmented_control(
+    row = st.container(horizontal=True, vertical_alignment="bottom")
+    row.segmented_control(
         "Class",
         selection.CLASSES[:3],
         required=True,
@@ -75,7 +76,7 @@ def listed(
         format_func=str.capitalize,
     )
     if selection.anything():
-        right.button(
+        row.button(
             "All features", on_click=selection.every, icon=":material/filter_alt_off:", key="every"
         )
 
@@ -174,7 +175,7 @@ def words(kept: int, found: int, total: int, answer: Answer, pair: PairSpec) -> 
     of = f"{kept:,} of {total:,} features"
     if found < total:
         of = f"{kept:,} found" if kept == found else f"{kept:,} of {found:,} found"
-    mean = answer.bars_mean or "the share of its firings at which it fires in the other model too"
+    mean = answer.bars_mean or "firings that recur in the other model"
     return f"{of}. Bars, :blue[{names['a']}] and :violet[{names['b']}]: {mean}."
 
 
@@ -190,7 +191,7 @@ def strip(table: pd.DataFrame, pair: PairSpec) -> None:
     brush = not frame.on_phone()
     draw(
         figures.strip(rows, column, brush, st.session_state[key]),
-        f"{'Drag over' if brush else 'Tap'} bars to list these features alone, also on the map.",
+        f"{'Drag over' if brush else 'Tap'} bars to list these features alone.",
         key="strip",
         alt=f"Histogram of {column}, by class",
         on_select=partial(selection.brushed, key, "strip", tuple(range(len(figures.STRIP)))),

@@ -41,8 +41,8 @@ def follow(whose: object, features: int) -> None:
         return tuple(map(int, parts)) if fits and len(parts) <= MOST_MARKED else None
 
     of_range = ", it is two correlations, such as 0.2~0.5"
-    for key in BRUSHES:
-        address.settle(key, EVERY, range_of, whose, of_range, words=ends)
+    address.settle("brush", EVERY, range_of, whose, of_range, words=ends)
+    address.settle("alike", EVERY, range_of, whose, of_range, words=ends)
     of_ids = f", they are numbers of features below {features}, such as 3~7"
     address.settle("marked", (), ids, whose, of_ids, words=numbers)
 

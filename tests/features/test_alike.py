@@ -1,14 +1,18 @@
 """The agreement, labels and twins that are shipped keep their promises."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from core.cli.main import app
 from core.features import alike
 from core.features.firings import WHOLE
+from core.features.neighbours import neighbours
 from core.workspace.places import WORKSPACES
 from core.workspace.store import Workspace
 
@@ -56,3 +60,62 @@ def test_a_label_says_the_predicate_that_it_was_scored_by() -> None:
     one = table.loc[table.first_family == "token"].iloc[0]
     assert all(value.strip('\n\t\r" ') in one.label for value in one.first_values)
     assert table.loc[~table.named, "shown"].eq(alike.UNNAMED).all()
+
+
+NANO = "L2-1024"
+
+
+def test_a_listing_holds_what_each_table_says() -> None:
+    ws = Workspace("nano", WORKSPACES)
+    listing = alike.listing(ws, NANO)
+    assert listing.feature.tolist() == list(range(1024))
+    labels = alike.labels(ws, NANO).set_index("feature")
+    agreement = alike.agreement(ws, NANO).set_index("feature")
+    twins = alike.twins(ws, NANO).set_index("feature")
+    for f in (0, 391, 1023):
+        row = listing.iloc[f]
+        assert row.label == labels.shown[f] and bool(row.named) == bool(labels.named[f])
+        assert row.twin == twins.twin[f] and row.twin_r == twins.r[f]
+        assert row.fires_a == agreement.joint[f] / agreement.firings_a[f]
+        assert row.fires_b == agreement.joint[f] / agreement.firings_b[f]
+    order = alike.usual_order(listing)
+    above = listing.above[order].dropna()
+    assert above.is_monotonic_decreasing and listing.above[order.iloc[-1:]].isna().all()
+
+
+def test_an_older_workspace_lists_its_features_by_attribution(tmp_path: Path) -> None:
+    shipped = Workspace("nano", WORKSPACES)
+    old = Workspace("nano", tmp_path)
+    name = f"features/{NANO}"
+    old.copy_in(name, shipped.path(name), shipped.entry(name))
+    listing = alike.listing(old, NANO)
+    assert set(listing.label) == {alike.UNNAMED} and listing.agreement.isna().all()
+    best = listing.iloc[alike.usual_order(listing).iloc[0]]
+    assert best.correlation == listing.correlation[listing.reliable].max()
+    assert alike.worth_asking(listing).empty
+
+
+@pytest.mark.parametrize("pair", WITH_TABLES)
+def test_what_is_worth_asking_is_found_by_asking(pair: str) -> None:
+    ws = Workspace(pair, WORKSPACES)
+    listing = alike.listing(ws, ws.names(prefix="labels/")[0].removeprefix("labels/"))
+    shown = alike.worth_asking(listing)
+    assert len(shown) == alike.EXAMPLES == shown.word.str.casefold().nunique()
+    assert all(word in label for word, label in zip(shown.word, shown.label, strict=True))
+    assert (shown.f1_a >= alike.BAR).all() and shown.agreement.min() > 0.6
+
+
+def test_neighbours_are_the_largest_cosines() -> None:
+    ws = Workspace("nano", WORKSPACES)
+    near = neighbours(ws, NANO, 391)
+    decoder = load_file(ws.path(f"saes/{NANO}") / "sae_weights.safetensors")["W_dec"]
+    rows = decoder.astype(float)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = rows @ rows[391]
+    cosines[391] = -1
+    assert [f for f, _ in near["a"]] == np.argsort(-cosines)[:5].tolist()
+    assert near["a"][0][1] == pytest.approx(cosines.max(), abs=1e-3)
+
+    table = alike.twins(ws, NANO).set_index("feature")
+    twin, cosine = int(table.twin[391]), float(table.cosine[391])
+    assert dict(near["b"])[twin] == pytest.approx(cosine, abs=2e-3), "the same as the twins' table"

@@ -12,7 +12,10 @@ from core.config import BuildConfig
 from core.errors import StitchLensError
 from core.features import alike, compare
 from core.features.compare import CompareConfig, Comparison
+from core.features.examples import find_examples
 from core.features.firings import WHOLE, fired
+from core.features.reading import read_text
+from core.features.tables import unpacked
 from core.models.pairs import PairSpec
 from core.saes import train as sae_train
 from core.saes.train import SaeConfig
@@ -99,6 +102,32 @@ def test_twins_are_numpys(comparison: Comparison, ws: Workspace) -> None:
     np.testing.assert_allclose(back.r, np.maximum(r.max(axis=0), 0), atol=1e-4)
     often = table.loc[table.firings >= 20]
     assert often.r.median() > max(often.shuffled.median(), often.random.median())
+
+
+def test_contexts_are_read_by_the_twin(bench: Bench, comparison: Comparison) -> None:
+    """Of each feature's contexts, what B's own SAE says at the twin; by a reading of one text."""
+    ws = bench.workspace
+    name = f"together_own/{SAE}"
+    assert name not in ws.manifest().artifacts, "no contexts were measured"
+    documents = [*bench.corpus.split("held-out"), *bench.corpus.split("select")]
+    for side, model, partner, sae, layer in (
+        ("a", bench.a, bench.b, comparison.crossing.sae, 1),
+        ("b", bench.b, bench.a, comparison.crossing.transferred, 2),
+    ):
+        table, _ = find_examples(model, partner, sae, documents[:60], layer)
+        ws.put_table(f"examples_{side}/{SAE}", table, comparison.makers)
+    comparison.twins_contexts()
+
+    table = ws.table(name)
+    twins = alike.twins(ws, SAE).set_index("feature").twin
+    assert len(table) and (twins.loc[table.feature] >= 0).all()
+    texts = {d.id: d.text for d in documents}
+    row = unpacked(table).sort_values("activation", ascending=False).iloc[0]
+    text = texts[row.document]
+    reading = read_text(bench.b, comparison.own_sae, 2, text)
+    acts = reading.acts[:, int(twins[row.feature])].numpy()
+    inside = np.isin(reading.ends, row.ends[1:])
+    assert acts[inside].max() == pytest.approx(row.activation, rel=0.02)
 
 
 def test_labels_are_scored_where_they_were_not_chosen(

@@ -36,26 +36,51 @@ STRANGE = [
             "view": "Nope",
             "structural": "7",
             "sentences": "2.5",
-            "map-colour": "Red",
-            "map-drag": "Throw",
-            "group-a": "Loud",
-            "group-b": "Quiet",
+            "tab": "Everywhere",
+            "ask": "Shout",
+            "class": "first",
+            "alike": "low",
             "brush": "high",
             "marked": "1~x",
         },
         [
             "No SAE L9-9 here; there is L2-1024",
             "No feature 5000 here, they run from 0 to 1023",
-            "No comparison Nope here, there are Contexts of each, Same text, Your own text",
+            "No comparison Nope here, there are Same text, Contexts of each, Your own text",
             "No consistency 7 here, it is a number from 0 to 1; showing 0.5",
             "No number of sentences 2.5 here, they run from 1 to 30; showing 3",
+            "No tab Everywhere here, there are List, Map, Histograms, Table",
+            "No way to ask Shout here, there are Word, Sentence, Direction",
+            "No class first here, there are all, semantic, structural, unseen",
+            "No alike low here, it is two correlations",
+            "No brush high here, it is two correlations",
+            "No marked 1~x here, they are numbers of features below 1024",
+        ],
+    ),
+    (
+        "features",
+        {
+            "tab": "Map",
+            "map-colour": "Red",
+            "map-drag": "Throw",
+            "view": "Contexts of each",
+            "group-a": "Loud",
+            "group-b": "Quiet",
+            "ask": "Sentence",
+            "where": "c",
+        },
+        [
             "No colour Red here, there are Class, Correlation, Density in A",
             "No way to pick Throw here",
             "No contexts of nano-a Loud here",
             "No contexts of nano-b Quiet here",
-            "No brush high here, it is two correlations",
-            "No marked 1~x here, they are numbers of features below 1024",
+            "No moved in c here, there are both, a, b",
         ],
+    ),
+    (
+        "features",
+        {"ask": "Direction", "near": "Klingon"},
+        ["No direction Klingon here"],
     ),
     (
         "functional",
@@ -180,16 +205,25 @@ LINKS = [
         "features",
         {
             "feature": "7",
-            "view": "Same text",
+            "view": "Your own text",
             "structural": "0.8",
             "sentences": "1",
+            "tab": "Map",
             "map-colour": "Density in A",
             "map-drag": "Lasso",
             "brush": "0.2~0.5",
+            "alike": "0.1~0.9",
+            "class": "semantic",
             "marked": "3~7~9",
         },
     ),
-    ("features", {"feature": "7", "group-a": "Weak", "group-b": "Lower"}),
+    (
+        "features",
+        {"feature": "7", "view": "Contexts of each", "group-a": "Weak", "group-b": "Lower"},
+    ),
+    ("features", {"q": "French", "feature": "7"}),
+    ("features", {"ask": "Sentence", "where": "b"}),
+    ("features", {"ask": "Direction", "near": "French", "tab": "Table"}),
     ("functional", {"feature": "171", "side": "b", "layer": "5", "head": "1", "share": "5"}),
     (
         "steering",
@@ -306,12 +340,15 @@ def test_selections_on_the_figures_list_the_same_features_for_who_opens_the_link
     ws: Workspace,
 ) -> None:
     plant_features(ws, list(load_corpus().documents))
-    app = opened("features", marked="3~7~9")
+    app = opened("features", marked="3~7~9", tab="Table")
     assert not app.exception and app.dataframe[0].value.feature.to_list() == [3, 7, 9]
     assert "3 of 12 features" in text(app)
+    assert len(opened("features", marked="3~7~9").radio(key="rows").options) == 3
 
-    correlation = opened("features").dataframe[0].value.set_index("feature").correlation
-    app = opened("features", brush="0~1")
+    correlation = (
+        opened("features", tab="Table").dataframe[0].value.set_index("feature").correlation
+    )
+    app = opened("features", brush="0~1", tab="Table")
     listed = app.dataframe[0].value
     assert len(listed) and listed.correlation.between(0, 1).all()
     assert len(listed) < len(correlation)
@@ -322,7 +359,8 @@ def test_selections_on_the_figures_list_the_same_features_for_who_opens_the_link
 
 def test_what_was_chosen_of_another_workspace_is_forgotten_without_a_word(ws: Workspace) -> None:
     shutil.copytree(PROJECT / "cache" / "nano", ws.root.parent / "nano")
-    app = opened("features", pair="nano", structural="0.8", **{"group-a": "Weak"})
+    query = {"tab": "Histograms", "structural": "0.8", "view": "Contexts of each"}
+    app = opened("features", pair="nano", **query, **{"group-a": "Weak"})
     assert app.slider(key="structural").value == 0.8
     plant_features(ws, list(load_corpus().documents))
     app.session_state["pair"] = PAIR

@@ -8,6 +8,8 @@ import pandas as pd
 from streamlit.testing.v1 import AppTest
 
 from core import jobs
+from core.features import alike
+from core.features import tables as feature_tables
 from core.models.pairs import get_pair
 from core.text.corpus import Document, load_corpus
 from core.workspace.places import PROJECT
@@ -19,7 +21,7 @@ from tests.helpers.planted import PAIR, plant_features
 
 def test_features_shows_the_histograms_and_one_feature_twice(ws: Workspace) -> None:
     plant_features(ws, list(load_corpus().documents))
-    app = opened("features")
+    app = opened("features", tab="Histograms")
     assert not app.exception and not app.error
     said = text(app)
     for words in (
@@ -31,6 +33,7 @@ def test_features_shows_the_histograms_and_one_feature_twice(ws: Workspace) -> N
         "5 semantic",
         "6 structural",
         "1 dead",
+        "features compare",
     ):
         assert words in said, words
     assert app.number_input(key="feature").value == 0, "the one that correlates best"
@@ -41,6 +44,70 @@ def test_features_shows_the_histograms_and_one_feature_twice(ws: Workspace) -> N
     assert not app.exception and "Not active in any" in text(app)
     app.slider[0].set_value(1.0).run()
     assert not app.exception and "11 semantic" in text(app)
+
+
+def test_a_word_is_asked_for_and_rows_open_features(nano_home: Path) -> None:
+    app = opened("features", pair="nano")
+    assert not app.exception and not app.error
+    first = app.radio(key="rows")
+    assert [f"Feature {first.value}"] == [h.value for h in app.header]
+    assert "1,024 of 1,024 features" in text(app)
+
+    app.text_input(key="q").set_value("French").run()
+    rows = app.radio(key="rows")
+    assert "French" in rows.options[0] and rows.value == int(app.session_state["feature"])
+    assert [f"Feature {rows.value}"] == [h.value for h in app.header], "the best one opens"
+    assert "French" in text(app) and app.query_params["q"] in ("French", ["French"])
+
+    third = rows.options[2]
+    number = int(re.findall(r"\*\*(\d+)\*\*", third)[0])
+    rows.set_value(number).run()
+    assert [h.value for h in app.header] == [f"Feature {number}"] and not app.exception
+
+    app.text_input(key="q").set_value("zzqqyx").run()
+    assert not app.exception and "No feature has it" in text(app)
+    app.text_input(key="q").set_value("x" * 1999).run()
+    assert "at most 200 characters" in app.error[0].value
+
+
+def test_the_listed_follow_agreement_and_class(nano_home: Path) -> None:
+    app = opened("features", pair="nano", alike="0.9~1", **{"class": "structural"})
+    table = alike.listing(Workspace("nano", nano_home), "L2-1024")
+    kind = feature_tables.kinds_of_features(table)
+    wanted = table.above.notna() & table.agreement.between(0.9, 1) & (kind == "structural")
+    assert 0 < wanted.sum() < 1024
+    assert f"{wanted.sum():,} of 1,024 features" in text(app)
+    next(b for b in app.button if b.label == "All features").click().run()
+    assert "1,024 of 1,024 features" in text(app)
+    assert "alike" not in app.query_params and "class" not in app.query_params
+
+
+def test_the_card_has_three_columns_and_stands_alone_when_embedded(nano_home: Path) -> None:
+    app = opened("features", pair="nano", feature="391", embed="true")
+    said = text(app)
+    assert not app.exception and not app.title and not app.text_input
+    assert [h.value for h in app.header] == ["Feature 391"] and "in French" in said
+    heads = [m.value for m in app.markdown if m.value.startswith((":blue[**", ":violet[**"))]
+    assert len(heads) >= 3 and "own" in heads[2]
+    for words in ("Near it in", "Raises", "Native twin", "Agreement"):
+        assert words in said, words
+
+
+def test_every_tab_is_drawn(nano_home: Path) -> None:
+    for tab, words in (
+        ("Map", "UMAP"),
+        ("Histograms", "Which features exist in both"),
+        ("Table", "Sort by a head"),
+    ):
+        app = opened("features", pair="nano", tab=tab)
+        said = text(app) + "".join(h.value for h in app.subheader)
+        assert not app.exception and not app.error and words in said, tab
+
+
+def test_a_direction_lists_its_nearest_rows(nano_home: Path) -> None:
+    app = opened("features", pair="nano", ask="Direction", near="French")
+    assert not app.exception and not app.error
+    assert "cosine" in app.radio(key="rows").proto.captions[0]
 
 
 def test_feature_0_can_be_linked_and_a_workspace_opens_at_its_own(ws: Workspace) -> None:

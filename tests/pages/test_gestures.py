@@ -86,7 +86,7 @@ def test_a_feature_is_seen_on_both_sides_and_can_be_linked(
     expect(page.locator("h2").first).to_have_text("Feature 4")
     expect(page.get_by_text("Attribution correlation").first).to_be_visible()
     heats = page.locator("[data-testid=stHtml] div[dir=auto]")
-    expect(heats).to_have_count(4)  # two contexts on each side
+    expect(heats).to_have_count(4)  # two contexts, in both models
     page.get_by_role("button", name="Next").click()
     expect(page.locator("h2").first).to_have_text("Feature 5")
     settled(page)
@@ -131,20 +131,26 @@ def complaints(page: Page) -> list[str]:
 
 
 def test_the_map_is_clicked_boxed_and_lassoed(url: str, visit: Callable[..., Page]) -> None:
-    page = visit(f"{url}/features?feature=4")
+    page = visit(f"{url}/features?feature=4&tab=Map")
     page.mouse.click(*place_of(page, 7))
     expect(page.locator("h2#feature")).to_have_text("Feature 7")
+    expect(page.locator("h2#feature")).to_be_in_viewport()
     settled(page)
     assert "feature=7" in page.url and complaints(page) == []
-    listed = page.get_by_text(re.compile(r"^[\d,]+ of 12 features"))
-    expect(listed).to_contain_text("12 of 12 features")
     around = [(0.02, 0.1), (0.98, 0.1), (0.98, 0.5), (0.02, 0.5), (0.02, 0.12)]
     for how, corners in (("Lasso", around), ("Box", [around[0], around[2]])):
         page.get_by_role("radio", name=how).click()
         settled(page)
         assert f"map-drag={how}" in page.url
         drag(page, "map", corners)
-        expect(listed).to_contain_text(re.compile(r"^[2-9] of 12 features"))
+        page.wait_for_function("location.search.includes('marked=')")
+        page.get_by_role("tab", name="List").click()
+        listed = page.get_by_text(re.compile(r"^[2-9] of 12 features"))
+        expect(listed).to_be_visible()
+        page.get_by_role("button", name="All features").click()
+        settled(page)
+        page.get_by_role("tab", name="Map").click()
+        settled(page)
         assert complaints(page) == []
     page.reload()
     settled(page)
@@ -155,13 +161,16 @@ def test_the_map_is_clicked_boxed_and_lassoed(url: str, visit: Callable[..., Pag
 def test_a_finger_taps_the_map_and_swipes_past_figures(
     url: str, visit: Callable[..., Page]
 ) -> None:
-    page = visit(f"{url}/features?feature=4", PHONE, touch=True)
+    page = visit(f"{url}/features?feature=4&tab=Map", PHONE, touch=True)
     page.touchscreen.tap(*place_of(page, 7))
     expect(page.locator("h2#feature")).to_have_text("Feature 7")
     settled(page)
     hand = page.context.new_cdp_session(page)
     top = "document.querySelector('[data-testid=stMain]').scrollTop"
     for key in ("map", "correlations", "classes"):
+        if key == "correlations":
+            page.get_by_role("tab", name="Histograms").tap()
+            settled(page)
         box = still(page.locator(f".st-key-{key} .js-plotly-plot"))
         before = page.evaluate(top)
         x, y = box["x"] + box["width"] / 2, box["y"] + 0.8 * box["height"]
@@ -237,30 +246,32 @@ def test_back_from_another_page_finds_everything_as_it_was(
     url: str, visit: Callable[..., Page]
 ) -> None:
     """Streamlit by itself takes a page's choices out of the address before it leaves the page."""
-    page = visit(f"{url}/features?feature=4")
+    page = visit(f"{url}/features?feature=4&tab=Histograms")
     page.get_by_role("slider", name="At least so many sentences").press("Home")
     settled(page)
-    page.get_by_role("radio", name="Same text").click()
+    page.get_by_role("radio", name="Contexts of each").click()
     settled(page)
     address = page.url
-    assert "sentences=1" in address and "view=Same" in address and "feature=4" in address
+    assert "sentences=1" in address and "view=Contexts" in address and "feature=4" in address
     page.get_by_role("link", name="Stitches").first.click()
     settled(page)
     page.go_back()
     settled(page)
     assert page.url == address
-    expect(page.get_by_role("radio", name="Same text")).to_be_checked()
+    expect(page.get_by_role("radio", name="Contexts of each")).to_be_checked()
     expect(page.get_by_role("slider", name="At least so many sentences")).to_have_value("1")
     expect(page.locator("h2#feature")).to_have_text("Feature 4")
     assert complaints(page) == []
 
 
 def test_who_opens_a_link_sees_what_was_brushed(url: str, visit: Callable[..., Page]) -> None:
-    page = visit(f"{url}/features")
+    page = visit(f"{url}/features?tab=Histograms")
     drag(page, "correlations", [(0.5, 0.5), (0.97, 0.6)])
+    page.wait_for_function("location.search.includes('brush=')")
+    page.get_by_role("tab", name="List").click()
     listed = page.get_by_text(re.compile(r"^[\d,]+ of 12 features"))
-    expect(listed).to_contain_text("with attribution correlation from")
-    assert "brush=" in page.url
+    expect(listed).not_to_contain_text("12 of 12 features")
+    settled(page)
     other = visit(page.url)
     again = other.get_by_text(re.compile(r"^[\d,]+ of 12 features"))
     expect(again).to_have_text(listed.inner_text())
@@ -268,3 +279,40 @@ def test_who_opens_a_link_sees_what_was_brushed(url: str, visit: Callable[..., P
     settled(other)
     expect(again).to_contain_text("12 of 12 features")
     assert "brush=" not in other.url
+
+
+def test_rows_are_chosen_by_arrow_keys_and_steered_with(
+    url: str, visit: Callable[..., Page]
+) -> None:
+    """A row by the keyboard; its link in another browser; Steering and Back."""
+    page = visit(f"{url}/features")
+    rows = page.locator(".st-key-rows [role=radiogroup] input")
+    expect(rows).to_have_count(12)
+    rows.nth(0).focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowDown")
+        settled(page)
+    expect(rows.nth(2)).to_be_checked()
+    name = page.locator("h2#feature").inner_text()
+    assert name != "Feature 0" and name.removeprefix("Feature ") in page.url
+    expect(page.locator("h2#feature")).to_be_in_viewport()
+
+    other = visit(page.url)
+    expect(other.locator("h2#feature")).to_have_text(name)
+    page.get_by_role("link", name="Steer with it").click()
+    settled(page)
+    assert "steer_feature=" in page.url
+    page.go_back()
+    settled(page)
+    expect(page.locator("h2#feature")).to_have_text(name)
+    page.locator(".st-key-rows [role=radiogroup] > label").nth(4).click(position={"x": 200, "y": 8})
+    expect(rows.nth(4)).to_be_checked()
+    assert complaints(page) == []
+
+
+def test_the_strip_filters_the_list(url: str, visit: Callable[..., Page]) -> None:
+    page = visit(f"{url}/features")
+    drag(page, "strip", [(0.5, 0.5), (0.97, 0.6)])
+    listed = page.get_by_text(re.compile(r"^[\d,]+ of 12 features"))
+    expect(listed).not_to_contain_text("12 of 12 features")
+    assert complaints(page) == []

@@ -58,48 +58,40 @@ def test_the_committed_workspaces_open(
 
 
 @pytest.mark.model
-def test_features_from_the_histogram_to_a_text_of_ones_own(
-    url: str, visit: Callable[..., Page]
-) -> None:
-    """On the shipped nano pair: brush, open a row, both sides, its link, the same text, and a text
-    typed in."""
+def test_features_from_a_word_to_a_text_of_ones_own(url: str, visit: Callable[..., Page]) -> None:
+    """On the shipped nano pair: ask for a word, go down the rows, brush, the table, both sides, a
+    sentence and a text typed in."""
     page = visit(f"{url}/features?pair=nano")
-    listed = page.get_by_text(re.compile(r"^[\d,]+ of [\d,]+ features"))
-    everything = listed.inner_text()
-    plot = page.locator(".st-key-correlations .nsewdrag").first
-    plot.scroll_into_view_if_needed()
-    box = plot.bounding_box()
-    assert box
-    y = box["y"] + box["height"] / 2
-    page.mouse.move(box["x"] + 0.55 * box["width"], y)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 0.8 * box["width"], y, steps=5)
-    page.mouse.up()
-    expect(listed).to_contain_text(
-        re.compile(r"with attribution correlation from 0[.\d]* to 0\.\d+")
-    )
-    assert listed.inner_text() != everything
+    box = page.get_by_role("textbox", name="Ask for a feature")
+    box.fill("French")
+    box.press("Enter")
+    rows = page.locator(".st-key-rows [role=radiogroup] input")
+    expect(page.get_by_text(re.compile(r"found\. Bars"))).to_be_visible()
     settled(page)
-    before = page.locator("h2#feature").inner_text()
+    rows.nth(0).focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowDown")
+        settled(page)
+    expect(rows.nth(2)).to_be_checked()
+    name = page.locator("h2#feature").inner_text()
+    heads = page.locator(".st-key-card").get_by_text("'s own", exact=False)
+    expect(heads.first).to_be_visible()
+    again = visit(page.url)
+    expect(again.locator("h2#feature")).to_have_text(name)
+
+    page.get_by_role("tab", name="Table").click()
+    settled(page)
     table = page.locator("[data-testid=stDataFrame]").first
     table.scroll_into_view_if_needed()
     place = table.bounding_box()
     assert place
     page.mouse.click(place["x"] + 15, place["y"] + 35 + 35 + 17)  # the second row's mark
-    expect(page.locator("h2#feature")).not_to_have_text(before)
+    expect(page.locator("h2#feature")).not_to_have_text(name)
     settled(page)
-    heats = page.locator("[data-testid=stHtml] div[dir=auto]")
-    sides = page.locator("h3[id^=side-]")
-    expect(sides).to_have_count(2)
-    assert heats.count() >= 2
-    name = page.locator("h2#feature").inner_text()
-    again = visit(page.url)
-    expect(again.locator("h2#feature")).to_have_text(name)
-    again.get_by_text("Same text", exact=True).click()
-    expect(again.locator("h3#strongest-a")).to_be_visible()
+    again.get_by_text("Contexts of each", exact=True).click()
+    expect(again.locator("h3[id^=side-]")).to_have_count(2)
     settled(again)
-    assert "view=Same" in again.url
-    assert again.locator("[data-testid=stHtml] div[dir=auto]").count() % 2 == 0
+    assert "view=Contexts" in again.url
     again.get_by_text("Your own text", exact=True).click()
     box_of_text = again.get_by_role("textbox", name="Text")
     box_of_text.fill("<b>The house</b> & the garden of my mother.")
@@ -108,6 +100,13 @@ def test_features_from_the_histogram_to_a_text_of_ones_own(
     shown = again.locator("[data-testid=stHtml] div[dir=auto]")
     expect(shown).to_have_count(2)
     assert "<b>The house</b> & the garden of my mother." in shown.first.inner_text()
+
+    again.get_by_text("Sentence", exact=True).click()
+    settled(again)
+    box = again.get_by_role("textbox", name="Ask for a feature")
+    box.fill("Le président de la République")
+    box.press("Enter")
+    expect(again.get_by_text("score").first).to_be_visible(timeout=120_000)
     page.close()
     again.close()
 
