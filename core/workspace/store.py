@@ -42,6 +42,8 @@ ASIDE = "aside"
 """Where a repair puts what it takes out of the way."""
 RUNS = "runs"
 """Where runs of steering lie that links show again; they are no artifacts."""
+LISTS = "lists"
+"""Where lists of features lie; they are no artifacts."""
 ROW_GROUP = 8_192
 """Rows of a table that are read together, at the least."""
 
@@ -286,7 +288,7 @@ class Workspace:
         """Files and folders in the place of artifacts that no manifest names: what a killed writer
         left, or a person put there."""
         named = {self.root / a.path for a in self.own().values()}
-        beside_them = {"manifest.json", PREVIOUS, ".lock", SPEC, ASIDE, RUNS}
+        beside_them = {"manifest.json", PREVIOUS, ".lock", SPEC, ASIDE, RUNS, LISTS}
         out = []
         for path in sorted(self.root.rglob("*")):
             inside = (
