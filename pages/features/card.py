@@ -13,7 +13,7 @@ from core.features.neighbours import neighbours
 from core.models.pairs import PairSpec
 from core.workspace import store
 from core.workspace.store import Workspace
-from pages.features import contexts, figures, text
+from pages.features import contexts, figures, lists, text
 from pages.features.contexts import COLOURS, SIDES, Row
 from pages.shared import address, frame, tokens
 from pages.shared.address import bound
@@ -150,6 +150,7 @@ def doors(ws: Workspace, sae: str, index: int, last: int) -> None:
             )
         if elsewhere := ask(feature_tables.neuronpedia, ws, sae, index):
             st.link_button("Neuronpedia", elsewhere, icon=":material/open_in_new:")
+        lists.adding(ws, sae, index)
         link(ws, sae, index)
         st.download_button(
             "Feature",

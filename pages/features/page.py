@@ -11,7 +11,7 @@ from core.features import tables as feature_tables
 from core.models.pairs import PairSpec, get_pair
 from core.workspace import store
 from core.workspace.store import Workspace
-from pages.features import selection
+from pages.features import lists, selection
 from pages.features.asking import Answer, asking
 from pages.features.card import card
 from pages.features.histograms import histograms
@@ -24,7 +24,7 @@ from pages.shared.address import bound
 from pages.shared.frame import ask, section
 from pages.shared.words import plain, short_names
 
-TABS = LIST, MAP, HISTOGRAMS, TABLE = "List", "Map", "Histograms", "Table"
+TABS = LIST, MAP, HISTOGRAMS, TABLE, LISTS = "List", "Map", "Histograms", "Table", "Lists"
 OF_HISTOGRAMS = {"structural", "sentences"}
 """What an address says of them; older links have no tab."""
 STICKY = """<style>
@@ -133,6 +133,8 @@ def browse(
         and {"brush", "structural"} & set(asked)
     ):
         address.put("tab", HISTOGRAMS)
+    if st.session_state.get("arrived") and "tab" not in asked and "list" in asked:
+        address.put("tab", LISTS)
     parse, limits, words = address.one_of(TABS, str)
     address.settle("tab", LIST, parse, "features", limits, words=words)
 
@@ -141,6 +143,7 @@ def browse(
         partial(overview, table, pair),
         partial(histograms, ws, pair, sae, table, ask(store.makers, ws, f"features/{sae}")),
         partial(tabled, table, pair),
+        partial(lists.shown, ws, sae),
     )
     for tab, view in zip(st.tabs(TABS, key="tab", on_change="rerun"), views, strict=True):
         if tab.open:
