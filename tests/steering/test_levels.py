@@ -155,3 +155,18 @@ def test_a_feature_without_a_stitch_is_told_how_to_get_one(nano_home: Path) -> N
     ws.remove("saes/deep")
     with pytest.raises(StitchLensError, match="core build"):
         stitch_for(Workspace("nano", PROJECT / "tests" / "nowhere"), Feature(SAE, 3))
+
+
+def test_whoever_waits_hears_how_many_texts_were_read(bench: Bench) -> None:
+    """From none to all of them, before the first word."""
+    heard: list[tuple[int, int]] = []
+    studio = Studio(bench, STITCH)
+    source = studio.directions(Feature(SAE, FEATURE), lambda *counts: heard.append(counts))
+    studio.vectors(source, lane_key("b:transferred"), Setting(layers_b=(3, 4)))
+    texts = {of for _, of in heard}
+    assert len(texts) == 1 and heard[0][0] == 0 and heard[-1][0] == texts.pop() > 1
+    assert sorted(heard) == heard
+
+    heard.clear()
+    studio.vectors(source, lane_key("b:transferred"), Setting())
+    assert not heard, "at the stitched layer the level is known"
