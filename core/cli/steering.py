@@ -270,7 +270,7 @@ def steer_features_command(
     stitch_name: StitchArg = None,
     candidates: Annotated[
         int, typer.Option(min=1, max=500, help="Features tried, the likeliest first.")
-    ] = 32,
+    ] = 24,
     prompts: Annotated[
         int, typer.Option(min=1, help="Prompts that the best of them are tried on.")
     ] = 6,

@@ -33,8 +33,10 @@ def candidates(
     those whose density is not in DENSITY."""
     labels = alike.labels(ws, sae).set_index("feature")
     agreement = alike.agreement(ws, sae).set_index("feature").agreement
-    dense = feature_tables.features(ws, sae).set_index("feature")[["density_a", "density_b"]]
-    sane = dense.index[(dense.ge(DENSITY[0]) & dense.le(DENSITY[1])).to_numpy().all(axis=1)]
+    features = feature_tables.features(ws, sae).set_index("feature")
+    density = features[["density_a", "density_b"]].to_numpy()
+    inside = np.all((density >= DENSITY[0]) & (density <= DENSITY[1]), axis=1)
+    sane = features.index.to_numpy()[np.flatnonzero(inside)]
 
     named = {feature: of_feature([], label) for feature, label in labels.iterrows()}
     table = pd.DataFrame(

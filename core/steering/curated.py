@@ -73,7 +73,8 @@ def feature_presets(
     most: int = 3,
 ) -> list[dict[str, Any]]:
     """The features that pass, best first, each with its setting and a prompt at which it showed:
-    `name` (what its label says), `source`, `sae`, `feature`, `prompt`, `stitch`, `first` and `last`
+    `name` (what its `label` says, short), `shown` (by side: how much of the texts showed it, and of
+    the controls'), `source`, `sae`, `feature`, `prompt`, `stitch`, `first` and `last`
     (layers of B), `strength`, and `watch`, a line that says what to look for. None before `steer
     features` has searched.
     """
@@ -91,6 +92,11 @@ def feature_presets(
             settings.append(
                 {
                     "name": short(row["label"]),
+                    "label": row["label"],
+                    "shown": {
+                        side: {lane: row[f"{side}_{lane}"] for lane in ("shown", *CONTROLS)}
+                        for side in get_args(Side)
+                    },
                     "source": str(Feature(sae, row["feature"])),
                     "sae": sae,
                     "feature": row["feature"],
@@ -144,4 +150,4 @@ def watch(
         f" {row[f'{side}_plain']:.0%}, random vector {row[f'{side}_random']:.0%})"
         for side, spec in (("b", pair.b), ("a", pair.a))
     )
-    return f"Fires {row['label']}: shown by {shares}."
+    return f"Labelled {row['label']}: shown by {shares}."

@@ -8,11 +8,13 @@ moves as far.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
+import torch
 
 from core.bench import Bench
 from core.config import Frozen
@@ -30,15 +32,18 @@ from core.steering.signs import Signs, signs
 from core.steering.sources import Feature
 from core.steering.studio import Studio
 from core.steering.vectors import random_like
-from core.text.languages import prompts, repetition
+from core.text.languages import LANGUAGES, by_language, prompts, repetition
 from core.workspace.disk import beside, fingerprint, only_one
 from core.workspace.places import user_cache
 
-DEARER = 0.75
-"""Bits a byte above the unsteered texts, under the unsteered model, from which on a text is not
-fluent."""
+NATURAL = 4
+"""Texts of a language whose beginnings tell how dear real text is to a model: a text that is dearer
+is not fluent."""
+BEGINNING = 64
+"""Tokens read of each."""
 OWN: dict[Side, Kind] = {"a": "own", "b": "transferred"}
 """The lane in which a feature of A steers a side."""
+ENGLISH = "en"
 TOGETHER = 8
 """Features that are written for together; what is finished of these survives a stop."""
 
@@ -46,10 +51,10 @@ TOGETHER = 8
 class SearchConfig(Frozen):
     """How much is tried."""
 
-    candidates: int = 32
+    candidates: int = 24
     best: int = 12
     """Of the first stage, that the second one tries."""
-    strengths: tuple[float, ...] = (1.0, 2.0)
+    strengths: tuple[float, ...] = (1.0, 1.5, 2.0)
     prompts: int = 3
     """Of those that choose, in the first stage."""
     tokens: int = 16
@@ -179,13 +184,10 @@ class Hunt:
         `strengths`."""
         features, parts = list(strengths), []
         for side in get_args(Side):
-            plain = self._kept(stage, side, "plain", lambda s=side: self._texts(stage, s, {}))
-            texts = [plain]
+            texts = [self._kept(stage, side, {})]
             for k in range(0, len(features), TOGETHER):
-                some = {feature: strengths[feature] for feature in features[k : k + TOGETHER]}
-                name = fingerprint(sorted(some.items()))
-                make = lambda s=side, some=some: self._texts(stage, s, some)  # noqa: E731
-                texts.append(self._kept(stage, side, name, make))
+                some = features[k : k + TOGETHER]
+                texts.append(self._kept(stage, side, {f: strengths[f] for f in some}))
             parts.append(self._judged(pd.concat(texts, ignore_index=True), side, features))
         return pd.concat(parts, ignore_index=True).assign(stage=stage.number)
 
@@ -193,12 +195,13 @@ class Hunt:
         self,
         stage: Stage,
         side: Side,
-        name: str,
-        make: Callable[[], pd.DataFrame],
+        strengths: Mapping[int, Sequence[float]],
     ) -> pd.DataFrame:
+        """`_texts`, written once."""
+        name = fingerprint(sorted(strengths.items())) if strengths else "plain"
         path = self.folder / f"{stage.number}-{side}-{name}.parquet"
         if not path.exists():
-            table = make()
+            table = self._texts(stage, side, strengths)
             with beside(path) as part:
                 table.to_parquet(part, index=False)
         return pd.read_parquet(path)
@@ -274,17 +277,63 @@ class Hunt:
     ) -> pd.DataFrame:
         """Fluent or not, and how much each text shows the feature that it is for; what was written
         unsteered stands by every feature."""
-        limit = texts.loc[texts.lane == "plain"].bits.mean() + DEARER
-        fluent = texts.bits.le(limit) & texts.repetition.le(REPEATS)
-        texts = texts.assign(fluent=fluent)
-
         looked_for = signs(self.studio.bench.workspace, self.sae_name, features, side)
+        natural = self._natural(side, looked_for.values())
         plain = texts.loc[texts.lane == "plain"]
         parts = []
         for feature in features:
             some = pd.concat([plain.assign(feature=feature), texts.loc[texts.feature == feature]])
-            parts.append(some.assign(shown=shown(some, looked_for[feature])))
+            sought = looked_for[feature]
+            limit = max(natural[language] for language in sought.languages or {ENGLISH})
+            fluent = some.bits.le(limit) & some.repetition.le(REPEATS)
+            parts.append(some.assign(shown=shown(some, sought), fluent=fluent))
         return pd.concat(parts, ignore_index=True).drop(columns="tokens")
+
+    def _natural(
+        self,
+        side: Side,
+        looked_for: Iterable[Signs],
+    ) -> dict[str, float]:
+        """By language, as langdetect calls it, the bits/byte of real text under the unsteered
+        model: of English, and of each that is looked for. One of which there is no text is taken
+        to be as dear as English; English, where there is none, as the first texts."""
+        model = self.studio.model(side)
+        held_out = self.studio.bench.corpus.split("held-out")
+        by_code = {LANGUAGES[x][0]: texts for x, texts in by_language(held_out, NATURAL).items()}
+        english = by_code.get(ENGLISH) or [document.text for document in held_out[:NATURAL]]
+
+        wanted = {ENGLISH}.union(*(sought.languages for sought in looked_for))
+        bits = dict.fromkeys(wanted, natural_bits(model, english))
+        for code in wanted & set(by_code) - {ENGLISH}:
+            bits[code] = natural_bits(model, by_code[code])
+        return bits
+
+
+def natural_bits(
+    model: LiveModel,
+    texts: Sequence[str],
+) -> float:
+    """The mean bits/byte of the beginnings of real texts."""
+    ids = [torch.from_numpy(encoded.ids) for encoded in model.encode(texts, BEGINNING)]
+    losses = response_losses(model, [x[:1] for x in ids], [x[1:].tolist() for x in ids])
+    return float(
+        np.mean(
+            [
+                bits_per_byte(model, x[1:].tolist(), loss)
+                for x, loss in zip(ids, losses, strict=True)
+            ]
+        )
+    )
+
+
+def bits_per_byte(
+    model: LiveModel,
+    ids: Sequence[int],
+    loss: float,
+) -> float:
+    """Of a text whose `loss` is given in nats/token."""
+    text = model.tokenizer.decode(ids, skip_special_tokens=True)
+    return loss * len(ids) / math.log(2) / max(len(text.encode()), 1)
 
 
 def measured(
@@ -293,12 +342,11 @@ def measured(
     loss: float,
 ) -> dict[str, Any]:
     """What there is to say of a text whatever it was written for; `loss` in nats/token."""
-    length = max(len(text.text.encode()), 1)
     return {
         "text": text.text,
         "tokens": [model.tokenizer.decode([i]) for i in text.ids],
         "loss": loss,
-        "bits": loss * len(text.ids) / math.log(2) / length,
+        "bits": bits_per_byte(model, text.ids, loss),
         "repetition": repetition(text.text),
     }
 

@@ -14,7 +14,7 @@ from core.workspace.store import Workspace
 from pages.shared import address
 from pages.shared.address import bound
 from pages.shared.frame import ask
-from pages.shared.words import plain
+from pages.shared.words import percent, plain
 from pages.steering import lanes
 from pages.steering.sources import given, target
 
@@ -146,7 +146,7 @@ def presets(
             key=f"preset-{preset['feature' if of_feature else 'language']}",
             on_click=choose,
             args=(preset, ours),
-            help=feature_help(preset) if of_feature else language_help(preset, names),
+            help=feature_help(preset, names) if of_feature else language_help(preset, names),
         )
 
 
@@ -158,9 +158,17 @@ def language_help(preset: Mapping[str, Any], names: Mapping[str, str]) -> str:
     )
 
 
-def feature_help(preset: Mapping[str, Any]) -> str:
+def feature_help(preset: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    shares = []
+    for side in ("b", "a"):
+        shown, alone, drawn = (percent(x, sign=False) for x in preset["shown"][side].values())
+        shares.append(
+            f"{shown} of what {names[side]} wrote in the search ({alone} alone, {drawn} under a"
+            " random vector)"
+        )
     return (
-        f"Feature {preset['feature']} at strength {preset['strength']:g}. {plain(preset['watch'])}"
+        f"Feature {preset['feature']}, labelled: {plain(preset['label'])}. At strength"
+        f" {preset['strength']:g} it showed in {' and '.join(shares)}."
     )
 
 

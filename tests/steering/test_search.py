@@ -1,13 +1,12 @@
 """Which features a search looks at and prefers, on planted tables."""
 
-from typing import Any
-
 import pandas as pd
 import pytest
 
 from core.steering.curated import ranked, short
 from core.steering.search import strongest
 from core.steering.signs import Signs, form
+from tests.helpers.searched import searched, text
 
 
 def test_words_are_counted_without_what_stands_around_them() -> None:
@@ -44,36 +43,8 @@ def test_what_shows_most_counts() -> None:
     assert signs.shown("x 12", ["x", " 12"]) == pytest.approx(2 / 3)
 
 
-def text(feature: int, side: str, lane: str, strength: float, **judged: Any) -> dict[str, Any]:
-    usual = {"shown": 0.0, "fluent": True, "label": f"the word {feature}", "stage": 2}
-    cell = {"feature": feature, "side": side, "lane": lane, "strength": strength}
-    return cell | usual | judged
-
-
-def planted() -> pd.DataFrame:
-    """1 shows in both models, 2 in one alone, 3 no more than at random, 4 in texts that are not
-    fluent, 5 from one beginning of six."""
-    rows = []
-    for feature in (1, 2, 3, 4, 5):
-        for side in ("a", "b"):
-            for prompt in range(6):
-                where = {"prompt": prompt, "seed": 0}
-                steered = 0.5 + 0.01 * prompt
-                if (feature == 2 and side == "a") or (feature == 5 and prompt):
-                    steered = 0.05
-                drawn = steered if feature == 3 else 0.05
-                rows += [
-                    text(feature, side, "plain", 0.0, shown=0.05, **where),
-                    text(feature, side, "random", 2.0, shown=drawn, **where),
-                    text(
-                        feature, side, "steered", 2.0, shown=steered, fluent=feature != 4, **where
-                    ),
-                ]
-    return pd.DataFrame(rows)
-
-
 def test_a_feature_must_show_in_both_models_fluently_and_more_than_at_random() -> None:
-    best = ranked(planted()).set_index("feature")
+    best = ranked(searched()).set_index("feature")
     assert best.index[best.passes].to_list() == [1]
     row = best.loc[1]
     assert row.strength == 2.0 and row.gain == pytest.approx(0.475)
@@ -82,11 +53,11 @@ def test_a_feature_must_show_in_both_models_fluently_and_more_than_at_random() -
 
     assert best.loc[4].fluent == 0 and best.loc[4].gain < 0
     assert best.loc[5].low <= 0 < best.loc[5].gain
-    assert not ranked(planted().assign(shown=0.0)).passes.any()
+    assert not ranked(searched().assign(shown=0.0)).passes.any()
 
 
 def test_a_search_that_was_not_made_ranks_nothing() -> None:
-    assert ranked(planted().head(0)).empty
+    assert ranked(searched().head(0)).empty
 
 
 def test_the_first_stage_takes_the_strength_at_which_the_weaker_model_shows_more() -> None:
