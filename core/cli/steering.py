@@ -270,28 +270,30 @@ def steer_features_command(
     stitch_name: StitchArg = None,
     candidates: Annotated[
         int, typer.Option(min=1, max=500, help="Features tried, the likeliest first.")
-    ] = 8,
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts each is tried on.")] = 4,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = 24,
+    ] = 24,
+    prompts: Annotated[
+        int, typer.Option(min=1, help="Prompts that the best of them are tried on.")
+    ] = 6,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of a text of the best.")] = 32,
     as_json: JsonFlag = False,
 ) -> None:
-    """Search for features whose steering shows in both models; the best are printed as presets.
+    """Search for features whose steering shows in both models; those that pass become presets.
 
-    Candidates cross well, are active now and then, and turn on the same words in both models. Each
-    steers both, beside a random vector that pushes as far and the model as it is.
+    Candidates fire at the same places in both models, and a label in words says where. Few short
+    texts choose the best dozen; more and longer ones, beside a random vector that pushes as far and
+    the model as it is, tell which of these show. A killed run goes on where it was.
     """
     from core.steering import search
-    from core.steering.tables import best_features, feature_presets
+    from core.steering.curated import feature_presets, ranked
 
     bench, name, stitch = _searched(pair, sae, stitch_name)
-    config = search.SearchConfig(candidates=candidates, prompts=prompts, tokens=tokens)
+    config = search.SearchConfig(candidates=candidates, judging=prompts, longer=tokens)
     table = search.search(bench, name, stitch, config)
-    presets = feature_presets(bench.workspace)
-    best = best_features(table, candidates)
+    presets, best = feature_presets(bench.workspace), ranked(table)
     record = {"features": best.to_dict("records"), "presets": presets}
     lines = [f"{p['source']} at {p['strength']:g}: {p['watch']}" for p in presets]
     text = best.to_string(index=False, float_format=lambda x: f"{x:.2f}")
-    show(record, as_json, "\n".join([text, "", *lines]))
+    show(record, as_json, "\n".join([text, "", *(lines or ["None passes."])]))
 
 
 @vector.command("import")

@@ -1,90 +1,59 @@
-"""Features that are worth trying to steer by, from the tables alone: those that cross, that are
-active now and then, and whose contexts in both models turn on the same words."""
+"""Features that are worth trying to steer by, from the tables alone: those that fire at the same
+places in both models, and whose label says in words what they fire at."""
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping
-
+import numpy as np
 import pandas as pd
 
+from core.features import alike
 from core.features import tables as feature_tables
+from core.steering.signs import of_feature
 from core.workspace.store import Workspace
 
-DENSITY = (2e-4, 0.03)
+DENSITY = (2e-4, 0.15)
 """Share of tokens at which a feature is active, in either model: a rarer one has few contexts, a
 commoner one says little."""
-CONTEXTS = 10
-"""Top contexts of either side whose strongest words are compared."""
-LETTERS = 3
-"""Of a word, at least."""
+KINDS = ("language", "script")
+"""Families of labels that name a kind of text."""
+MANY = 2
+"""Of the features whose label names a kind of text, how many come in turn with one of the others:
+such a text is seen at once."""
 
 
 def candidates(
     ws: Workspace,
     sae: str,
-    texts: Mapping[str, str],
     most: int,
 ) -> pd.DataFrame:
-    """The `most` features that are likeliest to show: `feature`, `correlation` (Eq. 10), `agree`
-    (of CONTEXTS, those in which both models are most active at the same whole words), `words`
-    (these, the commonest first), `prior` (the product, by which they are ordered).
+    """The `most` features that are likeliest to show: `feature`, `label`, `agreement` (of firings
+    in both models, r), `f1` (of the label, the geometric mean over both models), `kind` (whether it
+    names a kind of text), `prior` (agreement times F1).
 
-    Left out are features that are not reliable, that keep firing whatever the words are
-    (structural), or whose density is not in DENSITY. `texts` are the corpus's by document."""
-    table = feature_tables.features(ws, sae)
-    kind = feature_tables.kinds_of_features(table)
-    dense = table[["density_a", "density_b"]]
-    sane = dense.ge(DENSITY[0]).all(axis=1) & dense.le(DENSITY[1]).all(axis=1)
-    table = table.loc[table.reliable & sane & ~kind.isin(("structural", "dead"))]
+    Those whose label names a language or a script, and those whose label names words, come in turn,
+    each in the order of `prior`; left out are features whose label names nothing of the kind, and
+    those whose density is not in DENSITY."""
+    labels = alike.labels(ws, sae).set_index("feature")
+    agreement = alike.agreement(ws, sae).set_index("feature").agreement
+    features = feature_tables.features(ws, sae).set_index("feature")
+    density = features[["density_a", "density_b"]].to_numpy()
+    inside = np.all((density >= DENSITY[0]) & (density <= DENSITY[1]), axis=1)
+    sane = features.index.to_numpy()[np.flatnonzero(inside)]
 
-    peaks = {side: strongest_words(ws, sae, side, texts) for side in ("a", "b")}
-    rows = []
-    for feature, correlation in zip(table.feature, table.correlation, strict=True):
-        shared = peaks["a"].get(feature, Counter()) & peaks["b"].get(feature, Counter())
-        agree = shared.total()
-        words = [word for word, _ in shared.most_common()]
-        rows.append((int(feature), float(correlation), agree, words))
+    named = {feature: of_feature([], label) for feature, label in labels.iterrows()}
+    table = pd.DataFrame(
+        {
+            "label": labels.label,
+            "agreement": agreement,
+            "f1": np.sqrt(labels.f1_a * labels.f1_b),
+            "kind": labels.first_family.isin(KINDS)
+            & pd.Series({f: s.whole for f, s in named.items()}),
+            "shows": pd.Series({f: bool(s.words or s.forms or s.whole) for f, s in named.items()}),
+        }
+    )
+    table["prior"] = table.agreement.clip(lower=0) * table.f1
+    table = table.loc[table.shows & table.index.isin(sane) & table.prior.gt(0)]
+    table = table.sort_values("prior", ascending=False, kind="stable")
+    table = table.rename_axis("feature").reset_index()
 
-    found = pd.DataFrame(rows, columns=["feature", "correlation", "agree", "words"])
-    found["prior"] = found.correlation * found.agree / CONTEXTS
-    best = found.sort_values(["prior", "feature"], ascending=[False, True], kind="stable")
-    return best.loc[best.agree > 0].head(most).reset_index(drop=True)
-
-
-def strongest_words(
-    ws: Workspace,
-    sae: str,
-    side: str,
-    texts: Mapping[str, str],
-) -> dict[int, Counter[str]]:
-    """By feature, the words at which it is most active in its top contexts, in lower case; a token
-    that is part of a longer word counts for nothing."""
-    table = ws.table(f"examples_{side}/{sae}")
-    top = table.loc[(table.group == "top") & (table["rank"] < CONTEXTS)]
-    words: dict[int, Counter[str]] = defaultdict(Counter)
-    for row in top.to_dict("records"):
-        lengths, peak = row["lengths"], row["peak"]
-        before = int(sum(lengths[:peak]))
-        begin = int(row["begin"]) + before
-        end = begin + int(lengths[peak])
-        word = whole_word(texts.get(row["document"], ""), begin, end)
-        if word is not None:
-            words[int(row["feature"])][word] += 1
-    return words
-
-
-def whole_word(
-    text: str,
-    begin: int,
-    end: int,
-) -> str | None:
-    """What stands between two characters, where it is a whole word of LETTERS or more."""
-    token = text[begin:end]
-    word = token.strip()
-    if len(word) < LETTERS or not word.isalpha():
-        return None
-
-    before = text[begin - 1 : begin] if token[:1] == word[:1] else ""
-    after = text[end : end + 1] if token[-1:] == word[-1:] else ""
-    if before.isalpha() or after.isalpha():
-        return None
-    return word.lower()
+    turn = table.groupby("kind").cumcount() // table.kind.map({True: MANY, False: 1})
+    in_turn = table.assign(turn=turn).sort_values(["turn", "prior"], ascending=[True, False])
+    return in_turn.drop(columns=["turn", "shows"]).head(most).reset_index(drop=True)

@@ -189,6 +189,7 @@ def _by_batch(
     """A padded batch of the texts at a time: which they are, and by layer their residual streams
     at the usable positions, text after text."""
     done = 0
+    reading(done, len(encoded))
     for group in batches(encoded):
         some = [encoded[i] for i in group]
         positions = [np.flatnonzero(text.usable) for text in some]

@@ -1,21 +1,24 @@
-"""Which features of an SAE are worth steering by: a search over candidates, in both models.
+"""Which features of an SAE are worth steering by: a search in two stages, in both models.
 
-Each candidate steers A by its own direction and B by the carried one, at a few strengths, on
-neutral prompts; beside it a random direction that a clamp moves as far, and the model as it is. A
-text shows the feature where the unsteered model that reads it is active at more of its tokens, or
-says more of the words that its contexts turn on; it counts where it stays fluent.
+Each candidate steers A by its own direction and B by the carried one. A text shows the feature
+where it bears its signs (`core.steering.signs`) and stays fluent. The first stage writes few short
+texts for many candidates, each at a few strengths; the second writes more and longer ones for the
+best of them, from other beginnings, beside the model as it is and a random direction that a clamp
+moves as far.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 
-from core.activations.harvest import record
 from core.bench import Bench
 from core.config import Frozen
+from core.models.live import LiveModel
 from core.models.pairs import Side
 from core.saes.crossing import Crossing
 from core.steering import levels
@@ -25,38 +28,55 @@ from core.steering.keys import Kind, LaneKey
 from core.steering.lanes import Lane
 from core.steering.measure import REPEATS
 from core.steering.settings import Sampling, Setting
+from core.steering.signs import Signs, signs
 from core.steering.sources import Feature
 from core.steering.studio import Studio
 from core.steering.vectors import random_like
-from core.text.languages import prompts, repetition
-from core.workspace.disk import fingerprint, only_one
+from core.text.languages import LANGUAGES, by_language, prompts, repetition
+from core.workspace.disk import beside, fingerprint, only_one
+from core.workspace.places import user_cache
 
-DEARER = 1.5
-"""Nats/token above the unsteered text, under the unsteered model, from which on a text is not
-fluent."""
+NATURAL = 4
+"""Texts of a language whose beginnings tell how dear real text is to a model: a text that is dearer
+is not fluent."""
+BEGINNING = 64
+"""Tokens read of each."""
 OWN: dict[Side, Kind] = {"a": "own", "b": "transferred"}
 """The lane in which a feature of A steers a side."""
+ENGLISH = "en"
+TOGETHER = 8
+"""Features that are written for together; what is finished of these survives a stop."""
 
 
 class SearchConfig(Frozen):
     """How much is tried."""
 
-    candidates: int = 8
-    strengths: tuple[float, ...] = (1.0, 2.0)
-    prompts: int = 4
-    """Of those that choose."""
-    tokens: int = 24
+    candidates: int = 24
+    best: int = 12
+    """Of the first stage, that the second one tries."""
+    strengths: tuple[float, ...] = (1.0, 1.5, 2.0)
+    prompts: int = 3
+    """Of those that choose, in the first stage."""
+    tokens: int = 16
+    judging: int = 6
+    """Prompts of the second stage, others than in the first."""
+    seeds: int = 3
+    """Texts for each of these."""
+    longer: int = 32
+    """Tokens of a text of the second stage."""
     temperature: float = 0.5
     repetition: float = 1.1
-    seed: int = 0
 
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(
-            tokens=self.tokens,
-            temperature=self.temperature,
-            repetition=self.repetition,
-        )
+
+@dataclass(frozen=True)
+class Stage:
+    """What is written for each feature."""
+
+    number: int
+    openings: Sequence[str]
+    seeds: int
+    lanes: Sequence[str]
+    sampling: Sampling
 
 
 def search(
@@ -65,123 +85,276 @@ def search(
     stitch_name: str,
     config: SearchConfig | None = None,
 ) -> pd.DataFrame:
-    """Puts `feature_steering/SAE`, a row a text: `feature`, `side`, `lane` ('plain', 'random',
-    'steered'), `strength`, `prompt` (its number), `text`, `active` (share of its tokens at which
-    the feature is), `said` (share of its words that are the feature's), `loss` (nats/token,
-    unsteered model), `repetition`, `fluent`; and `words`, `correlation` of the feature. Levels of
-    the candidates are measured first where they are not known."""
+    """Puts `feature_steering/SAE`, a row a text: `stage` (1, 2), `feature`, `side`, `lane`
+    ('plain', 'random', 'steered'), `strength`, `prompt` (its number among those of its stage),
+    `seed`, `text`, `shown` (how much of it bears the feature's signs), `loss` (nats/token) and
+    `bits` (bits/byte) under the unsteered model, `repetition`, `fluent`; and `label`, `agreement`,
+    `f1` of the feature. Levels of the candidates are measured first where they are not known.
+
+    Raises StitchLensError where agreement and labels were not measured yet.
+    """
     config = config or SearchConfig()
     ws, crossing = bench.workspace, Crossing(bench, sae_name, stitch_name)
     name = f"feature_steering/{sae_name}"
-    makers = bench.makers | levels.measured_from(ws, crossing) | config.model_dump(mode="json")
-    makers |= {"prompts_text": fingerprint(prompts())}
+    tables = {
+        table: fingerprint(ws.entry(f"{table}/{sae_name}").makers)
+        for table in ("agreement", "labels", "logits")
+    }
+    makers = bench.makers | levels.measured_from(ws, crossing) | tables
+    makers |= config.model_dump(mode="json") | {"prompts_text": fingerprint(prompts())}
     if bench.current(name, makers):
         return ws.table(name)
 
     with only_one(bench.pair.key, "search"):
-        texts = {document.id: document.text for document in bench.corpus.documents}
-        chosen = candidates(ws, sae_name, texts, config.candidates)
+        chosen = candidates(ws, sae_name, config.candidates)
         levels.measure(bench, sae_name, stitch_name, chosen.feature.to_list())
-        studio = Studio(bench, stitch_name)
-        parts = [_side(studio, sae_name, side, chosen, config) for side in get_args(Side)]
-        table = pd.concat(parts, ignore_index=True)
+        hunt = Hunt(Studio(bench, stitch_name), sae_name, fingerprint(makers))
+        first, second = stages(config)
+
+        tried = hunt.write(first, dict.fromkeys(chosen.feature, config.strengths))
+        best = strongest(tried, config.best)
+        judged = hunt.write(second, {feature: (strength,) for feature, strength in best.items()})
+
+        about = chosen[["feature", "label", "agreement", "f1"]]
+        table = pd.concat([tried, judged], ignore_index=True).merge(about, on="feature")
         ws.put_table(name, table, makers)
     return table
 
 
-def _side(
-    studio: Studio,
-    sae_name: str,
-    side: Side,
-    chosen: pd.DataFrame,
-    config: SearchConfig,
-) -> pd.DataFrame:
-    """What one model writes, judged."""
-    model, openings = studio.model(side), prompts()[0][: config.prompts]
-    cells: list[tuple[dict[str, Any], Lane]] = [({"lane": "plain", "strength": 0.0}, Lane())]
-    for feature in chosen.feature:
-        cells += _lanes(studio, Feature(sae_name, int(feature)), side, config.strengths)
+def stages(config: SearchConfig) -> tuple[Stage, Stage]:
+    """Few short texts; more and longer ones, from other beginnings, with the control."""
+    choosing, judging = prompts()
+    short = Sampling(
+        tokens=config.tokens,
+        temperature=config.temperature,
+        repetition=config.repetition,
+    )
+    first = Stage(
+        1,
+        choosing[: config.prompts],
+        1,
+        ("steered",),
+        short,
+    )
+    second = Stage(
+        2,
+        judging[: config.judging],
+        config.seeds,
+        ("steered", "random"),
+        short.model_copy(update={"tokens": config.longer}),
+    )
+    return first, second
 
-    rows = [(text, lane, config.seed + k) for _, lane in cells for k, text in enumerate(openings)]
-    written = respond(model, rows, config.sampling, f"writing, {model.spec.title}")
-    ids = [encode_prompt(model, text, 1) for text in openings] * len(cells)
-    losses = response_losses(model, ids, [w.ids for w in written])
-    plain = losses[: len(openings)]
 
-    out = []
-    activations = _activations(studio, sae_name, side, written, chosen.feature.to_list())
-    for i, (w, loss) in enumerate(zip(written, losses, strict=True)):
-        cell, k = cells[i // len(openings)][0], i % len(openings)
-        repeats = repetition(w.text)
-        fluent = bool(loss <= plain[k] + DEARER and repeats <= REPEATS)
-        judged = {
-            "loss": loss,
-            "repetition": repeats,
-            "fluent": fluent,
-        }
-        for j, row in enumerate(chosen.to_dict("records")):
-            feature, words = row["feature"], row["words"]
-            if cell.get("feature", feature) != feature:
-                continue
-            about = {
-                "feature": feature,
-                "side": side,
-                "prompt": k,
-                "text": w.text,
+def strongest(
+    tried: pd.DataFrame,
+    most: int,
+) -> dict[int, float]:
+    """The features that show most above the unsteered texts in the model in which they do less, the
+    best first, each with the strength at which that is so."""
+    shows = tried.assign(shows=tried.shown * tried.fluent)
+    plain = shows.loc[shows.lane == "plain"].groupby(["feature", "side"]).shows.mean()
+    steered = shows.loc[shows.lane == "steered"]
+    cells = steered.groupby(["feature", "side", "strength"]).shows.mean()
+    gain = cells.sub(plain).groupby(["feature", "strength"]).min().rename("gain").reset_index()
+    gain = gain.sort_values(["gain", "strength"], ascending=[False, True], kind="stable")
+    best = gain.drop_duplicates("feature").head(most)
+    return dict(zip(best.feature.astype(int), best.strength.astype(float), strict=True))
+
+
+class Hunt:
+    """What both models write under features of an SAE; each part that is done is kept in the user's
+    cache until the table is written."""
+
+    def __init__(
+        self,
+        studio: Studio,
+        sae_name: str,
+        key: str,
+    ) -> None:
+        self.studio, self.sae_name = studio, sae_name
+        self.folder = user_cache() / "feature-steering" / key
+
+    def write(
+        self,
+        stage: Stage,
+        strengths: Mapping[int, Sequence[float]],
+    ) -> pd.DataFrame:
+        """Of both models, judged: what they write unsteered, and under each feature at its
+        `strengths`."""
+        features, parts = list(strengths), []
+        for side in get_args(Side):
+            texts = [self._kept(stage, side, {})]
+            for k in range(0, len(features), TOGETHER):
+                some = features[k : k + TOGETHER]
+                texts.append(self._kept(stage, side, {f: strengths[f] for f in some}))
+            parts.append(self._judged(pd.concat(texts, ignore_index=True), side, features))
+        return pd.concat(parts, ignore_index=True).assign(stage=stage.number)
+
+    def _kept(
+        self,
+        stage: Stage,
+        side: Side,
+        strengths: Mapping[int, Sequence[float]],
+    ) -> pd.DataFrame:
+        """`_texts`, written once."""
+        name = fingerprint(sorted(strengths.items())) if strengths else "plain"
+        path = self.folder / f"{stage.number}-{side}-{name}.parquet"
+        if not path.exists():
+            table = self._texts(stage, side, strengths)
+            with beside(path) as part:
+                table.to_parquet(part, index=False)
+        return pd.read_parquet(path)
+
+    def _texts(
+        self,
+        stage: Stage,
+        side: Side,
+        strengths: Mapping[int, Sequence[float]],
+    ) -> pd.DataFrame:
+        """A row a text; unsteered ones where there is no feature."""
+        model = self.studio.model(side)
+        cells: list[tuple[dict[str, Any], Lane]] = []
+        for feature, some in strengths.items():
+            cells += self._lanes(feature, side, some, stage.lanes)
+        if not strengths:
+            plain = {
+                "feature": -1,
+                "lane": "plain",
+                "strength": 0.0,
             }
-            shown = {"active": activations[i][j], "said": said(w.text, words)}
-            known = {"words": " ".join(words), "correlation": row["correlation"]}
-            out.append(cell | about | judged | shown | known)
-    return pd.DataFrame(out)
+            cells = [(plain, Lane())]
+
+        rows, about = [], []
+        for cell, lane in cells:
+            for prompt, opening in enumerate(stage.openings):
+                for seed in range(stage.seeds):
+                    rows.append((opening, lane, seed))
+                    about.append(cell | {"side": side, "prompt": prompt, "seed": seed})
+
+        written = respond(model, rows, stage.sampling, f"writing, {model.spec.title}")
+        ids = [encode_prompt(model, opening, 1) for opening, _, _ in rows]
+        losses = response_losses(model, ids, [text.ids for text in written])
+        texts = [
+            one | measured(model, text, loss)
+            for one, text, loss in zip(about, written, losses, strict=True)
+        ]
+        return pd.DataFrame(texts)
+
+    def _lanes(
+        self,
+        feature: int,
+        side: Side,
+        strengths: Sequence[float],
+        lanes: Sequence[str],
+    ) -> list[tuple[dict[str, Any], Lane]]:
+        """Steered and, as far along a random direction, the control."""
+        directions = self.studio.directions(Feature(self.sae_name, int(feature)))
+        (vector,) = self.studio.vectors(directions, LaneKey(side, OWN[side]), Setting())
+        control = random_like(vector, directions.means(side, vector.layer))
+        vectors = {
+            "steered": vector,
+            "random": control,
+        }
+        return [
+            (
+                {
+                    "feature": feature,
+                    "lane": lane,
+                    "strength": strength,
+                },
+                Lane((vectors[lane],), strength=strength),
+            )
+            for strength in strengths
+            for lane in lanes
+        ]
+
+    def _judged(
+        self,
+        texts: pd.DataFrame,
+        side: Side,
+        features: Sequence[int],
+    ) -> pd.DataFrame:
+        """Fluent or not, and how much each text shows the feature that it is for; what was written
+        unsteered stands by every feature."""
+        looked_for = signs(self.studio.bench.workspace, self.sae_name, features, side)
+        natural = self._natural(side, looked_for.values())
+        plain = texts.loc[texts.lane == "plain"]
+        parts = []
+        for feature in features:
+            some = pd.concat([plain.assign(feature=feature), texts.loc[texts.feature == feature]])
+            sought = looked_for[feature]
+            limit = max(natural[language] for language in sought.languages or {ENGLISH})
+            fluent = some.bits.le(limit) & some.repetition.le(REPEATS)
+            parts.append(some.assign(shown=shown(some, sought), fluent=fluent))
+        return pd.concat(parts, ignore_index=True).drop(columns="tokens")
+
+    def _natural(
+        self,
+        side: Side,
+        looked_for: Iterable[Signs],
+    ) -> dict[str, float]:
+        """By language, as langdetect calls it, the bits/byte of real text under the unsteered
+        model: of English, and of each that is looked for. One of which there is no text is taken
+        to be as dear as English; English, where there is none, as the first texts."""
+        model = self.studio.model(side)
+        held_out = self.studio.bench.corpus.split("held-out")
+        by_code = {LANGUAGES[x][0]: texts for x, texts in by_language(held_out, NATURAL).items()}
+        english = by_code.get(ENGLISH) or [document.text for document in held_out[:NATURAL]]
+
+        wanted = {ENGLISH}.union(*(sought.languages for sought in looked_for))
+        bits = dict.fromkeys(wanted, natural_bits(model, english))
+        for code in wanted & set(by_code) - {ENGLISH}:
+            bits[code] = natural_bits(model, by_code[code])
+        return bits
 
 
-def _lanes(
-    studio: Studio,
-    source: Feature,
-    side: Side,
-    strengths: Sequence[float],
-) -> list[tuple[dict[str, Any], Lane]]:
-    """Steered and, as far along a random direction, the control."""
-    found = studio.directions(source)
-    (vector,) = studio.vectors(found, LaneKey(side, OWN[side]), Setting())
-    control = random_like(vector, found.means(side, vector.layer))
-    return [
-        (
-            {
-                "feature": source.index,
-                "lane": lane,
-                "strength": strength,
-            },
-            Lane((steers,), strength=strength),
+def natural_bits(
+    model: LiveModel,
+    texts: Sequence[str],
+) -> float:
+    """The mean bits/byte of the beginnings of real texts."""
+    ids = [torch.from_numpy(encoded.ids) for encoded in model.encode(texts, BEGINNING)]
+    losses = response_losses(model, [x[:1] for x in ids], [x[1:].tolist() for x in ids])
+    return float(
+        np.mean(
+            [
+                bits_per_byte(model, x[1:].tolist(), loss)
+                for x, loss in zip(ids, losses, strict=True)
+            ]
         )
-        for strength in strengths
-        for lane, steers in (("steered", vector), ("random", control))
-    ]
+    )
 
 
-def _activations(
-    studio: Studio,
-    sae_name: str,
-    side: Side,
-    written: Sequence[Written],
-    features: Sequence[int],
-) -> list[np.ndarray]:
-    """Of each text the share of its tokens [features] at which they are active, as the unsteered
-    model reads the text alone."""
-    crossing, model = studio.crossing(sae_name), studio.model(side)
-    sae = crossing.sae if side == "a" else crossing.transferred
-    layer = studio.stitched(side)
-    encoded = model.encode([w.text or " " for w in written])
-    positions = [np.flatnonzero(text.usable) for text in encoded]
-    h = record(model, encoded, positions, [layer])[layer].float()
-    with torch.inference_mode():
-        on = sae.encode(h)[:, list(features)] > 0
-    parts = on.double().split([len(at) for at in positions])
-    return [part.mean(0).nan_to_num(0).numpy() for part in parts]
+def bits_per_byte(
+    model: LiveModel,
+    ids: Sequence[int],
+    loss: float,
+) -> float:
+    """Of a text whose `loss` is given in nats/token."""
+    text = model.tokenizer.decode(ids, skip_special_tokens=True)
+    return loss * len(ids) / math.log(2) / max(len(text.encode()), 1)
 
 
-def said(text: str, words: Sequence[str]) -> float:
-    """Share of the words of a text that are among `words`."""
-    spoken = ["".join(c for c in word if c.isalpha()).lower() for word in text.split()]
-    spoken = [word for word in spoken if word]
-    return sum(word in set(words) for word in spoken) / max(len(spoken), 1)
+def measured(
+    model: LiveModel,
+    text: Written,
+    loss: float,
+) -> dict[str, Any]:
+    """What there is to say of a text whatever it was written for; `loss` in nats/token."""
+    return {
+        "text": text.text,
+        "tokens": [model.tokenizer.decode([i]) for i in text.ids],
+        "loss": loss,
+        "bits": bits_per_byte(model, text.ids, loss),
+        "repetition": repetition(text.text),
+    }
+
+
+def shown(
+    texts: pd.DataFrame,
+    looked_for: Signs,
+) -> list[float]:
+    """Of each text how much it bears those signs."""
+    pairs = zip(texts.text, texts.tokens, strict=True)
+    return [looked_for.shown(text, tokens) for text, tokens in pairs]

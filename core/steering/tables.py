@@ -1,13 +1,13 @@
 """The evaluation of steering as tidy tables for the page, and the paper's own figures beside it
 (Tables 5 and 6)."""
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from core.errors import StitchLensError
-from core.models.pairs import PairSpec, Side, get_pair
+from core.models.pairs import get_pair
 from core.statistics import mean_interval
 from core.steering.keys import LANE_KINDS
 from core.steering.sources import Brought, Feature, Source, VectorFile
@@ -227,88 +227,6 @@ def presets(ws: Workspace, most: int = 6) -> list[dict[str, Any]]:
             }
         )
     return settings
-
-
-def best_features(table: pd.DataFrame, most: int = 3) -> pd.DataFrame:
-    """The best strength of each feature in the table of `core.steering.search.search`, best
-    features first: `feature`, `strength`, `gain`, and of each side `<side>_active`, `<side>_plain`,
-    `<side>_random` (shares of tokens), `<side>_fluent` (share of texts).
-
-    The gain of a side is how much more a fluent text shows the feature than the plain and the
-    random lane do; a feature's is that of the model in which it is less."""
-    shown = table.assign(shows=(table.active + table.said) * table.fluent)
-    rows = []
-    for feature, of_feature in shown.groupby("feature"):
-        for strength in sorted(of_feature.loc[of_feature.lane == "steered"].strength.unique()):
-            row: dict[str, Any] = {"feature": feature, "strength": strength}
-            gains = []
-            for side in get_args(Side):
-                some = of_feature.loc[of_feature.side == side]
-                at = some.loc[some.strength.isin((0.0, strength))]
-                shows, active = (at.groupby("lane")[c].mean() for c in ("shows", "active"))
-                gains.append(shows["steered"] - max(shows["plain"], shows["random"]))
-                row |= {f"{side}_{lane}": active[lane] for lane in ("plain", "random")}
-                row[f"{side}_active"] = active["steered"]
-                row[f"{side}_fluent"] = at.loc[at.lane == "steered"].fluent.mean()
-            rows.append(row | {"gain": min(gains)})
-    found = pd.DataFrame(rows).sort_values("gain", ascending=False, kind="stable")
-    best = found.loc[found.gain > 0].drop_duplicates("feature")
-    return best.head(most).reset_index(drop=True)
-
-
-def feature_presets(ws: Workspace, most: int = 3) -> list[dict[str, Any]]:
-    """The features whose steering shows most in both models, each with its setting and a prompt at
-    which it did: `name` (the words that its contexts turn on), `source`, `sae`, `feature`,
-    `prompt`, `stitch`, `first` and `last` (layers of B), `strength`, and `watch`, a line that says
-    what to look for. None before `steer features` has searched.
-    """
-    names = ws.names() if ws.exists else []
-    settings = []
-    for sae in (name.partition("/")[2] for name in names if name.startswith("feature_steering/")):
-        stitch = makers(ws, f"feature_steering/{sae}")["stitch_name"]
-        if f"stitches/{stitch}" not in names:
-            continue
-
-        table = ws.table(f"feature_steering/{sae}")
-        layer = int(makers(ws, f"stitches/{stitch}")["layer_b"])
-        for row in best_features(table, most).to_dict("records"):
-            steered = table.loc[
-                (table.feature == row["feature"])
-                & (table.strength == row["strength"])
-                & (table.lane == "steered")
-            ]
-            of_b = steered.loc[(steered.side == "b") & steered.fluent]
-            clearest = of_b.sort_values(["said", "active"], ascending=False).iloc[0]
-            settings.append(
-                {
-                    "name": clearest.words.split()[0],
-                    "source": str(Feature(sae, int(row["feature"]))),
-                    "sae": sae,
-                    "feature": int(row["feature"]),
-                    "prompt": prompts()[0][clearest.prompt],
-                    "stitch": stitch,
-                    "first": layer,
-                    "last": layer,
-                    "strength": float(row["strength"]),
-                    "watch": _watch(get_pair(ws.pair), clearest.words, row),
-                }
-            )
-    return settings
-
-
-def _watch(
-    pair: PairSpec,
-    words: str,
-    row: dict[str, Any],
-) -> str:
-    """What to look for, and how often the search saw it."""
-    spoken = ", ".join(words.split()[:3])
-    shares = " and ".join(
-        f"{row[f'{side}_active']:.0%} in {spec.title} (unsteered {row[f'{side}_plain']:.0%},"
-        f" random vector {row[f'{side}_random']:.0%})"
-        for side, spec in (("b", pair.b), ("a", pair.a))
-    )
-    return f"Watch for {spoken}: the feature is active at {shares} of the tokens written."
 
 
 def as_text(found: dict[str, Any]) -> str:

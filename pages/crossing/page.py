@@ -50,6 +50,8 @@ def page() -> None:
         if st.query_params.pop("speak", "") == "true":  # a link that wants to hear it at once
             now["speak_soon"] = True
         chosen = choose(ws, pair, stitches)
+        read = " ".join(chosen["text"].split())
+        frame.titled(f"{directions.title(pair, chosen['direction'])}: {read}", "Crossing")
         if not ready(ws, pair, chosen):
             return
         with section():

@@ -24,7 +24,11 @@ def marks(side: str, size: int = 10) -> dict[str, Any]:
 
 
 def _pair(
-    names: Mapping[str, str], across: str, up: str, shared: bool = True, height: int = 380
+    names: Mapping[str, str],
+    across: str,
+    up: str,
+    shared: bool = True,
+    height: int = 380,
 ) -> go.Figure:
     """Two panels with one title across and one up; the legend below, where it has room on a phone
     too."""
@@ -182,7 +186,11 @@ def ablations(table: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
 
 
 @remembered
-def heads(table: pd.DataFrame, picked: int, names: Mapping[str, str]) -> go.Figure:
+def heads(
+    table: pd.DataFrame,
+    picked: int,
+    names: Mapping[str, str],
+) -> go.Figure:
     """Heuristic score against measured change, a mark a feature and head; `customdata`: feature,
     side, layer, head."""
     c = colours()
@@ -277,7 +285,12 @@ def places(table: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
 
 
 @remembered
-def patterns(before: np.ndarray, after: np.ndarray, labels: list[str], side: str) -> go.Figure:
+def patterns(
+    before: np.ndarray,
+    after: np.ndarray,
+    labels: list[str],
+    side: str,
+) -> go.Figure:
     """A head's pattern with a feature, without it, and the difference; all n x n."""
     c = colours()
     figure = make_subplots(
@@ -323,7 +336,11 @@ def patterns(before: np.ndarray, after: np.ndarray, labels: list[str], side: str
 
 
 @remembered
-def sink(attention: pd.DataFrame, labels: list[str], side: str) -> go.Figure:
+def sink(
+    attention: pd.DataFrame,
+    labels: list[str],
+    side: str,
+) -> go.Figure:
     """Attention to the first token at every position: before, without the feature, and without a
     random direction."""
     c, figure = colours(), go.Figure()

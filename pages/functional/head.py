@@ -16,7 +16,7 @@ from core.workspace.store import Workspace
 from pages.functional import figures
 from pages.shared import address, frame, tokens
 from pages.shared.figures import draw
-from pages.shared.words import number, plain, short_names
+from pages.shared.words import explained, number, plain, short_names
 
 if TYPE_CHECKING:
     from core.functional import live as functional_live
@@ -26,7 +26,12 @@ LONGEST = 600
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)
-def _live(pair: str, sae: str, private: Path | None, stamp: str) -> "functional_live.Live":
+def _live(
+    pair: str,
+    sae: str,
+    private: Path | None,
+    stamp: str,
+) -> "functional_live.Live":
     with importing():
         from core.functional.live import Live
 
@@ -38,9 +43,14 @@ def _other_side() -> None:
     address.forget("layer", "head")
 
 
-def head(ws: Workspace, pair: PairSpec, sae: str, limits: Mapping[str, tuple[int, int]]) -> None:
+def head(
+    ws: Workspace,
+    pair: PairSpec,
+    sae: str,
+    limits: Mapping[str, tuple[int, int]],
+) -> None:
     """A head's pattern over a text, with the feature, without it, and the difference."""
-    st.subheader("Look through a head", anchor="live")
+    st.subheader("Look through a head", anchor="live", help=explained("path patching"))
     names = short_names(pair)
     side, text, layer, place, asked = form(names, limits)
     now = st.session_state
@@ -92,7 +102,9 @@ def form(
         first, last = limits["layer"]
         behind = f"{first} to {last}: behind the features."
         layer = bar.number_input("Layer", first, last, key="layer", width=130, help=behind)
-        place = bar.number_input("Head", *limits["head"], key="head", width=130)
+        place = bar.number_input(
+            "Head", *limits["head"], key="head", width=130, help=explained("attention head")
+        )
         asked = bar.form_submit_button("Look", type=frame.action())
     return side, text, int(layer), int(place), asked
 

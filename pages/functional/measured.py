@@ -19,10 +19,15 @@ from pages.shared import tokens
 from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import ask
-from pages.shared.words import number, plain, short_names
+from pages.shared.words import explained, number, plain, short_names
 
 
-def entropy(ws: Workspace, pair: PairSpec, sae: str, about: Mapping[str, Any]) -> None:
+def entropy(
+    ws: Workspace,
+    pair: PairSpec,
+    sae: str,
+    about: Mapping[str, Any],
+) -> None:
     """How far each feature writes where the unembedding does not read, and what that does."""
     names = short_names(pair)
     place = st.container()
@@ -34,10 +39,7 @@ def entropy(ws: Workspace, pair: PairSpec, sae: str, about: Mapping[str, Any]) -
             key="share",
             usual=2,
             what="share of the null space",
-            help=(
-                "Which directions of the residual stream the unembedding hardly reads. The paper"
-                " takes 2 %."
-            ),
+            help=f"{explained('null space')} The paper takes 2 %.",
             width=320,
         )
     )
@@ -61,7 +63,11 @@ def entropy(ws: Workspace, pair: PairSpec, sae: str, about: Mapping[str, Any]) -
 
 
 def null_space(
-    ws: Workspace, names: Mapping[str, str], sae: str, about: Mapping[str, Any], share: int
+    ws: Workspace,
+    names: Mapping[str, str],
+    sae: str,
+    about: Mapping[str, Any],
+    share: int,
 ) -> None:
     """Every feature by the share of its direction that the unembedding does not read."""
     table = ask(functional_tables.null_shares, ws, sae, share)
@@ -83,9 +89,18 @@ def null_space(
     )
 
 
-def attention(ws: Workspace, pair: PairSpec, sae: str, about: Mapping[str, Any]) -> None:
+def attention(
+    ws: Workspace,
+    pair: PairSpec,
+    sae: str,
+    about: Mapping[str, Any],
+) -> None:
     """What the candidates do to attention to the first token, in every downstream head."""
-    st.subheader("Features that make heads rest", anchor="attention")
+    st.subheader(
+        "Features that make heads rest",
+        anchor="attention",
+        help=explained("attention deactivation"),
+    )
     names = short_names(pair)
     a, b = map(plain, names.values())
     table = ask(functional_tables.heads, ws, sae)
@@ -121,11 +136,17 @@ def pick(key: str) -> None:
             now["side"], now["layer"], now["head"] = str(mark[1]), int(mark[2]), int(mark[3])
 
 
-def feature(ws: Workspace, pair: PairSpec, sae: str, single: pd.DataFrame, features: int) -> None:
+def feature(
+    ws: Workspace,
+    pair: PairSpec,
+    sae: str,
+    single: pd.DataFrame,
+    features: int,
+) -> None:
     """Attention to the first token, place by place, for the feature that is picked."""
     bar = st.container(horizontal=True, vertical_alignment="bottom")
     index = int(bar.number_input("Feature", 0, features - 1, key="feature", width=150))
-    st.header(f"Feature {index}", anchor="feature")
+    st.header(f"Feature {index}", anchor="feature", help=explained("heuristic score"))
     bar.page_link(
         "features/page.py",
         label=f"Feature {index} on the Features page",
@@ -135,7 +156,7 @@ def feature(ws: Workspace, pair: PairSpec, sae: str, single: pd.DataFrame, featu
     names = short_names(pair)
     logits = ask(feature_tables.feature_logits, ws, sae, "a", index)
     raised = " ".join(map(tokens.token, logits.token[logits["rank"] >= 0]))
-    st.markdown(f"Raises in :blue[{plain(names['a'])}] {raised}")
+    st.markdown(f"Raises in :blue[{plain(names['a'])}] {raised}", help=explained("raises"))
 
     rows = single.loc[single.feature == index]
     if rows.empty:

@@ -47,6 +47,8 @@ def page() -> None:
         single = ask(functional_tables.moved, ws, sae)
         features = len(ask(feature_tables.features, ws, sae))
         limits = follow(ws, pair, sae, about["makers"], single, features)
+        shown = st.session_state["feature"]
+        frame.titled(f"Feature {shown} of {sae}", "Functional features")
         with section():
             entropy(ws, pair, sae, about)
         with section():
@@ -100,7 +102,13 @@ def follow(
     return limits
 
 
-def sample(ws: Workspace, sae: str, pair: PairSpec, feature: int, side: str) -> str:
+def sample(
+    ws: Workspace,
+    sae: str,
+    pair: PairSpec,
+    feature: int,
+    side: str,
+) -> str:
     """A text in which the feature fires: its strongest context, with what comes before it."""
     contexts = ask(feature_tables.feature_examples, ws, sae, side, feature)
     documents = frame.documents(pair)

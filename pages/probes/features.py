@@ -11,10 +11,15 @@ from core.workspace.store import Workspace
 from pages.shared import tokens
 from pages.shared.address import bound
 from pages.shared.frame import ask
-from pages.shared.words import number, plain, short_names
+from pages.shared.words import explained, number, plain, short_names
 
 
-def links(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> str:
+def links(
+    ws: Workspace,
+    pair: PairSpec,
+    sae: str,
+    table: pd.DataFrame,
+) -> str:
     """The features as a markdown table; each leads to its view. What the feature explorer knows
     stands beside them where it was measured."""
     a, b = map(plain, short_names(pair).values())
@@ -38,9 +43,14 @@ def links(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def features(ws: Workspace, pair: PairSpec, name: str, task: pd.Series) -> None:
+def features(
+    ws: Workspace,
+    pair: PairSpec,
+    name: str,
+    task: pd.Series,
+) -> None:
     """The features of one task's probes."""
-    st.subheader("What was probed", anchor="features")
+    st.subheader("What was probed", anchor="features", help=explained("mean difference"))
     k = bound(
         st.select_slider,
         "Features, k",
@@ -48,6 +58,7 @@ def features(ws: Workspace, pair: PairSpec, name: str, task: pd.Series) -> None:
         key="shown-k",
         usual=10,
         what="number of features",
+        help=explained("k"),
     )
     table = ask(probe_tables.probed, ws, name, str(task.dataset), str(task.label), int(k))
     st.markdown(links(ws, pair, ask(probe_tables.setup, ws, name)["sae_name"], table))

@@ -38,7 +38,11 @@ def _style(method: str) -> dict[str, Any]:
 
 
 def _add(
-    figure: go.Figure, table: pd.DataFrame, legend: bool, where: dict[str, int], bars: bool
+    figure: go.Figure,
+    table: pd.DataFrame,
+    legend: bool,
+    where: dict[str, int],
+    bars: bool,
 ) -> None:
     """The lines of one task; `table` is a `probe_tables.curve`."""
     for method, dense in FAMILIES.items():

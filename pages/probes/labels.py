@@ -20,7 +20,7 @@ from pages.probes.features import links
 from pages.shared import frame
 from pages.shared.address import bound
 from pages.shared.frame import ask
-from pages.shared.words import number, plain, short_names
+from pages.shared.words import explained, number, plain, short_names
 
 if TYPE_CHECKING:
     from core.probes.labels import OwnLabels
@@ -47,7 +47,13 @@ The old station is dark, dirty and full of noise."""
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)
-def _prober(pair: str, sae: str, stitch: str, private: Path | None, stamp: str) -> "Prober":
+def _prober(
+    pair: str,
+    sae: str,
+    stitch: str,
+    private: Path | None,
+    stamp: str,
+) -> "Prober":
     with importing():
         from core.bench import open_pair
         from core.probes.prober import Prober
@@ -55,9 +61,13 @@ def _prober(pair: str, sae: str, stitch: str, private: Path | None, stamp: str) 
     return Prober(open_pair(pair, private=private), sae, stitch)
 
 
-def own_labels(ws: Workspace, pair: PairSpec, name: str) -> None:
+def own_labels(
+    ws: Workspace,
+    pair: PairSpec,
+    name: str,
+) -> None:
     """A form that takes texts of two kinds, and what came of them."""
-    st.subheader("Probe your own labels", anchor="own")
+    st.subheader("Probe your own labels", anchor="own", help=explained("probe"))
     names = short_names(pair)
     st.markdown(
         f"Give texts of two kinds. A probe is fitted on {plain(names['a'])}, moved to"
@@ -112,7 +122,11 @@ def own_labels(ws: Workspace, pair: PairSpec, name: str) -> None:
         st.caption("Press Probe: both models are opened once, which takes some seconds.")
 
 
-def probe(ws: Workspace, name: str, given: Labelled) -> "OwnLabels":
+def probe(
+    ws: Workspace,
+    name: str,
+    given: Labelled,
+) -> "OwnLabels":
     with importing():
         from core.probes.labels import own_labels as measure
 
@@ -124,7 +138,12 @@ def probe(ws: Workspace, name: str, given: Labelled) -> "OwnLabels":
         return measure(prober, given)
 
 
-def outcome(ws: Workspace, pair: PairSpec, name: str, labels: "OwnLabels") -> None:
+def outcome(
+    ws: Workspace,
+    pair: PairSpec,
+    name: str,
+    labels: "OwnLabels",
+) -> None:
     """How the probe does in both models, the features that it reads, and all probes to take
     along."""
     table = labels.table.set_index("method")

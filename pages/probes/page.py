@@ -14,7 +14,7 @@ from pages.shared import address, frame, panels
 from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
-from pages.shared.words import named, number, plain, short_names
+from pages.shared.words import explained, named, number, plain, short_names
 
 SHOWN = {
     "own": "{b}'s own",
@@ -50,6 +50,7 @@ def page() -> None:
             return
         name = choose(names)
         task = pick(ws, name)
+        frame.titled(str(task.title), "Probes")
         with section():
             curves(ws, pair, name, task)
         with section():
@@ -68,7 +69,8 @@ def choose(names: list[str]) -> str:
     if len(names) == 1:
         address.choices("probes", names, "probes")
         return names[0]
-    return str(bound(st.selectbox, "Features chosen from", names, key="probes", what="probes"))
+    label, says = "Features chosen from", explained("sparse probe")
+    return str(bound(st.selectbox, label, names, key="probes", what="probes", help=says))
 
 
 def pick(ws: Workspace, name: str) -> pd.Series:
@@ -82,7 +84,13 @@ def pick(ws: Workspace, name: str) -> pd.Series:
     return table.iloc[keys.index(str(key))]
 
 
-def curve(ws: Workspace, pair: PairSpec, name: str, dataset: str, label: str) -> pd.DataFrame:
+def curve(
+    ws: Workspace,
+    pair: PairSpec,
+    name: str,
+    dataset: str,
+    label: str,
+) -> pd.DataFrame:
     """The ways to probe of one task, in words with both models' names."""
     names = short_names(pair)
     table = ask(probe_tables.curve, ws, name, dataset, label)
@@ -90,7 +98,12 @@ def curve(ws: Workspace, pair: PairSpec, name: str, dataset: str, label: str) ->
     return table.assign(**words)
 
 
-def curves(ws: Workspace, pair: PairSpec, name: str, task: pd.Series) -> None:
+def curves(
+    ws: Workspace,
+    pair: PairSpec,
+    name: str,
+    task: pd.Series,
+) -> None:
     """Accuracy against the number of features, for one task or on the mean."""
     a, b = map(plain, short_names(pair).values())
     table = curve(ws, pair, name, str(task.dataset), str(task.label))
@@ -123,7 +136,11 @@ def curves(ws: Workspace, pair: PairSpec, name: str, task: pd.Series) -> None:
     )
 
 
-def datasets(ws: Workspace, pair: PairSpec, name: str) -> None:
+def datasets(
+    ws: Workspace,
+    pair: PairSpec,
+    name: str,
+) -> None:
     """Every dataset at one number of features."""
     table = ask(probe_tables.results, ws, name)
     titles = ask(probe_tables.setup, ws, name)["datasets"]
@@ -136,6 +153,7 @@ def datasets(ws: Workspace, pair: PairSpec, name: str) -> None:
         key="k",
         usual=10 if 10 in ks else ks[-1],
         what="number of features",
+        help=explained("k"),
     )
     rows = table.loc[(table.label == "") & table.k.isin([0, k])]
     wide = rows.pivot_table(index="dataset", columns="method", values="accuracy")
@@ -157,8 +175,12 @@ def datasets(ws: Workspace, pair: PairSpec, name: str) -> None:
     )
 
 
-def grid(ws: Workspace, pair: PairSpec, name: str) -> None:
-    st.subheader("Every dataset", anchor="datasets")
+def grid(
+    ws: Workspace,
+    pair: PairSpec,
+    name: str,
+) -> None:
+    st.subheader("Every dataset", anchor="datasets", help=explained("accuracy"))
     titles = ask(probe_tables.setup, ws, name)["datasets"]
     tables = {}
     for dataset, (title, _) in titles.items():

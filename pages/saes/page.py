@@ -47,7 +47,9 @@ def page() -> None:
             )
         else:
             just_made(ws, names)
-            measured(ws, choose(names))
+            chosen = choose(names)
+            frame.titled(f"Runs {chosen}", "SAE training")
+            measured(ws, chosen)
         with section():
             train(ws, pair, names)
 

@@ -18,6 +18,8 @@ from core.workspace.places import workspaces_dir
 from core.workspace.store import Workspace
 from pages.shared.words import explained, plain, sentence
 
+LONGEST_TITLE = 60
+"""Characters of what a page shows, in the browser's tab."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -133,6 +135,12 @@ def documents(pair: PairSpec) -> dict[str, str]:
     except StitchLensError as e:
         st.error(sentence(e), icon=":material/error:")
         return {}
+
+
+def titled(shown: str, topic: str) -> None:
+    """Name in the browser's tab, and so in its history and bookmarks, what a page shows."""
+    name = shown if len(shown) <= LONGEST_TITLE else f"{shown[:LONGEST_TITLE].rstrip()}…"
+    st.set_page_config(page_title=" · ".join((name, topic, "StitchLens")))
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """How often a vector steers, and what was written: the measured side of the page."""
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
@@ -9,21 +11,32 @@ from core.steering.keys import LANE_KINDS, lane_key
 from core.stitches import tables as stitch_tables
 from core.workspace.store import Workspace
 from pages.shared import figures as figures_base
+from pages.shared import frame
 from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
-from pages.shared.words import percent, plain, short_names
+from pages.shared.words import explained, loss, number, percent, plain, short_names
 from pages.steering import figures
 from pages.steering.lanes import judged, text_html
 
 WAYS = {"b": "B steered", "a": "A steered"}
 """As the address calls them."""
+SETTINGS = {
+    "stitch": "Stitch",
+    "span": "Layers",
+    "strength": "Strength",
+    "rate": "In the language ↑",
+    "success": "and fluent ↑",
+    "loss": "nats/token ↓",
+}
+"""Columns of the table of settings."""
 AGAINST = {"characters": "Text in the corpus", "natural": "Loss of real text"}
 
 
 def evaluation(ws: Workspace, pair: PairSpec) -> None:
-    st.header("How often it works", anchor="evaluation")
+    st.header("How often it works", anchor="evaluation", help=explained("in the language"))
     side = steered(pair)
+    frame.titled(f"How often {short_names(pair)[side]} is steered", "Steering")
     table = ask(steering_tables.steering, ws, side)
     left, right = st.columns([3, 2], gap="large")
     with left, section():
@@ -56,7 +69,11 @@ def steered(pair: PairSpec) -> str:
     )
 
 
-def languages(pair: PairSpec, side: str, table: pd.DataFrame) -> None:
+def languages(
+    pair: PairSpec,
+    side: str,
+    table: pd.DataFrame,
+) -> None:
     """Every language, a mark a kind of vector."""
     spec, other = (pair.b, pair.a) if side == "b" else (pair.a, pair.b)
     draw(
@@ -72,7 +89,11 @@ def languages(pair: PairSpec, side: str, table: pd.DataFrame) -> None:
     )
 
 
-def means(ws: Workspace, side: str, table: pd.DataFrame) -> None:
+def means(
+    ws: Workspace,
+    side: str,
+    table: pd.DataFrame,
+) -> None:
     """Every kind of vector, over all languages."""
     small, large = "Gemma-2-2B", "Gemma-2-9B"
     theirs = f"{large} under vectors from 2B" if side == "b" else f"{small} under vectors from 9B"
@@ -85,7 +106,11 @@ def means(ws: Workspace, side: str, table: pd.DataFrame) -> None:
     )
 
 
-def gaps(ws: Workspace, pair: PairSpec, side: str) -> None:
+def gaps(
+    ws: Workspace,
+    pair: PairSpec,
+    side: str,
+) -> None:
     """How a transferred vector does against a model's own, and where it does badly."""
     table = ask(steering_tables.gaps, ws, side)
     draw(
@@ -119,8 +144,8 @@ def gaps(ws: Workspace, pair: PairSpec, side: str) -> None:
         measure = f"the characters of each language in this pair's corpus ({plain(corpus)})"
     draw(
         figures.gap_against(table, against, other.title),
-        f"The gap against {measure}. Spearman's ρ {rho:+.2f} over {len(table)} languages."
-        " (Fig. 11)",
+        f"The gap against {measure}. Spearman's ρ {number(rho, sign=True)} over {len(table)}"
+        " languages. (Fig. 11)",
         key="gap-against",
         alt="Transfer gap against frequency of the language",
     )
@@ -132,19 +157,14 @@ def choices(ws: Workspace, side: str) -> None:
         "What moved it: settings that the first half of the prompts chose from",
         icon=":material/tune:",
     ):
-        share = st.column_config.NumberColumn
+        table = ask(steering_tables.choices, ws, side).rename(columns=SETTINGS)
+        written = dict.fromkeys(("In the language ↑", "and fluent ↑"), partial(percent, sign=False))
+        styles = written | {"nats/token ↓": loss, "Strength": "{:g}"}
         st.dataframe(
-            ask(steering_tables.choices, ws, side),
+            table.style.format(styles),
             hide_index=True,
             alt="Settings",
-            column_config={
-                "stitch": "Stitch",
-                "span": "Layers",
-                "strength": "Strength",
-                "rate": share("In the language ↑", format="percent"),
-                "success": share("and fluent ↑", format="percent"),
-                "loss": share("nats/token ↓", format="%.2f"),
-            },
+            column_config=frame.heads(table.columns),
         )
         st.caption(
             "Transferred vectors, mean over languages on the prompts that choose; each language"
@@ -160,9 +180,14 @@ def pick() -> None:
         now["cell_language"], now["cell_kind"] = str(mark[0]), str(mark[1])
 
 
-def cells(ws: Workspace, pair: PairSpec, side: str, table: pd.DataFrame) -> None:
+def cells(
+    ws: Workspace,
+    pair: PairSpec,
+    side: str,
+    table: pd.DataFrame,
+) -> None:
     """What was written in one cell of the table."""
-    st.subheader("What was written", anchor="written")
+    st.subheader("What was written", anchor="written", help=explained("fluent"))
     names = dict(zip(table.language, table.name, strict=True))
     bar = st.container(horizontal=True, vertical_alignment="bottom")
     language = str(
@@ -186,13 +211,15 @@ def cells(ws: Workspace, pair: PairSpec, side: str, table: pd.DataFrame) -> None
             usual="transferred",
             what="kind of vector",
             format_func=lambda kind: LANE_KINDS[kind][0],
+            help=explained("kind of vector"),
         )
     )
     row = table.loc[(table.language == language) & (table.kind == kind)].iloc[0]
+    rate = percent(row.rate, row.low, row.high, sign=False)
+    fluent, repeated = (percent(x, sign=False) for x in (row.success, row.repetition))
     st.markdown(
-        f"**{percent(row.rate, row.low, row.high, sign=False)}** in {plain(names[language])},"
-        f" {percent(row.success, sign=False)} fluent besides; {row.loss:.2f} nats/token (real text"
-        f" {row.natural:.2f}), {percent(row.repetition, sign=False)} repeated{setting_of(row)}."
+        f"**{rate}** in {plain(names[language])}, {fluent} fluent besides; {loss(row.loss)}"
+        f" nats/token (real text {loss(row.natural)}), {repeated} repeated{setting_of(row)}."
     )
     lane, names_of = lane_key(f"{side}:{kind}"), short_names(pair)
     with st.container(height=420, key="written"):

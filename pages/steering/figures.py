@@ -7,9 +7,14 @@ import plotly.graph_objects as go
 
 from core.steering.keys import LANE_KINDS
 from pages.shared.figures import LEGEND, colours, handed, marker, remembered
+from pages.shared.words import loss, number, percent
 
 
-def _kind_marker(kind: str, side: str, size: int = 10) -> dict[str, Any]:
+def _kind_marker(
+    kind: str,
+    side: str,
+    size: int = 10,
+) -> dict[str, Any]:
     """Lanes as marks: no vector an open circle, own a full one, transferred a diamond, controls
     grey squares."""
     if kind == "none":
@@ -46,14 +51,10 @@ def languages(table: pd.DataFrame, side: str) -> go.Figure:
                 "width": 0,
                 "color": c["control"],
             },
-            customdata=handed(
-                rows[["language", "kind", "low", "high", "success", "loss", "strength"]]
-            ),
+            customdata=handed(rows[["language", "kind"]].assign(says=in_words(rows))),
             hovertemplate="<b>%{y}</b>, "
             + LANE_KINDS[kind][0]
-            + "<br>%{x:.2f} [%{customdata[2]:.2f}, %{customdata[3]:.2f}] in the"
-            " language<br>%{customdata[4]:.2f} fluent besides, %{customdata[5]:.2f}"
-            " nats/token<br>strength %{customdata[6]:g}<extra></extra>",
+            + "<br>%{customdata[2]}<extra></extra>",
             selected={"marker": {"opacity": 1}},
             unselected={"marker": {"opacity": 1}},
         )
@@ -82,6 +83,22 @@ def languages(table: pd.DataFrame, side: str) -> go.Figure:
     return figure
 
 
+def in_words(table: pd.DataFrame) -> list[str]:
+    """Of each row, what its mark says on hover."""
+    words = []
+    for row in table.to_dict("records"):
+        rate = percent(row["rate"], row["low"], row["high"], sign=False)
+        fluent = percent(row["success"], sign=False)
+        lines = [
+            f"{rate} in the language",
+            f"{fluent} fluent besides, {loss(row['loss'])} nats/token",
+        ]
+        if "strength" in row:
+            lines.append(f"strength {row['strength']:g}")
+        words.append("<br>".join(lines))
+    return words
+
+
 @remembered
 def means(table: pd.DataFrame, side: str) -> go.Figure:
     """`responses.means` as bars, the paper's beside them as hollow marks."""
@@ -106,11 +123,8 @@ def means(table: pd.DataFrame, side: str) -> go.Figure:
             "thickness": 1.5,
             "width": 0,
         },
-        customdata=handed(table[["success", "loss"]]),
-        hovertemplate=(
-            "%{x}: %{y:.2f} in the language<br>%{customdata[0]:.2f} fluent besides,"
-            " %{customdata[1]:.2f} nats/token<extra></extra>"
-        ),
+        customdata=handed(pd.DataFrame({"says": in_words(table)})),
+        hovertemplate="%{x}: %{customdata[0]}<extra></extra>",
     )
     theirs = table.dropna(subset=["paper"])
     figure.add_scatter(
@@ -119,7 +133,8 @@ def means(table: pd.DataFrame, side: str) -> go.Figure:
         mode="markers",
         name="the paper",
         marker={"symbol": "diamond-open", "size": 12, "color": c["ink"], "line": {"width": 2}},
-        hovertemplate="the paper: %{y:.2f}<extra></extra>",
+        customdata=handed(pd.DataFrame({"says": [percent(x, sign=False) for x in theirs.paper]})),
+        hovertemplate="the paper: %{customdata[0]}<extra></extra>",
     )
     figure.update_layout(
         height=260,
@@ -167,8 +182,21 @@ def gaps(table: pd.DataFrame, theirs: pd.DataFrame) -> go.Figure:
     return figure
 
 
+def gap_in_words(table: pd.DataFrame) -> list[str]:
+    """Of each language, its gap and what that comes from."""
+    return [
+        f"gap {number(gap)}<br>own {percent(own, sign=False)},"
+        f" transferred {percent(transferred, sign=False)}"
+        for gap, own, transferred in zip(table.gap, table.own, table.transferred, strict=True)
+    ]
+
+
 @remembered
-def gap_against(table: pd.DataFrame, column: str, source: str) -> go.Figure:
+def gap_against(
+    table: pd.DataFrame,
+    column: str,
+    source: str,
+) -> go.Figure:
     """Fig. 11: the gap of each language against how much of it there is, or how well the source
     reads it."""
     figure = go.Figure()
@@ -182,11 +210,8 @@ def gap_against(table: pd.DataFrame, column: str, source: str) -> go.Figure:
         showlegend=False,
         textfont={"size": 11},
         cliponaxis=False,
-        customdata=handed(table[["name", "own", "transferred"]]),
-        hovertemplate=(
-            "<b>%{customdata[0]}</b>: gap %{y:.2f}<br>own %{customdata[1]:.2f}, transferred "
-            "%{customdata[2]:.2f}<br>%{x:,.3g}<extra></extra>"
-        ),
+        customdata=handed(table[["name"]].assign(says=gap_in_words(table))),
+        hovertemplate=("<b>%{customdata[0]}</b>: %{customdata[1]}<br>%{x:,.3g}<extra></extra>"),
     )
     figure.update_layout(
         height=260, margin={"l": 0, "r": 0, "t": 14, "b": 0}, dragmode=False, hovermode="closest"

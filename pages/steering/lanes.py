@@ -11,11 +11,11 @@ from core.models.pairs import other
 from core.steering import tables as steering_tables
 from core.steering.keys import LANE_KINDS, LaneKey, Side, lane_key
 from core.steering.runs import source_of, strip_lane
-from core.steering.sources import Brought, Feature, Language, Source
+from core.steering.sources import Brought, Concept, Feature, Language, Source
 from core.text.languages import LANGUAGES
 from pages.shared import address
 from pages.shared.tokens import RGB
-from pages.shared.words import percent, plain
+from pages.shared.words import loss, number, percent, plain
 
 SIDES: tuple[Side, ...] = ("b", "a")
 LANES = [LaneKey(side, kind) for side in SIDES for kind in ("none", "own", "transferred")]
@@ -44,7 +44,22 @@ def toward(source: Source) -> str:
     return "reading of the two texts"
 
 
-def name_of(lane: LaneKey, names: Mapping[str, str], what: str) -> str:
+def title(
+    chosen: Sequence[LaneKey],
+    names: Mapping[str, str],
+    source: Source,
+) -> str:
+    """What a page of steering shows: `French in Gemma`."""
+    models = " and ".join(dict.fromkeys(names[lane.side] for lane in chosen))
+    what = "two texts" if isinstance(source, Concept) else toward(source)
+    return what[:1].upper() + what[1:] + (f" in {models}" if models else "")
+
+
+def name_of(
+    lane: LaneKey,
+    names: Mapping[str, str],
+    what: str,
+) -> str:
     """`Gemma with SmolLM2's French`; `names` of both models by side, `what` as `toward` has it."""
     model = names[lane.side]
     of_other = f"{names[other(lane.side)]}'s {what}"
@@ -60,7 +75,11 @@ def name_of(lane: LaneKey, names: Mapping[str, str], what: str) -> str:
     return f"{model} with {of_other}, stitch shuffled"
 
 
-def heading(lane: LaneKey, names: Mapping[str, str], what: str) -> str:
+def heading(
+    lane: LaneKey,
+    names: Mapping[str, str],
+    what: str,
+) -> str:
     model, rest = names[lane.side], name_of(lane, names, what)[len(names[lane.side]) :]
     colour = COLOURS[lane.side] if lane.kind in MARKS else "gray"
     return f"**:{colour}[{MARKS.get(lane.kind, '■')} {plain(model)}]{plain(rest)}**"
@@ -98,7 +117,11 @@ def pills(names: Mapping[str, str], what: str) -> None:
     )
 
 
-def columns(lanes: Sequence[LaneKey], names: Mapping[str, str], what: str) -> dict[LaneKey, Any]:
+def columns(
+    lanes: Sequence[LaneKey],
+    names: Mapping[str, str],
+    what: str,
+) -> dict[LaneKey, Any]:
     """A heading and an empty box a lane."""
     boxes = {}
     for lane, column in zip(lanes, st.columns(len(lanes), gap="medium"), strict=True):
@@ -118,7 +141,12 @@ def look(lane: LaneKey) -> tuple[str, str]:
     return tint, f"border-left:4px solid rgb({r},{g},{b});padding-left:0.6rem;"
 
 
-def text_html(prompt: str, text: str, lane: LaneKey, below: str = "") -> str:
+def text_html(
+    prompt: str,
+    text: str,
+    lane: LaneKey,
+    below: str = "",
+) -> str:
     """Escaped: the prompt grey, what was written on a tint of its model; `below` is HTML that
     follows."""
     tint, edge = look(lane)
@@ -131,7 +159,11 @@ def text_html(prompt: str, text: str, lane: LaneKey, below: str = "") -> str:
     )
 
 
-def show(run: Mapping[str, Any], place: Any, names: Mapping[str, str]) -> None:
+def show(
+    run: Mapping[str, Any],
+    place: Any,
+    names: Mapping[str, str],
+) -> None:
     """A run as it ended, with what can be said of each text; laid out as writing lays it out, so
     that it takes its place."""
     place.empty()
@@ -151,14 +183,15 @@ def judged(entry: Mapping[str, Any], names: Mapping[str, str]) -> str:
     fluency = steering_tables.fluency(entry["loss"], entry["repetition"])
     model = names[lane_key(entry["lane"]).side]
     numbers = (
-        f"Fluency {fluency:.2f}: {entry['loss']:.2f} nats/token under {model} unsteered,"
+        f"Fluency {number(fluency)}: {loss(entry['loss'])} nats/token under {model} unsteered,"
         f" {percent(entry['repetition'], sign=False)} repeated."
     )
     language = ""
     if code := entry.get("language"):
         name = dict(LANGUAGES.values()).get(code, str(code))
         language = f"<b>{html.escape(name)}</b> · "
-        numbers += f" {name}, says langdetect with probability {entry['probability']:.2f}."
+        certain = percent(entry["probability"], sign=False)
+        numbers += f" {name}, says langdetect, {certain} sure."
 
     bar = (
         '<span style="display:inline-block;width:5rem;height:0.5rem;border-radius:3px;'

@@ -17,13 +17,18 @@ from pages.steering.sentence import presets, sentence
 from pages.steering.sources import fitting
 
 
-def live(ws: Workspace, pair: PairSpec, stitches: list[str]) -> None:
+def live(
+    ws: Workspace,
+    pair: PairSpec,
+    stitches: list[str],
+) -> None:
     names = short_names(pair)
     shown = runs.shown(ws)
     chosen = lanes.settled()
     steered = sentence(ws, pair, chosen, names)
     feature = steered["kind"] == "feature"
     fits = fitting(ws, pair, steered["sae"]) if feature else stitches
+    frame.titled(lanes.title(chosen, names, steered.get("source", Brought(""))), "Steering")
 
     bar = st.container(horizontal=True, vertical_alignment="center", key="bar")
     with st.expander("Stitch, layers, lanes, sampling", icon=":material/settings:", key="options"):
@@ -31,7 +36,7 @@ def live(ws: Workspace, pair: PairSpec, stitches: list[str]) -> None:
         stitch = options(ws, pair, fits, names, what)
     with bar:
         go = buttons(stitch is not None)
-        presets(ws, names)
+        presets(ws, names, steered["kind"])
 
     place = st.container(key="columns")
     if go and not chosen:
@@ -67,7 +72,11 @@ def buttons(ready: bool) -> bool:
     return bool(go)
 
 
-def strip(ws: Workspace, run: Mapping[str, Any], names: Mapping[str, str]) -> None:
+def strip(
+    ws: Workspace,
+    run: Mapping[str, Any],
+    names: Mapping[str, str],
+) -> None:
     """The film strip of a run: written, or a button that writes it."""
     place = st.container(key="strip")
     if st.session_state.pop("film", False):

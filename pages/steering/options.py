@@ -17,7 +17,11 @@ from pages.steering import lanes
 
 
 def options(
-    ws: Workspace, pair: PairSpec, stitches: list[str], names: Mapping[str, str], what: str
+    ws: Workspace,
+    pair: PairSpec,
+    stitches: list[str],
+    names: Mapping[str, str],
+    what: str,
 ) -> str | None:
     """The stitch that is chosen, None where none fits; `what` is steered toward."""
     lanes.pills(names, what)
@@ -30,7 +34,11 @@ def options(
         return where(ws, pair, stitches) if stitches else None
 
 
-def where(ws: Workspace, pair: PairSpec, stitches: list[str]) -> str:
+def where(
+    ws: Workspace,
+    pair: PairSpec,
+    stitches: list[str],
+) -> str:
     """The stitch, the layers and the operator; returns the stitch."""
     stitch = str(
         bound(
@@ -62,7 +70,11 @@ def where(ws: Workspace, pair: PairSpec, stitches: list[str]) -> str:
     return stitch
 
 
-def layers(ws: Workspace, pair: PairSpec, stitch: str) -> None:
+def layers(
+    ws: Workspace,
+    pair: PairSpec,
+    stitch: str,
+) -> None:
     """First and last steered layer of both models; another stitch brings its own."""
     names = short_names(pair)
     makers = ask(store.makers, ws, f"stitches/{stitch}")
@@ -104,6 +116,11 @@ def sampling() -> None:
 
 
 def number(
-    label: str, key: str, limits: tuple[Any, Any], usual: Any, step: Any, words: str
+    label: str,
+    key: str,
+    limits: tuple[Any, Any],
+    usual: Any,
+    step: Any,
+    words: str,
 ) -> None:
     bound(st.number_input, label, *limits, key=key, usual=usual, step=step, help=words)

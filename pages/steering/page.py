@@ -42,7 +42,11 @@ def page() -> None:
         studios.opening(pair.key)  # last: importing torch beside it would slow the page
 
 
-def tabs(ws: Workspace, pair: PairSpec, stitches: list[str]) -> None:
+def tabs(
+    ws: Workspace,
+    pair: PairSpec,
+    stitches: list[str],
+) -> None:
     """Each is drawn when it is opened."""
     asked = st.query_params
     if st.session_state.get("arrived") and "tab" not in asked and set(OF_EVALUATION) & set(asked):

@@ -27,7 +27,10 @@ NARROW, WIDE = "iIljtfr.,:;'|!()[] ", "mwMW@%—…"
 
 
 def svg(
-    run: Mapping[str, Any], names: Mapping[str, str], settings: str, colours: Mapping[str, str]
+    run: Mapping[str, Any],
+    names: Mapping[str, str],
+    settings: str,
+    colours: Mapping[str, str],
 ) -> str:
     """`settings` in words; `colours` are those of `pages.shared.figures.colours`."""
     what = toward(source_of(run))
@@ -95,7 +98,12 @@ def card(
 
 
 def text_lines(
-    lines: list[str], left: float, top: float, width: float, ink: str, style: str = ""
+    lines: list[str],
+    left: float,
+    top: float,
+    width: float,
+    ink: str,
+    style: str = "",
 ) -> list[str]:
     """A line each; one that begins from the right starts there."""
     drawn = []
@@ -112,7 +120,11 @@ def text_lines(
     return drawn
 
 
-def wrapped(text: str, width: float, size: float = SIZE) -> list[str]:
+def wrapped(
+    text: str,
+    width: float,
+    size: float = SIZE,
+) -> list[str]:
     """Lines of a text that fit a width in pixels, as letters are wide on average: a picture is
     drawn where no font is at hand to measure by."""
     if len(text) > LONGEST:

@@ -19,7 +19,7 @@ from core.workspace.store import Workspace
 from pages.shared import address
 from pages.shared.figures import colours
 from pages.shared.frame import ask
-from pages.shared.words import plain, sentence
+from pages.shared.words import number, plain, sentence
 from pages.steering.lanes import DEFAULT, name_of, show, toward
 from pages.steering.picture import svg
 from pages.steering.studio import exported
@@ -109,7 +109,11 @@ def take(run: Mapping[str, Any]) -> None:
         address.put(key, value)
 
 
-def example(ws: Workspace, place: Any, names: Mapping[str, str]) -> None:
+def example(
+    ws: Workspace,
+    place: Any,
+    names: Mapping[str, str],
+) -> None:
     """Before anything was written: a preset as the evaluation wrote it."""
     presets = ask(steering_tables.presets, ws)
     if not presets:
@@ -142,7 +146,11 @@ def example(ws: Workspace, place: Any, names: Mapping[str, str]) -> None:
     )
 
 
-def after(ws: Workspace, run: Mapping[str, Any], names: Mapping[str, str]) -> None:
+def after(
+    ws: Workspace,
+    run: Mapping[str, Any],
+    names: Mapping[str, str],
+) -> None:
     """The link of a run, and downloads."""
     with st.container(horizontal=True, vertical_alignment="center", key="taken"):
         link(run)
@@ -191,7 +199,11 @@ def link(run: Mapping[str, Any]) -> None:
         st.caption(f"{who} Kept for {kept_runs.DAYS} days, unless many newer ones are written.")
 
 
-def vectors(ws: Workspace, run: Mapping[str, Any], names: Mapping[str, str]) -> None:
+def vectors(
+    ws: Workspace,
+    run: Mapping[str, Any],
+    names: Mapping[str, str],
+) -> None:
     """Downloads of the first vector of a run."""
     lanes = (lane_key(entry["lane"]) for entry in run["lanes"])
     lane = next((lane for lane in lanes if lane.kind != "none"), LaneKey("b", "transferred"))
@@ -208,7 +220,11 @@ def vectors(ws: Workspace, run: Mapping[str, Any], names: Mapping[str, str]) -> 
         )
 
 
-def earlier(ws: Workspace, shown: Mapping[str, Any] | None, names: Mapping[str, str]) -> None:
+def earlier(
+    ws: Workspace,
+    shown: Mapping[str, Any] | None,
+    names: Mapping[str, str],
+) -> None:
     """The runs of this session before the one that is shown."""
     written = [run for run in st.session_state.get("runs", []) if run["pair"] == ws.pair]
     others = [run for run in reversed(written) if run is not shown]
@@ -231,7 +247,7 @@ def in_words(run: Mapping[str, Any]) -> str:
     )
     most = max(entry["tokens"] for entry in run["lanes"])
     if run.get("seconds") and most:
-        words += f" · {most / run['seconds']:.1f} tokens/s in each lane"
+        words += f" · {number(most / run['seconds'])} tokens/s in each lane"
     return words
 
 

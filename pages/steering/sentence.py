@@ -7,12 +7,14 @@ from typing import Any
 import streamlit as st
 
 from core.models.pairs import PairSpec
+from core.steering import curated
 from core.steering import tables as steering_tables
 from core.steering.keys import LaneKey
 from core.workspace.store import Workspace
 from pages.shared import address
 from pages.shared.address import bound
 from pages.shared.frame import ask
+from pages.shared.words import percent, plain
 from pages.steering import lanes
 from pages.steering.sources import given, target
 
@@ -22,10 +24,15 @@ LONGEST = 20_000
 BOTH = "both"
 OF_MODEL = {"b": lanes.LANES[:3], "a": lanes.LANES[3:], BOTH: lanes.LANES}
 """The lanes that a choice of the model brings."""
+OF_FEATURE = [LaneKey("b", "none"), LaneKey("b", "transferred"), LaneKey("a", "own")]
+"""The lanes that a feature of A shows in."""
 
 
 def sentence(
-    ws: Workspace, pair: PairSpec, chosen: list[LaneKey], names: Mapping[str, str]
+    ws: Workspace,
+    pair: PairSpec,
+    chosen: list[LaneKey],
+    names: Mapping[str, str],
 ) -> dict[str, Any]:
     """What is steered toward: `kind` and `source`, and of a feature its `sae`."""
     row = st.container(horizontal=True, vertical_alignment="center", key="sentence")
@@ -118,39 +125,70 @@ def again() -> None:
         st.session_state["again"] = True
 
 
-def presets(ws: Workspace, names: Mapping[str, str]) -> None:
-    """Settings that worked, a button each."""
-    settings = ask(steering_tables.presets, ws)
+def presets(
+    ws: Workspace,
+    names: Mapping[str, str],
+    kind: str,
+) -> None:
+    """Settings that worked, a button each: features where one is steered toward, else languages."""
+    languages = ask(steering_tables.presets, ws)
+    features = ask(curated.feature_presets, ws)
+    settings = features if kind == "feature" else languages
     if not settings:
         return
 
-    ours = [PROMPT, *(preset["prompt"] for preset in settings)]
+    ours = [PROMPT, *(preset["prompt"] for preset in (*languages, *features))]
     st.markdown(":small[Try]", width="content")
     for preset in settings:
+        of_feature = kind == "feature"
         st.button(
-            preset["name"],
-            key=f"preset-{preset['language']}",
+            plain(preset["name"]),
+            key=f"preset-{preset['feature' if of_feature else 'language']}",
             on_click=choose,
             args=(preset, ours),
-            help=(
-                f"Steer {names['b']} to {preset['name']} as it worked best: stitch"
-                f" {preset['stitch']}, strength {preset['strength']:g}, from"
-                f' "{preset["prompt"]}" unless you have typed a beginning.'
-            ),
+            help=feature_help(preset, names) if of_feature else language_help(preset, names),
         )
+
+
+def language_help(preset: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    return (
+        f"Steer {names['b']} to {preset['name']} as it worked best: stitch"
+        f" {preset['stitch']}, strength {preset['strength']:g}, from"
+        f' "{preset["prompt"]}" unless you have typed a beginning.'
+    )
+
+
+def feature_help(preset: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    shares = []
+    for side in ("b", "a"):
+        shown, alone, drawn = (percent(x, sign=False) for x in preset["shown"][side].values())
+        shares.append(
+            f"{shown} of what {names[side]} wrote in the search ({alone} alone, {drawn} under a"
+            " random vector)"
+        )
+    return (
+        f"Feature {preset['feature']}, labelled: {plain(preset['label'])}. At strength"
+        f" {preset['strength']:g} it showed in {' and '.join(shares)}."
+    )
 
 
 def choose(preset: dict[str, Any], ours: list[str]) -> None:
     """A preset's whole setting, and go; a prompt that the visitor typed stays."""
     setting = {
-        "source": "lang",
-        "lang": preset["language"],
-        "lanes": lanes.DEFAULT,
         "through": preset["stitch"],
         "first_b": preset["first"],
         "last_b": preset["last"],
         "strength": preset["strength"],
     }
+    if "feature" in preset:
+        setting |= {
+            "source": "feature",
+            "steer_sae": preset["sae"],
+            "steer_feature": preset["feature"],
+            "lanes": OF_FEATURE,
+        }
+    else:
+        setting |= {"source": "lang", "lang": preset["language"], "lanes": lanes.DEFAULT}
     if st.session_state.get("prompt") in ours:
         setting["prompt"] = preset["prompt"]
     for key, value in setting.items():

@@ -22,7 +22,7 @@ from core.workspace.untrusted import LARGEST_VECTOR, MB, VECTOR_FILES
 from pages.shared import address, frame, panels
 from pages.shared.address import bound
 from pages.shared.frame import ask, section
-from pages.shared.words import plain, short_names
+from pages.shared.words import number, plain, short_names
 
 SOURCES = {"lang": "Language", "concept": "Texts", "feature": "Feature", "vector": "Your own"}
 """As the address calls them."""
@@ -62,7 +62,12 @@ def target(ws: Workspace) -> str:
     return kind
 
 
-def chosen(key: str, options: list[str], words: Callable[[str], str], what: str) -> str:
+def chosen(
+    key: str,
+    options: list[str],
+    words: Callable[[str], str],
+    what: str,
+) -> str:
     """A choice that the address holds, drawn together with another one."""
     parse, limits, write_as = address.one_of(options, words)
     return str(address.settle(key, options[0], parse, "", limits, words=write_as, what=what))
@@ -76,7 +81,13 @@ def aim() -> None:
         address.put("lang", code)
 
 
-def given(ws: Workspace, pair: PairSpec, kind: str, row: Any, below: Any) -> dict[str, Any]:
+def given(
+    ws: Workspace,
+    pair: PairSpec,
+    kind: str,
+    row: Any,
+    below: Any,
+) -> dict[str, Any]:
     """Ask for the rest of a target, in the `row` of the sentence and `below` it: the `source`, and
     of a feature its `sae`."""
     match kind:
@@ -162,7 +173,11 @@ def feature(ws: Workspace, pair: PairSpec) -> dict[str, Any]:
     return {"source": Feature(sae, int(index)), "sae": sae}
 
 
-def fitting(ws: Workspace, pair: PairSpec, sae: str) -> list[str]:
+def fitting(
+    ws: Workspace,
+    pair: PairSpec,
+    sae: str,
+) -> list[str]:
     """The stitches that carry this SAE's features, the one that they were measured through first;
     where there is none, a way to fit one."""
     names = ask(stitch_tables.stitches_from, ws, sae) if sae else []
@@ -180,7 +195,12 @@ def fitting(ws: Workspace, pair: PairSpec, sae: str) -> list[str]:
     return names
 
 
-def brought(ws: Workspace, pair: PairSpec, row: Any, below: Any) -> str:
+def brought(
+    ws: Workspace,
+    pair: PairSpec,
+    row: Any,
+    below: Any,
+) -> str:
     """A vector that was brought, with its report card, and a form that takes another."""
     vectors = steering_tables.vectors(ws)
     if (added := st.session_state.pop("added_vector", None)) in vectors:
@@ -209,19 +229,21 @@ def brought(ws: Workspace, pair: PairSpec, row: Any, below: Any) -> str:
 
 def card(record: dict[str, Any], names: dict[str, str]) -> None:
     """The report card of a vector that was brought."""
-    near = ", ".join(f"{plain(code)} {cosine:+.2f}" for code, cosine in record.get("nearest", []))
+    near = ", ".join(
+        f"{plain(code)} {number(cosine, sign=True)}" for code, cosine in record.get("nearest", [])
+    )
     through = ", ".join(
-        f"{plain(stitch)} {cosine:.2f}" for stitch, cosine in record["crossing"].items()
+        f"{plain(stitch)} {number(cosine)}" for stitch, cosine in record["crossing"].items()
     )
     panels.warnings(record["warnings"])
 
     words = f"For {plain(names[record['side']])} before layer {record['layer']}; pushes by"
-    words += f" {record['push']:.4g}"
+    words += f" {number(record['push'])}"
     if "from" in record:
         words += f" ({plain(record['from'])})"
     if near:
         words += (
-            f", the mean residual stream is {record['size']:.3g}. Nearest languages, by cosine:"
+            f", the mean residual stream is {number(record['size'])}. Nearest languages, by cosine:"
             f" {near}"
         )
     if through:
@@ -279,7 +301,13 @@ def bring(ws: Workspace, pair: PairSpec) -> None:
         )
 
 
-def add(pair: PairSpec, file: Any, name: str, side: str | None, layer: float | None) -> None:
+def add(
+    pair: PairSpec,
+    file: Any,
+    name: str,
+    side: str | None,
+    layer: float | None,
+) -> None:
     """Take in a vector that was uploaded, and choose it."""
     with importing():
         from core.bench import open_pair

@@ -23,6 +23,7 @@ from pages.shared.words import plain, sentence
 from pages.steering import lanes
 
 if TYPE_CHECKING:
+    from core.steering.contexts import Reading
     from core.steering.directions import Directions
     from core.steering.studio import Studio
 
@@ -50,7 +51,9 @@ def settings() -> tuple[Setting, Sampling]:
 
 
 def writable(
-    directions: "Directions", asked: Sequence[LaneKey], names: Mapping[str, str]
+    directions: "Directions",
+    asked: Sequence[LaneKey],
+    names: Mapping[str, str],
 ) -> tuple[list[LaneKey], list[LaneKey]]:
     """Of the lanes that are asked for, those that have a vector, and the others. Raises
     StitchLensError where none has."""
@@ -81,7 +84,11 @@ def reads(source: Source) -> str:
 
 
 def opened(
-    ws: Workspace, stitch: str, keys: Sequence[LaneKey], names: Mapping[str, str], status: Any
+    ws: Workspace,
+    stitch: str,
+    keys: Sequence[LaneKey],
+    names: Mapping[str, str],
+    status: Any,
 ) -> "Studio":
     """The studio with the models that lanes need, and meanwhile words of what is opened."""
     models = " and ".join(dict.fromkeys(names[key.side] for key in keys))
@@ -90,6 +97,15 @@ def opened(
     for key in keys:  # each of them once: it is kept
         studio.model(key.side)
     return studio
+
+
+def hearing(status: Any, source: Source) -> "Reading":
+    """What tells how many of the texts were read that have to be, as they are."""
+
+    def tell_read(done: int, of: int) -> None:
+        tell(status, f"{reads(source)}: {done} of {of} texts")
+
+    return tell_read
 
 
 def tell(status: Any, doing: str) -> None:
@@ -115,7 +131,7 @@ def stream(
         setting, sampling = settings()
         prompt = clean(st.session_state["prompt"])
         studio = opened(ws, chosen["stitch"], asked, names, status)
-        directions = studio.directions(source)
+        directions = studio.directions(source, hearing(status, source))
         keys, left_out = writable(directions, asked, names)
         what = lanes.toward(source)
 
@@ -151,7 +167,9 @@ def stream(
 
 
 def recorded(
-    about: "tuple[Studio, Source, str, Setting, Sampling]", written: Any, judged: Any = None
+    about: "tuple[Studio, Source, str, Setting, Sampling]",
+    written: Any,
+    judged: Any = None,
 ) -> dict[str, Any]:
     """A run as `core.steering.runs` keeps it."""
     with importing():
@@ -164,7 +182,12 @@ def recorded(
     return record
 
 
-def film(ws: Workspace, run: Mapping[str, Any], place: Any, names: Mapping[str, str]) -> None:
+def film(
+    ws: Workspace,
+    run: Mapping[str, Any],
+    place: Any,
+    names: Mapping[str, str],
+) -> None:
     """Write the film strip of a run, a token at a time; it becomes part of the run."""
     with place:
         status, queue, box = st.empty(), st.empty(), st.empty()
@@ -179,7 +202,7 @@ def film(ws: Workspace, run: Mapping[str, Any], place: Any, names: Mapping[str, 
         sampling = Sampling.model_validate(run["sampling"])
         lane = strip_lane(run)
         studio = opened(ws, run["stitch"], [lane], names, status)
-        directions = studio.directions(source)
+        directions = studio.directions(source, hearing(status, source))
         frames = strip(
             studio,
             directions,
@@ -216,7 +239,12 @@ def remember(record: dict[str, Any], instead_of: str | None = None) -> None:
     now["runs"] = [*others, record][-HISTORY:]
 
 
-def exported(ws: Workspace, run: Mapping[str, Any], lane: LaneKey, ending: str) -> bytes:
+def exported(
+    ws: Workspace,
+    run: Mapping[str, Any],
+    lane: LaneKey,
+    ending: str,
+) -> bytes:
     """The vector of a lane as a file."""
     with importing():
         from core.steering.files import export

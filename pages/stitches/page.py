@@ -112,6 +112,7 @@ def choose(ws: Workspace, pair: PairSpec, names: list[str]) -> str:
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     chosen = str(right.selectbox("Stitch shown", names, key="stitch"))
     left.header(plain(chosen), anchor="stitch")
+    frame.titled(f"Stitch {chosen}", "Stitches")
     return chosen
 
 

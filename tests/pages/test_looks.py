@@ -48,6 +48,23 @@ def test_every_text_can_be_read(url: str, visit: Callable[..., Page], theme: str
         page.close()
 
 
+@pytest.mark.parametrize(
+    ("link", "title"),
+    [
+        ("steering?pair=nano&lang=French", "French in nano-b · Steering"),
+        ("steering?pair=nano&tab=Evaluation", "How often nano-b is steered · Steering"),
+        ("stitches?pair=nano&stitch=L3-L4", "Stitch L3-L4 · Stitches"),
+        ("probes?pair=nano&task=mean", "Mean over all datasets · Probes"),
+        ("functional?pair=nano&feature=12", "Feature 12 of L2-1024 · Functional features"),
+        ("crossing?pair=nano&text=One+two", "nano-a → nano-b: One two · Crossing"),
+    ],
+)
+def test_the_tab_names_what_is_shown(
+    url: str, visit: Callable[..., Page], link: str, title: str
+) -> None:
+    expect(visit(f"{url}/{link}")).to_have_title(f"{title} · StitchLens")
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
 def test_pages_fit_the_window(

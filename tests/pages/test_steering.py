@@ -10,11 +10,13 @@ from streamlit.testing.v1 import AppTest
 from core.steering import tables as steering_tables
 from core.stitches import tables as stitch_tables
 from core.text.corpus import load_corpus
+from core.workspace import store
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
 from pages.shared import studios
 from tests.helpers.app import opened, pressed, text
 from tests.helpers.planted import MAKERS, plant_features
+from tests.helpers.searched import searched
 
 
 def lanes(app: AppTest) -> dict[str, str]:
@@ -218,6 +220,33 @@ def test_a_preset_sets_everything_and_goes() -> None:
         app.number_input(key="first_b").value,
         app.number_input(key="last_b").value,
     )
+
+
+@pytest.mark.usefixtures("nano_home")
+def test_features_that_a_search_found_are_choices_beside_a_feature() -> None:
+    ws, name = Workspace("nano"), "feature_steering/L2-1024"
+    before = (ws.table(name), ws.entry(name).makers) if store.has(ws, name) else None
+    ws.put_table(name, searched(), {"stitch_name": "L2-L3"})
+    try:
+        languages = opened("steering", pair="nano", tokens="4")
+        assert not [b for b in languages.button if b.key == "preset-1"]
+
+        app = opened("steering", pair="nano", tokens="4", source="Feature", prompt="A house is")
+        chips = [b for b in app.button if str(b.key).startswith("preset-")]
+        assert [(b.key, b.label) for b in chips] == [("preset-1", "the word 1")]
+        assert "wrote in the search (5.0\u202f% alone" in chips[0].help
+
+        chips[0].click().run()
+        assert not app.exception and not app.error
+        run = app.session_state["runs"][-1]
+        assert (run["source"], run["stitch"]) == ("feature:L2-1024/1", "L2-L3")
+        assert (run["setting"]["strength"], run["prompt"]) == (2.0, "A house is")
+        assert list(lanes(app)) == ["b:none", "b:transferred", "a:own"]
+    finally:
+        if before is None:
+            ws.remove(name)
+        else:
+            ws.put_table(name, *before)
 
 
 @pytest.mark.usefixtures("nano_home")

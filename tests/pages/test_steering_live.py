@@ -54,6 +54,7 @@ def test_the_sentence_drives_a_run(
     settled(page)
     choose(page, "Steer toward", "French")
     expect(prompt(page)).to_have_value("My <b>own</b> beginning")
+    expect(page).to_have_title("French in nano-b · Steering · StitchLens")
 
     go(page)
     assert len(texts(page)) == 3 and all("My <b>own</b> beginning" in x for x in texts(page))

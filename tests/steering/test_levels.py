@@ -2,6 +2,7 @@
 contexts gives."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,14 @@ LANES = ("a:own", "b:transferred", "b:random", "b:shuffled")
 
 
 @pytest.fixture(scope="module")
-def bench(nano_home: Path) -> Bench:
-    bench = open_pair("nano")
+def bench(nano_home: Path) -> Iterator[Bench]:
+    """Knows the levels of one feature alone."""
+    bench, name = open_pair("nano"), f"feature_levels/{SAE}"
+    shipped, makers = bench.workspace.table(name), bench.workspace.entry(name).makers
+    bench.workspace.remove(name)
     levels.measure(bench, SAE, STITCH, [FEATURE])
-    return bench
+    yield bench
+    bench.workspace.put_table(name, shipped, makers)
 
 
 def read_by_hand(studio: Studio, side: str, feature: int) -> dict[bool, torch.Tensor]:
@@ -71,6 +76,14 @@ def test_levels_are_what_reading_every_context_gives(bench: Bench) -> None:
     expected = moved(origin, studio.stitch(), "up", source.means("b", 3))
     (carried,) = studio.vectors(source, LaneKey("b", "transferred"), Setting())
     assert torch.allclose(carried.v, expected.v, atol=1e-6)
+
+
+def test_the_shipped_levels_are_measured_again_alike(bench: Bench) -> None:
+    shipped = Workspace("nano", PROJECT / "cache").table(f"feature_levels/{SAE}", feature=FEATURE)
+    again = bench.workspace.table(f"feature_levels/{SAE}")
+    assert again.kind.to_list() == shipped.kind.to_list()
+    for column in ("mean", "base"):
+        assert again[column].to_numpy() == pytest.approx(shipped[column].to_numpy(), rel=1e-3)
 
 
 def test_nothing_is_read_where_levels_are_known(bench: Bench) -> None:
@@ -155,3 +168,18 @@ def test_a_feature_without_a_stitch_is_told_how_to_get_one(nano_home: Path) -> N
     ws.remove("saes/deep")
     with pytest.raises(StitchLensError, match="core build"):
         stitch_for(Workspace("nano", PROJECT / "tests" / "nowhere"), Feature(SAE, 3))
+
+
+def test_whoever_waits_hears_how_many_texts_were_read(bench: Bench) -> None:
+    """From none to all of them, before the first word."""
+    heard: list[tuple[int, int]] = []
+    studio = Studio(bench, STITCH)
+    source = studio.directions(Feature(SAE, FEATURE), lambda *counts: heard.append(counts))
+    studio.vectors(source, lane_key("b:transferred"), Setting(layers_b=(3, 4)))
+    texts = {of for _, of in heard}
+    assert len(texts) == 1 and heard[0][0] == 0 and heard[-1][0] == texts.pop() > 1
+    assert sorted(heard) == heard
+
+    heard.clear()
+    studio.vectors(source, lane_key("b:transferred"), Setting())
+    assert not heard, "at the stitched layer the level is known"

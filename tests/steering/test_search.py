@@ -1,60 +1,82 @@
-"""Which features a search tries and prefers, on planted tables."""
-
-from typing import Any
+"""Which features a search looks at and prefers, on planted tables."""
 
 import pandas as pd
 import pytest
 
-from core.steering.candidates import whole_word
-from core.steering.search import said
-from core.steering.tables import best_features
-
-TEXT = "In a house, rehoused; the houses of Nonsense."
-
-
-@pytest.mark.parametrize(
-    ("token", "word"),
-    [(" house", "house"), ("house", None), (" Non", None), (" the", "the"), (" a", None)],
-)
-def test_a_part_of_a_longer_word_is_no_word(token: str, word: str | None) -> None:
-    text = TEXT if token != "house" else TEXT[12:]
-    begin = text.index(token)
-    assert whole_word(text, begin, begin + len(token)) == word
+from core.steering.curated import ranked, short
+from core.steering.search import strongest
+from core.steering.signs import Signs, form
+from tests.helpers.searched import searched, text
 
 
 def test_words_are_counted_without_what_stands_around_them() -> None:
-    assert said('God is good, "god"!', ["god"]) == 0.5
-    assert said("", ["god"]) == said("Goddess", ["god"]) == 0
+    signs = Signs(words=frozenset({"god"}))
+    assert signs.shown("God is good", ["God", " is", " g", "ood"]) == 0.25
+    assert signs.shown("", []) == 0
+    assert Signs().shown("God", ["God"]) == 0
 
 
-def text(feature: int, side: str, lane: str, strength: float, **shown: Any) -> dict[str, Any]:
-    usual = {"active": 0.0, "said": 0.0, "fluent": True, "prompt": 0}
-    cell = {"feature": feature, "side": side, "lane": lane, "strength": strength}
-    return cell | usual | shown
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (" été", ""),
+        ("при", "cyrillic"),
+        ("を", "hiragana"),
+        (" 19", "number"),
+        ("\r\n\r", "line break"),
+        (" ():", "code"),
+        (" ", ""),
+    ],
+)
+def test_a_token_has_the_form_of_most_of_its_characters(text: str, wanted: str) -> None:
+    assert form(text) == wanted
 
 
-def planted() -> pd.DataFrame:
-    """1 shows in both models at strength 2, 2 in one alone, 3 no more than at random, 4 in texts
-    that are not fluent."""
-    rows = []
-    for feature in (1, 2, 3, 4):
-        for side in ("a", "b"):
-            rows.append(text(feature, side, "plain", 0.0, active=0.05))
-            for strength in (1.0, 2.0):
-                drawn = 0.6 if feature == 3 else 0.1
-                active = 0.1 + 0.25 * strength
-                if feature == 2 and side == "a":
-                    active = 0.05
-                fluent = feature != 4
-                rows.append(text(feature, side, "random", strength, active=drawn))
-                rows.append(text(feature, side, "steered", strength, active=active, fluent=fluent))
-    return pd.DataFrame(rows)
+def test_a_text_in_the_language_shows_all_of_it() -> None:
+    signs = Signs(languages=frozenset({"fr"}))
+    assert signs.shown("Le chat dort sur la chaise de la cuisine depuis ce matin.", []) == 1
+    assert signs.shown("The cat has been sleeping on the kitchen chair all day.", []) == 0
+
+
+def test_what_shows_most_counts() -> None:
+    signs = Signs(words=frozenset({"x"}), forms=frozenset({"number"}))
+    assert signs.shown("x 12", ["x", " 12"]) == pytest.approx(2 / 3)
 
 
 def test_a_feature_must_show_in_both_models_fluently_and_more_than_at_random() -> None:
-    best = best_features(planted())
-    assert best.feature.to_list() == [1]
-    (row,) = best.to_dict("records")
-    assert row["strength"] == 2.0 and row["gain"] == pytest.approx(0.5)
-    assert row["a_active"] == pytest.approx(0.6) and row["b_random"] == pytest.approx(0.1)
-    assert best_features(planted().assign(active=0.0)).empty
+    best = ranked(searched()).set_index("feature")
+    assert best.index[best.passes].to_list() == [1]
+    row = best.loc[1]
+    assert row.strength == 2.0 and row.gain == pytest.approx(0.475)
+    assert 0 < row.low < row.gain < row.high
+    assert row.a_shown == pytest.approx(0.525) and row.b_random == pytest.approx(0.05)
+
+    assert best.loc[4].fluent == 0 and best.loc[4].gain < 0
+    assert best.loc[5].low <= 0 < best.loc[5].gain
+    assert not ranked(searched().assign(shown=0.0)).passes.any()
+
+
+def test_a_search_that_was_not_made_ranks_nothing() -> None:
+    assert ranked(searched().head(0)).empty
+
+
+def test_the_first_stage_takes_the_strength_at_which_the_weaker_model_shows_more() -> None:
+    rows = []
+    for side, (weak, strong) in (("a", (0.3, 0.9)), ("b", (0.4, 0.1))):
+        rows += [
+            text(7, side, "plain", 0.0, shown=0.1),
+            text(7, side, "steered", 1.0, shown=weak),
+            text(7, side, "steered", 2.0, shown=strong),
+            text(8, side, "plain", 0.0, shown=0.1),
+            text(8, side, "steered", 1.0, shown=0.2),
+            text(8, side, "steered", 2.0, shown=0.9, fluent=False),
+        ]
+    tried = pd.DataFrame(rows)
+    assert strongest(tried, 2) == {7: 1.0, 8: 1.0}
+    assert strongest(tried, 1) == {7: 1.0}
+
+
+def test_a_label_is_cut_for_a_button() -> None:
+    assert short("in Danish or Swedish or Norwegian") == "in Danish or Swedish …"
+    assert short("in French · a whole word or end of a word") == "in French"
+    assert short('" the" " land" " its"') == '" the" " land" …'
