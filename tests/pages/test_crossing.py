@@ -30,7 +30,6 @@ def write(page: Page, text: str) -> Page:
     box = page.get_by_role("textbox", name="Text")
     box.fill(text)
     box.press("Control+Enter")
-    page.wait_for_timeout(500)
     return settled(page)
 
 
