@@ -35,6 +35,8 @@ OUT ?=
 MONKEY_ARGS ?=
 # Passed on to the soak: --short, --only kills,browsing,steering, --seed 1, --json.
 SOAK_ARGS ?=
+# Two test files at a time, a core each.
+PYTEST = $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 ONLY ?= $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
 
 # Runs pip and keeps its log to what tells a person how far it is: downloads of a megabyte and more, then the last steps.
@@ -60,12 +62,14 @@ app: $(RUN_STAMP) ## Set up if need be, start the app on 127.0.0.1 and print its
 	@exec $(PY) -m streamlit run app.py --server.address 127.0.0.1 --server.fileWatcherType $(WATCH) $(if $(PORT),--server.port $(PORT))
 
 .PHONY: test
-test: $(DEV_STAMP) ## All tests: unit, real models, browser
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(DEV_STAMP) ## Most tests, some minutes: no wheel's model, no browser, no whole build
+	@status=0; $(PYTEST) -m "not model and not browser and not whole" $(ARGS) || status=$$?; \
+	echo "Left out: tests marked model, browser and whole; \`make test-all\` runs everything, \`make test-all ARGS='-m whole'\` one kind."; \
+	exit $$status
 
-.PHONY: test-fast
-test-fast: $(DEV_STAMP) ## The tests that need neither a wheel's model nor a browser
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not model and not browser" $(ARGS)
+.PHONY: test-all
+test-all: $(DEV_STAMP) ## All tests: wheels' models, browser and whole builds, too
+	@$(PYTEST) $(ARGS)
 
 .PHONY: fuzz
 fuzz: $(DEV_STAMP) ## Malformed files against every reader; SECONDS=3600 for longer, KEEP=folder for what fails

@@ -121,6 +121,19 @@ def test_tables_show_what_the_report_says() -> None:
     assert f"[{loss['low']:.2f}, {loss['high']:.2f}]" in row
     assert f"{english['a_to_b'] / english['b'] - 1:+.0%}"[:-1] in row
 
+    alike, twins = (nano["features"][topic]["code"] for topic in ("agreement", "twins"))
+    row = next(x for x in tables["agreement"].splitlines() if x.startswith("| code |"))
+    carried, random = alike["carried"], alike["random"]
+    assert f"| {carried['median']:.2f} | {carried['share_alike']:.0%}"[:-1] in row
+    assert f"| {random['median']:.2f} | {random['share_alike']:.1%}"[:-1] in row
+    row = next(x for x in tables["twins"].splitlines() if x.startswith("| code |"))
+    assert f"| {twins['shared']} | {twins['only_a']} | {twins['only_b']} |" in row
+    label = nano["features"]["labels"]["share"]
+    row = next(x for x in tables["labels"].splitlines() if x.startswith("| strong firings |"))
+    cells = row.split(" | ")
+    assert cells[1] == f"{label['f1_a']:.0%}".replace("%", "\u202f%")
+    assert cells[3] == f"{label['f1_b']:.0%}".replace("%", "\u202f%")
+
     probe = nano["probes"]["L2-1024"]["mean"]["retrained"]["10"]
     row = next(
         x for x in tables["probes"].splitlines() if x.startswith("| transferred, retrained |")
@@ -215,6 +228,7 @@ def test_the_reference_has_every_module() -> None:
     assert named == {module for module in house.modules() if not module.startswith("core.cli.")}
 
 
+@pytest.mark.whole
 def test_the_site_builds_strictly_and_fetches_nothing(tmp_path: Path) -> None:
     """`make docs`, into another folder."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir"]
@@ -234,6 +248,7 @@ def test_the_site_builds_strictly_and_fetches_nothing(tmp_path: Path) -> None:
         assert not fetched.search(page.read_text("utf-8")), page.name
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("path", notebooks.NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run(path: Path, tmp_path: Path) -> None:
     """And still say what they were kept with: counts and shares to a digit or so."""

@@ -1,5 +1,5 @@
-"""The committed feature tables: targets met, controls beaten, pointers that lead to what they
-say."""
+"""The committed workspaces: small and whole; targets met, controls beaten, pointers that lead to what
+they say."""
 
 import json
 
@@ -13,8 +13,8 @@ from core.features import measure as feature_measure
 from core.features import tables as feature_tables
 from core.models.pairs import get_pair
 from core.saes import tables as sae_tables
-from core.workspace.places import WORKSPACES
-from core.workspace.store import Workspace
+from core.workspace.places import PROJECT, WORKSPACES
+from core.workspace.store import RUNS, Workspace
 
 PAIRS = ("nano", "smollm2-gemma3")
 
@@ -22,6 +22,37 @@ PAIRS = ("nano", "smollm2-gemma3")
 @pytest.fixture(params=PAIRS)
 def ws(request: pytest.FixtureRequest) -> Workspace:
     return Workspace(request.param, WORKSPACES)
+
+
+def test_committed_workspaces_are_small_and_whole() -> None:
+    folder = PROJECT / "cache" / "smollm2-gemma3"
+    assert (folder / "manifest.json").exists(), "run `python -m core build smollm2-gemma3`"
+    workspace = Workspace("smollm2-gemma3", PROJECT / "cache")
+    assert workspace.verify() == {}
+    listed = {a.path for a in workspace.manifest().artifacts.values()} | {
+        "manifest.json",
+        ".lock",
+        ".gitignore",
+    }
+    found = [
+        p.relative_to(folder)
+        for p in folder.rglob("*")
+        if p.is_file() and RUNS not in p.parts  # what visitors keep is not committed
+    ]  # an SAE is a folder of files
+    assert [p for p in found if not {str(p), str(p.parent)} & listed] == [], (
+        "nothing lies there that the manifest does not name"
+    )
+    sizes = {
+        f.name: sum(p.stat().st_size for p in f.rglob("*") if p.is_file() and RUNS not in p.parts)
+        for f in (PROJECT / "cache").iterdir()
+    }
+    assert sizes.pop("models") < 15e6, "the nano pair's weights have room of their own"
+    assert sum(sizes.values()) < 60e6
+    stitches = [workspace.entry(n).makers for n in workspace.names("stitch")]
+    depths = {m["layer_b"] / 18 for m in stitches}
+    assert len(stitches) >= 2
+    assert any(abs(d - 0.5) <= 0.2 for d in depths), "one in the middle"
+    assert any(abs(d - 0.75) <= 0.15 for d in depths), "one near three quarters of the depth"
 
 
 def test_the_sae_and_its_transfer_meet_their_targets(ws: Workspace) -> None:

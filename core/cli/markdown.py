@@ -3,6 +3,7 @@
 Losses are in nats/token of the model that is scored; FUV and shares are fractions.
 """
 
+from core.cli import alike
 from core.cli.losses import crossing_costs
 from core.cli.tables import Names, Record, as_table, interval, records, short_names, with_names
 from core.cli.words import fixed, number, percent, plain, rounded
@@ -18,6 +19,9 @@ TOPICS = {
     "stitches": "What crossing costs (Table 1)",
     "saes": "The SAE before and after transfer (Table 2)",
     "features": "Features before and after transfer (Eq. 10)",
+    "agreement": "Do a feature and what it became fire at the same places?",
+    "labels": "Labels in words, in both models",
+    "twins": "Native twins",
     "functional": "Functional features (5.2)",
     "steering": "Steering to a language (Tables 5 and 6)",
     "probes": "Probes (Fig. 3a)",
@@ -46,7 +50,11 @@ def sections(pair: PairSpec) -> dict[str, str]:
     if "sae" in measured:
         parts["saes"] = _sae(measured["sae"], names)
     if "features" in measured:
-        parts["features"] = _features(measured["features"])
+        features = measured["features"]
+        parts["features"] = _features(features)
+        parts["agreement"] = alike.agreement(features.get("agreement", {}))
+        parts["labels"] = alike.labels(features.get("labels", {}), names)
+        parts["twins"] = alike.twins(features.get("twins", {}), names)
     if "functional" in measured:
         parts["functional"] = _functional(measured["functional"], names)
     if "steering" in measured:

@@ -1,5 +1,8 @@
 """The app's pages run by Streamlit's own test runner."""
 
+from functools import cache
+from typing import Any
+
 from streamlit.testing.v1 import AppTest
 
 from core.workspace.places import PROJECT
@@ -9,11 +12,21 @@ FOLDERS = {"training": "saes", "pair": "models"}
 
 
 def opened(page: str = "", **query: str | list[str]) -> AppTest:
+    """A page as a link opens it, the first one for ''."""
     app = AppTest.from_file(str(PROJECT / "pages" / "main.py"), default_timeout=200)
     for key, value in query.items():
         app.query_params[key] = value
-    app.run()
-    return app.switch_page(f"{FOLDERS.get(page, page)}/page.py").run() if page else app
+    if page:
+        # Streamlit's runner learns pages from a run of the first one, which is long.
+        app._registered_pages = _pages()
+        app.switch_page(f"{FOLDERS.get(page, page)}/page.py")
+    return app.run()
+
+
+@cache
+def _pages() -> Any:
+    """The pages that the app registers, as Streamlit's runner keeps them."""
+    return opened()._registered_pages
 
 
 def text(app: AppTest) -> str:

@@ -1,7 +1,11 @@
 """A small workspace with known numbers: data for the tests of queries and pages, put there through
 the store."""
 
+import atexit
 import json
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +39,16 @@ ALPHAS = (0.0, 0.1, 1.0, 10.0)
 
 def plant(root: Path, key: str = PAIR) -> Workspace:
     """Two measured stitches ('L20-L9', the default, and 'L10-L9') and one that is not measured
-    ('young')."""
+    ('young'); a copy of one that is written once a process."""
+    shutil.copytree(_written(key), root / key)
+    return Workspace(key, root)
+
+
+@cache
+def _written(key: str) -> Path:
+    """The folder of such a workspace."""
+    root = Path(tempfile.mkdtemp(prefix="stitchlens-planted-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
     pair, ws = get_pair(key), Workspace(key, root)
     sides = {
         name: spec.model_dump(include={"title", "n_layers", "d_model"})
@@ -126,7 +139,7 @@ def plant(root: Path, key: str = PAIR) -> Workspace:
         ),
         MAKERS,
     )
-    return ws
+    return ws.root
 
 
 def losses() -> pd.DataFrame:

@@ -241,6 +241,7 @@ def count(model: Any) -> int:
     return model.config.num_hidden_layers
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("pair", PAIRS, ids="+".join)
 def test_a_pair_is_added_built_and_steered(
     pair: tuple[str, str], folder: Folder, home: Path, text: Path, tmp_path: Path

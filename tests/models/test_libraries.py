@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from core.workspace.places import PROJECT
 
 TWO_THREADS = """
@@ -43,6 +45,7 @@ def faults_of(how: str) -> str:
     return process.stdout.splitlines()[-1]
 
 
+@pytest.mark.whole
 def test_two_threads_import_what_opens_models_one_after_the_other() -> None:
     assert "partially initialized" in faults_of("each for itself"), "else nothing is shown"
     assert faults_of("in turns") == "[]"

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
@@ -27,6 +28,8 @@ MOBILE = (
 )
 # On a link to a page, Streamlit's client first looks for its server below that page's address.
 PROBES = re.compile(r"/_stcore/(health|host-config)$")
+KNOWN_BY = "cookies,file_systems,indexeddb,local_storage,service_workers,cache_storage"
+"""What a page can know a browser by, in the words of Chromium's protocol."""
 Visit = Callable[..., Page]
 
 
@@ -85,12 +88,56 @@ def no_job_left(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
                 job.forget()
 
 
+class Browsers:
+    """Browsers to visit pages with, each as if nobody had used it: what a page knows a browser by
+    goes from one test to the next, the app's own files stay, some megabytes of script that need
+    not be read again at every visit."""
+
+    def __init__(self, browser: Browser) -> None:
+        self.browser = browser
+        self.free: dict[bool, list[BrowserContext]] = {True: [], False: []}
+
+    def take(self, touch: bool) -> BrowserContext:
+        if self.free[touch]:
+            return self.free[touch].pop()
+        context = self.browser.new_context(
+            viewport={"width": DESK[0], "height": DESK[1]},
+            has_touch=touch,
+            is_mobile=touch,
+            user_agent=MOBILE if touch else None,
+        )
+        context.on("page", listen)
+        return context
+
+    def give_back(self, context: BrowserContext, touch: bool) -> None:
+        for page in context.pages:
+            page.close()
+        self.free[touch].append(context)
+
+    @staticmethod
+    def page_for(context: BrowserContext, address: str) -> Page:
+        """A page in a browser that does not know the address's server."""
+        page = context.new_page()
+        parts = urlsplit(address)
+        context.new_cdp_session(page).send(
+            "Storage.clearDataForOrigin",
+            {"origin": f"{parts.scheme}://{parts.netloc}", "storageTypes": KNOWN_BY},
+        )
+        context.clear_cookies()
+        return page
+
+
+@pytest.fixture(scope="session")
+def browsers(browser: Browser) -> Browsers:
+    return Browsers(browser)
+
+
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Visit]:
-    """Opens a page and, when the test is over, finds that nothing was complained of and nobody else
-    was asked."""
+def visit(browsers: Browsers) -> Iterator[Visit]:
+    """Opens a page in a browser of its own and, when the test is over, finds that nothing was
+    complained of and nobody else was asked."""
     faults: list[str] = []
-    contexts: list[BrowserContext] = []
+    contexts: list[tuple[BrowserContext, bool]] = []
 
     def on_console(message: ConsoleMessage) -> None:
         if message.type == "error" and not PROBES.search(message.location.get("url", "")):
@@ -101,26 +148,25 @@ def visit(browser: Browser) -> Iterator[Visit]:
             faults.append(f"asked {address}")
 
     def open_(
-        address: str, size: tuple[int, int] = DESK, theme: str = "light", touch: bool = False
+        address: str,
+        size: tuple[int, int] = DESK,
+        theme: str = "light",
+        touch: bool = False,
+        seconds: float = 60,
     ) -> Page:
-        context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]},
-            color_scheme="dark" if theme == "dark" else "light",
-            has_touch=touch,
-            is_mobile=touch,
-            user_agent=MOBILE if touch else None,
-        )
-        contexts.append(context)
-        context.on("page", listen)
-        page = context.new_page()
+        context = browsers.take(touch)
+        contexts.append((context, touch))
+        page = browsers.page_for(context, address)
+        page.set_viewport_size({"width": size[0], "height": size[1]})
+        page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
         page.set_default_timeout(60_000)
         page.on("console", on_console)
         page.on("pageerror", lambda e: faults.append(str(e)))
         page.on("request", lambda r: on_request(r.url))
         page.goto(address)
-        return settled(page)
+        return settled(page, seconds)
 
     yield open_
-    for context in contexts:
-        context.close()
+    for context, touch in contexts:
+        browsers.give_back(context, touch)
     assert faults == []

@@ -10,6 +10,7 @@ from core.workspace.store import Workspace
 from pages.home import figures
 from pages.shared.words import NARROW
 from tests.helpers.app import opened, text
+from tests.helpers.looks import themes
 from tests.helpers.planted import MAKERS, kinds, plant
 from tests.helpers.resting import DESK, PHONE, settled
 
@@ -89,18 +90,18 @@ def test_stitches_sets_the_pair_beside_others_and_the_paper(ws: Workspace) -> No
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
 def test_the_run_types_itself_out_above_the_fold(
-    url: str, visit: Callable[..., Page], size: tuple[int, int], theme: str
+    url: str, visit: Callable[..., Page], size: tuple[int, int]
 ) -> None:
     """With chips to choose from and a field to write in, and without scrolling."""
-    page = visit(f"{url}/?pair=nano", size, theme)
+    page = visit(f"{url}/?pair=nano", size)
     words = page.locator(".typed")
-    expect(words.last).to_have_css("opacity", "1")
-    for part in (words.first, page.get_by_placeholder("Your beginning …")):
-        box = part.bounding_box()
-        assert box and box["y"] + box["height"] <= size[1]
+    for _ in themes(page):
+        expect(words.last).to_have_css("opacity", "1")
+        for part in (words.first, page.get_by_placeholder("Your beginning …")):
+            box = part.bounding_box()
+            assert box and box["y"] + box["height"] <= size[1]
 
     before = page.locator(".typed").all_inner_texts()
     page.get_by_text("nano-b alone").click()

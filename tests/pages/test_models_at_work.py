@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,45 +16,9 @@ from core.activations.sample import read_sample
 from core.bench import open_pair
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
-from tests.helpers.planted import PAIR
 from tests.helpers.resting import JOB, cell, expect_picked, settled
-from tests.helpers.serving import running
 
 pytestmark = pytest.mark.browser
-
-SHIPPED = PROJECT / "cache"
-
-
-@pytest.fixture(scope="module")
-def shipped(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The app as it is shipped."""
-    cache = tmp_path_factory.mktemp("shipped")
-    (cache / "models").symlink_to((home / "cache" / "models").resolve())
-    with running(SHIPPED, cache) as server:
-        yield server.url
-
-
-@pytest.mark.model
-@pytest.mark.parametrize("pair", [PAIR, "nano"])
-def test_the_committed_workspaces_open(
-    shipped: str, tmp_path: Path, visit: Callable[..., Page], pair: str
-) -> None:
-    """With nothing set up: every page, and a preset streams three lanes."""
-    for name in ("", "stitches", "features", "functional", "steering", "probes", "training"):
-        tab = "&tab=Evaluation" if name == "steering" else ""
-        page = visit(f"{shipped}/{name}?pair={pair}{tab}")
-        assert page.locator("[data-testid=stAlert]").all_inner_texts() == []
-        if name:
-            expect(page.locator(".js-plotly-plot").first).to_be_visible()
-        page.screenshot(path=tmp_path / f"{name or 'home'}.png")
-        page.close()
-    page = visit(f"{shipped}/steering?pair={pair}&tokens=12")
-    page.locator("[class*=st-key-preset-] button").first.click()
-    expect(page.locator(".st-key-columns")).to_contain_text("tokens/s", timeout=180_000)
-    settled(page)
-    assert len(lengths(page)) == 3
-    page.screenshot(path=tmp_path / "preset.png")
-    page.close()
 
 
 @pytest.mark.model

@@ -25,9 +25,10 @@ from core.stitches.settings import FitConfig
 from core.stitches.stitch import load_stitch
 from core.stitches.study import ALPHAS, best_setting
 from core.workspace.disk import only_one
-from core.workspace.places import PROJECT
-from core.workspace.store import RUNS, Workspace
+from core.workspace.store import Workspace
 from tests.helpers.small import Tiny
+
+pytestmark = pytest.mark.whole
 
 SMALL = BuildConfig(held_out_tokens=400, select_tokens=150, svcca_positions=600, positions=3000)
 TABLE_1 = {"a", "b", "a_to_b", "b_to_a", "a_to_b_to_a", "b_to_a_to_b"}
@@ -261,37 +262,6 @@ def test_the_best_setting_pays_for_inversion_first(workspace: Workspace) -> None
     assert best_setting(table, inversion=1.0) == FitConfig(
         metric=cheapest.metric, alpha=float(cheapest.alpha)
     )
-
-
-def test_committed_workspaces_are_small_and_whole() -> None:
-    folder = PROJECT / "cache" / "smollm2-gemma3"
-    assert (folder / "manifest.json").exists(), "run `python -m core build smollm2-gemma3`"
-    workspace = Workspace("smollm2-gemma3", PROJECT / "cache")
-    assert workspace.verify() == {}
-    listed = {a.path for a in workspace.manifest().artifacts.values()} | {
-        "manifest.json",
-        ".lock",
-        ".gitignore",
-    }
-    found = [
-        p.relative_to(folder)
-        for p in folder.rglob("*")
-        if p.is_file() and RUNS not in p.parts  # what visitors keep is not committed
-    ]  # an SAE is a folder of files
-    assert [p for p in found if not {str(p), str(p.parent)} & listed] == [], (
-        "nothing lies there that the manifest does not name"
-    )
-    sizes = {
-        f.name: sum(p.stat().st_size for p in f.rglob("*") if p.is_file() and RUNS not in p.parts)
-        for f in (PROJECT / "cache").iterdir()
-    }
-    assert sizes.pop("models") < 15e6, "the nano pair's weights have room of their own"
-    assert sum(sizes.values()) < 60e6
-    stitches = [workspace.entry(n).makers for n in workspace.names("stitch")]
-    depths = {m["layer_b"] / 18 for m in stitches}
-    assert len(stitches) >= 2
-    assert any(abs(d - 0.5) <= 0.2 for d in depths), "one in the middle"
-    assert any(abs(d - 0.75) <= 0.15 for d in depths), "one near three quarters of the depth"
 
 
 @pytest.mark.model

@@ -1,29 +1,34 @@
-"""Every page in Chromium, on both workspaces: what it shows calls models by their names. A and B are
-for equations and the command line."""
+"""Every page in Chromium, of the app as it is shipped: it opens without complaint, draws its figures,
+and calls models by their names. A and B are for equations and the command line."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
+from core.workspace.places import PROJECT
 from tests.helpers.planted import PAIR
-
-pytestmark = pytest.mark.browser
+from tests.helpers.resting import settled
+from tests.helpers.serving import running
 
 PAGES = (
     "",
-    "crossing",
     "stitches",
     "features",
     "functional",
     "steering",
+    "steering?tab=Evaluation",
     "probes",
     "training",
+    "crossing",
     "paper",
     "pair",
     "glossary",
 )
+DRAWN = PAGES[1:4] + PAGES[5:8]
+"""Those that open with a figure."""
 BEFORE = r"(?<![\w.(/-])"
 LETTERS = re.compile(
     rf"{BEFORE}B(?:'s)?(?![\w./-])"
@@ -58,12 +63,41 @@ def faults(text: str) -> list[str]:
     return [line[:160] for line in lines if LETTERS.search(line) or NUMBERED.search(line)]
 
 
-@pytest.mark.parametrize("pair", ["nano", PAIR])
-@pytest.mark.parametrize("name", PAGES)
-def test_no_page_calls_a_model_by_a_letter(
-    url: str, visit: Callable[..., Page], name: str, pair: str
+@pytest.fixture(scope="module")
+def shipped(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The app as it is shipped."""
+    cache = tmp_path_factory.mktemp("shipped")
+    (cache / "models").symlink_to((home / "cache" / "models").resolve())
+    with running(PROJECT / "cache", cache) as server:
+        yield server.url
+
+
+@pytest.mark.browser
+@pytest.mark.model
+@pytest.mark.parametrize("pair", [PAIR, "nano"])
+def test_with_nothing_set_up_a_preset_streams_three_lanes(
+    shipped: str, tmp_path: Path, visit: Callable[..., Page], pair: str
 ) -> None:
-    page = visit(f"{url}/{name}?pair={pair}")
+    page = visit(f"{shipped}/steering?pair={pair}&tokens=12")
+    page.locator("[class*=st-key-preset-] button").first.click()
+    expect(page.locator(".st-key-columns")).to_contain_text("tokens/s", timeout=180_000)
+    settled(page)
+    assert page.locator(".st-key-columns [data-testid=stHtml]").count() == 3
+    page.screenshot(path=tmp_path / "preset.png")
+
+
+@pytest.mark.browser
+@pytest.mark.model
+@pytest.mark.parametrize("pair", [PAIR, "nano"])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_opens_and_calls_no_model_by_a_letter(
+    shipped: str, tmp_path: Path, visit: Callable[..., Page], name: str, pair: str
+) -> None:
+    page = visit(f"{shipped}/{name}{'&' if '?' in name else '?'}pair={pair}", seconds=240)
+    assert page.locator("[data-testid=stAlert]").all_inner_texts() == []
+    if name in DRAWN:
+        expect(page.locator(".js-plotly-plot").first).to_be_visible()
+    page.screenshot(path=tmp_path / "page.png")
     text = page.evaluate(LOOKED_AT)
     assert len(text) > 150
     assert faults(text) == []
