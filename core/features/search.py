@@ -8,8 +8,10 @@ own, in any script, without case and accents.
 import contextlib
 import re
 import sqlite3
+import tomllib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -42,9 +44,7 @@ TABLE = """CREATE VIRTUAL TABLE features USING fts5(feature UNINDEXED, label, pe
 tokenize = "unicode61 remove_diacritics 0 categories 'L* M* N* P* S* Co'")"""
 FIND = f"""SELECT feature, bm25(features, {", ".join(map(str, WEIGHTS))}) AS score FROM features
 WHERE features MATCH ? ORDER BY score, feature LIMIT ?"""
-PLACES = ("label :", "peaks :", "")
-"""Where to look, the surest first: a label was scored, a peak is where a feature fires, a context
-may hold any word. The last one is everywhere."""
+CONCEPTS = Path(__file__).with_name("concepts.toml")
 
 Where = Literal["a", "b", "both"]
 """In which model a sentence has to move a feature."""
@@ -87,10 +87,21 @@ def quoted(terms: str) -> str:
     return f'"{doubled}"'
 
 
+@cache
+def concepts() -> dict[str, list[str]]:
+    """By the name of a kind of token, as `normalised` writes it, tokens of that kind."""
+    kinds = tomllib.loads(CONCEPTS.read_text("utf-8"))
+    return {normalised(name): [normalised(token) for token in kinds[name]] for name in kinds}
+
+
 def expressions(query: str) -> list[str]:
-    """What to look for, the strictest first: all words in a row; all of them anywhere; the last
-    one only begun. The terms of a word always stand in a row. Raises StitchLensError for more than
-    a few words; none where there is no term."""
+    """What to look for, the surest first. A label was scored, a peak is where a feature fires, a
+    context may hold any word: in each of them all words in a row, then all of them anywhere; before
+    the contexts the tokens that the query names the kind of; at the end the last word only begun.
+    The terms of a word always stand in a row.
+
+    Raises StitchLensError for more than a few words; none where there is no term.
+    """
     if len(query) > LONGEST:
         raise StitchLensError(
             f"a query of {len(query):,} characters",
@@ -100,12 +111,29 @@ def expressions(query: str) -> list[str]:
     words = [word for word in map(normalised, query.split()) if word]
     if not words:
         return []
+
+    row = quoted(" ".join(words))
     apart = " AND ".join(map(quoted, words))
+    whole = [row, apart] if len(words) > 1 else [row]
+    kind = [token for token in concepts().get(" ".join(words), []) if token]
+    named = [" OR ".join(map(quoted, kind))] if kind else []
     return [
-        quoted(" ".join(words)),
-        apart,
+        *_in("label", whole),
+        *_in("peaks", [*named, *whole]),
+        *_in("label", named),
+        *whole,
+        *_in("label", [f"{apart} *"]),
+        *_in("peaks", [f"{apart} *"]),
         f"{apart} *",
     ]
+
+
+def _in(
+    column: str,
+    asked: Sequence[str],
+) -> list[str]:
+    """Expressions as of one column."""
+    return [f"{column} : ({one})" for one in asked]
 
 
 class Entry(NamedTuple):
@@ -136,10 +164,9 @@ def look_up(
     """Numbers of the features that a query finds in an index, the best first: those whose label
     has it, then those that fire on it, then those that fire near it."""
     features: dict[int, None] = {}
-    asked = [f"{place} ({one})" for place in PLACES for one in expressions(query)]
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-        for expression in asked:
-            rows = database.execute(FIND, (expression.strip(), most)).fetchall()
+        for expression in expressions(query):
+            rows = database.execute(FIND, (expression, most)).fetchall()
             features |= dict.fromkeys(int(feature) for feature, _ in rows)
             if len(features) >= most:
                 break

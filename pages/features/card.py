@@ -34,6 +34,8 @@ def card(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> None:
     index = int(st.session_state["feature"])
     row: Row = {str(column): value for column, value in table.iloc[index].items()}
     names = short_names(pair)
+    about = f": {row['label']}" if row["named"] else ""
+    frame.titled(f"Feature {index}{about}", "Features")
     st.header(f"Feature {index}", anchor="feature")
     st.markdown(called(row, names))
     st.markdown(in_words(row, names))

@@ -40,7 +40,7 @@ def adding(ws: Workspace, sae: str, index: int) -> None:
             st.selectbox(
                 "List",
                 list(titles),
-                index=len(titles) > 1,
+                index=min(1, len(titles) - 1),
                 format_func=titles.__getitem__,
                 key="add-to",
             )

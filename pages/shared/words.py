@@ -66,7 +66,7 @@ def percent(
     if x is None or math.isnan(x):
         return "–"
     ends = (math.nan, math.nan) if low is None or high is None else (low, high)
-    return words.percent(x, *ends, sign=sign)
+    return words.percent(float(x), *ends, sign=sign)
 
 
 def number(x: float, low: float = math.nan, high: float = math.nan, sign: bool = False) -> str:

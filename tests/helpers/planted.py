@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors.numpy import save_file
 
 from core.models.pairs import get_pair
 from core.stitches.conditions import CONDITIONS
@@ -218,6 +219,8 @@ def plant_features(
 
     def write(folder: Path) -> None:
         (folder / "cfg.json").write_text(json.dumps(config))
+        decoder = np.random.default_rng(0).standard_normal((n, 8), np.float32)
+        save_file({"W_dec": decoder}, folder / "sae_weights.safetensors")
 
     ws.put_folder(f"saes/{sae}", write, "sae", makers)
     f = np.arange(n)

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.browser
         ("probes?pair=nano&task=mean", "Mean over all datasets · Probes"),
         ("functional?pair=nano&feature=12", "Feature 12 of L2-1024 · Functional features"),
         ("crossing?pair=nano&text=One+two", "nano-a → nano-b: One two · Crossing"),
+        ("features?pair=nano&feature=391", "Feature 391: in French · Features"),
     ],
 )
 def test_the_tab_names_what_is_shown(
