@@ -134,7 +134,7 @@ def usual_order(table: pd.DataFrame) -> pd.Series:
 
 
 EXAMPLES = 12
-WORD = r"^(?:the word \"|in |\")?(code\b|(?<=in )[A-Z]\w+|(?<=\")\s?[^\W\d_]{3,}(?=\"))"
+WORD = r"^(?:the word \"|in |\")?(code\b|(?<=in )[A-Z]\w+|(?<=\")\s?[^\W\d_]{4,}(?=\"))"
 """What a label begins with: code, a language, or a token that is a word."""
 
 

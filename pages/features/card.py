@@ -26,7 +26,7 @@ EACH, SAME, OWN = "Contexts of each", "Same text", "Your own text"
 
 def step(by: int, most: int) -> None:
     """To the feature before or after."""
-    st.session_state["feature"] = min(max(st.session_state["feature"] + by, 0), most)
+    address.put("feature", min(max(int(st.session_state["feature"]) + by, 0), most))
 
 
 def card(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> None:

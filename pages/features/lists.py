@@ -13,6 +13,7 @@ from core.workspace.store import Workspace
 from pages.shared import address, frame, panels
 from pages.shared.words import plain, sentence
 
+TAB = "My lists"
 NEW = "A new list"
 
 
@@ -62,17 +63,18 @@ def add(ws: Workspace, sae: str, index: int) -> None:
         lists.add(own(ws), list_id, sae, index, str(now["list-note"]))
         now["list-note"] = ""
         address.put("list", list_id)
-        address.put("tab", "Lists")
+        address.put("tab", TAB)
 
     attempt(change)
 
 
 def shown(ws: Workspace, sae: str) -> None:
     """One list, with what can be done with it."""
-    mine = own(ws)
+    now, mine = st.session_state, own(ws)
     known = lists.every(mine)
-    asked = address.settle("list", next(iter(known), ""), str, ws.pair)
+    asked = address.settle("list", "", str, ws.pair)
     if asked and asked not in known:
+        now["list"] = ""
         lists.read(mine, asked)  # says why it is not there
     if not known:
         st.markdown(
@@ -81,6 +83,7 @@ def shown(ws: Workspace, sae: str) -> None:
         )
         return
 
+    now["list"] = now["list"] or next(iter(known))
     list_id = str(
         st.selectbox(
             "List",
@@ -151,7 +154,7 @@ def doors(mine: Workspace, list_id: str, one: FeatureList) -> None:
             st.button(
                 "Delete it",
                 on_click=attempt,
-                args=(partial(lists.delete, mine, list_id),),
+                args=(partial(remove, mine, list_id),),
             )
         st.download_button(
             "CSV",
@@ -172,6 +175,12 @@ def doors(mine: Workspace, list_id: str, one: FeatureList) -> None:
     for entry in here:
         if entry.note:
             st.markdown(f":small[Note at {feature}: {plain(entry.note)}]")
+
+
+def remove(mine: Workspace, list_id: str) -> None:
+    """The list is gone, and nothing asks for it."""
+    lists.delete(mine, list_id)
+    address.forget("list")
 
 
 def keep(mine: Workspace, list_id: str) -> None:

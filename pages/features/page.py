@@ -24,7 +24,7 @@ from pages.shared.address import bound
 from pages.shared.frame import ask, section
 from pages.shared.words import plain, short_names
 
-TABS = LIST, MAP, HISTOGRAMS, TABLE, LISTS = "List", "Map", "Histograms", "Table", "Lists"
+TABS = LIST, MAP, HISTOGRAMS, TABLE, MINE = "List", "Map", "Histograms", "Table", lists.TAB
 OF_HISTOGRAMS = {"structural", "sentences"}
 """What an address says of them; older links have no tab."""
 STICKY = """<style>
@@ -41,7 +41,7 @@ def page() -> None:
     ws = frame.workspace()
     with section():
         pair = get_pair(ws.pair)
-        alone = st.query_params.get("embed") == "true"
+        alone = bool(st.context.is_embedded)  # `?embed=true`
         if not alone:
             st.title("Features", anchor=False)
         panels.refusal()
@@ -134,7 +134,7 @@ def browse(
     ):
         address.put("tab", HISTOGRAMS)
     if st.session_state.get("arrived") and "tab" not in asked and "list" in asked:
-        address.put("tab", LISTS)
+        address.put("tab", MINE)
     parse, limits, words = address.one_of(TABS, str)
     address.settle("tab", LIST, parse, "features", limits, words=words)
 

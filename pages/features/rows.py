@@ -29,13 +29,14 @@ HEIGHT, LOW = 560, 300
 """Pixels of the list, on a phone fewer: what it opens is in view below."""
 LOOKS = """<style>
 .st-key-rows [role=radiogroup] { gap: 0; width: 100%; }
-.st-key-rows [role=radiogroup] > label {
-  width: 100%; margin: 0; padding: 0.4rem 0.25rem;
+.st-key-rows [role=radiogroup] > div {
+  position: relative; padding: 0.4rem 0.25rem;
   border-bottom: 1px solid rgba(128, 128, 128, 0.25);
 }
+.st-key-rows [role=radiogroup] label::after { content: ""; position: absolute; inset: 0; }
+.st-key-rows [role=radiogroup] > div:hover { background: rgba(128, 128, 128, 0.1); }
+.st-key-rows [role=radiogroup] > div:has(input:checked) { background: rgba(128, 128, 128, 0.18); }
 .st-key-rows [data-testid=stCaptionContainer] { color: inherit; opacity: 1; }
-.st-key-rows [role=radiogroup] > label:hover { background: rgba(128, 128, 128, 0.1); }
-.st-key-rows [role=radiogroup] > label:has(input:checked) { background: rgba(128, 128, 128, 0.18); }
 </style>"""
 
 
@@ -106,6 +107,7 @@ def listed(
             captions=notes(of, answer),
             on_change=open_feature,
             label_visibility="collapsed",
+            width="stretch",
         )
         if len(features) > many:
             st.button(f"{min(SHOWN, len(features) - many)} more", on_click=more)

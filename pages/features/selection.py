@@ -113,11 +113,11 @@ def picked() -> None:
     now = st.session_state
     chosen = [int(mark[0]) for mark in figures_base.picked(now["map"])]
     if len(chosen) == 1:
-        now["feature"] = chosen[0]
+        address.put("feature", chosen[0])
     now["marked"] = tuple(chosen[:MOST_MARKED]) if len(chosen) > 1 else ()
 
 
 def open_row(key: str, features: list[int]) -> None:
     """A row of a table that was chosen opens its feature."""
     if rows := st.session_state[key].selection.rows:
-        st.session_state["feature"] = features[rows[0]]
+        address.put("feature", features[rows[0]])

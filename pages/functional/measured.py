@@ -14,8 +14,8 @@ from core.functional import tables as functional_tables
 from core.models.pairs import PairSpec
 from core.workspace.store import Workspace
 from pages.functional import figures
+from pages.shared import address, tokens
 from pages.shared import figures as figures_base
-from pages.shared import tokens
 from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import ask
@@ -131,9 +131,11 @@ def pick(key: str) -> None:
     """A click on a mark: its feature, and its head where it has one."""
     now = st.session_state
     for mark in figures_base.picked(now[key])[-1:]:
-        now["feature"] = int(mark[0])
+        address.put("feature", int(mark[0]))
         if key == "heads":
-            now["side"], now["layer"], now["head"] = str(mark[1]), int(mark[2]), int(mark[3])
+            address.put("side", str(mark[1]))
+            address.put("layer", int(mark[2]))
+            address.put("head", int(mark[3]))
 
 
 def feature(

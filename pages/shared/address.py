@@ -1,6 +1,7 @@
 """The address holds a page's state: a link shows what its sender saw, and what it asks for that is
 not there is answered in a sentence."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ NOTICES: ContextVar[DeltaGenerator | None] = ContextVar("notices", default=None)
 """The top of the page, where answers to the address are in view."""
 CHANGES: ContextVar[dict[str, Words | None] | None] = ContextVar("changes", default=None)
 """What the run at hand changes in the address, see `write`; None takes a key out."""
+UNHEARD = 1.0
+"""Seconds in which a browser may not have heard of a value that was `put`."""
 NUMBERS = {"number_input", "slider"}
 TEXTS = {"text_input", "text_area"}
 SWITCHES = {"checkbox", "toggle"}
@@ -97,9 +100,9 @@ def settle(
     context = get_script_run_ctx()
     moved = context is not None and context.is_history_navigation
 
-    value = usual
+    value, put_at = usual, None
     if now.pop(f"put-{key}", False):
-        value = now[key]
+        value, put_at = now[key], time.monotonic()
     elif linked is not None and (memory is None or moved or now.get("arrived")):
         parsed = parse(linked)
         if parsed is None:
@@ -112,6 +115,8 @@ def settle(
             value = parsed
     elif memory is not None and not moved and memory["whose"] == whose:
         chosen = memory["value"] if now.get("arrived") else now.get(key, memory["value"])
+        if _unheard(memory, chosen):
+            chosen, put_at = memory["value"], memory["put_at"]
         value = usual if chosen == memory["usual"] else chosen
     elif (
         tell
@@ -128,13 +133,27 @@ def settle(
 
     if now.get("arrived") or key not in now or now[key] != value:
         now[key] = value  # else left alone: it would take the place of what is being typed
-    now[f"settled-{key}"] = {"whose": whose, "usual": usual, "value": value}
+    now[f"settled-{key}"] = {
+        "whose": whose,
+        "usual": usual,
+        "value": value,
+        "put_at": put_at,
+        "before": memory["value"] if put_at and memory is not None else None,
+    }
     wanted = None if value == usual else words(value)
     if wanted is not None and said != (wanted if many else [wanted]):
         change(key, wanted)
     elif wanted is None and said:
         change(key, None)
     return value
+
+
+def _unheard(memory: dict[str, Any], chosen: object) -> bool:
+    """Whether a value is what the browser had before one was `put` here a moment ago: two clicks in
+    a row send both before the first is answered, and the second would take the first one back."""
+    if memory["put_at"] is None or chosen != memory["before"]:
+        return False
+    return time.monotonic() - memory["put_at"] < UNHEARD
 
 
 def change(key: str, wanted: Words | None) -> None:

@@ -11,8 +11,8 @@ from core.stitches import tables as stitch_tables
 from core.workspace import artifacts, store, uploads
 from core.workspace.store import Workspace
 from core.workspace.untrusted import LARGEST_STITCH, MB, WEIGHT_FILES
+from pages.shared import address, frame, panels
 from pages.shared import figures as figures_base
-from pages.shared import frame, panels
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
 from pages.shared.words import explained, number, plain, short_names
@@ -95,9 +95,10 @@ def pick() -> None:
     """A click on the heatmap: these layers, and the stitch fitted there where there is one."""
     now = st.session_state
     for layer_a, layer_b, _, _, stitches in figures_base.picked(now["svcca"])[:1]:
-        now["layer_a"], now["layer_b"] = int(layer_a), int(layer_b)
+        address.put("layer_a", int(layer_a))
+        address.put("layer_b", int(layer_b))
         if stitches:
-            now["stitch"] = stitches.split(", ")[0]
+            address.put("stitch", stitches.split(", ")[0])
 
 
 def alike(pair: PairSpec, scores: pd.DataFrame, a: int, b: int) -> str:

@@ -49,7 +49,7 @@ STRANGE = [
             "No comparison Nope here, there are Same text, Contexts of each, Your own text",
             "No consistency 7 here, it is a number from 0 to 1; showing 0.5",
             "No number of sentences 2.5 here, they run from 1 to 30; showing 3",
-            "No tab Everywhere here, there are List, Map, Histograms, Table, Lists",
+            "No tab Everywhere here, there are List, Map, Histograms, Table, My lists",
             "No way to ask Shout here, there are Word, Sentence, Direction",
             "No class first here, there are all, semantic, structural, unseen",
             "No alike low here, it is two correlations",

@@ -82,10 +82,10 @@ def test_the_listed_follow_agreement_and_class(nano_home: Path) -> None:
     assert "alike" not in app.query_params and "class" not in app.query_params
 
 
-def test_the_card_has_three_columns_and_stands_alone_when_embedded(nano_home: Path) -> None:
-    app = opened("features", pair="nano", feature="391", embed="true")
+def test_the_card_has_three_columns(nano_home: Path) -> None:
+    app = opened("features", pair="nano", feature="391")
     said = text(app)
-    assert not app.exception and not app.title and not app.text_input
+    assert not app.exception and not app.error
     assert [h.value for h in app.header] == ["Feature 391"] and "in French" in said
     heads = [m.value for m in app.markdown if m.value.startswith((":blue[**", ":violet[**"))]
     assert len(heads) >= 3 and "own" in heads[2]

@@ -60,6 +60,20 @@ def test_a_click_on_the_heatmap_picks_layers_and_stitches(
     expect(page.locator("h2")).to_have_text("L10-L9")
 
 
+def test_two_taps_in_a_row_do_not_take_each_other_back(
+    url: str, visit: Callable[..., Page]
+) -> None:
+    """The second one is sent before the browser has heard what the first one chose."""
+    page = visit(f"{url}/stitches", PHONE, touch=True)
+    place = cell(page, 7, 12)
+    page.touchscreen.tap(*place)
+    page.touchscreen.tap(*place)
+    page.wait_for_function("location.search.includes('layer_a=7')")
+    settled(page)
+    expect_picked(page, "7", "12")
+    assert "layer_b=12" in page.url
+
+
 def test_keys_and_rows_choose_too(url: str, visit: Callable[..., Page]) -> None:
     page = visit(f"{url}/stitches")
     layer = page.get_by_role("spinbutton", name="Layer of SmolLM2")
@@ -144,7 +158,7 @@ def test_the_map_is_clicked_boxed_and_lassoed(url: str, visit: Callable[..., Pag
         assert f"map-drag={how}" in page.url
         drag(page, "map", corners)
         page.wait_for_function("location.search.includes('marked=')")
-        page.get_by_role("tab", name="List").click()
+        page.get_by_role("tab", name="List", exact=True).click()
         listed = page.get_by_text(re.compile(r"^[2-9] of 12 features"))
         expect(listed).to_be_visible()
         page.get_by_role("button", name="All features").click()
@@ -268,10 +282,11 @@ def test_who_opens_a_link_sees_what_was_brushed(url: str, visit: Callable[..., P
     page = visit(f"{url}/features?tab=Histograms")
     drag(page, "correlations", [(0.5, 0.5), (0.97, 0.6)])
     page.wait_for_function("location.search.includes('brush=')")
-    page.get_by_role("tab", name="List").click()
+    page.get_by_role("tab", name="List", exact=True).click()
     listed = page.get_by_text(re.compile(r"^[\d,]+ of 12 features"))
+    expect(listed).to_be_visible()
     expect(listed).not_to_contain_text("12 of 12 features")
-    settled(page)
+    page.wait_for_function("!location.search.includes('tab=')")
     other = visit(page.url)
     again = other.get_by_text(re.compile(r"^[\d,]+ of 12 features"))
     expect(again).to_have_text(listed.inner_text())
@@ -305,14 +320,49 @@ def test_rows_are_chosen_by_arrow_keys_and_steered_with(
     page.go_back()
     settled(page)
     expect(page.locator("h2#feature")).to_have_text(name)
-    page.locator(".st-key-rows [role=radiogroup] > label").nth(4).click(position={"x": 200, "y": 8})
+    row = page.locator(".st-key-rows [role=radiogroup] > div").nth(4)
+    box = still(row)
+    page.mouse.click(box["x"] + box["width"] - 8, box["y"] + box["height"] - 6)  # far from its mark
     expect(rows.nth(4)).to_be_checked()
     assert complaints(page) == []
+
+
+def test_an_embedded_card_stands_alone(url: str, visit: Callable[..., Page]) -> None:
+    page = visit(f"{url}/features?feature=5")
+    page.goto(f"{url}/features?feature=4&embed=true")
+    expect(page.locator("h2#feature")).to_have_text("Feature 4")
+    expect(page.locator("h1")).to_have_count(0)
+    expect(page.get_by_role("textbox")).to_have_count(0)
+    assert complaints(page) == []
+
+
+def test_a_list_is_made_opened_and_taken_along(url: str, visit: Callable[..., Page]) -> None:
+    page = visit(f"{url}/features?feature=4")
+    page.get_by_role("button", name="Add to list").click()
+    page.get_by_role("textbox", name="Note").fill("<b>odd</b> | one")
+    page.get_by_role("textbox", name="Note").press("Tab")
+    settled(page)
+    page.get_by_role("button", name="Add", exact=True).click()
+    settled(page)
+    expect(page.get_by_role("tab", name="My lists")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_text("Note at 4: <b>odd</b> | one")).to_be_visible()
+    assert "list=p-" in page.url
+    with page.expect_download() as taken:
+        page.get_by_role("button", name="CSV", exact=True).click()
+    assert "<b>odd</b> | one" in taken.value.path().read_text("utf-8")
+    page.get_by_role("button", name="Take 4 out").click()
+    expect(page.get_by_text("Nothing in it yet.")).to_be_visible()
+    page.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Delete it").click()
+    settled(page)
+    assert complaints(page) == [] and "list=" not in page.url
 
 
 def test_the_strip_filters_the_list(url: str, visit: Callable[..., Page]) -> None:
     page = visit(f"{url}/features")
     drag(page, "strip", [(0.5, 0.5), (0.97, 0.6)])
+    page.wait_for_function("location.search.includes('brush=')")
     listed = page.get_by_text(re.compile(r"^[\d,]+ of 12 features"))
+    expect(listed).to_be_visible()
     expect(listed).not_to_contain_text("12 of 12 features")
     assert complaints(page) == []
