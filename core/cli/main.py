@@ -12,6 +12,7 @@ import typer
 import typer.core
 
 from core.cli import (  # noqa: F401 - each adds its commands
+    api,
     cross,
     features,
     functional,
