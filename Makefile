@@ -14,7 +14,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 
 # Which Python makes .venv, the first that is 3.11 or newer and can make one: `make app PYTHON=python3.12` to choose.
 PYTHON ?= python3.11 python3.12 python3.13 python3 python3.14 python
-# Where the app listens; empty: 8501 or the next free one.
+# Where the app or the API listens; empty: 8501 or 8601, or the next free one.
 PORT ?=
 # Which file changes rerun the app: none, or auto while editing pages.
 WATCH ?= none
@@ -60,6 +60,10 @@ help: ## List the targets
 app: $(RUN_STAMP) ## Set up if need be, start the app on 127.0.0.1 and print its address
 	@echo "Starting StitchLens; its address follows. Ctrl-C stops it."
 	@exec $(PY) -m streamlit run app.py --server.address 127.0.0.1 --server.fileWatcherType $(WATCH) $(if $(PORT),--server.port $(PORT))
+
+.PHONY: api
+api: $(RUN_STAMP) ## Answer over HTTP what was measured, on 127.0.0.1; its address is printed
+	@exec $(PY) -m core api $(if $(PORT),--port $(PORT))
 
 .PHONY: test
 test: $(DEV_STAMP) ## Most tests, some minutes: no wheel's model, no browser, no whole build

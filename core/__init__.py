@@ -17,7 +17,8 @@ The map, in the order in which the data flows. A box imports only boxes above it
     functional: features by what they do: entropy, attention (5.2)
     probes: linear probes carried across (4)
     steering: steering vectors carried across (4, F)
-    report, doctor, jobs, cli: a workspace as one object; health; background work; the command line
+    report, doctor, jobs, api, cli: a workspace as one object; health; background work; answers over
+        HTTP; the command line
 
 Within a topic: `files` opens others' files without trusting them, `card` says what is wrong with
 one, `measure` makes artifacts, `tables` reads them into tidy tables and never imports torch; the

@@ -1,7 +1,7 @@
 """The commands of `core.features`."""
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import typer.core
@@ -20,9 +20,14 @@ from core.cli.shared import (
 )
 from core.errors import StitchLensError
 from core.features import alike
-from core.models.pairs import get_pair
+from core.models.pairs import PairSpec, get_pair
 from core.saes.settings import SaeConfig
+from core.steering.finding import measured_sae
 from core.workspace.store import Workspace
+
+if TYPE_CHECKING:
+    from core.features.measure import Live
+    from core.steering.studio import Studio
 
 features = typer.Typer(
     help="Features of an SAE before and after transfer (3.1, 5.1).", no_args_is_help=True
@@ -33,21 +38,6 @@ app.add_typer(features, name="features")
 
 TRAINED = SaeConfig()
 """What the options say that are not given."""
-
-
-def measured_sae(ws: Workspace, sae: str | None) -> str:
-    """The SAE of that name, or the first one whose features were measured. Raises StitchLensError
-    where there is none."""
-    from core.features import tables as feature_tables
-
-    names = feature_tables.saes(ws) if ws.exists else []
-    if not names:
-        raise StitchLensError(
-            f"no features in workspace '{ws.pair}'",
-            "measured ones",
-            f"run `python -m core features build {ws.pair}`",
-        )
-    return sae or names[0]
 
 
 @features.command("build")
@@ -152,6 +142,7 @@ def features_find_command(
 ) -> None:
     """Find features by a word, a sentence or a direction."""
     from core.features import search
+    from core.steering import finding
 
     if sentence and direction:
         raise StitchLensError("--sentence and --direction", "one of them", "leave the other out")
@@ -159,53 +150,33 @@ def features_find_command(
     ws = Workspace(spec.key)
     name = measured_sae(ws, sae)
 
-    about: dict[int, dict[str, float]] = {}
     if sentence:
-        about = moved_by(spec.key, name, query, where, most)
+        finding.check_where(where)
+        live = _live(spec, name)
+        about = finding.by_sentence(live, ws, name, query, where, most)
     elif direction:
-        about = nearest_to(spec.key, name, query, most)
+        about = finding.by_direction(_studio(spec, name), name, query, most)
     else:
-        about = {f: {} for f in search.in_words(ws, name, query, spec.corpus, most)}
+        about = finding.by_word(ws, spec, name, query, most)
 
-    rows = search.results(ws, name, list(about))
-    rows = [row | about[row["feature"]] for row in rows]
-    record: dict[str, Any] = {"pair": spec.key, "sae": name, "query": query, "results": rows}
-    if not rows:
-        empty = "No feature fires on it in that model."
-        if not (sentence or direction):
-            empty = search.unknown(ws, name, query, spec.corpus)
-        record["empty"] = empty
+    in_words = not (sentence or direction)
+    record = finding.answer(ws, spec, name, query, about, in_words)
     show(record, as_json, search.as_text(record))
 
 
-def moved_by(pair: str, sae: str, text: str, where: str, most: int) -> dict[int, dict[str, float]]:
-    """Features that a sentence moves, and how far."""
-    from core.features import measure as feature_measure
-    from core.features import search
-    from core.features import tables as feature_tables
+def _live(spec: PairSpec, sae: str) -> "Live":
+    from core.features.measure import Live
 
-    if where not in ("a", "b", "both"):
-        raise StitchLensError(f"--in {where}", "a, b or both", "choose one")
-    peaks = feature_measure.Live(get_pair(pair), sae).peaks(text)
-    table = feature_tables.features(Workspace(pair), sae)
-    moved = search.by_sentence(peaks, table, where, most)
-    return {
-        m.feature: {"score": m.score, "share_a": m.share_a, "share_b": m.share_b} for m in moved
-    }
+    return Live(spec, sae)
 
 
-def nearest_to(pair: str, sae: str, source: str, most: int) -> dict[int, dict[str, float]]:
-    """Features whose decoder rows lie nearest to a direction, in the model that learned it."""
+def _studio(spec: PairSpec, sae: str) -> "Studio":
     from core.bench import open_pair
     from core.features.measure import stitch_of
-    from core.steering.nearest import nearest_features
-    from core.steering.sources import source_from
     from core.steering.studio import Studio
 
-    bench = open_pair(pair)
-    studio = Studio(bench, stitch_of(bench.workspace, sae))
-    near = nearest_features(studio, sae, source_from(source), most)
-    return {feature: {"cosine": cosine} for feature, cosine in near.items()}
+    bench = open_pair(spec.key)
+    return Studio(bench, stitch_of(bench.workspace, sae))
 
 
 @features.command("show")

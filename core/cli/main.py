@@ -12,7 +12,9 @@ import typer
 import typer.core
 
 from core.cli import (  # noqa: F401 - each adds its commands
+    api,
     cross,
+    export,
     features,
     functional,
     models,

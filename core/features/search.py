@@ -309,13 +309,12 @@ def nearest(
     return [(int(f), float(cosine[f])) for f in order]
 
 
-def results(
-    ws: Workspace,
-    sae: str,
-    features: Sequence[int],
-) -> list[dict[str, Any]]:
-    """Of each feature `feature`, `label`, `label_f1_a`, `label_f1_b`, `agreement`, `correlation`
-    (Eq. 10), `twin` and `twin_r`; None for what was not measured or is not defined."""
+KEYS = ("label", "label_f1_a", "label_f1_b", "agreement", "correlation", "twin", "twin_r")
+"""Of a result, beside its feature."""
+
+
+def measures(ws: Workspace, sae: str) -> dict[str, pd.Series]:
+    """Those of KEYS that were measured, of every feature, indexed by it."""
     table = ws.table(f"features/{sae}").set_index("feature")
     columns: dict[str, pd.Series] = {"correlation": table.correlation}
     if has(ws, f"labels/{sae}"):
@@ -330,12 +329,21 @@ def results(
     if has(ws, f"twins/{sae}"):
         twins = alike.twins(ws, sae).set_index("feature")
         columns |= {"twin": twins.twin.where(twins.twin >= 0), "twin_r": twins.r}
+    return columns
 
-    keys = ("label", "label_f1_a", "label_f1_b", "agreement", "correlation", "twin", "twin_r")
+
+def results(
+    ws: Workspace,
+    sae: str,
+    features: Sequence[int],
+) -> list[dict[str, Any]]:
+    """Of each feature `feature`, `label`, `label_f1_a`, `label_f1_b`, `agreement`, `correlation`
+    (Eq. 10), `twin` and `twin_r`; None for what was not measured or is not defined."""
+    columns = measures(ws, sae)
     rows = []
     for feature in features:
         row: dict[str, Any] = {"feature": feature}
-        for key in keys:
+        for key in KEYS:
             value = columns[key][feature] if key in columns else None
             row[key] = _plain(value)
         row["twin"] = None if row["twin"] is None else int(row["twin"])
