@@ -368,8 +368,7 @@ def read_places(
 ) -> pd.DataFrame:
     """`places` as `model` reads them: `feature`, `document`, `found`, `activation` (the largest
     shown) and the columns of `packed` around the first token that has read up to `at`; documents
-    without a token that is kept are left out. Where `places` have a column `reads`, that feature
-    of `sae` is read in the place of `feature`."""
+    without a token that is kept are left out. `reads` of a place is read for its `feature`."""
     number = {d.id: k for k, d in enumerate(documents)}
     wanted = places.assign(number=places.document.map(number))
     wanted = wanted.sort_values("number", kind="stable")
