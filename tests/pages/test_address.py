@@ -275,6 +275,7 @@ NOT_LINKED = {
     "hear",
     "list",
     "passage",
+    "q",
     "run",
     "sweep-metric",
     "text",
@@ -282,8 +283,8 @@ NOT_LINKED = {
     "vector",
     "warmth",
 }
-"""Of what is not in this workspace, a list, a run that home shows, a second metric of the sweep, a vector
-that somebody brought; of what waits for models; and of texts that may be any."""
+"""Of what is not in this workspace, a list, a run that home shows, a second metric of the sweep, a
+vector that somebody brought; of what waits for models; and of texts that may be any."""
 
 
 def keys() -> set[str]:
