@@ -19,7 +19,7 @@ pytestmark = pytest.mark.browser
         ("steering?pair=nano&lang=French", "French in nano-b · Steering"),
         ("steering?pair=nano&tab=Evaluation", "How often nano-b is steered · Steering"),
         ("stitches?pair=nano&stitch=L3-L4", "Stitch L3-L4 · Stitches"),
-        ("probes?pair=nano&task=mean", "Mean over all datasets · Probes"),
+        ("probes?pair=nano&task=mean", "Mean over 10 datasets · Probes"),
         ("functional?pair=nano&feature=12", "Feature 12 of L2-1024 · Functional features"),
         ("crossing?pair=nano&text=One+two", "nano-a → nano-b: One two · Crossing"),
         ("features?pair=nano&feature=391", "Feature 391: in French · Features"),
