@@ -13,14 +13,16 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from numpy.typing import NDArray
 
 from core.errors import StitchLensError
 from core.features import alike
@@ -271,14 +273,14 @@ def _logits(tokens: pd.DataFrame) -> Row:
     raised = tokens.loc[tokens["rank"] >= 0]
     lowered = tokens.loc[tokens["rank"] < 0].iloc[::-1]
     return {
-        "pos_str": [_text(token) for token in raised.token],
+        "pos_str": _texts(raised.token),
         "pos_values": _numbers(raised.weight),
-        "neg_str": [_text(token) for token in lowered.token],
+        "neg_str": _texts(lowered.token),
         "neg_values": _numbers(lowered.weight),
     }
 
 
-def _histogram(counts: Sequence[int]) -> Row:
+def _histogram(counts: NDArray[np.integer[Any]]) -> Row:
     """Tokens by activation: the middles of the half octaves in which there are any."""
     filled = np.flatnonzero(counts)
     middles = 2.0 ** ((filled + 0.5) / 2 - 10)
@@ -291,8 +293,9 @@ def _histogram(counts: Sequence[int]) -> Row:
 def activations_of(one: Export, shown: pd.DataFrame, texts: dict[str, str]) -> Iterator[Row]:
     """Rows of the table Activation: every context that can be shown, with its text."""
     for row in shown.itertuples():
-        text = texts.get(row.document, "")
-        pieces = [text[i:j] for i, j in zip(row.ends[:-1], row.ends[1:], strict=True)]
+        ends = row.ends - row.ends[0]
+        text = _text(texts.get(row.document, "")[row.ends[0] : row.ends[-1]])
+        tokens = [text[i:j] for i, j in pairwise(ends)]
         values = _numbers(row.heat)
         peak = int(row.peak)
         name = (one.key, int(row.feature), row.document, row.group, int(row.rank))
@@ -300,7 +303,7 @@ def activations_of(one: Export, shown: pd.DataFrame, texts: dict[str, str]) -> I
             "id": _id("a", name),
             "index": str(int(row.feature)),
             "creatorId": one.creator,
-            "tokens": [_text(piece) for piece in pieces],
+            "tokens": tokens,
             "values": values,
             "maxValue": max(values),
             "maxValueTokenIndex": values.index(max(values)),
@@ -333,8 +336,12 @@ def _id(kind: str, name: Any) -> str:
 
 
 def _text(text: str) -> str:
-    """Without what Postgres cannot hold."""
+    """As long, without what Postgres cannot hold."""
     return text.replace("\0", " ").encode("utf-8", "replace").decode()
+
+
+def _texts(tokens: Iterable[str]) -> list[str]:
+    return [_text(token) for token in tokens]
 
 
 def _number(value: Any) -> float | None:
