@@ -180,7 +180,7 @@ def doors(mine: Workspace, list_id: str, one: FeatureList) -> None:
 def remove(mine: Workspace, list_id: str) -> None:
     """The list is gone, and nothing asks for it."""
     lists.delete(mine, list_id)
-    address.forget("list")
+    address.put("list", "")
 
 
 def keep(mine: Workspace, list_id: str) -> None:

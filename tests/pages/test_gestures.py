@@ -287,7 +287,7 @@ def test_who_opens_a_link_sees_what_was_brushed(url: str, visit: Callable[..., P
     expect(listed).to_be_visible()
     expect(listed).not_to_contain_text("12 of 12 features")
     page.wait_for_function("!location.search.includes('tab=')")
-    other = visit(page.url)
+    other = visit(page.evaluate("location.href"))
     again = other.get_by_text(re.compile(r"^[\d,]+ of 12 features"))
     expect(again).to_have_text(listed.inner_text())
     other.get_by_role("button", name="All features").click()
