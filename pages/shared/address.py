@@ -1,10 +1,11 @@
 """The address holds a page's state: a link shows what its sender saw, and what it asks for that is
 not there is answered in a sentence."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -100,9 +101,11 @@ def settle(
     context = get_script_run_ctx()
     moved = context is not None and context.is_history_navigation
 
-    value, put_at = usual, None
+    value = usual
+    unheard = _unheard(memory)
     if now.pop(f"put-{key}", False):
-        value, put_at = now[key], time.monotonic()
+        value = now[key]
+        unheard = Unheard(time.monotonic(), (*unheard.before, memory and memory["value"]))
     elif linked is not None and (memory is None or moved or now.get("arrived")):
         parsed = parse(linked)
         if parsed is None:
@@ -115,8 +118,8 @@ def settle(
             value = parsed
     elif memory is not None and not moved and memory["whose"] == whose:
         chosen = memory["value"] if now.get("arrived") else now.get(key, memory["value"])
-        if _unheard(memory, chosen):
-            chosen, put_at = memory["value"], memory["put_at"]
+        if chosen in unheard.before:
+            chosen = memory["value"]
         value = usual if chosen == memory["usual"] else chosen
     elif (
         tell
@@ -137,8 +140,7 @@ def settle(
         "whose": whose,
         "usual": usual,
         "value": value,
-        "put_at": put_at,
-        "before": memory["value"] if put_at and memory is not None else None,
+        "unheard": unheard,
     }
     wanted = None if value == usual else words(value)
     if wanted is not None and said != (wanted if many else [wanted]):
@@ -148,12 +150,22 @@ def settle(
     return value
 
 
-def _unheard(memory: dict[str, Any], chosen: object) -> bool:
-    """Whether a value is what the browser had before one was `put` here a moment ago: two clicks in
-    a row send both before the first is answered, and the second would take the first one back."""
-    if memory["put_at"] is None or chosen != memory["before"]:
-        return False
-    return time.monotonic() - memory["put_at"] < UNHEARD
+class Unheard(NamedTuple):
+    """What a browser may still send, for it has not heard yet of the value that was `put`."""
+
+    put_at: float
+    before: tuple[Any, ...]
+    """The values until then."""
+
+
+NEVER = Unheard(-math.inf, ())
+
+
+def _unheard(memory: dict[str, Any] | None) -> Unheard:
+    """Two clicks in a row send what was chosen before either is answered: the second would take
+    the first one back."""
+    last = NEVER if memory is None else memory["unheard"]
+    return last if time.monotonic() - last.put_at < UNHEARD else NEVER
 
 
 def change(key: str, wanted: Words | None) -> None:
