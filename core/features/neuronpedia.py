@@ -151,7 +151,7 @@ def _write(one: Export, folder: Path, texts: dict[str, str]) -> Row:
         name: one.ws.path(f"{name}/{one.sae}")
         for name in (f"examples_{one.side}", f"histograms_{one.side}", "logits")
     }
-    counts = dict.fromkeys(("features", "activations", "explanations"), 0)
+    counts: Row = dict.fromkeys(("features", "activations", "explanations"), 0)
     desc = f"exporting {one.spec.title}"
     with Progress(desc, total=len(table), unit="features") as progress:
         for batch, first in enumerate(range(0, len(table), BATCH)):
@@ -292,25 +292,26 @@ def _histogram(counts: NDArray[np.integer[Any]]) -> Row:
 
 def activations_of(one: Export, shown: pd.DataFrame, texts: dict[str, str]) -> Iterator[Row]:
     """Rows of the table Activation: every context that can be shown, with its text."""
-    for row in shown.itertuples():
-        ends = row.ends - row.ends[0]
-        text = _text(texts.get(row.document, "")[row.ends[0] : row.ends[-1]])
+    columns = ("feature", "document", "group", "rank", "ends", "heat", "peak")
+    contexts = zip(*(shown[column] for column in columns), strict=True)
+    for feature, document, group, rank, places, heat, peak in contexts:
+        ends = places - places[0]
+        text = _text(texts.get(document, "")[places[0] : places[-1]])
         tokens = [text[i:j] for i, j in pairwise(ends)]
-        values = _numbers(row.heat)
-        peak = int(row.peak)
-        name = (one.key, int(row.feature), row.document, row.group, int(row.rank))
+        values = _numbers(heat)
+        name = (one.key, int(feature), document, group, int(rank))
         yield one.key | {
             "id": _id("a", name),
-            "index": str(int(row.feature)),
+            "index": str(int(feature)),
             "creatorId": one.creator,
             "tokens": tokens,
             "values": values,
             "maxValue": max(values),
             "maxValueTokenIndex": values.index(max(values)),
             "minValue": min(values),
-            "qualifyingTokenIndex": peak,
+            "qualifyingTokenIndex": int(peak),
             "dataSource": one.ws.pair,
-            "dataIndex": str(row.document),
+            "dataIndex": str(document),
         }
 
 

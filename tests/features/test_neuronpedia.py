@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from core.bench import open_pair
@@ -17,6 +18,7 @@ from core.cli.main import app
 from core.errors import StitchLensError
 from core.features import alike, neuronpedia
 from core.features import tables as feature_tables
+from core.models.pairs import Side
 from core.saes.crossing import Crossing
 from core.workspace.store import Workspace
 
@@ -178,7 +180,10 @@ def test_bad_input_is_a_sentence(
 def test_an_export_that_fails_leaves_what_was_there(ws: Workspace, exported: Path) -> None:
     before = (exported / neuronpedia.MARK).read_bytes()
     pair = open_pair("nano").pair
-    vectors = {"a": np.zeros((1024, 128)), "b": np.zeros((3, 256))}  # too few rows for B
+    vectors: dict[Side, NDArray[Any]] = {
+        "a": np.zeros((1024, 128)),
+        "b": np.zeros((3, 256)),  # too few rows
+    }
     with pytest.raises(IndexError):
         neuronpedia.export(ws, pair, SAE, exported, vectors, {"a": 2, "b": 3}, {}, force=True)
     assert (exported / neuronpedia.MARK).read_bytes() == before
