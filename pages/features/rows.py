@@ -67,6 +67,7 @@ def listed(
 ) -> None:
     """The strip that filters, and the rows."""
     strip(table, pair)
+    now = st.session_state
     row = st.container(horizontal=True, vertical_alignment="bottom")
     row.segmented_control(
         "Class",
@@ -89,7 +90,6 @@ def listed(
         st.markdown(plain(answer.empty) or "None of them is selected.")
         return
 
-    now = st.session_state
     many = now.setdefault("rows_shown", SHOWN)
     shown = features[:many]
     now["rows"] = now["feature"] if now["feature"] in shown else None

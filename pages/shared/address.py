@@ -134,7 +134,7 @@ def settle(
     if parse(words(value)) is None:
         value = usual
 
-    if now.get("arrived") or key not in now or now[key] != value:
+    if moved or now.get("arrived") or key not in now or now[key] != value:
         now[key] = value  # else left alone: it would take the place of what is being typed
     now[f"settled-{key}"] = {
         "whose": whose,

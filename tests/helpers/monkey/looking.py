@@ -69,6 +69,8 @@ class Survey:
     empty: bool
     links: int
     """To pages, in the navigation."""
+    drafts: tuple[str, ...] = ()
+    """Widgets in which something stands that they do not take."""
 
     @property
     def place(self) -> str:
@@ -116,7 +118,7 @@ class Wire:
 
 async def survey(page: Page) -> Survey:
     seen: dict[str, Any] = await page.evaluate(SURVEY)
-    for key in ("exceptions", "errors", "dialogs"):
+    for key in ("exceptions", "errors", "dialogs", "drafts"):
         seen[key] = tuple(seen[key])
     seen["targets"] = tuple(Target(**target) for target in seen["targets"])
     return Survey(**seen)
@@ -154,7 +156,7 @@ def differences(before: Survey, after: Survey, worked: bool) -> list[str]:
         out += [f"address: {key} was {was[:60]!r}, is {is_[:60]!r}"] if was != is_ else []
     for what in ("headings", "widgets"):
         one, other = getattr(before, what), getattr(after, what)
-        for key in sorted(one.keys() | other.keys()):
+        for key in sorted((one.keys() | other.keys()) - set(before.drafts)):
             if key in one and key in other:
                 out += (
                     [f"{key}: was {one[key][:60]!r}, is {other[key][:60]!r}"]

@@ -75,13 +75,15 @@
     return field ? field.value : "";
   };
   const WIDGETS = ["stSelectbox", "stButtonGroup", "stRadio", "stCheckbox", "stSlider", "stNumberInput", "stTextInput", "stTextArea"];
-  const widgets = {}, again = {};
+  const widgets = {}, drafts = [], again = {};
   for (const e of document.querySelectorAll(WIDGETS.map(id => `[data-testid=${id}]`).join(","))) {
-    if (of(e, "[data-testid=stForm]") || e.querySelector(":invalid, [aria-invalid=true]")) continue; // a draft
+    if (of(e, "[data-testid=stForm]")) continue; // a draft
     const label = e.querySelector("[data-testid=stWidgetLabel]");
     const name = label ? text(label) : "without a label";
     again[name] = (again[name] || 0) + 1;
-    widgets[again[name] > 1 ? `${name} (${again[name]})` : name] = value(e);
+    const key = again[name] > 1 ? `${name} (${again[name]})` : name;
+    if (e.querySelector(":invalid, [aria-invalid=true]")) drafts.push(key); // what stands there counts for nothing
+    else widgets[key] = value(e);
   }
   const headings = {};
   for (const e of document.querySelectorAll("[data-testid=stMain] :is(h1, h2, h3)")) {
@@ -90,7 +92,7 @@
   const main = document.querySelector("[data-testid=stMain]");
   const words = selector => [...document.querySelectorAll(selector)].map(e => e.innerText.trim());
   return {
-    targets, widgets, headings, url: location.href,
+    targets, widgets, drafts, headings, url: location.href,
     exceptions: words("[data-testid=stException]"),
     errors: words("[data-testid=stAlert]:has([data-testid=stAlertContentError])"),
     dialogs: words("[role=dialog], [data-testid=stDialog], [data-testid=stConnectionError]"),
