@@ -88,8 +88,11 @@ def model(chosen: list[LaneKey], names: Mapping[str, str]) -> None:
 
 
 def steer() -> None:
-    """Another model was chosen: its lanes."""
-    address.put("lanes", OF_MODEL[st.session_state["steered"]])
+    """Another model was chosen: its lanes. A browser may still send the name of a model of the
+    workspace that was left; that chooses nothing."""
+    steered = st.session_state["steered"]
+    if steered in OF_MODEL:
+        address.put("lanes", OF_MODEL[steered])
 
 
 def strength() -> None:
