@@ -126,15 +126,12 @@ def browse(
     answer: Answer,
 ) -> None:
     """Features as a list, as a map, as histograms, as a table; each is drawn when it is opened."""
-    asked = st.query_params
-    if (
-        st.session_state.get("arrived")
-        and "tab" not in asked
-        and {"brush", "structural"} & set(asked)
-    ):
-        address.put("tab", HISTOGRAMS)
-    if st.session_state.get("arrived") and "tab" not in asked and "list" in asked:
-        address.put("tab", MINE)
+    asked = set(st.query_params)
+    if st.session_state.get("arrived") and "tab" not in asked:
+        if OF_HISTOGRAMS & asked:
+            address.put("tab", HISTOGRAMS)
+        if "list" in asked:
+            address.put("tab", MINE)
     parse, limits, words = address.one_of(TABS, str)
     address.settle("tab", LIST, parse, "features", limits, words=words)
 

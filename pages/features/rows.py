@@ -85,7 +85,7 @@ def listed(
     keep = selection.selected(table)
     kept = set(table.feature[keep])
     features = [feature for feature in answer.features if feature in kept]
-    st.caption(words(len(features), len(answer.features), len(table), answer, pair))
+    st.markdown(words(len(features), len(answer.features), len(table), answer, pair))
     if not features:
         st.markdown(plain(answer.empty) or "None of them is selected.")
         return
@@ -178,7 +178,7 @@ def words(kept: int, found: int, total: int, answer: Answer, pair: PairSpec) -> 
     if found < total:
         of = f"{kept:,} found" if kept == found else f"{kept:,} of {found:,} found"
     mean = answer.bars_mean or "firings that recur in the other model"
-    return f"{of}. Bars, :blue[{names['a']}] and :violet[{names['b']}]: {mean}."
+    return f":small[{of}. Bars, :blue[{names['a']}] and :violet[{names['b']}]: {mean}.]"
 
 
 def strip(table: pd.DataFrame, pair: PairSpec) -> None:

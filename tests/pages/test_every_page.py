@@ -40,6 +40,8 @@ LETTERS = re.compile(
 NUMBERED = re.compile(r"^(?!\()[^(]*\bEq\. ?\d", re.MULTILINE)
 """An equation's number that stands as a name: outside of the brackets at a caption's end."""
 ALLOWED = re.compile(r"L\(C\) (?:=|≈) A C\^−β")
+QUOTED = re.compile(r'"[^"]*"')
+"""Tokens in a feature's label."""
 LOOKED_AT = """() => {
   // texts of models and corpora are others' words, code is the command line's
   for (const theirs of document.querySelectorAll(
@@ -59,7 +61,9 @@ LOOKED_AT = """() => {
 
 
 def faults(text: str) -> list[str]:
-    lines = dict.fromkeys(ALLOWED.sub("", line).strip() for line in text.splitlines())
+    lines = dict.fromkeys(
+        ALLOWED.sub("", QUOTED.sub("", line)).strip() for line in text.splitlines()
+    )
     return [line[:160] for line in lines if LETTERS.search(line) or NUMBERED.search(line)]
 
 
