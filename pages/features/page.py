@@ -133,7 +133,9 @@ def browse(
         if "list" in asked:
             address.put("tab", MINE)
     parse, limits, words = address.one_of(TABS, str)
-    address.settle("tab", LIST, parse, "features", limits, words=words)
+    opened = address.settle("tab", LIST, parse, "features", limits, words=words)
+    if opened == LIST and (OF_HISTOGRAMS | {"list"}) & asked:
+        address.keep("tab", LIST)
 
     views = (
         partial(listed, ws, pair, sae, table, answer),

@@ -51,6 +51,16 @@ def write() -> None:
         st.query_params.update(wanted)
 
 
+def keep(key: str, words: str) -> None:
+    """After `settle`: leave a usual value in the address, where something else that stands there
+    would open another one."""
+    changes = CHANGES.get()
+    if st.query_params.get(key) == words:
+        (changes or {}).pop(key, None)
+    else:
+        change(key, words)
+
+
 def notice(sentence: str) -> None:
     """Answer the address at the top of the page: the widget may stand in what is folded up."""
     (NOTICES.get() or st).warning(sentence)

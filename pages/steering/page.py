@@ -52,7 +52,9 @@ def tabs(
     if st.session_state.get("arrived") and "tab" not in asked and set(OF_EVALUATION) & set(asked):
         address.put("tab", EVALUATION)
     parse, limits, words = address.one_of([LIVE, EVALUATION], str)
-    address.settle("tab", LIVE, parse, "", limits, words=words)
+    opened = address.settle("tab", LIVE, parse, "", limits, words=words)
+    if opened == LIVE and set(OF_EVALUATION) & set(asked):
+        address.keep("tab", LIVE)
 
     steering, measured = st.tabs([LIVE, EVALUATION], key="tab", on_change="rerun")
     if steering.open:

@@ -222,6 +222,8 @@ LINKS = [
         {"feature": "7", "view": "Contexts of each", "group-a": "Weak", "group-b": "Lower"},
     ),
     ("features", {"q": "French", "feature": "7"}),
+    ("features", {"tab": "List", "sentences": "1"}),
+    ("steering", {"tab": "Live", "prompt": "Once", "cell_kind": "own vector"}),
     ("features", {"ask": "Sentence", "where": "b"}),
     ("features", {"ask": "Direction", "near": "French", "tab": "Table"}),
     ("functional", {"feature": "171", "side": "b", "layer": "5", "head": "1", "share": "5"}),
