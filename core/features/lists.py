@@ -21,7 +21,6 @@ else that its browser brought, a day after nobody came back.
 
 import base64
 import contextlib
-import re
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +33,7 @@ from core.errors import StitchLensError, broken
 from core.features.feature_list import Entry, FeatureList, as_json, checked_entry
 from core.workspace import demonstration
 from core.workspace.disk import LOCK_SECONDS, beside, disk_faults
+from core.workspace.short_ids import PRIVATE, check_id
 from core.workspace.store import LISTS, Workspace, has
 from core.workspace.untrusted import MB, parse_json
 
@@ -41,8 +41,6 @@ MOST_LISTS = 100
 """That a workspace keeps, and that each person keeps beside it."""
 LARGEST = 2 * MB
 """Bytes of a list on disk."""
-ID = re.compile(r"(?:p-)?[a-z2-7]{8}")
-"""40 random bits; `p-` stands before those that are private to one browser."""
 
 
 def new(ws: Workspace, name: str) -> str:
@@ -55,7 +53,7 @@ def new(ws: Workspace, name: str) -> str:
         name=name,
     )
     private = ws.private is not None
-    list_id = _free_id("p-" if private else "")
+    list_id = _free_id(PRIVATE if private else "")
     _write_new(ws, list_id, listed)
     return list_id
 
@@ -102,7 +100,7 @@ def add(
 ) -> FeatureList:
     """Put a feature at the end of a list; see `FeatureList.added`."""
     entry = checked_entry(sae, feature, note)
-    _measured(ws, ws if list_id.startswith("p-") else ws.shared, entry)
+    _measured(ws, ws if list_id.startswith(PRIVATE) else ws.shared, entry)
     return _change(ws, list_id, lambda listed: listed.added(sae, feature, note))
 
 
@@ -138,7 +136,7 @@ def keep(ws: Workspace, list_id: str) -> str:
     Raises StitchLensError where it holds a feature of an SAE that is private itself.
     """
     demonstration.refuse("a list to keep")
-    if not list_id.startswith("p-"):
+    if not list_id.startswith(PRIVATE):
         read(ws, list_id)
         return list_id
 
@@ -171,13 +169,8 @@ def _free_id(prefix: str) -> str:
 def _folder(ws: Workspace, list_id: str) -> Path:
     """Where a list of that id lies. Raises StitchLensError for what is no id, and for a private one
     where nothing private is at hand."""
-    if not ID.fullmatch(list_id):
-        raise StitchLensError(
-            f"a list '{list_id[:40]}'",
-            "8 letters and digits, such as k3v7q2ha",
-            "copy the link again, the whole of it",
-        )
-    private = list_id.startswith("p-")
+    check_id("list", list_id)
+    private = list_id.startswith(PRIVATE)
     if private and ws.private is None:
         raise _no_list(ws, list_id)
     return (ws if private else ws.shared).root / LISTS
@@ -275,7 +268,7 @@ def _measured(ws: Workspace, listed_for: Workspace, entry: Entry) -> None:
 
 
 def _no_list(ws: Workspace, list_id: str) -> StitchLensError:
-    if list_id.startswith("p-"):
+    if list_id.startswith(PRIVATE):
         return StitchLensError(
             f"list {list_id}, which is private to another browser",
             "a list that all may see",

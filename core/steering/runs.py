@@ -9,7 +9,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from core.steering.settings import STRONGEST, Sampling, Setting
 from core.steering.sources import Brought, Concept, Feature, Language, Source, source_from
 from core.workspace import demonstration
 from core.workspace.disk import beside
+from core.workspace.short_ids import PRIVATE, check_id
 from core.workspace.store import RUNS, Workspace
 from core.workspace.untrusted import MB, parse_json
 
@@ -38,8 +38,6 @@ LONGEST = 200_000
 """Characters of one text of a run."""
 STRENGTHS = (-1.0, 0.0, 1.0, 2.0, 3.0)
 """Those of a film strip; at 0 it is the plain model."""
-ID = re.compile(r"(?:p-)?[a-z2-7]{8}")
-"""40 bits of a hash; `p-` stands before those that are private to one browser."""
 
 
 class LaneText(Frozen):
@@ -150,14 +148,8 @@ def keep(ws: Workspace, record: Mapping[str, Any]) -> str:
 
 def read(ws: Workspace, run_id: str) -> dict[str, Any]:
     """The run of that id. Raises StitchLensError where there is none, and why."""
-    if not ID.fullmatch(run_id):
-        raise StitchLensError(
-            f"a run '{run_id[:40]}'",
-            "8 letters and digits, such as k3v7q2ha",
-            "copy the link again, the whole of it",
-        )
-
-    private = run_id.startswith("p-")
+    check_id("run", run_id)
+    private = run_id.startswith(PRIVATE)
     if private and ws.private is None:
         raise _not_yours(run_id)
 
@@ -199,7 +191,7 @@ def _id(run: Run, private: bool) -> str:
     content = json.dumps(run.model_dump(mode="json", exclude={"seconds"}), sort_keys=True)
     digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()
     short = base64.b32encode(digest)[:8].decode().lower()
-    return f"p-{short}" if private else short
+    return f"{PRIVATE}{short}" if private else short
 
 
 def _folder(ws: Workspace, private: bool) -> Path:

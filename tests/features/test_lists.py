@@ -16,6 +16,7 @@ from core.errors import StitchLensError
 from core.features import feature_list, lists
 from core.features.feature_list import COLUMNS, Entry, FeatureList, as_csv, as_json
 from core.features.search import results
+from core.workspace import short_ids
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
 
@@ -42,7 +43,7 @@ def test_a_list_comes_back_as_it_was_written(ws: Workspace) -> None:
     lists.add(ws, list_id, SAE, 7, "also Catalan\nand Occitan 🙂 שלום")
     written = lists.add(ws, list_id, SAE, 3)
 
-    assert lists.ID.fullmatch(list_id) and len(list_id) == 8
+    assert short_ids.ID.fullmatch(list_id) and len(list_id) == 8
     assert lists.read(ws, list_id) == written
     assert (written.name, numbers(written)) == ("Romance words", [7, 3])
     assert written.note_of(SAE, 7) == "also Catalan\nand Occitan 🙂 שלום"

@@ -14,6 +14,7 @@ from core.errors import StitchLensError
 from core.steering import runs
 from core.steering.settings import Sampling, Setting
 from core.steering.sources import Concept, Feature, Language
+from core.workspace import short_ids
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
 
@@ -65,7 +66,7 @@ def test_the_same_run_has_one_id_however_long_it_took(ws: Workspace) -> None:
     first, again = (runs.keep(ws, record(seconds=seconds)) for seconds in (1.0, 2.0))
     other = runs.keep(ws, record(prompt="The houses"))
     assert first == again != other
-    assert runs.ID.fullmatch(first) and len(first) == 8
+    assert short_ids.ID.fullmatch(first) and len(first) == 8
     assert runs.read(ws, first)["seconds"] == 2.0
 
 
