@@ -38,7 +38,7 @@ from core.text.languages import (
     repetition,
     transfer_gap,
 )
-from core.workspace.disk import beside, fingerprint, only_one
+from core.workspace.disk import fingerprint, kept_table, only_one
 from core.workspace.places import user_cache
 
 TOGETHER = 6
@@ -171,13 +171,7 @@ class Evaluation:
         self.natural: dict[str, dict[str, float]] = {}
 
     def kept(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        path = self.folder / f"{name}.parquet"
-        if not path.exists():
-            table = make()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with beside(path) as part:
-                table.to_parquet(part, index=False)
-        return pd.read_parquet(path)
+        return kept_table(self.folder / f"{name}.parquet", make)
 
     def lane(
         self,

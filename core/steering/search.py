@@ -33,7 +33,7 @@ from core.steering.sources import Feature
 from core.steering.studio import Studio
 from core.steering.vectors import random_like
 from core.text.languages import LANGUAGES, by_language, prompts, repetition
-from core.workspace.disk import beside, fingerprint, only_one
+from core.workspace.disk import fingerprint, kept_table, only_one
 from core.workspace.places import user_cache
 
 NATURAL = 4
@@ -200,11 +200,7 @@ class Hunt:
         """`_texts`, written once."""
         name = fingerprint(sorted(strengths.items())) if strengths else "plain"
         path = self.folder / f"{stage.number}-{side}-{name}.parquet"
-        if not path.exists():
-            table = self._texts(stage, side, strengths)
-            with beside(path) as part:
-                table.to_parquet(part, index=False)
-        return pd.read_parquet(path)
+        return kept_table(path, lambda: self._texts(stage, side, strengths))
 
     def _texts(
         self,

@@ -10,15 +10,18 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from core.errors import StitchLensError
 from core.workspace.places import user_cache, workspaces_dir
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STALE_SECONDS = 86_400
 
@@ -83,6 +86,17 @@ def beside(target: Path) -> Iterator[Path]:
             part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def kept_table(path: Path, make: Callable[[], "pd.DataFrame"]) -> "pd.DataFrame":
+    """A table that is made once and read from then on."""
+    import pandas as pd
+
+    if not path.exists():
+        table = make()
+        with beside(path) as part:
+            table.to_parquet(part, index=False)
+    return pd.read_parquet(path)
 
 
 @contextlib.contextmanager
