@@ -1,17 +1,14 @@
 """Lists of features with notes: private to this browser, or kept for all who use the workspace."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import streamlit as st
 
-from core.errors import StitchLensError
 from core.features import feature_list, lists
 from core.features.feature_list import LONGEST_NAME, LONGEST_NOTE, FeatureList
 from core.workspace.store import Workspace
 from pages.shared import address, frame, panels
-from pages.shared.words import plain, sentence
+from pages.shared.words import plain
 
 TAB = "My lists"
 NEW = "A new list"
@@ -20,14 +17,6 @@ NEW = "A new list"
 def own(ws: Workspace) -> Workspace:
     """The workspace with this browser's part of it, whether anything lies there yet."""
     return Workspace(ws.pair, private=frame.mine())
-
-
-def attempt(change: Callable[[], Any]) -> None:
-    """From a callback: a refusal is shown in the run that follows."""
-    try:
-        change()
-    except StitchLensError as e:
-        st.session_state["refusal"] = sentence(e)
 
 
 def adding(ws: Workspace, sae: str, index: int) -> None:
@@ -65,7 +54,7 @@ def add(ws: Workspace, sae: str, index: int) -> None:
         address.put("list", list_id)
         address.put("tab", TAB)
 
-    attempt(change)
+    panels.attempt(change)
 
 
 def shown(ws: Workspace, sae: str) -> None:
@@ -140,7 +129,7 @@ def doors(mine: Workspace, list_id: str, one: FeatureList) -> None:
             st.button(
                 f"Take {feature} out",
                 key=f"out-{entry.sae}",
-                on_click=attempt,
+                on_click=panels.attempt,
                 args=(partial(lists.remove, mine, list_id, entry.sae, feature),),
             )
         if list_id.startswith("p-"):
@@ -153,7 +142,7 @@ def doors(mine: Workspace, list_id: str, one: FeatureList) -> None:
         with st.popover("Delete"):
             st.button(
                 "Delete it",
-                on_click=attempt,
+                on_click=panels.attempt,
                 args=(partial(remove, mine, list_id),),
             )
         st.download_button(
@@ -185,4 +174,4 @@ def remove(mine: Workspace, list_id: str) -> None:
 
 def keep(mine: Workspace, list_id: str) -> None:
     """From a callback: for everyone; the link follows."""
-    attempt(lambda: address.put("list", lists.keep(mine, list_id)))
+    panels.attempt(lambda: address.put("list", lists.keep(mine, list_id)))

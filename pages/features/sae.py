@@ -177,7 +177,7 @@ def card(ws: Workspace, pair: PairSpec, name: str) -> None:
             jobs.start, ws.pair, "features build", ws.private, sae=name, stitch=record["stitch"]
         )
         st.button(
-            "Measure its features", key=f"measure-{name}", on_click=panels.begin, args=(measure,)
+            "Measure its features", key=f"measure-{name}", on_click=panels.attempt, args=(measure,)
         )
 
 

@@ -244,7 +244,7 @@ def added(shown: str) -> None:
                 st.button(
                     "Build",
                     key=f"build-{key}",
-                    on_click=panels.begin,
+                    on_click=panels.attempt,
                     args=(lambda key=key: jobs.start(key, "build"),),
                     help=(
                         "All of the text. What is there already is kept, so a build that was"

@@ -159,10 +159,7 @@ def yours(ws: Workspace) -> None:
 def _moved(
     change: Callable[[Workspace, artifacts.Kind, str], None], ws: Workspace, one: uploads.Brought
 ) -> None:
-    try:
-        change(ws, one.kind, one.name)
-    except StitchLensError as e:
-        st.session_state["refusal"] = sentence(e)
+    attempt(lambda: change(ws, one.kind, one.name))
 
 
 def warnings(found: Sequence[Mapping[str, str]], names: Mapping[str, str] | None = None) -> None:
@@ -176,17 +173,17 @@ def warnings(found: Sequence[Mapping[str, str]], names: Mapping[str, str] | None
         st.markdown(":material/check: Nothing looks wrong.")
 
 
-def begin(start: Callable[[], jobs.Job]) -> None:
-    """Start a job from a button's callback; a refusal is kept for the rerun that follows, see
-    `refusal`."""
+def attempt(change: Callable[[], object]) -> None:
+    """Start a job or change something from a button's callback; a refusal is kept for the rerun
+    that follows, see `refusal`."""
     try:
-        start()
+        change()
     except StitchLensError as e:
         st.session_state["refusal"] = sentence(e)
 
 
 def refusal() -> None:
-    """Show, once, why a job was not started."""
+    """Show, once, why something was not done."""
     if said := st.session_state.pop("refusal", None):
         st.error(said, icon=":material/error:")
 
@@ -201,7 +198,7 @@ def door(
         shut = closed("Computing it")
         st.code(command, language=None)
         if start is not None and not shut:
-            st.button(label, on_click=begin, args=(start,), key=f"door-{command}")
+            st.button(label, on_click=attempt, args=(start,), key=f"door-{command}")
 
 
 def closed(what: str) -> bool:
