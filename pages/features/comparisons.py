@@ -3,56 +3,21 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from pages.features.figures import BINS
+from pages.features.figures import beside_controls
 from pages.shared.figures import LEGEND, colours, remembered
 from pages.shared.words import percent
 
 
 @remembered
 def agreements(table: pd.DataFrame) -> go.Figure:
-    """Agreement of carried features as bars in B's purple outlined in A's blue, both controls as
-    grey lines. `table` has `agreement`, `random`, `shuffled`."""
-    c = colours()
-    middle = (BINS[1:] + BINS[:-1]) / 2
-    counts = {name: np.histogram(table[name].dropna(), BINS)[0] for name in table.columns}
-    figure = go.Figure()
-    figure.add_bar(
-        x=middle,
-        y=counts["agreement"],
-        name="carried over",
-        marker={"color": c["b"], "line": {"color": c["a"], "width": 1}},
-        hovertemplate="agreement about %{x:.2f}<br>%{y} features<extra>carried over</extra>",
-    )
-    for column, name, dash in (
-        ("random", "random SAE", "solid"),
-        ("shuffled", "shuffled-pair stitch", "dot"),
-    ):
-        figure.add_scatter(
-            x=middle,
-            y=counts[column],
-            name=name,
-            mode="lines",
-            line={"color": c["control"], "width": 2, "dash": dash, "shape": "hvh"},
-            hovertemplate=f"agreement about %{{x:.2f}}<br>%{{y}} features<extra>{name}</extra>",
-        )
-    figure.update_layout(
-        height=300,
-        margin={"l": 0, "r": 8, "t": 30, "b": 0},
-        bargap=0,
-        dragmode=False,
-        hovermode="closest",
-        legend=LEGEND,
-    )
-    figure.update_xaxes(
-        title="agreement (→ alike)", range=[-0.2, 1], fixedrange=True, zeroline=False
-    )
-    # a control's peak at zero would leave no room for anything else
-    most = max(counts["agreement"].max(initial=1), counts["random"].max(initial=1))
-    figure.update_yaxes(title="features", range=[0, 1.2 * most], fixedrange=True, zeroline=False)
+    """Agreement of carried features beside its controls. `table` has `agreement`, `random`,
+    `shuffled`."""
+    figure = beside_controls(table, "agreement", "carried over")
+    figure.update_layout(height=300, dragmode=False)
+    figure.update_xaxes(title="agreement (→ alike)", range=[-0.2, 1])
     return figure
 
 
@@ -97,6 +62,9 @@ def shares(record: Mapping[str, Any], names: Mapping[str, str]) -> go.Figure:
     return figure
 
 
+PARTS = ("only_a", "shared", "only_b")
+
+
 @remembered
 def shared(record: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> go.Figure:
     """How many features both models have, and how many one of them alone, by kind of text."""
@@ -110,10 +78,7 @@ def shared(record: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) ->
         ("only_b", f"only in {names['b']}", {"color": c["b"]}),
     ):
         counts = [record[kind][key] for kind in kinds]
-        totals = [
-            record[kind]["only_a"] + record[kind]["shared"] + record[kind]["only_b"]
-            for kind in kinds
-        ]
+        totals = [sum(record[kind][part] for part in PARTS) for kind in kinds]
         parts = [
             percent(count / max(1, total), sign=False)
             for count, total in zip(counts, totals, strict=True)

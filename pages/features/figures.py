@@ -12,55 +12,60 @@ from pages.shared.figures import LEGEND, colours, handed, remembered
 BINS = np.linspace(-1, 1, 61)
 
 
-@remembered
-def correlations(table: pd.DataFrame, brush: bool = True) -> go.Figure:
-    """Fig. 14: transferred features as bars in B's purple outlined in A's blue, both controls as
-    grey lines. A `brush` selects bars, without one a click or tap does; their x is the middle of a
-    bin of BINS."""
+CONTROLS = (("random", "random SAE", "solid"), ("shuffled", "shuffled-pair stitch", "dot"))
+"""Column, name and line of what carried features must beat."""
+
+
+def beside_controls(table: pd.DataFrame, column: str, name: str) -> go.Figure:
+    """A histogram by BINS of a `column`: carried features, called `name`, as bars in B's purple
+    outlined in A's blue, both controls as grey lines."""
     c = colours()
     middle = (BINS[1:] + BINS[:-1]) / 2
-    counts = {
-        column: np.histogram(table[column].dropna(), BINS)[0]
-        for column in ("correlation", "random", "shuffled")
-    }
+    controls = [control for control, _, _ in CONTROLS]
+    counts = {of: np.histogram(table[of].dropna(), BINS)[0] for of in (column, *controls)}
+    hover = f"{column} about %{{x:.2f}}<br>%{{y}} features"
     figure = go.Figure()
     figure.add_bar(
         x=middle,
-        y=counts["correlation"],
-        name="transferred",
+        y=counts[column],
+        name=name,
         marker={"color": c["b"], "line": {"color": c["a"], "width": 1}},
-        hovertemplate="correlation about %{x:.2f}<br>%{y} features<extra>transferred</extra>",
+        hovertemplate=f"{hover}<extra>{name}</extra>",
     )
-    for column, name, dash in (
-        ("random", "random SAE", "solid"),
-        ("shuffled", "shuffled-pair stitch", "dot"),
-    ):
+    for control, title, dash in CONTROLS:
         figure.add_scatter(
             x=middle,
-            y=counts[column],
-            name=name,
+            y=counts[control],
+            name=title,
             mode="lines",
             line={"color": c["control"], "width": 2, "dash": dash, "shape": "hvh"},
-            hovertemplate=f"correlation about %{{x:.2f}}<br>%{{y}} features<extra>{name}</extra>",
+            hovertemplate=f"{hover}<extra>{title}</extra>",
         )
     figure.update_layout(
-        height=340,
         margin={"l": 0, "r": 8, "t": 30, "b": 0},
         bargap=0,
-        dragmode="select" if brush else False,
-        selectdirection="h",
         hovermode="closest",
         legend=LEGEND,
+    )
+    figure.update_xaxes(fixedrange=True, zeroline=False)
+    # the shuffled control's peak at zero would leave no room for anything else
+    most = max(counts[column].max(initial=1), counts["random"].max(initial=1))
+    figure.update_yaxes(title="features", range=[0, 1.2 * most], fixedrange=True, zeroline=False)
+    return figure
+
+
+@remembered
+def correlations(table: pd.DataFrame, brush: bool = True) -> go.Figure:
+    """Fig. 14: attribution correlation beside its controls. A `brush` selects bars, without one a
+    click or tap does; their x is the middle of a bin of BINS."""
+    figure = beside_controls(table, "correlation", "transferred")
+    figure.update_layout(
+        height=340,
+        dragmode="select" if brush else False,
+        selectdirection="h",
         clickmode="event+select",
     )
-    figure.update_xaxes(
-        title="attribution correlation (→ alike)",
-        range=[-1, 1],
-        fixedrange=True,
-        zeroline=False,
-    )
-    most = max(counts["correlation"].max(initial=1), counts["random"].max(initial=1))
-    figure.update_yaxes(title="features", range=[0, 1.2 * most], fixedrange=True, zeroline=False)
+    figure.update_xaxes(title="attribution correlation (→ alike)", range=[-1, 1])
     return figure
 
 
