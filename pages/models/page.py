@@ -213,14 +213,14 @@ def add(found: "Prospect", positions: int, build: bool) -> None:
     with importing():
         from core.models.prospect import register
 
-    try:
+    def change() -> None:
         register(found.pair)
         st.session_state["pair"] = found.pair.key
         st.session_state.pop("prospect", None)
         if build:
             jobs.start(found.pair.key, "build", positions=positions)
-    except StitchLensError as e:
-        st.session_state["refusal"] = words.sentence(e)
+
+    panels.attempt(change)
 
 
 def added(shown: str) -> None:

@@ -6,7 +6,6 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from core.errors import StitchLensError
 from core.models.libraries import importing
 from core.models.pairs import PairSpec, get_pair
 from core.stitches import tables as stitch_tables
@@ -204,11 +203,11 @@ def removed(ws: Workspace, name: str) -> None:
     with importing():
         from core.stitches.measure import remove_stitch
 
-    try:
+    def change() -> None:
         remove_stitch(ws if f"stitches/{name}" in ws.own() else ws.shared, name)
         st.session_state["removed"] = name
-    except StitchLensError as fault:
-        st.session_state["refusal"] = sentence(fault)
+
+    panels.attempt(change)
 
 
 page()
