@@ -10,8 +10,8 @@ import streamlit as st
 
 from core.features import tables as feature_tables
 from core.features.neighbours import neighbours
+from core.functional import tables as functional_tables
 from core.models.pairs import PairSpec
-from core.workspace import store
 from core.workspace.store import Workspace
 from pages.features import contexts, figures, lists, text
 from pages.features.contexts import COLOURS, SIDES, Row
@@ -140,9 +140,7 @@ def doors(ws: Workspace, sae: str, index: int, last: int) -> None:
             },
             width="content",
         )
-        if store.has(ws, f"functional/{sae}") or any(
-            name.startswith(f"functional/{sae}/") for name in ws.manifest().artifacts
-        ):
+        if sae in ask(functional_tables.scanned, ws):
             st.page_link(
                 "functional/page.py",
                 label="Its heads",

@@ -54,7 +54,7 @@ def page() -> None:
         selection.follow((ws.pair, sae), len(table))
         table = selection.classed(table)
         if alone:
-            follow(ws, sae, table)
+            follow(ws, sae, table, Answer([]))
             card(ws, pair, sae, table)
             return
         explore(ws, pair, sae, table)
@@ -104,17 +104,14 @@ def explore(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> Non
         card(ws, pair, sae, table)
 
 
-def follow(ws: Workspace, sae: str, table: pd.DataFrame, answer: Answer | None = None) -> None:
+def follow(ws: Workspace, sae: str, table: pd.DataFrame, answer: Answer) -> None:
     """Settle, before any widget is drawn, which feature is shown: the link's, or the best of what
     was just asked for, or the one that crosses best."""
-    anew = st.session_state.pop("asked_anew", False)
-    if anew and answer is not None and answer.features:
-        address.put("feature", answer.features[0])
-    usual = int(alike.usual_order(table).iloc[0])
-    if answer is not None and answer.features:
-        usual = answer.features[0]
+    best = answer.features or alike.usual_order(table).tolist()
+    if st.session_state.pop("asked_anew", False) and answer.features:
+        address.put("feature", best[0])
     parse, limits = address.whole(0, len(table) - 1)
-    address.settle("feature", usual, parse, (ws.pair, sae), limits, tell=True)
+    address.settle("feature", best[0], parse, (ws.pair, sae), limits, tell=True)
     address.settle("text", SAMPLE, lambda text: text[:LONGEST], "features")
 
 
