@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy import stats
 
 DRAWS = 1000
 """Of a bootstrap over documents."""
@@ -91,11 +90,13 @@ Floats = NDArray[np.float64]
 
 def half_width(x: Floats) -> float:
     """Of Student's 95 % interval of a mean; NaN for a single value."""
+    from scipy.stats import t
+
     if len(x) < 2:
         return float("nan")
 
     n = len(x)
-    quantile = stats.t.ppf(0.975, n - 1)
+    quantile = t.ppf(0.975, n - 1)
     return float(quantile * x.std(ddof=1) / np.sqrt(n))
 
 

@@ -377,6 +377,8 @@ def test_contexts_of_another_corpus_are_found_anew(home: Path, tmp_path: Path) -
 
     pair = get_pair("nano").model_copy(update={"corpus": str(tmp_path)})
     (tmp_path / "text.txt").write_text(topics["assert"])
+    # with its levels at hand a feature steers without its contexts
+    Workspace("nano").remove("feature_levels/L2-1024")
     studio = Studio(Bench(pair), "L2-L3")
     source = studio.directions(Feature("L2-1024", 3))
     todo = refused(lambda: source.own("a", 2), "does not hold").todo

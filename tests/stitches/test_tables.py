@@ -150,7 +150,7 @@ def test_table_1_holds_the_default_stitch_of_the_other_workspaces(ws: Workspace)
     other = table[table.source == "another workspace"]
     assert (other.label.tolist(), other.family.tolist()) == (["L20-L9"], ["within-family"])
     assert other.a_to_b_relative.tolist() == pytest.approx([0.2])
-    plant(ws.root.parent, "nano").put_record("quality/young", {"fuv_up": 0.5}, {})
+    Workspace("nano", ws.root.parent).put_record("quality/young", {"fuv_up": 0.5}, {})
     assert stitch_tables.others(ws) != ((key, stamp),), (
         "so that what is cached by it is asked again"
     )
