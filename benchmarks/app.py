@@ -24,7 +24,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, TimeoutError, sync_playwright
 
-from benchmarks._measure import Line, parser, percentile, say, show
+from benchmarks._measure import Benchmark, Line, percentile, say
 from core.workspace.places import PROJECT, workspaces_dir
 
 PAIR = "smollm2-gemma3"
@@ -198,19 +198,10 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
     every = [t for ts in times.values() for t in ts]
     lines = [
         Line("start to first paint, the first time here", cold, "s"),
-        Line(
-            "start to first paint, again",
-            sorted(starts)[len(starts) // 2],
-            "s",
-            at_most=10,
-            note=f"median of {len(starts)}: " + ", ".join(f"{s:.1f}" for s in starts),
-        ),
+        Line.median("start to first paint, again", starts, "s", at_most=10),
         Line("page switch, p50", percentile(every, 0.5), "s"),
         Line("page switch, p95", percentile(every, 0.95), "s", at_most=1),
-        *(
-            Line(f"page switch to {name}, p50", percentile(ts, 0.5), "s")
-            for name, ts in times.items()
-        ),
+        *(Line.median(f"page switch to {name}", ts, "s") for name, ts in times.items()),
         Line("page switch, slowest", max(every), "s"),
         Line("errors on the console", len(errors), note=errors[0][:120] if errors else ""),
     ]
@@ -218,13 +209,13 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
 
 
 def main() -> None:
-    p = parser(__doc__)
-    p.add_argument("--switches", type=int, default=20, help="page switches, half to each page")
-    p.add_argument("--starts", type=int, default=3, help="starts after the first")
-    args = p.parse_args()
+    p = Benchmark("app", __doc__)
+    p.add("--switches", type=int, default=20, help="page switches, half to each page")
+    p.add("--starts", type=int, default=3, help="starts after the first")
+    args = p.options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the app is ended too
     settings, lines = run(args)
-    show("app: start to first paint, page switch", settings, lines, args.json)
+    p.show("app: start to first paint, page switch", settings, lines)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks._measure import Line, parser, percentile, say, show
+from benchmarks._measure import Benchmark, Line, percentile, say
 from benchmarks.app import CHROMIUM_OPTIONS, chromium, serving
 from core.features import tables as feature_tables
 from core.workspace.places import workspaces_dir
@@ -150,20 +150,8 @@ def measure(browser: Browser, pair: str, workspaces: Path, turns: int, targets: 
             at_most=2 if targets else None,
             note=f"median {statistics.median(opens):.2f}",
         ),
-        Line(
-            what + "brush, median",
-            statistics.median(brushes),
-            "s",
-            at_most=1 if targets else None,
-            note=f"slowest {max(brushes):.2f}",
-        ),
-        Line(
-            what + "feature view, median",
-            statistics.median(steps),
-            "s",
-            at_most=1 if targets else None,
-            note=f"slowest {max(steps):.2f}",
-        ),
+        Line.median(what + "brush", brushes, "s", at_most=1 if targets else None),
+        Line.median(what + "feature view", steps, "s", at_most=1 if targets else None),
     ]
 
 
@@ -186,14 +174,14 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
 
 
 def main() -> None:
-    p = parser(__doc__)
-    p.add_argument("--pair", default="smollm2-gemma3", help="a pair whose features were measured")
-    p.add_argument("--features", type=int, default=65_536, help="features of the enlarged SAE")
-    p.add_argument("--turns", type=int, default=10, help="repeats of each action")
-    args = p.parse_args()
+    p = Benchmark("features_page", __doc__)
+    p.add("--pair", default="smollm2-gemma3", help="a pair whose features were measured")
+    p.add("--features", type=int, default=65_536, help="features of the enlarged SAE")
+    p.add("--turns", type=int, default=10, help="repeats of each action")
+    args = p.options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the app is ended too
     settings, lines = run(args)
-    show("features_page: open, brush, open a feature", settings, lines, args.json)
+    p.show("features_page: open, brush, open a feature", settings, lines)
 
 
 if __name__ == "__main__":
