@@ -210,9 +210,10 @@ class Benchmark:
         settings: dict[str, Any],
         lines: Sequence[Line],
         table: Sequence[dict[str, str]] = (),
+        printed: str = "",
     ) -> None:
         """Print the figures, and keep the record where that was asked for. `table` says in words,
-        a row each, what the figures are of."""
+        a row each, what the figures are of; `printed` is printed in the place of all of it."""
         record = self.record(title, settings, lines) | {"table": list(table)}
         text = json.dumps(record, indent=1, ensure_ascii=False)
         if self.silent:
@@ -223,12 +224,15 @@ class Benchmark:
             with beside(self.target) as part:
                 part.write_text(text + "\n", "utf-8")
             say(f"Kept: {self.target.name}")
+        if printed:
+            print(printed)
+            return
         print(title)
         print("  " + ", ".join(f"{k} {v}" for k, v in (settings | machine()).items()))
         for row in aligned(lines):
             print("  " + row)
-        for row in table:
-            print("  " + "; ".join(f"{k}: {v}" for k, v in row.items()))
+        for words in table:
+            print("  " + "; ".join(f"{k}: {v}" for k, v in words.items()))
 
     def record(
         self,
