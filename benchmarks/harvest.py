@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line], list[dict
         "context": args.context,
         "dtype": default,
     }
-    lines = _lines(default, dtypes, passes) + _bounds(default, passes, peaks, shape) + tuning
+    lines = speeds(default, dtypes, passes) + bounds(default, passes, peaks, shape) + tuning
     return settings, lines, what_is_computed(default, passes[default], lengths, args.context)
 
 
@@ -137,7 +137,7 @@ def _reading(contender: Contender, *values: Any) -> Callable[[], Pass]:
     return lambda: contender("read", *values)
 
 
-def _lines(default: str, dtypes: list[str], passes: Turns) -> list[Line]:
+def speeds(default: str, dtypes: list[str], passes: Turns) -> list[Line]:
     """Rates, and ratios against each peer."""
     lines = []
     for dtype in dtypes:
@@ -145,21 +145,23 @@ def _lines(default: str, dtypes: list[str], passes: Turns) -> list[Line]:
             rates = [one.rate for one in turns]
             lines.append(Line.median(f"{contender}, {dtype}", rates, "tokens/s"))
 
-    def against(dtype: str, peer: str, theirs: str, least: float | None) -> Line:
+    def against(dtype: str, peer: str, theirs: str) -> list[float]:
         pairs = zip(passes[dtype]["ours"], passes[theirs][peer], strict=True)
-        what = f"ours / {peer}, both {dtype}"
-        if dtype != theirs:
-            what = f"our default {dtype} / SAELens' default, glued rows in {theirs}"
-        return Line.median(what, [x.rate / y.rate for x, y in pairs], "x", at_least=least)
+        return [x.rate / y.rate for x, y in pairs]
 
     for dtype in dtypes:
         for peer, least in ((GLUED, 1.0), (APART, 1.3), (SPARSIFY, None)):
             if peer in passes[dtype]:
-                lines.append(against(dtype, peer, dtype, least))
-    return [*lines, against(default, GLUED, "float32", 3.0)]
+                what, ratios = f"ours / {peer}, both {dtype}", against(dtype, peer, dtype)
+                lines.append(Line.median(what, ratios, "x", at_least=least))
+    if default != "float32":
+        what = f"our default {default} / SAELens' default, glued rows in float32"
+        ratios = against(default, GLUED, "float32")
+        lines.append(Line.median(what, ratios, "x", at_least=3.0))
+    return lines
 
 
-def _bounds(
+def bounds(
     default: str,
     passes: Turns,
     peaks: dict[str, list[float]],

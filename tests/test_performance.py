@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks import harvest
+from benchmarks._contenders import Pass
 from benchmarks._measure import MEASURED, Benchmark, Line, aligned, benchmarks, read_records
 from core.workspace.places import PROJECT
 from tests.helpers import performance
@@ -171,3 +173,52 @@ def test_what_benchmarks_look_for_is_on_the_pages() -> None:
     pages = "\n".join(path.read_text("utf-8") for path in (PROJECT / "pages").rglob("*.py"))
     assert sought >= {"tiles", "svcca", "strip", "card"}
     assert {key for key in sought if f'key="{key}"' not in pages} == set()
+
+
+def passes(*rates: float, computed: int = 1000) -> list[Pass]:
+    """Passes of 1,000 tokens at these rates, which attend to ten positions each."""
+    return [Pass(1000, 1000 / rate, computed, 10.0) for rate in rates]
+
+
+def test_ratios_of_the_harvest_are_of_turns() -> None:
+    """Ours is twice as fast in each turn, though the machine is ten times slower in one."""
+    ours, glued, apart = passes(200, 20, 400), passes(100, 10, 200), passes(200, 20, 400)
+    turns = {"ours": ours, harvest.GLUED: glued, harvest.APART: apart}
+    slower = {name: passes(50, 5, 100) for name in turns}
+    lines = harvest.speeds(
+        "bfloat16", ["bfloat16", "float32"], {"bfloat16": turns, "float32": slower}
+    )
+    by_name = {line.what: line for line in lines}
+    ratio = by_name[f"ours / {harvest.GLUED}, both bfloat16"]
+    assert ratio.value == ratio.low == ratio.high == pytest.approx(2)
+    assert (ratio.holds, ratio.n) == (True, 3)
+    assert by_name[f"ours / {harvest.APART}, both bfloat16"].holds is False
+    default = by_name["our default bfloat16 / SAELens' default, glued rows in float32"]
+    assert default.value == pytest.approx(4)
+    alone = harvest.speeds("float32", ["float32"], {"float32": slower})
+    assert not [line for line in alone if "default" in line.what]
+
+
+def test_the_bound_is_of_products_alone() -> None:
+    """2 x 5 FLOPs of parameters and 2 x 10 of attention a token, at a tenth of a peak of 3,000."""
+    shape = {"parameters": 5.0, "attention": 2.0}
+    (peak, bound) = harvest.bounds(
+        "float32", {"float32": {"ours": passes(10)}}, {"float32": [3000.0]}, shape
+    )
+    assert peak.value == pytest.approx(3e-6)
+    assert bound.value == pytest.approx(10)
+
+
+def test_what_is_computed_counts_padding_and_what_is_left_out() -> None:
+    turns = {
+        "ours": passes(1, computed=1100),
+        harvest.GLUED: passes(1),
+        harvest.APART: passes(1),
+    }
+    ours, glued, apart = harvest.what_is_computed("bfloat16", turns, [4, 8, 12, 16], 8)
+    assert ours["positions computed for a row delivered"] == "1.10"
+    assert (ours["documents"], ours["of the text's tokens"]) == ("apart", "all")
+    assert glued["documents"].startswith("mixed")
+    assert glued["positions computed for a row delivered"] == "1.00"
+    assert apart["documents"] == "apart"
+    assert apart["of the text's tokens"].startswith("60%: the first 8 tokens of the 75%")
