@@ -69,6 +69,20 @@ def drawn(page: Page) -> None:
     )
 
 
+RESTS = (
+    "() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
+    " && !document.querySelector('[data-stale=true]')"
+    f" && {CARD}?.querySelectorAll('h2').length === 1"
+)
+
+
+def rested(page: Page) -> Page:
+    """The page once its script is over and nothing of an earlier run is left."""
+    page.wait_for_timeout(500)
+    page.wait_for_function(RESTS)
+    return page
+
+
 def opened(browser: Browser, address: str) -> tuple[float, Page]:
     """(seconds, page) of the Features page, opened from the first page of `address`."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
@@ -133,14 +147,11 @@ def measure(browser: Browser, pair: str, workspaces: Path, turns: int, targets: 
             page.close()
         say(f"{what}opened")
         _, page = opened(browser, url)
-        page.wait_for_timeout(2000)
         for turn in range(turns):
-            brushes.append(brushed(page, 0.3 + 0.6 * turn / turns))
-            page.wait_for_timeout(500)
+            brushes.append(brushed(rested(page), 0.3 + 0.6 * turn / turns))
         say(f"{what}brushed")
         for _ in range(turns):
-            steps.append(stepped(page))
-            page.wait_for_timeout(500)
+            steps.append(stepped(rested(page)))
         page.close()
     return [
         Line(
