@@ -10,11 +10,12 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 import requests
 from requests.auth import AuthBase
+from urllib3.exceptions import HTTPError
 
 from core.errors import StitchLensError, printable
 from core.features.delphi import Messages
@@ -36,6 +37,7 @@ ENDPOINT = "/chat/completions"
 AGAIN = "what was answered is kept: give the same command again"
 
 
+@runtime_checkable
 class Asker(Protocol):
     """Whoever answers a chat."""
 
@@ -104,6 +106,14 @@ class _Key(AuthBase):
         return request
 
 
+class _Session(requests.Session):
+    """It goes nowhere else."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: else it would read a redirection's text, however long."""
+        return
+
+
 class Remote:
     """A model behind a chat address. Redirections are not followed: nothing goes to another
     place.
@@ -136,7 +146,7 @@ class Remote:
                 "use that, or leave --key-from-env out",
             )
         self._key, self._seconds, self._pause = key, seconds, pause
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.auth = _Key(key)
         self._session.trust_env = not is_local(address)  # no proxy between this machine and itself
 
@@ -188,7 +198,7 @@ class Remote:
                 stream=True,
             ) as response:
                 raw = self._bounded(response, ends)
-        except (requests.RequestException, OSError, ValueError) as e:
+        except (requests.RequestException, HTTPError, OSError, ValueError) as e:
             raise Fault(self._quote(_first_cause(e))) from None
 
         if response.status_code in LATER:
@@ -207,7 +217,7 @@ class Remote:
     def _bounded(self, response: requests.Response, ends: float) -> bytes:
         """The whole of an answer. Raises Fault where it is too long, or comes too slowly."""
         raw = bytearray()
-        for part in response.iter_content(1):  # of more at once it waits for all
+        while part := response.raw.read1(2**14, decode_content=True):  # what is there, no more
             raw += part
             if len(raw) > LARGEST_ANSWER:
                 raise Fault(f"more than {LARGEST_ANSWER:,} bytes")

@@ -266,7 +266,12 @@ def _record(line: bytes, at: Place) -> dict[str, Any]:
     return record
 
 
-def _wrong(what: Place) -> StitchLensError:
+def _words(at: Place) -> str:
+    name, number = at
+    return f"line {number:,} of {name}"
+
+
+def _wrong(what: str) -> StitchLensError:
     return StitchLensError(
         what,
         "a JSON object with modelId, layer, index and description",
