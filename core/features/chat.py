@@ -286,6 +286,8 @@ class Answers:
     def __init__(self, asker: Asker, path: Path) -> None:
         self._asker, self._path = asker, path
         self._known = dict(_answers(path))
+        self.understood: Callable[[], None] = lambda: None
+        """Called after each answer that made sense."""
 
     @staticmethod
     def key(messages: Messages) -> str:

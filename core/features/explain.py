@@ -104,19 +104,22 @@ def material(
 
 def plan(every: Sequence[Material]) -> Plan:
     """What would be asked of these features."""
-    requests = characters = 0
-    for one in every:
-        characters += _letters(delphi.question(one.sides["a"].shown))
-        requests += 1
-        for of_side in one.sides.values():
-            texts = [passage.text for passage in of_side.scored[:SCORED]]
-            both = texts + texts  # as many again in which it does not fire
-            for first in range(0, len(both), AT_ONCE):
-                part = both[first : first + AT_ONCE]
-                characters += _letters(delphi.detection("x" * GUESS, part))
-                requests += 1
-    question = delphi.question(every[0].sides["a"].shown)
-    return Plan([one.feature for one in every], requests, characters, question)
+    questions = [asked for one in every for asked in _questions(one)]
+    features = [one.feature for one in every]
+    return Plan(features, len(questions), sum(map(_letters, questions)), questions[0])
+
+
+def _questions(one: Material) -> list[Messages]:
+    """What would be asked about a feature, with passages that are about as long in the place of
+    those that are not drawn yet."""
+    questions = [delphi.question(one.sides["a"].shown)]
+    for of_side in one.sides.values():
+        texts = [passage.text for passage in of_side.scored[:SCORED]]
+        both = texts + texts  # as many again in which it does not fire
+        for first in range(0, len(both), AT_ONCE):
+            part = both[first : first + AT_ONCE]
+            questions.append(delphi.detection("x" * GUESS, part))
+    return questions
 
 
 def _letters(messages: Messages) -> int:
@@ -144,6 +147,7 @@ def understood(
         value = read(answer)
         if value is not None:
             answers.keep(key, answer)
+            answers.understood()
             return value
     raise Senseless(answer)
 
@@ -217,9 +221,12 @@ def explain(
     try:
         with (
             kept_answers(asker, ws.pair) as answers,
-            Progress("explaining", len(every), "features") as bar,
+            Progress("explaining", plan(every).requests, "answers") as bar,
         ):
+            answers.understood = lambda: bar.advance(1)
+            total = 0
             for one in every:
+                total += len(_questions(one))
                 try:
                     row = _row(answers, one, pools)
                     rows.append(about | row)
@@ -229,7 +236,7 @@ def explain(
                     in_a_row += 1
                     if in_a_row >= IN_A_ROW or in_a_row == len(every):
                         raise _no_use(in_a_row, str(e)) from None
-                bar.advance(1)
+                bar.advance(total - bar.done)  # what was not worth asking
     finally:
         table = explained.scored(rows)
         if rows:

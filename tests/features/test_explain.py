@@ -254,16 +254,19 @@ def test_features_are_chosen_by_number_or_first() -> None:
 # what is kept
 
 
-def test_no_question_is_asked_twice(ws: Workspace) -> None:
+def test_no_question_is_asked_twice(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server dies in the middle; the same command goes on from there."""
     every = [material(k, f" word-{k}") for k in range(3)]
     whole = explain.plan(every).requests
     half = whole // 2
 
     def dying(asked: Asked, n: int) -> Reply:
-        return perfect(asked, n) if n < half or not alive.isdisjoint({1}) else Reply(500)
+        return perfect(asked, n) if n < half or alive else Reply(500)
 
     alive: set[int] = set()
+    monkeypatch.setenv("STITCHLENS_PROGRESS_FILE", str(tmp_path / "progress.json"))
     with serving(dying) as server:
         with pytest.raises(StitchLensError, match="status 500"):
             explain.explain(ws, SAE, every, pools(3), asker(server.address))
@@ -274,6 +277,8 @@ def test_no_question_is_asked_twice(ws: Workspace) -> None:
         outcome = explain.explain(ws, SAE, every, pools(3), asker(server.address))
         assert outcome.table.f1_b.tolist() == [1.0, 1.0, 1.0]
         assert len(server.asked) == whole + chat.TRIES
+        progress = json.loads((tmp_path / "progress.json").read_text())
+        assert (progress["done"], progress["total"], progress["unit"]) == (whole, whole, "answers")
 
         explain.explain(ws, SAE, every, pools(3), asker(server.address))
         assert len(server.asked) == whole + chat.TRIES
