@@ -19,7 +19,7 @@ from pages.features.map import overview, tabled
 from pages.features.rows import listed
 from pages.features.sae import bring, quality
 from pages.features.text import LONGEST, SAMPLE
-from pages.shared import address, frame, panels
+from pages.shared import address, frame, panels, saving
 from pages.shared.address import bound
 from pages.shared.frame import ask, section
 from pages.shared.words import plain, short_names
@@ -50,6 +50,7 @@ def page() -> None:
             empty(ws, pair)
             return
         sae = choose(names)
+        saving.begin(sae)
         table = ask(alike.listing, ws, sae)
         selection.follow((ws.pair, sae), len(table))
         table = selection.classed(table)
@@ -136,7 +137,7 @@ def browse(
 
     views = (
         partial(listed, ws, pair, sae, table, answer),
-        partial(overview, table, pair),
+        partial(overview, ws, pair, sae, table),
         partial(histograms, ws, pair, sae, table, ask(store.makers, ws, f"features/{sae}")),
         partial(tabled, table, pair),
         partial(lists.shown, ws, sae),
