@@ -153,6 +153,15 @@ def worth_asking(
     return best[~best.word.str.casefold().duplicated()].head(most)
 
 
+def examples(
+    ws: Workspace,
+    sae: str,
+) -> pd.DataFrame:
+    """`word` and `feature` of what is `worth_asking` for among an SAE's features."""
+    best = worth_asking(listing(ws, sae))
+    return best.loc[:, ["word", "feature"]].reset_index(drop=True)
+
+
 def _share(
     values: pd.Series,
     least: float,

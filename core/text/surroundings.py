@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from core.text.corpus import PIECE
 from core.text.languages import LANGUAGES
 
 POINTER = re.compile(r"(?P<source>.+)@(?P<number>\d+)\+(?P<offset>\d+)", re.S)
@@ -13,6 +14,9 @@ LONGEST = 700
 PARAGRAPH = 3
 """Characters of blanks from which a gap between two pieces is more than a line's end."""
 
+MISSING = 40
+"""Characters from which a gap is text: no shorter piece is a document."""
+
 
 class Surroundings(NamedTuple):
     """A document's neighbours in its source, as text."""
@@ -20,7 +24,7 @@ class Surroundings(NamedTuple):
     before: str
     after: str
     begins: bool
-    """Whether `before` begins where the source does."""
+    """Whether `before` begins with the source's first document."""
     ends: bool
 
 
@@ -44,9 +48,12 @@ class Neighbours:
         """`texts` are a corpus's documents by id."""
         self._texts = texts
         self._ids: dict[tuple[str, int], str] = {}
+        self._last: dict[str, int] = {}
         for document in texts:
             if place := _place(document):
                 self._ids[place.source, place.number] = document
+                last = self._last.get(place.source, 0)
+                self._last[place.source] = max(last, place.number)
 
     def around(
         self,
@@ -88,19 +95,34 @@ class Neighbours:
         document: str,
         by: int,
     ) -> str | None:
+        """The nearest document of the source on one side: repeats and short pieces are none."""
         place = _place(document)
-        return place and self._ids.get((place.source, place.number + by))
+        if place is None:
+            return None
+        number = place.number + by
+        while 0 <= number <= self._last[place.source]:
+            if near := self._ids.get((place.source, number)):
+                return near
+            number += by
+        return None
 
     def _gap(
         self,
         first: str,
         second: str,
     ) -> str:
-        """What stood between two neighbours: nothing, a blank, a line's end or a paragraph's."""
+        """What stood between two pieces: nothing, a blank, the end of a line or of a paragraph; or
+        text that is no document."""
         one, other = _place(first), _place(second)
         assert one and other
         blanks = other.offset - one.offset - len(self._texts[first])
-        return "\n\n" if blanks >= PARAGRAPH else ("", " ", "\n")[max(0, blanks)]
+        if blanks >= MISSING:
+            return "\n…\n"
+        if blanks >= PARAGRAPH:
+            return "\n\n"
+        # A piece that holds the end of a line was cut at the last one in it.
+        of_lines = "\n" in self._texts[first][PIECE // 3 :]
+        return "\n" if blanks == 2 or (blanks == 1 and of_lines) else " " * (blanks > 0)
 
 
 def titled(document: str) -> str:

@@ -80,7 +80,7 @@ def asking(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> Answ
     """The box, examples below it, and what it finds among the features of a listing."""
     how = box(ws, pair)
     asked = str(st.session_state.get("q", "")).strip()
-    examples(table)
+    examples(ws, sae)
     if how == DIRECTION:
         return by_direction(ws, sae)
     if not asked:
@@ -163,9 +163,9 @@ def direction(ws: Workspace, row: Any) -> None:
     )
 
 
-def examples(table: pd.DataFrame) -> None:
+def examples(ws: Workspace, sae: str) -> None:
     """Words that some feature knows, a click each."""
-    shown = alike.worth_asking(table)
+    shown = frame.ask(alike.examples, ws, sae)
     if shown.empty:
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
