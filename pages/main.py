@@ -48,6 +48,7 @@ pages = [
     st.Page("glossary/page.py", url_path="glossary", title="Glossary", icon=":material/menu_book:"),
 ]
 demonstration.visitors(frame.visitor)
+frame.begin()
 page = st.navigation(pages)
 st.set_page_config(page_title=f"{page.title} · StitchLens")
 asked = st.query_params.get("pair")
@@ -73,3 +74,4 @@ try:
     page.run()
 finally:  # also where the page is drawn anew from its middle
     address.write()
+    frame.end()

@@ -133,6 +133,14 @@ def usual_order(table: pd.DataFrame) -> pd.Series:
     return table.feature.loc[order.index]
 
 
+def usual(
+    ws: Workspace,
+    sae: str,
+) -> list[int]:
+    """All features of an SAE in the `usual_order`."""
+    return usual_order(listing(ws, sae)).tolist()
+
+
 EXAMPLES = 12
 WORD = r"^(?:the word \"|in |\")?(code\b|(?<=in )[A-Z]\w+|(?<=\")\s?[^\W\d_]{4,}(?=\"))"
 """What a label begins with: code, a language, or a token that is a word."""

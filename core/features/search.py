@@ -180,8 +180,8 @@ def _contexts(
 ) -> Iterator[tuple[int, str, str]]:
     """(feature, token at its peak, text around it) of the top contexts on both sides."""
     for side in ("a", "b"):
-        table = ws.table(f"examples_{side}/{sae}")
-        shown = table.loc[(table.group == "top") & (table.heat.str.len() > 0)]
+        table = ws.table(f"examples_{side}/{sae}", group="top")
+        shown = table.loc[[len(heat) > 0 for heat in table.heat]]
         columns = (shown.feature, shown.document, shown.begin, shown.lengths, shown.peak)
         for feature, document, begin, lengths, peak in zip(*columns, strict=True):
             text = texts.get(document, "")

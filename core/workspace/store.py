@@ -342,11 +342,13 @@ class Workspace:
         return path
 
     def table(self, name: str, **equal: Any) -> pd.DataFrame:
-        """Whole, or the rows in which columns are `equal` to given values; of a table that is
-        sorted by such a column only the parts that hold them are read."""
-        return pd.read_parquet(
-            self.path(name), filters=[(k, "==", v) for k, v in equal.items()] or None
-        )
+        """Whole, or the rows in which columns are `equal` to given values, or to one of a list; of
+        a table that is sorted by such a column only the parts that hold them are read."""
+        filters = [
+            (column, "in" if isinstance(value, list) else "==", value)
+            for column, value in equal.items()
+        ]
+        return pd.read_parquet(self.path(name), filters=filters or None)
 
     def record(self, name: str) -> dict[str, Any]:
         return json.loads(self.path(name).read_text("utf-8"))

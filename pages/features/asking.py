@@ -61,7 +61,7 @@ def _live(pair: str, sae: str, private: Path | None, stamp: str) -> "feature_mea
 
 def live(ws: Workspace, sae: str) -> "feature_measure.Live":
     """Both models with that SAE, opened once."""
-    return _live(ws.pair, sae, ws.private, store.stamp(ws))
+    return _live(ws.pair, sae, ws.private, frame.stamp(ws))
 
 
 def asked_anew() -> None:
@@ -84,7 +84,7 @@ def asking(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> Answ
     if how == DIRECTION:
         return by_direction(ws, sae)
     if not asked:
-        return Answer([int(f) for f in alike.usual_order(table)])
+        return Answer(frame.ask(alike.usual, ws, sae))
     if how == SENTENCE:
         return by_sentence(ws, sae, table, asked)
 
@@ -183,7 +183,7 @@ def by_sentence(ws: Workspace, sae: str, table: pd.DataFrame, asked: str) -> Ans
     """Features that a sentence moves most."""
     now = st.session_state
     text, where = clean(asked), str(now["where"])
-    known = (ws.pair, sae, text, store.stamp(ws))
+    known = (ws.pair, sae, text, frame.stamp(ws))
     if now.get("sentence_read", (None,))[0] != known:
         with st.spinner("Both models read it; the first time, they are opened"):
             now["sentence_read"] = (known, live(ws, sae).peaks(text))

@@ -20,6 +20,8 @@ from pages.shared.frame import ask
 from pages.shared.words import explained, number, percent, plain, short_names
 
 DRAGS = {"click": "Click", "select": "Box", "lasso": "Lasso"}
+MARKS = ["feature", "kind", "correlation", "density_a", "x", "y"]
+"""What a mark of the map needs to know."""
 DRAWN = 16_384
 """Features on the map; more hide one another and cost seconds."""
 WIDE, NARROW = 320.0, 290.0
@@ -73,7 +75,7 @@ def overview(
             f" ({of_regions(names)})."
         )
     selection_now = draw(
-        figures.feature_map(drawn, colour, drag, name, names),
+        figures.feature_map(drawn.loc[:, MARKS], colour, drag, name, names),
         f"UMAP (cosine) of the decoder directions in {name}: near means alike{drawn_from}."
         f" {gesture}{named}",
         key="map",

@@ -21,7 +21,7 @@ from pages.features.sae import bring, quality
 from pages.features.text import LONGEST, SAMPLE
 from pages.shared import address, frame, panels, saving
 from pages.shared.address import bound
-from pages.shared.frame import ask, section
+from pages.shared.frame import ask, section, shared
 from pages.shared.words import plain, short_names
 
 TABS = LIST, MAP, HISTOGRAMS, TABLE, MINE = "List", "Map", "Histograms", "Table", lists.TAB
@@ -51,7 +51,7 @@ def page() -> None:
             return
         sae = choose(names)
         saving.begin(sae)
-        table = ask(alike.listing, ws, sae)
+        table = shared(alike.listing, ws, sae)
         selection.follow((ws.pair, sae), len(table))
         table = selection.classed(table)
         if alone:
