@@ -23,7 +23,7 @@ from benchmarks._measure import Line, parser, percentile, say, show
 from benchmarks.app import CHROMIUM_OPTIONS, chromium, serving
 from core.features import tables as feature_tables
 from core.workspace.places import workspaces_dir
-from core.workspace.store import Workspace
+from core.workspace.store import Workspace, has
 
 TABLES = (
     "features",
@@ -34,6 +34,10 @@ TABLES = (
     "together_b",
     "histograms_a",
     "histograms_b",
+    "labels",
+    "agreement",
+    "twins",
+    "together_own",
 )
 
 
@@ -44,6 +48,8 @@ def enlarged(pair: str, features: int, into: Path) -> Path:
     ws, sae = Workspace(pair, into), feature_tables.saes(source)[0]
     width = len(source.table(f"features/{sae}"))
     for name in TABLES:
+        if not has(source, f"{name}/{sae}"):
+            continue
         table, makers = source.table(f"{name}/{sae}"), source.entry(f"{name}/{sae}").makers
         copies = [
             table.assign(feature=table.feature + k * width) for k in range(-(-features // width))
@@ -57,7 +63,7 @@ def enlarged(pair: str, features: int, into: Path) -> Path:
 
 def painted(page: Page) -> None:
     page.wait_for_function(
-        "() => { const bars = document.querySelector('.st-key-correlations .js-plotly-plot"
+        "() => { const bars = document.querySelector('.st-key-strip .js-plotly-plot"
         " .barlayer .point path'); const heat = document.querySelector('[data-testid=stHtml]"
         " div[dir=auto]'); return !!bars && !!heat; }",
         timeout=300_000,
@@ -66,13 +72,11 @@ def painted(page: Page) -> None:
 
 
 def opened(browser: Browser, address: str) -> tuple[float, Page]:
-    """(seconds, page) of the Features page, opened from the Overview of `address`."""
+    """(seconds, page) of the Features page, opened from the first page of `address`."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.set_default_timeout(60_000)
     page.goto(address)
-    page.wait_for_selector(
-        ".st-key-overview-table-1 .js-plotly-plot .scatterlayer .trace path", state="attached"
-    )
+    page.wait_for_selector("h1")
     page.wait_for_timeout(1500)
     link = page.locator("[data-testid=stSidebarNav] a").filter(has_text="Features")
     started = time.perf_counter()
@@ -84,12 +88,12 @@ def opened(browser: Browser, address: str) -> tuple[float, Page]:
 def brushed(page: Page, share: float) -> float:
     """Drags over the bars from the middle to `share` of the right half; seconds until the table's
     count changes."""
-    plot = page.locator(".st-key-correlations .nsewdrag").first
+    plot = page.locator(".st-key-strip .nsewdrag").first
     plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
     assert box is not None
     count = (
-        "[...document.querySelectorAll('[data-testid=stCaptionContainer]')].map(e => e.innerText)"
+        "[...document.querySelectorAll('[data-testid=stMarkdownContainer]')].map(e => e.innerText)"
     )
     count += ".find(t => /^[0-9,]+ of [0-9,]+ features/.test(t))"
     before, y = page.evaluate(count), box["y"] + box["height"] / 2

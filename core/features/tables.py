@@ -120,11 +120,12 @@ def peak_tokens(
     the commonest first, at most `most`; `texts` are the corpus's documents. Features without a
     context that can be shown are left out."""
     chosen: dict[str, Any] = {} if features is None else {"feature": list(map(int, features))}
-    table = ws.table(f"examples_a/{sae}", group="top", **chosen)
+    columns = ["feature", "document", "begin", "lengths", "peak"]
+    table = ws.table(f"examples_a/{sae}", columns, group="top", **chosen)
     tokens: dict[int, Counter[str]] = {}
-    columns = (table.feature, table.document, table.begin, table.lengths, table.heat, table.peak)
-    for feature, document, begin, lengths, heat, peak in zip(*columns, strict=True):
-        if len(heat) and document in texts:
+    rows = zip(*(table[column] for column in columns), strict=True)
+    for feature, document, begin, lengths, peak in rows:
+        if len(lengths) and document in texts:
             before = lengths[:peak].tolist()
             at = int(begin) + sum(before)
             token = texts[document][at : at + int(lengths[peak])]
