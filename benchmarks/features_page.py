@@ -78,7 +78,7 @@ def opened(browser: Browser, address: str) -> tuple[float, Page]:
     page.goto(address)
     page.wait_for_selector("h1")
     page.wait_for_timeout(1500)
-    link = page.locator("[data-testid=stSidebarNav] a").filter(has_text="Features")
+    link = page.get_by_role("link", name="Features", exact=True)
     started = time.perf_counter()
     link.click()
     painted(page)
