@@ -109,7 +109,7 @@ def brushed(page: Page, share: float) -> float:
 def stepped(page: Page) -> float:
     """Seconds from the click on Next to the next feature's contexts."""
     heading = page.locator("h2#feature").inner_text()
-    contexts = "document.querySelector('[data-testid=stHtml]')?.innerHTML"
+    contexts = "document.querySelector('[data-testid=stHtml] div[dir=auto]')?.innerHTML"
     before = page.evaluate(contexts)
     button = page.get_by_role("button", name="Next")
     button.scroll_into_view_if_needed()
