@@ -83,7 +83,7 @@ def classes(table: pd.DataFrame, settings: dict[str, Any]) -> None:
         shares = stitch_tables.structural_share(rows)
         structural, both = int(shares.structural.sum()), int(shares.n.sum())
         draw(
-            figures.classes(rows[["correlation", "kind"]], shares),
+            figures.classes(rows.loc[:, ["correlation", "kind"]], shares),
             "Densities of attribution correlation, each class by itself, and above them the share"
             " of structural features among both, counted in steps of 0.1 with 95 % intervals"
             f" (dotted: over all, {structural:,} of {both:,}); {settings['sentences']:,} English"
