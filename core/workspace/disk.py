@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -88,6 +89,33 @@ def beside(target: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def put_once(target: Path, text: str) -> str:
+    """Write a small file that is not there yet, and give what it then holds: of several processes,
+    on several machines too, the first decides for all. Raises as `beside` does."""
+    if not target.exists():
+        first = target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}.part")
+        with beside(first) as part:
+            part.write_text(text, "utf-8")
+        with disk_faults(target):
+            _name_once(first, target)
+    return target.read_text("utf-8")
+
+
+def _name_once(first: Path, target: Path) -> None:
+    """Give a whole file its name, unless another one has it."""
+    try:
+        os.link(first, target)  # fails where the name is taken, also over a network
+    except FileExistsError:
+        pass
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        if not target.exists():  # a file system without links
+            first.replace(target)
+    finally:
+        first.unlink(missing_ok=True)
+
+
 def kept_table(path: Path, make: Callable[[], "pd.DataFrame"]) -> "pd.DataFrame":
     """A table that is made once and read from then on."""
     import pandas as pd
@@ -149,12 +177,17 @@ def _disk_error(e: OSError, target: Path) -> StitchLensError:
 
 
 @contextlib.contextmanager
-def only_one(pair: str, what: str) -> Iterator[None]:
-    """Hold the pair's lock for long work; a second holder is refused at once, and loses nothing."""
+def only_one(
+    pair: str,
+    what: str,
+    wait: bool = False,
+) -> Iterator[None]:
+    """Hold the pair's lock for long work; a second holder is refused at once, and loses nothing, or
+    is to `wait` for its turn."""
     path = user_cache() / "locks" / f"{pair}-{what}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, timeout=0)
+        lock = FileLock(path, timeout=-1 if wait else 0)
         lock.acquire()
     except Timeout:
         raise StitchLensError(

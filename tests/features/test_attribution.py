@@ -14,10 +14,9 @@ from core.features import attribution
 from core.features.attribution import (
     Attribution,
     contributions,
-    extreme_tokens,
-    logit_rows,
     measure_attribution,
 )
+from core.features.unembedding import extreme_tokens, logit_rows
 from core.models import hooks
 from core.models.pairs import LayerPair
 from core.stitches.stitch import Stitch
