@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 STALE_SECONDS = 86_400
 
 
+SETTLED = 2.0
+"""Seconds after which a file that changes again has another time: clocks of disks are coarse."""
 LOCK_SECONDS = 10.0
 """How long a writer waits for another one."""
 
@@ -43,6 +46,28 @@ def sha256_path(path: Path) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file())
     listed = json.dumps([[str(p.relative_to(path)), sha256_file(p)] for p in files])
     return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def sha256_unchanged(path: Path) -> str:
+    """`sha256_path`, taken again only where size, times or inode of a file are others: a page reads
+    an artifact many times. Files that changed a moment ago are always read."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    stats = [file.stat() for file in files]
+    if any(time.time() - stat.st_ctime < SETTLED for stat in stats):
+        return sha256_path(path)
+
+    states = [(s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats]
+    return _sha256_at(path, tuple(zip(files, states, strict=True)))
+
+
+@lru_cache(maxsize=4096)
+def _sha256_at(path: Path, state: object) -> str:
+    return sha256_path(path)
+
+
+def forget_hashes() -> None:
+    """Read every file again when its hash is next asked for."""
+    _sha256_at.cache_clear()
 
 
 def _gone(path: Path) -> None:

@@ -3,8 +3,10 @@ the job panel."""
 
 import hashlib
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -77,7 +79,29 @@ def ask(
 ) -> T:
     """`query(ws, …)`, remembered until an artifact of the workspace changes."""
     at = (ws.pair, str(workspaces_dir()), ws.private and str(ws.private))
-    return _ask(query, query.__name__, at, store.stamp(ws), args, kwargs)
+    return _ask(query, query.__name__, at, _stamp(ws), args, kwargs)
+
+
+RECENT = 0.5
+"""Seconds for which the files of a workspace are not looked at again, unless a manifest changes."""
+
+
+def _stamp(ws: Workspace) -> str:
+    """`store.stamp`: one page asks a hundred times, and each looks at every file."""
+    homes = (ws.root, ws.shared.root)
+    manifests = tuple(_state(home / "manifest.json") for home in homes)
+    tick = int(time.monotonic() / RECENT)
+    return _stamp_at(ws.pair, ws.shared.root.parent, ws.private, manifests, tick)
+
+
+@lru_cache(maxsize=64)
+def _stamp_at(pair: str, root: Path, private: Path | None, manifests: object, tick: int) -> str:
+    return store.stamp(Workspace(pair, root, private))
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    stat = path.stat() if path.exists() else None
+    return stat and (stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 @st.cache_data(max_entries=200, show_spinner=False)

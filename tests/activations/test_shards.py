@@ -158,7 +158,7 @@ class Reading:
 @pytest.fixture
 def reading(tiny: Tiny, english: Corpus, cache: Path) -> Reading:
     short = [
-        Document(id=d.id, label=d.label, text=d.text[:60]) for d in english.split("select")[:24]
+        Document(id=d.id, label=d.label, text=d.text[:60]) for d in english.split("select")[:14]
     ]
     return Reading(tiny("llama"), tiny("gemma"), short, cache)
 
@@ -213,15 +213,15 @@ def test_merging_twice_is_harmless(reading: Reading) -> None:
 
 
 def test_a_budget_is_that_of_one_process(reading: Reading) -> None:
-    reading.config |= {"positions": 150}
+    reading.config |= {"positions": 90}
     few = reading.by("few", 2, [1, 0])
     _, ledgers = harvest_moments(
         reading.a, reading.b, reading.documents, PAIRS, reading.config | {"alone": True}
     )
     for name, (gram, record) in few.items():
-        assert gram.n + record["dropped"] == record["read"] == ledgers[name].read >= 150
+        assert gram.n + record["dropped"] == record["read"] == ledgers[name].read >= 90
         assert record["window"] == ledgers[name].window < len(windows(reading.documents))
-    assert windows_to_read(reading.a, reading.b, reading.documents, None) == 24
+    assert windows_to_read(reading.a, reading.b, reading.documents, None) == 14
 
 
 def test_missing_shards_are_known(reading: Reading) -> None:
@@ -238,7 +238,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 2, 7])
+@pytest.mark.parametrize("after", [1, 4])
 def test_a_shard_goes_on_to_the_same_bits(reading: Reading, after: int) -> None:
     whole = reading.by("whole", 2, [0, 1])
     seen: list[int] = []
@@ -253,7 +253,7 @@ def test_a_shard_goes_on_to_the_same_bits(reading: Reading, after: int) -> None:
     before = set(seen)
     seen.clear()
     reading.shard("broken", Shard(1, 2), after_window=seen.append)
-    assert len(before & set(seen)) <= 2, "at most what no checkpoint held is read again"
+    assert not before & set(seen), "a part that was read is saved"
     assert same_bits(whole, reading.by("broken", 2, [0]))
 
 
