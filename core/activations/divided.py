@@ -222,13 +222,13 @@ def harvest_shard(
         division.agree(a, b, documents)
 
     numbered = list(enumerate(windows(documents)))
-    for part in shard.parts:
+    for count, part in enumerate(shard.parts, 1):
         unread = [division for division in todo if not division.covers(part)]
         accounts = [division.begin(part, widths) for division in unread]
         if accounts:
             last = max(division.agreed["windows"] for division in unread)
             share = [window for window in numbered[:last] if part_of(window[0]) == part]
-            part_desc = f"{desc}, part {part + 1} of {PARTS}"
+            part_desc = f"{desc}, part {count} of {len(shard.parts)}"
             read_into(accounts, a, b, share, part_desc, after_window)
         for division in todo:
             division.fold(part, shard.parts)

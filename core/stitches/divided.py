@@ -1,7 +1,6 @@
 """A build whose reading many processes share: each takes a share of the moments; what cannot be
 divided (SVCCA, fits, α sweep, Table 1) is done once, at the merge."""
 
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,20 +73,11 @@ def merge_build(pair: PairSpec) -> Workspace:
     return workspace
 
 
-def command(
-    pair: str,
-    config: BuildConfig,
-    shard: Shard | None = None,
-) -> str:
-    """The command line of a build, or of one shard."""
-    words = ["python -m core build", shlex.quote(pair)]
-    if shard:
-        words.append(f"--shard {shard}")
-    for name, option in OPTIONS.items():
-        value = getattr(config, name)
-        if value != getattr(BuildConfig(), name):
-            words.append(f"{option} {value}")
-    return " ".join(words)
+def _options(config: BuildConfig) -> str:
+    """Of `build`, such as give these settings."""
+    usual = BuildConfig()
+    changed = [name for name in OPTIONS if getattr(config, name) != getattr(usual, name)]
+    return "".join(f" {OPTIONS[name]} {getattr(config, name)}" for name in changed)
 
 
 def _setup(bench: Bench) -> dict[str, Any]:
@@ -126,9 +116,10 @@ def _check(
     if not missing:
         return
     listed = ", ".join(map(str, missing))
-    again = command(bench.pair.key, bench.config, missing[0])
+    pair, options = bench.pair.key, _options(bench.config)
     raise StitchLensError(
-        f"shard{'s' * (len(missing) > 1)} {listed} of '{bench.pair.key}' not finished",
+        f"shard{'s' * (len(missing) > 1)} {listed} of '{pair}' not finished",
         f"all {count}",
-        f"run `{again}`{' and the others' * (len(missing) > 1)}, then merge again",
+        f"run `python -m core build {pair} --shard {missing[0]}{options}`"
+        f"{' and the others' * (len(missing) > 1)}, then merge again",
     )

@@ -2,6 +2,7 @@
 sums and rows, in any order of arrival, also where one of them was killed."""
 
 import itertools
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,27 @@ from sae_lens import SAE
 from safetensors.torch import load_file
 
 from core.activations import harvest
+from core.activations.agreed import Run
 from core.activations.harvest import harvest_config
 from core.activations.recording import harvest_places
 from core.activations.shards import Shard
+from core.config import BuildConfig
 from core.errors import StitchLensError
-from core.features import shares
+from core.features import divided, shares
 from core.features.attribution import Attributions, gather_attribution
+from core.features.compare import compare
 from core.features.contexts import chance
+from core.features.divided import features_shard, merge_features
 from core.features.examples import Examples, gather_examples
+from core.features.measure import explore
 from core.features.shares import Share, merged
-from core.models.pairs import LayerPair
+from core.models.pairs import LayerPair, PairSpec
+from core.saes.settings import ExploreConfig, SaeConfig
+from core.saes.train import train
 from core.text.corpus import Corpus, Document
 from tests.features.test_examples import made_up, named
-from tests.helpers.small import Tiny
+from tests.helpers.documents import parses
+from tests.helpers.small import Tiny, stitched_bench
 
 LAYERS = LayerPair(a=1, b=2)
 
@@ -169,7 +178,7 @@ def test_all_shards_leave_out_the_same_rows(reading: Reading, tmp_path: Path) ->
     reading.examples(second)
     limit = second.agreed("limit", lambda: None)
     (alone,) = {Share(Shard(0, 2), tmp_path, "examples").agreed("limit", lambda: 0.0)}
-    assert limit == alone > 0
+    assert limit is not None and limit == alone > 0
 
 
 def test_a_damaged_state_is_one_sentence(reading: Reading, tmp_path: Path) -> None:
@@ -198,3 +207,38 @@ def test_recordings_of_shards_are_those_of_one(
         assert len(before) in (0, 12)
     for one, other in itertools.zip_longest(*rows):
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.whole
+@pytest.mark.timeout(1200)
+def test_features_of_shards_are_those_of_one_process(
+    tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every table of `features build`, whole against three shards in another order."""
+    small = ExploreConfig(reconstruction_positions=2000, tokens=400, sentences=12)
+    monkeypatch.setattr(divided, "ExploreConfig", lambda: small)
+    monkeypatch.setattr(shares, "CHECKPOINT", 4)
+    config = BuildConfig(held_out_tokens=200, positions=3000)
+    pair = tiny_pair.model_copy(update={"corpus": "wheel:eng"})
+    with stitched_bench(tiny_pair, tmp_path_factory, config) as bench:
+        sae = train(bench, 1, SaeConfig(width=96, k=8, epochs=2, lr=3e-3, batch=512), 6_000)
+        features_shard(bench, sae, "L1-L2", Shard(2, 3))
+        features_shard(bench, sae, "L1-L2", Shard(0, 3))
+        with pytest.raises(StitchLensError, match="shard 1/3 of the features of 'tiny'") as e:
+            merge_features(pair)
+        command = str(e.value).partition("`python -m core ")[2].partition("`")[0]
+        assert parses(shlex.split(command))
+        features_shard(bench, sae, "L1-L2", Shard(1, 3))
+        assert merge_features(pair) == sae
+        by_shards = {name: bench.workspace.table(name) for name in bench.workspace.names("table")}
+        assert merge_features(pair) == sae, "once more is harmless"
+        assert not Run("tiny", "features").folder.exists()
+
+    with stitched_bench(tiny_pair, tmp_path_factory, config) as bench:
+        train(bench, 1, SaeConfig(width=96, k=8, epochs=2, lr=3e-3, batch=512), 6_000)
+        explore(bench, sae, "L1-L2", small)
+        compare(bench, sae, "L1-L2")
+        names = bench.workspace.names("table")
+        assert len([name for name in names if name.endswith(sae)]) >= 10
+        for name in names:
+            pd.testing.assert_frame_equal(by_shards[name], bench.workspace.table(name), obj=name)
