@@ -36,6 +36,9 @@ def build_command(
     positions: Annotated[
         int | None, typer.Option(help="Pairs of positions to fit on; all by default.")
     ] = None,
+    svcca_positions: Annotated[
+        int, typer.Option(min=1, help="Paired positions to compare layers over.")
+    ] = BUILD.svcca_positions,
     shard: ShardOpt = None,
 ) -> None:
     """Build a pair's whole workspace: SVCCA, metric study, alpha sweep, stitches, Table 1. A killed
@@ -48,6 +51,7 @@ def build_command(
         held_out_tokens=tokens,
         select_tokens=select_tokens,
         positions=positions,
+        svcca_positions=svcca_positions,
     )
     if share:
         build_share(spec, config, share)

@@ -22,6 +22,7 @@ OPTIONS = {
     "held_out_tokens": "--tokens",
     "select_tokens": "--select-tokens",
     "positions": "--positions",
+    "svcca_positions": "--svcca-positions",
 }
 """Of `build`, by the settings that they give."""
 

@@ -178,7 +178,7 @@ def test_all_shards_leave_out_the_same_rows(reading: Reading, tmp_path: Path) ->
     reading.examples(second)
     limit = second.agreed("limit", lambda: None)
     (alone,) = {Share(Shard(0, 2), tmp_path, "examples").agreed("limit", lambda: 0.0)}
-    assert limit is not None and limit == alone > 0
+    assert limit is not None and limit > 0 and limit == alone
 
 
 def test_a_damaged_state_is_one_sentence(reading: Reading, tmp_path: Path) -> None:
