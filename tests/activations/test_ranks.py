@@ -23,7 +23,7 @@ from tests.helpers.documents import parses
 pytestmark = [pytest.mark.whole, pytest.mark.timeout(1200)]
 
 SMALL = (
-    *("--positions", "6000", "--svcca-positions", "600"),
+    *("--positions", "40000", "--svcca-positions", "600"),
     *("--tokens", "200", "--select-tokens", "100"),
 )
 BUILD = ("-m", "core", "build", "nano", *SMALL)
