@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks._measure import Line, parser, quiet, show
+from benchmarks._measure import Benchmark, Line, quiet
 from core.activations.divided import Division, harvest_shard, merge_moments
 from core.activations.harvest import harvest_config, harvest_folder, harvest_moments
 from core.activations.shards import Shard
@@ -91,13 +91,14 @@ def measured(key: str, many: int) -> list[Line]:
 
 
 def main() -> None:
-    options = parser(__doc__).parse_args()
+    benchmark = Benchmark("scale", __doc__)
+    benchmark.options()
     quiet()
     torch.set_num_threads(1)
     lines = []
     for key, many in RUNS:
         lines += measured(key, many)
-    show("Division of a harvest", {"runs": str(RUNS)}, lines, options.json)
+    benchmark.show("scale: a harvest as planned, and divided", {"threads": 1}, lines)
 
 
 if __name__ == "__main__":
