@@ -2,6 +2,8 @@
 machines."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -140,16 +142,27 @@ def save_grams(
 
 def load_grams(path: Path) -> tuple[dict[str, Gram], dict[str, Any]]:
     """What `save_grams` wrote. Raises StitchLensError where the file is not that."""
+    with _readable(path), safe_open(path, "pt") as f:
+        meta = f.metadata()
+        grams = {}
+        for name, (d_a, d_b) in json.loads(meta["sizes"]).items():
+            gram = Gram(d_a, d_b)
+            gram.S = f.get_tensor(f"{name}.S")
+            gram.X = f.get_tensor(f"{name}.X")
+            grams[name] = gram
+        return grams, json.loads(meta["record"])
+
+
+def load_record(path: Path) -> dict[str, Any]:
+    """The record of `save_grams` alone, without reading a sum."""
+    with _readable(path), safe_open(path, "pt") as f:
+        return json.loads(f.metadata()["record"])
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with safe_open(path, "pt") as f:
-            meta = f.metadata()
-            grams = {}
-            for name, (d_a, d_b) in json.loads(meta["sizes"]).items():
-                gram = Gram(d_a, d_b)
-                gram.S = f.get_tensor(f"{name}.S")
-                gram.X = f.get_tensor(f"{name}.X")
-                grams[name] = gram
-            return grams, json.loads(meta["record"])
+        yield
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as e:
         raise StitchLensError(
             f"unreadable moments in {path.name} ({e})",

@@ -221,8 +221,12 @@ class Ledger:
         self.finished = last or (wanted is not None and self.read >= wanted)
 
 
+Numbered = Sequence[tuple[int, Sequence[Document]]]
+"""Windows of documents, each with its number in the split."""
+
+
 @dataclass
-class _Account:
+class Account:
     """The Gram and the ledger of one layer pair, and the file that holds them."""
 
     pair: LayerPair
@@ -232,40 +236,52 @@ class _Account:
 
     def enter(
         self,
-        window: int,
-        documents: Sequence[Document],
+        step: int,
+        window: tuple[int, Sequence[Document]],
         chunk: Chunk,
         last: bool,
     ) -> None:
-        """Add a window, unless its checkpoint holds it; now and then, and at the end, save."""
+        """Add a window, the `step`th to be read, unless its checkpoint holds it; now and then, and
+        at the end, save."""
         ledger = self.ledger
-        if ledger.window > window:
+        if ledger.window > step:
             return
 
+        number, documents = window
         ledger.limits = ledger.limits or norm_limits(chunk)
         inside = within(chunk, ledger.limits, self.pair)
         rows_a, rows_b = chunk.h_a[self.pair.a][inside], chunk.h_b[self.pair.b][inside]
         # Seeded by the window, so that a harvest that goes on shuffles its control in the same way.
-        self.gram.update(rows_a, rows_b, seed=window)
+        self.gram.update(rows_a, rows_b, seed=number)
         ledger.enter(documents, chunk, inside, last)
 
-        if ledger.finished or (window + 1) % CHECKPOINT_WINDOWS == 0:
-            save_grams(self.path, {self.pair.name: self.gram}, asdict(ledger))
+        if ledger.finished or (step + 1) % CHECKPOINT_WINDOWS == 0:
+            self.save()
+
+    def save(self) -> None:
+        save_grams(self.path, {self.pair.name: self.gram}, asdict(self.ledger))
 
 
-def _account(
+def open_account(
     pair: LayerPair,
-    folder: Path,
+    path: Path,
     widths: tuple[int, int],
-    config: dict[str, Any],
-) -> _Account:
-    """As its checkpoint left it, or empty."""
-    path = folder / f"{pair.name}.safetensors"
+    ledger: Ledger,
+) -> Account:
+    """As its checkpoint left it, or empty with a `ledger`."""
     if not path.exists():
-        return _Account(pair, path, Gram(*widths), Ledger(config))
+        return Account(pair, path, Gram(*widths), ledger)
 
     grams, record = load_grams(path)
-    return _Account(pair, path, grams[pair.name], Ledger(**record))
+    return Account(pair, path, grams[pair.name], Ledger(**record))
+
+
+def moments_path(
+    config: dict[str, Any],
+    pair: LayerPair,
+) -> Path:
+    """Where the moments of a layer pair lie."""
+    return harvest_folder("moments", config) / f"{pair.name}.safetensors"
 
 
 def harvest_moments(
@@ -283,44 +299,47 @@ def harvest_moments(
     Both models run once for all layer pairs; pairs that are already there are not read again. The
     state of each is checkpointed: a killed harvest goes on from there to the bitwise same result.
     """
-    folder = harvest_folder("moments", config)
     widths = (a.spec.d_model, b.spec.d_model)
     with only_one(fingerprint(config), "harvest"):
-        accounts = [_account(pair, folder, widths, config) for pair in pairs]
+        accounts = [
+            open_account(pair, moments_path(config, pair), widths, Ledger(config)) for pair in pairs
+        ]
         unfinished = [account for account in accounts if not account.ledger.finished]
         if unfinished:
-            _read_into(unfinished, a, b, documents, desc, after_window)
+            numbered = list(enumerate(windows(documents)))
+            read_into(unfinished, a, b, numbered, desc, after_window)
 
     grams = {account.pair.name: account.gram for account in accounts}
     return grams, {account.pair.name: account.ledger for account in accounts}
 
 
-def _read_into(
-    accounts: Sequence[_Account],
+def read_into(
+    accounts: Sequence[Account],
     a: LiveModel,
     b: LiveModel,
-    documents: Sequence[Document],
+    todo: Numbered,
     desc: str,
     after_window: Callable[[int], None],
 ) -> None:
     """Go on from the window of the account that is least far, until all are finished."""
     layers_a = sorted({account.pair.a for account in accounts})
     layers_b = sorted({account.pair.b for account in accounts})
-    todo = windows(documents)
     least = min((account.ledger for account in accounts), key=lambda ledger: ledger.window)
-    whole = _characters(documents, least.config["positions"])
+    every = [document for _, documents in todo for document in documents]
+    whole = _characters(every, least.config["positions"])
 
     tokens, characters = least.tokens, least.characters
     expected = tokens / characters * whole if characters else whole / 2
     with Progress(desc, expected, initial=tokens) as bar:
-        for window in range(least.window, len(todo)):
-            chunk = read_window(a, b, todo[window], layers_a, layers_b)
+        for step in range(least.window, len(todo)):
+            number, documents = todo[step]
+            chunk = read_window(a, b, documents, layers_a, layers_b)
             for account in accounts:
-                account.enter(window, todo[window], chunk, last=window + 1 == len(todo))
+                account.enter(step, todo[step], chunk, last=step + 1 == len(todo))
 
-            characters += sum(len(document.text) for document in todo[window])
+            characters += sum(len(document.text) for document in documents)
             tokens += chunk.tokens
             bar.advance(chunk.tokens, total=tokens / characters * max(whole, characters))
-            after_window(window)
+            after_window(number)
             if all(account.ledger.finished for account in accounts):
                 break

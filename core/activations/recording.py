@@ -21,13 +21,14 @@ from core.activations.harvest import (
     windows,
     within,
 )
+from core.activations.shards import UNDIVIDED, Shard
 from core.errors import StitchLensError
 from core.models.align import pair_positions
 from core.models.live import Encoded, LiveModel
 from core.models.pairs import LayerPair
 from core.progress import Progress
 from core.text.corpus import Document
-from core.workspace.disk import beside, fingerprint, only_one
+from core.workspace.disk import beside, fingerprint, only_one, put_once
 
 
 class Recording:
@@ -99,12 +100,14 @@ def harvest_places(
     pair: LayerPair,
     config: dict[str, Any],
     desc: str = "record",
+    shard: Shard = UNDIVIDED,
 ) -> Recording:
     """Like `harvest_recording`, and where each row was read: `document` [n], within its window, and
-    its positions `at_a`, `at_b` [n] in the tokens of A and of B, int32."""
+    its positions `at_a`, `at_b` [n] in the tokens of A and of B, int32. One `shard` of several
+    records its windows alone."""
 
     folder = harvest_folder("places", config | {"layer_pair": pair.name})
-    return _shards(folder, documents, config, _read_pair(a, b, pair, PLACES), desc)
+    return _shards(folder, documents, config, _read_pair(a, b, pair, PLACES), desc, shard)
 
 
 def _read_pair(
@@ -179,17 +182,22 @@ def _shards(
     config: dict[str, Any],
     read: Read,
     desc: str,
+    shard: Shard = UNDIVIDED,
 ) -> Recording:
     """One shard a window until the documents or `config['positions']` are read; those that are
-    there are kept. Raises StitchLensError where there is no position to record."""
-    with only_one(fingerprint([config, folder.name]), "recording"):
+    there are kept. Raises StitchLensError where there is no position to record, unless other
+    processes have a share."""
+    alone = shard == UNDIVIDED
+    what = "recording" if alone else f"recording of shard {shard.index} of {shard.count}"
+    with only_one(fingerprint([config, folder.name]), what):
         if not (folder / "finished").exists():
-            _write_shards(folder, documents, config["positions"], read, desc)
-            with beside(folder / "finished") as part:
-                part.write_text(json.dumps(config))
+            _write_shards(folder, documents, config["positions"], read, desc, shard)
+            if alone:
+                with beside(folder / "finished") as part:
+                    part.write_text(json.dumps(config))
         recording = Recording(folder)
 
-    if recording.n == 0:
+    if recording.n == 0 and alone:
         raise StitchLensError(
             "no positions to record", "at least one", "use a corpus with text that the models read"
         )
@@ -202,26 +210,43 @@ def _write_shards(
     positions: int | None,
     read: Read,
     desc: str,
+    shard: Shard,
 ) -> None:
-    # The limits come from the first window and lie beside the shards: a recording that goes on
-    # drops the same rows as one that was never stopped.
+    # The limits come from the first window with a row and lie beside the shards: a recording that
+    # goes on, or in which several processes have a share, drops the same rows.
     note = folder / "limits.json"
     limits: dict[str, float] = json.loads(note.read_text()) if note.exists() else {}
+    if not limits and shard != UNDIVIDED:
+        limits = _first_limits(documents, read)
+        limits = json.loads(put_once(note, json.dumps(limits)))
 
-    expected = positions or sum(len(document.text) for document in documents) / 4
+    numbered = [(w, docs) for w, docs in enumerate(windows(documents)) if shard.reads(w)]
+    expected = positions or sum(len(d.text) for _, docs in numbered for d in docs) / 4
     recorded = 0
     with Progress(desc, expected, "pos") as bar:
-        for window, docs in enumerate(windows(documents)):
-            shard = folder / f"shard-{window:05d}.safetensors"
-            if not shard.exists():
+        for window, docs in numbered:
+            path = folder / f"shard-{window:05d}.safetensors"
+            if not path.exists():
                 rows, limits = read(docs, limits)
-                with beside(note) as part:
-                    part.write_text(json.dumps(limits))
-                with beside(shard) as part:
+                if limits:
+                    put_once(note, json.dumps(limits))
+                with beside(path) as part:
                     save_file({name: h.contiguous() for name, h in rows.items()}, part)
 
-            n = _rows_of(shard)
+            n = _rows_of(path)
             recorded += n
             bar.advance(n)
             if positions is not None and recorded >= positions:
                 break
+
+
+def _first_limits(
+    documents: Sequence[Document],
+    read: Read,
+) -> dict[str, float]:
+    """Those of the first window with a row."""
+    for docs in windows(documents):
+        _, limits = read(docs, {})
+        if limits:
+            return limits
+    return {}

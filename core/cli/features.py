@@ -1,11 +1,13 @@
 """The commands of `core.features`."""
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 import typer.core
 
+from core.cli.scale import ShardOpt, features_share, own_shard
 from core.cli.shared import (
     JsonFlag,
     PairArg,
@@ -62,9 +64,10 @@ def features_build_command(
     ] = None,
     sae_layer: SaeLayerOpt = None,
     scale: ScaleOpt = None,
+    shard: ShardOpt = None,
 ) -> None:
     """Train an SAE of A at a stitch's layer, or take one; carry it over (Eq. 6); measure features
-    before and after."""
+    before and after. With --shard, read one share of the text (see `merge`)."""
     from core.bench import open_pair
     from core.features import measure as feature_measure
     from core.features import tables as feature_tables
@@ -72,6 +75,7 @@ def features_build_command(
     from core.saes.adopt import adopt
     from core.saes.train import train
 
+    share = own_shard(shard)
     bench = open_pair(pair)
     chosen = stitch_name or default_stitch(bench.workspace)
     layer = bench.workspace.entry(f"stitches/{chosen}").makers["layer_a"]
@@ -88,9 +92,14 @@ def features_build_command(
             epochs=epochs,
             lr=lr,
         )
-        name = train(bench, layer, config, positions)
+        make = partial(train, bench, layer, config, positions)
     else:
-        name = adopt(bench, sae, sae_layer, stitched=layer, scale=scale)
+        make = partial(adopt, bench, sae, sae_layer, stitched=layer, scale=scale)
+    if share:
+        features_share(bench, make, chosen, share)
+        return
+
+    name = make()
     feature_measure.explore(bench, name, chosen)
     compare(bench, name, chosen)
     print(

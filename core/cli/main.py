@@ -21,6 +21,7 @@ from core.cli import (  # noqa: F401 - each adds its commands
     models,
     probes,
     saes,
+    scale,
     showcase,
     steering,
     stitches,

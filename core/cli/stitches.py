@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 import typer.core
 
+from core.cli.scale import ShardOpt, build_share, own_shard
 from core.cli.shared import JsonFlag, PairArg, app, guarded, remove, show
 from core.config import BuildConfig, check
 from core.errors import StitchLensError
@@ -35,17 +36,27 @@ def build_command(
     positions: Annotated[
         int | None, typer.Option(help="Pairs of positions to fit on; all by default.")
     ] = None,
+    svcca_positions: Annotated[
+        int, typer.Option(min=1, help="Paired positions to compare layers over.")
+    ] = BUILD.svcca_positions,
+    shard: ShardOpt = None,
 ) -> None:
     """Build a pair's whole workspace: SVCCA, metric study, alpha sweep, stitches, Table 1. A killed
-    build goes on."""
+    build goes on. With --shard, read one share of its text (see `merge`)."""
     from core.stitches import measure as stitch_measure
 
     spec = get_pair(pair)
+    share = own_shard(shard)
     config = BuildConfig(
         held_out_tokens=tokens,
         select_tokens=select_tokens,
         positions=positions,
+        svcca_positions=svcca_positions,
     )
+    if share:
+        build_share(spec, config, share)
+        return
+
     workspace = stitch_measure.build(spec, config)
     print(f"Built {workspace.root.name}: {', '.join(workspace.names())}")
 

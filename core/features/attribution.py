@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from core.activations.harvest import norm_limits, read_window, windows, within
+from core.features.shares import ALONE, Share
+from core.features.unembedding import logit_rows
 from core.models.live import LiveModel
 from core.models.pairs import LayerPair
 from core.progress import Progress
@@ -32,80 +34,8 @@ BLOCKS = 64
 BOOTSTRAPS = 400
 LEAST_JOINT = 20
 """A feature that is active in both models at fewer positions is marked as unreliable."""
-EXTREMES = 8
-PART = 16_384
-"""Tokens of the vocabulary read at a time."""
 ENCODED = 2**26
 """Activations held at a time, active or not: 268 MB for each model."""
-
-
-def logit_rows(model: LiveModel, ids: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
-    """Unembedding rows of tokens as directions of the residual stream, float32: `h · row` is the
-    logit times the final norm's scale (its bias left out). A LayerNorm's centring is folded in
-    too."""
-    unembedding = model.hf.get_output_embeddings().weight
-    chosen = unembedding[ids.to(model.where.device)].float()
-    rows = chosen * model.logit_scale
-
-    with torch.inference_mode():
-        if (projection := model.projection) is not None:
-            rows = rows @ projection.weight.float()
-
-        norm = model.final_norm
-        if norm is None:  # OPT-350M
-            return rows.cpu()
-
-        # An RMS norm gives its gain where every entry is one.
-        where = model.where
-        ones = torch.ones(1, 1, rows.shape[-1], dtype=where.dtype, device=where.device)
-        gain = norm(ones)[0].float()
-
-        # OLMo's norm centres too, but has no weights at all.
-        centres = isinstance(norm, torch.nn.LayerNorm) or not gain.any()
-        if not centres:
-            return (rows * gain).cpu()
-
-        weight = getattr(norm, "weight", None)
-        if weight is not None:
-            rows = rows * weight.float()
-        return (rows - rows.mean(-1, keepdim=True)).cpu()
-
-
-def extreme_tokens(
-    model: LiveModel,
-    directions: Float[Tensor, "f d"],
-    k: int = EXTREMES,
-) -> tuple[Float[Tensor, "f k2"], Int[Tensor, "f k2"]]:
-    """(logit weights, token ids) of the k tokens that each direction raises most, then the k that
-    it lowers most, each from the strongest. The vocabulary is read in parts; features x vocabulary
-    is never held. Rows that pad it beyond the tokenizer are no tokens."""
-    weights: list[Tensor] = []
-    tokens: list[Tensor] = []
-    for sign in (1.0, -1.0):
-        value, ids = _raised(model, sign * directions, k)
-        weights.append(sign * value)
-        tokens.append(ids)
-    return torch.cat(weights, dim=1), torch.cat(tokens, dim=1)
-
-
-def _raised(
-    model: LiveModel,
-    directions: Float[Tensor, "f d"],
-    k: int,
-) -> tuple[Float[Tensor, "f k"], Int[Tensor, "f k"]]:
-    """(logit weights, token ids) of the k tokens that each direction raises most."""
-    features = len(directions)
-    best = torch.full((features, k), -torch.inf)
-    ids = torch.zeros(features, k, dtype=torch.long)
-
-    for part in torch.from_numpy(model.words).split(PART):
-        weights = directions @ logit_rows(model, part).T
-        more, where = weights.topk(min(k, len(part)), dim=1)
-
-        candidates = torch.cat([ids, part[where]], dim=1)
-        best, order = torch.cat([best, more], dim=1).topk(k, dim=1)
-        ids = candidates.gather(1, order)
-    return best, ids
 
 
 class Active(NamedTuple):
@@ -293,26 +223,70 @@ def _following(
     )
 
 
-def measure_attribution(
+class Attributions:
+    """The attribution of several pairs of SAEs by name, gathered in one pass."""
+
+    def __init__(self, features: Mapping[str, int]) -> None:
+        self.by_name = {name: Attribution(width) for name, width in features.items()}
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All that is accumulated, by name; what is written into them is accumulated."""
+        named = {}
+        for name, attribution in self.by_name.items():
+            for what in ("sums", "n", "largest"):
+                named[f"{name}.{what}"] = getattr(attribution, what).numpy()
+        return named
+
+    def merge(self, other: "Attributions") -> None:
+        """Add what was gathered over other blocks."""
+        for name, attribution in self.by_name.items():
+            more = other.by_name[name]
+            attribution.sums += more.sums
+            attribution.n += more.n
+            attribution.largest = torch.maximum(attribution.largest, more.largest)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """See `Attribution.table`."""
+        return {name: attribution.table() for name, attribution in self.by_name.items()}
+
+
+SaePairs = Mapping[str, tuple["SAE[Any]", "SAE[Any]"]]
+"""By name, an SAE on A and one on B whose features are compared."""
+
+
+def gather_attribution(
     a: LiveModel,
     b: LiveModel,
-    saes: Mapping[str, tuple["SAE[Any]", "SAE[Any]"]],
+    saes: SaePairs,
     documents: Sequence[Document],
     pair: LayerPair,
     desc: str = "attribution correlation",
     positions: int | None = None,
-) -> dict[str, pd.DataFrame]:
+    share: Share = ALONE,
+) -> Attributions:
     """Eq. 10 of every feature of an SAE on A against the same feature of an SAE on B, for several
     such pairs by name in one pass, over paired positions whose next tokens pair up too, so that
-    both models are asked for the same text; outlier rows are left out. See `Attribution.table`."""
-    same = a.tokenizer_hash == b.tokenizer_hash
-    gathered = {name: Attribution(sae_a.cfg.d_sae) for name, (sae_a, _) in saes.items()}
-    expected = positions or sum(len(d.text) for d in documents) / 4
+    both models are asked for the same text; outlier rows are left out.
 
-    limits: dict[str, float] = {}
+    A `share` of the documents has whole blocks; it has no budget of `positions`.
+    """
+    same = a.tokenizer_hash == b.tokenizer_hash
+    gathered = Attributions({name: sae_a.cfg.d_sae for name, (sae_a, _) in saes.items()})
+    every = windows(documents)
+    numbers = share.begin(gathered, len(every))
+    unread = [document for number in numbers for document in every[number]]
+    expected = positions or sum(len(d.text) for d in unread) / 4
+
+    def first_limits() -> dict[str, float]:
+        chunks = (read_window(a, b, docs, [pair.a], [pair.b]) for docs in every)
+        return next(filter(None, map(norm_limits, chunks)), {})
+
+    limits = share.agreed("limits", first_limits) or {}
     read = 0
     with Progress(desc, expected, "pos") as bar:
-        for k, docs in enumerate(windows(documents)):
+        for k in numbers:
+            docs = every[k]
             chunk = read_window(a, b, docs, [pair.a], [pair.b])
             limits = limits or norm_limits(chunk)
 
@@ -330,7 +304,7 @@ def measure_attribution(
 
             n = len(h_a)
             for name, (sae_a, sae_b) in saes.items():
-                attribution = gathered[name]
+                attribution = gathered.by_name[name]
                 at_a_time = max(1, ENCODED // sae_a.cfg.d_sae)
                 for part in torch.arange(n).split(at_a_time):
                     attribution.update(
@@ -339,11 +313,26 @@ def measure_attribution(
                         _attributed(sae_b, h_b[part], rows_b[part]),
                     )
 
+            share.enter(gathered)
             read += n
             bar.advance(n if positions else len(keep))
             if positions is not None and read >= positions:
                 break
-    return {name: attribution.table() for name, attribution in gathered.items()}
+    share.finish(gathered)
+    return gathered
+
+
+def measure_attribution(
+    a: LiveModel,
+    b: LiveModel,
+    saes: SaePairs,
+    documents: Sequence[Document],
+    pair: LayerPair,
+    desc: str = "attribution correlation",
+    positions: int | None = None,
+) -> dict[str, pd.DataFrame]:
+    """The tables of `gather_attribution`; see `Attribution.table`."""
+    return gather_attribution(a, b, saes, documents, pair, desc, positions).tables()
 
 
 def _attributed(

@@ -14,7 +14,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.features.reading import read
+from core.activations.harvest import windows
+from core.features.contexts import AFTER, BEFORE, Contexts, Numbers, chance
+from core.features.reading import first_limit, read
+from core.features.shares import ALONE, Share
 from core.models.live import LiveModel
 from core.text.corpus import Document
 
@@ -30,69 +33,7 @@ QUANTILES = 4
 FROM_EACH = 5
 SAMPLE = 100
 """Contexts sampled a feature, from which those of the quantiles are taken."""
-BEFORE, AFTER = 14, 6
-"""Tokens kept around the strongest one, with their activations."""
 BINS = 60
-
-
-Numbers = NDArray[np.int64]
-"""Features, documents (by number), token positions or slots."""
-WINDOW = BEFORE + 1 + AFTER
-
-
-class _Contexts:
-    """For every feature the `size` contexts with the largest key, merged window by window."""
-
-    def __init__(self, features: int, size: int) -> None:
-        self.size = size
-        slots = (features, size)
-        self.columns: dict[str, NDArray[Any]] = {
-            "key": np.full(slots, -np.inf),
-            "activation": np.zeros(slots, dtype=np.float32),
-            "document": np.full(slots, -1, dtype=np.int64),
-            "position": np.full(slots, -1, dtype=np.int64),
-            "spans": np.zeros((*slots, WINDOW + 1), dtype=np.int32),
-            "heat": np.zeros((*slots, WINDOW), dtype=np.float16),
-        }
-
-    @property
-    def filled(self) -> NDArray[np.bool_]:
-        return self.columns["document"] >= 0
-
-    def wants(self, feature: Numbers, key: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which candidates exceed the least key that their feature keeps; all where it has room."""
-        least = self.columns["key"].min(axis=1)
-        return key > least[feature]
-
-    def add(self, feature: Numbers, new: dict[str, NDArray[Any]]) -> None:
-        """Candidates, at most one a feature and document; equal keys go to the lower document."""
-        order = np.lexsort((new["document"], -new["key"], feature))
-        feature = feature[order]
-
-        # No more than `size` of a feature's candidates can stay.
-        first_of_feature = np.searchsorted(feature, feature)
-        rank = np.arange(len(feature)) - first_of_feature
-        near = rank < self.size
-        candidates = order[near]
-
-        touched, row = np.unique(feature[near], return_inverse=True)
-        slot = rank[near]
-        both = {}
-        for name, column in self.columns.items():
-            old = column[touched]
-            more = np.full_like(old, _EMPTY.get(name, 0))
-            more[row, slot] = new[name][candidates]
-            both[name] = np.concatenate([old, more], axis=1)
-
-        falling = np.argsort(-both["key"], axis=1, kind="stable")
-        best = falling[:, : self.size]
-        for name, values in both.items():
-            picked = best[..., None] if values.ndim == 3 else best
-            self.columns[name][touched] = np.take_along_axis(values, picked, axis=1)
-
-
-_EMPTY = {"key": -np.inf, "document": -1}
-"""What a slot without a context holds; zero in the other columns."""
 
 
 def strongest(
@@ -193,10 +134,10 @@ class Examples:
     """
 
     def __init__(self, features: int, seed: int = 0) -> None:
-        self.top = _Contexts(features, TOP)
-        self.sample = _Contexts(features, SAMPLE)
+        self.top = Contexts(features, TOP)
+        self.sample = Contexts(features, SAMPLE)
         self.histogram = np.zeros((features, BINS), dtype=np.int64)
-        self._rng = np.random.default_rng(seed)
+        self.seed = seed
 
     def update(
         self,
@@ -212,7 +153,7 @@ class Examples:
 
         at, feature, value = strongest(acts, document, position)
         by_activation = value.astype(np.float64)
-        by_chance = self._rng.random(len(feature))
+        by_chance = chance(feature, document[at], self.seed)
 
         for contexts, key in ((self.top, by_activation), (self.sample, by_chance)):
             near = contexts.wants(feature, key)
@@ -227,6 +168,21 @@ class Examples:
                 "heat": heat,
             }
             contexts.add(feature[near], columns)
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All that is accumulated, by name; what is written into them is accumulated."""
+        named = {"histogram": self.histogram}
+        for group, contexts in (("top", self.top), ("sample", self.sample)):
+            for name, column in contexts.columns.items():
+                named[f"{group}.{name}"] = column
+        return named
+
+    def merge(self, other: "Examples") -> None:
+        """Add what was accumulated over other documents: the same as over both together."""
+        self.top.merge(other.top)
+        self.sample.merge(other.sample)
+        self.histogram += other.histogram
 
     def table(self, documents: Sequence[Document]) -> pd.DataFrame:
         """One row an example, by feature and in each group strongest first: `feature`, `group`
@@ -300,7 +256,7 @@ Group = tuple[str, dict[str, NDArray[Any]]]
 
 
 def _rows(
-    contexts: _Contexts,
+    contexts: Contexts,
     group: str,
     feature: Numbers,
     slot: Numbers,
@@ -313,6 +269,30 @@ def _rows(
     return group, columns
 
 
+def gather_examples(
+    model: LiveModel,
+    partner: LiveModel | None,
+    sae: "SAE[Any]",
+    documents: Sequence[Document],
+    layer: int,
+    desc: str = "examples",
+    share: Share = ALONE,
+) -> Examples:
+    """The contexts of every feature, from what `read` gives, over a share of the documents."""
+    examples = Examples(sae.cfg.d_sae)
+    numbers = share.begin(examples, len(windows(documents)))
+
+    def limit() -> float | None:
+        return first_limit(model, partner, documents, layer)
+
+    agreed = share.agreed("limit", limit)
+    for window in read(model, partner, sae, documents, layer, desc, agreed, numbers):
+        examples.update(*window)
+        share.enter(examples)
+    share.finish(examples)
+    return examples
+
+
 def find_examples(
     model: LiveModel,
     partner: LiveModel | None,
@@ -321,10 +301,8 @@ def find_examples(
     layer: int,
     desc: str = "examples",
 ) -> tuple[pd.DataFrame, NDArray[np.int64]]:
-    """(`Examples.table`, `Examples.histogram`) of every feature, from what `read` gives."""
-    examples = Examples(sae.cfg.d_sae)
-    for window in read(model, partner, sae, documents, layer, desc):
-        examples.update(*window)
+    """(`Examples.table`, `Examples.histogram`) of every feature, over all of the documents."""
+    examples = gather_examples(model, partner, sae, documents, layer, desc)
     return examples.table(documents), examples.histogram
 
 

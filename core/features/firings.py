@@ -19,6 +19,7 @@ from torch import Tensor
 
 from core.activations.harvest import WINDOW, harvest_config
 from core.activations.recording import Recording, harvest_places
+from core.activations.shards import UNDIVIDED, Shard
 from core.bench import Bench
 from core.models.pairs import LayerPair, Side
 from core.progress import Progress
@@ -120,10 +121,11 @@ def read_both(
     layers: LayerPair,
     split: Split,
     positions: int | None = None,
+    shard: Shard = UNDIVIDED,
 ) -> Text:
     """A split as both models read it before `layers`, or its first `positions` paired positions.
     Read once and kept in the user's cache; a killed reading goes on. Rows of outlier norm are left
-    out.
+    out. One `shard` of several reads its windows alone.
 
     Raises StitchLensError where no position pairs up.
     """
@@ -143,6 +145,7 @@ def read_both(
         layers,
         config,
         desc,
+        shard,
     )
     return Text(documents, recording)
 

@@ -10,10 +10,18 @@ from numpy.typing import NDArray
 
 from core.bench import Bench
 from core.errors import StitchLensError
-from core.features.attribution import extreme_tokens, measure_attribution
-from core.features.examples import find_examples, lean, read_places, shared_places, short
+from core.features.attribution import Attributions, SaePairs, gather_attribution
+from core.features.examples import (
+    Examples,
+    gather_examples,
+    lean,
+    read_places,
+    shared_places,
+    short,
+)
 from core.features.overlap import overlap
 from core.features.reading import Read, read_text
+from core.features.shares import ALONE, Share
 from core.features.taxonomy import (
     REWRITES,
     TagRewriter,
@@ -21,10 +29,12 @@ from core.features.taxonomy import (
     consistency,
     english_sentences,
 )
-from core.models.live import TURNS
-from core.models.pairs import LayerPair, PairSpec, Side
+from core.features.unembedding import extreme_tokens
+from core.models.live import TURNS, LiveModel
+from core.models.pairs import SIDES, PairSpec, Side
 from core.saes.crossing import Crossing, zero_shot
 from core.saes.settings import ExploreConfig
+from core.text.corpus import Document
 from core.workspace import demonstration
 from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
@@ -81,36 +91,99 @@ class Live:
         return {side: read.acts.amax(0).numpy() for side, read in self.read(text).items()}
 
 
+class Passes:
+    """The passes over text that exploring an SAE takes, each over a share of the documents."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        sae_name: str,
+        stitch_name: str,
+        config: ExploreConfig,
+    ) -> None:
+        self.bench, self.config = bench, config
+        self.crossing = Crossing(bench, sae_name, stitch_name)
+        self.saes = self.crossing.variants(config.seed)
+
+    @property
+    def makers(self) -> dict[str, Any]:
+        """What decides their outcome."""
+        measured = {"rewrites": REWRITES} | self.config.model_dump()
+        return self.bench.makers | self.crossing.makers | measured
+
+    @property
+    def documents(self) -> list[Document]:
+        """From which contexts are taken."""
+        corpus = self.bench.corpus
+        return [*corpus.split("held-out"), *corpus.split("select")]
+
+    @property
+    def sides(self) -> "dict[Side, tuple[SAE[Any], LiveModel, LiveModel, int]]":
+        """The SAE, its model, the other one, and the layer, by side."""
+        a, b, layers = self.bench.a, self.bench.b, self.crossing.layers
+        return {
+            "a": (self.saes["original"][1], a, b, layers.a),
+            "b": (self.saes["transferred"][1], b, a, layers.b),
+        }
+
+    @property
+    def compared(self) -> SaePairs:
+        """The SAEs whose attributions are correlated, by the column that they fill."""
+        names = {
+            "correlation": ("original", "transferred"),
+            "random": ("random SAE", "random SAE, transferred"),
+            "shuffled": ("original", "shuffled-pair stitch"),
+        }
+        return {k: (self.saes[one][1], self.saes[other][1]) for k, (one, other) in names.items()}
+
+    def examples(
+        self,
+        side: Side,
+        share: Share = ALONE,
+    ) -> Examples:
+        """The contexts of every feature in one model."""
+        sae, model, partner, layer = self.sides[side]
+        desc = f"examples in {side.upper()}"
+        return gather_examples(model, partner, sae, self.documents, layer, desc, share)
+
+    def attribution(self, share: Share = ALONE) -> Attributions:
+        """What Eq. 10 and its controls need."""
+        return gather_attribution(
+            self.bench.a,
+            self.bench.b,
+            self.compared,
+            self.bench.corpus.split("held-out"),
+            self.crossing.layers,
+            "Eq. 10",
+            self.config.positions,
+            share,
+        )
+
+
 def explore(
     bench: Bench,
     sae_name: str,
     stitch_name: str,
     config: ExploreConfig | None = None,
+    passes: Passes | None = None,
 ) -> None:
     """Measure an SAE of the workspace and its transfer through a stitch of the workspace, and keep
     the tables `sae_quality/`, `examples_a/` and `_b/`, `histograms_a/` and `_b/`, `together_a/` and
     `_b/`, `logits/` and `features/` of that SAE. Steps that are there and current are kept.
+    `passes` are those of this very SAE, where others have read the text.
 
     Raises StitchLensError where SAE and stitch belong to different layers.
     """
-    config = config or ExploreConfig()
     ws = bench.workspace
-    crossing = Crossing(bench, sae_name, stitch_name)
-    layers = crossing.layers
-    measured = {"rewrites": REWRITES} | config.model_dump()
-    makers = bench.makers | crossing.makers | measured
-    saes = crossing.variants(config.seed)
+    passes = passes or Passes(bench, sae_name, stitch_name, config or ExploreConfig())
+    makers, saes, documents = passes.makers, passes.saes, passes.documents
     if not bench.current(f"sae_quality/{sae_name}", makers):
-        ws.put_table(f"sae_quality/{sae_name}", zero_shot(crossing, saes, config), makers)
-    documents = [*bench.corpus.split("held-out"), *bench.corpus.split("select")]
-    sides = {
-        "a": ("original", bench.a, bench.b, layers.a),
-        "b": ("transferred", bench.b, bench.a, layers.b),
-    }
-    for side, (name, model, partner, layer) in sides.items():
+        quality = zero_shot(passes.crossing, saes, passes.config)
+        ws.put_table(f"sae_quality/{sae_name}", quality, makers)
+    for side in SIDES:
         if not bench.current(f"examples_{side}/{sae_name}", makers):
-            desc = f"examples in {side.upper()}"
-            table, histogram = find_examples(model, partner, saes[name][1], documents, layer, desc)
+            examples = passes.examples(side)
+            histogram = examples.histogram
             active = pd.DataFrame(
                 {
                     "feature": np.arange(len(histogram)),
@@ -118,54 +191,43 @@ def explore(
                 }
             )
             ws.put_table(f"histograms_{side}/{sae_name}", active, makers)
-            ws.put_table(f"examples_{side}/{sae_name}", lean(table), makers)
+            ws.put_table(f"examples_{side}/{sae_name}", lean(examples.table(documents)), makers)
     if not all(bench.current(f"together_{side}/{sae_name}", makers) for side in ("a", "b")):
         places = shared_places(
             ws.table(f"examples_a/{sae_name}"), ws.table(f"examples_b/{sae_name}")
         )
-        for side, (name, model, partner, layer) in sides.items():
+        for side, (sae, model, partner, layer) in passes.sides.items():
             desc = f"the same text in {side.upper()}"
-            table = read_places(model, partner, saes[name][1], documents, layer, places, desc)
+            table = read_places(model, partner, sae, documents, layer, places, desc)
             ws.put_table(f"together_{side}/{sae_name}", table, makers)
     if not bench.current(f"logits/{sae_name}", makers):
         ws.put_table(f"logits/{sae_name}", _logits(bench, saes), makers)
     if not bench.current(f"features/{sae_name}", makers):
-        ws.put_table(
-            f"features/{sae_name}", _features(bench, saes, layers, sae_name, config), makers
-        )
+        ws.put_table(f"features/{sae_name}", _features(passes, sae_name), makers)
 
 
 def _features(
-    bench: Bench,
-    saes: dict[str, tuple[Side, "SAE[Any]"]],
-    layers: LayerPair,
+    passes: Passes,
     sae_name: str,
-    config: ExploreConfig,
 ) -> pd.DataFrame:
     """One row a feature: the columns of `Attribution.table`; `random`, the correlation of a random
     SAE's feature, and `shuffled`, of the same feature through a stitch of shuffled pairs;
     `sentences`, `consistent`, `consistency`; `jaccard`, `rbo` of the top examples; `x`, `y` of a
     UMAP of decoder directions; `raises`, see `raised`."""
+    bench, config = passes.bench, passes.config
     ws, held_out = bench.workspace, bench.corpus.split("held-out")
+    sae, _, _, layer = passes.sides["a"]
 
-    sides = {
-        "correlation": ("original", "transferred"),
-        "random": ("random SAE", "random SAE, transferred"),
-        "shuffled": ("original", "shuffled-pair stitch"),
-    }
-    both = {column: (saes[one][1], saes[other][1]) for column, (one, other) in sides.items()}
-    found = measure_attribution(
-        bench.a, bench.b, both, held_out, layers, "Eq. 10", config.positions
-    )
-    table = found["correlation"].assign(
-        random=found["random"].correlation, shuffled=found["shuffled"].correlation
+    tables = passes.attribution().tables()
+    table = tables["correlation"].assign(
+        random=tables["random"].correlation, shuffled=tables["shuffled"].correlation
     )
     rewrite = TagRewriter(bench.corpus.split("fit"), config.seed)
     sentences = english_sentences(held_out, config.sentences)
-    stays = consistency(active_features(bench.a, saes["original"][1], layers.a), sentences, rewrite)
+    stays = consistency(active_features(bench.a, sae, layer), sentences, rewrite)
     tops = overlap(ws.table(f"examples_a/{sae_name}"), ws.table(f"examples_b/{sae_name}"))
     table = table.merge(stays, on="feature", how="left").merge(tops, on="feature", how="left")
-    x, y = _map(saes["original"][1].W_dec.float().numpy(), config.seed)
+    x, y = _map(sae.W_dec.float().numpy(), config.seed)
     return table.assign(
         x=x,
         y=y,

@@ -37,14 +37,18 @@ def read(
     documents: Sequence[Document],
     layer: int,
     desc: str,
+    limit: float | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[Read]:
     """The features of `sae` in the residual stream of `model` before `layer` at `kept_positions`, a
-    window of documents at a time; rows whose norm is above OUTLIER medians (of the first window)
-    are left out."""
-    limit: float | None = None
-    start = 0
-    with Progress(desc, sum(len(d.text) for d in documents), "chr") as bar:
-        for docs in windows(documents):
+    window of documents at a time, or those windows with the `numbers`; rows whose norm is above
+    the `limit`, or else OUTLIER medians (of the first window), are left out."""
+    every = windows(documents)
+    numbers = range(len(every)) if numbers is None else numbers
+    characters = sum(len(d.text) for number in numbers for d in every[number])
+    with Progress(desc, characters, "chr") as bar:
+        for number in numbers:
+            docs, start = every[number], sum(map(len, every[:number]))
             encoded, kept = kept_positions(model, [d.text for d in docs], partner)
             h = record(model, encoded, kept, [layer])[layer].float()
             norm = h.norm(dim=-1)
@@ -58,8 +62,23 @@ def read(
                 np.int64
             )
             yield Read(acts, where, np.concatenate(kept)[keep], ends[keep])
-            start += len(docs)
             bar.advance(sum(len(d.text) for d in docs))
+
+
+def first_limit(
+    model: LiveModel,
+    partner: LiveModel | None,
+    documents: Sequence[Document],
+    layer: int,
+) -> float | None:
+    """The norm above which `read` leaves rows out, from the first window that has any; None where
+    no window has."""
+    for docs in windows(documents):
+        encoded, kept = kept_positions(model, [d.text for d in docs], partner)
+        rows = record(model, encoded, kept, [layer])[layer].float()
+        if len(rows):
+            return norm_limit(rows.norm(dim=-1))
+    return None
 
 
 def read_text(

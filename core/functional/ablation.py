@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.activations.harvest import batches
-from core.features.attribution import PART, logit_rows
 from core.features.reading import read
+from core.features.unembedding import PART, logit_rows
 from core.functional import attention
 from core.functional.attention import Heads
 from core.models import hooks

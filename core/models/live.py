@@ -49,6 +49,9 @@ def runtime(device: str | None = None, dtype: str | None = None) -> Runtime:
             if torch.backends.mps.is_available()
             else "cpu"
         )
+    if device == "cuda" and (rank := os.environ.get("LOCAL_RANK", "")).isdecimal():
+        # torchrun's processes on one machine: a GPU each, as far as there are as many.
+        device = f"cuda:{int(rank) % max(1, torch.cuda.device_count())}"
     if dtype is None:
         asked = getattr(
             torch.cpu, "_is_avx512_bf16_supported", lambda: False

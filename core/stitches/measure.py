@@ -21,7 +21,7 @@ from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch, load_stitch, save_stitch, with_makers
 from core.stitches.study import alpha_sweep, best_setting, study
 from core.stitches.tables import least_positions
-from core.text.corpus import SPLITS, check_splits
+from core.text.corpus import SPLITS, Split, check_splits
 from core.workspace.artifacts import NAME, belongings
 from core.workspace.disk import fingerprint, only_one
 from core.workspace.store import Workspace
@@ -272,6 +272,12 @@ def _measure_stitch(
         bench.workspace.put_table(f"downstream/{name}", downstream.summarise(table), makers)
 
 
+def read_splits(config: BuildConfig) -> dict[Split, int | None]:
+    """Of which splits a build takes moments, and how many pairs of positions of each."""
+    few = None if config.positions is None else config.positions // 4
+    return {"fit": config.positions, "held-out": few}
+
+
 def build(pair: PairSpec, config: BuildConfig | None = None) -> Workspace:
     """The whole workspace of a pair, step by step; what is there and current is kept, so a killed
     build goes on."""
@@ -283,10 +289,8 @@ def build(pair: PairSpec, config: BuildConfig | None = None) -> Workspace:
         measure_svcca(bench)
         pairs = layer_pairs(bench)
         grams = {
-            "fit": bench.moments("fit", pairs, bench.config.positions)[0],
-            "held-out": bench.moments(
-                "held-out", pairs, bench.config.positions and bench.config.positions // 4
-            )[0],
+            split: bench.moments(split, pairs, positions)[0]
+            for split, positions in read_splits(bench.config).items()
         }
         chosen = best_setting(study(bench, pairs[0], grams))
         alpha_sweep(bench, pairs[0], grams, chosen)

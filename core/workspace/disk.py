@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 STALE_SECONDS = 86_400
 
 
+SETTLED = 2.0
+"""Seconds after which a file that changes again has another time: clocks of disks are coarse."""
 LOCK_SECONDS = 10.0
 """How long a writer waits for another one."""
 
@@ -42,6 +46,28 @@ def sha256_path(path: Path) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file())
     listed = json.dumps([[str(p.relative_to(path)), sha256_file(p)] for p in files])
     return hashlib.sha256(listed.encode()).hexdigest()
+
+
+def sha256_unchanged(path: Path) -> str:
+    """`sha256_path`, taken again only where size, times or inode of a file are others: a page reads
+    an artifact many times. Files that changed a moment ago are always read."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    stats = [file.stat() for file in files]
+    if any(time.time() - stat.st_ctime < SETTLED for stat in stats):
+        return sha256_path(path)
+
+    states = [(s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats]
+    return _sha256_at(path, tuple(zip(files, states, strict=True)))
+
+
+@lru_cache(maxsize=4096)
+def _sha256_at(path: Path, state: object) -> str:
+    return sha256_path(path)
+
+
+def forget_hashes() -> None:
+    """Read every file again when its hash is next asked for."""
+    _sha256_at.cache_clear()
 
 
 def _gone(path: Path) -> None:
@@ -86,6 +112,33 @@ def beside(target: Path) -> Iterator[Path]:
             part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def put_once(target: Path, text: str) -> str:
+    """Write a small file that is not there yet, and give what it then holds: of several processes,
+    on several machines too, the first decides for all. Raises as `beside` does."""
+    if not target.exists():
+        first = target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}.part")
+        with beside(first) as part:
+            part.write_text(text, "utf-8")
+        with disk_faults(target):
+            _name_once(first, target)
+    return target.read_text("utf-8")
+
+
+def _name_once(first: Path, target: Path) -> None:
+    """Give a whole file its name, unless another one has it."""
+    try:
+        os.link(first, target)  # fails where the name is taken, also over a network
+    except FileExistsError:
+        pass
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        if not target.exists():  # a file system without links
+            first.replace(target)
+    finally:
+        first.unlink(missing_ok=True)
 
 
 def kept_table(path: Path, make: Callable[[], "pd.DataFrame"]) -> "pd.DataFrame":
@@ -149,12 +202,17 @@ def _disk_error(e: OSError, target: Path) -> StitchLensError:
 
 
 @contextlib.contextmanager
-def only_one(pair: str, what: str) -> Iterator[None]:
-    """Hold the pair's lock for long work; a second holder is refused at once, and loses nothing."""
+def only_one(
+    pair: str,
+    what: str,
+    wait: bool = False,
+) -> Iterator[None]:
+    """Hold the pair's lock for long work; a second holder is refused at once, and loses nothing, or
+    is to `wait` for its turn."""
     path = user_cache() / "locks" / f"{pair}-{what}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path, timeout=0)
+        lock = FileLock(path, timeout=-1 if wait else 0)
         lock.acquire()
     except Timeout:
         raise StitchLensError(

@@ -30,8 +30,10 @@ from core.workspace.disk import (
     beside,
     disk_faults,
     fingerprint,
+    forget_hashes,
     sha256_file,
     sha256_path,
+    sha256_unchanged,
 )
 from core.workspace.manifest import REPAIR, Artifact, Manifest, read_manifest, versions
 from core.workspace.places import SPEC, private_dir, workspaces_dir
@@ -332,7 +334,7 @@ class Workspace:
                 "the file its manifest names",
                 f"restore it, or {REPAIR}, which says how it is made again",
             )
-        digest = sha256_path(path)
+        digest = sha256_unchanged(path)
         if digest != entry.sha256:
             raise StitchLensError(
                 f"{entry.path} with hash {digest[:12]}",
@@ -364,7 +366,8 @@ class Workspace:
         return json.loads(self.path(name).read_text("utf-8"))
 
     def verify(self) -> dict[str, str]:
-        """Faults by artifact name; empty where all is well."""
+        """Faults by artifact name, every file read anew; empty where all is well."""
+        forget_hashes()
         faults = {}
         for name in self.manifest().artifacts:
             try:

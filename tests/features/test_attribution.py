@@ -10,14 +10,13 @@ from sae_lens import SAE
 from scipy.stats import pearsonr
 
 from core.activations.harvest import norm_limits, read_window, within
-from core.features import attribution
+from core.features import attribution, unembedding
 from core.features.attribution import (
     Attribution,
     contributions,
-    extreme_tokens,
-    logit_rows,
     measure_attribution,
 )
+from core.features.unembedding import extreme_tokens, logit_rows
 from core.models import hooks
 from core.models.pairs import LayerPair
 from core.stitches.stitch import Stitch
@@ -54,7 +53,7 @@ def test_extreme_tokens_are_those_of_the_dense_product(
     model = tiny("gemma")
     directions = torch.randn(7, model.spec.d_model, generator=torch.Generator().manual_seed(1))
     dense = directions @ logit_rows(model, torch.arange(len(model.tokenizer))).T
-    monkeypatch.setattr(attribution, "PART", 100)
+    monkeypatch.setattr(unembedding, "PART", 100)
     values, ids = extreme_tokens(model, directions, 5)
     assert torch.equal(ids[:, :5], dense.topk(5).indices)
     assert torch.equal(ids[:, 5:], (-dense).topk(5).indices)

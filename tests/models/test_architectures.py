@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from core.cli.main import app
 from core.errors import StitchLensError
-from core.features.attribution import extreme_tokens
+from core.features.unembedding import extreme_tokens
 from core.functional.attention import Heads, pattern
 from core.models import hooks
 from core.models.configuration import look
