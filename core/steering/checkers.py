@@ -19,10 +19,12 @@ LEAST = 5
 """Words of a response at which the absence of something says anything."""
 BULLETS = 2
 """Lines of a list."""
-SHOUTS = 3
-"""Exclamation marks."""
+BRIEF = 15
+"""Words of a short sentence."""
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _BULLET = re.compile(r"^\s*[*•-]\s+\S", re.MULTILINE)
+_NUMBER = re.compile(r"^\s*\d+[.)]\s+\S", re.MULTILINE)
+_END = re.compile(r"[.!?。！？]+(?=\W|$)")
 _TITLE = re.compile(r"<<[^\S\n]*[^\s<>][^<>\n]*>>")
 _POSTSCRIPT = re.compile(r"^\s*P\.\s?S\.:?\s*\S", re.MULTILINE)
 _FENCE = re.compile(r"^```(?:json)?\s*\n(.*?)\n?```$", re.DOTALL | re.IGNORECASE)
@@ -52,6 +54,11 @@ def no_commas(text: str) -> bool:
 def bullets(text: str) -> bool:
     """BULLETS lines or more that begin with *, - or •."""
     return len(_BULLET.findall(text)) >= BULLETS
+
+
+def numbered(text: str) -> bool:
+    """BULLETS lines or more that begin with a number and a full stop or a bracket."""
+    return len(_NUMBER.findall(text)) >= BULLETS
 
 
 def quoted(text: str) -> bool:
@@ -91,9 +98,13 @@ def postscript(text: str) -> bool:
     return found is not None and bool(text[: found.start()].strip())
 
 
-def exclamations(text: str) -> bool:
-    """SHOUTS exclamation marks or more, and as many words."""
-    return text.count("!") >= SHOUTS and len(words(text)) >= SHOUTS
+def brief(text: str) -> bool:
+    """BRIEF words at most, in one sentence that ends."""
+    answer = text.strip()
+    ends = _END.findall(answer)
+    return (
+        0 < len(words(answer)) <= BRIEF and len(ends) == 1 and _END.search(answer[-2:]) is not None
+    )
 
 
 def with_word(text: str, word: str) -> bool:
@@ -122,12 +133,13 @@ PLAIN: dict[str, Checker] = {
     "lower_case": lower_case,
     "no_commas": no_commas,
     "bullets": bullets,
+    "numbered": numbered,
     "quoted": quoted,
     "json": is_json,
     "title": title,
     "two_paragraphs": two_paragraphs,
     "postscript": postscript,
-    "exclamations": exclamations,
+    "brief": brief,
 }
 """By the name that a file of instructions gives."""
 VALUED: dict[str, Callable[[str, str], bool]] = {

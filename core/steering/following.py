@@ -88,7 +88,7 @@ def sides(
     is named."""
     if config.steered is not None:
         return config.steered
-    taught = tuple(side for side in SIDES if chats(models[side]))
+    taught: tuple[Side, ...] = tuple(side for side in SIDES if chats(models[side]))
     if not taught:
         raise StitchLensError(
             f"two base models: neither {pair.a.title} nor {pair.b.title} has a chat template",
