@@ -12,7 +12,7 @@ from pages.shared import panels
 from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import ask, section
-from pages.shared.words import loss, percent, plain, short_names
+from pages.shared.words import explained, loss, percent, plain, short_names
 from pages.steering import figures
 from pages.steering.lanes import text_html
 
@@ -26,7 +26,7 @@ PAPER = {
 
 
 def instructions(ws: Workspace, pair: PairSpec) -> None:
-    st.header("Instructions", anchor="instructions")
+    st.header("Instructions", anchor="instructions", help=explained("instructions"))
     sides = ask(steering_tables.followed_sides, ws)
     if not sides:
         panels.door(
@@ -55,7 +55,7 @@ def rates(
     names = short_names(pair)
     taught = ask(makers, ws, f"steering_instructions/{side}/rates")["chat_template"]
     base = [plain(names[each]) for each in taught if not taught[each]]
-    bare = f" {' and '.join(base)}: base, so the requests are bare." if base else ""
+    bare = f" {' and '.join(base)}: a base model, so its requests are bare." if base else ""
     draw(
         figures.instructions(table, side),
         f"Share of {plain(names[side])}'s responses to {int(table.n.max())} requests that follow"

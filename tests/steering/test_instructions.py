@@ -6,8 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from core.bench import open_pair
+from core.cli.main import app
 from core.config import check
 from core.errors import StitchLensError
 from core.models import hooks
@@ -28,6 +30,7 @@ from core.steering.instructions import (
 )
 from core.steering.last_token import instruction_means
 from core.steering.vectors import diff_mean
+from core.workspace.artifacts import command
 from core.workspace.store import Workspace
 
 SHIPPED = load_instructions()
@@ -205,6 +208,34 @@ def test_what_is_not_there_is_said(nano_home: Path) -> None:
             check(FollowConfig, strengths=value)
     with pytest.raises(StitchLensError, match="steered"):
         check(FollowConfig, steered=("c",))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--only", "capitals", "--quick"], "--only, --quick without --instructions"),
+        (["--instructions", "--languages", "fr"], "--languages with --instructions"),
+        (["--instructions", "--strengths", "x"], "strengths 'x'"),
+        (["--instructions", "--strengths", "1,99"], "strengths"),
+        (["--instructions", "--steered", "b,c"], "steered"),
+        (["--instructions", "--file", "nowhere.toml"], "nowhere.toml unreadable"),
+    ],
+)
+def test_the_command_line_refuses_in_a_sentence(
+    words: list[str], says: str, nano_home: Path
+) -> None:
+    result = CliRunner().invoke(app, ["steer", "eval", "nano", *words])
+    assert result.exit_code == 2 and says in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1 and "Traceback" not in result.output
+
+
+def test_the_command_that_makes_them_again_is_known(ws: Workspace) -> None:
+    name = "steering_instructions/b/rates"
+    line = command("nano", name, ws.entry(name).makers)
+    assert line == (
+        "python -m core steer eval nano --instructions --steered b --only no-commas,capitals"
+        " --strengths 1.0,2.0 --prompts 4 --choosing 2 --tokens 10 --stitches L2-L3"
+    )
 
 
 def test_a_loop_is_no_success() -> None:
