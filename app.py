@@ -8,6 +8,9 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+# The tables that pages draw, and pandas with them: imported as the server starts, so that its first
+# visitor does not wait for it.
+from core.stitches import tables  # noqa: F401
 from core.workspace import demonstration
 
 PAGES = str(Path(__file__).absolute().parent / "pages")

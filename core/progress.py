@@ -38,6 +38,11 @@ class Progress:
         self._last = 0.0
         self._write()
 
+    @property
+    def done(self) -> float:
+        """How much is done."""
+        return self._bar.n
+
     def advance(self, n: float, total: float | None = None) -> None:
         """`n` more done; `total` where a better estimate of the whole is known now."""
         if total is not None:

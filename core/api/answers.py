@@ -119,6 +119,10 @@ class Feature(Answer):
     makers: dict[str, Any] = Field(description="what it was measured from")
     feature: dict[str, Any] = Field(description="its measures")
     label: dict[str, Any] | None = Field(description="its label and the label's scores")
+    explanations: list[dict[str, Any]] = Field(
+        description="what others say of it: text, source, and F1 on passages that an explainer was"
+        " not shown (f1_a, f1_b; null where it was not scored)"
+    )
     agreement: list[dict[str, Any]] = Field(description="a row for each kind of text")
     twins: list[dict[str, Any]] = Field(description="a row for each kind of text")
     a: Side = Field(description="in A")

@@ -15,6 +15,7 @@ from core.cli import (  # noqa: F401 - each adds its commands
     api,
     cross,
     evaluation,
+    explanations,
     export,
     features,
     functional,

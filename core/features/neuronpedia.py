@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from core.errors import StitchLensError
 from core.features import alike
-from core.features.tables import unpacked
+from core.features.tables import neuronpedia, unpacked
 from core.models.pairs import SIDES, ModelSpec, PairSpec, Side
 from core.progress import Progress
 from core.workspace import demonstration
@@ -65,8 +65,7 @@ class Export:
 
     @property
     def source_set(self) -> str:
-        carried = "-carried" if self.side == "b" else ""
-        return f"stitchlens-{slug(self.sae)}{carried}"
+        return source_set(self.sae, self.side)
 
     @property
     def source(self) -> str:
@@ -77,6 +76,22 @@ class Export:
     def key(self) -> Row:
         """What a row is of."""
         return {"modelId": slug(self.spec.key), "layer": self.source}
+
+
+def source_set(sae: str, side: Side) -> str:
+    """What an export calls an SAE of A, or what it became in B."""
+    carried = "-carried" if side == "b" else ""
+    return f"stitchlens-{slug(sae)}{carried}"
+
+
+def names_of(ws: Workspace, pair: PairSpec, sae: str) -> set[str]:
+    """What an SAE of A may be called in explanations, MODEL/SOURCE: by its release, and by an
+    export of ours."""
+    layer = ws.entry(f"saes/{sae}").makers["layer_a"]
+    names = {f"{slug(pair.a.key)}/{layer}-{source_set(sae, 'a')}"}
+    if page := neuronpedia(ws, sae, 0):
+        names.add("/".join(page.split("/")[3:5]))
+    return names
 
 
 def slug(name: str) -> str:

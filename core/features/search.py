@@ -1,8 +1,8 @@
 """Ask for a feature: by a word, by a sentence that both models have read, or by a direction.
 
-Words are looked up in labels, in the tokens at which features peak, and in the contexts around
-them (SQLite's FTS5). What is typed is never an operator: each word and each sign is a term of its
-own, in any script, without case and accents.
+Words are looked up in labels, in explanations by others, in the tokens at which features peak, and
+in the contexts around them (SQLite's FTS5). What is typed is never an operator: each word and each
+sign is a term of its own, in any script, without case and accents.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from core.errors import StitchLensError
-from core.features import alike
+from core.features import alike, explained
 from core.features import tables as feature_tables
 from core.workspace.disk import beside, fingerprint
 from core.workspace.places import user_cache
@@ -31,17 +31,17 @@ MOST = 20
 """Results."""
 LONGEST = 200
 """Characters of a query in words."""
-WEIGHTS = (0.0, 10.0, 6.0, 1.0)
-"""Of the columns in a search: feature, label, peaks, contexts."""
+WEIGHTS = (0.0, 10.0, 8.0, 6.0, 1.0)
+"""Of the columns in a search: feature, label, explanations, peaks, contexts."""
 SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 """Scripts that write no spaces: each letter is a term."""
 ACCENTS = re.compile("[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670]")
 """Marks of Latin, Greek, Cyrillic, Hebrew and Arabic letters that a search leaves out; elsewhere
 marks are vowels."""
-FORMAT = "2"
+FORMAT = "3"
 """Of the index; another one makes it anew."""
-TABLE = """CREATE VIRTUAL TABLE features USING fts5(feature UNINDEXED, label, peaks, contexts,
-tokenize = "unicode61 remove_diacritics 0 categories 'L* M* N* P* S* Co'")"""
+TABLE = """CREATE VIRTUAL TABLE features USING fts5(feature UNINDEXED, label, explanations,
+peaks, contexts, tokenize = "unicode61 remove_diacritics 0 categories 'L* M* N* P* S* Co'")"""
 FIND = f"""SELECT feature, bm25(features, {", ".join(map(str, WEIGHTS))}) AS score FROM features
 WHERE features MATCH ? ORDER BY score, feature LIMIT ?"""
 CONCEPTS = Path(__file__).with_name("concepts.toml")
@@ -95,10 +95,10 @@ def concepts() -> dict[str, list[str]]:
 
 
 def expressions(query: str) -> list[str]:
-    """What to look for, the surest first. A label was scored, a peak is where a feature fires, a
-    context may hold any word: in each of them all words in a row, then all of them anywhere; before
-    the contexts the tokens that the query names the kind of; at the end the last word only begun.
-    The terms of a word always stand in a row.
+    """What to look for, the surest first. A label was scored, an explanation says why a feature
+    fires, a peak is where it does, a context may hold any word: in each of them all words in a row,
+    then all of them anywhere; before the contexts the tokens that the query names the kind of; at
+    the end the last word only begun. The terms of a word always stand in a row.
 
     Raises StitchLensError for more than a few words; none where there is no term.
     """
@@ -119,6 +119,7 @@ def expressions(query: str) -> list[str]:
     named = [" OR ".join(map(quoted, kind))] if kind else []
     return [
         *_in("label", whole),
+        *_in("explanations", whole),
         *_in("peaks", [*named, *whole]),
         *_in("label", named),
         *whole,
@@ -141,6 +142,7 @@ class Entry(NamedTuple):
 
     feature: int
     label: str
+    explanations: str
     peaks: str
     contexts: str
 
@@ -152,8 +154,8 @@ def write_index(
     """An index of features, in a file that is not there yet."""
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute(TABLE)
-        rows = ((e.feature, *map(normalised, e[1:])) for e in entries)
-        database.executemany("INSERT INTO features VALUES (?, ?, ?, ?)", rows)
+        rows = ((feature, *map(normalised, words)) for feature, *words in entries)
+        database.executemany("INSERT INTO features VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def look_up(
@@ -162,7 +164,7 @@ def look_up(
     most: int = MOST,
 ) -> list[int]:
     """Numbers of the features that a query finds in an index, the best first: those whose label
-    has it, then those that fire on it, then those that fire near it."""
+    has it, those of which others say it, those that fire on it, those that fire near it."""
     features: dict[int, None] = {}
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         for expression in expressions(query):
@@ -199,14 +201,10 @@ def entries_of(
     labels = dict.fromkeys(features, "")
     if has(ws, f"labels/{sae}"):
         table = alike.labels(ws, sae)
-        labels |= dict(
-            zip(
-                table.feature.tolist(),
-                table.shown.where(table.named, ""),
-                strict=True,
-            )
-        )
+        shown = table.shown.where(table.named, "")
+        labels |= dict(zip(table.feature.tolist(), shown, strict=True))
 
+    told = explained.of_sae(ws, sae).groupby("feature").text.agg(" ".join).to_dict()
     peaks: dict[int, dict[str, None]] = {feature: {} for feature in features}
     contexts: dict[int, dict[str, None]] = {feature: {} for feature in features}
     for feature, peak, context in _contexts(ws, sae, texts):
@@ -216,6 +214,7 @@ def entries_of(
         Entry(
             f,
             labels[f],
+            told.get(f, ""),
             " ".join(peaks[f]),
             " ".join(contexts[f]),
         )
@@ -229,7 +228,8 @@ def index_of(
     corpus: str,
 ) -> Path:
     """The index of an SAE's features, made once and kept in the user's cache."""
-    names = [f"{group}/{sae}" for group in ("features", "labels", "examples_a", "examples_b")]
+    groups = ("features", "labels", explained.GROUP, "examples_a", "examples_b")
+    names = [f"{group}/{sae}" for group in groups]
     known = ws.manifest().artifacts
     parts = [known[name].sha256 for name in names if name in known]
     path = user_cache() / "search" / f"{fingerprint([FORMAT, corpus, *parts])}.sqlite"
@@ -247,7 +247,7 @@ def in_words(
     corpus: str,
     most: int = MOST,
 ) -> list[int]:
-    """Features whose label, peaks or contexts hold a word, the best first."""
+    """Features whose label, explanations, peaks or contexts hold a word, the best first."""
     expressions(query)  # a query that is too long is refused before anything is read
     return look_up(index_of(ws, sae, corpus), query, most)
 

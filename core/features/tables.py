@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from core.features import explained
 from core.statistics import effect
 from core.stitches.tables import _need
 from core.workspace.store import Workspace, has, makers
@@ -179,8 +180,8 @@ def feature_record(
     sae: str,
     feature: int,
 ) -> dict[str, Any]:
-    """All that is known of one feature, for a file: its measures, tokens, histograms and contexts
-    (as pointers)."""
+    """All that is known of one feature, for a file: its measures, explanations by others, tokens,
+    histograms and contexts (as pointers)."""
     (row,) = ws.table(f"features/{sae}", feature=feature).to_dict("records")
     record: dict[str, Any] = {
         "pair": ws.pair,
@@ -188,6 +189,8 @@ def feature_record(
         "makers": makers(ws, f"features/{sae}"),
         "feature": {k: None if v != v else v for k, v in row.items()},
     }
+    by_others = explained.of_feature(ws, sae, feature).drop(columns="feature")
+    record["explanations"] = json.loads(by_others.to_json(orient="records") or "[]")
     for side in ("a", "b"):
         bars = feature_histogram(ws, sae, side, feature)
         tables = {

@@ -89,6 +89,7 @@ GROUPS: dict[str, Group] = {
     "features": Group("Features: attribution correlation, class (Eq. 10)", FEATURES, "saes"),
     "agreement": Group("Agreement of features on the same text", COMPARE, "saes"),
     "labels": Group("Labels of features, with their scores", COMPARE, "saes"),
+    "explanations": Group("Explanations of features by others", "features explanations", "saes"),
     "own_saes": Group("SAEs of B that were trained like A's", COMPARE, "saes"),
     "twins": Group("Native twins: features of both models' own SAEs", COMPARE, "saes"),
     "examples_a": Group("Top contexts of features in A", FEATURES, "saes"),
@@ -161,12 +162,14 @@ def command(
         return ""
 
     head, *options = _template(group, makers).split(" --")
+    if "{pair}" not in head:
+        return f"python -m core {head} --help"
     values = {
         "name": name.partition("/")[0],
         **makers,
         "pair": pair,
     }
-    if is_brought(makers) or "{pair}" not in head:
+    if is_brought(makers):
         bring = f"{COMMANDS[GROUPS[group].of or 'stitches']} import"
         return f"python -m core {bring} --help"
 

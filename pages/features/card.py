@@ -13,7 +13,7 @@ from core.features.neighbours import neighbours
 from core.functional import tables as functional_tables
 from core.models.pairs import PairSpec
 from core.workspace.store import Workspace
-from pages.features import contexts, figures, lists, text
+from pages.features import contexts, explanations, figures, lists, text
 from pages.features.contexts import COLOURS, SIDES, Row
 from pages.shared import address, frame, tokens
 from pages.shared.address import bound
@@ -38,6 +38,7 @@ def card(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> None:
     frame.titled(f"Feature {index}{about}", "Features")
     st.header(f"Feature {index}", anchor="feature")
     st.markdown(called(row, names))
+    explanations.by_others(ws, sae, index, names)
     st.markdown(in_words(row, names))
 
     scale = {side: float(row[f"max_{side}"]) for side in SIDES}

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from core.bench import Bench
-from core.config import BuildConfig
 from core.errors import StitchLensError
 from core.features import alike, compare
 from core.features.compare import CompareConfig, Comparison
@@ -28,8 +27,7 @@ SMALL = CompareConfig(positions=5000, training=8000)
 
 @pytest.fixture(scope="module")
 def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    config = BuildConfig(held_out_tokens=200, positions=3000)
-    with stitched_bench(tiny_pair, tmp_path_factory, config) as bench:
+    with stitched_bench(tiny_pair, tmp_path_factory) as bench:
         setting = SaeConfig(width=96, k=8, epochs=6, lr=3e-3, batch=512)
         assert sae_train.train(bench, 1, setting, 12_000) == SAE
         compare.compare(bench, SAE, "L1-L2", SMALL)

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from core.bench import Bench
 from core.cli.main import app
-from core.config import BuildConfig
 from core.errors import StitchLensError
 from core.features import measure as feature_measure
 from core.features import tables as feature_tables
@@ -29,13 +28,14 @@ from core.stitches.stitch import load_stitch
 from core.workspace.store import Workspace
 from tests.helpers.small import stitched_bench
 
+pytestmark = pytest.mark.whole
+
 SMALL = ExploreConfig(positions=6000, reconstruction_positions=2000, tokens=400, sentences=12)
 
 
 @pytest.fixture(scope="module")
 def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    config = BuildConfig(held_out_tokens=200, positions=3000)
-    with stitched_bench(tiny_pair, tmp_path_factory, config) as found:
+    with stitched_bench(tiny_pair, tmp_path_factory) as found:
         name = sae_train.train(
             found, 1, SaeConfig(width=96, k=8, epochs=6, lr=3e-3, batch=512), 12_000
         )

@@ -17,14 +17,14 @@ from core.workspace.places import WORKSPACES
 from core.workspace.store import Workspace
 
 ENTRIES = [
-    Entry(0, '"French" "Spanish"', "French Spanish", "a Spanish cook and a French one"),
-    Entry(1, "in Russian", "привет мир", "Привет, мир! Ёлка"),
-    Entry(2, "", "कुत्ता किताब", "यह एक किताब है"),
-    Entry(3, "", "世界", "你好，世界。今天天气很好。"),
-    Entry(4, "", "كِتَاب", "هذا كتاب جديد"),
-    Entry(5, "", "(", 'print("AND", x) NOT y*'),
-    Entry(6, '"café"', "café", "the café of a friend"),
-    Entry(7, "", "cook", "French toast"),
+    Entry(0, '"French" "Spanish"', "", "French Spanish", "a Spanish cook and a French one"),
+    Entry(1, "in Russian", "", "привет мир", "Привет, мир! Ёлка"),
+    Entry(2, "", "", "कुत्ता किताब", "यह एक किताब है"),
+    Entry(3, "", "", "世界", "你好，世界。今天天气很好。"),
+    Entry(4, "", "", "كِتَاب", "هذا كتاب جديد"),
+    Entry(5, "", "", "(", 'print("AND", x) NOT y*'),
+    Entry(6, '"café"', "", "café", "the café of a friend"),
+    Entry(7, "", "", "cook", "French toast"),
 ]
 
 
@@ -85,15 +85,23 @@ def test_signs_and_operators_are_looked_up_as_they_are(
     assert search.look_up(index, "French") == [0, 7], "the index is whole"
 
 
-def test_a_label_comes_before_a_peak_before_a_context(tmp_path: Path) -> None:
+def test_a_label_comes_before_what_others_say_before_a_peak_before_a_context(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "index"
-    rest = [Entry(k, "x", "y", "z") for k in range(3, 9)]
+    rest = [Entry(k, "x", "w", "y", "z") for k in range(4, 9)]
     search.write_index(
         path,
-        [Entry(0, "x", "y", "cat"), Entry(1, "x", "cat", "z"), Entry(2, "cat", "y", "z"), *rest],
+        [
+            Entry(0, "x", "w", "y", "cat"),
+            Entry(1, "x", "w", "cat", "z"),
+            Entry(2, "x", "of a cat", "y", "z"),
+            Entry(3, "cat", "w", "y", "z"),
+            *rest,
+        ],
     )
-    assert search.look_up(path, "cat") == [2, 1, 0]
-    assert search.look_up(path, "cat", most=1) == [2]
+    assert search.look_up(path, "cat") == [3, 2, 1, 0]
+    assert search.look_up(path, "cat", most=1) == [3]
 
 
 def test_a_long_query_is_refused_with_advice(index: Path) -> None:

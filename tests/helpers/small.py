@@ -1,13 +1,17 @@
 """Small real models of several architectures with real tokenizers, and texts for them."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from tokenizers import Tokenizer, decoders, normalizers, trainers
 from tokenizers import models as tokenizer_models
 
@@ -100,20 +104,38 @@ Tiny = Callable[[str], LiveModel]
 
 
 @contextmanager
-def stitched_bench(
-    pair: PairSpec, tmp_path_factory: pytest.TempPathFactory, config: BuildConfig | None = None
-) -> Iterator[Bench]:
+def stitched_bench(pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """The tiny pair in a workspace of its own, in float32, with a stitch L1-L2 fitted on a little
-    English."""
+    English: a copy of one that is fitted once a run."""
+    config = BuildConfig(held_out_tokens=200, positions=3000)
+    pair = pair.model_copy(update={"corpus": "wheel:eng"})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STITCHLENS_DTYPE", "float32")
-        patch.setenv("STITCHLENS_WORKSPACES", str(tmp_path_factory.mktemp("workspaces")))
-        found = Bench(
-            pair.model_copy(update={"corpus": "wheel:eng"}),
-            config or BuildConfig(held_out_tokens=100),
-        )
-        fit_stitch(found, "L1-L2", pair.layer_pairs[0], FitConfig(), 3000)
-        yield found
+        fitted = _fitted_once(pair, tmp_path_factory, config, patch)
+
+        root = tmp_path_factory.mktemp("workspaces")
+        shutil.copytree(fitted / pair.key, root / pair.key)
+        patch.setenv("STITCHLENS_WORKSPACES", str(root))
+        yield Bench(pair, config)
+
+
+def _fitted_once(
+    pair: PairSpec,
+    tmp_path_factory: pytest.TempPathFactory,
+    config: BuildConfig,
+    patch: pytest.MonkeyPatch,
+) -> Path:
+    """The folder with its workspace; a second worker waits for the first one's."""
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    root = place / f"stitched-{pair.key}"
+    patch.setenv("STITCHLENS_WORKSPACES", str(root))
+
+    with FileLock(f"{root}.lock"):
+        # what is there is not fitted again
+        fit_stitch(Bench(pair, config), "L1-L2", pair.layer_pairs[0], FitConfig(), 3000)
+    return root
 
 
 def texts(corpus: Corpus, language: str, n: int = 30) -> list[str]:

@@ -5,10 +5,11 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from streamlit.testing.v1 import AppTest
 
 from core import jobs
-from core.features import alike
+from core.features import alike, explained
 from core.features import tables as feature_tables
 from core.models.pairs import get_pair
 from core.text.corpus import Document, load_corpus
@@ -208,3 +209,20 @@ def test_sae_training_says_what_was_saved(nano_home: Path) -> None:
     next(b for b in app.button if b.label == "Train").click().run()
     assert "widths 'many'" in app.error[0].value.replace("\\", "")
     assert jobs.latest("nano") is None
+
+
+def test_what_others_say_stands_on_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(PROJECT / "cache" / "nano", tmp_path / "nano")
+    monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path))
+    about = {"source": "a-model at localhost", "type": "delphi detection", "origin": "explainer"}
+    row = about | {"feature": 391, "text": "French <b>words</b>", "f1_a": 0.81, "f1_b": 0.63}
+    explained.keep(Workspace("nano"), "L2-1024", explained.scored([row]))
+    for embed in ("false", "true"):
+        app = opened("features", pair="nano", feature="391", embed=embed)
+        said = text(app)
+        assert not app.exception and not app.error
+        assert "French \\<b\\>words" in said and "a\\-model at localhost" in said
+        assert ":blue[0.81] → " in said and ":violet[0.63]" in said
+    assert "a\\-model" not in text(opened("features", pair="nano", feature="392"))

@@ -198,7 +198,7 @@ def test_exact_is_the_optimum_that_scipy_finds(metric: Metric) -> None:
     flat = np.concatenate([p.ravel().numpy() for p in lstsq])
     start = flat * (1 + 0.3 * np.random.default_rng(0).normal(size=len(flat)))
     done = minimize(
-        objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 1500, "maxfun": 2000}
+        objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 1500, "maxcor": 40}
     )
     assert objective(start)[0] > 2 * done.fun, "it had something to do"
     mine = float(

@@ -18,7 +18,7 @@ from filelock import FileLock
 from safetensors.torch import save_file
 
 from core.errors import StitchLensError
-from core.workspace import disk
+from core.workspace import store
 from core.workspace.disk import STALE_SECONDS, beside, fingerprint, only_one, sha256_file
 from core.workspace.manifest import SCHEMA
 from core.workspace.places import PROJECT
@@ -186,7 +186,7 @@ def test_no_workspace_says_how_to_build_one(tmp_path: Path) -> None:
 
 
 def test_two_writers(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(store, "LOCK_SECONDS", 0.2)
     code = "import sys\nfrom filelock import FileLock\n"
     code += "with FileLock(sys.argv[1]):\n print(1, flush=True)\n sys.stdin.read()"
     command = [sys.executable, "-c", code, str(ws.root / ".lock")]
