@@ -21,6 +21,8 @@ WATCH ?= none
 # Passed on to pytest, to each benchmark (BENCH_ARGS), and the benchmarks to run (all by default).
 ARGS ?=
 BENCH_ARGS ?=
+# 1 keeps what bench, fuzz, monkey and soak measure in benchmarks/measured/, of which docs/performance.md is made.
+JSON ?=
 # How long `make fuzz` damages files, and `make monkey` plays with each page; and from which seed.
 SECONDS ?= 60
 SEED ?= 0
@@ -54,7 +56,7 @@ help: ## List the targets
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "Variables: PORT=8600  PYTHON=python3.12  WATCH=auto  ARGS='-k stitch -x'  ONLY=harvest  BENCH_ARGS='...'  SECONDS=60  SOAK_ARGS=--short  MONKEY_ARGS=--short"
+	@echo "Variables: PORT=8600  PYTHON=python3.12  WATCH=auto  ARGS='-k stitch -x'  ONLY=harvest  BENCH_ARGS='...'  JSON=1  SECONDS=60  SOAK_ARGS=--short  MONKEY_ARGS=--short"
 
 .PHONY: app
 app: $(RUN_STAMP) ## Set up if need be, start the app on 127.0.0.1 and print its address
@@ -77,20 +79,20 @@ test-all: $(DEV_STAMP) ## All tests: wheels' models, browser and whole builds, t
 
 .PHONY: fuzz
 fuzz: $(DEV_STAMP) ## Malformed files against every reader; SECONDS=3600 for longer, KEEP=folder for what fails
-	@$(PY) -m tests.helpers.fuzz --seconds $(SECONDS) --seed $(SEED) $(if $(KEEP),--keep $(KEEP))
+	@$(PY) -m tests.helpers.fuzz --seconds $(SECONDS) --seed $(SEED) $(if $(KEEP),--keep $(KEEP)) $(if $(JSON),--json)
 
 .PHONY: monkey
 monkey: $(DEV_STAMP) ## Everything a page offers, done by chance; SECONDS=600 a page for long, or MONKEY_ARGS=--short
 	@$(PY) -m tests.helpers.monkey --seconds $(SECONDS) --seed $(SEED) $(if $(PAGE),--page $(PAGE)) $(if $(WORKSPACE),--workspace $(WORKSPACE)) \
-		$(if $(SIZE),--size $(SIZE)) $(if $(STEPS),--steps $(STEPS)) $(if $(FROM),--from $(FROM)) $(if $(OUT),--out $(OUT)) $(MONKEY_ARGS)
+		$(if $(SIZE),--size $(SIZE)) $(if $(STEPS),--steps $(STEPS)) $(if $(FROM),--from $(FROM)) $(if $(OUT),--out $(OUT)) $(if $(JSON),--json) $(MONKEY_ARGS)
 
 .PHONY: bench
-bench: $(DEV_STAMP) ## The benchmarks, each printing the ratio it claims
-	@set -e; for name in $(ONLY); do echo "== benchmarks/$$name"; $(PY) -m benchmarks.$$name $(BENCH_ARGS); done
+bench: $(DEV_STAMP) ## The benchmarks, each printing the ratio it claims; JSON=1 keeps it for docs/performance.md
+	@set -e; for name in $(ONLY); do echo "== benchmarks/$$name"; $(PY) -m benchmarks.$$name $(if $(JSON),--json) $(BENCH_ARGS); done
 
 .PHONY: soak
 soak: $(DEV_STAMP) ## Kill builds, browse and steer with many people; an hour, or SOAK_ARGS=--short
-	@$(PY) -m tests.helpers.soak $(SOAK_ARGS)
+	@$(PY) -m tests.helpers.soak $(if $(JSON),--json) $(SOAK_ARGS)
 
 .PHONY: lint
 lint: $(DEV_STAMP) ## Lint and types
@@ -108,7 +110,7 @@ docs: $(DEV_STAMP) ## The documentation site, into site/; a broken link or refer
 	@echo "Built: site/index.html"
 
 .PHONY: docs-results
-docs-results: $(DEV_STAMP) ## Write the tables of docs/results.md again, from the workspaces
+docs-results: $(DEV_STAMP) ## Write the tables of docs/ again, from the workspaces and from kept measurements
 	@$(PY) -m tests.helpers.documents
 
 .PHONY: doctor

@@ -1,9 +1,10 @@
-"""Seconds from `streamlit run app.py` to the Overview's figure in Chromium, and how long a page
-switch takes.
+"""Seconds from `streamlit run app.py` to the first page in Chromium, and how long a page switch
+takes.
 
 The second of two starts is timed (the first warms the disk and compiles), from the process's start
-to a figure that is drawn; Chromium is open before. A switch is timed in the browser, from the click
-on a page's name to the frame in which its heading stands and its figure is drawn.
+to tiles that are drawn; Chromium is open before. A switch is timed in the browser, from the click
+on a page's name to the frame in which its heading stands and its own part is drawn: the tiles of
+the first page, the heatmap of Stitches.
 """
 
 import argparse
@@ -24,24 +25,27 @@ from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, TimeoutError, sync_playwright
 
-from benchmarks._measure import Line, parser, percentile, say, show
+from benchmarks._measure import Benchmark, Line, percentile, say
 from core.workspace.places import PROJECT, workspaces_dir
 
 PAIR = "smollm2-gemma3"
-FIGURES = {"Overview": "overview-table-1", "Stitches": "svcca"}
-"""Each page's first figure by its Streamlit key, of which the container's class is made."""
+HOME = "StitchLens"
+DRAWN_PARTS = {
+    HOME: ".st-key-tiles [data-testid=stPageLink]:last-of-type",
+    "Stitches": ".st-key-svcca .js-plotly-plot .main-svg .heatmaplayer image",
+}
+"""What each page has when it is drawn, by its heading, which is also its name in the sidebar."""
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
-DRAWN = """([key, heading]) => {
+DRAWN = """([heading, part]) => {
   const title = document.querySelector('[data-testid="stMain"] h1');
-  const plot = document.querySelector(`.st-key-${key} .js-plotly-plot`);
-  return !!title && (heading === '' || title.innerText.trim() === heading)
-    && !!plot && plot.getBoundingClientRect().height > 0
-    && !!plot.querySelector('.main-svg .scatterlayer .trace path');
+  const drawn = document.querySelector(part);
+  return !!title && title.innerText.trim() === heading
+    && !!drawn && drawn.getBoundingClientRect().height > 0;
 }"""
-"""The page's heading stands and its figure has marks. The heading '' is any."""
-SWITCH = f"""async ([name, key, heading]) => {{
+"""The page's heading stands and its part is drawn."""
+SWITCH = f"""async ([name, part]) => {{
   const drawn = {DRAWN};
   const links = [...document.querySelectorAll('[data-testid="stSidebarNav"] a')];
   const link = links.find(a => a.innerText.trim().endsWith(name));
@@ -50,7 +54,7 @@ SWITCH = f"""async ([name, key, heading]) => {{
   link.click();
   return await new Promise((done, fail) => {{
     const look = () => {{
-      if (drawn([key, heading])) done(performance.now() - started);
+      if (drawn([name, part])) done(performance.now() - started);
       else if (performance.now() - started > 60000)
         fail(new Error(`${{name}} was not drawn within 60 s`));
       else requestAnimationFrame(look);
@@ -131,21 +135,23 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _painted(page: Page, name: str, heading: str = "") -> None:
+def painted(page: Page, name: str) -> None:
+    """Wait for a page to be drawn."""
     try:
-        page.wait_for_function(DRAWN, arg=[FIGURES[name], heading], timeout=300_000, polling="raf")
+        arguments = [name, DRAWN_PARTS[name]]
+        page.wait_for_function(DRAWN, arg=arguments, timeout=300_000, polling="raf")
     except TimeoutError:
         shown = page.inner_text("body")[:400].replace("\n", " / ")
-        sys.exit(f"No figure on {name} within 300 s. The page shows: {shown}")
+        sys.exit(f"{name} was not drawn within 300 s. The page shows: {shown}")
 
 
 def first_paint(browser: Browser) -> float:
-    """Seconds from starting the app's process to the drawn figure of the Overview, in a fresh
-    browser profile."""
+    """Seconds from starting the app's process to the drawn first page, in a fresh browser
+    profile."""
     with serving() as (address, started):
         page = browser.new_page()
         page.goto(f"{address}/?pair={PAIR}")
-        _painted(page, "Overview")
+        painted(page, HOME)
         took = time.perf_counter() - started
         page.close()
     return took
@@ -154,7 +160,7 @@ def first_paint(browser: Browser) -> float:
 def switches(browser: Browser, count: int) -> tuple[dict[str, list[float]], list[str]]:
     """Seconds of each switch by the page switched to, after one of each that warms up; and errors
     of the console."""
-    times: dict[str, list[float]] = {name: [] for name in FIGURES}
+    times: dict[str, list[float]] = {name: [] for name in DRAWN_PARTS}
     errors: list[str] = []
 
     def listen(message: ConsoleMessage) -> None:
@@ -165,14 +171,10 @@ def switches(browser: Browser, count: int) -> tuple[dict[str, list[float]], list
         page = browser.new_page()
         page.on("console", listen)
         page.goto(f"{address}/?pair={PAIR}")
-        _painted(page, "Overview")
-        headings = {
-            "Overview": page.inner_text('[data-testid="stMain"] h1').strip(),
-            "Stitches": "Stitches",
-        }
+        painted(page, HOME)
         for k in range(count + 2):
-            name = ("Stitches", "Overview")[k % 2]
-            took = page.evaluate(SWITCH, [name, FIGURES[name], headings[name]]) / 1000
+            name = ("Stitches", HOME)[k % 2]
+            took = page.evaluate(SWITCH, [name, DRAWN_PARTS[name]]) / 1000
             if k >= 2:
                 times[name].append(took)
             page.wait_for_timeout(300)
@@ -198,19 +200,10 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
     every = [t for ts in times.values() for t in ts]
     lines = [
         Line("start to first paint, the first time here", cold, "s"),
-        Line(
-            "start to first paint, again",
-            sorted(starts)[len(starts) // 2],
-            "s",
-            at_most=10,
-            note=f"median of {len(starts)}: " + ", ".join(f"{s:.1f}" for s in starts),
-        ),
+        Line.median("start to first paint, again", starts, "s", at_most=10),
         Line("page switch, p50", percentile(every, 0.5), "s"),
         Line("page switch, p95", percentile(every, 0.95), "s", at_most=1),
-        *(
-            Line(f"page switch to {name}, p50", percentile(ts, 0.5), "s")
-            for name, ts in times.items()
-        ),
+        *(Line.median(f"page switch to {name}", ts, "s") for name, ts in times.items()),
         Line("page switch, slowest", max(every), "s"),
         Line("errors on the console", len(errors), note=errors[0][:120] if errors else ""),
     ]
@@ -218,13 +211,13 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
 
 
 def main() -> None:
-    p = parser(__doc__)
-    p.add_argument("--switches", type=int, default=20, help="page switches, half to each page")
-    p.add_argument("--starts", type=int, default=3, help="starts after the first")
-    args = p.parse_args()
+    p = Benchmark("app", __doc__)
+    p.add("--switches", type=int, default=20, help="page switches, half to each page")
+    p.add("--starts", type=int, default=3, help="starts after the first")
+    args = p.options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the app is ended too
     settings, lines = run(args)
-    show("app: start to first paint, page switch", settings, lines, args.json)
+    p.show("app: start to first paint, page switch", settings, lines)
 
 
 if __name__ == "__main__":

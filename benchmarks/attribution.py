@@ -11,13 +11,12 @@ positions at the largest width, in a process of its own.
 
 import argparse
 import json
-import statistics
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks._measure import Line, alone, parser, peak_rss, say, seconds, show
+from benchmarks._measure import Benchmark, Line, alone, peak_rss, say, seconds
 from core.features.attribution import BLOCKS, ENCODED, Attribution, contributions
 
 D_A, D_B = 576, 640
@@ -94,19 +93,19 @@ def compare(features: int, k: int, rows: int, turns: int) -> list[Line]:
     reference = pearson(n, sums)
     known = mine.isfinite() & reference.isfinite()
     worst = float((mine - reference)[known].abs().max())
-    ratio = statistics.median(t / o for o, t in zip(ours, theirs, strict=True))
+    ratios = [t / o for o, t in zip(ours, theirs, strict=True)]
     what = f"{features:,} features: "
     return [
-        Line(what + "ours", rows / statistics.median(ours), "positions/s"),
-        Line(
+        Line.median(what + "ours", [rows / t for t in ours], "positions/s"),
+        Line.median(
             what + "dense",
-            rows / statistics.median(theirs),
+            [rows / t for t in theirs],
             "positions/s",
             note=f"{best} at a time",
         ),
-        Line(
+        Line.median(
             what + "ours against dense",
-            ratio,
+            ratios,
             "times as fast",
             at_least=10 if features >= 65_536 else None,
         ),
@@ -146,27 +145,24 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
         "widths": f"{D_A}/{D_B}",
         "positions a turn": args.rows,
         "turns": args.turns,
+        "dtype": torch.float32,
     }, lines
 
 
 def main() -> None:
-    p = parser(__doc__)
-    p.add_argument(
-        "--features", type=int, nargs="+", default=[4096, 65_536], help="widths of the SAE"
-    )
-    p.add_argument("--k", type=int, default=32, help="active features a position")
-    p.add_argument("--rows", type=int, default=2048, help="positions in a turn")
-    p.add_argument("--turns", type=int, default=5, help="turns of each")
-    p.add_argument(
-        "--positions", type=int, default=1_000_000, help="positions for the peak of memory"
-    )
-    p.add_argument("--worker", type=int, help=argparse.SUPPRESS)
-    args = p.parse_args()
+    p = Benchmark("attribution", __doc__)
+    p.add("--features", type=int, nargs="+", default=[4096, 65_536], help="widths of the SAE")
+    p.add("--k", type=int, default=32, help="active features a position")
+    p.add("--rows", type=int, default=2048, help="positions in a turn")
+    p.add("--turns", type=int, default=5, help="turns of each")
+    p.add("--positions", type=int, default=1_000_000, help="positions for the peak of memory")
+    p.add("--worker", type=int, help=argparse.SUPPRESS)
+    args = p.options()
     if args.worker is not None:
         print(json.dumps(worker(args.worker, args.k, args.positions)))
         return
     settings, lines = run(args)
-    show("attribution: Eq. 10, sparse against dense", settings, lines, args.json)
+    p.show("attribution: Eq. 10, sparse against dense", settings, lines)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """Peak memory of a harvest and fit at N and at 4 N positions, each in a fresh process: it must not
 grow.
 
-A pair's corpus holds about a million fit positions; for more, its documents are read again. The
-targets' own sizes are
-`--sizes 500000 2000000`: minutes with `--pair nano`, an hour with the large pair. `--whole` builds
-a whole workspace (SVCCA, study, Table 1) in a scratch folder instead.
+A pair's corpus holds about a million fit positions; for more, its documents are read again. That
+takes minutes with nano, an hour with the large pair. `--whole` builds a whole workspace (SVCCA,
+study, Table 1) in a scratch folder instead.
 """
 
 import argparse
@@ -14,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks._measure import Line, alone, parser, peak_rss, quiet, say, show
+from benchmarks._measure import Benchmark, Line, alone, peak_rss, quiet, say
 
 
 def work(pair: str, positions: int, whole: bool) -> dict[str, Any]:
@@ -86,21 +85,17 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
 
 def main() -> None:
     quiet()
-    p = parser(__doc__)
-    p.add_argument("--pair", default="smollm2-gemma3", help="a pair with layer pairs of its own")
-    p.add_argument(
-        "--sizes", type=int, nargs="+", default=[20_000, 80_000], help="positions to harvest"
-    )
-    p.add_argument(
-        "--whole", action="store_true", help="build a whole workspace, in a scratch folder"
-    )
-    p.add_argument("--worker", type=int, help=argparse.SUPPRESS)
-    args = p.parse_args()
+    p = Benchmark("build_memory", __doc__)
+    p.add("--pair", default="nano", help="a pair with layer pairs of its own")
+    p.add("--sizes", type=int, nargs="+", default=[500_000, 2_000_000], help="positions to harvest")
+    p.add("--whole", action="store_true", help="build a whole workspace, in a scratch folder")
+    p.add("--worker", type=int, help=argparse.SUPPRESS)
+    args = p.options()
     if args.worker is not None:
         print(json.dumps(work(args.pair, args.worker, args.whole)))
         return
     settings, lines = run(args)
-    show("build_memory: peak memory does not grow with the corpus", settings, lines, args.json)
+    p.show("build_memory: peak memory does not grow with the corpus", settings, lines)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,9 @@
 """A stitched model's speed against its bound: A's layers below the stitch and the whole of B, each
 with its cache, one token a step and nothing else; and how long a text of 60 words takes to cross.
 
-    python -m benchmarks.crossing [--pair smollm2-gemma3] [--json]
-
 Rounds alternate, so that ratios hold on a machine that does other work as well.
 """
 
-import statistics
 import sys
 
 import torch
@@ -57,10 +54,10 @@ def speak(crossing: TextCrossing, names: tuple[str, ...]) -> int:
 
 
 def main() -> None:
-    parser = m.parser(__doc__)
-    parser.add_argument("--pair", default="smollm2-gemma3", help="pair whose B speaks")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of each, in turns")
-    given = parser.parse_args()
+    benchmark = m.Benchmark("crossing", __doc__)
+    benchmark.add("--pair", default="smollm2-gemma3", help="pair whose B speaks")
+    benchmark.add("--rounds", type=int, default=ROUNDS, help="rounds of each, in turns")
+    given = benchmark.options()
     m.quiet()
     bench = open_pair(given.pair)
     crossing = TextCrossing(Studio(bench, stitch_names(bench.workspace)[0]))
@@ -85,22 +82,22 @@ def main() -> None:
         for stitched, most in zip(rates["stitched, one lane"], rates["bound"], strict=True)
     ]
     lines = [
-        m.Line(
+        m.Line.median(
             "stitched against its bound",
-            statistics.median(ratios),
+            ratios,
             "x",
             at_least=0.7,
             note="steps/s",
         ),
-        m.Line(
+        m.Line.median(
             "stitched, one lane",
-            statistics.median(rates["stitched, one lane"]),
+            rates["stitched, one lane"],
             "tokens/s",
             at_least=4,
         ),
-        m.Line("60 words crossed", statistics.median(reads), "s", at_most=1.5),
-        m.Line("bound", statistics.median(rates["bound"]), "steps/s"),
-        m.Line("four lanes at once", statistics.median(rates["four lanes"]), "steps/s"),
+        m.Line.median("60 words crossed", reads, "s", at_most=1.5),
+        m.Line.median("bound", rates["bound"], "steps/s"),
+        m.Line.median("four lanes at once", rates["four lanes"], "steps/s"),
     ]
     settings = {
         "pair": given.pair,
@@ -109,7 +106,7 @@ def main() -> None:
         "tokens": TOKENS,
         "rounds": given.rounds,
     }
-    m.show("Crossing", settings, lines, given.json)
+    benchmark.show("Crossing", settings, lines)
 
 
 if __name__ == "__main__":

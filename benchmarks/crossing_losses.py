@@ -1,8 +1,6 @@
 """What `cross` says that a text costs, against what `stitch eval` says of the same documents: total
 losses over held-out documents, both ways.
 
-    python -m benchmarks.crossing_losses [--pair smollm2-gemma3] [--stitch L20-L9] [--json]
-
 Both go the same way through the models; `cross` reads a text alone and all its lanes in one batch,
 `stitch eval` a batch of texts a condition. In bfloat16 that rounds otherwise.
 """
@@ -29,11 +27,11 @@ WITHIN = 1e-3
 
 
 def main() -> None:
-    parser = m.parser(__doc__)
-    parser.add_argument("--pair", default="smollm2-gemma3", help="pair whose losses are compared")
-    parser.add_argument("--stitch", default="L20-L9", help="stitch that is crossed")
-    parser.add_argument("--documents", type=int, default=DOCUMENTS, help="held-out documents read")
-    given = parser.parse_args()
+    benchmark = m.Benchmark("crossing_losses", __doc__)
+    benchmark.add("--pair", default="smollm2-gemma3", help="pair whose losses are compared")
+    benchmark.add("--stitch", default="L20-L9", help="stitch that is crossed")
+    benchmark.add("--documents", type=int, default=DOCUMENTS, help="held-out documents read")
+    given = benchmark.options()
     m.quiet()
 
     bench = open_pair(given.pair)
@@ -80,7 +78,7 @@ def main() -> None:
         "tokens": int(table.loc[table.condition == "b"].tokens.sum()),
         "dtype": str(bench.b.where.dtype),
     }
-    m.show("Losses of cross against stitch eval", settings, lines, given.json)
+    benchmark.show("Losses of cross against stitch eval", settings, lines)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Seconds to open the Features page, to brush its histogram and to open a feature, in Chromium.
+"""Seconds to open the Features page, to brush its strip and to open a feature, in Chromium.
 
 At the shipped size, and at `--features` features: the shipped tables repeated, each copy with its
-own feature numbers. Opening is timed from the click on Features in the sidebar to the drawn
-histogram and a feature's contexts, in a fresh session of a warm server; brushing from the end of
-the drag to the new count under the table; a feature from the click on Next to its contexts.
+own feature numbers. Opening is timed from the click on Features in the sidebar to the drawn strip
+and the tinted text of the feature's card, in a fresh session of a warm server; brushing from the
+end of the drag to the new count above the list; a feature from the click on Next to its heading and
+its text.
 """
 
 import argparse
@@ -19,22 +20,18 @@ from typing import Any
 import pandas as pd
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks._measure import Line, parser, percentile, say, show
-from benchmarks.app import CHROMIUM_OPTIONS, chromium, serving
+from benchmarks._measure import Benchmark, Line, percentile, say
+from benchmarks.app import CHROMIUM_OPTIONS, HOME, chromium, painted, serving
 from core.features import tables as feature_tables
 from core.workspace.places import workspaces_dir
 from core.workspace.store import Workspace
 
-TABLES = (
-    "features",
-    "logits",
-    "examples_a",
-    "examples_b",
-    "together_a",
-    "together_b",
-    "histograms_a",
-    "histograms_b",
-)
+
+def tables_of(ws: Workspace, sae: str) -> dict[str, pd.DataFrame]:
+    """Every table with a row, or rows, for each feature of an SAE, by its artifact's name."""
+    files = {name: ws.path(name) for name in ws.names() if name.partition("/")[2] == sae}
+    tables = {name: ws.table(name) for name, path in files.items() if path.suffix == ".parquet"}
+    return {name: table for name, table in tables.items() if "feature" in table}
 
 
 def enlarged(pair: str, features: int, into: Path) -> Path:
@@ -43,77 +40,94 @@ def enlarged(pair: str, features: int, into: Path) -> Path:
     shutil.copytree(source.root, into / pair)
     ws, sae = Workspace(pair, into), feature_tables.saes(source)[0]
     width = len(source.table(f"features/{sae}"))
-    for name in TABLES:
-        table, makers = source.table(f"{name}/{sae}"), source.entry(f"{name}/{sae}").makers
+    for name, table in tables_of(source, sae).items():
         copies = [
             table.assign(feature=table.feature + k * width) for k in range(-(-features // width))
         ]
         whole = pd.concat(copies, ignore_index=True)
-        ws.put_table(
-            f"{name}/{sae}", whole.loc[whole.feature < features].reset_index(drop=True), makers
-        )
+        chosen = whole.loc[whole.feature < features].reset_index(drop=True)
+        ws.put_table(name, chosen, source.entry(name).makers)
     return into
 
 
-def painted(page: Page) -> None:
+CARD = "document.querySelector('.st-key-card')"
+TINTED = f"[...({CARD}?.querySelectorAll('[dir=auto]') ?? [])].map(e => e.innerHTML).join()"
+"""The text that the card shows, tinted by the feature."""
+COUNT = (
+    "[...document.querySelectorAll('[data-testid=stMain] p')].map(e => e.innerText)"
+    ".find(t => /^[0-9,]+ of [0-9,]+ features/.test(t))"
+)
+
+
+def drawn(page: Page) -> None:
+    """Wait for the strip's bars and the card's text."""
     page.wait_for_function(
-        "() => { const bars = document.querySelector('.st-key-correlations .js-plotly-plot"
-        " .barlayer .point path'); const heat = document.querySelector('[data-testid=stHtml]"
-        " div[dir=auto]'); return !!bars && !!heat; }",
+        "() => !!document.querySelector('.st-key-strip .js-plotly-plot .barlayer .point path')"
+        f" && {TINTED} !== ''",
         timeout=300_000,
         polling="raf",
     )
 
 
+RESTS = (
+    "() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
+    " && !document.querySelector('[data-stale=true]')"
+    f" && {CARD}?.querySelectorAll('h2').length === 1"
+)
+
+
+def rested(page: Page) -> Page:
+    """The page once its script is over and nothing of an earlier run is left."""
+    page.wait_for_timeout(500)
+    page.wait_for_function(RESTS)
+    return page
+
+
 def opened(browser: Browser, address: str) -> tuple[float, Page]:
-    """(seconds, page) of the Features page, opened from the Overview of `address`."""
+    """(seconds, page) of the Features page, opened from the first page of `address`."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.set_default_timeout(60_000)
     page.goto(address)
-    page.wait_for_selector(
-        ".st-key-overview-table-1 .js-plotly-plot .scatterlayer .trace path", state="attached"
-    )
+    painted(page, HOME)
     page.wait_for_timeout(1500)
-    link = page.locator("[data-testid=stSidebarNav] a").filter(has_text="Features")
+    link = page.get_by_role("link", name="Features", exact=True)
     started = time.perf_counter()
     link.click()
-    painted(page)
+    drawn(page)
     return time.perf_counter() - started, page
 
 
 def brushed(page: Page, share: float) -> float:
-    """Drags over the bars from the middle to `share` of the right half; seconds until the table's
+    """Drags over the bars from the middle to `share` of the right half; seconds until the list's
     count changes."""
-    plot = page.locator(".st-key-correlations .nsewdrag").first
+    plot = page.locator(".st-key-strip .nsewdrag").first
     plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
     assert box is not None
-    count = (
-        "[...document.querySelectorAll('[data-testid=stCaptionContainer]')].map(e => e.innerText)"
-    )
-    count += ".find(t => /^[0-9,]+ of [0-9,]+ features/.test(t))"
-    before, y = page.evaluate(count), box["y"] + box["height"] / 2
+    before, y = page.evaluate(COUNT), box["y"] + box["height"] / 2
+    assert before is not None, "nothing says how many features are listed"
     page.mouse.move(box["x"] + box["width"] / 2, y)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * (0.5 + share / 2), y, steps=5)
     started = time.perf_counter()
     page.mouse.up()
-    page.wait_for_function(f"before => {count} !== before", arg=before, polling="raf")
+    page.wait_for_function(
+        f"before => ![undefined, before].includes({COUNT})", arg=before, polling="raf"
+    )
     return time.perf_counter() - started
 
 
 def stepped(page: Page) -> float:
-    """Seconds from the click on Next to the next feature's contexts."""
+    """Seconds from the click on Next to the next feature's heading and text."""
     heading = page.locator("h2#feature").inner_text()
-    contexts = "document.querySelector('[data-testid=stHtml]')?.innerHTML"
-    before = page.evaluate(contexts)
-    button = page.get_by_role("button", name="Next")
+    before = page.evaluate(TINTED)
+    button = page.locator(".st-key-card").get_by_role("button", name="Next")
     button.scroll_into_view_if_needed()
     started = time.perf_counter()
     button.click()
     page.wait_for_function(
         "([heading, before]) => document.querySelector('h2#feature').innerText !== heading &&"
-        f" {contexts} !== before",
+        f" {TINTED} !== before",
         arg=[heading, before],
         polling="raf",
     )
@@ -133,14 +147,11 @@ def measure(browser: Browser, pair: str, workspaces: Path, turns: int, targets: 
             page.close()
         say(f"{what}opened")
         _, page = opened(browser, url)
-        page.wait_for_timeout(2000)
         for turn in range(turns):
-            brushes.append(brushed(page, 0.3 + 0.6 * turn / turns))
-            page.wait_for_timeout(500)
+            brushes.append(brushed(rested(page), 0.3 + 0.6 * turn / turns))
         say(f"{what}brushed")
         for _ in range(turns):
-            steps.append(stepped(page))
-            page.wait_for_timeout(500)
+            steps.append(stepped(rested(page)))
         page.close()
     return [
         Line(
@@ -150,20 +161,8 @@ def measure(browser: Browser, pair: str, workspaces: Path, turns: int, targets: 
             at_most=2 if targets else None,
             note=f"median {statistics.median(opens):.2f}",
         ),
-        Line(
-            what + "brush, median",
-            statistics.median(brushes),
-            "s",
-            at_most=1 if targets else None,
-            note=f"slowest {max(brushes):.2f}",
-        ),
-        Line(
-            what + "feature view, median",
-            statistics.median(steps),
-            "s",
-            at_most=1 if targets else None,
-            note=f"slowest {max(steps):.2f}",
-        ),
+        Line.median(what + "brush", brushes, "s", at_most=1 if targets else None),
+        Line.median(what + "feature view", steps, "s", at_most=1 if targets else None),
     ]
 
 
@@ -186,14 +185,14 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
 
 
 def main() -> None:
-    p = parser(__doc__)
-    p.add_argument("--pair", default="smollm2-gemma3", help="a pair whose features were measured")
-    p.add_argument("--features", type=int, default=65_536, help="features of the enlarged SAE")
-    p.add_argument("--turns", type=int, default=10, help="repeats of each action")
-    args = p.parse_args()
+    p = Benchmark("features_page", __doc__)
+    p.add("--pair", default="smollm2-gemma3", help="a pair whose features were measured")
+    p.add("--features", type=int, default=65_536, help="features of the enlarged SAE")
+    p.add("--turns", type=int, default=10, help="repeats of each action")
+    args = p.options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the app is ended too
     settings, lines = run(args)
-    show("features_page: open, brush, open a feature", settings, lines, args.json)
+    p.show("features_page: open, brush, open a feature", settings, lines)
 
 
 if __name__ == "__main__":

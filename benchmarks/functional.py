@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from benchmarks._measure import Line, parser, quiet, say, seconds, show
+from benchmarks._measure import Benchmark, Line, quiet, say, seconds
 from core.functional.attention import Heads, readers, scores
 from core.functional.heads import reading
 from core.functional.sides import ScanConfig
@@ -20,13 +20,11 @@ from core.text.corpus import load_corpus
 
 
 def main() -> None:
-    p = parser(__doc__)
-    p.add_argument(
-        "--pair", default="smollm2-gemma3", choices=list(PAIRS), help="its B is measured"
-    )
-    p.add_argument("--features", type=int, default=16_384)
-    p.add_argument("--layer", type=int, default=0)
-    args = p.parse_args()
+    p = Benchmark("functional", __doc__)
+    p.add("--pair", default="smollm2-gemma3", choices=list(PAIRS), help="its B is measured")
+    p.add("--features", type=int, default=16_384)
+    p.add("--layer", type=int, default=0)
+    args = p.options()
     quiet()
     pair = get_pair(args.pair)
     model = load_shared(pair.b)  # type: ignore[arg-type]
@@ -60,7 +58,7 @@ def main() -> None:
             note="what it takes where nothing else runs",
         ),
     ]
-    show("functional features: heuristic scores", settings, lines, args.json)
+    p.show("functional features: heuristic scores", settings, lines)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks._measure import Line, parser, quiet, say, show
+from benchmarks._measure import Benchmark, Line, quiet, say
 
 ORDER = 5
 Ids = NDArray[np.int64]
@@ -127,9 +127,10 @@ def run() -> tuple[dict[str, Any], list[Line]]:
 
 def main() -> None:
     quiet()
-    args = parser(__doc__).parse_args()
+    p = Benchmark("nano", __doc__)
+    p.options()
     settings, lines = run()
-    show("nano: against count models", settings, lines, args.json)
+    p.show("nano: against count models", settings, lines)
 
 
 if __name__ == "__main__":

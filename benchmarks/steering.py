@@ -2,8 +2,6 @@
 `transformers`' generate, one steered row against the `steering-vectors` package, and how long the
 first token takes after the click.
 
-    python -m benchmarks.steering [--pair smollm2-gemma3] [--json]
-
 The peer gets its best settings: the same dtype, `sdpa` attention, a KV cache, greedy decoding
 without any penalty (ours draws with temperature, top p and repetition penalty). `pip install
 --no-deps steering-vectors==0.12.2` brings the second peer; without it its line is left out. Rates
@@ -12,7 +10,6 @@ are medians over rounds that alternate.
 
 import importlib
 import importlib.util
-import statistics
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -87,10 +84,10 @@ def first_token(studio: Studio) -> float:
 
 
 def main() -> None:
-    parser = m.parser(__doc__)
-    parser.add_argument("--pair", default="smollm2-gemma3", help="pair whose B generates")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="rounds of each, in turns")
-    given = parser.parse_args()
+    benchmark = m.Benchmark("steering", __doc__)
+    benchmark.add("--pair", default="smollm2-gemma3", help="pair whose B generates")
+    benchmark.add("--rounds", type=int, default=ROUNDS, help="rounds of each, in turns")
+    given = benchmark.options()
     m.quiet()
     bench = open_pair(given.pair)
     names = [n.removeprefix("stitches/") for n in bench.workspace.names(prefix="stitches/")]
@@ -109,34 +106,38 @@ def main() -> None:
         for name, one in work.items():
             found[name].append(TOKENS / m.seconds(one))
         m.say(f"round {k + 1} of {given.rounds}")
-    rate = {name: statistics.median(x) for name, x in found.items()}
-    first = statistics.median(first_token(studio) for _ in range(given.rounds))
-    plain = rate["transformers, one row"]
+    first = [first_token(studio) for _ in range(given.rounds)]
+
+    def against(one: str, peer: str) -> list[float]:
+        """Ratios of a round each, so that what else the machine does cancels."""
+        return [x / y for x, y in zip(found[one], found[peer], strict=True)]
+
     lines = [
-        m.Line(
+        m.Line.median(
             "three lanes against one row of transformers",
-            rate["three lanes"] / plain,
+            against("three lanes", "transformers, one row"),
             "x",
             at_least=0.85,
             note="steps/s",
         ),
-        m.Line("first token after the call", first, "s", at_most=1.5),
+        m.Line.median("first token after the call", first, "s", at_most=1.5),
     ]
-    if "steering-vectors, one row" in rate:
-        packed = rate["steering-vectors, one row"]
+    if "steering-vectors, one row" in found:
         lines.append(
-            m.Line(
-                "one steered lane against steering-vectors", rate["one steered lane"] / packed, "x"
+            m.Line.median(
+                "one steered lane against steering-vectors",
+                against("one steered lane", "steering-vectors, one row"),
+                "x",
             )
         )
-    lines += [m.Line(name, x, "steps/s") for name, x in rate.items()]
+    lines += [m.Line.median(name, rates, "steps/s") for name, rates in found.items()]
     settings = {
         "pair": given.pair,
         "dtype": str(model.where.dtype),
         "tokens": TOKENS,
         "rounds": given.rounds,
     }
-    m.show("Live steering", settings, lines, given.json)
+    benchmark.show("Live steering", settings, lines)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """What moves steering with transferred vectors, one change at a time, from A to B, on prompts that
 choose (not on those that figures come from). A row a change: share of responses in the language,
 its mean over languages, and fluency.
-
-    python -m benchmarks.steering_study [--pair smollm2-gemma3] [--stitch L22-L13] [--json]
 """
 
 import sys
@@ -39,13 +37,11 @@ def contrast(found: LanguageMeans, label: str, layer: int, share: float) -> Mean
 
 
 def main() -> None:
-    parser = m.parser(__doc__)
-    parser.add_argument("--pair", default="smollm2-gemma3", help="pair; vectors go from A to B")
-    parser.add_argument(
-        "--stitch", default="L22-L13", help="the stitch that the changes start from"
-    )
-    parser.add_argument("--languages", default=CODES, help="codes, joined by blanks")
-    given = parser.parse_args()
+    benchmark = m.Benchmark("steering_study", __doc__)
+    benchmark.add("--pair", default="smollm2-gemma3", help="pair; vectors go from A to B")
+    benchmark.add("--stitch", default="L22-L13", help="the stitch that the changes start from")
+    benchmark.add("--languages", default=CODES, help="codes, joined by blanks")
+    given = benchmark.options()
     m.quiet()
     bench = open_pair(given.pair)
     ws, labels = bench.workspace, [LABELS[c] for c in given.languages.split()]
@@ -125,7 +121,7 @@ def main() -> None:
         "prompts": PROMPTS,
         "tokens": SAMPLING.tokens,
     }
-    m.show("What moves transferred steering", settings, lines, given.json)
+    benchmark.show("What moves transferred steering", settings, lines)
 
 
 if __name__ == "__main__":

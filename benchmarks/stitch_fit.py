@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks._measure import Line, parser, quiet, say, show
+from benchmarks._measure import Benchmark, Line, quiet, say
 from core.activations.gram import Gram, Moments
 from core.activations.harvest import harvest_config
 from core.activations.recording import Recording, harvest_recording
@@ -281,25 +281,21 @@ def search(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
 
 def main() -> None:
     quiet()
-    p = parser(__doc__)
-    p.add_argument("--positions", type=int, default=60_000, help="paired positions to fit on")
-    p.add_argument("--lr", type=float, default=BEST["lr"], help="best Adam: learning rate")
-    p.add_argument(
-        "--epochs", type=int, default=BEST["epochs"], help="best Adam: passes over the rows"
-    )
-    p.add_argument("--batch", type=int, default=BEST["batch"], help="best Adam: rows a step")
-    p.add_argument(
-        "--search", action="store_true", help="try the grid for Adam instead of comparing"
-    )
-    p.add_argument("--grid-lr", type=float, nargs="+", default=GRID["lr"])
-    p.add_argument("--grid-epochs", type=int, nargs="+", default=GRID["epochs"])
-    p.add_argument("--grid-batch", type=int, nargs="+", default=GRID["batch"])
-    args = p.parse_args()
+    p = Benchmark("stitch_fit", __doc__)
+    p.add("--positions", type=int, default=60_000, help="paired positions to fit on")
+    p.add("--lr", type=float, default=BEST["lr"], help="best Adam: learning rate")
+    p.add("--epochs", type=int, default=BEST["epochs"], help="best Adam: passes over the rows")
+    p.add("--batch", type=int, default=BEST["batch"], help="best Adam: rows a step")
+    p.add("--search", action="store_true", help="try the grid for Adam instead of comparing")
+    p.add("--grid-lr", type=float, nargs="+", default=GRID["lr"])
+    p.add("--grid-epochs", type=int, nargs="+", default=GRID["epochs"])
+    p.add("--grid-batch", type=int, nargs="+", default=GRID["batch"])
+    args = p.options()
     settings, lines = search(args) if args.search else compare(args)
     title = (
         "Adam over a grid, standardised metric" if args.search else "stitch_fit: exact against Adam"
     )
-    show(title, settings, lines, args.json)
+    p.show(title, settings, lines)
 
 
 if __name__ == "__main__":

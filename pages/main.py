@@ -8,7 +8,7 @@ from core import __version__
 from core.models import pairs
 from core.models.pairs import known_pairs
 from core.workspace import demonstration
-from pages.shared import address, frame, panels
+from pages.shared import address, frame, panels, saving
 
 HERE = Path(__file__).parent
 MARK = HERE / "shared" / "mark.svg"
@@ -48,6 +48,7 @@ pages = [
     st.Page("glossary/page.py", url_path="glossary", title="Glossary", icon=":material/menu_book:"),
 ]
 demonstration.visitors(frame.visitor)
+frame.begin()
 page = st.navigation(pages)
 st.set_page_config(page_title=f"{page.title} · StitchLens")
 asked = st.query_params.get("pair")
@@ -65,9 +66,12 @@ with st.sidebar:
     panels.yours(frame.workspace())
     st.caption(f"StitchLens {__version__}")
     frame.touch()
+    saving.buttons()
 frame.other_workspace(asked, chosen, built)
 address.arrive()
+saving.begin()
 try:
     page.run()
 finally:  # also where the page is drawn anew from its middle
     address.write()
+    frame.end()

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from core.cli.words import fixed, number, percent, plain
 from core.models.pairs import get_pair
 from core.report import report
 from core.workspace.places import PROJECT
-from tests.helpers import documents, house, notebooks
+from tests.helpers import documents, house, notebooks, pictures
 
 README = (PROJECT / "README.md").read_text("utf-8")
 WRITTEN = {
@@ -290,6 +291,15 @@ def test_small_files_are_what_their_readers_want() -> None:
             assert len({x["id"] for x in form["body"]}) == len(form["body"])
     (local,) = yaml.safe_load((PROJECT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
     assert all(hook["entry"].startswith(".venv/bin/ruff") for hook in local["hooks"])
+
+
+def test_pictures_are_small_and_of_the_size_that_is_taken() -> None:
+    shown = {name for text in WRITTEN.values() for name in re.findall(r"(\w+)\.png\)", text)}
+    assert shown == pictures.PICTURES.keys()
+    for name, picture in pictures.PICTURES.items():
+        png = (PROJECT / "docs" / f"{name}.png").read_bytes()
+        assert len(png) < pictures.LARGEST
+        assert struct.unpack(">II", png[16:24]) == picture.size, "tests.helpers.pictures takes it"
 
 
 def test_notebooks_are_small_and_kept_with_outputs() -> None:

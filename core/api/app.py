@@ -54,7 +54,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": answers.Problem, "description": "cannot be answered as it is asked"},
     404: {"model": answers.Problem, "description": "nothing of that name"},
     422: {"model": answers.Problem, "description": "a parameter out of range"},
-    429: {"model": answers.Problem, "description": "too much at once"},
+    429: {"model": answers.Problem, "description": "too much at once, or too soon"},
 }
 
 
@@ -117,7 +117,11 @@ async def guard(
 
 def refused(request: Request, problem: Exception) -> JSONResponse:
     assert isinstance(problem, StitchLensError)
-    return JSONResponse(problems.record(problem), problems.status(problem))
+    return JSONResponse(
+        problems.record(problem),
+        problems.status(problem),
+        problems.headers(problem),
+    )
 
 
 def misfit(request: Request, fault: Exception) -> JSONResponse:

@@ -1,6 +1,7 @@
 """Refusals of the API: every StitchLensError as JSON, with the status that fits."""
 
 from core.errors import StitchLensError, printable
+from core.workspace.demonstration import TooSoon
 
 Record = dict[str, str]
 
@@ -17,9 +18,17 @@ def status(problem: StitchLensError) -> int:
     match problem:
         case Missing():
             return 404
-        case Busy():
+        case Busy() | TooSoon():
             return 429
     return 400
+
+
+def headers(problem: StitchLensError) -> dict[str, str]:
+    """When to ask again, in seconds, where that is known: a queue does not know how long it is."""
+    match problem:
+        case TooSoon():
+            return {"Retry-After": str(problem.seconds)}
+    return {}
 
 
 def record(problem: StitchLensError) -> Record:

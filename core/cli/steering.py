@@ -237,7 +237,7 @@ def steer_features_command(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of a text of the best.")] = 32,
     as_json: JsonFlag = False,
 ) -> None:
-    """Search for features whose steering shows in both models; those that pass become presets.
+    """Search for features of A whose steering shows in B; those that pass become presets.
 
     Candidates fire at the same places in both models, and a label in words says where. Few short
     texts choose the best dozen; more and longer ones, beside a random vector that pushes as far and

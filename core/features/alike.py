@@ -133,6 +133,14 @@ def usual_order(table: pd.DataFrame) -> pd.Series:
     return table.feature.loc[order.index]
 
 
+def usual(
+    ws: Workspace,
+    sae: str,
+) -> list[int]:
+    """All features of an SAE in the `usual_order`."""
+    return usual_order(listing(ws, sae)).tolist()
+
+
 EXAMPLES = 12
 WORD = r"^(?:the word \"|in |\")?(code\b|(?<=in )[A-Z]\w+|(?<=\")\s?[^\W\d_]{4,}(?=\"))"
 """What a label begins with: code, a language, or a token that is a word."""
@@ -151,6 +159,15 @@ def worth_asking(
     best = best.loc[table.named & score.notna() & word.notna()]
     best = best.sort_values("score", ascending=False, kind="stable")
     return best[~best.word.str.casefold().duplicated()].head(most)
+
+
+def examples(
+    ws: Workspace,
+    sae: str,
+) -> pd.DataFrame:
+    """`word` and `feature` of what is `worth_asking` for among an SAE's features."""
+    best = worth_asking(listing(ws, sae))
+    return best.loc[:, ["word", "feature"]].reset_index(drop=True)
 
 
 def _share(

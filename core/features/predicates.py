@@ -7,7 +7,6 @@ A place is named by the tokens of A; in B the same place has read the same text.
 """
 
 import re
-import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
@@ -17,7 +16,7 @@ from core.features.speech import GROUPS, TAGS
 from core.features.taxonomy import WORD
 from core.models.live import LiveModel
 from core.text.corpus import Document
-from core.text.languages import LANGUAGES
+from core.text.languages import LANGUAGES, script
 
 if TYPE_CHECKING:
     from HanTa.HanoverTagger import HanoverTagger
@@ -129,14 +128,6 @@ def shape(piece: str) -> str:
     if word.isupper():
         return "a capital letter" if len(word) == 1 else "capital letters"
     return "a capitalised piece" if word[1:].islower() else "letters without case or mixed"
-
-
-@lru_cache(maxsize=65_536)
-def script(letter: str) -> str:
-    """Of a letter, by the first word of its Unicode name; empty for a sign."""
-    if not letter.isalpha():
-        return ""
-    return unicodedata.name(letter, "").split(" ")[0].split("-")[0].capitalize()
 
 
 def insides(

@@ -182,10 +182,12 @@ def _contexts(
 ) -> Iterator[tuple[int, str, str]]:
     """(feature, token at its peak, text around it) of the top contexts on both sides."""
     for side in ("a", "b"):
-        table = ws.table(f"examples_{side}/{sae}")
-        shown = table.loc[(table.group == "top") & (table.heat.str.len() > 0)]
-        columns = (shown.feature, shown.document, shown.begin, shown.lengths, shown.peak)
-        for feature, document, begin, lengths, peak in zip(*columns, strict=True):
+        columns = ["feature", "document", "begin", "lengths", "peak"]
+        table = ws.table(f"examples_{side}/{sae}", columns, group="top")
+        rows = zip(*(table[column] for column in columns), strict=True)
+        for feature, document, begin, lengths, peak in rows:
+            if not len(lengths):  # a pointer alone, see `core.features.examples.lean`
+                continue
             text = texts.get(document, "")
             ends = int(begin) + np.cumsum([0, *lengths])
             yield int(feature), text[ends[peak] : ends[peak + 1]], text[ends[0] : ends[-1]]

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,18 +114,21 @@ def peak_tokens(
     ws: Workspace,
     sae: str,
     texts: Mapping[str, str],
+    features: Sequence[int] | None = None,
     most: int = 3,
 ) -> pd.Series:
-    """By feature, the tokens of A at which it is strongest in its top contexts, the commonest
-    first, at most `most`; `texts` are the corpus's documents. Features without a context that can
-    be shown are left out."""
-    table = ws.table(f"examples_a/{sae}")
-    shown = table.loc[(table.group == "top") & (table.heat.str.len() > 0)]
+    """By feature, of all or of some, the tokens of A at which it is strongest in its top contexts,
+    the commonest first, at most `most`; `texts` are the corpus's documents. Features without a
+    context that can be shown are left out."""
+    chosen: dict[str, Any] = {} if features is None else {"feature": list(map(int, features))}
+    columns = ["feature", "document", "begin", "lengths", "peak"]
+    table = ws.table(f"examples_a/{sae}", columns, group="top", **chosen)
     tokens: dict[int, Counter[str]] = {}
-    columns = (shown.feature, shown.document, shown.begin, shown.lengths, shown.peak)
-    for feature, document, begin, lengths, peak in zip(*columns, strict=True):
-        if document in texts:
-            at = int(begin) + int(np.sum(lengths[:peak]))
+    rows = zip(*(table[column] for column in columns), strict=True)
+    for feature, document, begin, lengths, peak in rows:
+        if len(lengths) and document in texts:
+            before = lengths[:peak].tolist()
+            at = int(begin) + sum(before)
             token = texts[document][at : at + int(lengths[peak])]
             tokens.setdefault(int(feature), Counter())[token] += 1
     common = {f: [token for token, _ in seen.most_common(most)] for f, seen in tokens.items()}

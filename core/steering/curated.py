@@ -12,8 +12,10 @@ from core.steering.sources import Feature
 from core.text.languages import prompts
 from core.workspace.store import Workspace, makers
 
+STEERED: Side = "b"
+"""The model that features are chosen to steer, and in which they must show."""
 SHOWS = 0.1
-"""Of a text, at least, that a feature adds in either model to what both controls show."""
+"""Of a text, at least, that a feature adds to what both controls show."""
 FLUENT = 0.5
 """Share of its texts that are fluent, at least."""
 CONTROLS = ("plain", "random")
@@ -21,10 +23,10 @@ CONTROLS = ("plain", "random")
 
 def ranked(table: pd.DataFrame) -> pd.DataFrame:
     """A row a feature of the second stage, the best first: `feature`, `label`, `strength`; `gain`
-    with `low`, `high` (95 %, bootstrap over prompts), how much more of a fluent text shows the
-    feature than of either control's, in the model and against the control where that is least;
-    `fluent`, the share of its texts that are, in the model where they are fewer; `<side>_shown`,
-    `<side>_plain`, `<side>_random`, the means behind them; and whether it `passes`: `gain` of SHOWS
+    with `low`, `high` (95 %, bootstrap over prompts), how much more of a fluent text of B's shows
+    the feature than of either control's, against the one where that is less; `fluent`, the share of
+    B's texts that are; `<side>_shown`, `<side>_plain`, `<side>_random`, the means behind them, A's
+    for comparison; and whether it `passes`: `gain` of SHOWS
     or more with all of its interval above 0, `fluent` of FLUENT or more."""
     second = table.loc[table.stage == 2]
     second = second.assign(shows=second.shown * second.fluent)
@@ -46,23 +48,24 @@ def _ranked(
         "label": str(steered.label.iloc[0]),
         "strength": float(steered.strength.iloc[0]),
     }
-    gains, fluent = [], []
+    gains = []
     for side in get_args(Side):
         of_side = texts.loc[texts.side == side]
         cells = of_side.pivot_table(index=["prompt", "seed"], columns="lane", values="shows")
         row[f"{side}_shown"] = float(cells.steered.mean())
-        fluent.append(of_side.loc[of_side.lane == "steered"].fluent.mean())
         for control in CONTROLS:
             row[f"{side}_{control}"] = float(cells[control].mean())
             more = (cells.steered - cells[control]).to_numpy()
-            gains.append(document_interval(more, np.array(cells.index.get_level_values("prompt"))))
+            beginnings = np.array(cells.index.get_level_values("prompt"))
+            if side == STEERED:
+                gains.append(document_interval(more, beginnings))
 
     gain, low, high = min(gains)
     known = {
         "gain": gain,
         "low": low,
         "high": high,
-        "fluent": float(min(fluent)),
+        "fluent": float(steered.loc[steered.side == STEERED].fluent.mean()),
     }
     passes = gain >= SHOWS and low > 0 and known["fluent"] >= FLUENT
     return row | known | {"passes": bool(passes)}

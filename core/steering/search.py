@@ -1,10 +1,10 @@
-"""Which features of an SAE are worth steering by: a search in two stages, in both models.
+"""Which features of A's SAE are worth steering B by: a search in two stages.
 
-Each candidate steers A by its own direction and B by the carried one. A text shows the feature
-where it bears its signs (`core.steering.signs`) and stays fluent. The first stage writes few short
-texts for many candidates, each at a few strengths; the second writes more and longer ones for the
-best of them, from other beginnings, beside the model as it is and a random direction that a clamp
-moves as far.
+Each candidate steers B by the carried direction; that is what people do with it. A text shows the
+feature where it bears its signs (`core.steering.signs`) and stays fluent. The first stage writes
+few short texts for many candidates, each at a few strengths; the second writes more and longer ones
+for the best of them, from other beginnings, beside the model as it is and a random direction that a
+clamp moves as far. There A, steered by its own direction, is shown for comparison.
 """
 
 import math
@@ -23,6 +23,7 @@ from core.models.pairs import Side
 from core.saes.crossing import Crossing
 from core.steering import levels
 from core.steering.candidates import candidates
+from core.steering.curated import STEERED
 from core.steering.generate import Written, encode_prompt, respond, response_losses
 from core.steering.keys import Kind, LaneKey
 from core.steering.lanes import Lane
@@ -101,7 +102,10 @@ def search(
         for table in ("agreement", "labels", "logits")
     }
     makers = bench.makers | levels.measured_from(ws, crossing) | tables
-    makers |= config.model_dump(mode="json") | {"prompts_text": fingerprint(prompts())}
+    makers |= config.model_dump(mode="json") | {
+        "prompts_text": fingerprint(prompts()),
+        "steered": STEERED,
+    }
     if bench.current(name, makers):
         return ws.table(name)
 
@@ -111,7 +115,7 @@ def search(
         hunt = Hunt(Studio(bench, stitch_name), sae_name, fingerprint(makers))
         first, second = stages(config)
 
-        tried = hunt.write(first, dict.fromkeys(chosen.feature, config.strengths))
+        tried = hunt.write(first, dict.fromkeys(chosen.feature, config.strengths), (STEERED,))
         best = strongest(tried, config.best)
         judged = hunt.write(second, {feature: (strength,) for feature, strength in best.items()})
 
@@ -150,13 +154,13 @@ def strongest(
     tried: pd.DataFrame,
     most: int,
 ) -> dict[int, float]:
-    """The features that show most above the unsteered texts in the model in which they do less, the
-    best first, each with the strength at which that is so."""
-    shows = tried.assign(shows=tried.shown * tried.fluent)
-    plain = shows.loc[shows.lane == "plain"].groupby(["feature", "side"]).shows.mean()
+    """The features that show most above the unsteered texts in the model that is steered, the best
+    first, each with the strength at which that is so."""
+    shows = tried.assign(shows=tried.shown * tried.fluent).loc[tried.side == STEERED]
+    plain = shows.loc[shows.lane == "plain"].groupby("feature").shows.mean()
     steered = shows.loc[shows.lane == "steered"]
-    cells = steered.groupby(["feature", "side", "strength"]).shows.mean()
-    gain = cells.sub(plain).groupby(["feature", "strength"]).min().rename("gain").reset_index()
+    cells = steered.groupby(["feature", "strength"]).shows.mean()
+    gain = cells.sub(plain, level="feature").rename("gain").reset_index()
     gain = gain.sort_values(["gain", "strength"], ascending=[False, True], kind="stable")
     best = gain.drop_duplicates("feature").head(most)
     return dict(zip(best.feature.astype(int), best.strength.astype(float), strict=True))
@@ -179,11 +183,12 @@ class Hunt:
         self,
         stage: Stage,
         strengths: Mapping[int, Sequence[float]],
+        sides: Sequence[Side] = get_args(Side),
     ) -> pd.DataFrame:
-        """Of both models, judged: what they write unsteered, and under each feature at its
+        """Of both models or one, judged: what they write unsteered, and under each feature at its
         `strengths`."""
         features, parts = list(strengths), []
-        for side in get_args(Side):
+        for side in sides:
             texts = [self._kept(stage, side, {})]
             for k in range(0, len(features), TOGETHER):
                 some = features[k : k + TOGETHER]

@@ -2,7 +2,9 @@
 F)."""
 
 import threading
+import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from core.text.corpus import Document
@@ -65,6 +67,14 @@ def by_language(documents: Sequence[Document], most: int) -> dict[str, list[str]
         if label in LANGUAGES and len(out.setdefault(label, [])) < most:
             out[label].append(d.text)
     return out
+
+
+@lru_cache(maxsize=65_536)
+def script(letter: str) -> str:
+    """Of a letter, by the first word of its Unicode name; empty for a sign."""
+    if not letter.isalpha():
+        return ""
+    return unicodedata.name(letter, "").split(" ")[0].split("-")[0].capitalize()
 
 
 def prompts() -> tuple[list[str], list[str]]:

@@ -81,6 +81,20 @@ class Run(NamedTuple):
     visitor: str
 
 
+class TooSoon(StitchLensError):
+    """One run too many for now; after so many `seconds` it is admitted."""
+
+    def __init__(
+        self,
+        found: str,
+        wanted: str,
+        seconds: int,
+    ) -> None:
+        wait = f"{seconds} s" if seconds < 120 else f"{math.ceil(seconds / 3600)} h"
+        super().__init__(found, wanted, f"wait {wait}, then ask again")
+        self.seconds = seconds
+
+
 class Gate:
     """Counts the runs that were admitted in the last day. It remembers no more than `runs_of_all`
     a minute, whoever comes."""
@@ -91,8 +105,7 @@ class Gate:
         self._runs = deque[Run]()
 
     def admit(self, visitor: str, bounds: Bounds) -> None:
-        """Count one run more. Raises StitchLensError where it is one too many; that one is not
-        counted."""
+        """Count one run more. Raises TooSoon where it is one too many; that one is not counted."""
         with self._lock:
             now = self._clock()
             while self._runs and now - self._runs[0].at >= DAY:
@@ -114,15 +127,12 @@ class Gate:
 
 
 def full(earlier: list[float], most: int, what: str, span: float, now: float) -> None:
-    """Raises StitchLensError where `most` runs were admitted within `span` seconds already."""
+    """Raises TooSoon where `most` runs were admitted within `span` seconds already."""
     if len(earlier) < most:
         return
 
     seconds = math.ceil(earlier[-most] + span - now)
-    wait = f"{seconds} s" if seconds < 120 else f"{math.ceil(seconds / 3600)} h"
-    raise StitchLensError(
-        f"{len(earlier) + 1} {what}", f"at most {most}", f"wait {wait}, then ask again"
-    )
+    raise TooSoon(f"{len(earlier) + 1} {what}", f"at most {most}", seconds)
 
 
 GATE = Gate()
@@ -138,7 +148,7 @@ def admit(*texts: str, tokens: int = 0) -> None:
     """Let a run begin that is given these texts and writes so many tokens in all of its lanes
     together. Outside of a demonstration nothing is bounded.
 
-    Raises StitchLensError where the run is too large, or comes too soon.
+    Raises StitchLensError where the run is too large, and TooSoon where it comes too soon.
     """
     if not active():
         return

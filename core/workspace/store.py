@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -341,11 +341,23 @@ class Workspace:
             )
         return path
 
-    def table(self, name: str, **equal: Any) -> pd.DataFrame:
-        """Whole, or the rows in which columns are `equal` to given values; of a table that is
-        sorted by such a column only the parts that hold them are read."""
+    def table(
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        **equal: Any,
+    ) -> pd.DataFrame:
+        """Whole, or some `columns` of it; of all rows, or of those in which columns are `equal` to
+        given values, or to one of a list: where a table is sorted by such a column, only the parts
+        that hold them are read."""
+        filters = [
+            (column, "in" if isinstance(value, list) else "==", value)
+            for column, value in equal.items()
+        ]
         return pd.read_parquet(
-            self.path(name), filters=[(k, "==", v) for k, v in equal.items()] or None
+            self.path(name),
+            columns=None if columns is None else list(columns),
+            filters=filters or None,
         )
 
     def record(self, name: str) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def _live(pair: str, sae: str, private: Path | None, stamp: str) -> "feature_mea
 
 def live(ws: Workspace, sae: str) -> "feature_measure.Live":
     """Both models with that SAE, opened once."""
-    return _live(ws.pair, sae, ws.private, store.stamp(ws))
+    return _live(ws.pair, sae, ws.private, frame.stamp(ws))
 
 
 def asked_anew() -> None:
@@ -80,11 +80,11 @@ def asking(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> Answ
     """The box, examples below it, and what it finds among the features of a listing."""
     how = box(ws, pair)
     asked = str(st.session_state.get("q", "")).strip()
-    examples(table)
+    examples(ws, sae)
     if how == DIRECTION:
         return by_direction(ws, sae)
     if not asked:
-        return Answer([int(f) for f in alike.usual_order(table)])
+        return Answer(frame.ask(alike.usual, ws, sae))
     if how == SENTENCE:
         return by_sentence(ws, sae, table, asked)
 
@@ -163,9 +163,9 @@ def direction(ws: Workspace, row: Any) -> None:
     )
 
 
-def examples(table: pd.DataFrame) -> None:
+def examples(ws: Workspace, sae: str) -> None:
     """Words that some feature knows, a click each."""
-    shown = alike.worth_asking(table)
+    shown = frame.ask(alike.examples, ws, sae)
     if shown.empty:
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -183,7 +183,7 @@ def by_sentence(ws: Workspace, sae: str, table: pd.DataFrame, asked: str) -> Ans
     """Features that a sentence moves most."""
     now = st.session_state
     text, where = clean(asked), str(now["where"])
-    known = (ws.pair, sae, text, store.stamp(ws))
+    known = (ws.pair, sae, text, frame.stamp(ws))
     if now.get("sentence_read", (None,))[0] != known:
         with st.spinner("Both models read it; the first time, they are opened"):
             now["sentence_read"] = (known, live(ws, sae).peaks(text))

@@ -216,6 +216,7 @@ def values(ws: Workspace, pair: PairSpec, sae: str, row: Row) -> None:
             figures.activations(bars["a"], bars["b"], names),
             f"How often it was active: {counts}.",
             key="bars",
+            file=f"feature-{index}-activations",
             alt="Histogram of activations in both models",
         )
     for side in SIDES:

@@ -1,6 +1,6 @@
 """Texts in which a feature fires: the same ones in both models, or those of each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -8,6 +8,7 @@ import streamlit as st
 
 from core.features import tables as feature_tables
 from core.models.pairs import PairSpec
+from core.text.surroundings import Neighbours, titled
 from core.workspace.store import Workspace
 from pages.features import text
 from pages.shared import frame, tokens
@@ -69,6 +70,8 @@ def same(
             st.caption(f"Strongest in {names[side]}" + (" and not above" if side == "b" else ""))
         for one in shown[side]:
             beside(one, texts[one["document"]], scales)
+            ends, heat, peak = (one[f"{side}_{what}"] for what in ("ends", "heat", "peak"))
+            st.html(wider(pair, texts, one["document"], ends, heat, int(peak), scale[side], side))
     missing(len(rows) - len(known))
     st.caption(text.MARKS)
 
@@ -82,6 +85,35 @@ def beside(row: Mapping[str, Any], document: str, scale: Mapping[str, float]) ->
             continue
         colour = "a" if side == "a" else "b"
         column.html(tokens.tokens(document, ends, heat, int(peak), scale[side], colour))
+
+
+@st.cache_resource(max_entries=2, show_spinner=False)
+def _neighbours(corpus: str, _texts: Mapping[str, str]) -> Neighbours:
+    return Neighbours(_texts)
+
+
+def wider(
+    pair: PairSpec,
+    texts: Mapping[str, str],
+    document: str,
+    ends: Sequence[int],
+    heat: Sequence[float],
+    peak: int,
+    scale: float,
+    side: str,
+) -> str:
+    """HTML: a fold with the whole document around a context, and what stands around that."""
+    text = texts[document]
+    around = _neighbours(pair.corpus, texts).around(document)
+    before = ("" if around.begins else "… ") + around.before
+    after = around.after + ("" if around.ends else " …")
+    return tokens.opened(
+        titled(document),
+        before + text[: ends[0]],
+        tokens.spans(text, ends, heat, peak, scale, side),
+        text[ends[-1] :] + after,
+        document,
+    )
 
 
 def each(
@@ -100,11 +132,15 @@ def each(
             if examples.empty:
                 st.markdown(SILENT)
                 continue
-            grouped(examples, side, short_names(pair)[side], texts, scale[side])
+            grouped(pair, examples, side, texts, scale[side])
 
 
 def grouped(
-    examples: pd.DataFrame, side: str, name: str, texts: Mapping[str, str], scale: float
+    pair: PairSpec,
+    examples: pd.DataFrame,
+    side: str,
+    texts: Mapping[str, str],
+    scale: float,
 ) -> None:
     """Texts in which it was active, a group at a time."""
     groups = [group for group in GROUPS if group in set(examples.group)]
@@ -115,15 +151,16 @@ def grouped(
         required=True,
         format_func=lambda group: GROUPS[group],
         key=f"group-{side}",
-        what=f"contexts of {name}",
+        what=f"contexts of {short_names(pair)[side]}",
         help="The strongest contexts, or a sample from each quarter of the others by activation.",
     )
     rows = examples.loc[examples.group == shown].head(10).to_dict("records")
-    lines = [
-        tokens.tokens(texts[row["document"]], row["ends"], row["heat"], row["peak"], scale, side)
-        for row in rows
-        if row["document"] in texts
-    ]
+    lines = []
+    for row in rows:
+        if row["document"] in texts:
+            shown_as = row["ends"], row["heat"], row["peak"], scale, side
+            context = tokens.tokens(texts[row["document"]], *shown_as)
+            lines.append(f"<div>{context}{wider(pair, texts, row['document'], *shown_as)}</div>")
     st.html(f'<div style="{GAP}">{"".join(lines)}</div>')
     missing(len(rows) - len(lines))
     st.caption(text.MARKS)

@@ -1,5 +1,6 @@
 """Features: how alike before and after, semantic or structural, where they lie, how active."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from pages.shared.figures import LEGEND, colours, handed, remembered
+from core.features.regions import Region
+from pages.shared.figures import LEGEND, colours, handed, hovered, remembered
 
 BINS = np.linspace(-1, 1, 61)
 
@@ -212,11 +214,15 @@ def classes(table: pd.DataFrame, shares: pd.DataFrame) -> go.Figure:
 
 @remembered
 def feature_map(
-    table: pd.DataFrame, colour: str, drag: str = "click", name: str = "A"
+    table: pd.DataFrame,
+    colour: str,
+    drag: str = "click",
+    name: str = "A",
+    regions: Sequence[Region] = (),
 ) -> go.Figure:
     """Every feature at its place on the map; `customdata` begins with its index. Drawn with WebGL,
     places from arrays that go to the browser as they are in memory. `name` is that of the SAE's
-    model.
+    model; the names of `regions` stand over them.
 
     `drag` is "click", "select" (a box) or "lasso". With the first, a click or tap picks a mark and
     a swipe scrolls the page: where a drag draws, Plotly tells of a click in a way that Streamlit
@@ -266,6 +272,19 @@ def feature_map(
         clickmode="event+select",
         showlegend=colour == "kind",
     )
+    for region in regions:
+        figure.add_annotation(
+            x=region.x,
+            y=region.y,
+            text="<br>".join(map(hovered, region.words)),
+            showarrow=False,
+            xanchor="center",
+            yanchor="middle",
+            font={"size": 12, "color": c["ink"]},
+            bgcolor=c["paper"],
+            borderpad=0,
+            opacity=0.9,
+        )
     figure.update_xaxes(visible=False, fixedrange=True)
     figure.update_yaxes(visible=False, fixedrange=True, scaleanchor="x")
     return figure

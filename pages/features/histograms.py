@@ -51,7 +51,7 @@ def correlations(table: pd.DataFrame, settings: dict[str, Any], pair: PairSpec) 
     gesture = "Drag over bars" if brush else "Tap a bar"
     st.subheader("Attribution correlation", anchor="attribution")
     draw(
-        figures.correlations(rows, brush),
+        figures.correlations(rows[["correlation", "random", "shuffled"]], brush),
         "Pearson correlation, over held-out positions where the same text"
         f" comes next, of a feature's attribution to the next token in {plain(names['a'])} and,"
         f" after transfer through {plain(settings['stitch_name'])}, in {plain(names['b'])};"
@@ -83,7 +83,7 @@ def classes(table: pd.DataFrame, settings: dict[str, Any]) -> None:
         shares = stitch_tables.structural_share(rows)
         structural, both = int(shares.structural.sum()), int(shares.n.sum())
         draw(
-            figures.classes(rows, shares),
+            figures.classes(rows.loc[:, ["correlation", "kind"]], shares),
             "Densities of attribution correlation, each class by itself, and above them the share"
             " of structural features among both, counted in steps of 0.1 with 95 % intervals"
             f" (dotted: over all, {structural:,} of {both:,}); {settings['sentences']:,} English"

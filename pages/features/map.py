@@ -1,21 +1,31 @@
 """Where all features lie, and all of them in a table."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
+from core.features import regions
+from core.features.regions import Region
 from core.models.pairs import PairSpec
+from core.workspace.store import Workspace
 from pages.features import figures, selection
 from pages.shared import figures as figures_base
+from pages.shared import frame
 from pages.shared.address import bound
 from pages.shared.figures import draw
-from pages.shared.words import explained, number, plain, short_names
+from pages.shared.frame import ask
+from pages.shared.words import explained, number, percent, plain, short_names
 
 DRAGS = {"click": "Click", "select": "Box", "lasso": "Lasso"}
+MARKS = ["feature", "kind", "correlation", "density_a", "x", "y"]
+"""What a mark of the map needs to know."""
 DRAWN = 16_384
 """Features on the map; more hide one another and cost seconds."""
+WIDE, NARROW = 320.0, 290.0
+"""Pixels that all marks of the map take up at least, in a window and on a phone."""
 COLUMNS = [
     "feature",
     "label",
@@ -38,8 +48,14 @@ COLUMNS = [
 ]
 
 
-def overview(table: pd.DataFrame, pair: PairSpec) -> None:
-    """The map of decoder directions; those that are selected stand out."""
+def overview(
+    ws: Workspace,
+    pair: PairSpec,
+    sae: str,
+    table: pd.DataFrame,
+) -> None:
+    """The map of decoder directions, with names over its regions; those that are selected stand
+    out."""
     name = plain(short_names(pair)["a"])
     colour, drag = looks(name)
     kept = table.loc[selection.selected(table)] if selection.anything() else table
@@ -51,10 +67,17 @@ def overview(table: pd.DataFrame, pair: PairSpec) -> None:
     gesture = "Drag over marks to list them."
     if drag == "click":
         gesture = "Click or tap a mark to open its feature; pick by box or lasso to list several."
+    names = ask(regions.regions, ws, sae, NARROW if frame.on_phone() else WIDE)
+    named = ""
+    if names:
+        named = (
+            " Names: what the labels there hold more often than labels elsewhere, beyond chance"
+            f" ({of_regions(names)})."
+        )
     selection_now = draw(
-        figures.feature_map(drawn, colour, drag, name),
+        figures.feature_map(drawn.loc[:, MARKS], colour, drag, name, names),
         f"UMAP (cosine) of the decoder directions in {name}: near means alike{drawn_from}."
-        f" {gesture}",
+        f" {gesture}{named}",
         key="map",
         alt="Map of all features",
         on_select=selection.picked,
@@ -63,6 +86,13 @@ def overview(table: pd.DataFrame, pair: PairSpec) -> None:
     live = [int(mark[0]) for mark in figures_base.picked(selection_now)]
     if len(live) == 1:
         st.markdown(f"[Feature {live[0]} is open.](#feature)")
+
+
+def of_regions(names: Sequence[Region]) -> str:
+    """How sure the surest name is, in words."""
+    first = names[0]
+    here, everywhere = (percent(share, sign=False) for share in (first.shares[0], first.overall[0]))
+    return f"{plain(first.words[0])}: {here} of {first.features:,} there, {everywhere} of all"
 
 
 def looks(name: str) -> tuple[str, str]:

@@ -19,9 +19,9 @@ from pages.features.map import overview, tabled
 from pages.features.rows import listed
 from pages.features.sae import bring, quality
 from pages.features.text import LONGEST, SAMPLE
-from pages.shared import address, frame, panels
+from pages.shared import address, frame, panels, saving
 from pages.shared.address import bound
-from pages.shared.frame import ask, section
+from pages.shared.frame import ask, section, shared
 from pages.shared.words import plain, short_names
 
 TABS = LIST, MAP, HISTOGRAMS, TABLE, MINE = "List", "Map", "Histograms", "Table", lists.TAB
@@ -50,7 +50,8 @@ def page() -> None:
             empty(ws, pair)
             return
         sae = choose(names)
-        table = ask(alike.listing, ws, sae)
+        saving.begin(sae)
+        table = shared(alike.listing, ws, sae)
         selection.follow((ws.pair, sae), len(table))
         table = selection.classed(table)
         if alone:
@@ -136,7 +137,7 @@ def browse(
 
     views = (
         partial(listed, ws, pair, sae, table, answer),
-        partial(overview, table, pair),
+        partial(overview, ws, pair, sae, table),
         partial(histograms, ws, pair, sae, table, ask(store.makers, ws, f"features/{sae}")),
         partial(tabled, table, pair),
         partial(lists.shown, ws, sae),

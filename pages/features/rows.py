@@ -10,7 +10,6 @@ import streamlit as st
 
 from core.features import tables as feature_tables
 from core.models.pairs import PairSpec
-from core.workspace import store
 from core.workspace.store import Workspace
 from pages.features import figures, selection
 from pages.features.asking import Answer
@@ -82,9 +81,10 @@ def listed(
             "All features", on_click=selection.every, icon=":material/filter_alt_off:", key="every"
         )
 
-    keep = selection.selected(table)
-    kept = set(table.feature[keep])
-    features = [feature for feature in answer.features if feature in kept]
+    features = answer.features
+    if selection.anything():
+        keep = selection.selected(table).to_numpy()
+        features = [feature for feature in features if keep[feature]]
     st.markdown(words(len(features), len(answer.features), len(table), answer, pair))
     if not features:
         st.markdown(plain(answer.empty) or "None of them is selected.")
@@ -94,7 +94,7 @@ def listed(
     shown = features[:many]
     now["rows"] = now["feature"] if now["feature"] in shown else None
     of = table.iloc[shown].to_dict("records")
-    peaks = strongest(ws, pair, sae)
+    peaks = strongest(ws, pair, sae, of)
     lines = titles(of, peaks)
     with st.container(height=LOW if frame.on_phone() else HEIGHT, border=False):
         st.html(LOOKS)
@@ -113,18 +113,30 @@ def listed(
             st.button(f"{min(SHOWN, len(features) - many)} more", on_click=more)
 
 
-def strongest(ws: Workspace, pair: PairSpec, sae: str) -> dict[int, list[str]]:
-    """By feature, the tokens at which it is strongest."""
-    at = (ws.pair, sae, str(ws.private), store.stamp(ws))
-    return _strongest(at, ws, sae, frame.documents(pair))
+def strongest(
+    ws: Workspace,
+    pair: PairSpec,
+    sae: str,
+    rows: list[dict[str, Any]],
+) -> dict[int, list[str]]:
+    """By feature, the tokens at which those without a label are strongest."""
+    unnamed = tuple(int(row["feature"]) for row in rows if not row["named"])
+    if not unnamed:
+        return {}
+    at = (ws.pair, sae, str(ws.private), frame.stamp(ws))
+    return _strongest(at, ws, sae, frame.documents(pair), unnamed)
 
 
-@st.cache_data(max_entries=8, show_spinner=False)
+@st.cache_data(max_entries=50, show_spinner=False)
 def _strongest(
-    at: tuple[str, ...], _ws: Workspace, sae: str, _texts: dict[str, str]
+    at: tuple[str, ...],
+    _ws: Workspace,
+    sae: str,
+    _texts: dict[str, str],
+    features: tuple[int, ...],
 ) -> dict[int, list[str]]:
     """The texts are those of the workspace's corpus: they need not be compared."""
-    return feature_tables.peak_tokens(_ws, sae, _texts).to_dict()
+    return feature_tables.peak_tokens(_ws, sae, _texts, features).to_dict()
 
 
 def more() -> None:
@@ -184,10 +196,10 @@ def words(kept: int, found: int, total: int, answer: Answer, pair: PairSpec) -> 
 def strip(table: pd.DataFrame, pair: PairSpec) -> None:
     """How well all features agree, as a filter."""
     key, column = "alike", "agreement"
-    rows = table.loc[table.above.notna()]
+    rows = table.loc[table.above.notna(), ["kind", column]]
     if rows.empty:
         key, column = "brush", "correlation"
-        rows = table.loc[table.reliable]
+        rows = table.loc[table.reliable, ["kind", column]]
     if rows.empty:
         return
     brush = not frame.on_phone()

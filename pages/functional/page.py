@@ -11,7 +11,7 @@ from core.models.pairs import PairSpec, get_pair
 from core.workspace.store import Workspace
 from pages.functional.head import LONGEST, head
 from pages.functional.measured import attention, entropy, feature
-from pages.shared import address, frame, panels
+from pages.shared import address, frame, panels, saving
 from pages.shared.address import bound
 from pages.shared.frame import ask, section
 from pages.shared.words import plain
@@ -43,6 +43,7 @@ def page() -> None:
             )
             return
         sae = choose(names)
+        saving.begin(sae)
         about = ask(functional_tables.about, ws, sae)
         single = ask(functional_tables.moved, ws, sae)
         features = len(ask(feature_tables.features, ws, sae))

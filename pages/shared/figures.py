@@ -13,10 +13,10 @@ import plotly.graph_objects as go
 import streamlit as st
 from pandas.util import hash_pandas_object
 
+from pages.shared import saving
 from pages.shared.tokens import seen
 from pages.shared.words import loss, named, percent, supported
 
-QUIET = {"displayModeBar": False, "scrollZoom": False}
 LEGEND = {
     "orientation": "h",
     "y": 1.0,
@@ -53,7 +53,7 @@ def remembered(build: Callable[P, go.Figure]) -> Callable[P, go.Figure]:
 def inked(figure: go.Figure) -> go.Figure:
     """Ticks, titles and legends in the theme's ink: Streamlit's own grey is too faint to read."""
     ink = {"color": colours()["ink"]}
-    figure.update_layout(font=ink, legend_font=ink)
+    figure.update_layout(font=ink, legend_font=ink, modebar_bgcolor=colours()["paper"])
     for update in (figure.update_xaxes, figure.update_yaxes):
         update(tickfont=ink, title_font=ink)
     bar = {"tickfont": ink, "title": {"font": ink}}
@@ -266,8 +266,10 @@ def in_lines(label: str) -> str:
     return label if len(label) <= LINE else label.replace(", ", ",<br>")
 
 
-def draw(figure: go.Figure, caption: str, key: str, alt: str, **kwargs: Any) -> Any:
-    """The figure, then its caption: equation or figure in the paper, sample size, control."""
-    drawn = st.plotly_chart(figure, key=key, config=QUIET, alt=alt, **kwargs)
+def draw(figure: go.Figure, caption: str, key: str, alt: str, file: str = "", **kwargs: Any) -> Any:
+    """The figure, then its caption: equation or figure in the paper, sample size, control. In the
+    name of a saved one, `file` stands for the figure, or its `key`."""
+    config = saving.settings(file or key)
+    drawn = st.plotly_chart(figure, key=key, config=config, alt=alt, **kwargs)
     st.caption(caption)
     return drawn

@@ -5,6 +5,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -77,7 +78,58 @@ def ask(
 ) -> T:
     """`query(ws, …)`, remembered until an artifact of the workspace changes."""
     at = (ws.pair, str(workspaces_dir()), ws.private and str(ws.private))
-    return _ask(query, query.__name__, at, store.stamp(ws), args, kwargs)
+    return _ask(query, query.__name__, at, stamp(ws), args, kwargs)
+
+
+def shared(
+    query: Callable[Concatenate[Workspace, P], T], ws: Workspace, *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """As `ask`, the same object for all who ask, which nobody may change: a large table is not
+    copied for each."""
+    at = (ws.pair, str(workspaces_dir()), ws.private and str(ws.private))
+    return _shared(query, query.__name__, at, stamp(ws), args, kwargs)
+
+
+STAMPS: ContextVar[dict[object, str] | None] = ContextVar("stamps", default=None)
+"""During a run, see `stamp`."""
+
+
+def stamp(ws: Workspace) -> str:
+    """`store.stamp`, once a run: it looks at every file of a workspace. What the run itself writes
+    changes the manifest, and with it what is remembered."""
+    stamps = STAMPS.get()
+    if stamps is None:
+        return store.stamp(ws)
+
+    manifests = [folder / "manifest.json" for folder in (ws.root, ws.shared.root)]
+    stats = [path.stat() for path in manifests if path.exists()]
+    key = (str(ws.root), ws.private, *((stat.st_ino, stat.st_mtime_ns) for stat in stats))
+    if key not in stamps:
+        stamps[key] = store.stamp(ws)
+    return stamps[key]
+
+
+def begin() -> None:
+    """At a run's start: stamps are remembered until its `end`. A fragment that runs by itself, as a
+    job's panel does, looks anew."""
+    STAMPS.set({})
+
+
+def end() -> None:
+    STAMPS.set(None)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _shared(
+    _query: Callable[..., T],
+    name: str,
+    at: tuple[str, str, str | None],
+    stamp: str,
+    args: Any,
+    kwargs: Any,
+) -> T:
+    pair, root, private = at
+    return _query(Workspace(pair, Path(root), Path(private) if private else None), *args, **kwargs)
 
 
 @st.cache_data(max_entries=200, show_spinner=False)

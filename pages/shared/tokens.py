@@ -21,9 +21,21 @@ def visible(text: str) -> str:
 def tokens(
     text: str, ends: Sequence[int], heat: Sequence[float], peak: int, scale: float, side: str
 ) -> str:
-    """HTML: the tokens of `text` between `ends` [n + 1], each tinted by `heat` [n] over `scale`,
-    with its value on hover; token `peak` is underlined and the one after it, which it predicts,
-    dotted."""
+    """HTML: the tokens of `text` between `ends` [n + 1], as `spans`."""
+    return (
+        f'<div dir="auto"'
+        ' style="line-height:1.7;unicode-bidi:plaintext;white-space:pre-wrap;'
+        'overflow-wrap:anywhere;">'
+        f"{'…' if ends[0] > 0 else ''}{spans(text, ends, heat, peak, scale, side)}"
+        f"{'…' if ends[-1] < len(text) else ''}</div>"
+    )
+
+
+def spans(
+    text: str, ends: Sequence[int], heat: Sequence[float], peak: int, scale: float, side: str
+) -> str:
+    """HTML: each token tinted by `heat` [n] over `scale`, with its value on hover; token `peak` is
+    underlined and the one after it, which it predicts, dotted."""
     r, g, b = RGB[side]
     parts = []
     for k, value in enumerate(heat):
@@ -35,11 +47,21 @@ def tokens(
             f'<span style="{tint}text-decoration:{mark};border-radius:3px;"'
             f' title="{value:.3g}{what}">{visible(text[ends[k] : ends[k + 1]])}</span>'
         )
+    return "".join(parts)
+
+
+def opened(title: str, before: str, inside: str, after: str, pointer: str) -> str:
+    """HTML: a fold, closed at first, called `title`; in it a passage, the part `inside` as HTML
+    between what stands around it, and the document's `pointer`. It opens by a click or by the
+    keyboard, and nothing is asked of the server."""
     return (
-        f'<div dir="auto"'
-        ' style="line-height:1.7;unicode-bidi:plaintext;white-space:pre-wrap;'
-        'overflow-wrap:anywhere;">'
-        f"{'…' if ends[0] > 0 else ''}{''.join(parts)}{'…' if ends[-1] < len(text) else ''}</div>"
+        f'<details class="more"><summary style="cursor:pointer">More text'
+        f' <span style="opacity:0.8">· {html.escape(title)}</span></summary>'
+        '<p dir="auto" style="line-height:1.7;unicode-bidi:plaintext;white-space:pre-wrap;'
+        "overflow-wrap:anywhere;margin:0.3rem 0;padding-left:0.75rem;"
+        'border-left:2px solid rgba(128,128,128,0.5);">'
+        f"{html.escape(before)}{inside}{html.escape(after)}</p>"
+        f'<small style="padding-left:0.75rem">{html.escape(pointer)}</small></details>'
     )
 
 

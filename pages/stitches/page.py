@@ -13,7 +13,7 @@ from core.stitches.conditions import BY_KEY, STITCHED
 from core.stitches.kinds import headlines
 from core.workspace import artifacts, demonstration, store
 from core.workspace.store import Workspace
-from pages.shared import address, frame, panels
+from pages.shared import address, frame, panels, saving
 from pages.shared.frame import ask, section
 from pages.shared.words import count, named, percent, plain, sentence, short_names
 from pages.stitches import beside
@@ -146,6 +146,7 @@ def open_row(key: str, names: list[str]) -> None:
 
 def stitch(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> None:
     """One stitch in full."""
+    saving.begin(name)
     row = table[table.name == name].iloc[0]
     models = short_names(pair)
     ends = (

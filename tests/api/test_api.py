@@ -335,15 +335,42 @@ def test_a_demonstration_has_its_bounds(
         ("find", {"q": "x" * 41, "by": "sentence"}),
         ("find", {"q": "lang:" + "x" * 36, "by": "direction"}),
     ):
-        _, problem = refused(client, f"{NANO}/{path}", **asked)
-        assert problem.found == "41 characters of text", (path, problem)
+        code, problem = refused(client, f"{NANO}/{path}", **asked)
+        assert (code, problem.found) == (400, "41 characters of text"), (path, problem)
 
     ask(client, f"{NANO}/cross", text=TEXT)
     ask(client, f"{NANO}/find", q=TEXT, by="sentence")
-    _, problem = refused(client, f"{NANO}/cross", text=TEXT)
-    assert "within a minute" in problem.found and problem.do.startswith("wait")
+    code, problem = refused(client, f"{NANO}/cross", text=TEXT)
+    assert code == 429 and "within a minute" in problem.found and problem.do.startswith("wait")
     ask(client, f"{NANO}/features/7")
     demonstration.GATE.forget()
+
+
+def test_who_asks_too_soon_is_told_when_to_come_again(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second that Retry-After names is the first that is answered."""
+    clock = [1000.0]
+    monkeypatch.setenv("STITCHLENS_DEMO", "1")
+    monkeypatch.setenv("STITCHLENS_DEMO_RUNS", "1")
+    monkeypatch.setattr(demonstration, "GATE", demonstration.Gate(lambda: clock[0]))
+    asked = {"text": TEXT, "control": "none"}
+    assert client.get(f"{NANO}/cross", params=asked).status_code == 200
+
+    clock[0] += 12.5
+    reply = client.get(f"{NANO}/cross", params=asked)
+    assert reply.status_code == 429 and reply.headers["Retry-After"] == "48"
+    clock[0] += 47
+    reply = client.get(f"{NANO}/cross", params=asked)
+    assert reply.status_code == 429 and reply.headers["Retry-After"] == "1"
+    clock[0] += 1
+    assert client.get(f"{NANO}/cross", params=asked).status_code == 200
+
+    monkeypatch.setattr(live, "MOST_WAITING", 0)
+    monkeypatch.setattr(live, "MODELS", live.Turns("the models"))
+    clock[0] += 60
+    reply = client.get(f"{NANO}/cross", params=asked)
+    assert reply.status_code == 429 and "Retry-After" not in reply.headers
 
 
 def test_questions_to_models_take_turns_and_few_wait(monkeypatch: pytest.MonkeyPatch) -> None:

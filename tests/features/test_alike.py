@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 
 from core.cli.main import app
 from core.features import alike
+from core.features import tables as feature_tables
 from core.features.firings import WHOLE
 from core.features.neighbours import neighbours
+from core.models.pairs import get_pair
 from core.workspace.places import WORKSPACES
 from core.workspace.store import Workspace
 
@@ -120,3 +122,23 @@ def test_neighbours_are_the_largest_cosines() -> None:
     table = alike.twins(ws, NANO).set_index("feature")
     twin, cosine = int(table.twin[391]), float(table.cosine[391])
     assert dict(near["b"])[twin] == pytest.approx(cosine, abs=2e-3), "the same as the twins' table"
+
+
+def test_peak_tokens_of_some_features_are_those_of_all(nano_home: Path) -> None:
+    """Of the rows of a list alone: nothing else is read."""
+    ws, texts = Workspace("nano", nano_home), feature_tables.texts(get_pair("nano").corpus)
+    every = feature_tables.peak_tokens(ws, "L2-1024", texts)
+    some = feature_tables.peak_tokens(ws, "L2-1024", texts, [700, 3, 391, 5000])
+    assert sorted(some.index) == [3, 391, 700]
+    assert all(some[feature] == every[feature] for feature in some.index)
+    assert len(feature_tables.peak_tokens(ws, "L2-1024", texts, [])) == 0
+
+
+def test_examples_and_the_usual_order_are_those_of_the_listing(nano_home: Path) -> None:
+    ws = Workspace("nano", nano_home)
+    table = alike.listing(ws, "L2-1024")
+    assert alike.usual(ws, "L2-1024") == alike.usual_order(table).tolist()
+    best = alike.worth_asking(table)
+    shown = alike.examples(ws, "L2-1024")
+    assert shown.feature.tolist() == best.feature.tolist() and len(shown) > 0
+    assert shown.word.tolist() == best.word.tolist()

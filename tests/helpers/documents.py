@@ -1,6 +1,7 @@
 """README, docs/ and what they hold: links, commands, code, and tables that come from workspaces.
 
-`python -m tests.helpers.documents` writes the tables of docs/results.md and README, and docs/glossary.md, again.
+`python -m tests.helpers.documents` writes the tables of docs/results.md, docs/performance.md and README, and
+docs/glossary.md, again.
 """
 
 import ast
@@ -21,6 +22,7 @@ from core.models.pairs import get_pair
 from core.report import report
 from core.workspace.places import PROJECT
 from pages.shared.glossary import as_markdown
+from tests.helpers import performance
 
 GLOSSARY = PROJECT / "docs" / "glossary.md"
 RESULTS = PROJECT / "docs" / "results.md"
@@ -121,4 +123,6 @@ def imports(source: str) -> Iterator[tuple[str, str]]:
 if __name__ == "__main__":
     for path in TABLED:
         path.write_text(with_tables(path.read_text("utf-8")), "utf-8")
+    page = performance.PERFORMANCE
+    page.write_text(performance.with_measured(page.read_text("utf-8")), "utf-8")
     GLOSSARY.write_text(as_markdown(), "utf-8")

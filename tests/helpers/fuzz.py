@@ -1,7 +1,7 @@
 """Does every reader of files from outside refuse what is bad, with a sentence, at once and in
 little memory?
 
-    python -m tests.helpers.fuzz [--seconds 60] [--seed 0] [--json] [--keep FOLDER]
+    python -m tests.helpers.fuzz [--seconds 60] [--seed 0] [--json [FILE]] [--keep FOLDER]
 
 First the corpus of tests/helpers/malformed.py, one fault a file; then files made from good and bad
 ones by chance: bytes flipped, cut, repeated, spliced, lengths and JSON edited, parts of zips
@@ -10,7 +10,6 @@ that names the fault; a damaged file may be accepted if all is finite. Exit stat
 is missed. `--keep` gets each failing file, with its seed, number and what was seen.
 """
 
-import argparse
 import hashlib
 import json
 import multiprocessing as mp
@@ -34,6 +33,7 @@ from unittest import mock
 import psutil
 from tqdm import tqdm
 
+from benchmarks._measure import Benchmark, Line
 from core.errors import StitchLensError
 from core.workspace.untrusted import MB
 from tests.helpers.malformed import READERS, Case, corpus, good, parts, zipped
@@ -451,43 +451,51 @@ def fuzz(
     }
 
 
-def table(found: dict[str, Any]) -> str:
-    """The targets and what was measured, a line each."""
+def lines(found: dict[str, Any]) -> list[Line]:
+    """What was measured, beside its targets."""
     counts, distinct = found["counts"], found["distinct"]
 
-    def both(what: str) -> int:
-        return sum(counts.get(f"{kind} {what}", 0) for kind in distinct)
+    def outcomes(kind: str) -> str:
+        words = ("refused", "accepted")
+        return ", ".join(f"{counts.get(f'{kind} {word}', 0):,} {word}" for word in words)
 
-    rows = [("", "generated", "mutated", "target")]
-    rows += [
-        (
-            what,
-            *(
-                f"{counts.get(f'{kind} {what}' if what != 'files' else kind, 0):,}"
-                for kind in distinct
-            ),
-            target,
-        )
-        for what, target in (("files", ""), ("refused", ""), ("accepted", "generated: 0"))
+    def failed(how: str) -> int:
+        return sum(counts.get(f"{kind} {how}", 0) for kind in distinct)
+
+    generated, mutated = distinct.get("generated", 0), distinct.get("mutated", 0)
+    return [
+        Line(
+            "bad files, one fault each, distinct",
+            generated,
+            at_least=LEAST,
+            note=outcomes("generated"),
+        ),
+        Line(
+            "of them accepted",
+            counts.get("generated accepted", 0),
+            at_most=0,
+        ),
+        Line(
+            "files damaged by chance",
+            counts.get("mutated", 0),
+            note=f"{mutated:,} distinct, {outcomes('mutated')}",
+        ),
+        Line("tracebacks", failed("traceback"), at_most=0),
+        Line(f"hangs over {LIMIT_S:g} s", failed("hang"), at_most=0),
+        Line("longest", found["longest_s"], "s", at_most=LIMIT_S),
+        *(
+            Line(
+                f"memory, {reader}",
+                grown["grown"] / MB,
+                "MB",
+                at_most=2 * grown["limit"] / MB,
+                note="target: twice the limit",
+            )
+            for reader, grown in found["memory"].items()
+        ),
+        Line("pickled payloads that ran", int(found["canary"]), at_most=0),
+        Line("files at fault", len(found["faults"]), at_most=0),
     ]
-    rows.insert(2, ("distinct", *(f"{n:,}" for n in distinct.values()), f"generated: ≥ {LEAST}"))
-    rows += [
-        ("tracebacks", f"{both('traceback'):,}", "", "0"),
-        (f"hangs over {LIMIT_S:g} s", f"{both('hang'):,}", "", "0"),
-    ]
-    rows += [("longest", f"{found['longest_s']:.2f} s", "", f"≤ {LIMIT_S:g} s")]
-    rows += [
-        (
-            f"memory, {reader}",
-            f"{m['grown'] / MB:,.1f} MB",
-            "",
-            f"≤ {2 * m['limit'] // MB:,} MB, twice the limit",
-        )
-        for reader, m in found["memory"].items()
-    ]
-    rows += [("canary present", "yes" if found["canary"] else "no", "", "no")]
-    rows += [("files at fault", f"{len(found['faults']):,}", "", "0")]
-    return "\n".join(f"{a:20} {b:>12} {c:>12}   {d}".rstrip() for a, b, c, d in rows)
 
 
 def missed(found: dict[str, Any]) -> bool:
@@ -495,14 +503,18 @@ def missed(found: dict[str, Any]) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--keep", type=Path, help="folder for files that fail")
-    args = parser.parse_args()
+    p = Benchmark(
+        "fuzz",
+        (__doc__ or "").split("\n", 1)[0],
+        command="make fuzz SECONDS=1800",
+        documented={"seconds": 1800},
+    )
+    p.add("--seconds", type=float, default=60, help="of damaging files by chance")
+    p.add("--seed", type=int, default=0, help="of the damage")
+    p.add("--keep", type=Path, help="folder for files that fail")
+    args = p.options()
     found = fuzz(args.seconds, args.seed, args.keep)
-    print(json.dumps(found, indent=1) if args.json else table(found))
+    p.show("fuzz: bad and damaged files against every reader", {}, lines(found))
     for fault in found["faults"][:20]:
         print(f"FAULT {fault['reader']} {fault['file']}: {fault['why']}", file=sys.stderr)
     return int(missed(found))

@@ -12,15 +12,16 @@ def text(feature: int, side: str, lane: str, strength: float, **judged: Any) -> 
 
 
 def searched() -> pd.DataFrame:
-    """1 shows in both models, 2 in one alone, 3 no more than at random, 4 in texts that are not
-    fluent, 5 from one beginning of six."""
+    """1 shows in both models, 2 in A alone, 3 no more than at random, 4 in texts that are not
+    fluent, 5 from one beginning of six, 6 in B alone."""
     rows = []
-    for feature in (1, 2, 3, 4, 5):
+    for feature in (1, 2, 3, 4, 5, 6):
         for side in ("a", "b"):
             for prompt in range(6):
                 where = {"prompt": prompt, "seed": 0}
                 steered = 0.5 + 0.01 * prompt
-                if (feature == 2 and side == "a") or (feature == 5 and prompt):
+                silent = {2: "b", 6: "a"}.get(feature) == side
+                if silent or (feature == 5 and prompt):
                     steered = 0.05
                 drawn = steered if feature == 3 else 0.05
                 fluent = feature != 4

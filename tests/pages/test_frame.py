@@ -8,7 +8,9 @@ import pytest
 
 from core import jobs
 from core.models.pairs import known_pairs
+from core.workspace import store
 from core.workspace.store import Workspace
+from pages.shared import frame
 from tests.helpers.app import opened, text
 from tests.helpers.planted import MAKERS, PAIR, losses, plant
 
@@ -171,3 +173,26 @@ def test_sae_training_says_how_it_is_made(ws: Workspace) -> None:
     app = opened("training")
     assert not app.exception
     assert f"python -m core sae train {PAIR}" in text(app)
+
+
+def test_a_stamp_is_taken_once_a_run_and_follows_what_the_run_writes(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    stamp = store.stamp
+
+    def counted(asked: Workspace) -> str:
+        taken.append(asked.pair)
+        return stamp(asked)
+
+    monkeypatch.setattr(store, "stamp", counted)
+    frame.begin()
+    first = frame.stamp(ws)
+    assert frame.stamp(Workspace(ws.pair, ws.root.parent)) == first == stamp(ws)
+    assert len(taken) == 1, "of the same workspace, once"
+    ws.put_table("downstream/L20-L9", ws.table("downstream/L20-L9").head(2), MAKERS)
+    second = frame.stamp(ws)
+    assert second == stamp(ws) != first and frame.stamp(ws) == second and len(taken) == 2
+    frame.end()
+    frame.stamp(ws)
+    assert len(taken) == 3, "outside of a run it looks anew"

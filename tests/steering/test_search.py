@@ -43,14 +43,15 @@ def test_what_shows_most_counts() -> None:
     assert signs.shown("x 12", ["x", " 12"]) == pytest.approx(2 / 3)
 
 
-def test_a_feature_must_show_in_both_models_fluently_and_more_than_at_random() -> None:
+def test_a_feature_must_show_where_it_was_carried_fluently_and_more_than_at_random() -> None:
     best = ranked(searched()).set_index("feature")
-    assert best.index[best.passes].to_list() == [1]
+    assert best.index[best.passes].to_list() == [1, 6]
     row = best.loc[1]
     assert row.strength == 2.0 and row.gain == pytest.approx(0.475)
     assert 0 < row.low < row.gain < row.high
     assert row.a_shown == pytest.approx(0.525) and row.b_random == pytest.approx(0.05)
 
+    assert best.loc[6].a_shown == pytest.approx(0.05) and best.loc[2].gain == pytest.approx(0)
     assert best.loc[4].fluent == 0 and best.loc[4].gain < 0
     assert best.loc[5].low <= 0 < best.loc[5].gain
     assert not ranked(searched().assign(shown=0.0)).passes.any()
@@ -60,9 +61,9 @@ def test_a_search_that_was_not_made_ranks_nothing() -> None:
     assert ranked(searched().head(0)).empty
 
 
-def test_the_first_stage_takes_the_strength_at_which_the_weaker_model_shows_more() -> None:
+def test_the_first_stage_takes_the_strength_at_which_the_steered_model_shows_most() -> None:
     rows = []
-    for side, (weak, strong) in (("a", (0.3, 0.9)), ("b", (0.4, 0.1))):
+    for side, (weak, strong) in (("a", (0.3, 0.9)), ("b", (0.4, 0.2))):
         rows += [
             text(7, side, "plain", 0.0, shown=0.1),
             text(7, side, "steered", 1.0, shown=weak),

@@ -36,6 +36,7 @@ from pathlib import Path
 import numpy as np
 from playwright.async_api import Browser, async_playwright
 
+from benchmarks._measure import Benchmark, Line
 from core.jobs import Job, Record
 from core.workspace.places import PROJECT
 from tests.helpers.browser import find_chromium
@@ -343,22 +344,45 @@ def chosen(given: argparse.Namespace) -> list[Case]:
     return cases
 
 
+def lines(results: list[Result], limit: float) -> list[Line]:
+    """What was found, in all and by page, beside the targets."""
+    pages: dict[str, list[Result]] = {}
+    for result in results:
+        pages.setdefault(result.case.split("/")[0], []).append(result)
+    return [
+        Line("faults", sum(len(r.faults) for r in results), at_most=0),
+        Line("steps", sum(r.steps for r in results)),
+        Line("longest until a page rested", max(r.longest for r in results), "s", at_most=limit),
+        *(
+            Line(
+                f"{page}, faults",
+                sum(len(r.faults) for r in some),
+                note=f"{sum(r.steps for r in some):,} steps",
+            )
+            for page, some in pages.items()
+        ),
+    ]
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument(
+    p = Benchmark(
+        "monkey",
+        (__doc__ or "").split("\n", 1)[0],
+        command="make monkey SECONDS=600",
+        documented={"seconds": 600},
+    )
+    p.add(
         "--seconds",
         type=float,
         default=60,
         help="for each page, shared by its workspaces and sizes",
     )
-    parser.add_argument(
+    p.add(
         "--short", action="store_true", help=f"{SHORT} steps a page and workspace, a minute in all"
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the first walk; the next one takes the next"
-    )
-    parser.add_argument("--steps", type=int, help="do one walk of so many steps again")
-    parser.add_argument(
+    p.add("--seed", type=int, default=0, help="of the first walk; the next one takes the next")
+    p.add("--steps", type=int, help="do one walk of so many steps again")
+    p.add(
         "--from",
         type=int,
         default=0,
@@ -366,22 +390,15 @@ def main() -> int:
         metavar="STEP",
         help="leave out the steps before",
     )
-    parser.add_argument(
-        "--page", action="append", default=[], choices=[p or "overview" for p in PAGES]
-    )
-    parser.add_argument("--workspace", action="append", default=[], choices=WORKSPACES)
-    parser.add_argument("--size", action="append", default=[], choices=list(SIZES))
-    parser.add_argument(
-        "--workers", type=int, default=2, help="cases at a time, each with an app of its own"
-    )
-    parser.add_argument(
-        "--limit", type=float, default=LIMIT_S, help="seconds in which a page must come to rest"
-    )
-    parser.add_argument(
+    p.add("--page", action="append", default=[], choices=[p or "overview" for p in PAGES])
+    p.add("--workspace", action="append", default=[], choices=WORKSPACES)
+    p.add("--size", action="append", default=[], choices=list(SIZES))
+    p.add("--workers", type=int, default=2, help="cases at a time, each with an app of its own")
+    p.add("--limit", type=float, default=LIMIT_S, help="seconds in which a page must come to rest")
+    p.add(
         "--out", type=Path, help="folder for results, steps and pictures; cases done there are kept"
     )
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    given = parser.parse_args()
+    given = p.options()
     if find_chromium() is None:
         say("No Chromium found; STITCHLENS_CHROMIUM can name one. Skipped.")
         return 0
@@ -401,11 +418,9 @@ def main() -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         say(f"Stopped; what is done lies in {keep}")
         return 130
-    print(
-        json.dumps([asdict(r) for r in results], indent=1)
-        if given.json
-        else table(results, given.limit)
-    )
+    settings = {"walks": sum(r.walks for r in results)}
+    title = "monkey: everything that pages offer, done by chance"
+    p.show(title, settings, lines(results, given.limit), printed=table(results, given.limit))
     faults = sum(len(r.faults) for r in results)
     if faults:
         say(f"Every step and a picture of each fault: {keep}")

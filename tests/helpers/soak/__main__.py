@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks._measure import Line, parser, quiet, show
+from benchmarks._measure import Benchmark, Line, quiet
 
 PARTS = ("kills", "browsing", "steering")
 
@@ -27,20 +27,18 @@ def part(name: str) -> Callable[[bool, int], tuple[dict[str, Any], list[Line]]]:
 
 
 def main() -> None:
-    p = parser(__doc__)
-    p.add_argument(
+    p = Benchmark("soak", __doc__, command="make soak")
+    p.add(
         "--short",
         action="store_true",
         help="fewer kills, people and seconds, the small pair for steering",
     )
-    p.add_argument("--only", default=",".join(PARTS), help="some of " + ",".join(PARTS))
-    p.add_argument(
-        "--seed", type=int, default=0, help="of the kills' moments and of where people go"
-    )
-    given = p.parse_args()
+    p.add("--only", default=",".join(PARTS), help="some of " + ",".join(PARTS))
+    p.add("--seed", type=int, default=0, help="of the kills' moments and of where people go")
+    given = p.options()
     chosen = given.only.split(",")
     if unknown := set(chosen) - set(PARTS):
-        p.error(f"--only {','.join(sorted(unknown))}: choose among {','.join(PARTS)}")
+        p.parser.error(f"--only {','.join(sorted(unknown))}: choose among {','.join(PARTS)}")
     quiet()
     settings: dict[str, Any] = {"form": "short" if given.short else "full", "seed": given.seed}
     lines: list[Line] = []
@@ -50,8 +48,8 @@ def main() -> None:
         settings |= {f"{name}: {k}": v for k, v in found.items()}
         settings |= {f"{name}: load before, after": f"{before:.1f}, {os.getloadavg()[0]:.1f}"}
         lines += some
-    show("Soak", settings, lines, given.json)
-    sys.exit(any(line.met is False for line in lines))
+    p.show("Soak", settings, lines)
+    sys.exit(any(line.holds is False for line in lines))
 
 
 if __name__ == "__main__":
