@@ -16,7 +16,7 @@ FOLLOWED = {"none": 0, "own": 3, "transferred": 2, "random": 0, "prompted": 4}
 """Of four responses in capitals; of those with a title none."""
 
 
-def plant(ws: Workspace) -> None:
+def plant(ws: Workspace, sides: str = "b") -> None:
     cell = {"stitch": "L2-L3", "span": 1, "strength": 2.0, "loss": 2.5, "repetition": 0.1}
     rows = [
         cell
@@ -33,9 +33,10 @@ def plant(ws: Workspace) -> None:
         for k in range(4)
     ]
     texts = pd.DataFrame(rows)
-    makers = {"steered": "b", "chat_template": {"a": False, "b": False}}
-    ws.put_table("steering_instructions/b/texts", texts, makers)
-    ws.put_table("steering_instructions/b/rates", summary(texts, TITLES), makers)
+    for side in sides:
+        makers = {"steered": side, "chat_template": {"a": False, "b": False}}
+        ws.put_table(f"steering_instructions/{side}/texts", texts, makers)
+        ws.put_table(f"steering_instructions/{side}/rates", summary(texts, TITLES), makers)
 
 
 def test_what_is_not_measured_is_a_door(nano_home: Path) -> None:
@@ -63,9 +64,30 @@ def test_a_link_opens_an_instruction(nano_home: Path) -> None:
     assert "of 2 instructions followed in at least half of the responses: 1 in words" in paper
 
 
-@pytest.mark.parametrize("query", [{"instruction": "sonnet"}, {"condition": "asked"}])
-def test_a_link_to_what_is_not_there_says_so(nano_home: Path, query: dict[str, str]) -> None:
-    plant(Workspace("nano"))
+LINK = {"follows": "nano-b steered", "instruction": "angles", "condition": "transferred vector"}
+
+
+def test_a_link_shows_what_its_sender_saw(nano_home: Path) -> None:
+    plant(Workspace("nano"), "ab")
+    app = opened("steering", pair="nano", **LINK)
+    assert not app.exception and not app.warning
+    assert {key: app.query_params[key] for key in LINK} == LINK
+    said = text(app)
+    assert "Fig. 12" in said and "Fig. 13" in said and "**0 [" in said
+
+
+@pytest.mark.parametrize(
+    ("query", "answer"),
+    [
+        ({"instruction": "sonnet"}, "No instruction sonnet here"),
+        ({"condition": "asked"}, "No condition asked here"),
+        ({"follows": "c"}, "No model that follows c here"),
+    ],
+)
+def test_a_link_to_what_is_not_there_says_so(
+    nano_home: Path, query: dict[str, str], answer: str
+) -> None:
+    plant(Workspace("nano"), "ab")
     app = opened("steering", pair="nano", tab="Evaluation", **query)
     assert not app.exception
-    assert next(iter(query.values())) in text(app)
+    assert any(answer in warning.value.replace("\\", "") for warning in app.warning)
