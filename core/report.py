@@ -9,6 +9,7 @@ from core.functional import tables as functional_tables
 from core.models.pairs import PairSpec
 from core.probes import tables as probe_tables
 from core.saes import tables as sae_tables
+from core.steering import tables as steering_tables
 from core.stitches.kinds import by_kind
 from core.workspace import store
 from core.workspace.store import Workspace
@@ -40,6 +41,8 @@ def report(pair: PairSpec) -> dict[str, Any]:
 
     if store.has(w, "steering"):
         out["steering"] = steering(w)
+    if followed := steering_tables.followed_report(w):
+        out.setdefault("steering", {})["instructions"] = followed
 
     if probed := probe_tables.evaluated(w):
         out["probes"] = {name: probe_tables.record(w, name) for name in probed}

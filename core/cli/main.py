@@ -14,6 +14,7 @@ import typer.core
 from core.cli import (  # noqa: F401 - each adds its commands
     api,
     cross,
+    evaluation,
     explanations,
     export,
     features,

@@ -31,7 +31,7 @@ from core.cli.shared import (
 from core.steering.keys import lane_key
 from core.steering.settings import USUAL, Sampling, Setting
 from core.steering.sources import Feature, Source, source_from
-from core.steering.tables import as_text, stitch_for
+from core.steering.tables import stitch_for
 
 
 class _RunIsDefault(typer.core.TyperGroup):
@@ -197,46 +197,6 @@ def steer_command(
             "",
         ]
     show(record, as_json, "\n".join(lines))
-
-
-@steer.command("eval")
-@guarded
-def steer_eval_command(
-    pair: PairArg,
-    languages: Annotated[
-        str | None, typer.Option(help="Codes joined by commas, such as fr,nl; all if not given.")
-    ] = None,
-    prompts: Annotated[
-        int | None,
-        typer.Option(min=1, help="Prompts of the second half that are measured; all if not given."),
-    ] = None,
-    choosing: Annotated[
-        int, typer.Option(min=1, help="Prompts of the first half that choose settings.")
-    ] = 6,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of a response.")] = 40,
-    stitches: Annotated[
-        str | None, typer.Option(help="Stitches to choose from, joined by commas; all.")
-    ] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Measure response languages under own, transferred and random vectors, both ways (Fig. 3b,
-    Tables 5 and 6)."""
-    from core.bench import open_pair
-    from core.report import report
-    from core.steering import measure as steering_measure
-
-    bench = open_pair(pair)
-    default_stitch(bench.workspace)
-    config = steering_measure.SteerConfig(
-        languages=tuple(languages.split(",")) if languages else None,
-        prompts=prompts,
-        choosing=choosing,
-        tokens=tokens,
-        stitches=tuple(stitches.split(",")) if stitches else None,
-    )
-    steering_measure.evaluate(bench, config)
-    found = report(bench.pair)["steering"]
-    show(found, as_json, as_text(found))
 
 
 @steer.command("levels")

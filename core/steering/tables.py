@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from core.errors import StitchLensError
-from core.models.pairs import get_pair
+from core.models.pairs import SIDES, Side, get_pair
 from core.statistics import mean_interval
+from core.steering.instructions import CONDITIONS
 from core.steering.keys import LANE_KINDS
 from core.steering.sources import Brought, Feature, Source, VectorFile
 from core.stitches import tables as stitch_tables
@@ -239,6 +240,80 @@ def as_text(found: dict[str, Any]) -> str:
                 for kind, x in kinds.items()
             ]
             lines.append(f"  {language}: " + "  ".join(cells))
+    return "\n".join(lines)
+
+
+def followed_sides(ws: Workspace) -> list[Side]:
+    """The models whose following of instructions under steering was measured."""
+    return [side for side in SIDES if has(ws, f"steering_instructions/{side}/rates")]
+
+
+def followed(ws: Workspace, side: str) -> pd.DataFrame:
+    """Fig. 12 and 13, one row an instruction and condition, for the steered model: see
+    `core.steering.following.summary`; first the instructions that its own vectors bring about
+    most."""
+    table = ws.table(f"steering_instructions/{side}/rates")
+    own = table.loc[table.kind == "own"].sort_values(
+        ["rate", "success"], ascending=False, kind="stable"
+    )
+    order = own.label.to_list()
+    return table.sort_values(
+        "label", key=lambda labels: labels.map(order.index), kind="stable"
+    ).reset_index(drop=True)
+
+
+def followed_means(ws: Workspace, side: str) -> pd.DataFrame:
+    """`rate` and `success` of each condition over all instructions, with `low`, `high` (95 %,
+    bootstrap over instructions), `loss` and `repetition` on average."""
+    table = followed(ws, side)
+    rng = np.random.default_rng(0)
+    rows = []
+    for kind in CONDITIONS:
+        some = table.loc[table.kind == kind]
+        rate, low, high = mean_interval(some.rate.to_numpy(), rng)
+        averages = some[["success", "loss", "repetition"]].mean().to_dict()
+        rows.append({"kind": kind, "rate": rate, "low": low, "high": high, **averages})
+    return pd.DataFrame(rows)
+
+
+def followed_texts(
+    ws: Workspace,
+    side: str,
+    label: str,
+    kind: str,
+) -> pd.DataFrame:
+    """What was written in one cell: `prompt` (the request without the instruction), `text`,
+    `loss`, `repetition`, `hit`, `fluent`."""
+    return ws.table(f"steering_instructions/{side}/texts", label=label, kind=kind)
+
+
+def followed_report(ws: Workspace) -> dict[str, Any]:
+    """By steered model ('a', 'b'): whether each model has a `chat_template`, and by instruction and
+    condition the `rate` of responses that follow with its interval; see
+    `core.steering.following.summary`. Empty where nothing was measured."""
+    out: dict[str, Any] = {}
+    for side in followed_sides(ws):
+        by_label: dict[str, Any] = {}
+        for row in followed(ws, side).to_dict("records"):
+            gap = row.pop("gap")
+            cell = row | ({"gap": gap} if gap == gap else {})
+            by_label.setdefault(cell.pop("label"), {})[cell.pop("kind")] = cell
+        about = makers(ws, f"steering_instructions/{side}/rates")
+        out[side] = {"chat_template": about["chat_template"], "instructions": by_label}
+    return out
+
+
+def followed_text(measured: dict[str, Any]) -> str:
+    """`followed_report` in lines."""
+    lines = []
+    for side, part in measured.items():
+        lines.append(f"{side.upper()} steered: share of responses that follow (95 % interval)")
+        for label, kinds in part["instructions"].items():
+            cells = [
+                f"{kind} {x['rate']:.2f} ({x['low']:.2f}, {x['high']:.2f})"
+                for kind, x in kinds.items()
+            ]
+            lines.append(f"  {label}: " + "  ".join(cells))
     return "\n".join(lines)
 
 

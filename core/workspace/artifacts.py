@@ -59,6 +59,12 @@ STEERING = (
     " --tokens {tokens} --stitches {stitches}"
 )
 
+FOLLOWING = (
+    "steer eval {pair} --instructions --steered {steered} --only {instructions}"
+    " --strengths {strengths} --prompts {prompts} --choosing {choosing} --tokens {tokens}"
+    " --stitches {stitches}"
+)
+
 GROUPS: dict[str, Group] = {
     "pair": Group("The pair, its corpus, its alignment", BUILD),
     "svcca": Group("Which layers correspond (Fig. 6)", BUILD),
@@ -113,6 +119,9 @@ GROUPS: dict[str, Group] = {
     "steering": Group("Response languages under steering (Tables 5, 6)", STEERING),
     "steering_choice": Group("Settings that the first half of the prompts chose from", STEERING),
     "generations": Group("What was written under steering", STEERING),
+    "steering_instructions": Group(
+        "Instructions that are followed under steering (Fig. 12, 13)", FOLLOWING
+    ),
     "showcase": Group("The run that the first page shows", "showcase {pair}"),
 }
 """Every group, in the order in which pages list them. What reads, repairs, keeps or removes
@@ -169,7 +178,9 @@ def command(
         field = option.partition("{")[2].rstrip("}")
         value = values.get(field)
 
-        if value is not None:  # an older version did not say; None is the default
+        if not field:
+            words.append(f"--{option}")
+        elif value is not None:  # an older version did not say; None is the default
             text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
             words.append(f"--{option.format_map({field: shlex.quote(text)})}")
     return f"python -m core {' '.join(words)}"

@@ -141,7 +141,7 @@ def _rates(measured: Measured, way: str, kind: str) -> list[float]:
 
 
 def _steering(ws: Workspace, measured: Measured, names: Names) -> str:
-    if "steering" not in measured:
+    if "a_to_b" not in measured.get("steering", {}):
         return ""
 
     lines = []
@@ -156,7 +156,7 @@ def _steering(ws: Workspace, measured: Measured, names: Names) -> str:
 
 
 def _gaps(ws: Workspace, measured: Measured, names: Names) -> str:
-    if "steering" not in measured:
+    if "a_to_b" not in measured.get("steering", {}):
         return ""
 
     gaps = [
@@ -166,6 +166,22 @@ def _gaps(ws: Workspace, measured: Measured, names: Names) -> str:
     ]
     low, high = sum(gap <= 0.2 for gap in gaps), sum(gap >= 0.8 for gap in gaps)
     return f"{names['b']}: of {len(gaps)} languages {high} at 0.8 or more, {low} at 0.2 or less"
+
+
+def _followed(ws: Workspace, measured: Measured, names: Names) -> str:
+    lines = []
+    for side, part in measured.get("steering", {}).get("instructions", {}).items():
+        cells = part["instructions"].values()
+        half = {
+            kind: sum(kinds[kind]["rate"] >= 0.5 for kinds in cells)
+            for kind in ("prompted", "own", "transferred", "none")
+        }
+        lines.append(
+            f"{names[side]}, of {len(cells)} instructions followed in at least half of the"
+            f" responses: {half['prompted']} in words, {half['own']} by its own vector,"
+            f" {half['transferred']} by a transferred one, {half['none']} without any"
+        )
+    return "  \n".join(lines)
 
 
 def _kinds_of_features(ws: Workspace, measured: Measured, names: Names) -> str:
@@ -234,7 +250,7 @@ def _untrained(ws: Workspace, measured: Measured, names: Names) -> str:
 
 
 def _more_text(ws: Workspace, measured: Measured, names: Names) -> str:
-    if "steering" not in measured:
+    if "a_to_b" not in measured.get("steering", {}):
         return ""
     gaps = steering_tables.gaps(ws, "b")
     rho = gaps.gap.corr(gaps.characters, method="spearman")
@@ -266,6 +282,7 @@ TELLERS: dict[str, Callable[[Workspace, Measured, Names], str]] = {
     "Table 3": _stitch_costs,
     "Figure 9": _datasets,
     "Figure 11": _more_text,
+    "Figures 12 and 13": _followed,
     "Figure 14": _correlation,
     "Tables 7 and 8": _examples,
 }

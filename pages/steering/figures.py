@@ -1,13 +1,17 @@
 """Steering measured: languages, means, transfer gaps (Tables 5 and 6, Fig. 3)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from core.steering.instructions import CONDITIONS
 from core.steering.keys import LANE_KINDS
 from pages.shared.figures import LEGEND, colours, handed, marker, remembered
 from pages.shared.words import loss, number, percent
+
+VECTORS = {kind: LANE_KINDS[kind][0] for kind in ("none", "own", "transferred", "random")}
 
 
 def _kind_marker(
@@ -16,7 +20,14 @@ def _kind_marker(
     size: int = 10,
 ) -> dict[str, Any]:
     """Lanes as marks: no vector an open circle, own a full one, transferred a diamond, controls
-    grey squares."""
+    grey squares; the ceiling, an instruction in words, an upright line."""
+    if kind == "prompted":
+        return {
+            "symbol": "line-ns-open",
+            "size": size + 2,
+            "color": colours()["ink"],
+            "line": {"width": 2},
+        }
     if kind == "none":
         return {
             "symbol": "circle-open",
@@ -33,15 +44,38 @@ def _kind_marker(
 def languages(table: pd.DataFrame, side: str) -> go.Figure:
     """`responses.steering`: rates by language with intervals; `customdata` of a mark is (language,
     kind)."""
-    names = list(table.drop_duplicates("language").name)
+    rows = table.rename(columns={"language": "key"})
+    return _rates(rows, side, VECTORS, "share in the language (better →)", in_words(table))
+
+
+@remembered
+def instructions(table: pd.DataFrame, side: str) -> go.Figure:
+    """`core.steering.tables.followed`: rates by instruction with intervals; `customdata` of a mark
+    is (instruction, condition)."""
+    rows = table.rename(columns={"label": "key", "title": "name"})
+    words = in_words(table, "follow", "without loops besides")
+    return _rates(rows, side, CONDITIONS, "share that follow (better →)", words)
+
+
+def _rates(
+    table: pd.DataFrame,
+    side: str,
+    kinds: Mapping[Any, str],
+    title: str,
+    words: list[str],
+) -> go.Figure:
+    """A line a `name`, a mark a kind with its interval; `words` are what each row's mark says."""
+    names = list(table.drop_duplicates("name").name)
+    table = table.assign(says=words)
     c, figure = colours(), go.Figure()
-    for kind in ("random", "none", "own", "transferred"):
+    # Controls are drawn first, so that they lie below what they control.
+    for kind in sorted(kinds, key=lambda kind: kind != "random"):
         rows = table.loc[table.kind == kind]
         figure.add_scatter(
             x=rows.rate,
             y=rows.name,
             mode="markers",
-            name=LANE_KINDS[kind][0],
+            name=kinds[kind],
             marker=_kind_marker(kind, side),
             error_x={
                 "type": "data",
@@ -51,10 +85,8 @@ def languages(table: pd.DataFrame, side: str) -> go.Figure:
                 "width": 0,
                 "color": c["control"],
             },
-            customdata=handed(rows[["language", "kind"]].assign(says=in_words(rows))),
-            hovertemplate="<b>%{y}</b>, "
-            + LANE_KINDS[kind][0]
-            + "<br>%{customdata[2]}<extra></extra>",
+            customdata=handed(rows[["key", "kind", "says"]]),
+            hovertemplate="<b>%{y}</b>, " + kinds[kind] + "<br>%{customdata[2]}<extra></extra>",
             selected={"marker": {"opacity": 1}},
             unselected={"marker": {"opacity": 1}},
         )
@@ -67,7 +99,7 @@ def languages(table: pd.DataFrame, side: str) -> go.Figure:
         legend=LEGEND,
     )
     figure.update_xaxes(
-        title="share in the language (better →)",
+        title=title,
         range=[-0.02, 1.02],
         fixedrange=True,
         zeroline=False,
@@ -83,15 +115,19 @@ def languages(table: pd.DataFrame, side: str) -> go.Figure:
     return figure
 
 
-def in_words(table: pd.DataFrame) -> list[str]:
+def in_words(
+    table: pd.DataFrame,
+    hit: str = "in the language",
+    success: str = "fluent besides",
+) -> list[str]:
     """Of each row, what its mark says on hover."""
     words = []
     for row in table.to_dict("records"):
         rate = percent(row["rate"], row["low"], row["high"], sign=False)
-        fluent = percent(row["success"], sign=False)
+        besides = percent(row["success"], sign=False)
         lines = [
-            f"{rate} in the language",
-            f"{fluent} fluent besides, {loss(row['loss'])} nats/token",
+            f"{rate} {hit}",
+            f"{besides} {success}, {loss(row['loss'])} nats/token",
         ]
         if "strength" in row:
             lines.append(f"strength {row['strength']:g}")

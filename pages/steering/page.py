@@ -11,10 +11,19 @@ from pages.shared import address, frame, panels, studios
 from pages.shared.frame import ask, section
 from pages.shared.words import plain
 from pages.steering.evaluation import evaluation
+from pages.steering.instructions import instructions
 from pages.steering.live import live
 
 LIVE, EVALUATION = "Live", "Evaluation"
-OF_EVALUATION = ("way", "against", "cell_language", "cell_kind")
+OF_EVALUATION = (
+    "way",
+    "against",
+    "cell_language",
+    "cell_kind",
+    "follows",
+    "instruction",
+    "condition",
+)
 """What an address says of the evaluation; older links have no tab."""
 
 
@@ -68,12 +77,14 @@ def tabs(
 def evaluated(ws: Workspace, pair: PairSpec) -> None:
     if store.has(ws, "steering"):
         evaluation(ws, pair)
-        return
-    panels.door(
-        "**Not measured yet.** How often vectors of either model steer the other one, language by"
-        " language.",
-        f"python -m core steer eval {ws.pair}",
-    )
+    else:
+        panels.door(
+            "**Not measured yet.** How often vectors of either model steer the other one, language"
+            " by language.",
+            f"python -m core steer eval {ws.pair}",
+        )
+    with section():
+        instructions(ws, pair)
 
 
 page()

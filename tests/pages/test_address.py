@@ -274,7 +274,10 @@ LINKS = [
     ),
 ]
 NOT_LINKED = {
+    "condition",
+    "follows",
     "hear",
+    "instruction",
     "list",
     "passage",
     "q",
@@ -285,7 +288,7 @@ NOT_LINKED = {
     "vector",
     "warmth",
 }
-"""Of what is not in this workspace, a list, a run that home shows, a second metric of the sweep, a
+"""Of what is not in this workspace, instructions (see test_instructions.py), a list, a run that home shows, a second metric of the sweep, a
 vector that somebody brought; of what waits for models; and of texts that may be any."""
 
 
