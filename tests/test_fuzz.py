@@ -118,4 +118,5 @@ def test_each_way_to_fail_is_found(tmp_path: Path) -> None:
     assert fuzz.missed(found) and found["canary"]
     kept = {p.name for p in (tmp_path / "kept").iterdir()}
     assert kept == {"faults.jsonl", *(f"0-generated-{name}-{name}.x" for name in why)}
-    assert "files at fault" in fuzz.table(found)
+    at_fault = next(line for line in fuzz.lines(found) if line.what == "files at fault")
+    assert at_fault.value == len(why) and at_fault.holds is False

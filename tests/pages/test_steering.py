@@ -233,7 +233,8 @@ def test_features_that_a_search_found_are_choices_beside_a_feature() -> None:
 
         app = opened("steering", pair="nano", tokens="4", source="Feature", prompt="A house is")
         chips = [b for b in app.button if str(b.key).startswith("preset-")]
-        assert [(b.key, b.label) for b in chips] == [("preset-1", "the word 1")]
+        expected = [("preset-1", "the word 1"), ("preset-6", "the word 6")]
+        assert [(b.key, b.label) for b in chips] == expected
         assert "wrote in the search (5.0\u202f% alone" in chips[0].help
 
         chips[0].click().run()
