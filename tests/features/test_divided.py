@@ -21,7 +21,6 @@ from core.activations.agreed import Run
 from core.activations.harvest import harvest_config
 from core.activations.recording import harvest_places
 from core.activations.shards import Shard
-from core.config import BuildConfig
 from core.errors import StitchLensError
 from core.features import divided, shares
 from core.features.attribution import Attributions, gather_attribution
@@ -218,9 +217,8 @@ def test_features_of_shards_are_those_of_one_process(
     small = ExploreConfig(reconstruction_positions=2000, tokens=400, sentences=12)
     monkeypatch.setattr(divided, "ExploreConfig", lambda: small)
     monkeypatch.setattr(shares, "CHECKPOINT", 4)
-    config = BuildConfig(held_out_tokens=200, positions=3000)
     pair = tiny_pair.model_copy(update={"corpus": "wheel:eng"})
-    with stitched_bench(tiny_pair, tmp_path_factory, config) as bench:
+    with stitched_bench(tiny_pair, tmp_path_factory) as bench:
         sae = train(bench, 1, SaeConfig(width=96, k=8, epochs=2, lr=3e-3, batch=512), 6_000)
         features_shard(bench, sae, "L1-L2", Shard(2, 3))
         features_shard(bench, sae, "L1-L2", Shard(0, 3))
@@ -234,7 +232,7 @@ def test_features_of_shards_are_those_of_one_process(
         assert merge_features(pair) == sae, "once more is harmless"
         assert not Run("tiny", "features").folder.exists()
 
-    with stitched_bench(tiny_pair, tmp_path_factory, config) as bench:
+    with stitched_bench(tiny_pair, tmp_path_factory) as bench:
         train(bench, 1, SaeConfig(width=96, k=8, epochs=2, lr=3e-3, batch=512), 6_000)
         explore(bench, sae, "L1-L2", small)
         compare(bench, sae, "L1-L2")
