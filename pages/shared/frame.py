@@ -77,8 +77,7 @@ def ask(
     query: Callable[Concatenate[Workspace, P], T], ws: Workspace, *args: P.args, **kwargs: P.kwargs
 ) -> T:
     """`query(ws, …)`, remembered until an artifact of the workspace changes."""
-    at = (ws.pair, str(workspaces_dir()), ws.private and str(ws.private))
-    return _ask(query, query.__name__, at, stamp(ws), args, kwargs)
+    return _ask(query, query.__name__, _place(ws), stamp(ws), args, kwargs)
 
 
 def shared(
@@ -86,8 +85,15 @@ def shared(
 ) -> T:
     """As `ask`, the same object for all who ask, which nobody may change: a large table is not
     copied for each."""
-    at = (ws.pair, str(workspaces_dir()), ws.private and str(ws.private))
-    return _shared(query, query.__name__, at, stamp(ws), args, kwargs)
+    return _shared(query, query.__name__, _place(ws), stamp(ws), args, kwargs)
+
+
+Place = tuple[str, str, str | None]
+"""(pair, folder of the workspaces, private folder): where a workspace lies."""
+
+
+def _place(ws: Workspace) -> Place:
+    return ws.pair, str(workspaces_dir()), ws.private and str(ws.private)
 
 
 STAMPS: ContextVar[dict[object, str] | None] = ContextVar("stamps", default=None)
@@ -119,11 +125,10 @@ def end() -> None:
     STAMPS.set(None)
 
 
-@st.cache_resource(max_entries=4, show_spinner=False)
-def _shared(
+def _answer(
     _query: Callable[..., T],
     name: str,
-    at: tuple[str, str, str | None],
+    at: Place,
     stamp: str,
     args: Any,
     kwargs: Any,
@@ -132,17 +137,8 @@ def _shared(
     return _query(Workspace(pair, Path(root), Path(private) if private else None), *args, **kwargs)
 
 
-@st.cache_data(max_entries=200, show_spinner=False)
-def _ask(
-    _query: Callable[..., T],
-    name: str,
-    at: tuple[str, str, str | None],
-    stamp: str,
-    args: Any,
-    kwargs: Any,
-) -> T:
-    pair, root, private = at
-    return _query(Workspace(pair, Path(root), Path(private) if private else None), *args, **kwargs)
+_ask = st.cache_data(max_entries=200, show_spinner=False)(_answer)
+_shared = st.cache_resource(max_entries=4, show_spinner=False)(_answer)
 
 
 def action() -> Literal["primary", "secondary"]:
