@@ -25,8 +25,9 @@ def opened(page: str = "", **query: str | list[str]) -> AppTest:
 
 @cache
 def _pages() -> Any:
-    """The pages that the app registers, as Streamlit's runner keeps them."""
-    return opened()._registered_pages
+    """The pages that the app registers, as Streamlit's runner keeps them. The first page opens its
+    models in the background, and who loads another one waits for that: nano's are small."""
+    return opened(pair="nano")._registered_pages
 
 
 def text(app: AppTest) -> str:

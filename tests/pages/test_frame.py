@@ -15,6 +15,7 @@ from tests.helpers.app import opened, text
 from tests.helpers.planted import MAKERS, PAIR, losses, plant
 
 
+@pytest.mark.model
 def test_an_unknown_workspace_is_said_and_a_known_one_not_built(ws: Workspace) -> None:
     app = opened(pair="no*such")
     assert not app.exception
@@ -107,6 +108,7 @@ def test_empty_states_are_doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert app.code[0].value == "python -m core svcca smollm2-gemma3"
 
 
+@pytest.mark.model
 def test_a_half_built_workspace_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path))

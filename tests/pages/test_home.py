@@ -28,6 +28,7 @@ def typed(app: object) -> str:
     return "\n".join(str(part.proto.body) for part in app.get("html"))  # type: ignore[attr-defined]
 
 
+@pytest.mark.model
 def test_home_types_the_run_that_is_kept(ws: Workspace) -> None:
     ws.put_record("showcase", RUN, MAKERS)
     app = opened()
@@ -37,12 +38,14 @@ def test_home_types_the_run_that_is_kept(ws: Workspace) -> None:
     assert "&lt;b&gt;old" in typed(app) and "<b>old" not in typed(app)
 
 
+@pytest.mark.model
 def test_home_without_a_run_names_the_command(ws: Workspace) -> None:
     app = opened()
     assert not app.exception and not app.error
     assert "python -m core showcase smollm2-gemma3" in text(app)
 
 
+@pytest.mark.model
 def test_home_quotes_crossing_on_the_text_that_both_read(ws: Workspace) -> None:
     ws.put_table("kinds/L20-L9", kinds(), MAKERS)
     words = text(opened()).replace(NARROW, " ")

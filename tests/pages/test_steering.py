@@ -288,6 +288,7 @@ def test_no_lane_is_said() -> None:
     assert not app.exception and "No lane is chosen" in app.warning[0].value
 
 
+@pytest.mark.model
 def test_steering_without_stitch_or_means_is_a_door(ws: Workspace) -> None:
     app = opened("steering")
     assert not app.exception and "steer eval smollm2-gemma3" in app.code[0].value

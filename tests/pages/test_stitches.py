@@ -2,6 +2,7 @@
 
 import shutil
 
+import pytest
 from streamlit.testing.v1 import AppTest
 
 from core import jobs
@@ -24,6 +25,7 @@ def test_stitches_shows_one_in_full_and_a_link_picks_it(ws: Workspace) -> None:
     assert "α was swept for the layer pairs of the build only" in text(app)
 
 
+@pytest.mark.model
 def test_a_stitch_fitted_by_hand_is_removed_from_its_page_and_others_are_not(ws: Workspace) -> None:
     app = opened("stitches")
     assert not any(b.label == "Remove it" for b in app.button), "the build's own stay"
@@ -51,6 +53,7 @@ def test_a_stitch_that_something_was_made_through_stays(ws: Workspace) -> None:
     assert "probes/one were made through mine" in text(app)
 
 
+@pytest.mark.model
 def test_an_unknown_link_is_said(ws: Workspace) -> None:
     app = (
         AppTest.from_file(str(PROJECT / "pages" / "main.py"), default_timeout=200)
@@ -106,6 +109,7 @@ def test_stitches_stand_beside_the_paper_and_what_the_workspace_holds(ws: Worksp
     assert not any(name.startswith("nano") for name in names), "a damaged neighbour is left out"
 
 
+@pytest.mark.model
 def test_home_says_which_models_are_joined(ws: Workspace) -> None:
     app = opened()
     assert not app.exception and not app.error
