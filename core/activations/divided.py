@@ -16,11 +16,10 @@ from core.activations.gram import Gram, load_record
 from core.activations.harvest import (
     Account,
     Ledger,
+    first_limits,
     moments_path,
-    norm_limits,
     open_account,
     read_into,
-    read_window,
     windows,
 )
 from core.activations.shards import LEVELS, PARTS, Shard, owner, part_of
@@ -92,11 +91,7 @@ class Division:
         if self.plan.exists():
             return
 
-        limits: dict[str, float] = {}
-        for docs in windows(documents):
-            limits = norm_limits(read_window(a, b, docs, [self.pair.a], [self.pair.b]))
-            if limits:
-                break
+        limits = first_limits(a, b, documents, self.pair)
         wanted = windows_to_read(a, b, documents, self.config["positions"])
         put_once(self.plan, json.dumps({"limits": limits, "windows": wanted}))
 

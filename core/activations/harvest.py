@@ -136,6 +136,18 @@ def norm_limits(chunk: Chunk) -> dict[str, float]:
     return limits_a | limits_b
 
 
+def first_limits(
+    a: LiveModel,
+    b: LiveModel,
+    documents: Sequence[Document],
+    pair: LayerPair,
+) -> dict[str, float]:
+    """`norm_limits` of the first window with a pair: what processes that share a text go by. Empty
+    where there is none."""
+    chunks = (read_window(a, b, docs, [pair.a], [pair.b]) for docs in windows(documents))
+    return next(filter(None, map(norm_limits, chunks)), {})
+
+
 def within(
     chunk: Chunk,
     limits: dict[str, float],

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.activations.harvest import norm_limits, read_window, windows, within
+from core.activations.harvest import first_limits, norm_limits, read_window, windows, within
 from core.features.shares import ALONE, Share
 from core.features.unembedding import logit_rows
 from core.models.live import LiveModel
@@ -278,11 +278,7 @@ def gather_attribution(
     unread = [document for number in numbers for document in every[number]]
     expected = positions or sum(len(d.text) for d in unread) / 4
 
-    def first_limits() -> dict[str, float]:
-        chunks = (read_window(a, b, docs, [pair.a], [pair.b]) for docs in every)
-        return next(filter(None, map(norm_limits, chunks)), {})
-
-    limits = share.agreed("limits", first_limits) or {}
+    limits = share.agreed("limits", lambda: first_limits(a, b, documents, pair)) or {}
     read = 0
     with Progress(desc, expected, "pos") as bar:
         for k in numbers:

@@ -63,8 +63,7 @@ def features_from(ws: Workspace, sae: str, chosen: str) -> list[int]:
         )
     width = len(ws.table(f"features/{sae}"))
     if "," not in chosen:
-        order = alike.usual_order(alike.listing(ws, sae))
-        return [int(feature) for feature in order.head(numbers[0])]
+        return alike.usual(ws, sae)[: numbers[0]]
 
     beyond = [number for number in numbers if number >= width]
     if beyond:

@@ -40,18 +40,14 @@ def of_sae(ws: Workspace, sae: str) -> pd.DataFrame:
     in B, from others (NaN: not scored), of `n_a`, `n_b` passages; `claimed`, the score that a file
     gives it, `claimed_by` which one. None where there are none, or where they are of an SAE that
     had this name before."""
-    name = f"{GROUP}/{sae}"
-    if has(ws, name) and _current(ws, sae):
-        return ws.table(name)
-    return as_table([])
+    return ws.table(f"{GROUP}/{sae}") if _current(ws, sae) else as_table([])
 
 
 def of_feature(ws: Workspace, sae: str, feature: int) -> pd.DataFrame:
     """Those of one feature, see `of_sae`, the best scored first."""
-    name = f"{GROUP}/{sae}"
-    if not (has(ws, name) and _current(ws, sae)):
+    if not _current(ws, sae):
         return as_table([])
-    table = ws.table(name, feature=feature)
+    table = ws.table(f"{GROUP}/{sae}", feature=feature)
     return table.sort_values(
         "f1_a",
         ascending=False,
@@ -62,8 +58,9 @@ def of_feature(ws: Workspace, sae: str, feature: int) -> pd.DataFrame:
 
 
 def _current(ws: Workspace, sae: str) -> bool:
-    """Whether they were made of the SAE that is there now."""
-    return ws.entry(f"{GROUP}/{sae}").makers.get("sae") == _hash(ws, sae)
+    """Whether there are any, of the SAE that is there now."""
+    name = f"{GROUP}/{sae}"
+    return has(ws, name) and ws.entry(name).makers.get("sae") == _hash(ws, sae)
 
 
 def _hash(ws: Workspace, sae: str) -> str:

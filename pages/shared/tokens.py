@@ -10,6 +10,8 @@ RGB = {"a": (66, 133, 244), "b": (154, 92, 214)}
 """Between the two themes' blues and purples; the tint's strength carries the value, over either
 background."""
 STRONGEST = 0.62
+PASSAGE = "line-height:1.7;unicode-bidi:plaintext;white-space:pre-wrap;overflow-wrap:anywhere;"
+"""Style of a text, in whatever direction it is written."""
 
 
 def visible(text: str) -> str:
@@ -23,9 +25,7 @@ def tokens(
 ) -> str:
     """HTML: the tokens of `text` between `ends` [n + 1], as `spans`."""
     return (
-        f'<div dir="auto"'
-        ' style="line-height:1.7;unicode-bidi:plaintext;white-space:pre-wrap;'
-        'overflow-wrap:anywhere;">'
+        f'<div dir="auto" style="{PASSAGE}">'
         f"{'…' if ends[0] > 0 else ''}{spans(text, ends, heat, peak, scale, side)}"
         f"{'…' if ends[-1] < len(text) else ''}</div>"
     )
@@ -57,8 +57,7 @@ def opened(title: str, before: str, inside: str, after: str, pointer: str) -> st
     return (
         f'<details class="more"><summary style="cursor:pointer">More text'
         f' <span style="opacity:0.8">· {html.escape(title)}</span></summary>'
-        '<p dir="auto" style="line-height:1.7;unicode-bidi:plaintext;white-space:pre-wrap;'
-        "overflow-wrap:anywhere;margin:0.3rem 0;padding-left:0.75rem;"
+        f'<p dir="auto" style="{PASSAGE}margin:0.3rem 0;padding-left:0.75rem;'
         'border-left:2px solid rgba(128,128,128,0.5);">'
         f"{html.escape(before)}{inside}{html.escape(after)}</p>"
         f'<small style="padding-left:0.75rem">{html.escape(pointer)}</small></details>'
