@@ -22,6 +22,7 @@ from core.models.pairs import ModelSpec, PairSpec
 from core.stitches.measure import fit_stitch
 from core.stitches.settings import FitConfig
 from core.text.corpus import Corpus
+from core.workspace.store import Workspace, has
 
 FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
 
@@ -133,8 +134,9 @@ def _fitted_once(
     patch.setenv("STITCHLENS_WORKSPACES", str(root))
 
     with FileLock(f"{root}.lock"):
-        # what is there is not fitted again
-        fit_stitch(Bench(pair, config), "L1-L2", pair.layer_pairs[0], FitConfig(), 3000)
+        fitted = Workspace(pair.key, root)
+        if not (fitted.exists and has(fitted, "downstream/L1-L2")):  # what a fit writes last
+            fit_stitch(Bench(pair, config), "L1-L2", pair.layer_pairs[0], FitConfig(), 3000)
     return root
 
 
