@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks import _measure as m
 from core.bench import open_pair
 from core.models.pairs import LayerPair
-from core.steering.generate import encode_prompt, respond, response_losses
+from core.steering.generate import respond_and_score
 from core.steering.lanes import Lane
 from core.steering.settings import Sampling
 from core.steering.studio import Studio
@@ -105,10 +105,7 @@ def main() -> None:
             for label in labels
             for k, text in enumerate(texts)
         ]
-        written = respond(bench.b, cells, SAMPLING, name)
-        losses = response_losses(
-            bench.b, [encode_prompt(bench.b, t, 1) for t, _, _ in cells], [w.ids for w in written]
-        )
+        written, losses = zip(*respond_and_score(bench.b, cells, SAMPLING, name), strict=True)
         hits = np.array([detect(w.text)[0] for w in written]).reshape(len(labels), -1)
         rates = (hits == np.array([LANGUAGES[x][0] for x in labels])[:, None]).mean(1)
         good = " ".join(f"{LANGUAGES[x][0]} {r:.1f}" for x, r in zip(labels, rates, strict=True))

@@ -22,7 +22,7 @@ from core.models.pairs import SIDES, PairSpec
 from core.progress import Progress
 from core.statistics import share_interval
 from core.steering.directions import from_means
-from core.steering.generate import encode_prompt, respond, response_losses
+from core.steering.generate import respond_and_score
 from core.steering.instructions import (
     CONDITIONS,
     Instruction,
@@ -188,9 +188,7 @@ class Following:
         model = self.models[side]
         prompts = [as_prompt(model, request) for _, request, _ in rows]
         asked = [(text, lane, 0) for text, (_, _, lane) in zip(prompts, rows, strict=True)]
-        written = respond(model, asked, self.config.sampling, desc)
-        ids = [encode_prompt(model, text, 1) for text in prompts]
-        losses = response_losses(model, ids, [response.ids for response in written])
+        scored = respond_and_score(model, asked, self.config.sampling, desc)
         return pd.DataFrame(
             {
                 "prompt": request,
@@ -199,7 +197,7 @@ class Following:
                 "repetition": repetition(response.text),
             }
             | cell
-            for (cell, request, _), response, loss in zip(rows, written, losses, strict=True)
+            for (cell, request, _), (response, loss) in zip(rows, scored, strict=True)
         )
 
     def judge(self, written: pd.DataFrame) -> pd.DataFrame:

@@ -171,6 +171,21 @@ def respond(
     return out
 
 
+def respond_and_score(
+    model: LiveModel,
+    rows: Sequence[tuple[str, Lane, int]],
+    sampling: Sampling,
+    desc: str = "writing",
+) -> list[tuple[Written, float]]:
+    """What `respond` gives for each row, and its nats/token after the prompt under the unsteered
+    model."""
+    written = respond(model, rows, sampling, desc)
+    prompts = {prompt: encode_prompt(model, prompt, 1) for prompt, _, _ in rows}
+    ids = [prompts[prompt] for prompt, _, _ in rows]
+    losses = response_losses(model, ids, [response.ids for response in written])
+    return list(zip(written, losses, strict=True))
+
+
 def response_losses(
     model: LiveModel,
     prompts: Sequence[Tensor],

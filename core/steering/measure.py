@@ -20,7 +20,7 @@ from core.errors import StitchLensError
 from core.models.live import LiveModel
 from core.progress import Progress
 from core.statistics import share_interval
-from core.steering.generate import encode_prompt, respond, response_losses
+from core.steering.generate import respond_and_score, response_losses
 from core.steering.keys import Kind, LaneKey, Side
 from core.steering.lanes import Lane
 from core.steering.settings import Sampling, Setting
@@ -210,11 +210,9 @@ class Evaluation:
         `fluent`."""
         model = self.any.model(side)
         rows = [(text, lane, self.config.seed + k) for _, lane in cells for k, text in texts]
-        written = respond(model, rows, self.config.sampling, desc)
-        ids = [encode_prompt(model, text, 1) for _, text in texts] * len(cells)
-        losses = response_losses(model, ids, [w.ids for w in written])
         out = []
-        for i, (w, loss) in enumerate(zip(written, losses, strict=True)):
+        scored = respond_and_score(model, rows, self.config.sampling, desc)
+        for i, (w, loss) in enumerate(scored):
             cell, (k, _) = cells[i // len(texts)][0], texts[i % len(texts)]
             language, probability = detect(w.text)
             repeats = repetition(w.text)

@@ -24,7 +24,7 @@ from core.saes.crossing import Crossing
 from core.steering import levels
 from core.steering.candidates import candidates
 from core.steering.curated import STEERED
-from core.steering.generate import Written, encode_prompt, respond, response_losses
+from core.steering.generate import Written, respond_and_score, response_losses
 from core.steering.keys import Kind, LaneKey
 from core.steering.lanes import Lane
 from core.steering.measure import REPEATS
@@ -233,12 +233,15 @@ class Hunt:
                     rows.append((opening, lane, seed))
                     about.append(cell | {"side": side, "prompt": prompt, "seed": seed})
 
-        written = respond(model, rows, stage.sampling, f"writing, {model.spec.title}")
-        ids = [encode_prompt(model, opening, 1) for opening, _, _ in rows]
-        losses = response_losses(model, ids, [text.ids for text in written])
+        scored = respond_and_score(
+            model,
+            rows,
+            stage.sampling,
+            f"writing, {model.spec.title}",
+        )
         texts = [
             one | measured(model, text, loss)
-            for one, text, loss in zip(about, written, losses, strict=True)
+            for one, (text, loss) in zip(about, scored, strict=True)
         ]
         return pd.DataFrame(texts)
 

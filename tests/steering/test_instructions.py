@@ -180,8 +180,10 @@ def test_the_report_has_every_cell(ws: Workspace) -> None:
 def test_what_is_done_is_not_done_again(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     before = ws.table("steering_instructions/b/texts")
     wrote: list[int] = []
-    original = following.respond
-    monkeypatch.setattr(following, "respond", lambda *args: wrote.append(1) or original(*args))
+    original = following.respond_and_score
+    monkeypatch.setattr(
+        following, "respond_and_score", lambda *args: wrote.append(1) or original(*args)
+    )
     evaluate(open_pair("nano"), CONFIG)
     assert wrote == []
     pd.testing.assert_frame_equal(ws.table("steering_instructions/b/texts"), before)

@@ -80,9 +80,9 @@ def test_what_is_done_is_not_done_again(ws: Workspace, monkeypatch: pytest.Monke
     parts = sorted((user_cache() / "steering").rglob("b-*.parquet"))
     parts[-1].unlink()
     wrote: list[int] = []
-    original = steering_measure.respond
+    original = steering_measure.respond_and_score
     monkeypatch.setattr(
-        steering_measure, "respond", lambda *args: wrote.append(1) or original(*args)
+        steering_measure, "respond_and_score", lambda *args: wrote.append(1) or original(*args)
     )
     evaluate(open_pair("nano"), CONFIG)
     assert len(wrote) <= 1
