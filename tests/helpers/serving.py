@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
 
 from core.workspace.places import PROJECT, user_cache
 
@@ -74,3 +77,19 @@ def borrow_models(cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     (cache / "models").symlink_to(models)
     return cache
+
+
+@contextmanager
+def held(url: str) -> Iterator[None]:
+    """The server there hears nothing for a while: what a browser sends waits in a row."""
+    port = urlsplit(url).port
+    listening = psutil.net_connections("tcp")
+    [server] = {
+        at.pid for at in listening if at.status == psutil.CONN_LISTEN and at.laddr.port == port
+    }
+    process = psutil.Process(server)
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
