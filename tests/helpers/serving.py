@@ -82,12 +82,12 @@ def borrow_models(cache: Path) -> Path:
 @contextmanager
 def held(url: str) -> Iterator[None]:
     """The server there hears nothing for a while: what a browser sends waits in a row."""
-    port = urlsplit(url).port
-    listening = psutil.net_connections("tcp")
-    [server] = {
-        at.pid for at in listening if at.status == psutil.CONN_LISTEN and at.laddr.port == port
-    }
-    process = psutil.Process(server)
+    port = str(urlsplit(url).port)
+    [process] = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "streamlit" in process.cmdline() and port in process.cmdline()
+    ]
     process.suspend()
     try:
         yield
