@@ -4,7 +4,8 @@ At the shipped size, and at `--features` features: the shipped tables repeated, 
 own feature numbers. Opening is timed from the click on Features in the sidebar to the drawn strip
 and the tinted text of the feature's card, in a fresh session of a warm server; brushing from the
 end of the drag to the new count above the list; a feature from the click on Next to its heading and
-its text.
+its text; a search from Enter behind a word to the heading and the text of the feature that it
+opens. The search itself, without a page, is timed as well.
 """
 
 import argparse
@@ -14,17 +15,22 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks._measure import Benchmark, Line, percentile, say
+from benchmarks._measure import Benchmark, Line, percentile, say, seconds
 from benchmarks.app import CHROMIUM_OPTIONS, HOME, chromium, painted, serving
+from core.features import alike, search
 from core.features import tables as feature_tables
+from core.models.pairs import get_pair
 from core.workspace.places import workspaces_dir
 from core.workspace.store import Workspace
+from pages.features.asking import MOST
 
 
 def tables_of(ws: Workspace, sae: str) -> dict[str, pd.DataFrame]:
@@ -119,12 +125,25 @@ def brushed(page: Page, share: float) -> float:
 
 def stepped(page: Page) -> float:
     """Seconds from the click on Next to the next feature's heading and text."""
-    heading = page.locator("h2#feature").inner_text()
-    before = page.evaluate(TINTED)
     button = page.locator(".st-key-card").get_by_role("button", name="Next")
     button.scroll_into_view_if_needed()
+    return another(page, button.click)
+
+
+def asked(page: Page, word: str) -> float:
+    """Seconds from Enter behind a word to the heading and text of the feature that it opens."""
+    box = page.get_by_role("textbox", name="Ask for a feature")
+    box.scroll_into_view_if_needed()
+    box.fill(word)
+    return another(page, lambda: box.press("Enter"))
+
+
+def another(page: Page, act: Callable[[], None]) -> float:
+    """Seconds from what is done to the heading and text of another feature."""
+    heading = page.locator("h2#feature").inner_text()
+    before = page.evaluate(TINTED)
     started = time.perf_counter()
-    button.click()
+    act()
     page.wait_for_function(
         "([heading, before]) => document.querySelector('h2#feature').innerText !== heading &&"
         f" {TINTED} !== before",
@@ -132,6 +151,20 @@ def stepped(page: Page) -> float:
         polling="raf",
     )
     return time.perf_counter() - started
+
+
+def words_for(ws: Workspace, sae: str, n: int) -> list[str]:
+    """Examples of the page, again from the first where there are too few; no two that open the same
+    feature follow one another."""
+    words = list(alike.examples(ws, sae).word)
+    return list(islice(cycle(words), n))
+
+
+def searched(pair: str, ws: Workspace, sae: str, word: str) -> float:
+    """Seconds of a search, whose index the page has made."""
+    corpus = get_pair(pair).corpus
+    search.in_words(ws, sae, word, corpus, MOST)
+    return seconds(lambda: search.in_words(ws, sae, word, corpus, MOST))
 
 
 def measure(browser: Browser, pair: str, workspaces: Path, turns: int, targets: bool) -> list[Line]:
@@ -153,6 +186,12 @@ def measure(browser: Browser, pair: str, workspaces: Path, turns: int, targets: 
         for _ in range(turns):
             steps.append(stepped(rested(page)))
         page.close()
+        _, page = opened(browser, url)  # nothing brushed
+        words = words_for(Workspace(pair, workspaces), sae, turns)
+        asks = [asked(rested(page), word) for word in words]
+        say(f"{what}asked")
+        page.close()
+    searches = [searched(pair, Workspace(pair, workspaces), sae, word) for word in words]
     return [
         Line(
             what + "open, p95",
@@ -163,6 +202,14 @@ def measure(browser: Browser, pair: str, workspaces: Path, turns: int, targets: 
         ),
         Line.median(what + "brush", brushes, "s", at_most=1 if targets else None),
         Line.median(what + "feature view", steps, "s", at_most=1 if targets else None),
+        Line.median(what + "a word to its feature", asks, "s", at_most=1 if targets else None),
+        Line.median(
+            what + "search without a page",
+            searches,
+            "s",
+            at_most=0.15 if targets else None,
+            note="its index is there",
+        ),
     ]
 
 

@@ -13,7 +13,7 @@ from core.config import BuildConfig
 from core.models.live import LiveModel
 from core.models.loading import load_shared
 from core.models.pairs import LayerPair, PairSpec, Side, get_pair
-from core.text.corpus import Corpus, Split, load_corpus
+from core.text.corpus import Corpus, Split, load_corpus, of_kinds
 from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
 
@@ -70,10 +70,14 @@ class Bench:
         layer: int,
         split: Split,
         positions: int | None = None,
+        kinds: Sequence[str] = (),
     ) -> Recording:
         """The residual stream of one model before `layer`, recorded at positions that pair up with
         the other model (so not on the bytes of scripts that it spells out): what an SAE is trained
-        on."""
+        on. Of these `kinds` of text alone, where some are named.
+
+        Raises StitchLensError for a kind that the corpus does not hold.
+        """
         model, other = (self.a, self.b) if side == "a" else (self.b, self.a)
         setup = {
             "model": model.makers,
@@ -82,8 +86,13 @@ class Bench:
             "split": split,
             "positions": positions,
         }
+        documents = self.corpus.split(split)
+        if kinds:
+            documents = of_kinds(documents, kinds)
+            setup["kinds"] = sorted(kinds)
+
         desc = f"recording {side.upper()} before layer {layer}"
-        return harvest_rows(model, self.corpus.split(split), layer, setup, desc, other)
+        return harvest_rows(model, documents, layer, setup, desc, other)
 
     def current(self, name: str, makers: dict[str, Any]) -> bool:
         """Whether the workspace holds `name` made from just these makers."""

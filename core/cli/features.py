@@ -62,6 +62,12 @@ def features_build_command(
     positions: Annotated[
         int | None, typer.Option(min=1, help="Rows to train on; the whole fit split if not given.")
     ] = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            help="Kinds of text to train on, such as English,code; all of the corpus if not given."
+        ),
+    ] = None,
     sae_layer: SaeLayerOpt = None,
     scale: ScaleOpt = None,
     shard: ShardOpt = None,
@@ -92,7 +98,8 @@ def features_build_command(
             epochs=epochs,
             lr=lr,
         )
-        make = partial(train, bench, layer, config, positions)
+        chosen_kinds = [kind.strip() for kind in kinds.split(",")] if kinds else []
+        make = partial(train, bench, layer, config, positions, chosen_kinds)
     else:
         make = partial(adopt, bench, sae, sae_layer, stitched=layer, scale=scale)
     if share:

@@ -113,23 +113,18 @@ class Comparison:
         bench, layer = self.bench, self.crossing.layers.b
         name = f"{OWN_SAES}/{self.sae_name}"
         about = self.crossing.about
-        config = self.crossing.source_config
-        makers = sae_makers(
+        trained_like = (
             bench,
             "b",
             layer,
-            config,
+            self.crossing.source_config,
             about.get("positions"),
+            self.crossing.source_kinds,
         )
+        makers = sae_makers(*trained_like)
         makers |= {"sae_name": self.sae_name, "stitch_name": self.crossing.stitch_name}
         if not bench.current(name, makers):
-            sae = kept_sae(
-                bench,
-                "b",
-                layer,
-                config,
-                about.get("positions"),
-            )
+            sae = kept_sae(*trained_like)
             keep(
                 bench,
                 name,

@@ -100,13 +100,25 @@ class Prober:
 
     @property
     def own_makers(self) -> dict[str, Any]:
-        return sae_makers(self.bench, "b", self.layers.b, self.own_config, self.own_positions)
+        return sae_makers(*self._trained_like)
+
+    @property
+    def _trained_like(self) -> tuple[Bench, Side, int, SaeConfig, int | None, Sequence[str]]:
+        """What makes B's own SAE one like A's."""
+        return (
+            self.bench,
+            "b",
+            self.layers.b,
+            self.own_config,
+            self.own_positions,
+            self.crossing.source_kinds,
+        )
 
     @cached_property
     def own(self) -> "SAE[Any]":
         """B's own SAE, trained as A's was at the same places of the text; kept in the user's cache,
         it is large."""
-        return kept_sae(self.bench, "b", self.layers.b, self.own_config, self.own_positions)
+        return kept_sae(*self._trained_like)
 
     def saes(self, side: Side, own: bool) -> dict[str, "SAE[Any]"]:
         if side == "a":

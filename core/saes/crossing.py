@@ -66,6 +66,11 @@ class Crossing:
         cfg = self.sae.cfg
         return SaeConfig(width=cfg.d_sae, k=int(getattr(cfg, "k", SaeConfig().k)))
 
+    @property
+    def source_kinds(self) -> Sequence[str]:
+        """The kinds of text that the SAE was trained on; empty for all."""
+        return self.about.get("kinds", ())
+
     @cached_property
     def stitch(self) -> Stitch:
         return load_stitch(self.bench.workspace.path(f"stitches/{self.stitch_name}"))

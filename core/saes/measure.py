@@ -83,6 +83,7 @@ class SaeTraining:
             self.layers.a,
             self._source_setting(width),
             self.config.source_positions,
+            self.crossing.source_kinds,
         )
 
     @property
@@ -118,6 +119,7 @@ class SaeTraining:
                 self.layers.a,
                 self._source_setting(run.width),
                 self.config.source_positions,
+                self.crossing.source_kinds,
             )
         return about | {
             "source": source,

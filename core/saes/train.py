@@ -1,6 +1,6 @@
 """SAEs of either model trained by SAELens' own trainer on recorded activations (3.1, C, D)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -118,6 +118,7 @@ def sae_makers(
     layer: int,
     config: SaeConfig,
     positions: int | None,
+    kinds: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What decides an SAE of one model of a pair, trained on the fit split."""
     return (
@@ -128,7 +129,14 @@ def sae_makers(
             "positions": positions,
         }
         | config.model_dump()
+        | _of_kinds(kinds)
     )
+
+
+def _of_kinds(kinds: Sequence[str]) -> dict[str, list[str]]:
+    """Nothing where all kinds of text are read, so that makers are those of before there was a
+    choice."""
+    return {"kinds": sorted(kinds)} if kinds else {}
 
 
 def kept_sae(
@@ -137,16 +145,18 @@ def kept_sae(
     layer: int,
     config: SaeConfig,
     positions: int | None,
+    kinds: Sequence[str] = (),
 ) -> "SAE[Any]":
     """An SAE of one model of a pair that is no artifact of the workspace: trained once, kept in the
     user's cache."""
-    folder = user_cache() / "saes" / fingerprint(sae_makers(bench, side, layer, config, positions))
+    makers = sae_makers(bench, side, layer, config, positions, kinds)
+    folder = user_cache() / "saes" / fingerprint(makers)
     spec = bench.pair.a if side == "a" else bench.pair.b
     with disk_faults(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not (folder / "cfg.json").exists():
-            rows = bench.rows(side, layer, "fit", positions)
+            rows = bench.rows(side, layer, "fit", positions, kinds)
             about = metadata(spec.key, layer)
             sae = train_sae(
                 rows,
@@ -165,11 +175,17 @@ def train(
     layer: int,
     config: SaeConfig,
     positions: int | None = None,
+    kinds: Sequence[str] = (),
 ) -> str:
     """The name of an SAE of A before `layer`, trained on the fit split at positions that pair up
-    with one of B (so not on the bytes of scripts that A spells out), kept as `saes/<name>`."""
+    with one of B (so not on the bytes of scripts that A spells out), kept as `saes/<name>`. On
+    these `kinds` of text alone, where some are named; they are in its name then.
+
+    Raises StitchLensError for a kind that the corpus does not hold.
+    """
     bench.pair.check_layers(layer, 0)
-    name = f"L{layer}-{config.width}"
+    words = [word.lower() for kind in sorted(kinds) for word in kind.split()]
+    name = "-".join([f"L{layer}", str(config.width), *words])
     makers = {
         "pair": bench.pair.key,
         "a": bench.a.makers,
@@ -178,9 +194,10 @@ def train(
         "hook_a": f"blocks.{layer}.hook_resid_pre",
         "positions": positions,
         **config.model_dump(),
+        **_of_kinds(kinds),
     }
     if not bench.current(f"saes/{name}", makers):
-        rows = bench.rows("a", layer, "fit", positions)
+        rows = bench.rows("a", layer, "fit", positions, kinds)
         about = metadata(bench.pair.a.key, layer)
         sae = train_sae(rows, "h", config, about, f"training SAE {name}")
         keep(bench, f"saes/{name}", sae, makers)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -98,6 +98,19 @@ def split_of(document: Document) -> Split:
         if u < SHARES["fit"] + SHARES["select"]
         else "held-out"
     )
+
+
+def of_kinds(documents: Sequence[Document], kinds: Sequence[str]) -> list[Document]:
+    """The documents of these kinds, in their order. Raises StitchLensError for a kind that none of
+    them is of."""
+    known = {document.kind for document in documents}
+    if unknown := sorted(set(kinds) - known):
+        raise StitchLensError(
+            f"text of the kind {' and '.join(map(repr, unknown))}",
+            f"kinds of this corpus: {', '.join(sorted(known))}",
+            "name some of those, with commas",
+        )
+    return [document for document in documents if document.kind in kinds]
 
 
 def check_splits(corpus: Corpus) -> None:
