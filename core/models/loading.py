@@ -4,6 +4,7 @@ validated before use."""
 import contextlib
 import copy
 import ctypes
+import gc
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -128,6 +129,21 @@ def quiet_transformers(bars: bool) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Without Python's search for dead cycles. Of the many small objects that a tokenizer's file
+    becomes none are dead; looking for them takes four fifths of the reading, and no other thread
+    runs meanwhile."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@no_collection()
 def load(spec: ModelSpec, where: Runtime | None = None) -> LiveModel:
     """Open and validate a model. Raises StitchLensError where it is missing or not what the spec
     says."""
@@ -152,7 +168,7 @@ def load(spec: ModelSpec, where: Runtime | None = None) -> LiveModel:
             hf_model=hf,
             dtype=where.dtype,
             device=str(where.device),
-            tokenizer=copy.deepcopy(tokenizer),
+            tokenizer=_for_bridge(tokenizer),
         )
     except Exception as e:  # an architecture that it knows only in part: many kinds
         raise StitchLensError(
@@ -174,6 +190,29 @@ def load(spec: ModelSpec, where: Runtime | None = None) -> LiveModel:
             "use another model, such as GPT-2, Llama or Gemma",
         ) from e
     return model
+
+
+LARGE = 10_000
+"""Entries of a table of a tokenizer (its vocabulary, its merges) above which it is not copied."""
+
+
+def _for_bridge(tokenizer: Any) -> Any:
+    """A copy that TransformerLens may change; the large tables, which are only read, are shared.
+
+    It says of itself that it adds the first token, though it does not: TransformerLens would open
+    the tokenizer once more to have it do so, for Gemma's 262 thousand entries seconds in which no
+    other thread runs. First tokens are added here, and by the bridge where it sees none.
+    """
+
+    def is_large(table: Any) -> bool:
+        return isinstance(table, (dict, list)) and len(table) > LARGE
+
+    tables = [*vars(tokenizer).values(), *tokenizer.init_kwargs.values()]
+    shared = {id(table): table for table in tables if is_large(table)}
+    twin = copy.deepcopy(tokenizer, shared)
+    small = {name: value for name, value in twin.init_kwargs.items() if not is_large(value)}
+    twin.init_kwargs = small | {"add_bos_token": True}
+    return twin
 
 
 def has_sdpa(hf: Any) -> bool:

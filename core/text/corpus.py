@@ -106,8 +106,8 @@ def of_kinds(documents: Sequence[Document], kinds: Sequence[str]) -> list[Docume
     known = {document.kind for document in documents}
     if unknown := sorted(set(kinds) - known):
         raise StitchLensError(
-            f"text of the kind {' and '.join(map(repr, unknown))}",
-            f"kinds of this corpus: {', '.join(sorted(known))}",
+            f"no text of the kind {' or '.join(map(repr, unknown))}",
+            f"of the kinds in this corpus ({', '.join(sorted(known))})",
             "name some of those, with commas",
         )
     return [document for document in documents if document.kind in kinds]

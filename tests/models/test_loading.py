@@ -150,6 +150,34 @@ def test_tokens_are_the_tokenizers_own(tiny: Tiny, kind: str) -> None:
         assert (np.diff(used) >= 0).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bridge_has_a_tokenizer_of_its_own_that_reads_the_same(
+    tiny_spec: TinySpec, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not opened from the file again, starts each text with one first token, and may be
+    changed."""
+    opened: list[str] = []
+    from_pretrained = AutoTokenizer.from_pretrained
+
+    def counted(folder: Any, *args: Any, **options: Any) -> Any:
+        opened.append(str(folder))
+        return from_pretrained(folder, *args, **options)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", counted)
+    model = load(tiny_spec(kind), FLOAT32)
+    assert len(opened) == 1
+
+    text = SCRIPTS["Latin"]
+    theirs = model.bridge.to_tokens(text, prepend_bos=True)[0].tolist()
+    plain = model.tokenizer(text, add_special_tokens=False).input_ids
+    assert theirs[-len(plain) :] == plain
+    assert len(theirs) == len(plain) + 1
+
+    before = len(model.tokenizer), model.tokenizer.pad_token
+    model.bridge.tokenizer.add_special_tokens({"pad_token": "<padded>"})
+    assert (len(model.tokenizer), model.tokenizer.pad_token) == before
+
+
 def test_special_tokens_in_a_text_are_masked(tiny: Tiny) -> None:
     model = tiny("nano-a")
     (e,) = model.encode(["one<|endoftext|>two"])

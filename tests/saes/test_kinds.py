@@ -50,7 +50,7 @@ def test_kinds_share_out_the_rows_of_the_whole_text(bench: Bench) -> None:
 
 
 def test_an_unknown_kind_is_refused_with_those_there_are(bench: Bench) -> None:
-    with pytest.raises(StitchLensError, match=f"kinds of this corpus: .*{kinds_of(bench)[0]}"):
+    with pytest.raises(StitchLensError, match=f"kinds in this corpus .*{kinds_of(bench)[0]}"):
         bench.rows("a", 1, "fit", kinds=["Klingon"])
 
 
@@ -90,6 +90,6 @@ def test_makers_without_kinds_are_those_of_before(bench: Bench) -> None:
 
 def test_the_command_refuses_a_kind_that_is_not_there(nano_home: Path) -> None:
     result = CliRunner().invoke(app, ["features", "build", "nano", "--kinds", "English,Klingon"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "'Klingon'" in result.output and "English" in result.output
     assert "Traceback" not in result.output
