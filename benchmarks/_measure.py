@@ -83,8 +83,8 @@ class Line:
     def holds(self) -> bool | None:
         """None where there is no target."""
         if self.at_least is not None:
-            return self.value >= self.at_least
-        return None if self.at_most is None else self.value <= self.at_most
+            return bool(self.value >= self.at_least)  # NumPy's own truths are no JSON
+        return None if self.at_most is None else bool(self.value <= self.at_most)
 
     @property
     def measured(self) -> str:
@@ -192,6 +192,8 @@ class Benchmark:
                 f"docs/performance.md shows a run with other options ({', '.join(others)}): name a"
                 " file (--json FILE), or say --replace"
             )
+        if self.target is not None:
+            rest()
         self.load = os.getloadavg()[0]
         self.started = time.perf_counter()
         return given
@@ -258,6 +260,19 @@ class Benchmark:
             "settings": {k: v for k, v in settings.items() if k != "dtype"},
             "rows": [line.row() for line in lines],
         }
+
+
+REST = 150
+"""Seconds after which what ran before is no longer in the load of a minute."""
+
+
+def rest() -> None:
+    """Wait until the load of what ran before, such as another benchmark, has gone down; at most
+    REST seconds, for a machine that does other work stays loaded."""
+    wanted = (os.cpu_count() or 1) / 2
+    end = time.monotonic() + REST
+    while os.getloadavg()[0] > wanted and time.monotonic() < end:
+        time.sleep(1)
 
 
 def aligned(lines: Sequence[Line]) -> list[str]:

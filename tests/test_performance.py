@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import harvest
+from benchmarks import _measure, harvest
 from benchmarks._contenders import Pass
 from benchmarks._measure import MEASURED, Benchmark, Line, aligned, benchmarks, read_records
 from core.workspace.places import PROJECT
@@ -19,6 +19,12 @@ KEYS = {
     *("format", "benchmark", "title", "command", "date", "commit", "machine", "load"),
     *("seconds", "versions", "dtype", "options", "settings", "rows", "table"),
 }
+
+
+@pytest.fixture(autouse=True)
+def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is measured here, so the machine may be at work."""
+    monkeypatch.setattr(_measure, "REST", 0)
 
 
 def small(documented: dict[str, Any] | None = None) -> Benchmark:
@@ -222,3 +228,13 @@ def test_what_is_computed_counts_padding_and_what_is_left_out() -> None:
     assert glued["positions computed for a row delivered"] == "1.00"
     assert apart["documents"] == "apart"
     assert apart["of the text's tokens"].startswith("60%: the first 8 tokens of the 75%")
+
+
+def test_a_loaded_machine_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = iter([9.0, 9.0, 0.1])
+    waited: list[float] = []
+    monkeypatch.setattr(_measure, "REST", 60)
+    monkeypatch.setattr(_measure.os, "getloadavg", lambda: (next(loads), 0.0, 0.0))
+    monkeypatch.setattr(_measure.time, "sleep", waited.append)
+    _measure.rest()
+    assert len(waited) == 2
