@@ -11,6 +11,7 @@ from core.features.agreement import measure_agreement
 from core.features.examples import read_places, shared_places
 from core.features.firings import Firings, Text, read_both
 from core.features.labels import LabelTexts, measure_labels
+from core.features.search import index_of
 from core.features.twins import measure_twins
 from core.features.vocabulary import Vocabulary
 from core.models.pairs import Side
@@ -247,3 +248,5 @@ def compare(
     comparison.labels()
     comparison.twins()
     comparison.twins_contexts()
+    if has(bench.workspace, f"features/{sae_name}"):
+        index_of(bench.workspace, sae_name, bench.pair.corpus)  # so that no visitor waits for it

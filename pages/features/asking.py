@@ -88,7 +88,8 @@ def asking(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> Answ
     if how == SENTENCE:
         return by_sentence(ws, sae, table, asked)
 
-    features = search.in_words(ws, sae, asked, pair.corpus, MOST)
+    with st.spinner("Searching; the first time, what is known of each feature is read"):
+        features = search.in_words(ws, sae, asked, pair.corpus, MOST)
     empty = "" if features else search.unknown(ws, sae, asked, pair.corpus)
     return Answer(features, empty=empty)
 
