@@ -44,6 +44,7 @@ def features_explanations_command(
 ) -> None:
     """Bring explanations of an SAE's features from Neuronpedia's exports: shown under our labels,
     found by a search. All files of a source at once: what it said before is replaced."""
+    from core.features.explained import of_another
     from core.features.explanations import bring
     from core.features.neuronpedia import names_of
     from core.workspace.places import named
@@ -52,7 +53,13 @@ def features_explanations_command(
     ws = Workspace(spec.key)
     sae = _measured(ws, sae)
     names = {known_as} if known_as else names_of(ws, spec, sae)
+    replaced = of_another(ws, sae)
     brought = bring(ws, sae, [named(str(path)) for path in files], names)
+    if replaced:
+        print(
+            f"They take the place of {replaced:,} of an SAE that had this name before.",
+            file=sys.stderr,
+        )
     for warning in brought.warnings:
         print(warning, file=sys.stderr)
 

@@ -57,6 +57,14 @@ def of_feature(ws: Workspace, sae: str, feature: int) -> pd.DataFrame:
     )
 
 
+def of_another(ws: Workspace, sae: str) -> int:
+    """How many are kept of an SAE that had this name before, and so are not shown."""
+    name = f"{GROUP}/{sae}"
+    if not has(ws, name) or _current(ws, sae):
+        return 0
+    return len(ws.table(name, ["feature"]))
+
+
 def _current(ws: Workspace, sae: str) -> bool:
     """Whether there are any, of the SAE that is there now."""
     name = f"{GROUP}/{sae}"

@@ -23,6 +23,12 @@ def by_others(
     names: Mapping[str, str],
 ) -> None:
     """The best scored first; nothing where there is none."""
+    if hidden := ask(explained.of_another, ws, sae):
+        st.caption(
+            f"{hidden:,} explanations here are of an SAE that had this name before, and are not"
+            " shown. Bring those of this one:"
+            f" `python -m core features explanations {ws.pair} {sae} FILE`"
+        )
     rows = ask(explained.of_feature, ws, sae, feature).to_dict("records")
     for row in rows[:MOST]:
         st.markdown(line(row, names))

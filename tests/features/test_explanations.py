@@ -258,6 +258,7 @@ def test_importing_again_replaces_what_the_same_source_said(ws: Workspace, tmp_p
 
 def test_they_go_with_their_sae(ws: Workspace, tmp_path: Path) -> None:
     assert explained.of_sae(ws, SAE).empty, "none yet"
+    assert explained.of_another(ws, SAE) == 0
     bring(ws, tmp_path / "x.jsonl", row(1, "of this SAE"))
     assert f"explanations/{SAE}" in belongings(ws.own(), "saes", SAE)
     again = command("nano", f"explanations/{SAE}", ws.entry(f"explanations/{SAE}").makers)
@@ -266,6 +267,10 @@ def test_they_go_with_their_sae(ws: Workspace, tmp_path: Path) -> None:
     entry = ws.entry(f"saes/{SAE}")
     ws.copy_in(f"saes/{SAE}", ws.path(f"saes/{SAE}"), entry.model_copy(update={"makers": {"k": 1}}))
     assert explained.of_sae(ws, SAE).empty and explained.of_feature(ws, SAE, 1).empty
+    assert explained.of_another(ws, SAE) == 1, "they are kept, and said"
+
+    bring(ws, tmp_path / "x.jsonl", row(2, "of the new one"))
+    assert explained.of_another(ws, SAE) == 0
 
 
 def test_the_command_knows_what_an_export_of_ours_calls_an_sae(
