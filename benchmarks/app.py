@@ -4,7 +4,9 @@ takes.
 The second of two starts is timed (the first warms the disk and compiles), from the process's start
 to tiles that are drawn; Chromium is open before. A switch is timed in the browser, from the click
 on a page's name to the frame in which its heading stands and its own part is drawn: the tiles of
-the first page, the heatmap of Stitches.
+the first page, the heatmap of Stitches. A first visit is one that a server gets as soon as it
+answers, from the request to the frame in which the page rests: its script is over, and nothing is
+left to be drawn.
 """
 
 import argparse
@@ -35,6 +37,28 @@ DRAWN_PARTS = {
     "Stitches": ".st-key-svcca .js-plotly-plot .main-svg .heatmaplayer image",
 }
 """What each page has when it is drawn, by its heading, which is also its name in the sidebar."""
+PAGES = (
+    "overview",
+    "crossing",
+    "stitches",
+    "features",
+    "functional",
+    "steering",
+    "probes",
+    "training",
+    "paper",
+    "pair",
+    "glossary",
+)
+"""By their address, each of which may be what a server hears first."""
+RESTS = """() => {
+  const app = document.querySelector('[data-testid=stApp]');
+  const plots = [...document.querySelectorAll('[data-testid=stPlotlyChart]')];
+  return !!document.querySelector('[data-testid=stMain] h1')
+    && app?.dataset.testScriptState === 'notRunning'
+    && !document.querySelector('[data-testid=stSkeleton]')
+    && plots.every(plot => plot.querySelector('.main-svg'));
+}"""
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
@@ -182,6 +206,19 @@ def switches(browser: Browser, count: int) -> tuple[dict[str, list[float]], list
     return times, errors
 
 
+def first_visit(browser: Browser, address_of_page: str) -> float:
+    """Seconds from the first request to a server that has just begun to answer to the page at
+    rest."""
+    with serving() as (address, _):
+        page = browser.new_page()
+        started = time.perf_counter()
+        page.goto(f"{address}/{address_of_page}?pair={PAIR}")
+        page.wait_for_function(RESTS, timeout=300_000, polling="raf")
+        took = time.perf_counter() - started
+        page.close()
+    return took
+
+
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
     if not (workspaces_dir() / PAIR / "manifest.json").exists():
         sys.exit(
@@ -196,6 +233,10 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
         starts = [first_paint(browser) for _ in range(args.starts)]
         say(f"{args.switches} page switches")
         times, errors = switches(browser, args.switches)
+        visits = {}
+        for page in PAGES:
+            say(f"{page}, a server's first request")
+            visits[page] = [first_visit(browser, page) for _ in range(args.starts)]
         browser.close()
     every = [t for ts in times.values() for t in ts]
     lines = [
@@ -206,6 +247,10 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line]]:
         *(Line.median(f"page switch to {name}", ts, "s") for name, ts in times.items()),
         Line("page switch, slowest", max(every), "s"),
         Line("errors on the console", len(errors), note=errors[0][:120] if errors else ""),
+        *(
+            Line.median(f"first visit of a fresh server, {page}", ts, "s", at_most=2.5)
+            for page, ts in visits.items()
+        ),
     ]
     return {"pair": PAIR, "switches": args.switches, "browser": Path(chromium()).name}, lines
 
