@@ -103,7 +103,7 @@ def features_build_command(
     else:
         make = partial(adopt, bench, sae, sae_layer, stitched=layer, scale=scale)
     if share:
-        features_share(bench, make, chosen, share)
+        features_share(bench, make, chosen, share, trains=sae is None)
         return
 
     name = make()

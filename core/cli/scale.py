@@ -52,14 +52,20 @@ def features_share(
     make_sae: Callable[[], str],
     stitch_name: str,
     shard: Shard,
+    trains: bool,
 ) -> None:
-    """One share of the features of an SAE, which the first shard makes and the others wait for."""
+    """One share of the features of an SAE, which the first shard makes and the others wait for; one
+    that is trained under torchrun, all of them make together."""
+    from core.activations.ranks import together
     from core.features.divided import features_shard
     from core.workspace.disk import only_one
 
     def read() -> None:
-        with only_one(bench.pair.key, "SAE of shards", wait=True):
+        if trains and together(os.environ):
             sae = make_sae()
+        else:
+            with only_one(bench.pair.key, "SAE of shards", wait=True):
+                sae = make_sae()
         features_shard(bench, sae, stitch_name, shard)
 
     _share(shard, bench.pair, read, _merge_features)

@@ -12,6 +12,7 @@ from core.bench import Bench
 from core.errors import StitchLensError
 from core.models.pairs import Side
 from core.progress import Progress
+from core.saes.parallel import ranks
 from core.saes.sae import load_sae, metadata
 from core.saes.settings import SaeConfig
 from core.stitches.transfer import at_rest, save_sae
@@ -37,7 +38,8 @@ def train_sae(
     """A TopK SAE of the recorded tensor `name`, trained by SAELens' own trainer; decoder norms are
     1 in the result.
 
-    Encoder and decoder are tied at the start and the decoder bias starts at the mean. Raises
+    Encoder and decoder are tied at the start and the decoder bias starts at the mean. Where
+    torchrun started several processes, each of them calls this, and gets the same SAE. Raises
     StitchLensError where there are fewer rows than one batch, or the loss is not finite.
     """
     from sae_lens import SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig
@@ -47,6 +49,7 @@ def train_sae(
         raise StitchLensError(
             f"{recording.n} positions", f"{config.batch} or more, one batch", "record more text"
         )
+    together = ranks()
     torch.manual_seed(config.seed)
     steps = recording.n // config.batch * config.epochs
     first = next(recording.epoch(min(recording.n, 65_536), config.seed, (name,)))[0]
@@ -69,7 +72,7 @@ def train_sae(
         for epoch in range(config.epochs + 1):
             for (rows,) in recording.epoch(config.batch, config.seed + epoch, (name,)):
                 if len(rows) == config.batch:
-                    yield rows * scale
+                    yield together.own(rows) * scale
 
     setup = SAETrainerConfig(
         total_training_samples=steps * config.batch,
@@ -80,10 +83,12 @@ def train_sae(
     )
     rows = batches()
     trainer = SAETrainer(setup, sae, rows)
+    together.add_gradients(sae, config.batch)
     with Progress(desc, steps * config.batch, "pos") as bar:
         for step in range(steps):
             out = trainer.step(next(rows))
             trainer.n_training_steps += 1
+            together.agree_on_dead(trainer)
             bar.advance(config.batch)
             if step % 100 == 0 and not torch.isfinite(out.loss):
                 raise StitchLensError(
@@ -197,10 +202,15 @@ def train(
         **_of_kinds(kinds),
     }
     if not bench.current(f"saes/{name}", makers):
-        rows = bench.rows("a", layer, "fit", positions, kinds)
+        together = ranks()
+        with together.first_alone():
+            rows = bench.rows("a", layer, "fit", positions, kinds)
         about = metadata(bench.pair.a.key, layer)
         sae = train_sae(rows, "h", config, about, f"training SAE {name}")
-        keep(bench, f"saes/{name}", sae, makers)
+
+        if together.index == 0:
+            keep(bench, f"saes/{name}", sae, makers)
+        together.wait()
     return name
 
 
