@@ -72,10 +72,32 @@ class RunConfig(Frozen):
         return f"{self.start}, {self.width:,} features, seed {self.seed}{extra}"
 
 
-def memory(d: int, config: RunConfig) -> int:
-    """Bytes that a run needs at most: weights, gradients and Adam's moments, and what a step keeps
-    of its batch."""
-    return 4 * (2 * d * config.width * 5 + 8 * config.batch * config.width)
+def memory(d: int, width: int, batch: int) -> int:
+    """Bytes that training an SAE needs at most: weights, gradients and Adam's moments, and what a
+    step keeps of its batch, or of a process's share of it."""
+    return 4 * (2 * d * width * 5 + 8 * batch * width)
+
+
+PLANNED = {"Gemma-2-2B": 2304, "Gemma-2-9B": 3584, "Llama-3.1-70B": 8192}
+"""Width of the residual stream."""
+WIDTHS = (16_384, 65_536, 131_072)
+DEVICES = (1, 8)
+
+
+def memory_as_markdown(batch: int = SaeConfig().batch) -> str:
+    """The table of docs/scale.md: GB a device, where one trains an SAE and where several do."""
+    devices = [f"{n} device{'s' * (n > 1)}" for n in DEVICES]
+    lines = [
+        "| features | " + " | ".join(f"{name}, {' and '.join(devices)}" for name in PLANNED) + " |",
+        "| ---" * (1 + len(PLANNED)) + " |",
+    ]
+    for width in WIDTHS:
+        cells = [
+            " and ".join(f"{memory(d, width, batch // n) / 1e9:.3g}" for n in DEVICES)
+            for d in PLANNED.values()
+        ]
+        lines.append(f"| {width:,} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def check_fits(d: int, config: RunConfig) -> None:
@@ -93,7 +115,7 @@ def check_fits(d: int, config: RunConfig) -> None:
             f"{config.batch} or more, one batch",
             "ask for more positions (--positions), or a smaller batch (--batch)",
         )
-    need, free = memory(d, config), psutil.virtual_memory().available
+    need, free = memory(d, config.width, config.batch), psutil.virtual_memory().available
     if need > 0.8 * free:
         most = int(config.width * 0.8 * free / need)
         raise StitchLensError(

@@ -38,8 +38,10 @@ from core.saes.settings import (
     TrainingSet,
     check_fits,
     memory,
+    memory_as_markdown,
     training_set,
 )
+from core.workspace.places import PROJECT
 from tests.helpers.small import stitched_bench
 
 D, WIDTH, K, BATCH = 16, 48, 4, 128
@@ -218,7 +220,11 @@ def test_what_does_not_fit_is_refused() -> None:
         check_fits(D, SMALL.model_copy(update={"width": 10**9}))
     most = int(str(refused.value).split("a width up to ")[1].rstrip(".").replace(",", ""))
     check_fits(D, SMALL.model_copy(update={"width": int(0.9 * most)}))
-    assert memory(2 * D, SMALL) > memory(D, SMALL)
+    assert memory(2 * D, SMALL.width, SMALL.batch) > memory(D, SMALL.width, SMALL.batch)
+
+
+def test_the_page_shows_the_plan_of_memory() -> None:
+    assert memory_as_markdown() in (PROJECT / "docs" / "scale.md").read_text("utf-8")
 
 
 def test_flops_by_hand() -> None:
