@@ -15,8 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from core.activations.products import Arithmetic, arithmetic_of, product
 from core.errors import StitchLensError
 from core.workspace.disk import beside
+
+BLOCK = 256
+"""Rows of the sum formed at a time: what lies below the diagonal in other blocks is left out."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Gram:
     shuffled pairing.
 
     S [d_A + d_B + 1, d_A + d_B + 1] and X [d_A, d_B], float64, in squared residual units. S is
-    symmetric: what lies below its diagonal blocks is not computed, nor read.
+    symmetric: what lies below its diagonal is not read, nor all of it computed.
     """
 
     def __init__(self, d_a: int, d_b: int) -> None:
@@ -65,23 +69,29 @@ class Gram:
         h_b: Float[Tensor, "n d_b"],
         seed: int = 0,
         control: bool = True,
+        arithmetic: Arithmetic | None = None,
     ) -> None:
-        """Add paired rows. `seed` draws the permutation behind the shuffled `control`."""
+        """Add paired rows, where they are: sums leave a device when they are asked for. `seed`
+        draws the permutation behind the shuffled `control`; for `arithmetic` see `product`."""
         if not len(h_a):
             return
 
-        a = h_a.to("cpu", torch.float64)
-        b = h_b.to("cpu", torch.float64)
-        ones = torch.ones(len(a), 1, dtype=torch.float64)
-        z = torch.cat([a, b, ones], dim=1)
-        below = z[:, self.d_a :]
-        self.S[: self.d_a] += a.T @ z
-        self.S[self.d_a :, self.d_a :] += below.T @ below
+        arithmetic = arithmetic or arithmetic_of(h_a.device)
+        ones = h_a.new_ones(len(h_a), 1)
+        z = torch.cat([h_a, h_b.to(h_a.device), ones], dim=1)
+        if arithmetic == "float64":
+            z = z.double()
+            self.S, self.X = self.S.to(z.device), self.X.to(z.device)
+
+        for begin in range(0, z.shape[1], BLOCK):
+            rows = slice(begin, begin + BLOCK)
+            self.S[rows, begin:] += product(z[:, rows], z[:, begin:], arithmetic)
 
         if control:
             generator = torch.Generator().manual_seed(seed)
-            order = torch.randperm(len(a), generator=generator)
-            self.X += a.T @ b[order]
+            order = torch.randperm(len(z), generator=generator).to(z.device)
+            a, b = z[:, : self.d_a], z[:, self.d_a : -1]
+            self.X += product(a, b[order], arithmetic)
 
     def merge(self, other: "Gram") -> "Gram":
         """The Gram of both sets of rows. Raises ValueError where the widths differ."""
@@ -90,8 +100,8 @@ class Gram:
                 f"widths {(self.d_a, self.d_b)} and {(other.d_a, other.d_b)} do not add up"
             )
         both = Gram(self.d_a, self.d_b)
-        both.S = self.S + other.S
-        both.X = self.X + other.X
+        both.S = self.S.cpu() + other.S.cpu()
+        both.X = self.X.cpu() + other.X.cpu()
         return both
 
     def moments(self, shuffled: bool = False) -> Moments:
@@ -108,17 +118,19 @@ class Gram:
             )
 
         n, k = self.n, self.d_a
-        mean = self.S[:-1, -1] / n
+        upper = self.S.cpu().triu()
+        whole = upper + upper.triu(1).T
+        mean = whole[:-1, -1] / n
         mean_a = mean[:k]
         mean_b = mean[k:]
-        cross = self.X if shuffled else self.S[:k, k:-1]
+        cross = self.X.cpu() if shuffled else whole[:k, k:-1]
         return Moments(
             n=n,
             mean_a=mean_a,
             mean_b=mean_b,
-            aa=self.S[:k, :k] / n - torch.outer(mean_a, mean_a),
+            aa=whole[:k, :k] / n - torch.outer(mean_a, mean_a),
             ab=cross / n - torch.outer(mean_a, mean_b),
-            bb=self.S[k:-1, k:-1] / n - torch.outer(mean_b, mean_b),
+            bb=whole[k:-1, k:-1] / n - torch.outer(mean_b, mean_b),
         )
 
 
@@ -131,8 +143,8 @@ def save_grams(
     tensors: dict[str, Tensor] = {}
     sizes: dict[str, list[int]] = {}
     for name, gram in grams.items():
-        tensors[f"{name}.S"] = gram.S
-        tensors[f"{name}.X"] = gram.X
+        tensors[f"{name}.S"] = gram.S.cpu()
+        tensors[f"{name}.X"] = gram.X.cpu()
         sizes[name] = [gram.d_a, gram.d_b]
 
     metadata = {"record": json.dumps(record), "sizes": json.dumps(sizes)}

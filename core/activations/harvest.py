@@ -1,7 +1,7 @@
 """Paired activations of two models over the same text: streamed, resumable, in memory that does not
 grow.
 
-Documents are read in windows. Within one, each model gets batches of about equal token counts
+Documents are read in windows. Within one, each model gets rows of about equal token counts
 (scripts differ threefold in tokens per character), stops at the last layer asked for, and keeps
 only positions that pair up.
 """
@@ -30,6 +30,8 @@ WINDOW = 64
 """Documents read at a time."""
 BATCH_TOKENS = 1024
 """Padded tokens in one forward pass."""
+ROW_TOKENS = 2048
+"""Tokens in one forward pass of a model that reads texts in a row."""
 OUTLIER = 10.0
 """A row whose norm exceeds this many medians (of the first window) is dropped and counted: massive
 activations."""
@@ -47,6 +49,8 @@ class Chunk:
     """[n] index into the window's documents."""
     at_a: NDArray[np.intp]
     at_b: NDArray[np.intp]
+    end: NDArray[np.intp]
+    """[n] the character of its document up to which both positions have read."""
     tokens: int
     """Tokens read, both models together."""
 
@@ -68,22 +72,43 @@ def batches(encoded: Sequence[Encoded], budget: int = BATCH_TOKENS) -> list[list
     return groups
 
 
+def groups(
+    model: LiveModel,
+    encoded: Sequence[Encoded],
+) -> list[list[int]]:
+    """Indices of the texts that a model reads in one pass: as they come where it reads texts in a
+    row, else in padded `batches`."""
+    if model.packed is None:
+        return batches(encoded)
+
+    rows: list[list[int]] = [[]]
+    tokens = 0
+    for i, text in enumerate(encoded):
+        tokens += len(text.ids)
+        if tokens > ROW_TOKENS and rows[-1]:
+            rows.append([])
+            tokens = len(text.ids)
+        rows[-1].append(i)
+    return rows
+
+
 def record(
     model: LiveModel,
     encoded: Sequence[Encoded],
     kept: Sequence[NDArray[np.intp]],
     layers: Sequence[int],
+    stay: bool = False,
 ) -> dict[int, Tensor]:
     """The residual stream before each layer at the kept positions of each text, in text order: [sum
-    kept, d]."""
+    kept, d], on the processor unless they `stay` on the model's device."""
     rows: list[dict[int, Tensor]] = [{} for _ in encoded]
-    for batch in batches(encoded):
-        ids = model.pad([encoded[i].ids for i in batch])
-        residuals = hooks.residuals(model, ids, layers)
-        for row, i in enumerate(batch):
-            positions = torch.from_numpy(kept[i])
-            for layer, stream in residuals.items():
-                rows[i][layer] = stream[row, positions].cpu()
+    for group in groups(model, encoded):
+        texts = [encoded[i].ids for i in group]
+        lengths = [len(text) for text in texts]
+        for layer, stream in hooks.streams(model, texts, layers).items():
+            for i, own in zip(group, stream.split(lengths), strict=True):
+                chosen = own[torch.from_numpy(kept[i]).to(own.device)]
+                rows[i][layer] = chosen if stay else chosen.cpu()
     return {layer: torch.cat([row[layer] for row in rows]) for layer in layers}
 
 
@@ -93,8 +118,10 @@ def read_window(
     documents: Sequence[Document],
     layers_a: Sequence[int],
     layers_b: Sequence[int],
+    stay: bool = False,
 ) -> Chunk:
-    """Both models over the same documents, at the positions that pair up."""
+    """Both models over the same documents, at the positions that pair up; rows may `stay` on the
+    models' devices."""
     texts = [document.text for document in documents]
     tokens_a = a.encode(texts)
     tokens_b = b.encode(texts)
@@ -103,12 +130,14 @@ def read_window(
 
     at_a = [positions for positions, _ in paired]
     at_b = [positions for _, positions in paired]
+    ends = [text.ends[at] for text, at in zip(tokens_a, at_a, strict=True)]
     return Chunk(
-        h_a=record(a, tokens_a, at_a, layers_a),
-        h_b=record(b, tokens_b, at_b, layers_b),
+        h_a=record(a, tokens_a, at_a, layers_a, stay),
+        h_b=record(b, tokens_b, at_b, layers_b, stay),
         document=np.repeat(np.arange(len(texts)), [len(positions) for positions in at_a]),
         at_a=np.concatenate(at_a),
         at_b=np.concatenate(at_b),
+        end=np.concatenate(ends).astype(np.intp),
         tokens=sum(len(text.ids) for text in (*tokens_a, *tokens_b)),
     )
 
@@ -153,14 +182,14 @@ def within(
     limits: dict[str, float],
     pair: LayerPair,
 ) -> Tensor:
-    """[n] bool: rows whose norm is below the limit on both sides."""
+    """[n] bool, on the processor: rows whose norm is below the limit on both sides."""
     within_a = _norms(chunk.h_a[pair.a]) <= limits.get(f"a{pair.a}", np.inf)
     within_b = _norms(chunk.h_b[pair.b]) <= limits.get(f"b{pair.b}", np.inf)
     return within_a & within_b
 
 
 def _norms(rows: Tensor) -> Tensor:
-    return rows.float().norm(dim=-1)
+    return rows.float().norm(dim=-1).cpu()
 
 
 def harvest_config(
@@ -262,7 +291,10 @@ class Account:
         number, documents = window
         ledger.limits = ledger.limits or norm_limits(chunk)
         inside = within(chunk, ledger.limits, self.pair)
-        rows_a, rows_b = chunk.h_a[self.pair.a][inside], chunk.h_b[self.pair.b][inside]
+        rows_a, rows_b = (
+            rows[inside.to(rows.device)]
+            for rows in (chunk.h_a[self.pair.a], chunk.h_b[self.pair.b])
+        )
         # Seeded by the window, so that a harvest that goes on shuffles its control in the same way.
         self.gram.update(rows_a, rows_b, seed=number)
         ledger.enter(documents, chunk, inside, last)
@@ -345,7 +377,7 @@ def read_into(
     with Progress(desc, expected, initial=tokens) as bar:
         for step in range(least.window, len(todo)):
             number, documents = todo[step]
-            chunk = read_window(a, b, documents, layers_a, layers_b)
+            chunk = read_window(a, b, documents, layers_a, layers_b, stay=True)
             for account in accounts:
                 account.enter(step, todo[step], chunk, last=step + 1 == len(todo))
 

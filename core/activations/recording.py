@@ -30,6 +30,9 @@ from core.progress import Progress
 from core.text.corpus import Document
 from core.workspace.disk import beside, fingerprint, only_one, put_once
 
+LIMITS = "limits.json"
+"""Beside the shards: the norms above which a row is an outlier."""
+
 
 class Recording:
     """Recorded activations on disk, in shards of one window; each holds the same named tensors of
@@ -43,6 +46,15 @@ class Recording:
     @property
     def n(self) -> int:
         return sum(self.rows)
+
+    def window(self, number: int) -> dict[str, Tensor]:
+        """The tensors of one window, by its number in the text."""
+        return load_file(self.folder / _shard_name(number))
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The norms above which a row is an outlier; see `norm_limits`."""
+        return json.loads((self.folder / LIMITS).read_text("utf-8"))
 
     def in_order(self, names: Sequence[str]) -> Iterator[tuple[Tensor, ...]]:
         """The named tensors of each shard, in the order and the dtype in which they were read."""
@@ -67,6 +79,10 @@ class Recording:
                 yield tuple(stream[rows].float() for stream in streams)
 
 
+def _shard_name(window: int) -> str:
+    return f"shard-{window:05d}.safetensors"
+
+
 def _rows_of(shard: Path) -> int:
     with safe_open(shard, "pt") as f:
         return f.get_slice(next(iter(f.keys()))).get_shape()[0]
@@ -74,8 +90,10 @@ def _rows_of(shard: Path) -> int:
 
 Read = Callable[[Sequence[Document], dict[str, float]], tuple[dict[str, Tensor], dict[str, float]]]
 """(documents of a window, norm limits so far) -> (its rows by name, the limits from now on)."""
-PLACES = ("document", "at_a", "at_b")
+PLACES = ("document", "at_a", "at_b", "end")
 """Of a chunk: where each row was read."""
+WHOLE = {"rows": "all that pair up"}
+"""In the identity of a recording that keeps outliers as well."""
 
 
 def harvest_recording(
@@ -90,7 +108,16 @@ def harvest_recording(
     needed by the `adam` fitter."""
 
     folder = harvest_folder("activations", config | {"layer_pair": pair.name})
-    return _shards(folder, documents, config, _read_pair(a, b, pair), desc)
+
+    def read(
+        docs: Sequence[Document], limits: dict[str, float]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        chunk = read_window(a, b, docs, [pair.a], [pair.b])
+        limits = limits or norm_limits(chunk)
+        usual = within(chunk, limits, pair)
+        return {"h_a": chunk.h_a[pair.a][usual], "h_b": chunk.h_b[pair.b][usual]}, limits
+
+    return _shards(folder, documents, config, read, desc)
 
 
 def harvest_places(
@@ -102,36 +129,27 @@ def harvest_places(
     desc: str = "record",
     shard: Shard = UNDIVIDED,
 ) -> Recording:
-    """Like `harvest_recording`, and where each row was read: `document` [n], within its window, and
-    its positions `at_a`, `at_b` [n] in the tokens of A and of B, int32. One `shard` of several
-    records its windows alone."""
-
-    folder = harvest_folder("places", config | {"layer_pair": pair.name})
-    return _shards(folder, documents, config, _read_pair(a, b, pair, PLACES), desc, shard)
-
-
-def _read_pair(
-    a: LiveModel,
-    b: LiveModel,
-    pair: LayerPair,
-    numbers: Sequence[str] = (),
-) -> Read:
-    """Both models' rows before a layer of each, and the `numbers` of a chunk beside them."""
+    """Like `harvest_recording`, but with outliers, and with where each row was read: `document`
+    [n], within its window, its positions `at_a`, `at_b` [n] in the tokens of A and of B, and the
+    character `end` [n] up to which they have read, int32; `usual` [n] bool says which rows are no
+    outliers. One `shard` of several records its windows alone."""
+    folder = harvest_folder("places", config | WHOLE | {"layer_pair": pair.name})
 
     def read(
         docs: Sequence[Document], limits: dict[str, float]
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         chunk = read_window(a, b, docs, [pair.a], [pair.b])
         limits = limits or norm_limits(chunk)
-        inside = within(chunk, limits, pair)
-
-        rows = {"h_a": chunk.h_a[pair.a][inside], "h_b": chunk.h_b[pair.b][inside]}
-        for name in numbers:
-            column = getattr(chunk, name).astype(np.int32)
-            rows[name] = torch.from_numpy(column)[inside]
+        rows = {
+            "h_a": chunk.h_a[pair.a],
+            "h_b": chunk.h_b[pair.b],
+            "usual": within(chunk, limits, pair),
+        }
+        for name in PLACES:
+            rows[name] = torch.from_numpy(getattr(chunk, name).astype(np.int32))
         return rows, limits
 
-    return read
+    return _shards(folder, documents, config, read, desc, shard)
 
 
 def kept_positions(
@@ -214,7 +232,7 @@ def _write_shards(
 ) -> None:
     # The limits come from the first window with a row and lie beside the shards: a recording that
     # goes on, or in which several processes have a share, drops the same rows.
-    note = folder / "limits.json"
+    note = folder / LIMITS
     limits: dict[str, float] = json.loads(note.read_text()) if note.exists() else {}
     if not limits and shard != UNDIVIDED:
         limits = _first_limits(documents, read)
@@ -225,7 +243,7 @@ def _write_shards(
     recorded = 0
     with Progress(desc, expected, "pos") as bar:
         for window, docs in numbered:
-            path = folder / f"shard-{window:05d}.safetensors"
+            path = folder / _shard_name(window)
             if not path.exists():
                 rows, limits = read(docs, limits)
                 if limits:

@@ -58,6 +58,7 @@ def read_sample(
         document=numbers("document"),
         at_a=numbers("at_a"),
         at_b=numbers("at_b"),
+        end=numbers("end"),
         tokens=sum(part.tokens for part in parts),
     )
 

@@ -8,7 +8,7 @@ active, and features x vocabulary is never formed.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.activations.harvest import first_limits, norm_limits, read_window, windows, within
+from core.features.firings import Text, Window
 from core.features.shares import ALONE, Share
 from core.features.unembedding import logit_rows
 from core.models.live import LiveModel
@@ -204,8 +205,8 @@ class _Next(NamedTuple):
 def _following(
     model: LiveModel,
     texts: Sequence[str],
-    document: NDArray[np.int64],
-    position: NDArray[np.int64],
+    document: NDArray[np.integer],
+    position: NDArray[np.integer],
 ) -> _Next:
     """What came next at each `position` of the text `document`."""
     encoded = model.encode(texts)
@@ -264,37 +265,35 @@ def gather_attribution(
     desc: str = "attribution correlation",
     positions: int | None = None,
     share: Share = ALONE,
+    text: Text | None = None,
 ) -> Attributions:
     """Eq. 10 of every feature of an SAE on A against the same feature of an SAE on B, for several
     such pairs by name in one pass, over paired positions whose next tokens pair up too, so that
     both models are asked for the same text; outlier rows are left out.
 
-    A `share` of the documents has whole blocks; it has no budget of `positions`.
+    A `share` of the documents has whole blocks; it has no budget of `positions`. What was read of
+    the documents as a `text` is not read again.
     """
     same = a.tokenizer_hash == b.tokenizer_hash
     gathered = Attributions({name: sae_a.cfg.d_sae for name, (sae_a, _) in saes.items()})
     every = windows(documents)
-    numbers = share.begin(gathered, len(every))
+    numbers = share.begin(gathered, range(len(every)))
     unread = [document for number in numbers for document in every[number]]
     expected = positions or sum(len(d.text) for d in unread) / 4
 
-    limits = share.agreed("limits", lambda: first_limits(a, b, documents, pair)) or {}
+    window = text.window if text else _reading(a, b, every, pair, share)
     read = 0
     with Progress(desc, expected, "pos") as bar:
         for k in numbers:
-            docs = every[k]
-            chunk = read_window(a, b, docs, [pair.a], [pair.b])
-            limits = limits or norm_limits(chunk)
-
-            texts = [d.text for d in docs]
-            next_a = _following(a, texts, chunk.document, chunk.at_a)
-            next_b = _following(b, texts, chunk.document, chunk.at_b)
-            keep = within(chunk, limits, pair) & next_a.exists & next_b.exists
+            at = window(k)
+            texts = [d.text for d in every[k]]
+            next_a = _following(a, texts, at.document, at.at_a)
+            next_b = _following(b, texts, at.document, at.at_b)
+            keep = next_a.exists & next_b.exists
             if not same:
                 keep &= (next_a.ends == next_b.ends) & (next_a.ends >= 0)
 
-            h_a = chunk.h_a[pair.a][keep].float()
-            h_b = chunk.h_b[pair.b][keep].float()
+            h_a, h_b = at.h_a[keep].float(), at.h_b[keep].float()
             rows_a = logit_rows(a, next_a.ids[keep])
             rows_b = logit_rows(b, next_b.ids[keep])
 
@@ -311,11 +310,33 @@ def gather_attribution(
 
             share.enter(gathered)
             read += n
-            bar.advance(n if positions else len(keep))
+            bar.advance(n)
             if positions is not None and read >= positions:
                 break
     share.finish(gathered)
     return gathered
+
+
+def _reading(
+    a: LiveModel,
+    b: LiveModel,
+    every: Sequence[Sequence[Document]],
+    pair: LayerPair,
+    share: Share,
+) -> Callable[[int], Window]:
+    """The windows of a text by their numbers, without outliers, as both models read them now."""
+    documents = [document for docs in every for document in docs]
+    limits = share.agreed("limits", lambda: first_limits(a, b, documents, pair)) or {}
+
+    def window(number: int) -> Window:
+        chunk = read_window(a, b, every[number], [pair.a], [pair.b])
+        limits.update({} if limits else norm_limits(chunk))
+        usual = within(chunk, limits, pair)
+        columns = (chunk.document, chunk.at_a, chunk.at_b, chunk.end)
+        places = (column[usual.numpy()].astype(np.int32) for column in columns)
+        return Window(chunk.h_a[pair.a][usual], chunk.h_b[pair.b][usual], *places)
+
+    return window
 
 
 def measure_attribution(

@@ -8,9 +8,10 @@ from core.bench import Bench
 from core.config import Frozen
 from core.features import alike
 from core.features.agreement import measure_agreement
-from core.features.examples import read_places, shared_places
+from core.features.examples import shared_places
 from core.features.firings import Firings, Text, read_both
 from core.features.labels import LabelTexts, measure_labels
+from core.features.recorded import Recorded
 from core.features.search import index_of
 from core.features.twins import measure_twins
 from core.features.vocabulary import Vocabulary
@@ -19,6 +20,7 @@ from core.saes.crossing import Crossing
 from core.saes.sae import load_sae, random_sae
 from core.saes.train import keep, kept_sae, sae_makers
 from core.stitches.transfer import transfer_vector
+from core.text.corpus import Split
 from core.workspace.disk import fingerprint
 from core.workspace.store import has
 
@@ -74,6 +76,10 @@ class Comparison:
         """(the model it is for, SAE) by name."""
         variants = self.crossing.variants(self.config.seed)
         return {name: variants[name] for name in USED}
+
+    def whole(self, split: Split) -> Text:
+        """A split, read whole."""
+        return read_both(self.bench, self.crossing.layers, split)
 
     @cached_property
     def held_out(self) -> Text:
@@ -178,15 +184,8 @@ class Comparison:
         twins = alike.twins(ws, self.sae_name).set_index("feature").twin
         places = places.assign(reads=places.feature.map(twins))
         places = places.loc[places.reads >= 0]
-        table = read_places(
-            bench.b,
-            bench.a,
-            self.own_sae,
-            [*bench.corpus.split("held-out"), *bench.corpus.split("select")],
-            self.crossing.layers.b,
-            places,
-            "the same text as twins read it",
-        )
+        recorded = Recorded([self.whole("held-out"), self.whole("select")], "b")
+        table = recorded.places(self.own_sae, places, "the same text as twins read it")
         ws.put_table(name, table, makers)
 
     @cached_property

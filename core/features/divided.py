@@ -12,7 +12,6 @@ from core.errors import StitchLensError
 from core.features.attribution import Attributions
 from core.features.compare import CompareConfig, compare
 from core.features.examples import Examples
-from core.features.firings import read_both
 from core.features.measure import Passes, explore
 from core.features.shares import ALONE, Share, merged
 from core.models.pairs import SIDES, PairSpec, Side
@@ -38,7 +37,7 @@ class Merged(Passes):
         side: Side,
         share: Share = ALONE,
     ) -> Examples:
-        sae = self.sides[side][0]
+        sae = self.sides[side]
         return merged(_share(self.run, f"examples_{side}"), self.count, partial(_empty, sae))
 
     def attribution(self, share: Share = ALONE) -> Attributions:
@@ -79,8 +78,6 @@ def features_shard(
         for side in SIDES:
             passes.examples(side, _share(run, f"examples_{side}", shard))
         passes.attribution(_share(run, "attribution", shard))
-        for split in ("held-out", "select"):
-            read_both(bench, passes.crossing.layers, split, shard=shard)
 
         done = _done(run, shard)
         with beside(done) as part:

@@ -5,7 +5,7 @@ One pass over documents. A context is a document; each counts once a feature, at
 token. No text is kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,15 +14,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.activations.harvest import windows
 from core.features.contexts import AFTER, BEFORE, Contexts, Numbers, chance
-from core.features.reading import first_limit, read
+from core.features.reading import Read
 from core.features.shares import ALONE, Share
-from core.models.live import LiveModel
 from core.text.corpus import Document
 
 if TYPE_CHECKING:
-    from sae_lens import SAE
+    pass
 
 TOP = 20
 SHOWN = 10
@@ -269,41 +267,16 @@ def _rows(
     return group, columns
 
 
-def gather_examples(
-    model: LiveModel,
-    partner: LiveModel | None,
-    sae: "SAE[Any]",
-    documents: Sequence[Document],
-    layer: int,
-    desc: str = "examples",
+def gather_into(
+    examples: Examples,
+    windows: Iterable[Read],
     share: Share = ALONE,
-) -> Examples:
-    """The contexts of every feature, from what `read` gives, over a share of the documents."""
-    examples = Examples(sae.cfg.d_sae)
-    numbers = share.begin(examples, len(windows(documents)))
-
-    def limit() -> float | None:
-        return first_limit(model, partner, documents, layer)
-
-    agreed = share.agreed("limit", limit)
-    for window in read(model, partner, sae, documents, layer, desc, agreed, numbers):
+) -> None:
+    """Add what was read in the windows that a share has left."""
+    for window in windows:
         examples.update(*window)
         share.enter(examples)
     share.finish(examples)
-    return examples
-
-
-def find_examples(
-    model: LiveModel,
-    partner: LiveModel | None,
-    sae: "SAE[Any]",
-    documents: Sequence[Document],
-    layer: int,
-    desc: str = "examples",
-) -> tuple[pd.DataFrame, NDArray[np.int64]]:
-    """(`Examples.table`, `Examples.histogram`) of every feature, over all of the documents."""
-    examples = gather_examples(model, partner, sae, documents, layer, desc)
-    return examples.table(documents), examples.histogram
 
 
 def shared_places(
@@ -335,40 +308,39 @@ FAR = 1_000_000
 """More characters than a document has: (document, character) as one rising number."""
 
 
-def read_places(
-    model: LiveModel,
-    partner: LiveModel | None,
-    sae: "SAE[Any]",
-    documents: Sequence[Document],
-    layer: int,
+def numbered(
     places: pd.DataFrame,
-    desc: str,
+    documents: Sequence[Document],
 ) -> pd.DataFrame:
-    """`places` as `model` reads them: `feature`, `document`, `found`, `activation` (the largest
-    shown) and the columns of `packed` around the first token that has read up to `at`; documents
-    without a token that is kept are left out. `reads` of a place is read for its `feature`."""
+    """Places with the `number` of their document, in its order."""
     number = {d.id: k for k, d in enumerate(documents)}
     wanted = places.assign(number=places.document.map(number))
-    wanted = wanted.sort_values("number", kind="stable")
+    return wanted.sort_values("number", kind="stable")
 
-    numbers = np.sort(wanted.number.unique())
-    needed = [documents[k] for k in numbers]
+
+def places_in(
+    wanted: pd.DataFrame,
+    windows: Iterable[Read],
+) -> pd.DataFrame:
+    """`wanted`, places that are `numbered`, as a model reads them: `feature`, `document`, `found`,
+    `activation` (the largest shown) and the columns of `packed` around the first token that has
+    read up to `at`; documents without a token that is kept are left out. `reads` of a place is read
+    for its `feature`. `windows` count documents as `number` does."""
     parts = []
-    for window in read(model, partner, sae, needed, layer, desc):
-        document = numbers[window.document]
-        in_window = wanted.loc[wanted.number.isin(document)]
+    for window in windows:
+        in_window = wanted.loc[wanted.number.isin(window.document)]
 
-        token_key = document * FAR + window.ends
+        token_key = window.document * FAR + window.ends
         place_key = in_window.number.to_numpy() * FAR + in_window["at"].to_numpy()
         at = np.searchsorted(token_key, place_key)
         at = np.minimum(at, len(token_key) - 1)
 
         # A place behind the last token that is kept goes to that token.
-        same_document = document[at] == in_window.number
+        same_document = window.document[at] == in_window.number
         at = np.where(same_document, at, at - 1)
 
         features = in_window.get("reads", in_window.feature).to_numpy(np.int64)
-        spans, heat = around(window.acts, at, features, document, window.ends)
+        spans, heat = around(window.acts, at, features, window.document, window.ends)
         largest = heat.max(axis=1, initial=0).astype(np.float32)
 
         part = in_window[["feature", "document", "found"]]

@@ -8,7 +8,7 @@ that is asked for is encoded from there, so that a control costs a product and n
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.activations.harvest import WINDOW, harvest_config
-from core.activations.recording import Recording, harvest_places
+from core.activations.recording import PLACES, Recording, harvest_places
 from core.activations.shards import UNDIVIDED, Shard
 from core.bench import Bench
 from core.models.pairs import LayerPair, Side
@@ -39,6 +39,25 @@ Firings = sp.csc_matrix
 """[positions, features] float32: activations, zeros left out."""
 
 
+class Window(NamedTuple):
+    """Paired positions of a window of documents: both streams h_a [n, d_A] and h_b [n, d_B], and of
+    each position [n] the number of its document in the window, its place in the tokens of A and of
+    B, and the character up to which both have read."""
+
+    h_a: Tensor
+    h_b: Tensor
+    document: NDArray[np.int32]
+    at_a: NDArray[np.int32]
+    at_b: NDArray[np.int32]
+    end: NDArray[np.int32]
+
+    def rows(self, side: Side) -> Tensor:
+        return self.h_a if side == "a" else self.h_b
+
+    def positions(self, side: Side) -> NDArray[np.int32]:
+        return self.at_a if side == "a" else self.at_b
+
+
 @dataclass(frozen=True)
 class Text:
     """The paired positions of some documents, in their order, with both residual streams on
@@ -46,16 +65,31 @@ class Text:
 
     documents: Sequence[Document]
     recording: Recording
+    layers: LayerPair
+
+    def window(
+        self,
+        number: int,
+        usual: bool = True,
+    ) -> Window:
+        """The paired positions of one window of documents; outliers too, unless only what is
+        `usual` is asked for."""
+        stored = self.recording.window(number)
+        if usual:
+            inside = stored["usual"]
+            stored = {name: column[inside] for name, column in stored.items()}
+        columns = {name: stored[name].numpy() for name in PLACES}
+        return Window(stored["h_a"], stored["h_b"], **columns)
 
     @cached_property
     def places(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
         """Of each position [n] the number of its document, and its token's number there in A and in
         B."""
         columns: list[list[NDArray[np.int32]]] = [[], [], []]
-        shards = self.recording.in_order(("document", "at_a", "at_b"))
-        for window, numbers in enumerate(shards):
-            within, at_a, at_b = (x.numpy() for x in numbers)
-            columns[0].append(within + np.int32(window * WINDOW))
+        shards = self.recording.in_order(("usual", "document", "at_a", "at_b"))
+        for number, (usual, *numbers) in enumerate(shards):
+            within, at_a, at_b = (x[usual].numpy() for x in numbers)
+            columns[0].append(within + np.int32(number * WINDOW))
             columns[1].append(at_a)
             columns[2].append(at_b)
         document, at_a, at_b = (np.concatenate(parts) for parts in columns)
@@ -63,7 +97,7 @@ class Text:
 
     @property
     def n(self) -> int:
-        return self.recording.n
+        return len(self.places[0])
 
     @cached_property
     def kinds(self) -> dict[str, NDArray[np.intp]]:
@@ -79,8 +113,8 @@ class Text:
         side: Side,
     ) -> Iterator[Float[Tensor, "n d"]]:
         """The residual stream of one model, in windows, float32."""
-        for (rows,) in self.recording.in_order((f"h_{side}",)):
-            yield rows.float()
+        for number in range(len(self.recording.shards)):
+            yield self.window(number).rows(side).float()
 
     def firings(
         self,
@@ -124,8 +158,8 @@ def read_both(
     shard: Shard = UNDIVIDED,
 ) -> Text:
     """A split as both models read it before `layers`, or its first `positions` paired positions.
-    Read once and kept in the user's cache; a killed reading goes on. Rows of outlier norm are left
-    out. One `shard` of several reads its windows alone.
+    Read once and kept in the user's cache; a killed reading goes on. One `shard` of several reads
+    its windows alone.
 
     Raises StitchLensError where no position pairs up.
     """
@@ -147,7 +181,7 @@ def read_both(
         desc,
         shard,
     )
-    return Text(documents, recording)
+    return Text(documents, recording, layers)
 
 
 def strong(firings: Firings) -> Firings:

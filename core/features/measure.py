@@ -1,6 +1,7 @@
 """What the feature explorer shows of an SAE of A and its transfer to B: from a stitch to tables
 (3.1, 5.1, C, G, H)."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,19 +9,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from core.activations.shards import UNDIVIDED, Shard
 from core.bench import Bench
 from core.errors import StitchLensError
 from core.features.attribution import Attributions, SaePairs, gather_attribution
-from core.features.examples import (
-    Examples,
-    gather_examples,
-    lean,
-    read_places,
-    shared_places,
-    short,
-)
+from core.features.examples import Examples, lean, shared_places, short
+from core.features.firings import read_both
 from core.features.overlap import overlap
 from core.features.reading import Read, read_text
+from core.features.recorded import Recorded
 from core.features.shares import ALONE, Share
 from core.features.taxonomy import (
     REWRITES,
@@ -30,17 +27,20 @@ from core.features.taxonomy import (
     english_sentences,
 )
 from core.features.unembedding import extreme_tokens
-from core.models.live import TURNS, LiveModel
+from core.models.live import TURNS
 from core.models.pairs import SIDES, PairSpec, Side
 from core.saes.crossing import Crossing, zero_shot
 from core.saes.settings import ExploreConfig
-from core.text.corpus import Document
+from core.text.corpus import Document, Split
 from core.workspace import demonstration
 from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace
 
 if TYPE_CHECKING:
     from sae_lens import SAE
+
+SPLITS: tuple[Split, Split] = ("held-out", "select")
+"""From which contexts of features are taken."""
 
 
 def stitch_of(ws: Workspace, sae_name: str) -> str:
@@ -114,17 +114,12 @@ class Passes:
     @property
     def documents(self) -> list[Document]:
         """From which contexts are taken."""
-        corpus = self.bench.corpus
-        return [*corpus.split("held-out"), *corpus.split("select")]
+        return [document for split in SPLITS for document in self.bench.corpus.split(split)]
 
     @property
-    def sides(self) -> "dict[Side, tuple[SAE[Any], LiveModel, LiveModel, int]]":
-        """The SAE, its model, the other one, and the layer, by side."""
-        a, b, layers = self.bench.a, self.bench.b, self.crossing.layers
-        return {
-            "a": (self.saes["original"][1], a, b, layers.a),
-            "b": (self.saes["transferred"][1], b, a, layers.b),
-        }
+    def sides(self) -> "dict[Side, SAE[Any]]":
+        """The SAE of each model."""
+        return {"a": self.saes["original"][1], "b": self.saes["transferred"][1]}
 
     @property
     def compared(self) -> SaePairs:
@@ -136,15 +131,24 @@ class Passes:
         }
         return {k: (self.saes[one][1], self.saes[other][1]) for k, (one, other) in names.items()}
 
+    def recorded(
+        self,
+        side: Side,
+        shard: Shard = UNDIVIDED,
+    ) -> Recorded:
+        """The documents as one model reads them: once for all that is asked of them."""
+        read = partial(read_both, self.bench, self.crossing.layers, shard=shard)
+        return Recorded([read(split) for split in SPLITS], side)
+
     def examples(
         self,
         side: Side,
         share: Share = ALONE,
     ) -> Examples:
         """The contexts of every feature in one model."""
-        sae, model, partner, layer = self.sides[side]
-        desc = f"examples in {side.upper()}"
-        return gather_examples(model, partner, sae, self.documents, layer, desc, share)
+        sae = self.sides[side]
+        recorded = self.recorded(side, share.shard)
+        return recorded.examples(sae, f"examples in {side.upper()}", share)
 
     def attribution(self, share: Share = ALONE) -> Attributions:
         """What Eq. 10 and its controls need."""
@@ -157,6 +161,7 @@ class Passes:
             "Eq. 10",
             self.config.positions,
             share,
+            read_both(self.bench, self.crossing.layers, "held-out", shard=share.shard),
         )
 
 
@@ -196,9 +201,9 @@ def explore(
         places = shared_places(
             ws.table(f"examples_a/{sae_name}"), ws.table(f"examples_b/{sae_name}")
         )
-        for side, (sae, model, partner, layer) in passes.sides.items():
+        for side, sae in passes.sides.items():
             desc = f"the same text in {side.upper()}"
-            table = read_places(model, partner, sae, documents, layer, places, desc)
+            table = passes.recorded(side).places(sae, places, desc)
             ws.put_table(f"together_{side}/{sae_name}", table, makers)
     if not bench.current(f"logits/{sae_name}", makers):
         ws.put_table(f"logits/{sae_name}", _logits(bench, saes), makers)
@@ -216,7 +221,7 @@ def _features(
     UMAP of decoder directions; `raises`, see `raised`."""
     bench, config = passes.bench, passes.config
     ws, held_out = bench.workspace, bench.corpus.split("held-out")
-    sae, _, _, layer = passes.sides["a"]
+    sae, layer = passes.sides["a"], passes.crossing.layers.a
 
     tables = passes.attribution().tables()
     table = tables["correlation"].assign(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,48 +38,37 @@ def read(
     documents: Sequence[Document],
     layer: int,
     desc: str,
-    limit: float | None = None,
-    numbers: Sequence[int] | None = None,
 ) -> Iterator[Read]:
     """The features of `sae` in the residual stream of `model` before `layer` at `kept_positions`, a
-    window of documents at a time, or those windows with the `numbers`; rows whose norm is above
-    the `limit`, or else OUTLIER medians (of the first window), are left out."""
-    every = windows(documents)
-    numbers = range(len(every)) if numbers is None else numbers
-    characters = sum(len(d.text) for number in numbers for d in every[number])
-    with Progress(desc, characters, "chr") as bar:
-        for number in numbers:
-            docs, start = every[number], sum(map(len, every[:number]))
+    window of documents at a time; rows whose norm is above OUTLIER medians (of the first window)
+    are left out."""
+    limit, start = None, 0
+    with Progress(desc, sum(len(d.text) for d in documents), "chr") as bar:
+        for docs in windows(documents):
             encoded, kept = kept_positions(model, [d.text for d in docs], partner)
             h = record(model, encoded, kept, [layer])[layer].float()
-            norm = h.norm(dim=-1)
-            if limit is None and len(norm):
-                limit = norm_limit(norm)
-            keep = (norm <= (limit or 0)).numpy()
-            where = np.repeat(np.arange(len(docs)) + start, [len(p) for p in kept])[keep]
-            with torch.inference_mode():
-                acts = torch.relu(sae.encode(h[torch.from_numpy(keep)]))
-            ends = np.concatenate([e.ends[p] for e, p in zip(encoded, kept, strict=True)]).astype(
-                np.int64
-            )
-            yield Read(acts, where, np.concatenate(kept)[keep], ends[keep])
+            if limit is None and len(h):
+                limit = norm_limit(h.norm(dim=-1))
+            ends = np.concatenate([e.ends[p] for e, p in zip(encoded, kept, strict=True)])
+            document = np.repeat(np.arange(len(docs)) + start, [len(p) for p in kept])
+            yield activations(sae, h, (document, np.concatenate(kept), ends), limit or 0)
+            start += len(docs)
             bar.advance(sum(len(d.text) for d in docs))
 
 
-def first_limit(
-    model: LiveModel,
-    partner: LiveModel | None,
-    documents: Sequence[Document],
-    layer: int,
-) -> float | None:
-    """The norm above which `read` leaves rows out, from the first window that has any; None where
-    no window has."""
-    for docs in windows(documents):
-        encoded, kept = kept_positions(model, [d.text for d in docs], partner)
-        rows = record(model, encoded, kept, [layer])[layer].float()
-        if len(rows):
-            return norm_limit(rows.norm(dim=-1))
-    return None
+def activations(
+    sae: "SAE[Any]",
+    h: Float[Tensor, "n d"],
+    places: tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer]],
+    limit: float,
+) -> Read:
+    """What an SAE gives at rows of the stream whose norm is no more than the `limit`; `places` are
+    their documents, positions and ends."""
+    usual = h.norm(dim=-1) <= limit
+    with torch.inference_mode():
+        acts = torch.relu(sae.encode(h[usual]))
+    document, position, ends = (column[usual.numpy()].astype(np.int64) for column in places)
+    return Read(acts, document, position, ends)
 
 
 def read_text(

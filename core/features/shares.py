@@ -2,7 +2,7 @@
 way."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -58,15 +58,15 @@ class Share:
     def begin(
         self,
         state: Accumulated,
-        windows: int,
+        windows: Sequence[int],
     ) -> list[int]:
-        """The numbers of the windows that are left to read, with what the others gave in
-        `state`."""
-        numbers = [number for number in range(windows) if self.shard.reads(number)]
+        """Which of the windows, that have these numbers in their texts, are left to read; what the
+        others gave is in `state`."""
+        own = [k for k, number in enumerate(windows) if self.shard.reads(number)]
         self.steps = 0
         if self.path and self.path.exists():
             self.steps = _load(self.path, state)
-        return numbers[self.steps :]
+        return own[self.steps :]
 
     def agreed(
         self,

@@ -6,8 +6,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -16,14 +18,12 @@ if TYPE_CHECKING:
 
 Change = Callable[[Tensor], Tensor]
 """The residual stream [rows, pos, d] to what takes its place."""
+Texts = Sequence[NDArray[np.int32]]
+"""Token ids of each text."""
 
 
 class _Stop(Exception):
     """Leaves a forward pass once the last wanted layer has been seen."""
-
-
-def _name(layer: int) -> str:
-    return f"blocks.{layer}.hook_in"  # TransformerBridge's own name of hook_resid_pre
 
 
 def residuals(
@@ -33,20 +33,26 @@ def residuals(
 ) -> dict[int, Float[Tensor, "rows pos d"]]:
     """The residual stream before each of `layers`, in the model's dtype; nothing above the last is
     computed."""
-    last, seen = max(layers), {}
+    with torch.inference_mode():
+        seen = calls(model, ids, layers)
+    return {layer: call.hidden for layer, call in seen.items()}
 
-    def keep(layer: int) -> Callable[..., None]:
-        def hook(tensor: Tensor, hook: object) -> None:
-            seen[layer] = tensor
-            if layer == last:
-                raise _Stop
 
-        return hook
+def streams(
+    model: "LiveModel",
+    texts: Texts,
+    layers: Sequence[int],
+) -> dict[int, Float[Tensor, "pos d"]]:
+    """`residuals` of texts of any length, one after another."""
+    if model.packed is None:
+        inside = _inside(texts)
+        padded = residuals(model, model.pad(texts), layers)
+        return {layer: stream[inside] for layer, stream in padded.items()}
 
-    wanted = [(_name(k), keep(k)) for k in layers]
-    with torch.inference_mode(), contextlib.suppress(_Stop), model.bridge.hooks(fwd_hooks=wanted):
-        model.body(input_ids=ids, use_cache=False)
-    return seen
+    reader = model.packed
+    with torch.inference_mode():
+        seen = _calls(reader.blocks, layers, lambda: reader.read(texts))
+    return {layer: call.hidden[0] for layer, call in seen.items()}
 
 
 class Call(NamedTuple):
@@ -65,6 +71,17 @@ def calls(
 ) -> dict[int, Call]:
     """The calls of the blocks `layers` in one pass of `model.plain`; nothing above the last is
     computed."""
+    body = model.plain.base_model
+    with torch.no_grad():
+        return _calls(model.plain_blocks, layers, lambda: body(input_ids=ids, use_cache=False))
+
+
+def _calls(
+    blocks: Sequence[Any],
+    layers: Sequence[int],
+    read: Callable[[], object],
+) -> dict[int, Call]:
+    """The calls of some blocks while `read` runs, which ends at the last of them."""
     last, thread, seen = max(layers), threading.get_ident(), dict[int, Call]()
 
     def keep(layer: int) -> Callable[..., None]:
@@ -80,14 +97,11 @@ def calls(
 
         return hook
 
-    with contextlib.ExitStack() as undo, torch.no_grad(), contextlib.suppress(_Stop):
+    with contextlib.ExitStack() as undo, contextlib.suppress(_Stop):
         for layer in layers:
-            undo.callback(
-                model.plain_blocks[layer]
-                .register_forward_pre_hook(keep(layer), with_kwargs=True)
-                .remove
-            )
-        model.plain.base_model(input_ids=ids, use_cache=False)
+            handle = blocks[layer].register_forward_pre_hook(keep(layer), with_kwargs=True)
+            undo.callback(handle.remove)
+        read()
     return seen
 
 
@@ -143,27 +157,6 @@ def changed(model: "LiveModel", changes: Mapping[int, Change]) -> Iterator[None]
         yield
 
 
-@contextlib.contextmanager
-def _skipping(model: "LiveModel", layers: int) -> Iterator[None]:
-    """The first `layers` blocks hand their input on untouched while the body runs."""
-
-    def through(
-        hidden_states: Tensor,
-        *args: object,
-        **kwargs: object,
-    ) -> Tensor | tuple[Tensor]:
-        return (hidden_states,) if model.blocks_return_tuples else hidden_states
-
-    skipped = list(model.bridge.blocks)[:layers]
-    try:
-        for block in skipped:
-            block.__dict__["forward"] = through
-        yield
-    finally:
-        for block in skipped:
-            block.__dict__.pop("forward", None)
-
-
 def final_hidden(
     model: "LiveModel",
     ids: Int[Tensor, "rows pos"],
@@ -176,16 +169,64 @@ def final_hidden(
     With `residual`, the pass starts before `layer` from it: the layers below are not computed, and
     of `ids` only the shape is used.
     """
-    if residual is None:
-        with torch.inference_mode():
-            return model.body(input_ids=ids, use_cache=False).last_hidden_state
+    body = model.plain.base_model
+    with torch.inference_mode():
+        if residual is None:
+            return body(input_ids=ids, use_cache=False).last_hidden_state
+        with _resumed(model, model.plain_blocks, layer, residual):
+            return body(input_ids=ids, use_cache=False).last_hidden_state
 
-    def replace(tensor: Tensor, hook: object) -> Tensor:
-        return residual.to(tensor)
 
-    with (
-        torch.inference_mode(),
-        _skipping(model, layer),
-        model.bridge.hooks(fwd_hooks=[(_name(layer), replace)]),
-    ):
-        return model.body(input_ids=ids, use_cache=False).last_hidden_state
+def final_stream(
+    model: "LiveModel",
+    texts: Texts,
+    layer: int,
+    residual: Float[Tensor, "pos d"],
+) -> Float[Tensor, "pos e"]:
+    """`final_hidden` of texts of any length, one after another, from the stream before `layer`."""
+    if model.packed is None:
+        inside = _inside(texts).to(residual.device)
+        padded = residual.new_zeros(*inside.shape, residual.shape[-1])
+        padded[inside] = residual
+        return final_hidden(model, model.pad(texts), layer, padded)[inside]
+
+    reader = model.packed
+    with torch.inference_mode(), _resumed(model, reader.blocks, layer, residual[None]):
+        return reader.read(texts)
+
+
+def _inside(texts: Texts) -> Bool[Tensor, "rows longest"]:
+    """Where a padded batch has a token of a text."""
+    lengths = torch.tensor([len(text) for text in texts])
+    return torch.arange(int(lengths.max())) < lengths[:, None]
+
+
+@contextlib.contextmanager
+def _resumed(
+    model: "LiveModel",
+    blocks: Sequence[Any],
+    layer: int,
+    residual: Tensor,
+) -> Iterator[None]:
+    """While it holds, a pass enters the block `layer` with this stream, and the blocks below hand
+    on what they get."""
+
+    def through(
+        hidden_states: Tensor,
+        *args: object,
+        **kwargs: object,
+    ) -> Tensor | tuple[Tensor]:
+        return (hidden_states,) if model.blocks_return_tuples else hidden_states
+
+    def enter(block: object, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return residual.to(args[0]), *args[1:]
+
+    handle = blocks[layer].register_forward_pre_hook(enter)
+    try:
+        for block in blocks[:layer]:
+            block.__dict__["forward"] = through
+        yield
+    finally:
+        handle.remove()
+        for block in blocks[:layer]:
+            block.__dict__.pop("forward", None)

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import StitchLensError
+from core.models.packed import Packed, blocks_of, packed
 from core.models.pairs import ModelSpec
 from core.workspace.disk import fingerprint, sha256_file
 
@@ -205,13 +207,21 @@ class LiveModel(Reader):
         """The same weights in transformers' own modules: one token a pass takes two thirds of the
         bridge's time."""
         self.hf = bridge.original_model
-        stacks: Iterator[list[Any]] = (
-            list(m) for m in plain.base_model.modules() if isinstance(m, torch.nn.ModuleList)
-        )
-        self.plain_blocks = next((stack for stack in stacks if len(stack) == spec.n_layers), [])
+        self.plain_blocks = blocks_of(plain, spec.n_layers)
         self.body = self.hf.base_model
         super().__init__(tokenizer, spec.bos, folder, limits_of(plain))
         self.blocks_return_tuples = False
+
+    @cached_property
+    def packed(self) -> Packed | None:
+        """The same weights again, for many texts in one row; None where this architecture does not
+        keep them apart, or has no fast attention."""
+        if not getattr(self.plain, "_supports_sdpa", False):
+            return None
+        texts = [
+            text.ids for text in self.encode(["One text, and then", "another one, 1 2 3. " * 4])
+        ]
+        return packed(self.plain, self.spec.n_layers, texts)
 
     @property
     def makers(self) -> dict[str, Any]:

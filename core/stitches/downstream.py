@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.activations.harvest import batches, record, windows
+from core.activations.harvest import groups, record, windows
 from core.models import hooks
 from core.models.align import pair_positions
 from core.models.live import Encoded, LiveModel
@@ -94,15 +94,24 @@ def token_losses(
     hidden: Tensor,
     ids: Tensor,
 ) -> Tensor:
-    """Cross-entropy in nats of each next token, [rows, pos - 1], computed a few hundred rows of
-    logits at a time."""
+    """Cross-entropy in nats of each next token, [rows, pos - 1]."""
     flat, targets = hidden[:, :-1].reshape(-1, hidden.shape[-1]), ids[:, 1:].reshape(-1)
+    return _losses(model, flat, targets).reshape(len(ids), -1)
+
+
+def _losses(
+    model: LiveModel,
+    hidden: Tensor,
+    targets: Tensor,
+) -> Tensor:
+    """Cross-entropy in nats of `targets` [n], each after its row of `hidden` [n, e], a few hundred
+    rows of logits at a time."""
+    rows = zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True)
     with torch.inference_mode():
         parts = [
-            torch.nn.functional.cross_entropy(model.logits(h), t, reduction="none")
-            for h, t in zip(flat.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True)
+            torch.nn.functional.cross_entropy(model.logits(h), t, reduction="none") for h, t in rows
         ]
-    return torch.cat(parts).reshape(len(ids), -1).cpu()
+    return torch.cat(parts).cpu()
 
 
 @dataclass(frozen=True)
@@ -115,23 +124,21 @@ class _Read:
     encoded: Sequence[Encoded]
     paired: Sequence[NDArray[np.intp]]
     """Of each text the positions that pair up, which are replaced."""
-    residual: Tensor
-    """[sum of the texts' tokens, d] before `layer`, text after text."""
+    residuals: Sequence[Tensor]
+    """Of each text [tokens, d] before `layer`."""
 
     @property
     def tokens(self) -> int:
         return sum(len(text.ids) for text in self.encoded)
 
-    @property
-    def starts(self) -> NDArray[np.intp]:
-        """Where each text begins in `residual`, and where the last one ends."""
-        return np.cumsum([0] + [len(text.ids) for text in self.encoded])
-
     def paired_rows(self) -> Tensor:
         """[sum of the paired positions, d], float32."""
-        places = zip(self.paired, self.starts[:-1], strict=True)
-        index = np.concatenate([positions + start for positions, start in places])
-        return self.residual[torch.from_numpy(index)].float()
+        both = zip(self.residuals, self.paired, strict=True)
+        return torch.cat([rows[torch.from_numpy(at)] for rows, at in both]).float()
+
+    def by_text(self, rows: Tensor) -> list[Tensor]:
+        """Rows [sum of the paired positions, d] of each text apart."""
+        return list(rows.split([len(at) for at in self.paired]))
 
 
 def _read_both(
@@ -152,44 +159,50 @@ def _read_both(
         encoded: Sequence[Encoded],
     ) -> _Read:
         everywhere = [np.arange(len(text.ids)) for text in encoded]
-        residual = record(model, encoded, everywhere, [layer])[layer]
+        rows = record(model, encoded, everywhere, [layer])[layer]
+        residuals = rows.split([len(text.ids) for text in encoded])
         positions = [places[0 if side == "a" else 1] for places in paired]
-        return _Read(side, model, layer, encoded, positions, residual)
+        return _Read(side, model, layer, encoded, positions, residuals)
 
     return [up_to("a", a, pair.a, tokens_a), up_to("b", b, pair.b, tokens_b)]
 
 
 def _score(
     read: _Read,
-    replacements: Mapping[str, Tensor | None],
+    replacements: Mapping[str, Sequence[Tensor] | None],
     documents: Sequence[Document],
 ) -> Iterator[list[Loss]]:
-    """Losses of one model over a window: a list for each batch under each condition.
+    """Losses of one model over a window: a list for each group of texts under each condition.
 
-    `replacements` holds by condition the rows [sum of the paired positions, d] that take the place
-    of the model's own there; None leaves it as it is.
+    `replacements` holds by condition and text the rows [paired positions, d] that take the place of
+    the model's own there; None leaves it as it is.
     """
-    model, encoded, starts = read.model, read.encoded, read.starts
-    firsts = np.cumsum([0] + [len(positions) for positions in read.paired])
-    for batch in batches(encoded):
-        ids = model.pad([encoded[i].ids for i in batch])
-        own = torch.zeros(*ids.shape, read.residual.shape[-1], dtype=read.residual.dtype)
-        for row, i in enumerate(batch):
-            own[row, : len(encoded[i].ids)] = read.residual[starts[i] : starts[i + 1]]
+    model, encoded, device = read.model, read.encoded, read.model.where.device
+    for group in groups(model, encoded):
+        texts = [encoded[i].ids for i in group]
+        lengths = [len(text) for text in texts]
+        own = torch.cat([read.residuals[i] for i in group])
+        starts = np.cumsum([0, *lengths[:-1]])
+        places = [read.paired[i] + start for i, start in zip(group, starts, strict=True)]
+        replaced = torch.from_numpy(np.concatenate(places))
+
+        # The last token of a text predicts nothing, and nothing predicts the first.
+        scored = torch.ones(len(own), dtype=torch.bool)
+        scored[torch.from_numpy(starts + lengths - 1)] = False
+        ids = torch.from_numpy(np.concatenate([text[1:] for text in texts]).astype(np.int64))
 
         for condition, rows in replacements.items():
             residual = own
             if rows is not None:
-                residual = own.clone()
-                for row, i in enumerate(batch):
-                    new = rows[firsts[i] : firsts[i + 1]]
-                    residual[row, torch.from_numpy(read.paired[i])] = new.to(own.dtype)
+                new = torch.cat([rows[i] for i in group])
+                residual = own.index_copy(0, replaced, new.to(own))
 
-            hidden = hooks.final_hidden(model, ids, read.layer, residual.to(model.where.device))
-            losses = token_losses(model, hidden, ids).double().numpy()
+            hidden = hooks.final_stream(model, texts, read.layer, residual.to(device))
+            losses = _losses(model, hidden[scored.to(device)], ids.to(device)).double()
+            of_texts = losses.split([length - 1 for length in lengths])
             yield [
-                _summed(condition, read, i, documents[i], losses[row])
-                for row, i in enumerate(batch)
+                _summed(condition, read, i, documents[i], one.numpy())
+                for i, one in zip(group, of_texts, strict=True)
             ]
 
 
@@ -250,7 +263,7 @@ def measure(
 
             for read in sides:
                 replacements = {
-                    condition.name: condition.rows and condition.rows(rows_a, rows_b)
+                    condition.name: condition.rows and read.by_text(condition.rows(rows_a, rows_b))
                     for condition in conditions
                     if condition.model == read.side
                 }

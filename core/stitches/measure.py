@@ -19,7 +19,7 @@ from core.stitches import downstream, svcca
 from core.stitches.fit import fit_adam, fit_moments, quality
 from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch, load_stitch, save_stitch, with_makers
-from core.stitches.study import alpha_sweep, best_setting, study
+from core.stitches.study import Fits, alpha_sweep, best_setting, study
 from core.stitches.tables import least_positions
 from core.text.corpus import SPLITS, Split, check_splits
 from core.workspace.artifacts import NAME, belongings
@@ -292,8 +292,12 @@ def build(pair: PairSpec, config: BuildConfig | None = None) -> Workspace:
             split: bench.moments(split, pairs, positions)[0]
             for split, positions in read_splits(bench.config).items()
         }
-        chosen = best_setting(study(bench, pairs[0], grams))
-        alpha_sweep(bench, pairs[0], grams, chosen)
+        first = pairs[0]
+        fits = Fits(grams["fit"][first.name])
+        held_out = grams["held-out"][first.name].moments()
+        studied = study(bench, first, fits)
+        chosen = best_setting(studied)
+        alpha_sweep(bench, first, fits, held_out, chosen, studied)
         for p in pairs:
             fit_stitch(bench, p.name, p, chosen, bench.config.positions, replace=True)
         describe_pair(bench, pairs[0].name)

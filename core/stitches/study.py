@@ -5,16 +5,30 @@ from dataclasses import replace
 
 import pandas as pd
 
-from core.activations.gram import Gram
+from core.activations.gram import Gram, Moments
 from core.bench import Bench
 from core.models.pairs import LayerPair
 from core.stitches import downstream
+from core.stitches.directions import DIRECTIONS
 from core.stitches.fit import fit_moments, quality
 from core.stitches.settings import METRICS, FitConfig
 from core.stitches.stitch import Stitch
 
 ALPHAS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """The sweep of Fig. 7."""
+
+
+class Fits:
+    """Stitches of one layer pair by their settings, each fitted once."""
+
+    def __init__(self, gram: Gram) -> None:
+        self.moments = gram.moments()
+        self._known: dict[FitConfig, Stitch] = {}
+
+    def __call__(self, config: FitConfig) -> Stitch:
+        if config not in self._known:
+            self._known[config] = fit_moments(self.moments, config)
+        return self._known[config]
 
 
 def _losses(
@@ -46,7 +60,7 @@ def _losses(
 def study(
     bench: Bench,
     pair: LayerPair,
-    grams: dict[str, dict[str, Gram]],
+    fits: Fits,
 ) -> pd.DataFrame:
     """The `study` table: every metric at two strengths of inversion, and least squares, on the
     select split."""
@@ -64,13 +78,12 @@ def study(
         "layers": pair.name,
         "configs": sorted(configs),
         "tokens": bench.config.select_tokens,
-        "n_fit": grams["fit"][pair.name].n,
+        "n_fit": fits.moments.n,
     }
     if bench.current("study", makers):
         return bench.workspace.table("study")
 
-    moments = grams["fit"][pair.name].moments()
-    stitches = [fit_moments(moments, config) for config in configs.values()]
+    stitches = [fits(config) for config in configs.values()]
     losses = _losses(bench, pair, stitches, f"study of the metric at {pair.name}")
     rows = []
     for config, stitch, by_condition in zip(configs.values(), stitches, losses, strict=True):
@@ -104,38 +117,52 @@ def best_setting(table: pd.DataFrame, inversion: float = 0.05) -> FitConfig:
     return FitConfig(metric=row.metric, alpha=float(row.alpha))
 
 
+def _known(
+    studied: pd.DataFrame,
+    config: FitConfig,
+) -> dict[float, dict[str, float]]:
+    """Losses that the study measured with the metric and fitter of a setting, by alpha."""
+    alike = (studied.method == config.method) & (studied.metric == config.metric)
+    conditions = ["a", "b", *DIRECTIONS]
+    rows = studied[alike].set_index("alpha")[conditions].to_dict("index")
+    return {float(str(alpha)): losses for alpha, losses in rows.items()}
+
+
 def alpha_sweep(
     bench: Bench,
     pair: LayerPair,
-    grams: dict[str, dict[str, Gram]],
+    fits: Fits,
+    held_out: Moments,
     config: FitConfig,
+    studied: pd.DataFrame,
 ) -> pd.DataFrame:
-    """The `alpha_sweep` table (Fig. 7): fits from one set of moments, losses on the select
-    split."""
+    """The `alpha_sweep` table (Fig. 7): losses on the select split, errors on the `held_out` one.
+    Strengths that the `study` of the same layers has measured are not measured again."""
     makers = bench.makers | {
         "layers": pair.name,
         "metric": config.metric,
         "alphas": list(ALPHAS),
         "tokens": bench.config.select_tokens,
-        "n_fit": grams["fit"][pair.name].n,
+        "n_fit": fits.moments.n,
     }
     if bench.current("alpha_sweep", makers):
         return bench.workspace.table("alpha_sweep")
 
-    fit = grams["fit"][pair.name].moments()
-    held_out = grams["held-out"][pair.name].moments()
     configs = [config.model_copy(update={"alpha": alpha}) for alpha in ALPHAS]
-    stitches = [fit_moments(fit, setting) for setting in configs]
-    losses = _losses(bench, pair, stitches, f"alpha sweep at {pair.name}")
+    stitches = [fits(setting) for setting in configs]
+    losses = _known(studied, config)
+    unknown = [stitch for stitch in stitches if stitch.makers["alpha"] not in losses]
+    measured = _losses(bench, pair, unknown, f"alpha sweep at {pair.name}")
+    losses |= {s.makers["alpha"]: loss for s, loss in zip(unknown, measured, strict=True)}
     rows = []
-    for alpha, stitch, by_condition in zip(ALPHAS, stitches, losses, strict=True):
+    for alpha, stitch in zip(ALPHAS, stitches, strict=True):
         setting = {
             "stitch": pair.name,
             "metric": config.metric,
             "alpha": alpha,
             "seconds": stitch.makers["seconds"],
         }
-        errors = quality(stitch, held_out, config.metric, alpha, fit)
-        rows.append(setting | errors | by_condition)
+        errors = quality(stitch, held_out, config.metric, alpha, fits.moments)
+        rows.append(setting | errors | losses[alpha])
     bench.workspace.put_table("alpha_sweep", pd.DataFrame(rows), makers)
     return bench.workspace.table("alpha_sweep")

@@ -10,7 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.activations import gram as gram_module
 from core.activations.gram import Gram, Moments, load_grams, save_grams
+from core.activations.products import product
 from core.errors import StitchLensError
 
 N, D_A, D_B = 600, 5, 7
@@ -144,3 +146,40 @@ def test_cut_off_moments_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(StitchLensError, match=r"unreadable moments in m\.safetensors"):
         load_grams(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_products_without_float64_are_as_exact(dtype: torch.dtype) -> None:
+    """Columns of very unequal size, one of zeros, and rows that differ by a thousand."""
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(5000, d, generator=g) for d in (6, 9))
+    x *= torch.tensor([1.0, 1e-4, 300.0, 0.0, 1.0, 7.0])
+    y *= torch.logspace(-2, 1, 5000)[:, None]
+    x, y = x.to(dtype), y.to(dtype)
+    exact = product(x, y, "float64")
+    scale = torch.outer(x.double().norm(dim=0), y.double().norm(dim=0))
+    assert ((product(x, y, "float32") - exact).abs() <= 1e-12 * scale).all()
+    rounded = (x.float().T @ y.float()).double()
+    assert ((rounded - exact).abs() > 1e-12 * scale).any(), "plain float32 would be seen"
+
+
+def test_a_gram_without_float64_is_the_same() -> None:
+    a, b = (x.bfloat16() for x in rows(3000))
+    usual, other = Gram(D_A, D_B), Gram(D_A, D_B)
+    usual.update(a, b)
+    other.update(a, b, arithmetic="float32")
+    assert other.n == usual.n == 3000
+    spread = usual.S.triu().diagonal().sqrt()
+    for one, another, scale in (
+        (usual.S.triu(), other.S.triu(), torch.outer(spread, spread)),
+        (usual.X, other.X, torch.outer(spread[:D_A], spread[D_A:-1])),
+    ):
+        assert ((one - another).abs() <= 1e-12 * scale).all()
+
+
+def test_blocks_of_the_sum_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = rows()
+    whole = gram(a, b).moments()
+    for block in (1, 3, 12):
+        monkeypatch.setattr(gram_module, "BLOCK", block)
+        assert close(gram(a, b).moments(), whole)

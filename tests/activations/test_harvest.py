@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -22,6 +23,7 @@ from core.activations.harvest import (
     OUTLIER,
     Chunk,
     batches,
+    groups,
     harvest_config,
     harvest_moments,
     norm_limits,
@@ -88,6 +90,20 @@ def test_batches_hold_every_text_once_within_the_budget(lengths: list[int], budg
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
 
 
+@given(lengths=st.lists(st.integers(1, 300), max_size=40))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_rows_of_texts_are_in_their_order_and_no_longer_than_wanted(
+    tiny: Tiny, lengths: list[int]
+) -> None:
+    encoded = [Encoded(np.zeros(n, dtype=np.int32), np.zeros(n, dtype=np.int32)) for n in lengths]
+    rows = groups(tiny("nano-a"), encoded)
+    assert [i for row in rows for i in row] == list(range(len(lengths)))
+    sizes = [sum(lengths[i] for i in row) for row in rows]
+    assert max(sizes, default=0) <= harvest.ROW_TOKENS
+    for (size, _), (_, after) in pairwise(zip(sizes, rows, strict=True)):
+        assert size + lengths[after[0]] > harvest.ROW_TOKENS
+
+
 def test_rows_are_transformers_own(
     pair: tuple[LiveModel, LiveModel], documents: list[Document]
 ) -> None:
@@ -110,6 +126,10 @@ def test_rows_are_transformers_own(
         == at
     )
     assert chunk.tokens == tokens
+    for k, d in enumerate(docs):
+        (y,) = b.encode([d.text])
+        mine = chunk.document == k
+        assert chunk.end[mine].tolist() == y.ends[chunk.at_b[mine]].tolist(), "both have read it"
     assert sorted(chunk.h_a) == [1, 2]
     assert sorted(chunk.h_b) == [0, 2]
 
@@ -122,8 +142,9 @@ def test_recording_does_not_depend_on_the_batches(
     kept = [np.arange(1, len(e.ids), 3) for e in encoded]
     one = record(model, encoded, kept, [1])[1]
     assert len(one) == sum(map(len, kept))
-    monkeypatch.setattr(harvest, "batches", lambda e: [[i] for i in range(len(e))])
-    assert torch.allclose(record(model, encoded, kept, [1])[1], one, atol=1e-5)
+    for of_texts in (lambda m, e: [[i] for i in range(len(e))], lambda m, e: batches(e)):
+        monkeypatch.setattr(harvest, "groups", of_texts)
+        assert torch.allclose(record(model, encoded, kept, [1])[1], one, atol=1e-5)
 
 
 def test_moments_are_those_of_the_rows(
@@ -280,7 +301,7 @@ def chunk_with_outliers(n: int, at: list[int], side: str) -> Chunk:
     for i in at:
         h[side][i] *= 1000
     index = np.arange(n)
-    return Chunk({1: h["a"]}, {2: h["b"]}, index, index, index, 2 * n)
+    return Chunk({1: h["a"]}, {2: h["b"]}, index, index, index, index, 2 * n)
 
 
 @pytest.mark.parametrize("side", ["a", "b"])

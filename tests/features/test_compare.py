@@ -2,6 +2,7 @@
 activations, controls lose, what is current is kept."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,15 +12,15 @@ from core.bench import Bench
 from core.errors import StitchLensError
 from core.features import alike, compare
 from core.features.compare import CompareConfig, Comparison
-from core.features.examples import find_examples
 from core.features.firings import WHOLE, fired
 from core.features.reading import read
+from core.features.recorded import Recorded
 from core.features.tables import unpacked
-from core.models.pairs import PairSpec
+from core.models.pairs import PairSpec, Side
 from core.saes import train as sae_train
 from core.saes.train import SaeConfig
 from core.workspace.store import Workspace
-from tests.helpers.small import stitched_bench
+from tests.helpers.small import read_by_both, stitched_bench
 
 SAE = "L1-96"
 SMALL = CompareConfig(positions=5000, training=8000)
@@ -108,11 +109,11 @@ def test_contexts_are_read_by_the_twin(bench: Bench, comparison: Comparison) -> 
     name = f"together_own/{SAE}"
     assert name not in ws.manifest().artifacts, "no contexts were measured"
     documents = [*bench.corpus.split("held-out"), *bench.corpus.split("select")]
-    for side, model, partner, sae, layer in (
-        ("a", bench.a, bench.b, comparison.crossing.sae, 1),
-        ("b", bench.b, bench.a, comparison.crossing.transferred, 2),
-    ):
-        table, _ = find_examples(model, partner, sae, documents[:60], layer)
+    crossing, few = comparison.crossing, documents[:60]
+    text = read_by_both(bench.a, bench.b, few, crossing.layers)
+    saes: dict[Side, Any] = {"a": crossing.sae, "b": crossing.transferred}
+    for side, sae in saes.items():
+        table = Recorded([text], side).examples(sae, "examples").table(few)
         ws.put_table(f"examples_{side}/{SAE}", table, comparison.makers)
     comparison.twins_contexts()
 

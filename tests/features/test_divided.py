@@ -27,8 +27,10 @@ from core.features.attribution import Attributions, gather_attribution
 from core.features.compare import compare
 from core.features.contexts import chance
 from core.features.divided import features_shard, merge_features
-from core.features.examples import Examples, gather_examples
+from core.features.examples import Examples
+from core.features.firings import Text
 from core.features.measure import explore
+from core.features.recorded import Recorded
 from core.features.shares import Share, merged
 from core.models.pairs import LayerPair, PairSpec
 from core.saes.settings import ExploreConfig, SaeConfig
@@ -36,7 +38,7 @@ from core.saes.train import train
 from core.text.corpus import Corpus, Document
 from tests.features.test_examples import made_up, named
 from tests.helpers.documents import parses
-from tests.helpers.small import Tiny, stitched_bench
+from tests.helpers.small import Tiny, read_by_both, stitched_bench
 
 LAYERS = LayerPair(a=1, b=2)
 
@@ -108,14 +110,17 @@ class Reading:
         self.sae_a, self.sae_b = SAE.from_dict(setup), SAE.from_dict(setup)
 
     def examples(self, share: Share = shares.ALONE) -> Examples:
-        return gather_examples(
-            self.a, self.b, self.sae_a, self.documents, LAYERS.a, "examples", share
-        )
+        text = read_by_both(self.a, self.b, self.documents, LAYERS, share.shard)
+        return Recorded([text], "a").examples(self.sae_a, "examples", share)
 
     def attribution(self, share: Share = shares.ALONE) -> Attributions:
+        text = read_by_both(self.a, self.b, self.documents, LAYERS, share.shard)
+        return self.gathered(share, text)
+
+    def gathered(self, share: Share, text: Text | None = None) -> Attributions:
         saes = {"one": (self.sae_a, self.sae_b), "other": (self.sae_a, self.sae_a)}
         return gather_attribution(
-            self.a, self.b, saes, self.documents, LAYERS, "Eq. 10", None, share
+            self.a, self.b, saes, self.documents, LAYERS, "Eq. 10", None, share, text
         )
 
     def empty(self, what: str) -> Any:
@@ -123,9 +128,12 @@ class Reading:
 
 
 @pytest.fixture
-def reading(tiny: Tiny, english: Corpus, monkeypatch: pytest.MonkeyPatch) -> Reading:
+def reading(
+    tiny: Tiny, english: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Reading:
     monkeypatch.setattr(harvest, "WINDOW", 2)
     monkeypatch.setattr(shares, "CHECKPOINT", 2)
+    monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
     short = [
         Document(id=d.id, label=d.label, text=d.text[:120]) for d in english.split("select")[:24]
     ]
@@ -160,7 +168,7 @@ def test_a_killed_shard_goes_on(reading: Reading, what: str, tmp_path: Path) -> 
     with pytest.raises(Killed):
         gather(Dying(Shard(1, 2), tmp_path / "broken", what))
     again = Share(Shard(1, 2), tmp_path / "broken", what)
-    left = again.begin(reading.empty(what), 12)
+    left = again.begin(reading.empty(what), range(12))
     assert len(left) == 4, "two of six windows were saved"
     assert same(whole, gather(again))
 
@@ -168,16 +176,24 @@ def test_a_killed_shard_goes_on(reading: Reading, what: str, tmp_path: Path) -> 
 def test_a_finished_shard_is_not_read_again(reading: Reading, tmp_path: Path) -> None:
     share = Share(Shard(1, 2), tmp_path, "examples")
     reading.examples(share)
-    assert share.begin(reading.empty("examples"), 12) == []
+    assert share.begin(reading.empty("examples"), range(12)) == []
 
 
 def test_all_shards_leave_out_the_same_rows(reading: Reading, tmp_path: Path) -> None:
     """The limit is of the first window of all, not of each shard's own."""
-    second = Share(Shard(1, 2), tmp_path, "examples")
-    reading.examples(second)
-    limit = second.agreed("limit", lambda: None)
-    (alone,) = {Share(Shard(0, 2), tmp_path, "examples").agreed("limit", lambda: 0.0)}
-    assert limit is not None and limit > 0 and limit == alone
+    second = Share(Shard(1, 2), tmp_path, "attribution")
+    reading.gathered(second)
+    limits = second.agreed("limits", lambda: None)
+    text = read_by_both(reading.a, reading.b, reading.documents, LAYERS, Shard(1, 2))
+    assert limits == text.recording.limits
+    assert min(limits.values()) > 0 and sorted(limits) == ["a1", "b2"]
+    assert Recorded([text], "a").limit == limits["a1"]
+    assert Recorded([text], "b").limit == limits["b2"]
+    assert Share(Shard(0, 2), tmp_path, "attribution").agreed("limits", lambda: None) == limits
+
+
+def test_attribution_of_recorded_streams_is_that_of_passes(reading: Reading) -> None:
+    assert same(reading.attribution(), reading.gathered(shares.ALONE))
 
 
 def test_a_damaged_state_is_one_sentence(reading: Reading, tmp_path: Path) -> None:

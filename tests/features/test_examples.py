@@ -1,6 +1,7 @@
 """Top contexts are those of a full sort, a document counts once, quantiles are ordered, overlaps
 have known values."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,18 +23,18 @@ from core.features.examples import (
     TOP,
     Examples,
     bins,
-    find_examples,
     lean,
-    read_places,
     shared_places,
     short,
 )
 from core.features.overlap import jaccard, overlap, rank_biased_overlap
 from core.features.reading import read_text
+from core.features.recorded import Recorded
 from core.features.tables import unpacked
 from core.models import hooks
+from core.models.pairs import LayerPair
 from core.text.corpus import Corpus, Document
-from tests.helpers.small import Tiny
+from tests.helpers.small import Tiny, read_by_both
 
 
 def made_up(
@@ -183,9 +184,12 @@ def test_overlaps_have_known_values() -> None:
     assert both.jaccard.to_dict() == {3: 0.25, 4: 0.0}
 
 
-def test_over_a_real_model(tiny: Tiny, english: Corpus) -> None:
+def test_over_a_real_model(
+    tiny: Tiny, english: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The activation at a pointer, computed again from its document alone, is the one that was
     stored."""
+    monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path))
     model, layer = tiny("llama"), 2
     torch.manual_seed(0)
     sae = SAE.from_dict(
@@ -199,26 +203,25 @@ def test_over_a_real_model(tiny: Tiny, english: Corpus) -> None:
         }
     )
     documents = english.split("select")[:20]
-    table, histogram = find_examples(model, None, sae, documents, layer)
+    text = read_by_both(model, model, documents, LayerPair(a=layer, b=layer))
+    recorded = Recorded([text], "a")
+    examples = recorded.examples(sae, "examples")
+    table, histogram = examples.table(documents), examples.histogram
     assert len(table) > 100
     assert table.feature.is_monotonic_increasing
     tokens = sum(int(e.usable.sum()) for e in model.encode([d.text for d in documents]))
     assert 0 < histogram.sum() <= 4 * tokens
     assert (histogram.sum(1) > 0).nonzero()[0].tolist() == sorted(set(table.feature))
-    text = {d.id: d.text for d in documents}
+    texts = {d.id: d.text for d in documents}
     for row in table.sample(12, random_state=0).to_dict("records"):
-        (e,) = model.encode([text[row["document"]]])
+        (e,) = model.encode([texts[row["document"]]])
         with torch.inference_mode():
             h = hooks.residuals(model, model.pad([e.ids]), [layer])[layer][0].float()
             value = float(torch.relu(sae.encode(h))[row["position"], row["feature"]])
         assert e.usable[row["position"]]
         assert value == pytest.approx(row["activation"], rel=1e-3)
 
-    again = unpacked(
-        read_places(
-            model, None, sae, documents, layer, shared_places(table, table.iloc[:0]), "again"
-        )
-    )
+    again = unpacked(recorded.places(sae, shared_places(table, table.iloc[:0]), "again"))
     tops = unpacked(table.loc[(table.group == "top") & (table["rank"] < 5)]).set_index(
         ["feature", "document"]
     )

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -15,13 +15,18 @@ from filelock import FileLock
 from tokenizers import Tokenizer, decoders, normalizers, trainers
 from tokenizers import models as tokenizer_models
 
+from core.activations.harvest import harvest_config
+from core.activations.recording import harvest_places
+from core.activations.shards import UNDIVIDED, Shard
 from core.bench import Bench
 from core.config import BuildConfig
+from core.features.firings import Text
 from core.models.live import LiveModel, Runtime
-from core.models.pairs import ModelSpec, PairSpec
+from core.models.pairs import LayerPair, ModelSpec, PairSpec
 from core.stitches.measure import fit_stitch
 from core.stitches.settings import FitConfig
-from core.text.corpus import Corpus
+from core.text.corpus import Corpus, Document
+from core.workspace.disk import fingerprint
 from core.workspace.store import Workspace, has
 
 FLOAT32 = Runtime(torch.device("cpu"), torch.float32)
@@ -39,6 +44,19 @@ SCRIPTS = {
     "Arabic": "مرحبا بالعالم، كيف الحال؟",
     "emoji": "😀 👍🏽 👩‍👩‍👧 fin",
 }
+
+
+def read_by_both(
+    a: LiveModel,
+    b: LiveModel,
+    documents: Sequence[Document],
+    layers: LayerPair,
+    shard: Shard = UNDIVIDED,
+) -> Text:
+    """Documents as both models read them, recorded in the cache of the test."""
+    config = harvest_config(a, b, fingerprint([d.id for d in documents]), "select")
+    recording = harvest_places(a, b, documents, layers, config, shard=shard)
+    return Text(documents, recording, layers)
 
 
 def metaspace() -> Any:

@@ -2,13 +2,15 @@
 behind."""
 
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from core.models import hooks
+from core.models import hooks, packed
 from core.models.live import LiveModel
-from tests.helpers.small import KINDS, SCRIPTS, Tiny
+from tests.helpers.small import ENGLISH, KINDS, SCRIPTS, Tiny
 
 
 def batch(model: LiveModel) -> torch.Tensor:
@@ -28,6 +30,11 @@ def theirs(model: LiveModel, ids: torch.Tensor) -> tuple[torch.Tensor, tuple[tor
     return out.logits, out.hidden_states
 
 
+def blocks(model: LiveModel) -> list[Any]:
+    """Those of whole batches, and those of texts in a row."""
+    return model.plain_blocks + (model.packed.blocks if model.packed else [])
+
+
 @pytest.fixture(params=KINDS)
 def model(request: pytest.FixtureRequest, tiny: Tiny) -> Iterator[LiveModel]:
     """Each architecture; its logits must be bitwise the same after the test as before it."""
@@ -35,7 +42,7 @@ def model(request: pytest.FixtureRequest, tiny: Tiny) -> Iterator[LiveModel]:
     before = theirs(found, batch(found))[0]
     yield found
     assert torch.equal(theirs(found, batch(found))[0], before)
-    assert not any("forward" in block.__dict__ for block in found.bridge.blocks)
+    assert not any("forward" in block.__dict__ for block in blocks(found))
 
 
 def test_residuals_are_hidden_states(model: LiveModel) -> None:
@@ -54,7 +61,7 @@ def test_nothing_above_the_last_layer_is_computed(model: LiveModel) -> None:
     ran: list[int] = []
     watches = [
         block.register_forward_pre_hook(lambda block, args, k=k: ran.append(k))
-        for k, block in enumerate(model.bridge.blocks)
+        for k, block in enumerate(model.plain_blocks)
     ]
     hooks.residuals(model, batch(model), [0, 1])
     for watch in watches:
@@ -92,7 +99,7 @@ def test_a_replacement_reaches_its_own_future_only(model: LiveModel) -> None:
 
 
 def hook_count(model: LiveModel) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.bridge.modules())
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in blocks(model))
 
 
 def test_hooks_are_gone_afterwards(model: LiveModel) -> None:
@@ -113,7 +120,7 @@ def test_hooks_are_gone_after_an_exception(model: LiveModel) -> None:
     def fail(*args: object) -> None:
         raise ZeroDivisionError
 
-    watch = model.bridge.blocks[1].register_forward_pre_hook(fail)
+    watch = model.plain_blocks[1].register_forward_pre_hook(fail)
     with pytest.raises(ZeroDivisionError):
         hooks.residuals(model, ids, [0, 2])
     h = torch.zeros(*ids.shape, model.spec.d_model)
@@ -122,3 +129,52 @@ def test_hooks_are_gone_after_an_exception(model: LiveModel) -> None:
     watch.remove()
     assert hook_count(model) == before
     # the fixture compares the logits
+
+
+def texts_of(model: LiveModel) -> list[np.ndarray]:
+    """Of unequal length, one of them longer than any small model's sliding window."""
+    texts = [SCRIPTS["Latin"], "", SCRIPTS["Han"], ENGLISH[:900]]
+    return [encoded.ids for encoded in model.encode(texts) if len(encoded.ids)]
+
+
+def test_texts_in_a_row_are_read_apart(model: LiveModel) -> None:
+    texts, layers = texts_of(model), range(model.spec.n_layers)
+    streams = hooks.streams(model, texts, layers)
+    for layer in layers:
+        alone = [hooks.residuals(model, model.pad([text]), [layer])[layer][0] for text in texts]
+        assert torch.allclose(streams[layer], torch.cat(alone), atol=2e-5)
+    turned = hooks.streams(model, texts[::-1], [2])[2]
+    parts = turned.split([len(text) for text in texts[::-1]])
+    assert torch.allclose(torch.cat(parts[::-1]), streams[2], atol=2e-5)
+
+
+def test_texts_in_a_row_go_on_from_any_layer(model: LiveModel) -> None:
+    texts = texts_of(model)
+    whole = torch.cat([hooks.final_hidden(model, model.pad([text]))[0] for text in texts])
+    for layer, h in hooks.streams(model, texts, range(model.spec.n_layers)).items():
+        assert torch.allclose(hooks.final_stream(model, texts, layer, h), whole, atol=5e-5)
+        other = hooks.final_stream(model, texts, layer, h.roll(1, dims=0))
+        assert not torch.allclose(other, whole, atol=1e-3), "what is put there is what is used"
+
+
+def test_the_models_of_both_pairs_read_texts_in_a_row(tiny: Tiny) -> None:
+    """Without it nothing is wrong, and everything slower."""
+    for kind in ("nano-a", "llama", "gemma"):
+        reader = tiny(kind).packed
+        assert reader is not None and reader.knows
+
+
+def test_texts_that_see_each_other_are_not_read_in_a_row(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where an attention does not keep texts apart, as one that was not asked to."""
+    model = tiny("gemma")
+    texts = [text.ids for text in model.encode(["One text", SCRIPTS["Latin"]])]
+    assert packed.packed(model.plain, model.spec.n_layers, texts) is not None
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    keeps_apart = packed.attend_apart
+    monkeypatch.setattr(packed, "attend_apart", sdpa_attention_forward)
+    assert packed.packed(model.plain, model.spec.n_layers, texts) is None
+    ALL_ATTENTION_FUNCTIONS.register(packed.ATTENTION, keeps_apart)
