@@ -1,5 +1,5 @@
-"""What `core.models.planning` says of a harvest against what one takes here, and what dividing it
-costs: CPU seconds of one thread, so that other work on the machine matters little."""
+"""What `core.activations.planning` says of a harvest against what one takes here, and what dividing
+it costs: CPU seconds of one thread, so that other work on the machine matters little."""
 
 import secrets
 import shutil
@@ -13,11 +13,11 @@ import torch
 from benchmarks._measure import Benchmark, Line, quiet
 from core.activations.divided import Division, harvest_shard, merge_moments
 from core.activations.harvest import harvest_config, harvest_folder, harvest_moments
+from core.activations.planning import Machine, Plan, Size
 from core.activations.shards import Shard
 from core.bench import Bench, open_pair
 from core.models.live import LiveModel
 from core.models.pairs import LayerPair
-from core.models.planning import Machine, Plan, Size
 from core.text.corpus import Document
 
 RUNS = (("nano", 512), ("nano", 1024), ("smollm2-gemma3", 128))
@@ -47,10 +47,11 @@ def size(model: LiveModel, layer: int) -> Size:
 
 def predicted(bench: Bench, layers: LayerPair, tokens: Sequence[int], pairs: int) -> float:
     """CPU seconds by the plan's terms; tokenizers differ, so each model's tokens count apart."""
-    machine = Machine("here", rate(bench.a.where.dtype), rate(torch.float64))
+    double = rate(torch.float64)
+    machine = Machine("here", rate(bench.a.where.dtype), double, double)
     a, b = size(bench.a, layers.a), size(bench.b, layers.b)
     passes = tokens[0] * a.flops + tokens[1] * b.flops
-    return passes / (machine.products * machine.share) + Plan(a, b, pairs).sums / machine.double
+    return passes / (machine.products * machine.share) + Plan(a, b, pairs).sums / machine.sums
 
 
 def tokens_of(model: LiveModel, documents: Sequence[Document]) -> int:

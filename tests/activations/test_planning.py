@@ -7,14 +7,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.activations.gram import Gram
+from core.activations.planning import H100, PLANS, Machine, Plan, Size, as_markdown
 from core.models import hooks
-from core.models.planning import H100, PLANS, Machine, Plan, Size, as_markdown
 from core.workspace.places import PROJECT
 from tests.helpers.small import Tiny
 
 
-def test_sums_are_the_products_of_a_gram() -> None:
-    n, a, b = 50, 8, 12
+@pytest.mark.parametrize(("a", "b"), [(8, 12), (300, 420)])
+def test_sums_are_the_products_of_a_gram(a: int, b: int) -> None:
+    n = 50
     gram = Gram(a, b)
     with FlopCounterMode(display=False) as counted:
         gram.update(torch.randn(n, a), torch.randn(n, b))
@@ -38,7 +39,10 @@ def test_passes_are_the_products_of_a_model(tiny: Tiny, kind: str) -> None:
 
 def test_twice_the_processes_take_half_of_the_reading() -> None:
     plan = PLANS["Gemma-2-2B and 9B"]
-    one, two = plan.hours(H100), plan.hours(Machine("two", 2 * H100.products, 2 * H100.double))
+    one, two = (
+        plan.hours(H100),
+        plan.hours(Machine("two", *(2 * x for x in (H100.products, H100.sums, H100.double)))),
+    )
     assert two["reading"] == pytest.approx(one["reading"] / 2)
     assert plan.disk(1) == 7 * plan.gram, "one sum of each level"
     assert plan.disk(64) == 64 * plan.gram, "a part each"

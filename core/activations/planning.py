@@ -6,6 +6,7 @@ the passes for Table 1, which are few. Solves grow with the cube of the widths a
 
 from dataclasses import dataclass
 
+from core.activations.gram import BLOCK
 from core.models.estimate import EFFICIENCY
 
 ROUNDS = 15 * 25
@@ -35,11 +36,12 @@ class Size:
 
 @dataclass(frozen=True)
 class Machine:
-    """What one process computes with, FLOP/s: matrix products in the models' precision, and in
-    float64."""
+    """What one process computes with, FLOP/s: matrix products in the models' precision; in float64
+    where the rows are; and in float64 on the processor."""
 
     title: str
     products: float
+    sums: float
     double: float
     share: float = EFFICIENCY
     """Of `products` that reading text reaches."""
@@ -60,10 +62,12 @@ class Plan:
 
     @property
     def sums(self) -> float:
-        """FLOPs of the float64 Gram matrix and of the shuffled control."""
+        """FLOPs of the float64 Gram matrix, without most of what lies below its diagonal, and of
+        the shuffled control."""
         a, b = self.a.width, self.b.width
-        row = a * (a + b + 1) + (b + 1) ** 2 + a * b
-        return 2.0 * self.tokens * row
+        width = a + b + 1
+        upper = sum(min(BLOCK, width - k) * (width - k) for k in range(0, width, BLOCK))
+        return 2.0 * self.tokens * (upper + a * b)
 
     @property
     def solves(self) -> float:
@@ -92,7 +96,7 @@ class Plan:
         """By step; reading and sums divide by the number of processes, solves do not."""
         return {
             "reading": self.passes / (machine.products * machine.share) / 3600,
-            "sums": self.sums / machine.double / 3600,
+            "sums": self.sums / machine.sums / 3600,
             "solves": self.solves / machine.double / 3600,
         }
 
@@ -124,8 +128,8 @@ PLANS: dict[str, Plan] = {
 """The paper's pairs, and one with 70 B parameters, in the middle of both."""
 CORE = 15.6e9
 """Float64 products of one core of the AMD EPYC that this was measured on, FLOP/s."""
-H100 = Machine("H100 and 8 cores", 989e12, 8 * CORE)
-"""Dense bfloat16 products by the card's data sheet, not run by us; sums and fits stay on the
+H100 = Machine("H100 and 8 cores", 989e12, EFFICIENCY * 34e12, 8 * CORE)
+"""Dense bfloat16 and float64 products by the card's data sheet, not run by us; fits stay on the
 processor."""
 SHARDS = 8
 
