@@ -18,7 +18,7 @@ from torch import Tensor
 
 from core.activations.gram import Gram, load_grams, save_grams
 from core.models import hooks
-from core.models.align import pair_positions
+from core.models.align import pair_positions, with_first
 from core.models.live import Encoded, LiveModel
 from core.models.pairs import LayerPair
 from core.progress import Progress
@@ -93,8 +93,10 @@ def read_window(
     documents: Sequence[Document],
     layers_a: Sequence[int],
     layers_b: Sequence[int],
+    first: bool = False,
 ) -> Chunk:
-    """Both models over the same documents, at the positions that pair up."""
+    """Both models over the same documents, at the positions that pair up; with `first`, also at the
+    first position of each text."""
     texts = [document.text for document in documents]
     tokens_a = a.encode(texts)
     tokens_b = b.encode(texts)
@@ -103,6 +105,9 @@ def read_window(
 
     at_a = [positions for positions, _ in paired]
     at_b = [positions for _, positions in paired]
+    if first:
+        at_a = [with_first(positions) for positions in at_a]
+        at_b = [with_first(positions) for positions in at_b]
     return Chunk(
         h_a=record(a, tokens_a, at_a, layers_a),
         h_b=record(b, tokens_b, at_b, layers_b),
