@@ -42,6 +42,6 @@ class SinkConfig(Frozen):
     """Its penalty, as a share of the whole variance of sink rows."""
     read: int = Field(default=48, ge=2)
     """Held-out documents in which the sink's direction and attention to it are measured."""
-    tokens: int = Field(default=20_000, ge=1)
+    tokens: int = Field(default=10_000, ge=1)
     """Of B, scored on the held-out split."""
     seed: int = 0
