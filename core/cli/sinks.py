@@ -27,7 +27,7 @@ def sinks(measured: Record, names: Names) -> list[str]:
             way = " → ".join(names[side] for side in ends)
             lines += _lines(way, found[direction])
         header = (
-            "carried | first token | sink's share in the null space | attention to the first token |"
+            "carried | first token | sink's share in the null space | attention to the first |"
             " loss, all text | more than today, nats/token | written, nats/token | texts changed"
         )
         parts += as_table(header, lines)
