@@ -26,12 +26,10 @@ from core.stitches.passage import Positions, crossed, positions
 from core.stitches.settings import SinkConfig
 from core.stitches.sink import (
     Sink,
-    TwoPiece,
     fit_sink,
     harvest_sinks,
     load_sink,
     save_sink,
-    two_piece,
 )
 from core.stitches.sink_losses import KEPT, Maps, drawn_means, losses, maps_of, weights_of
 from core.stitches.stitch import Stitch, load_stitch
@@ -78,14 +76,6 @@ def check_ways(bench: Bench, name: str) -> None:
         raise StitchLensError(
             f"stitch {name}, which leads {there[0]} only", "one that leads both ways", "choose one"
         )
-
-
-def load_two_piece(bench: Bench, name: str, control: bool = False) -> TwoPiece:
-    """A stitch of the workspace with its second piece; with `control`, that of shuffled pairs.
-    Raises StitchLensError where it has none, or was fitted again since."""
-    ws = bench.workspace
-    stitch = load_stitch(ws.path(f"stitches/{name}"))
-    return two_piece(stitch, load_sink(ws.path(f"sinks/{name}/{'shuffled' if control else 'map'}")))
 
 
 def _fitted(

@@ -25,9 +25,10 @@ from core.models.live import LiveModel
 from core.models.pairs import SIDES, LayerPair, Side
 from core.progress import Progress
 from core.stitches.settings import SinkConfig
-from core.stitches.stitch import Stitch
+from core.stitches.stitch import Stitch, load_stitch
 from core.text.corpus import Document
 from core.workspace.disk import fingerprint
+from core.workspace.store import Workspace
 
 FORMAT = "stitchlens-two-piece-"
 VERSION = "1"
@@ -339,3 +340,15 @@ def _piece(f: Any, name: str, file: str) -> Piece:
             "fit it again (`python -m core stitch sink --help`)",
         )
     return Piece(**parts)
+
+
+def load_two_piece(
+    ws: Workspace,
+    name: str,
+    control: bool = False,
+) -> TwoPiece:
+    """A stitch of the workspace with its second piece; with `control`, that of shuffled pairs.
+    Raises StitchLensError where it has none, or was fitted again since."""
+    stitch = load_stitch(ws.path(f"stitches/{name}"))
+    piece = "shuffled" if control else "map"
+    return two_piece(stitch, load_sink(ws.path(f"sinks/{name}/{piece}")))

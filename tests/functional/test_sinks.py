@@ -22,6 +22,7 @@ from core.report import report
 from core.steering import sink_speech
 from core.stitches.passage import positions
 from core.stitches.settings import SinkConfig
+from core.stitches.sink import load_two_piece
 from core.stitches.stitch import load_stitch
 from core.stitches.stitched import Stitched
 from core.workspace import store
@@ -134,7 +135,7 @@ def test_what_is_there_is_kept_and_goes_with_its_stitch(bench: Bench, ws: Worksp
     assert {name: artifact.made for name, artifact in ws.manifest().artifacts.items()} == dates
     assert ws.verify() == {}
 
-    two = sinks.load_two_piece(bench, STITCH)
+    two = load_two_piece(ws, STITCH)
     assert two.sink.toward("b").rank == 0 and len(two.sink.up.mean) == 256
     own = [name for name in ws.names() if name.startswith("sinks/")]
     assert len(own) == 7
