@@ -3,7 +3,7 @@ space, to attention to it, and to the loss where every position crosses (5.2).""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -212,12 +212,11 @@ def _streams(
     at: Positions,
 ) -> dict[str, Float[Tensor, "n d"]]:
     """The receiver's own stream, and under each condition with what crosses in place."""
-    behind = replace(at, at={side: places[1:] for side, places in at.at.items()})
     streams = dict[str, Tensor]()
     for name, (stitch, first) in maps.items():
         stitched = Stitched(bench.a, bench.b, layers, stitch, direction, first)
         streams.setdefault("own", at.own[stitched.speaker])
-        streams[name] = crossed(stitched, at if first else behind)
+        streams[name] = crossed(stitched, at)
     return streams
 
 

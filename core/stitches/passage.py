@@ -167,6 +167,9 @@ def crossed(stitched: Stitched, at: Positions) -> Float[Tensor, "n d"]:
 
     there = torch.from_numpy(at.at[stitched.source])
     places = torch.from_numpy(at.at[stitched.speaker])
+    if not stitched.first:
+        behind = there > 0
+        there, places = there[behind], places[behind]
     rows = stitched.cross(source[there].float(), (there == 0).to(source.device))
     return own.index_copy(
         0,
