@@ -187,6 +187,7 @@ def sink_command(
     prompts: Annotated[
         int, typer.Option(min=2, max=1000, help="Beginnings that are gone on from.")
     ] = 16,
+    length: Annotated[int, typer.Option(min=1, max=1000, help="Tokens of each text.")] = 40,
     as_json: JsonFlag = False,
 ) -> None:
     """Give first tokens and massive activations a map of their own, and measure whether the sink
@@ -208,7 +209,7 @@ def sink_command(
     bench = open_pair(get_pair(pair).key)
     name = name or default_stitch(bench.workspace)
     sinks.measure(bench, name, config)
-    sink_speech.write(bench, name, sink_speech.SpeechConfig(prompts=prompts))
+    sink_speech.write(bench, name, sink_speech.SpeechConfig(prompts=prompts, length=length))
     found = sink_tables.summary(bench.workspace, name)
     show(found | {"name": name}, as_json, sink_tables.as_text(name, found))
 

@@ -67,7 +67,7 @@ FOLLOWING = (
 
 SINKS = (
     "stitch sink {pair} {name} --documents {documents} --rank {rank} --ridge {ridge} --read {read}"
-    " --tokens {tokens}"
+    " --tokens {tokens} --prompts {prompts} --length {length}"
 )
 
 GROUPS: dict[str, Group] = {

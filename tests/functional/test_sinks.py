@@ -8,6 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from core.activations import harvest
 from core.bench import Bench, open_pair
 from core.cli.main import app
 from core.errors import StitchLensError
@@ -27,12 +28,13 @@ from core.stitches.stitch import load_stitch
 from core.stitches.stitched import Stitched
 from core.workspace import store
 from core.workspace.artifacts import discard
+from core.workspace.disk import fingerprint
 from core.workspace.places import WORKSPACES
 from core.workspace.store import Workspace
 
 STITCH = "L2-L3"
 NANO = LayerPair(a=2, b=3)
-SMALL = SinkConfig(documents=70, read=6, tokens=1500)
+SMALL = SinkConfig(documents=20, read=6, tokens=1500)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,9 @@ def bench(nano_home: Path) -> Bench:
     for name in [n for n in found.workspace.names() if n.startswith("sinks/")]:
         found.workspace.remove(name)
     assert sink_tables.sinks(found.workspace) == []
-    sinks.measure(found, STITCH, SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harvest, "WINDOW", 8)  # else more is read than is asked for
+        sinks.measure(found, STITCH, SMALL)
     sink_speech.write(found, STITCH, sink_speech.SpeechConfig(prompts=3, length=8))
     return found
 
@@ -124,7 +128,7 @@ def test_the_report_says_it(ws: Workspace) -> None:
     found = report(get_pair("nano"))["sink"]
     json.dumps(found, allow_nan=False)
     assert found == {STITCH: sink_tables.summary(ws, STITCH)}
-    assert found[STITCH]["rows"]["first"] == 70 and found[STITCH]["rows"]["rank_up"] == 0
+    assert found[STITCH]["rows"]["first"] == 20 and found[STITCH]["rows"]["rank_up"] == 0
     assert found[STITCH]["a_to_b"]["crossing"]["source"]["share"] > 0
 
 
@@ -151,19 +155,20 @@ def test_bad_input_is_a_sentence(bench: Bench) -> None:
         (["nano", STITCH, "--documents", "0"], "documents = 0"),
         (["nano", STITCH, "--rank", "-1"], "rank = -1"),
         (["nano", STITCH, "--ridge", "nan"], "ridge = nan"),
-        (["nowhere"], "no pair 'nowhere'"),
+        (["nowhere"], "no pair named 'nowhere'"),
     ):
         done = run(app, ["stitch", "sink", *words])
         assert done.exit_code == 2 and message in done.stderr, done.stderr
 
 
 def test_the_command_prints_what_is_kept(bench: Bench) -> None:
-    options = ["--documents", "70", "--read", "6", "--tokens", "1500", "--prompts", "3"]
+    options = ["--documents", "20", "--read", "6", "--tokens", "1500"]
+    options += ["--prompts", "3", "--length", "8"]
     done = CliRunner().invoke(app, ["stitch", "sink", "nano", STITCH, *options, "--json"])
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["name"] == STITCH
     done = CliRunner().invoke(app, ["stitch", "sink", "nano", STITCH, *options])
-    assert "in two pieces, from 70 first tokens and 0 massive rows" in done.stdout
+    assert "in two pieces, from 20 first tokens and 0 massive rows" in done.stdout
 
 
 def test_it_is_discarded_with_its_stitch(bench: Bench) -> None:
@@ -176,7 +181,7 @@ def test_the_committed_tables_are_whole(pair: str) -> None:
     ws = Workspace(pair, WORKSPACES)
     for name in sink_tables.sinks(ws):
         stitch = store.makers(ws, f"sinks/{name}/map")["stitch"]
-        assert stitch == store.fingerprint(store.makers(ws, f"stitches/{name}"))
+        assert stitch == fingerprint(store.makers(ws, f"stitches/{name}"))
         found = sink_tables.summary(ws, name)
         for direction in sink_tables.DIRECTIONS:
             crossing = found[direction]["crossing"]
