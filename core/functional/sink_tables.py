@@ -84,7 +84,7 @@ def _by_condition(table: pd.DataFrame, direction: str) -> dict[str, Any]:
     """A record a condition; what was not measured of one is left out."""
     if table.empty:
         return {}
-    rows = table[table.direction == direction]
+    rows = table.loc[table.direction == direction]
     left_out = ["direction", "condition", "kind", "model"]
     return {
         str(row["condition"]): {

@@ -12,7 +12,6 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.activations.harvest import first_limits
 from core.bench import Bench
 from core.errors import StitchLensError
 from core.functional import ablation
@@ -72,9 +71,11 @@ def measure(
 def check_ways(bench: Bench, name: str) -> None:
     """Raises StitchLensError for a stitch that was brought and leads one way only."""
     there = ways(bench.workspace, name)
-    if len(there) < 2:
+    if set(there) != {"up", "down"}:
         raise StitchLensError(
-            f"stitch {name}, which leads {there[0]} only", "one that leads both ways", "choose one"
+            f"stitch {name}, which leads {' and '.join(there)} only",
+            "one that leads both ways",
+            "choose one",
         )
 
 
@@ -91,8 +92,7 @@ def _fitted(
     names = {"map": f"sinks/{name}/map", "shuffled": f"sinks/{name}/shuffled"}
     if not all(bench.current(full, makers) for full in (*names.values(), f"sinks/{name}/about")):
         documents = bench.corpus.split("fit")[: config.documents]
-        limits = first_limits(bench.a, bench.b, documents, layers)
-        grams = harvest_sinks(bench.a, bench.b, documents, layers, limits)
+        grams = harvest_sinks(bench.a, bench.b, documents, layers)
         for key, full in names.items():
             sink = fit_sink(grams, stitch, config, shuffled=key == "shuffled")
             ws.put(full, lambda path, s=sink: save_sink(s, path), "sink", ".safetensors", makers)

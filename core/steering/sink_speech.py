@@ -99,11 +99,13 @@ def summary(texts: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """A row a direction and condition: `loss` and `repetition`, means over prompts with intervals;
     `changed`, the share of texts that are not those of today's condition."""
     rows: list[dict[str, Any]] = []
-    for (direction, condition), part in texts.groupby(["direction", "condition"], sort=False):
-        today = texts[(texts.direction == direction) & (texts.condition == KEPT)]
+    for _, part in texts.groupby(["direction", "condition"], sort=False):
+        at = part.iloc[0]
+        of_direction = texts.loc[texts.direction == at.direction]
+        today = of_direction.loc[of_direction.condition == KEPT]
         row: dict[str, Any] = {
-            "direction": direction,
-            "condition": condition,
+            "direction": at.direction,
+            "condition": at.condition,
             "prompts": len(part),
         }
         for column in ("loss", "repetition"):

@@ -7,7 +7,8 @@ it is the first of its text. All that is linear (SAEs, probes, vectors) goes by 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.activations.gram import Gram, Moments
-from core.activations.harvest import OUTLIER, read_window, windows
+from core.activations.harvest import OUTLIER, norm_limit, read_window, windows
 from core.errors import StitchLensError
 from core.models.live import LiveModel
 from core.models.pairs import SIDES, LayerPair, Side
@@ -159,17 +160,12 @@ def harvest_sinks(
     b: LiveModel,
     documents: Sequence[Document],
     pair: LayerPair,
-    limits: Mapping[str, float],
 ) -> SinkGrams:
-    """Both models over the documents, at positions that pair up and the first. `limits` as
-    `core.activations.harvest.norm_limits` gives them."""
+    """Both models over the documents, at positions that pair up and the first. As in every harvest,
+    the first window with a pair says above which norm a row is massive."""
     widths = (a.spec.d_model, b.spec.d_model)
-    norms: dict[Side, float] = {
-        "a": limits.get(f"a{pair.a}", float("inf")),
-        "b": limits.get(f"b{pair.b}", float("inf")),
-    }
     grams = SinkGrams(
-        limits=norms,
+        limits={"a": math.inf, "b": math.inf},
         pairs={side: Gram(*widths) for side in SIDES},
         shuffled={side: Gram(*widths) for side in SIDES},
     )
@@ -178,9 +174,15 @@ def harvest_sinks(
             chunk = read_window(a, b, docs, [pair.a], [pair.b], first=True)
             h_a, h_b = chunk.h_a[pair.a], chunk.h_b[pair.b]
             first = torch.from_numpy(chunk.at_a == 0)
+            if math.isinf(grams.limits["a"]) and not first.all():
+                grams.limits = {"a": _limit(h_a[~first]), "b": _limit(h_b[~first])}
             add_sinks(grams, h_a, h_b, first, seed=number)
             bar.advance(len(docs))
     return grams
+
+
+def _limit(rows: Float[Tensor, "n d"]) -> float:
+    return norm_limit(rows.float().norm(dim=-1))
 
 
 def add_sinks(

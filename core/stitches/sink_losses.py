@@ -68,7 +68,7 @@ def losses(
     kinds = measured.document.map({document.id: document.kind for document in documents})
     parts = []
     for kind in ("", *sorted(kinds.unique())):
-        some = measured if kind == "" else measured[kinds == kind]
+        some = measured if kind == "" else measured.loc[kinds == kind]
         table = downstream.summarise(some, config.seed).assign(kind=kind)
         more = pd.DataFrame([_more(some, condition, config.seed) for condition in table.condition])
         parts.append(pd.concat([table, more], axis=1))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core.activations.gram import Gram
 from core.errors import StitchLensError
-from core.models.pairs import SIDES, LayerPair
+from core.models.pairs import SIDES, LayerPair, Side
 from core.stitches import downstream
 from core.stitches.directions import DIRECTIONS, Direction
 from core.stitches.passage import read
@@ -75,8 +75,11 @@ def some_stitch() -> Stitch:
 
 def empty(limit: float) -> SinkGrams:
     """No row yet; in either model one above `limit` is massive."""
-    pairs, shuffled = ({side: Gram(A, B) for side in SIDES} for _ in range(2))
-    return SinkGrams({"a": limit, "b": limit}, pairs, shuffled)
+
+    def grams() -> dict[Side, Gram]:
+        return {side: Gram(A, B) for side in SIDES}
+
+    return SinkGrams({"a": limit, "b": limit}, grams(), grams())
 
 
 @pytest.fixture(scope="module")
