@@ -18,7 +18,7 @@ from torch import Tensor
 
 from core.activations.gram import Gram, load_grams, save_grams
 from core.models import hooks
-from core.models.align import pair_positions
+from core.models.align import pair_positions, with_first
 from core.models.live import Encoded, LiveModel
 from core.models.pairs import LayerPair
 from core.progress import Progress
@@ -119,9 +119,10 @@ def read_window(
     layers_a: Sequence[int],
     layers_b: Sequence[int],
     stay: bool = False,
+    first: bool = False,
 ) -> Chunk:
-    """Both models over the same documents, at the positions that pair up; rows may `stay` on the
-    models' devices."""
+    """Both models over the same documents, at the positions that pair up, and with `first` at the
+    first position of each text; rows may `stay` on the models' devices."""
     texts = [document.text for document in documents]
     tokens_a = a.encode(texts)
     tokens_b = b.encode(texts)
@@ -130,6 +131,9 @@ def read_window(
 
     at_a = [positions for positions, _ in paired]
     at_b = [positions for _, positions in paired]
+    if first:
+        at_a = [with_first(positions) for positions in at_a]
+        at_b = [with_first(positions) for positions in at_b]
     ends = [text.ends[at] for text, at in zip(tokens_a, at_a, strict=True)]
     return Chunk(
         h_a=record(a, tokens_a, at_a, layers_a, stay),

@@ -86,6 +86,16 @@ def cross_command(
             ),
         ),
     ] = False,
+    sink: Annotated[
+        bool,
+        typer.Option(
+            "--sink",
+            help=(
+                "First tokens and massive activations cross, too, by a map of their own (see"
+                " `stitch sink`)."
+            ),
+        ),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Watch a text cross: one model's layers read it, the other's go on.
@@ -124,7 +134,7 @@ def cross_command(
     opened = open_pair(spec.key)
     stitch = stitch_name or default_stitch(opened.workspace)
     directions.check(opened.workspace, stitch, direction, None if control == "none" else control)
-    crossing = TextCrossing(Studio(opened, stitch))
+    crossing = TextCrossing(Studio(opened, stitch), sink)
     passage = crossing.read(words, direction, () if control == "none" else (control,))  # type: ignore[arg-type]
     record: dict[str, Any] = {
         "pair": spec.key,

@@ -7,14 +7,14 @@ import typer
 import typer.core
 
 from core.cli.scale import ShardOpt, build_share, own_shard
-from core.cli.shared import JsonFlag, PairArg, app, guarded, remove, show
+from core.cli.shared import JsonFlag, PairArg, app, default_stitch, guarded, remove, show
 from core.config import BuildConfig, check
 from core.errors import StitchLensError
 from core.models.pairs import LayerPair, get_pair
-from core.stitches.settings import FitConfig
+from core.stitches.settings import FitConfig, SinkConfig
 from core.stitches.tables import as_text, default_name
 
-BUILD, FIT = BuildConfig(), FitConfig()
+BUILD, FIT, SINK = BuildConfig(), FitConfig(), SinkConfig()
 """What is asked for where nothing is said."""
 
 stitch = typer.Typer(help="Fit, evaluate and remove stitches (Eq. 1-3).", no_args_is_help=True)
@@ -161,6 +161,57 @@ def eval_command(
     stitch_measure.evaluate_stitch(open_pair(pair, BuildConfig(held_out_tokens=tokens)), name)
     found = report(spec)["stitches"][name]
     show(found | {"name": name}, as_json, as_text(name, found))
+
+
+@stitch.command("sink")
+@guarded
+def sink_command(
+    pair: PairArg,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A stitch of the workspace; the default one if not given."),
+    ] = None,
+    documents: Annotated[
+        int, typer.Option(help="Texts of the fit split whose sinks are read.")
+    ] = SINK.documents,
+    rank: Annotated[int, typer.Option(help="The most that the affine remainder has.")] = SINK.rank,
+    ridge: Annotated[
+        float, typer.Option(help="Its penalty, a share of the variance of sink rows.")
+    ] = SINK.ridge,
+    read: Annotated[
+        int, typer.Option(help="Held-out texts in which attention is measured.")
+    ] = SINK.read,
+    tokens: Annotated[
+        int, typer.Option(help="Tokens of B scored on the held-out split.")
+    ] = SINK.tokens,
+    prompts: Annotated[
+        int, typer.Option(min=2, max=1000, help="Beginnings that are gone on from.")
+    ] = 16,
+    length: Annotated[int, typer.Option(min=1, max=1000, help="Tokens of each text.")] = 40,
+    as_json: JsonFlag = False,
+) -> None:
+    """Give first tokens and massive activations a map of their own, and measure whether the sink
+    crosses: its place in the null space, attention to it, losses, what is written. The stitch
+    itself stays as it is."""
+    from core.bench import open_pair
+    from core.functional import sink_tables, sinks
+    from core.steering import sink_speech
+
+    config = check(
+        SinkConfig,
+        "see `python -m core stitch sink --help`",
+        documents=documents,
+        rank=rank,
+        ridge=ridge,
+        read=read,
+        tokens=tokens,
+    )
+    bench = open_pair(get_pair(pair).key)
+    name = name or default_stitch(bench.workspace)
+    sinks.measure(bench, name, config)
+    sink_speech.write(bench, name, sink_speech.SpeechConfig(prompts=prompts, length=length))
+    found = sink_tables.summary(bench.workspace, name)
+    show(found | {"name": name}, as_json, sink_tables.as_text(name, found))
 
 
 @stitch.command("import")

@@ -76,7 +76,7 @@ class Recorded:
                 # Outliers of the other model are none of this one.
                 window = text.window(number, usual=False)
                 document = window.document + first
-                inside = np.ones(len(document), bool) if only is None else np.isin(document, only)
+                inside = np.isin(document, document if only is None else only)
                 rows = window.rows(self.side)[inside].float()
                 columns = (document, window.positions(self.side), window.end)
                 at, position, end = (column[inside] for column in columns)

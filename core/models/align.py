@@ -33,3 +33,9 @@ def pair_positions(
     ends_b, at_b = _readers(b.ends)
     _, i, j = np.intersect1d(ends_a, ends_b, assume_unique=True, return_indices=True)
     return at_a[i], at_b[j]
+
+
+def with_first(at: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Paired positions of one model, and before them its first: it has read no text yet, and is
+    where both models' heads rest."""
+    return np.insert(at, 0, 0)

@@ -20,6 +20,7 @@ from core.steering.vocabulary import never_said
 from core.stitches.directions import LANES, Direction, check
 from core.stitches.lens import lens
 from core.stitches.passage import Passage, read
+from core.stitches.sink import load_two_piece
 from core.stitches.stitch import random_stitch
 from core.stitches.stitched import Stitched
 from core.workspace import demonstration
@@ -33,6 +34,9 @@ class TextCrossing:
     """Models are opened when they are first needed."""
 
     studio: Studio
+    sink: bool = False
+    """Whether first tokens and massive activations cross by a map of their own; controls cross as
+    ever."""
 
     def stitched(self, direction: Direction, control: str | None = None) -> Stitched:
         """Raises StitchLensError where the stitch, or its control, does not lead that way."""
@@ -47,12 +51,16 @@ class TextCrossing:
         stitch = self.studio.stitch(control == "shuffled")
         if control == "random":
             stitch = random_stitch(stitch)
+        sink = self.sink and control is None
+        if sink:
+            stitch = self.studio.once("two pieces", lambda: load_two_piece(bench.workspace, name))
         return Stitched(
             bench.a,
             bench.b,
             layers,
             stitch,
             direction,
+            first=sink,
         )
 
     def silent(self, side: Side) -> Int[Tensor, " n"]:

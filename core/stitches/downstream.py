@@ -7,7 +7,7 @@ positions keep their own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from core.activations.harvest import groups, record, windows
 from core.models import hooks
-from core.models.align import pair_positions
+from core.models.align import pair_positions, with_first
 from core.models.live import Encoded, LiveModel
 from core.models.pairs import LayerPair, Side
 from core.progress import Progress
@@ -30,7 +30,7 @@ LOGIT_ROWS = 256
 """Rows of logits held at a time: 256 x 262,144 in float32 are 268 MB."""
 BOOTSTRAPS = 2000
 
-Rows = Callable[[Tensor, Tensor], Tensor]
+Rows = Callable[..., Tensor]
 """(h_A [n, d_A], h_B [n, d_B]) at paired positions, float32 -> what to put in their place."""
 
 
@@ -41,6 +41,9 @@ class Condition:
     name: str
     model: Side
     rows: Rows | None = None
+    first: bool = False
+    """Whether the first position of each text is replaced, too; `rows` then also takes which rows
+    are first, [n] bool."""
 
 
 class Loss(NamedTuple):
@@ -140,6 +143,14 @@ class _Read:
         """Rows [sum of the paired positions, d] of each text apart."""
         return list(rows.split([len(at) for at in self.paired]))
 
+    def with_first(self) -> "_Read":
+        """The same, with the first position of each text among those that are replaced."""
+        return replace(self, paired=[with_first(positions) for positions in self.paired])
+
+    def first_rows(self) -> Tensor:
+        """Of `paired_rows`, which are the first of a text."""
+        return torch.from_numpy(np.concatenate(self.paired) == 0)
+
 
 def _read_both(
     a: LiveModel,
@@ -165,6 +176,32 @@ def _read_both(
         return _Read(side, model, layer, encoded, positions, residuals)
 
     return [up_to("a", a, pair.a, tokens_a), up_to("b", b, pair.b, tokens_b)]
+
+
+def _replaced(
+    sides: Sequence[_Read],
+    conditions: Sequence[Condition],
+) -> Iterator[tuple[_Read, dict[str, Sequence[Tensor] | None]]]:
+    """Each model with the rows that take the place of its own, by condition: first those that leave
+    the first position as it is."""
+    for first in (False, True):
+        some = [condition for condition in conditions if condition.first == first]
+        if not some:
+            continue
+
+        reads = [read.with_first() if first else read for read in sides]
+        rows = [read.paired_rows() for read in reads]
+        if first:
+            rows.append(reads[0].first_rows())
+        for read in reads:
+            yield (
+                read,
+                {
+                    condition.name: condition.rows and read.by_text(condition.rows(*rows))
+                    for condition in some
+                    if condition.model == read.side
+                },
+            )
 
 
 def _score(
@@ -250,8 +287,6 @@ def measure(
         for docs in windows(documents):
             texts = [document.text for document in docs]
             sides = _read_both(a, b, texts, pair)
-            rows_a, rows_b = (read.paired_rows() for read in sides)
-
             tokens_b += sides[1].tokens
             characters += sum(map(len, texts))
             share = min(1.0, tokens_b / tokens if tokens else characters / whole)
@@ -261,12 +296,7 @@ def measure(
             )
             bar.advance(0, total=(worked + work) / share)
 
-            for read in sides:
-                replacements = {
-                    condition.name: condition.rows and read.by_text(condition.rows(rows_a, rows_b))
-                    for condition in conditions
-                    if condition.model == read.side
-                }
+            for read, replacements in _replaced(sides, conditions):
                 for losses in _score(read, replacements, docs):
                     scored = sum(loss.tokens + 1 for loss in losses)
                     worked += scored

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from core.errors import StitchLensError
 from core.models import hooks
-from core.models.align import pair_positions
 from core.models.live import Encoded
 from core.models.pairs import Side
 from core.stitches.stitched import Stitched, tensor_of
@@ -122,7 +121,7 @@ def positions(stitched: Stitched, text: str) -> Positions:
         streams = hooks.residuals(model, ids[side][None], [layer])
         own[side] = streams[layer][0]
 
-    pairs = pair_positions(encoded["a"], encoded["b"], stitched.same_tokens)
+    pairs = stitched.pairs(encoded["a"], encoded["b"])
     at = dict(zip(SIDES, pairs, strict=True))
     return Positions(text, encoded, at, ids, own)
 
@@ -168,7 +167,10 @@ def crossed(stitched: Stitched, at: Positions) -> Float[Tensor, "n d"]:
 
     there = torch.from_numpy(at.at[stitched.source])
     places = torch.from_numpy(at.at[stitched.speaker])
-    rows = stitched.cross(source[there].float())
+    if not stitched.first:
+        behind = there > 0
+        there, places = there[behind], places[behind]
+    rows = stitched.cross(source[there].float(), (there == 0).to(source.device))
     return own.index_copy(
         0,
         places.to(own.device),

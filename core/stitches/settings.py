@@ -29,3 +29,19 @@ class FitConfig(Frozen):
     batch: int = Field(default=4096, ge=1)
     """adam: the paper's recipe (A)."""
     seed: int = 0
+
+
+class SinkConfig(Frozen):
+    """How the map of first tokens and massive activations is fitted, and measured."""
+
+    documents: int = Field(default=1024, ge=1)
+    """Of the fit split, in the order of the corpus."""
+    rank: int = Field(default=8, ge=0, le=64)
+    """The most that the affine remainder has."""
+    ridge: float = Field(default=0.1, ge=0, le=1000)
+    """Its penalty, as a share of the whole variance of sink rows."""
+    read: int = Field(default=48, ge=2)
+    """Held-out documents in which the sink's direction and attention to it are measured."""
+    tokens: int = Field(default=10_000, ge=1)
+    """Of B, scored on the held-out split."""
+    seed: int = 0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -36,9 +36,14 @@ class Stitch:
     def down(self, h: Float[Tensor, "... d_b"]) -> Float[Tensor, "... d_a"]:
         return h.float() @ self.P_down + self.b_down
 
-    def carry(self, h: Float[Tensor, "... d"], to: Side) -> Float[Tensor, "... e"]:
+    def carry(
+        self,
+        h: Float[Tensor, "... d"],
+        to: Side,
+        first: Bool[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "... e"]:
         """Rows of the other model's residual stream where model `to` has its own: `up` to B, `down`
-        to A."""
+        to A. Which rows are the `first` of their text matters to a stitch in two pieces alone."""
         return self.up(h) if to == "b" else self.down(h)
 
 

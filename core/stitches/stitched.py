@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import StitchLensError
 from core.models import hooks
-from core.models.align import pair_positions
+from core.models.align import pair_positions, with_first
 from core.models.live import MAX_TOKENS, Encoded, LiveModel, limits_of
 from core.models.pairs import LayerPair, Side, other
 from core.stitches.directions import Direction
@@ -33,6 +33,8 @@ class Stitched:
     layers: LayerPair
     stitch: Stitch
     direction: Direction = "a_to_b"
+    first: bool = False
+    """Whether the first position crosses, too."""
 
     def __post_init__(self) -> None:
         both = (
@@ -77,10 +79,22 @@ class Stitched:
     def layer(self, side: Side) -> int:
         return self.layers.a if side == "a" else self.layers.b
 
-    def cross(self, h: Float[Tensor, "... d_source"]) -> Float[Tensor, "... d_speaker"]:
-        """Rows of the source's stream to rows of the speaker's, float32."""
-        there = self.stitch.carry(h, to=other(self.source))
-        return self.stitch.carry(there, to=self.source) if self.returns else there
+    def pairs(self, one: Encoded, two: Encoded) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Positions that cross between one model's and the other's tokens of a text."""
+        at_one, at_two = pair_positions(one, two, self.same_tokens)
+        if self.first:
+            return with_first(at_one), with_first(at_two)
+        return at_one, at_two
+
+    def cross(
+        self,
+        h: Float[Tensor, "... d_source"],
+        first: Bool[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "... d_speaker"]:
+        """Rows of the source's stream, of which some are the `first` of a text, to rows of the
+        speaker's, float32."""
+        there = self.stitch.carry(h, other(self.source), first)
+        return self.stitch.carry(there, self.source, first) if self.returns else there
 
 
 class Listener:
@@ -107,11 +121,7 @@ class Listener:
         heard = self._read(text, spoken)
         common = _common(self._ids, heard.ids)
         pairs = np.full(len(spoken.ids), -1, dtype=np.intp)
-        i, j = pair_positions(
-            heard,
-            spoken,
-            self.stitched.same_tokens,
-        )
+        i, j = self.stitched.pairs(heard, spoken)
         pairs[j] = i
 
         n = min(len(self.pairs), len(pairs))
@@ -136,7 +146,7 @@ class Listener:
         paired = pairs >= 0
         at = paired.nonzero()[:, 0].to(h.device)
         if self.stitched.returns:
-            rows = self.stitched.cross(h[at])
+            rows = self.stitched.cross(h[at], at + first == 0)
         else:
             there = pairs[paired].to(self.rows.device)
             rows = self.rows[there]
@@ -168,7 +178,8 @@ class Listener:
 
         new = tensor_of(ids[common:]).to(model.where.device)
         h = hooks.below(model, new[None], layer, self._cache)
-        rows = self.stitched.cross(h[0].float())
+        first = torch.arange(common, len(ids), device=h.device) == 0
+        rows = self.stitched.cross(h[0].float(), first)
         if common:
             rows = torch.cat([self.rows[:common], rows])
         self.rows = rows

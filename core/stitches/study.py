@@ -124,8 +124,8 @@ def _known(
     """Losses that the study measured with the metric and fitter of a setting, by alpha."""
     alike = (studied.method == config.method) & (studied.metric == config.metric)
     conditions = ["a", "b", *DIRECTIONS]
-    rows = studied[alike].set_index("alpha")[conditions].to_dict("index")
-    return {float(str(alpha)): losses for alpha, losses in rows.items()}
+    rows = studied.loc[alike, ["alpha", *conditions]].to_dict("records")
+    return {float(row.pop("alpha")): row for row in rows}
 
 
 def alpha_sweep(

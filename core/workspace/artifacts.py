@@ -65,6 +65,11 @@ FOLLOWING = (
     " --stitches {stitches}"
 )
 
+SINKS = (
+    "stitch sink {pair} {name} --documents {documents} --rank {rank} --ridge {ridge} --read {read}"
+    " --tokens {tokens} --prompts {prompts} --length {length}"
+)
+
 GROUPS: dict[str, Group] = {
     "pair": Group("The pair, its corpus, its alignment", BUILD),
     "svcca": Group("Which layers correspond (Fig. 6)", BUILD),
@@ -73,6 +78,7 @@ GROUPS: dict[str, Group] = {
     "stitches": Group("Stitches (Eq. 1 to 3)", BUILD, "stitches"),
     "downstream": Group("Downstream losses (Table 1)", BUILD, "stitches"),
     "kinds": Group("Downstream losses by kind of text", BUILD, "stitches"),
+    "sinks": Group("Stitches in two pieces: the sink (5.2)", SINKS, "stitches"),
     "quality": Group("Variance unexplained, inversion errors", BUILD, "stitches"),
     "controls": Group("Controls: stitches of shuffled pairs", BUILD, "stitches"),
     "cards": Group("Report cards of imported stitches", "stitch import", "stitches"),

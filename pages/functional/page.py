@@ -11,6 +11,7 @@ from core.models.pairs import PairSpec, get_pair
 from core.workspace.store import Workspace
 from pages.functional.head import LONGEST, head
 from pages.functional.measured import attention, entropy, feature
+from pages.functional.sink import sinks
 from pages.shared import address, frame, panels, saving
 from pages.shared.address import bound
 from pages.shared.frame import ask, section
@@ -41,6 +42,8 @@ def page() -> None:
                 " ablates them in both models.",
                 f"python -m core functional scan {ws.pair}",
             )
+            with section():
+                sinks(ws, pair)
             return
         sae = choose(names)
         saving.begin(sae)
@@ -54,6 +57,8 @@ def page() -> None:
             entropy(ws, pair, sae, about)
         with section():
             attention(ws, pair, sae, about)
+        with section():
+            sinks(ws, pair)
         with section():
             feature(ws, pair, sae, single, features)
         with section():

@@ -216,6 +216,23 @@ def _attention(ws: Workspace, measured: Measured, names: Names) -> str:
     return f"Largest falls of attention, before against after: rank correlation {number(kept)}"
 
 
+def _sink(ws: Workspace, measured: Measured, names: Names) -> str:
+    lines = []
+    for name, found in measured.get("sink", {}).items():
+        for direction, source, receiver in (("a_to_b", "a", "b"), ("b_to_a", "b", "a")):
+            crossing = found[direction]["crossing"]
+            before, own, ordinary, crossed = (
+                number(crossing[condition]["share"])
+                for condition in ("source", "own", "ordinary", "two_piece")
+            )
+            lines.append(
+                f"{plain(name)}, {names[source]} to {names[receiver]}: {before} before; after,"
+                f" {ordinary} by the ordinary map, {crossed} where first tokens have a map of their"
+                f" own ({names[receiver]}'s own {own})"
+            )
+    return "  \n".join(lines)
+
+
 def _layers(ws: Workspace, measured: Measured, names: Names) -> str:
     fitted = ", ".join(
         f"layer {stitch['layer_a']} to {stitch['layer_b']}"
@@ -276,6 +293,7 @@ TELLERS: dict[str, Callable[[Workspace, Measured, Names], str]] = {
     "Figure 4b, Figure 15": _kinds_of_features,
     "Figure 5a": _entropy,
     "Figure 5b, Figure 16": _attention,
+    "5.2, attention sinks": _sink,
     "Figure 6": _layers,
     "Figure 7": _inversion,
     "Table 2": _untrained,

@@ -76,6 +76,15 @@ def test_a_terminal_sees_what_crossed(tmp_path: Path) -> None:
     assert piped.stdout == done.stdout
 
 
+def test_the_first_token_crosses_where_it_is_asked_to() -> None:
+    """By a map of its own, which gives it back as it was: the losses stay."""
+    ordinary, whole = record("--text", TEXT), record("--text", TEXT, "--sink")
+    assert [record["tokens"][0]["paired"] for record in (ordinary, whole)] == [False, True]
+    for key in ("a_to_b", "shuffled_a_to_b"):
+        losses = [record["totals"][key]["loss"] for record in (ordinary, whole)]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -85,6 +94,7 @@ def test_a_terminal_sees_what_crossed(tmp_path: Path) -> None:
         (("--text", "x", "--direction", "up"), "direction 'up'"),
         (("--text", "x", "--control", "mean"), "control 'mean'"),
         (("--text", "x", "--stitch", "L9-L9"), "L9-L9"),
+        (("--text", "x", "--stitch", "L3-L4", "--sink"), "run `python -m core stitch sink nano"),
         (("--text", "x", "--speak", "--lanes", "c"), "lane 'c'"),
         (("--text", "x", "--speak", "--vector", "lang:xx"), "xx"),
     ],
