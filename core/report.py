@@ -5,6 +5,7 @@ from typing import Any
 
 from core.features import alike
 from core.features import tables as feature_tables
+from core.functional import last_tables
 from core.functional import tables as functional_tables
 from core.models.pairs import PairSpec
 from core.probes import tables as probe_tables
@@ -38,6 +39,9 @@ def report(pair: PairSpec) -> dict[str, Any]:
 
     if scanned := functional_tables.scanned(w):
         out["functional"] = functional_tables.summary(w, scanned[0])
+
+    if last := last_tables.measured(w):
+        out["entropy_last"] = {name: last_tables.summary(w, name) for name in last}
 
     if store.has(w, "steering"):
         out["steering"] = steering(w)

@@ -180,12 +180,41 @@ def final_hidden(
         with torch.inference_mode():
             return model.body(input_ids=ids, use_cache=False).last_hidden_state
 
-    def replace(tensor: Tensor, hook: object) -> Tensor:
-        return residual.to(tensor)
-
     with (
         torch.inference_mode(),
         _skipping(model, layer),
-        model.bridge.hooks(fwd_hooks=[(_name(layer), replace)]),
+        model.bridge.hooks(fwd_hooks=[(_name(layer), _replace(residual))]),
     ):
         return model.body(input_ids=ids, use_cache=False).last_hidden_state
+
+
+def _replace(residual: Tensor) -> Callable[..., Tensor]:
+    def hook(tensor: Tensor, hook: object) -> Tensor:
+        return residual.to(tensor)
+
+    return hook
+
+
+def final_stream(
+    model: "LiveModel",
+    ids: Int[Tensor, "rows pos"],
+    layer: int,
+    residual: Float[Tensor, "rows pos d"],
+) -> Float[Tensor, "rows pos d"]:
+    """The residual stream after the last block, which the final norm reads, of a pass that starts
+    before `layer` from `residual`. The model must have a final norm."""
+    seen = list[Tensor]()
+
+    def keep(tensor: Tensor, hook: object) -> None:
+        seen.append(tensor)
+        raise _Stop
+
+    wanted = [(_name(layer), _replace(residual)), ("ln_final.hook_in", keep)]
+    with (
+        torch.inference_mode(),
+        _skipping(model, layer),
+        contextlib.suppress(_Stop),
+        model.bridge.hooks(fwd_hooks=wanted),
+    ):
+        model.body(input_ids=ids, use_cache=False)
+    return seen[0]

@@ -1,0 +1,249 @@
+"""Entropy features by what they do: how sure the next token is with a feature and without it, the
+final norm's denominator free to follow, or frozen to what it is with the feature (5.2).
+
+An entropy feature writes where the unembedding hardly reads, so it acts on predictions through that
+denominator alone: frozen, its effect is gone (Stolfo et al., 2024).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core import statistics
+from core.activations.harvest import batches
+from core.errors import StitchLensError
+from core.functional.ablation import predictions
+from core.models import hooks
+from core.models.live import LiveModel
+from core.text.corpus import Document
+
+
+class Clean(NamedTuple):
+    """A document as a model reads it, nothing changed: token `ids` [pos]; the residual stream
+    `before` the layer and `after` the last block [pos, d], float32; `entropy` and `loss` of what
+    each position but the last predicts, in nats."""
+
+    ids: NDArray[np.int32]
+    before: Tensor
+    after: Tensor
+    entropy: Tensor
+    loss: Tensor
+
+    def targets(self, positions: NDArray[np.int64]) -> Tensor:
+        """The tokens that come after `positions`."""
+        return torch.from_numpy(self.ids[positions + 1].astype(np.int64))
+
+
+def read_clean(
+    model: LiveModel,
+    layer: int,
+    documents: Sequence[Document],
+) -> list[Clean]:
+    """Each document by itself. Raises StitchLensError for a model without a final norm, whose
+    denominator nothing can act through."""
+    if model.final_norm is None:
+        raise StitchLensError(
+            f"no final norm in {model.spec.title}",
+            "a model that norms its residual stream before the unembedding",
+            "use another model",
+        )
+
+    encoded = model.encode([document.text for document in documents])
+    texts: dict[int, Clean] = {}
+    for batch in batches(encoded):
+        ids = model.pad([encoded[i].ids for i in batch])
+        before = hooks.residuals(model, ids, [layer])[layer]
+        after = hooks.final_stream(model, ids, layer, before)
+        for row, i in enumerate(batch):
+            tokens = encoded[i].ids
+            stream = after[row, : len(tokens)].float()
+            following = ids[row, 1 : len(tokens)]
+            entropy, loss = _predicted(model, stream[:-1], following)
+            residual = before[row, : len(tokens)].float()
+            texts[i] = Clean(tokens, residual.cpu(), stream.cpu(), entropy, loss)
+    return [texts[i] for i in range(len(documents))]
+
+
+def denominator(model: LiveModel, stream: Float[Tensor, "n d"]) -> Float[Tensor, "n 1"]:
+    """What the final norm divides each row of the residual stream by: its root mean square, or in a
+    LayerNorm its standard deviation."""
+    norm = model.final_norm
+    if centres(norm, stream.shape[-1]):
+        stream = stream - stream.mean(-1, keepdim=True)
+    small = getattr(norm, "eps", None) or getattr(norm, "variance_epsilon", None) or 1e-5
+    return (stream.square().mean(-1, keepdim=True) + float(small)).sqrt()
+
+
+def centres(norm: Any, d: int) -> bool:
+    """Whether a norm takes the mean of a row out: a LayerNorm, and OLMo's, which has no weights."""
+    if isinstance(norm, torch.nn.LayerNorm):
+        return True
+    if getattr(norm, "weight", None) is not None:
+        return False
+    return not norm(torch.ones(1, 1, d)).any()
+
+
+def frozen_norm(
+    model: LiveModel,
+    stream: Float[Tensor, "n d"],
+    clean: Float[Tensor, "n d"],
+) -> Float[Tensor, "n d"]:
+    """The final norm of `stream`, divided by the denominators of `clean` in the place of its
+    own."""
+    norm: Any = model.final_norm
+    own = denominator(model, stream)
+    theirs = denominator(model, clean)
+    with torch.inference_mode():
+        normed = norm(stream)
+        bias = getattr(norm, "bias", None)
+        if bias is None:
+            return normed * (own / theirs)
+        return (normed - bias) * (own / theirs) + bias
+
+
+def _predicted(
+    model: LiveModel,
+    stream: Float[Tensor, "n d"],
+    following: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """(entropy, loss) from the residual stream after the last block."""
+    norm: Any = model.final_norm
+    with torch.inference_mode():
+        return predictions(model, norm(stream), following)
+
+
+def streams(
+    model: LiveModel,
+    layer: int,
+    texts: Sequence[Clean],
+    added: Sequence[Tensor],
+) -> list[Tensor]:
+    """The residual stream after the last block [pos, d] of each text, with something `added`
+    [pos, d] before the layer."""
+    ids = model.pad([text.ids for text in texts])
+    residual = torch.zeros(*ids.shape, texts[0].before.shape[1])
+    for row, (text, more) in enumerate(zip(texts, added, strict=True)):
+        residual[row, : len(text.ids)] = text.before + more
+
+    after = hooks.final_stream(model, ids, layer, residual.to(ids.device)).float().cpu()
+    return [after[row, : len(text.ids)] for row, text in enumerate(texts)]
+
+
+def compared(
+    model: LiveModel,
+    text: Clean,
+    positions: NDArray[np.int64],
+    present: Tensor,
+    absent: Tensor,
+) -> dict[str, NDArray[np.float32]]:
+    """What a feature does at `positions` of a text, from its streams after the last block [pos, d]
+    with the feature `present` and `absent`: `entropy` with it; how much taking it out changes that,
+    `free`, and `frozen`, with the denominator as it is with it; and the `loss_change`, free. All in
+    nats."""
+    device = model.where.device
+    with_it = present[positions].to(device)
+    without = absent[positions].to(device)
+    targets = text.targets(positions).to(device)
+
+    entropy, loss = _known(model, text, positions, present)
+    free, new_loss = _known(model, text, positions, absent)
+    frozen, _ = predictions(model, frozen_norm(model, without, with_it), targets)
+    return {
+        "entropy": entropy.numpy(),
+        "free": (free - entropy).numpy(),
+        "frozen": (frozen - entropy).numpy(),
+        "loss_change": (new_loss - loss).numpy(),
+    }
+
+
+def _known(
+    model: LiveModel,
+    text: Clean,
+    positions: NDArray[np.int64],
+    stream: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """(entropy, loss) at `positions`; not computed again where the stream is the text's own."""
+    if stream is text.after:
+        return text.entropy[positions], text.loss[positions]
+
+    device = model.where.device
+    targets = text.targets(positions).to(device)
+    return _predicted(model, stream[positions].to(device), targets)
+
+
+def measured_places(
+    fired: pd.DataFrame,
+    texts: Sequence[Clean],
+    documents: int,
+    each: int,
+) -> pd.DataFrame:
+    """Of the rows of one feature (`document`, `position`, `activation`): the strongest `each` that
+    a token follows, in each of the `documents` where it fires most strongly."""
+    lengths = np.array([len(text.ids) for text in texts])
+    followed = fired.loc[fired.position + 1 < lengths[fired.document]]
+    top = followed.groupby("document").activation.max().nlargest(documents).index
+    rows = followed.loc[followed.document.isin(top)]
+    strongest = rows.sort_values("activation", ascending=False).groupby("document").head(each)
+    return strongest.sort_values(["document", "position"]).reset_index(drop=True)
+
+
+def taken_out(
+    model: LiveModel,
+    layer: int,
+    texts: Sequence[Clean],
+    fired: pd.DataFrame,
+    places: pd.DataFrame,
+    direction: Float[Tensor, " d"],
+) -> pd.DataFrame:
+    """`places` (rows of one feature) with `compared`: its activation times `direction` is taken out
+    before the layer wherever it has `fired` in their documents. `size` is what is taken out over
+    the norm of the residual stream."""
+    numbers = places.document.unique()
+    chosen = [texts[k] for k in numbers]
+    contributions = []
+    for k, text in zip(numbers, chosen, strict=True):
+        rows = fired.loc[fired.document == k]
+        contribution = torch.zeros_like(text.before)
+        activation = torch.tensor(rows.activation.to_numpy(np.float32))
+        contribution[rows.position.to_numpy()] = activation[:, None] * direction
+        contributions.append(contribution)
+
+    after = streams(model, layer, chosen, [-contribution for contribution in contributions])
+    parts = []
+    for k, text, contribution, changed in zip(numbers, chosen, contributions, after, strict=True):
+        rows = places.loc[places.document == k]
+        at = rows.position.to_numpy(np.int64)
+        size = contribution[at].norm(dim=-1) / text.before[at].norm(dim=-1)
+        effects = compared(model, text, at, text.after, changed)
+        parts.append(rows.assign(size=size.numpy(), **effects))
+    return pd.concat(parts, ignore_index=True)
+
+
+def judged(effects: pd.DataFrame, seed: int = 0) -> dict[str, float]:
+    """What `taken_out` measured of one feature: counts of `places` and `documents`, the means of
+    `size` and `entropy`, and with 95 % intervals (bootstrap over documents) `free` and `frozen`,
+    mean changes of the entropy in nats; `left`, the mean size of the frozen changes over that of
+    the free ones; and `loss_change`."""
+    documents = effects.document.to_numpy()
+    row: dict[str, float] = {
+        "places": len(effects),
+        "documents": effects.document.nunique(),
+        "size": float(effects["size"].mean()),
+        "entropy": float(effects.entropy.mean()),
+        "loss_change": float(effects.loss_change.mean()),
+    }
+    free, frozen = (effects[name].to_numpy(np.float64) for name in ("free", "frozen"))
+    intervals = {
+        "free": statistics.document_interval(free, documents, seed),
+        "frozen": statistics.document_interval(frozen, documents, seed),
+        "left": statistics.ratio_interval(np.abs(frozen), np.abs(free), documents, seed),
+    }
+    for name, (value, low, high) in intervals.items():
+        row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return row
