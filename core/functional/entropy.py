@@ -2,7 +2,10 @@
 final norm's denominator free to follow, or frozen to what it is with the feature (5.2).
 
 An entropy feature writes where the unembedding hardly reads, so it acts on predictions through that
-denominator alone: frozen, its effect is gone (Stolfo et al., 2024).
+denominator alone: frozen, its effect is gone (Stolfo et al., 2024). This holds of what it writes on
+the direct path, from the residual stream to the final norm. The blocks between read it, too, and
+what they make of it is another feature's doing: they are left as they were, unless the `total`
+effect is asked for.
 """
 
 from collections.abc import Sequence
@@ -200,10 +203,12 @@ def taken_out(
     fired: pd.DataFrame,
     places: pd.DataFrame,
     direction: Float[Tensor, " d"],
+    total: bool = False,
 ) -> pd.DataFrame:
     """`places` (rows of one feature) with `compared`: its activation times `direction` is taken out
-    before the layer wherever it has `fired` in their documents. `size` is what is taken out over
-    the norm of the residual stream."""
+    wherever it has `fired` in their documents, of the stream that the final norm reads, or for the
+    `total` effect of the stream before the layer. `size` is what is taken out over the norm of the
+    stream before the layer."""
     numbers = places.document.unique()
     chosen = [texts[k] for k in numbers]
     contributions = []
@@ -211,10 +216,14 @@ def taken_out(
         rows = fired.loc[fired.document == k]
         contribution = torch.zeros_like(text.before)
         activation = torch.tensor(rows.activation.to_numpy(np.float32))
-        contribution[rows.position.to_numpy()] = activation[:, None] * direction
+        contribution[torch.tensor(rows.position.to_numpy())] = activation[:, None] * direction
         contributions.append(contribution)
 
-    after = streams(model, layer, chosen, [-contribution for contribution in contributions])
+    if total:
+        after = streams(model, layer, chosen, [-contribution for contribution in contributions])
+    else:
+        after = [text.after - more for text, more in zip(chosen, contributions, strict=True)]
+
     parts = []
     for k, text, contribution, changed in zip(numbers, chosen, contributions, after, strict=True):
         rows = places.loc[places.document == k]

@@ -142,12 +142,12 @@ def measure(
     held_out = bench.corpus.split("held-out")
     documents = read_whole(held_out, [model], config.documents, config.seed)
     texts = entropy.read_clean(model, layer, documents)
-    unembedding = Unembedding(*ablation.spectrum(model))
+    unembedding = Unembedding.of(model)
 
     ws = bench.workspace
     if not bench.current(names["planted"], makers):
         plants = planted.plants(
-            model, layer, texts, unembedding, config.plants, config.places, config.seed
+            model, texts, unembedding, config.plants, config.places, config.seed
         )
         ws.put_table(names["planted"], lean(plants), makers)
 
@@ -163,7 +163,7 @@ def measure(
     }
     tried = _tried(model, layer, sae, texts, fired, unembedding, config)
     ws.put_table(names["features"], lean(tried), makers)
-    ws.put_record(names["about"], _about(sae, texts, fired["feature"], tried), makers)
+    ws.put_record(names["about"], _about(sae, texts, fired["feature"], tried, unembedding), makers)
     return name
 
 
@@ -192,8 +192,8 @@ def _tried(
 ) -> pd.DataFrame:
     """Every feature, and the controls: for some of them a random direction as long at the same
     places, and some features of a random SAE at their own. A row each: `kind`, `feature`,
-    `density`, `activation` (its largest), the columns of `entropy.judged`, `share`, `reading`, and
-    whether the criterion has `found` it."""
+    `density`, `activation` (its largest), the columns of `entropy.judged`, `share`, `reading`,
+    whether the criterion has `found` it, and of those found the `total` effect."""
     rng = np.random.default_rng(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     positions = sum(len(text.ids) for text in texts)
@@ -228,6 +228,11 @@ def _tried(
             about = {k: x[0] for k, x in unembedding.about(direction[None]).items()}
             row = entropy.judged(effects, config.seed) | about
             row["found"] = is_entropy_feature(row)
+            if row["found"]:
+                whole = entropy.taken_out(
+                    model, layer, texts, rows_of, places, direction, total=True
+                )
+                row |= _total(entropy.judged(whole, config.seed))
             known = {
                 "kind": kind,
                 "feature": feature,
@@ -245,6 +250,11 @@ def _tried(
     return pd.DataFrame(rows)
 
 
+def _total(row: Mapping[str, float]) -> dict[str, float]:
+    """Of `entropy.judged`: the change of the entropy with the blocks between free, as `total`."""
+    return {f"total{end}": row[f"free{end}"] for end in ("", "_low", "_high")}
+
+
 def _random_like(direction: Tensor, generator: torch.Generator) -> Tensor:
     random = torch.randn(len(direction), generator=generator)
     return random * (direction.norm() / random.norm())
@@ -255,12 +265,15 @@ def _about(
     texts: Sequence[Clean],
     fired: Mapping[int, pd.DataFrame],
     tried: pd.DataFrame,
+    unembedding: Unembedding,
 ) -> dict[str, Any]:
     """What the SAE is like on the held-out text (first tokens left out), how many of its features
-    were tried, and of these how many are dense."""
+    were tried, and of these how many are dense; and `floor`, how strongly the unembedding reads its
+    own null space."""
     features = tried.loc[tried.kind == "feature"]
     return {
         "sae": reconstruction(sae, [text.before[1:] for text in texts if len(text.ids) > 1]),
+        "floor": unembedding.floor,
         "documents": len(texts),
         "tokens": sum(len(text.ids) for text in texts),
         "features": sae.cfg.d_sae,

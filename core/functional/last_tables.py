@@ -98,7 +98,8 @@ def summary(ws: Workspace, name: str) -> dict[str, Any]:
     each of its parts holds of; `controls`, those found among random directions and features of a
     random SAE; `planted`, see `power`; `seen_from`, the least size by number of firings at which a
     planted one is found with a chance of POWER, and `large_enough`, how many features are that
-    large; `size`, the features' own (5 %, 50 %, 95 %); `sae`, its quality.
+    large; `size`, the features' own (5 %, 50 %, 95 %); `sae`, its quality; `floor`, how
+    strongly the unembedding reads even its null space (1 is a random direction).
     """
     table, known = features(ws, name), about(ws, name)
     powers = power(plants(ws, name))
@@ -106,9 +107,8 @@ def summary(ws: Workspace, name: str) -> dict[str, Any]:
     found = own.loc[own.found].sort_values("free", key=np.abs, ascending=False)
     low, high = share_interval(len(found), len(own))
     columns = ["feature", "density", "size", "entropy", "share", "reading"]
-    columns += [
-        f"{what}{end}" for what in ("free", "frozen", "left") for end in ("", "_low", "_high")
-    ]
+    effects = ("free", "frozen", "left", "total") if len(found) else ()
+    columns += [f"{what}{end}" for what in effects for end in ("", "_low", "_high")]
     least = seen_from(powers)
     most = max(least, default=0)
     return {
@@ -119,6 +119,7 @@ def summary(ws: Workspace, name: str) -> dict[str, Any]:
         "dense": known["dense"],
         "documents": known["documents"],
         "sae": known["sae"],
+        "floor": known["floor"],
         "found": len(found),
         "found_low": low,
         "found_high": high,
@@ -170,7 +171,8 @@ def as_text(measured_layers: dict[str, dict[str, Any]]) -> str:
             lines.append(f"  a planted one is found with a chance of {POWER} at no size")
         lines.append(
             "  sizes of features, share of the norm (5 %, 50 %, 95 %):"
-            f" {', '.join(f'{x:.2f}' for x in one['size'])}; large enough: {one['large_enough']}"
+            f" {', '.join(f'{x:.2f}' for x in one['size'])}; large enough: {one['large_enough']};"
+            f" the null space is read {one['floor']:.2f} as strongly as a random direction"
         )
         lines += [
             f"  feature {row['feature']}: entropy {row['free']:+.3f} [{row['free_low']:+.3f},"

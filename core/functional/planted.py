@@ -1,9 +1,9 @@
 """Features that are planted in the residual stream, to try `core.functional.criterion` on: entropy
 features, which it must find if they are large enough, and semantic ones, which it must not.
 
-A planted feature fires at places of held-out text. There a direction is added to the residual
-stream before the layer, as long as a given share of it: in the null space of the unembedding for an
-entropy feature, along one token's row of it for a semantic one.
+A planted feature fires at places of held-out text. There a direction is added to the stream that
+the final norm reads, as long as a given share of the stream before the layer: in the null space of
+the unembedding for an entropy feature, along one token's row of it for a semantic one.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from torch import Tensor
 from core.activations.harvest import norm_limit
 from core.features.unembedding import logit_rows
 from core.functional import entropy
-from core.functional.ablation import PAPERS_SHARE, null_share, reading
+from core.functional.ablation import PAPERS_SHARE, null_share, reading, spectrum
 from core.functional.criterion import is_entropy_feature
 from core.functional.entropy import Clean
 from core.models.live import LiveModel
@@ -27,7 +27,7 @@ from core.progress import Progress
 
 Kind = Literal["entropy", "semantic"]
 KINDS: tuple[Kind, Kind] = ("entropy", "semantic")
-SIZES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+SIZES = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 """Of what is planted, over the norm of the residual stream."""
 DOCUMENTS = (4, 16)
 """In which it fires."""
@@ -36,10 +36,30 @@ ROWS = 512
 
 
 class Unembedding(NamedTuple):
-    """See `core.functional.ablation.spectrum`."""
+    """See `core.functional.ablation.spectrum`; and whether the final norm `centres`."""
 
     values: Tensor
     basis: Tensor
+    centres: bool
+
+    @classmethod
+    def of(cls, model: LiveModel) -> "Unembedding":
+        return cls(*spectrum(model), entropy.centres(model.final_norm, model.spec.d_model))
+
+    @property
+    def null(self) -> Float[Tensor, "d n"]:
+        """Columns that span the null space (the paper's share of it). Without what centring takes
+        out, which nothing reads but which does not change the denominator either."""
+        columns = max(1, round(PAPERS_SHARE * len(self.values)))
+        null = self.basis[:, :columns]
+        return null - null.mean(0) if self.centres else null
+
+    @property
+    def floor(self) -> float:
+        """How strongly the null space itself is read, on average over it (root mean square)."""
+        vectors, sizes, _ = torch.linalg.svd(self.null, full_matrices=False)
+        inside = vectors[:, sizes > 0.5]
+        return float(reading(inside.T, self.values, self.basis).square().mean().sqrt())
 
     def about(self, directions: Float[Tensor, "n d"]) -> dict[str, Any]:
         """`share`, of the norm of each direction in the null space; `reading`, how strongly it is
@@ -54,9 +74,8 @@ def null_direction(
     generator: torch.Generator,
 ) -> Float[Tensor, " d"]:
     """A random unit vector in the null space of the unembedding."""
-    columns = max(1, round(PAPERS_SHARE * len(unembedding.values)))
-    null = unembedding.basis[:, :columns]
-    direction = null @ torch.randn(columns, generator=generator)
+    null = unembedding.null
+    direction = null @ torch.randn(null.shape[1], generator=generator)
     return direction / direction.norm()
 
 
@@ -98,35 +117,26 @@ def places(
 
 def planted(
     model: LiveModel,
-    layer: int,
     texts: Sequence[Clean],
     where: pd.DataFrame,
     direction: Float[Tensor, " d"],
     size: float,
 ) -> pd.DataFrame:
     """`where` with `entropy.compared`: a unit `direction` is planted there, `size` times as long as
-    the residual stream, and taken out again."""
-    numbers = where.document.unique()
-    chosen = [texts[k] for k in numbers]
-    positions = [where.position[where.document == k].to_numpy(np.int64) for k in numbers]
-    added = []
-    for text, at in zip(chosen, positions, strict=True):
-        contribution = torch.zeros_like(text.before)
-        contribution[at] = size * text.before[at].norm(dim=-1, keepdim=True) * direction
-        added.append(contribution)
-
-    after = entropy.streams(model, layer, chosen, added)
+    the residual stream before the layer, and taken out again."""
     parts = []
-    for k, text, at, present in zip(numbers, chosen, positions, after, strict=True):
+    for k, rows in where.groupby("document"):
+        text = texts[int(str(k))]
+        at = rows.position.to_numpy(np.int64)
+        present = text.after.clone()
+        present[at] += size * text.before[at].norm(dim=-1, keepdim=True) * direction
         effects = entropy.compared(model, text, at, present, text.after)
-        rows = where.loc[where.document == k]
         parts.append(rows.assign(size=np.float32(size), **effects))
     return pd.concat(parts, ignore_index=True)
 
 
 def plants(
     model: LiveModel,
-    layer: int,
     texts: Sequence[Clean],
     unembedding: Unembedding,
     draws: int,
@@ -150,7 +160,7 @@ def plants(
                     direction = semantic_direction(model, texts, generator)
 
                 where = places(allowed, documents, each, rng)
-                effects = planted(model, layer, texts, where, direction, size)
+                effects = planted(model, texts, where, direction, size)
                 about = {k: x[0] for k, x in unembedding.about(direction[None]).items()}
                 row = entropy.judged(effects, seed) | about
                 row["found"] = is_entropy_feature(row)
