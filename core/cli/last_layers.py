@@ -11,7 +11,8 @@ def last_layers(measured: dict[str, Record], names: Names) -> list[str]:
         (
             f"{names[one['side']]}, before layer {one['layer']}",
             f"{one['tried']:,}; {one['dense']}",
-            f"{number(one['sae']['fuv'])}",
+            number(one["sae"]["fuv"]),
+            number(one["floor"]),
             *(str(one["criterion"][part]) for part in ("large", "vanishes", "unread")),
             f"{one['found']}: {percent(one['found'] / one['tried'])}"
             f" [{percent(one['found_low'])}, {percent(one['found_high'])}]",
@@ -23,8 +24,8 @@ def last_layers(measured: dict[str, Record], names: Names) -> list[str]:
         for one in measured.values()
     ]
     header = (
-        "SAE of | features tried; dense | FUV | moves entropy | by the scale alone | unread |"
-        " all three: entropy features | random directions; random SAE | planted semantic ones |"
+        "SAE of | features tried; dense | FUV | null space is read | moves entropy | by the scale"
+        " alone | unread | all three: entropy features | random directions; random SAE | planted semantic ones |"
         " a planted one is seen from, share of the norm | features as large"
     )
     if not rows:

@@ -59,9 +59,9 @@ def last_layers(ws: Workspace, pair: PairSpec) -> None:
     draw(
         last_layer(table, planted, one["side"]),
         f"Each of {one['tried']:,} features of a sparse autoencoder of"
-        f" {plain(titles[chosen])}, by what taking it out where it fires does to the entropy of"
-        " the next token. Left: against the share of its direction in the null space of the"
-        " unembedding. Right: against the same with the final norm's scale frozen; an entropy"
+        f" {plain(titles[chosen])}, by what taking it out of what the final norm reads, where it"
+        " fires, does to the entropy of the next token. Left: against the share of its direction"
+        " in the null space of the unembedding. Right: against the same with the final norm's scale frozen; an entropy"
         " feature lies on the upright line, a feature that acts by its words on the slanted one."
         f" Found: {LEAST:g} nats or more by its whole interval, at most"
         f" {percent(REMAINS, sign=False)} of the change left once the scale is frozen, a direction"
@@ -83,18 +83,26 @@ def in_words(one: Mapping[str, Any], title: str) -> str:
             f"**{one['found']} of {one['tried']:,} features act through the final norm alone**; the"
             f" clearest, feature {top['feature']}, changes the entropy by {change} nats when taken"
             f" out, and with the scale frozen {percent(top['left'], sign=False)} of that is left."
+            " With all that the blocks between make of it, it changes the entropy by"
+            f" {number(top['total'], top['total_low'], top['total_high'], sign=True)}."
         )
     else:
         found = f"**None of {one['tried']:,} features acts through the final norm alone.**"
 
+    read = (
+        f" Even the directions that its unembedding reads least are read {number(one['floor'])}"
+        " times as strongly as a random one."
+    )
     least = one["seen_from"]
     if not least:
-        return f"{plain(title)}: {found} Planted ones are not found either, whatever their size."
+        return (
+            f"{plain(title)}: {found} Planted ones are not found either, whatever their size.{read}"
+        )
 
     firings = max(least, key=int)
     size = percent(least[firings], sign=False)
     return (
         f"{plain(title)}: {found} One that writes {size} of the stream's norm or more would be"
         f" found with a chance of 80 % ({firings} firings);"
-        f" {one['large_enough']:,} of the features write as much."
+        f" {one['large_enough']:,} of the features write as much.{read}"
     )
