@@ -25,7 +25,8 @@ def last_layers(measured: dict[str, Record], names: Names) -> list[str]:
     ]
     header = (
         "SAE of | features tried; dense | FUV | null space is read | moves entropy | by the scale"
-        " alone | unread | all three: entropy features | random directions; random SAE | planted semantic ones |"
+        " alone | unread | all three: entropy features | random directions; random SAE | planted"
+        " semantic ones |"
         " a planted one is seen from, share of the norm | features as large"
     )
     if not rows:
