@@ -38,10 +38,6 @@ class Clean(NamedTuple):
     entropy: Tensor
     loss: Tensor
 
-    def targets(self, positions: NDArray[np.int64]) -> Tensor:
-        """The tokens that come after `positions`."""
-        return torch.from_numpy(self.ids[positions + 1].astype(np.int64))
-
 
 def read_clean(
     model: LiveModel,
@@ -138,46 +134,62 @@ def streams(
     return [after[row, : len(text.ids)] for row, text in enumerate(texts)]
 
 
+class At(NamedTuple):
+    """What `Clean` holds at some places of several texts: `before` and `after` [m, d], `entropy`
+    and `loss` [m], and the tokens that come next, `targets` [m]."""
+
+    before: Tensor
+    after: Tensor
+    entropy: Tensor
+    loss: Tensor
+    targets: Tensor
+
+
+def gathered(texts: Sequence[Clean], places: pd.DataFrame) -> At:
+    """At each row of `places` (`document`, `position`), in its order."""
+    rows = list(zip(places.document.to_list(), places.position.to_list(), strict=True))
+    following = [int(texts[k].ids[position + 1]) for k, position in rows]
+
+    def stacked(name: str) -> Tensor:
+        return torch.stack([getattr(texts[k], name)[position] for k, position in rows])
+
+    return At(
+        before=stacked("before"),
+        after=stacked("after"),
+        entropy=stacked("entropy"),
+        loss=stacked("loss"),
+        targets=torch.tensor(following),
+    )
+
+
 def compared(
     model: LiveModel,
-    text: Clean,
-    positions: NDArray[np.int64],
-    present: Tensor,
-    absent: Tensor,
+    at: At,
+    present: Float[Tensor, "m d"],
+    absent: Float[Tensor, "m d"],
 ) -> dict[str, NDArray[np.float32]]:
-    """What a feature does at `positions` of a text, from its streams after the last block [pos, d]
-    with the feature `present` and `absent`: `entropy` with it; how much taking it out changes that,
-    `free`, and `frozen`, with the denominator as it is with it; and the `loss_change`, free. All in
-    nats."""
+    """What a feature does at some places, from the stream that the final norm reads there with the
+    feature `present` and `absent`, one of which is `at.after` itself: `entropy` with it; how much
+    taking it out changes that, `free`, and `frozen`, with the denominator as it is with it; and the
+    `loss_change`, free. All in nats."""
     device = model.where.device
-    with_it = present[positions].to(device)
-    without = absent[positions].to(device)
-    targets = text.targets(positions).to(device)
+    targets = at.targets.to(device)
 
-    entropy, loss = _known(model, text, positions, present)
-    free, new_loss = _known(model, text, positions, absent)
-    frozen, _ = predictions(model, frozen_norm(model, without, with_it), targets)
+    def predicted(stream: Tensor) -> tuple[Tensor, Tensor]:
+        if stream is at.after:  # known already
+            return at.entropy, at.loss
+        return _predicted(model, stream.to(device), targets)
+
+    entropy, loss = predicted(present)
+    free, new_loss = predicted(absent)
+    hidden = frozen_norm(model, absent.to(device), present.to(device))
+    frozen, _ = predictions(model, hidden, targets)
     return {
         "entropy": entropy.numpy(),
         "free": (free - entropy).numpy(),
         "frozen": (frozen - entropy).numpy(),
         "loss_change": (new_loss - loss).numpy(),
     }
-
-
-def _known(
-    model: LiveModel,
-    text: Clean,
-    positions: NDArray[np.int64],
-    stream: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """(entropy, loss) at `positions`; not computed again where the stream is the text's own."""
-    if stream is text.after:
-        return text.entropy[positions], text.loss[positions]
-
-    device = model.where.device
-    targets = text.targets(positions).to(device)
-    return _predicted(model, stream[positions].to(device), targets)
 
 
 def measured_places(
@@ -209,29 +221,41 @@ def taken_out(
     wherever it has `fired` in their documents, of the stream that the final norm reads, or for the
     `total` effect of the stream before the layer. `size` is what is taken out over the norm of the
     stream before the layer."""
-    numbers = places.document.unique()
+    at = gathered(texts, places)
+    activation = torch.tensor(places.activation.to_numpy(np.float32))
+    contribution = activation[:, None] * direction
+    if total:
+        absent = _through_blocks(model, layer, texts, fired, places, direction)
+    else:
+        absent = at.after - contribution
+
+    effects = compared(model, at, at.after, absent)
+    size = contribution.norm(dim=-1) / at.before.norm(dim=-1)
+    return places.assign(size=size.numpy(), **effects)
+
+
+def _through_blocks(
+    model: LiveModel,
+    layer: int,
+    texts: Sequence[Clean],
+    fired: pd.DataFrame,
+    places: pd.DataFrame,
+    direction: Float[Tensor, " d"],
+) -> Float[Tensor, "m d"]:
+    """The stream that the final norm reads at `places`, the feature taken out before the layer."""
+    numbers = places.document.unique().tolist()
     chosen = [texts[k] for k in numbers]
-    contributions = []
+    added = []
     for k, text in zip(numbers, chosen, strict=True):
         rows = fired.loc[fired.document == k]
         contribution = torch.zeros_like(text.before)
         activation = torch.tensor(rows.activation.to_numpy(np.float32))
         contribution[torch.tensor(rows.position.to_numpy())] = activation[:, None] * direction
-        contributions.append(contribution)
+        added.append(-contribution)
 
-    if total:
-        after = streams(model, layer, chosen, [-contribution for contribution in contributions])
-    else:
-        after = [text.after - more for text, more in zip(chosen, contributions, strict=True)]
-
-    parts = []
-    for k, text, contribution, changed in zip(numbers, chosen, contributions, after, strict=True):
-        rows = places.loc[places.document == k]
-        at = rows.position.to_numpy(np.int64)
-        size = contribution[at].norm(dim=-1) / text.before[at].norm(dim=-1)
-        effects = compared(model, text, at, text.after, changed)
-        parts.append(rows.assign(size=size.numpy(), **effects))
-    return pd.concat(parts, ignore_index=True)
+    after = dict(zip(numbers, streams(model, layer, chosen, added), strict=True))
+    rows = zip(places.document.to_list(), places.position.to_list(), strict=True)
+    return torch.stack([after[k][position] for k, position in rows])
 
 
 def judged(effects: pd.DataFrame, seed: int = 0) -> dict[str, float]:

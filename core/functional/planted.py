@@ -124,15 +124,10 @@ def planted(
 ) -> pd.DataFrame:
     """`where` with `entropy.compared`: a unit `direction` is planted there, `size` times as long as
     the residual stream before the layer, and taken out again."""
-    parts = []
-    for k, rows in where.groupby("document"):
-        text = texts[int(str(k))]
-        at = rows.position.to_numpy(np.int64)
-        present = text.after.clone()
-        present[at] += size * text.before[at].norm(dim=-1, keepdim=True) * direction
-        effects = entropy.compared(model, text, at, present, text.after)
-        parts.append(rows.assign(size=np.float32(size), **effects))
-    return pd.concat(parts, ignore_index=True)
+    at = entropy.gathered(texts, where)
+    lengths = size * at.before.norm(dim=-1, keepdim=True)
+    effects = entropy.compared(model, at, at.after + lengths * direction, at.after)
+    return where.assign(size=np.float32(size), **effects)
 
 
 def plants(
