@@ -18,7 +18,8 @@ def last_layers(measured: dict[str, Record], names: Names) -> list[str]:
             f" [{percent(one['found_low'])}, {percent(one['found_high'])}]",
             "; ".join(f"{part['found']} of {part['n']}" for part in one["controls"].values()),
             _semantic(one),
-            _seen(one),
+            _sizes(one["seen_from"]),
+            _sizes(one["seen_as_it_is"]),
             f"{one['large_enough']:,}",
         )
         for one in measured.values()
@@ -27,7 +28,8 @@ def last_layers(measured: dict[str, Record], names: Names) -> list[str]:
         "SAE of | features tried; dense | FUV | null space is read | moves entropy | by the scale"
         " alone | unread | all three: entropy features | random directions; random SAE | planted"
         " semantic ones |"
-        " a planted one is seen from, share of the norm | features as large"
+        " one that is not read is seen from, share of the norm | in the null space as it is |"
+        " features as large as the first"
     )
     if not rows:
         return []
@@ -43,7 +45,7 @@ def _semantic(one: Record) -> str:
     return f"{sum(row['found'] for row in rows)} of {sum(row['n'] for row in rows)}"
 
 
-def _seen(one: Record) -> str:
-    """The least sizes at which planted entropy features are found with a chance of 0.8."""
-    sizes = [f"{percent(size)} ({firings} firings)" for firings, size in one["seen_from"].items()]
+def _sizes(seen: dict[str, float]) -> str:
+    """The least sizes at which planted features are found with a chance of 0.8."""
+    sizes = [f"{percent(size)} ({firings} firings)" for firings, size in seen.items()]
     return ", ".join(sizes) or "no size"

@@ -8,6 +8,7 @@ what they make of it is another feature's doing: they are left as they were, unl
 effect is asked for.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -115,6 +116,36 @@ def _predicted(
     norm: Any = model.final_norm
     with torch.inference_mode():
         return predictions(model, norm(stream), following)
+
+
+def repredicted(model: LiveModel, texts: Sequence[Clean]) -> list[Clean]:
+    """The same texts with the entropies and losses of a model that reads the same streams by
+    another unembedding, such as `emptied`."""
+    out = []
+    for text in texts:
+        following = torch.from_numpy(text.ids[1:].astype(np.int64)).to(model.where.device)
+        entropy, loss = _predicted(model, text.after[:-1].to(model.where.device), following)
+        out.append(text._replace(entropy=entropy, loss=loss))
+    return out
+
+
+def emptied(model: LiveModel, directions: Float[Tensor, "d n"]) -> LiveModel:
+    """The same model with an unembedding that reads nothing of some directions of the residual
+    stream (columns), through the final norm's gain: what a model with a null space would be."""
+    norm: Any = model.final_norm
+    with torch.inference_mode():
+        columns = directions.T.to(model.where.device)
+        bias = getattr(norm, "bias", None)
+        read = norm(columns) if bias is None else norm(columns) - bias
+        vectors, sizes, _ = torch.linalg.svd(read.float().T, full_matrices=False)
+        unread = vectors[:, sizes > 1e-3 * sizes.max()]
+
+    def logits(hidden: Float[Tensor, "n e"]) -> Float[Tensor, "n vocab"]:
+        return model.logits(hidden - (hidden @ unread) @ unread.T)
+
+    other = copy.copy(model)
+    other.logits = logits  # type: ignore[method-assign]
+    return other
 
 
 def streams(

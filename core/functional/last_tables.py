@@ -78,11 +78,12 @@ def power(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def seen_from(powers: pd.DataFrame) -> dict[int, float]:
-    """By number of firings, the least size from which on planted entropy features of that size and
-    every larger one are found with a chance of POWER; without those that no size suffices for."""
+def seen_from(powers: pd.DataFrame, kind: str) -> dict[int, float]:
+    """By number of firings, the least size from which on planted features of a kind, of that size
+    and every larger one, are found with a chance of POWER; without those that no size suffices
+    for."""
     least: dict[int, float] = {}
-    for firings, one in powers.loc[powers.kind == "entropy"].groupby("firings"):
+    for firings, one in powers.loc[powers.kind == kind].groupby("firings"):
         falling = one.sort_values("size", ascending=False)
         enough = falling.share.ge(POWER).cummin()
         if enough.any():
@@ -97,9 +98,10 @@ def summary(ws: Workspace, name: str) -> dict[str, Any]:
     exact interval of their share, and `entropy_features`, which these are; `criterion`, how many
     each of its parts holds of; `controls`, those found among random directions and features of a
     random SAE; `planted`, see `power`; `seen_from`, the least size by number of firings at which a
-    planted one is found with a chance of POWER, and `large_enough`, how many features are that
-    large; `size`, the features' own (5 %, 50 %, 95 %); `sae`, its quality; `floor`, how
-    strongly the unembedding reads even its null space (1 is a random direction).
+    planted one that is not read at all is found with a chance of POWER, and `large_enough`, how
+    many features are that large; `seen_as_it_is`, the same in the null space of the model as it
+    is; `size`, the features' own (5 %, 50 %, 95 %); `sae`, its quality; `floor`, how strongly the
+    unembedding reads even its null space (1 is a random direction).
     """
     table, known = features(ws, name), about(ws, name)
     powers = power(plants(ws, name))
@@ -109,7 +111,8 @@ def summary(ws: Workspace, name: str) -> dict[str, Any]:
     columns = ["feature", "density", "size", "entropy", "share", "reading"]
     effects = ("free", "frozen", "left", "total") if len(found) else ()
     columns += [f"{what}{end}" for what in effects for end in ("", "_low", "_high")]
-    least = seen_from(powers)
+    least = seen_from(powers, "unread")
+    as_it_is = seen_from(powers, "entropy")
     most = max(least, default=0)
     return {
         "side": name[0],
@@ -136,6 +139,7 @@ def summary(ws: Workspace, name: str) -> dict[str, Any]:
         },
         "planted": powers.to_dict("records"),
         "seen_from": {str(firings): size for firings, size in least.items()},
+        "seen_as_it_is": {str(firings): size for firings, size in as_it_is.items()},
         "large_enough": int((own["size"] >= least[most]).sum()) if least else 0,
         "size": [float(own["size"].quantile(q)) for q in (0.05, 0.5, 0.95)],
     }
@@ -163,12 +167,16 @@ def as_text(measured_layers: dict[str, dict[str, Any]]) -> str:
             f" {sum(row['n'] for row in semantic)}",
         ]
         lines += [
-            f"  a planted one is found with a chance of {POWER} from {100 * size:g} % of the"
-            f" stream's norm on, at {firings} firings"
+            f"  one that is not read at all is found with a chance of {POWER} from {100 * size:g} %"
+            f" of the stream's norm on, at {firings} firings"
             for firings, size in one["seen_from"].items()
         ]
-        if not one["seen_from"]:
-            lines.append(f"  a planted one is found with a chance of {POWER} at no size")
+        lines += [
+            f"  one in the null space as it is, from {100 * size:g} % on, at {firings} firings"
+            for firings, size in one["seen_as_it_is"].items()
+        ]
+        if not one["seen_as_it_is"]:
+            lines.append("  one in the null space as it is, at no size")
         lines.append(
             "  sizes of features, share of the norm (5 %, 50 %, 95 %):"
             f" {', '.join(f'{x:.2f}' for x in one['size'])}; large enough: {one['large_enough']};"

@@ -1,6 +1,10 @@
 """Features that are planted in the residual stream, to try `core.functional.criterion` on: entropy
 features, which it must find if they are large enough, and semantic ones, which it must not.
 
+An entropy feature that is planted in a model as it is can be found only if that model's unembedding
+has a null space; one that is planted as `unread` always can: there the unembedding is made to read
+nothing of it, so it tells how large one must be to be seen.
+
 A planted feature fires at places of held-out text. There a direction is added to the stream that
 the final norm reads, as long as a given share of the stream before the layer: in the null space of
 the unembedding for an entropy feature, along one token's row of it for a semantic one.
@@ -25,8 +29,8 @@ from core.functional.entropy import Clean
 from core.models.live import LiveModel
 from core.progress import Progress
 
-Kind = Literal["entropy", "semantic"]
-KINDS: tuple[Kind, Kind] = ("entropy", "semantic")
+Kind = Literal["unread", "entropy", "semantic"]
+KINDS: tuple[Kind, ...] = ("unread", "entropy", "semantic")
 SIZES = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 """Of what is planted, over the norm of the residual stream."""
 DOCUMENTS = (4, 16)
@@ -144,19 +148,25 @@ def plants(
     allowed = usable(texts)
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
+    other = entropy.emptied(model, unembedding.null)
+    read = dict.fromkeys(KINDS, (model, list(texts)))
+    read["unread"] = (other, entropy.repredicted(other, texts))
+
     settings = [(kind, size, n) for kind in KINDS for size in SIZES for n in DOCUMENTS]
     rows = []
     with Progress("planting features", len(settings) * draws, "feature") as bar:
         for kind, size, documents in settings:
             for _ in range(draws):
-                if kind == "entropy":
-                    direction = null_direction(unembedding, generator)
-                else:
+                if kind == "semantic":
                     direction = semantic_direction(model, texts, generator)
+                else:
+                    direction = null_direction(unembedding, generator)
 
                 where = places(allowed, documents, each, rng)
-                effects = planted(model, texts, where, direction, size)
+                effects = planted(*read[kind], where, direction, size)
                 about = {k: x[0] for k, x in unembedding.about(direction[None]).items()}
+                if kind == "unread":
+                    about["reading"] = 0.0
                 row = entropy.judged(effects, seed) | about
                 row["found"] = is_entropy_feature(row)
                 rows.append({"kind": kind, "planted": size, "fires_in": documents} | row)

@@ -90,20 +90,23 @@ def in_words(one: Mapping[str, Any], title: str) -> str:
     else:
         found = f"**None of {one['tried']:,} features acts through the final norm alone.**"
 
-    read = (
-        f" Even the directions that its unembedding reads least are read {number(one['floor'])}"
-        " times as strongly as a random one."
-    )
     least = one["seen_from"]
     if not least:
-        return (
-            f"{plain(title)}: {found} Planted ones are not found either, whatever their size.{read}"
-        )
+        return f"{plain(title)}: {found} Planted ones are not found either, whatever their size."
 
     firings = max(least, key=int)
     size = percent(least[firings], sign=False)
-    return (
-        f"{plain(title)}: {found} One that writes {size} of the stream's norm or more would be"
-        f" found with a chance of 80 % ({firings} firings);"
-        f" {one['large_enough']:,} of the features write as much.{read}"
+    seen = (
+        f" One that the unembedding does not read at all would be seen from {size} of the stream's"
+        f" norm on, with a chance of 80 % ({firings} firings); {one['large_enough']:,} of the"
+        " features write as much."
     )
+    read = (
+        " Even the directions that it reads least (the null space) are read"
+        f" {number(one['floor'])} times as strongly as a random one"
+    )
+    as_it_is = one["seen_as_it_is"]
+    if firings in as_it_is:
+        size = percent(as_it_is[firings], sign=False)
+        return f"{plain(title)}: {found}{seen}{read}: one there is seen from {size} on."
+    return f"{plain(title)}: {found}{seen}{read}, so one there is not seen, whatever its size."

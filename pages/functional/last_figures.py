@@ -36,7 +36,12 @@ def last_layer(table: pd.DataFrame, planted: pd.DataFrame, side: str) -> go.Figu
             {"symbol": "square-open", "size": 6, "color": c["control"]},
         ),
         (
-            "planted entropy feature",
+            "planted, not read at all",
+            drawn.loc[drawn.kind == "unread"],
+            {"symbol": "star-open", "size": 9, "color": c["ink"]},
+        ),
+        (
+            "planted in the null space",
             drawn.loc[drawn.kind == "entropy"],
             {"symbol": "triangle-up-open", "size": 9, "color": c["ink"]},
         ),

@@ -210,7 +210,8 @@ def _entropy(ws: Workspace, measured: Measured, names: Names) -> str:
         )
     for one in measured.get("entropy_last", {}).values():
         least = one["seen_from"].values()
-        seen = f"; seen from {percent(min(least), sign=False)} of the norm on" if least else ""
+        seen = f"; an unread one is seen from {percent(min(least), sign=False)}" if least else ""
+        seen += " of the stream's norm on" if least else ""
         lines.append(
             f"{names[one['side']]} before layer {one['layer']}: {one['found']} of"
             f" {one['tried']:,} features act through the final norm alone{seen}"

@@ -197,6 +197,16 @@ def test_planted_entropy_features_are_found_and_semantic_ones_are_not(
     assert not any(found["semantic", 0.3])
 
 
+def test_an_emptied_unembedding_is_one_whose_weights_read_nothing(
+    nano: LiveModel, unembedding: Unembedding
+) -> None:
+    other = entropy.emptied(nano, unembedding.null)
+    hidden = torch.randn(5, 256, generator=torch.Generator().manual_seed(0))
+    slow = with_null_space(nano, unembedding).logits(hidden)
+    assert torch.allclose(other.logits(hidden), slow, atol=1e-3)
+    assert (nano.logits(hidden) - slow).abs().max() > 0.1, "and nano itself is left as it was"
+
+
 def test_planting_adds_as_much_as_is_said(nano: LiveModel, texts: list[Clean]) -> None:
     where = pd.DataFrame({"document": [0, 0, 3], "position": [3, 9, 5]})
     direction = torch.nn.functional.normalize(torch.ones(256), dim=0)

@@ -64,7 +64,7 @@ def test_every_feature_that_fires_is_tried_beside_controls(ws: Workspace) -> Non
 
 def test_planted_ones_are_of_every_size(ws: Workspace) -> None:
     powers = last_tables.power(last_tables.plants(ws, "a-L3"))
-    assert len(powers) == 2 * 6 * 2 and set(powers.n) == {2}
+    assert len(powers) == 3 * 6 * 2 and set(powers.n) == {2}
     assert (powers.firings == 3 * powers.documents).all()
 
 
@@ -102,7 +102,8 @@ def test_power_by_hand() -> None:
     rows += [("semantic", 0.05, 16, 64, True)] * 10
     columns = ["kind", "planted", "fires_in", "places", "found"]
     powers = last_tables.power(pd.DataFrame(rows, columns=columns))
-    assert last_tables.seen_from(powers) == {64: 0.1}
+    assert last_tables.seen_from(powers, "entropy") == {64: 0.1}
+    assert last_tables.seen_from(powers, "unread") == {}
     row = powers.loc[(powers["size"] == 0.1) & (powers.firings == 64)].iloc[0]
     assert (row.share, row.low, row.high) == (0.9, *share_interval(9, 10))
 
@@ -167,5 +168,6 @@ def test_the_committed_tables_are_whole(name: str) -> None:
     planted = pd.DataFrame(one["planted"])
     largest = planted.loc[planted["size"] == planted["size"].max()]
     shares = largest.groupby("kind").share.mean()
-    assert shares["entropy"] > 0.8 and shares["semantic"] == 0
+    assert shares["unread"] > 0.8 and shares["semantic"] == 0
+    assert one["seen_from"] and one["floor"] > 0.4
     assert np.isfinite(one["sae"]["explained_variance"])
