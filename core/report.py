@@ -5,7 +5,7 @@ from typing import Any
 
 from core.features import alike
 from core.features import tables as feature_tables
-from core.functional import sink_tables
+from core.functional import last_tables, sink_tables
 from core.functional import tables as functional_tables
 from core.models.pairs import PairSpec
 from core.probes import tables as probe_tables
@@ -42,6 +42,8 @@ def report(pair: PairSpec) -> dict[str, Any]:
 
     if crossed := sink_tables.sinks(w):
         out["sink"] = {name: sink_tables.summary(w, name) for name in crossed}
+    if last := last_tables.measured(w):
+        out["entropy_last"] = {name: last_tables.summary(w, name) for name in last}
 
     if store.has(w, "steering"):
         out["steering"] = steering(w)

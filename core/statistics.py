@@ -35,19 +35,32 @@ def document_interval(
     seed: int = 0,
 ) -> tuple[float, float, float]:
     """(mean, low, high) of values: 95 %, bootstrap over documents; NaN where there is none."""
-    if not len(values):
+    return ratio_interval(values, np.ones(len(values)), documents, seed)
+
+
+def ratio_interval(
+    above: NDArray[Any],
+    below: NDArray[Any],
+    documents: NDArray[Any],
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """(ratio, low, high) of the sum of `above` to that of `below`: 95 %, bootstrap over documents;
+    NaN where there is no value, or `below` sums to nothing."""
+    if not len(above):
         return float("nan"), float("nan"), float("nan")
 
     _, which = np.unique(documents, return_inverse=True)
-    sums = np.bincount(which, weights=values)
-    counts = np.bincount(which)
+    sums = np.bincount(which, weights=above)
+    counts = np.bincount(which, weights=below)
 
     n = len(sums)
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS)
-    means = (weights @ sums) / (weights @ counts)
-    low, high = bounds(means)
-    return float(sums.sum() / counts.sum()), float(low), float(high)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = (weights @ sums) / (weights @ counts)
+        ratio = sums.sum() / counts.sum()
+    low, high = bounds(ratios)
+    return float(ratio), float(low), float(high)
 
 
 def spearman(x: Any, y: Any) -> float:

@@ -5,6 +5,7 @@ Losses are in nats/token of the model that is scored; FUV and shares are fractio
 
 from core.cli import alike
 from core.cli.following import following
+from core.cli.last_layers import last_layers
 from core.cli.losses import crossing_costs
 from core.cli.sinks import sinks
 from core.cli.tables import Names, Record, as_table, interval, records, short_names, with_names
@@ -26,6 +27,7 @@ TOPICS = {
     "twins": "Native twins",
     "functional": "Functional features (5.2)",
     "sink": "Does the sink cross? (5.2)",
+    "entropy": "Entropy features at the last layers (5.2)",
     "steering": "Steering to a language (Tables 5 and 6)",
     "instructions": "Steering to an instruction (Fig. 12 and 13)",
     "probes": "Probes (Fig. 3a)",
@@ -62,6 +64,7 @@ def sections(pair: PairSpec) -> dict[str, str]:
     if "functional" in measured:
         parts["functional"] = _functional(measured["functional"], names)
     parts["sink"] = sinks(measured.get("sink", {}), names)
+    parts["entropy"] = last_layers(measured.get("entropy_last", {}), names)
     steering = measured.get("steering", {})
     if "a_to_b" in steering:
         parts["steering"] = _steering(ws, steering, names)

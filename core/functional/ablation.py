@@ -35,8 +35,14 @@ NEAREST = 20
 
 
 def null_basis(model: LiveModel) -> Float[Tensor, "d d"]:
-    """The right singular vectors of the unembedding as columns, smallest singular value first,
-    float32.
+    """The right singular vectors of the unembedding as columns, see `spectrum`."""
+    return spectrum(model)[1]
+
+
+def spectrum(model: LiveModel) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+    """(squared singular values over the size of the vocabulary, right singular vectors as columns)
+    of the unembedding, smallest first, float32: what a unit of a vector adds to the variance of the
+    logits over the vocabulary.
 
     The final norm's gain is folded in, and for a LayerNorm its centring; the mean over the
     vocabulary, which shifts all logits alike and so changes no prediction, is taken out.
@@ -52,7 +58,21 @@ def null_basis(model: LiveModel) -> Float[Tensor, "d d"]:
         first += rows.sum(0)
 
     scatter = second - first.outer(first) / vocabulary
-    return torch.linalg.eigh(scatter).eigenvectors.float()
+    values, vectors = torch.linalg.eigh(scatter / vocabulary)
+    return values.clamp(min=0).float(), vectors.float()
+
+
+def reading(
+    directions: Float[Tensor, "n d"],
+    values: Float[Tensor, " d"],
+    basis: Float[Tensor, "d d"],
+) -> Float[Tensor, " n"]:
+    """How strongly the unembedding reads each direction, by its `spectrum`: the spread over the
+    vocabulary of the logits that it writes, over that of a random direction as long. 0 in the null
+    space, about 1 for a random direction."""
+    units = directions / directions.norm(dim=-1, keepdim=True).clamp(min=1e-20)
+    variances = (units @ basis).square() @ values
+    return (variances / values.mean()).sqrt()
 
 
 def null_share(

@@ -81,7 +81,7 @@ def scan(
         return
 
     held_out = bench.corpus.split("held-out")
-    documents = _documents(held_out, (a.model, b.model), config)
+    documents = read_whole(held_out, (a.model, b.model), config.documents, config.seed)
     if not current("null", "about"):
         read = documents[: config.reading]
         null, about = _null(a, b, crossing.stitch, read, config)
@@ -158,16 +158,17 @@ def measured_through(ws: Workspace, sae: str) -> str:
     return feature_measure.stitch_of(ws, sae)
 
 
-def _documents(
+def read_whole(
     documents: Sequence[Document],
     models: Sequence[LiveModel],
-    config: ScanConfig,
+    number: int,
+    seed: int,
 ) -> list[Document]:
-    """A draw of those that both models read in LONGEST tokens or fewer."""
-    order = np.random.default_rng(config.seed).permutation(len(documents))
+    """A draw of those that the models read in LONGEST tokens or fewer."""
+    order = np.random.default_rng(seed).permutation(len(documents))
     drawn: list[Document] = []
     for k in order:
-        if len(drawn) == config.documents:
+        if len(drawn) == number:
             break
 
         text = documents[k].text

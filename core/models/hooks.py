@@ -195,6 +195,34 @@ def final_stream(
         return reader.read(texts)
 
 
+def last_stream(
+    model: "LiveModel",
+    ids: Int[Tensor, "rows pos"],
+    layer: int,
+    residual: Float[Tensor, "rows pos d"],
+) -> Float[Tensor, "rows pos d"]:
+    """The residual stream after the last block, which the final norm reads, of a pass that starts
+    before `layer` from `residual`."""
+    seen = list[Tensor]()
+
+    def keep(block: object, args: object, stream: Tensor | tuple[Tensor, ...]) -> None:
+        seen.append(stream[0] if isinstance(stream, tuple) else stream)
+        raise _Stop
+
+    blocks = model.plain_blocks
+    handle = blocks[-1].register_forward_hook(keep)
+    try:
+        with (
+            torch.inference_mode(),
+            contextlib.suppress(_Stop),
+            _resumed(model, blocks, layer, residual),
+        ):
+            model.plain.base_model(input_ids=ids, use_cache=False)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
 def _inside(texts: Texts) -> Bool[Tensor, "rows longest"]:
     """Where a padded batch has a token of a text."""
     lengths = torch.tensor([len(text) for text in texts])

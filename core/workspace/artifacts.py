@@ -114,6 +114,11 @@ GROUPS: dict[str, Group] = {
         " --candidates {features} --each {each}",
         "saes",
     ),
+    "entropy_last": Group(
+        "Entropy features at the last layers (Fig. 5a)",
+        "functional entropy {pair} --side {side} --layer {layer} --width {width} --k {k}"
+        " --epochs {epochs} --lr {lr} --positions {positions} --documents {documents}",
+    ),
     "probes": Group("Probes of both models on every task (Fig. 3a, 9, 10)", PROBES, "saes"),
     "probe_features": Group("Features that were probed (Eq. 7)", PROBES, "saes"),
     "sae_training": Group("SAEs of B trained from several starts (Fig. 2, D)", TRAINING),

@@ -10,6 +10,7 @@ from core.functional import tables as functional_tables
 from core.models.pairs import PairSpec, get_pair
 from core.workspace.store import Workspace
 from pages.functional.head import LONGEST, head
+from pages.functional.last import last_layers
 from pages.functional.measured import attention, entropy, feature
 from pages.functional.sink import sinks
 from pages.shared import address, frame, panels, saving
@@ -42,6 +43,9 @@ def page() -> None:
                 " ablates them in both models.",
                 f"python -m core functional scan {ws.pair}",
             )
+            if ws.exists:
+                with section():
+                    last_layers(ws, pair)
             with section():
                 sinks(ws, pair)
             return
@@ -55,6 +59,8 @@ def page() -> None:
         frame.titled(f"Feature {shown} of {sae}", "Functional features")
         with section():
             entropy(ws, pair, sae, about)
+        with section():
+            last_layers(ws, pair)
         with section():
             attention(ws, pair, sae, about)
         with section():

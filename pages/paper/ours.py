@@ -201,12 +201,22 @@ def _correlation(ws: Workspace, measured: Measured, names: Names) -> str:
 
 
 def _entropy(ws: Workspace, measured: Measured, names: Names) -> str:
-    if "functional" not in measured:
-        return ""
-    return (
-        "Candidates keep no part of their role: rank correlation of null-space shares"
-        f" {number(measured['functional']['null_space']['spearman'])}"
-    )
+    lines = []
+    if "functional" in measured:
+        rank = measured["functional"]["null_space"]["spearman"]
+        lines.append(
+            "Candidates keep no part of their role: rank correlation of null-space shares"
+            f" {number(rank)}"
+        )
+    for one in measured.get("entropy_last", {}).values():
+        least = one["seen_from"].values()
+        seen = f"; an unread one is seen from {percent(min(least), sign=False)}" if least else ""
+        seen += " of the stream's norm on" if least else ""
+        lines.append(
+            f"{names[one['side']]} before layer {one['layer']}: {one['found']} of"
+            f" {one['tried']:,} features act through the final norm alone{seen}"
+        )
+    return "  \n".join(lines)
 
 
 def _attention(ws: Workspace, measured: Measured, names: Names) -> str:
