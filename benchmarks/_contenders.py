@@ -72,7 +72,7 @@ class Ours:
             kept = [np.flatnonzero(e.usable) for e in encoded]
             n += len(record(self.model, encoded, kept, [LAYER])[LAYER])
             pairs += sum(len(e.ids) * (len(e.ids) + 1) // 2 for e in encoded)
-            computed += padded(encoded)
+            computed += computed_for(self.model, encoded)
         return Pass(n, time.perf_counter() - started, computed, pairs / n)
 
     def peak(self) -> float:
@@ -87,9 +87,12 @@ class Ours:
         return [len(e.ids) for e in self.model.encode(texts()[:documents])]
 
 
-def padded(encoded: Sequence[Any]) -> int:
-    """Positions of a window's batches, padding included."""
-    return sum(len(batch) * max(len(encoded[i].ids) for i in batch) for batch in batches(encoded))
+def computed_for(model: LiveModel, encoded: Sequence[Any]) -> int:
+    """Positions that go through a model for a window, padding included where there is any."""
+    lengths = [len(text.ids) for text in encoded]
+    if model.packed is not None:
+        return sum(lengths)
+    return sum(len(batch) * max(lengths[i] for i in batch) for batch in batches(encoded))
 
 
 def flop_shape(model: LiveModel) -> dict[str, float]:

@@ -19,7 +19,7 @@ from core.activations.products import Arithmetic, arithmetic_of, product
 from core.errors import StitchLensError
 from core.workspace.disk import beside
 
-BLOCK = 256
+BLOCK = 640
 """Rows of the sum formed at a time: what lies below the diagonal in other blocks is left out."""
 
 
