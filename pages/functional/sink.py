@@ -92,7 +92,7 @@ def sentence(
         f" **{interval(share, 'share')}** of the sink in the null space ({receiver}'s own"
         f" {number(own['share'])}, by the ordinary"
         f" map {number(crossing['ordinary']['share'])}), attention to it"
-        f" {number(share['attention'])} ({number(own['attention'])}); loss"
+        f" {number(share['attention'])} (its own {number(own['attention'])}); loss"
         f" {interval(cost, 'more', sign=True)} nats/token against leaving first tokens as they are."
     )
 
