@@ -15,7 +15,13 @@ from sae_lens import SAE
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from core.bench import open_pair
 from core.cli.main import app
+from core.probes import measure as probe_measure
+from core.probes import tables as probe_tables
+from core.probes.methods import ProbeConfig
+from core.probes.prober import Prober, default_names
+from core.probes.tasks import corpus_datasets
 from core.saes.sae import load_sae
 from core.steering.files import open_vector
 from core.stitches.stitch import load_stitch
@@ -40,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return corpus(tmp_path_factory.mktemp("text") / "two")
+    return corpus(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +84,15 @@ def test_a_number_that_is_not_finite_would_be_seen() -> None:
 
 def rows(d: int, n: int = 64) -> torch.Tensor:
     return 3 * torch.randn(n, d, generator=torch.Generator().manual_seed(1))
+
+
+def probed(key: str) -> Any:
+    """What `probes eval` measures, of one dataset and few probes."""
+    bench = open_pair(key)
+    config = ProbeConfig(ks=(1, 8), draws=2, resamples=100)
+    prober = Prober(bench, *default_names(bench))
+    name = probe_measure.evaluate(prober, config, corpus_datasets(bench.corpus))
+    return probe_tables.record(bench.workspace, name)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -119,7 +134,7 @@ def test_the_whole_chain_runs(
 
     steered = ("--languages", "fr", "--prompts", "2", "--choosing", "1", "--tokens", "6")
     assert endless(asked("steer", "eval", key, *steered)) == []
-    assert endless(asked("probes", "eval", key)) == []
+    assert endless(probed(key)) == []
 
     call("export", "neuronpedia", key, sae, "--out", tmp_path / "neuronpedia")
     assert len(list((tmp_path / "neuronpedia").rglob("features/batch-*.jsonl.gz"))) == 2

@@ -133,7 +133,7 @@ def test_the_papers_pairs_are_one_command(
     monkeypatch.setenv("STITCHLENS_DTYPE", "float32")
     layer = PAIRS[SHORT[name]].layer_pairs[0].a
     alike = make(name, tmp_path / "models", DEPTHS[name], layer)
-    pair = rehearsed(name, alike, hub, corpus(tmp_path / "text"))
+    pair = rehearsed(name, alike, hub, corpus(tmp_path))
     register(pair)
 
     done = call(pair.key, "--positions", "6000", "--tokens", "500", "--json")

