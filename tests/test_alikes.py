@@ -28,7 +28,7 @@ from core.stitches.stitch import load_stitch
 from core.workspace.store import Workspace
 from tests.helpers.alike import ACTIVE, FAMILIES, FEATURES, LAYERS, Alike, corpus, make
 
-pytestmark = pytest.mark.whole
+pytestmark = [pytest.mark.whole, pytest.mark.timeout(900)]
 
 FIT = ("--positions", "6000", "--tokens", "500")
 Made = Callable[[str], Alike]
@@ -152,7 +152,7 @@ def test_equal_models_are_stitched_by_the_identity(
     alike, key, layer = made(family), f"{family}-twins", LAYERS[0]
     shutil.copytree(alike.a, tmp_path / "twin")
     call("pair", "new", alike.a, tmp_path / "twin", "--key", key, "--corpus", text)
-    width = Workspace(key)
+    ws = Workspace(key)
     d = json.loads((home / key / "spec.json").read_text())["a"]["d_model"]
 
     place = ("--layer-a", layer, "--layer-b", layer)
@@ -162,8 +162,8 @@ def test_equal_models_are_stitched_by_the_identity(
     assert losses["a"] == losses["b"]
     for condition in ("a_to_b", "b_to_a", "a_to_b_to_a", "b_to_a_to_b"):
         assert losses[condition] == pytest.approx(losses["a"], rel=1e-5)
-    assert losses["shuffled_a_to_b"] > losses["a"] + 1e-3, "else any map would do"
-    maps = load_stitch(width.path("stitches/fitted"))
+    assert abs(losses["shuffled_a_to_b"] - losses["a"]) > 1e-2, "else any map would do"
+    maps = load_stitch(ws.path("stitches/fitted"))
     for p in (maps.P_up, maps.P_down):
         torch.testing.assert_close(p, torch.eye(d), rtol=0, atol=1e-3)
 
@@ -180,8 +180,8 @@ def test_equal_models_are_stitched_by_the_identity(
     call(
         "sae", "transfer", key, "--sae", alike.sae, "--stitch", "identity", "--out", tmp_path / "c"
     )
-    carried, original = load_sae(tmp_path / "c"), None
+    carried = load_sae(tmp_path / "c")
     call("sae", "import", key, alike.sae, "--name", "theirs", "--stitch", "fitted")
-    original = load_sae(width.path("saes/theirs"))
+    original = load_sae(ws.path("saes/theirs"))
     for name, weight in original.state_dict().items():
         assert torch.equal(carried.state_dict()[name], weight), name

@@ -9,11 +9,12 @@ from huggingface_hub import constants
 from typer.testing import CliRunner, Result
 
 from core.cli.main import app
-from core.cli.paper import printed
+from core.cli.paper import as_text, beside, printed
 from core.models.pairs import PAIRS, LayerPair, PairSpec
 from core.models.printed import PYTHIA, SHORT
 from core.models.prospect import register
 from core.report import report
+from core.workspace.store import Workspace
 from tests.helpers.alike import Alike, corpus, make, on_hub
 
 
@@ -76,12 +77,13 @@ def test_every_row_has_its_table_2() -> None:
             assert f"/layers.{layer - 1}" in sae.ref or f"/layer_{layer - 1}/" in sae.ref
 
 
-def test_a_pair_that_the_paper_has_not_stands_alone(nano_home: Path) -> None:
-    done = call("nano", "--sae", "L2-1024", "--json")
-    assert done.exit_code == 0, (done.output, done.exception)
-    record, whole = json.loads(done.stdout), report(PAIRS["nano"])
+def test_ours_are_those_of_the_workspace(nano_home: Path) -> None:
+    """Alone, and beside what the paper printed of another pair."""
+    nano = PAIRS["nano"]
+    whole = report(nano)
     kind = whole["stitches"]["L2-L3"]["headline_kind"]
     losses = whole["stitches"]["L2-L3"]["downstream_by_kind"][kind]
+    record = beside(Workspace("nano", nano_home), nano, None, "L2-L3", "L2-1024")
     for key, row in record["table_1"].items():
         assert row["ours"] == pytest.approx(losses[key]) and row["paper"] is None
     for key, row in record["table_2"].items():
@@ -90,10 +92,17 @@ def test_a_pair_that_the_paper_has_not_stands_alone(nano_home: Path) -> None:
             assert value == pytest.approx(whole["sae"][which][key])
     assert record["figure_14"]["transferred"] == whole["features"]["correlation"]["transferred"]
 
-    text = call("nano", "--sae", "L2-1024").stdout
+    text = as_text(json.loads(json.dumps(record)), nano)
     assert "no row of this pair" in text
     assert f"| nano-a→nano-b | – | {losses['a_to_b']:.2f} (" in text
     assert "| dead features | – |" in text
+
+    record = beside(Workspace("nano", nano_home), nano, PYTHIA, "L2-L3", "L2-1024")
+    text = as_text(json.loads(json.dumps(record)), nano)
+    assert "| nano-a→nano-b | 3.99 (+27\u202f%) |" in text
+    assert "| nano-a | 3.60 |" in text
+    assert "| variance unexplained | 0.17 / 0.52 |" in text
+    assert "| dead features | 5.2\u202f% / 2.9\u202f% |" in text
 
 
 DEPTHS = {"gpt2": (12, 24), "pythia": (6, 12), "gemma2": (26, 42)}
@@ -124,6 +133,7 @@ def rehearsed(name: str, alike: Alike, hub: Path, text: Path) -> PairSpec:
 
 
 @pytest.mark.whole
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", SHORT)
 def test_the_papers_pairs_are_one_command(
     name: str, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
