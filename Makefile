@@ -18,6 +18,9 @@ PYTHON ?= python3.11 python3.12 python3.13 python3 python3.14 python
 PORT ?=
 # Which file changes rerun the app: none, or auto while editing pages.
 WATCH ?= none
+# Which of the paper's pairs `make paper` builds: gpt2, pythia or gemma2; PAPER_ARGS: --positions 200000, --json.
+PAIR ?= gpt2
+PAPER_ARGS ?=
 # Passed on to pytest, to each benchmark (BENCH_ARGS), and the benchmarks to run (all by default).
 ARGS ?=
 BENCH_ARGS ?=
@@ -56,7 +59,7 @@ help: ## List the targets
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "Variables: PORT=8600  PYTHON=python3.12  WATCH=auto  ARGS='-k stitch -x'  ONLY=harvest  BENCH_ARGS='...'  JSON=1  SECONDS=60  SOAK_ARGS=--short  MONKEY_ARGS=--short"
+	@echo "Variables: PORT=8600  PYTHON=python3.12  WATCH=auto  PAIR=pythia  ARGS='-k stitch -x'  ONLY=harvest  BENCH_ARGS='...'  JSON=1  SECONDS=60  SOAK_ARGS=--short  MONKEY_ARGS=--short"
 
 .PHONY: app
 app: $(RUN_STAMP) ## Set up if need be, start the app on 127.0.0.1 and print its address
@@ -66,6 +69,10 @@ app: $(RUN_STAMP) ## Set up if need be, start the app on 127.0.0.1 and print its
 .PHONY: api
 api: $(RUN_STAMP) ## Answer over HTTP what was measured, on 127.0.0.1; its address is printed
 	@exec $(PY) -m core api $(if $(PORT),--port $(PORT))
+
+.PHONY: paper
+paper: $(RUN_STAMP) ## One of the paper's own pairs, from the hub, beside its tables; PAIR=gpt2, pythia or gemma2
+	@exec $(PY) -m core paper $(PAIR) $(PAPER_ARGS)
 
 .PHONY: test
 test: $(DEV_STAMP) ## Most tests, some minutes: no wheel's model, no browser, no whole build

@@ -50,7 +50,10 @@ def features_build_command(
     sae: Annotated[
         str | None,
         typer.Option(
-            help="An SAE of A instead of training one: a name, a zip or folder, or RELEASE:ID."
+            help=(
+                "An SAE of A instead of training one: a name, a zip or folder, RELEASE:ID, or"
+                " hub:OWNER/NAME/FOLDER."
+            )
         ),
     ] = None,
     width: Annotated[int, typer.Option(min=1, help="Features of the SAE.")] = TRAINED.width,

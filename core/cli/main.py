@@ -20,6 +20,7 @@ from core.cli import (  # noqa: F401 - each adds its commands
     features,
     functional,
     models,
+    paper,
     probes,
     saes,
     scale,

@@ -83,7 +83,12 @@ def sae_transfer_command(
 @guarded
 def sae_import_command(
     pair: PairArg,
-    sae: Annotated[str, typer.Argument(help="A zip or folder (SAELens, sparsify), or RELEASE:ID.")],
+    sae: Annotated[
+        str,
+        typer.Argument(
+            help="A zip or folder (SAELens, sparsify), RELEASE:ID, or hub:OWNER/NAME/FOLDER."
+        ),
+    ],
     layer: Annotated[
         int | None, typer.Option(help="It reads before this layer of A, where it does not say so.")
     ] = None,

@@ -33,7 +33,12 @@ PairArg = Annotated[
 
 SaeArg = Annotated[
     str,
-    typer.Option(help="An SAE of A: its name in the workspace, a zip or folder, or RELEASE:ID."),
+    typer.Option(
+        help=(
+            "An SAE of A: its name in the workspace, a zip or folder, RELEASE:ID, or"
+            " hub:OWNER/NAME/FOLDER."
+        )
+    ),
 ]
 
 

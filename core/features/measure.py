@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from core.activations.shards import UNDIVIDED, Shard
@@ -277,16 +278,20 @@ def raised(logits: pd.DataFrame, most: int = 5) -> pd.Series:
 def _map(directions: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Two UMAP coordinates of each direction, by cosine; fewer than four, too few for UMAP, stand
     in a row."""
-    from umap import UMAP
-
     if len(directions) < 4:
         return np.arange(len(directions), dtype=np.float32), np.zeros(len(directions), np.float32)
-    neighbours = min(15, len(directions) - 1)
-    found = np.asarray(
-        UMAP(
-            n_neighbors=neighbours,
+    # numba gives the whole process a thread for each core, whatever it was told before: passes of
+    # small models then take ten times the processor time.
+    threads = torch.get_num_threads()
+    try:
+        from umap import UMAP
+
+        mapper = UMAP(
+            n_neighbors=min(15, len(directions) - 1),
             metric="cosine",
             random_state=seed,
-        ).fit_transform(directions)
-    )
-    return found[:, 0].astype(np.float32), found[:, 1].astype(np.float32)
+        )
+        places = np.asarray(mapper.fit_transform(directions))
+    finally:
+        torch.set_num_threads(threads)
+    return places[:, 0].astype(np.float32), places[:, 1].astype(np.float32)

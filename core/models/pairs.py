@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from core.config import Frozen
 from core.errors import StitchLensError, broken
+from core.models.printed import GEMMA2, GPT2, PYTHIA, PaperRow
 from core.workspace.places import KEY, SPEC, workspaces_dir
 from core.workspace.store import Workspace
 
@@ -52,18 +53,6 @@ class ModelSpec(Frozen):
     """Token put before every text and masked afterwards; None takes the tokenizer's own. It soaks
     up the massive activations that a first token otherwise carries."""
     licence: str = ""
-
-
-class PaperRow(Frozen):
-    """A row of the paper's Table 1: next-token cross-entropy in nats/token."""
-
-    label: str
-    a: float
-    b: float
-    a_to_b: float
-    b_to_a: float
-    a_to_b_to_a: float
-    b_to_a_to_b: float
 
 
 class LayerPair(Frozen):
@@ -193,15 +182,7 @@ PAIRS: dict[str, PairSpec] = {
             b=_hub("pythia-160m-deduped", "EleutherAI/pythia-160m-deduped", 12, 768, "Apache-2.0"),
             family="within-family",
             layer_pairs=(LayerPair(a=3, b=4, why="the paper's Table 1"),),
-            paper=PaperRow(
-                label="pythia-70m-deduped.3 / pythia-160m-deduped.4",
-                a=3.60,
-                b=3.14,
-                a_to_b=3.99,
-                b_to_a=4.21,
-                a_to_b_to_a=3.62,
-                b_to_a_to_b=3.29,
-            ),
+            paper=PYTHIA,
         ),
         PairSpec(
             key="gpt2-small-medium",
@@ -210,15 +191,7 @@ PAIRS: dict[str, PairSpec] = {
             b=_hub("gpt2-medium", "openai-community/gpt2-medium", 24, 1024, "MIT"),
             family="within-family",
             layer_pairs=(LayerPair(a=6, b=10, why="the paper's Table 1"),),
-            paper=PaperRow(
-                label="gpt2-small.6 / gpt2-medium.10",
-                a=3.07,
-                b=2.77,
-                a_to_b=3.08,
-                b_to_a=3.35,
-                a_to_b_to_a=3.07,
-                b_to_a_to_b=2.81,
-            ),
+            paper=GPT2,
         ),
         PairSpec(
             key="gemma2-2b-9b",
@@ -227,15 +200,7 @@ PAIRS: dict[str, PairSpec] = {
             b=_hub("gemma-2-9b", "google/gemma-2-9b", 42, 3584, "Gemma terms of use"),
             family="within-family",
             layer_pairs=(LayerPair(a=20, b=33, why="the paper's Table 1"),),
-            paper=PaperRow(
-                label="gemma-2-2b.20 / gemma-2-9b.33",
-                a=2.52,
-                b=2.36,
-                a_to_b=3.28,
-                b_to_a=2.73,
-                a_to_b_to_a=2.53,
-                b_to_a_to_b=2.66,
-            ),
+            paper=GEMMA2,
         ),
         PairSpec(
             key="gemma2-2b-9b-it",

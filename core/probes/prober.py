@@ -23,7 +23,7 @@ from core.probes.methods import Arrays
 from core.progress import Progress
 from core.saes.crossing import Crossing
 from core.saes.settings import SaeConfig
-from core.saes.train import config_of, kept_sae, sae_makers
+from core.saes.train import kept_sae, sae_makers
 from core.stitches.transfer import transfer_sae
 from core.workspace.disk import beside
 from core.workspace.places import user_cache
@@ -87,10 +87,8 @@ class Prober:
 
     @property
     def own_config(self) -> SaeConfig:
-        """A's SAE's, where it was trained here; else the defaults at its width."""
-        if "width" in self.crossing.about:
-            return config_of(self.crossing.about)
-        return SaeConfig(width=self.crossing.sae.cfg.d_sae)
+        """A's SAE's, where it was trained here; else the defaults at its width and k."""
+        return self.crossing.source_config
 
     @property
     def own_positions(self) -> int | None:

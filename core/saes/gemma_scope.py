@@ -34,7 +34,7 @@ def hook_of(path: Path) -> str | None:
 
     Raises StitchLensError for a release that reads another place.
     """
-    whole = path.resolve()
+    whole = path.parent.resolve() / path.name  # the hub's cache links files, and folders say it
     if place := ELSEWHERE.search(str(whole)):
         raise StitchLensError(
             f"an SAE of {place[0]}", "one of the residual stream (…-res)", "use another SAE"

@@ -12,6 +12,7 @@ from core.bench import Bench
 from core.errors import StitchLensError
 from core.models.pairs import Side
 from core.saes.files import clean_sae
+from core.saes.hub import HUB, fetch
 from core.saes.scale import for_plain_rows
 from core.stitches.transfer import admit, check_finite, check_width, hook_layer
 from core.workspace.disk import fingerprint
@@ -85,7 +86,8 @@ def open_sae(
     d_in: int | None = None,
 ) -> "SAE[Any]":
     """`ref` is the name of an SAE of the workspace, a zip or a folder as SAELens or sparsify save
-    one, Gemma Scope's `params.npz`, or RELEASE:ID for one that SAELens fetches.
+    one, Gemma Scope's `params.npz`, RELEASE:ID for one that SAELens fetches, or
+    hub:OWNER/NAME/FOLDER for the folder of one in a repository of the hub.
 
     Raises StitchLensError where it is none of these, or is for another width than `d_in`.
     """
@@ -96,12 +98,13 @@ def open_sae(
     )
     if ref in known:
         return load_sae(workspace.path(f"saes/{ref}"), d_in)
-    path = named(ref)
+    path = fetch(ref) if ref.startswith(HUB) else named(ref)
     if path.exists() or ":" not in ref:
         if not path.exists():
             raise StitchLensError(
                 f"no SAE '{ref}'",
-                "a zip, a folder or a .npz, RELEASE:ID, or one of the workspace's"
+                "a zip, hub:OWNER/NAME/FOLDER, a folder or a .npz, RELEASE:ID, or one of the"
+                " workspace's"
                 f" ({', '.join(known) or 'none yet'})",
                 f"`python -m core features build {workspace.pair}` trains one",
             )

@@ -2,6 +2,8 @@
 queries read them."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from core.saes.settings import ExploreConfig, SaeConfig
 from core.stitches.measure import fit_stitch
 from core.stitches.settings import FitConfig
 from core.stitches.stitch import load_stitch
+from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
 from tests.helpers.small import stitched_bench
 
@@ -47,6 +50,23 @@ def bench(tiny_pair: PairSpec, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture
 def ws(bench: Bench) -> Workspace:
     return bench.workspace
+
+
+MAPPED = """
+import numpy as np, torch
+from core.features.measure import _map
+torch.set_num_threads(1)
+_map(np.random.default_rng(0).standard_normal((64, 8), np.float32), 0)
+print(torch.get_num_threads())
+"""
+
+
+def test_the_map_leaves_the_threads_as_they_were() -> None:
+    """UMAP sets them once a process: in one of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", MAPPED], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "1\n"
 
 
 def test_every_table_is_there(ws: Workspace) -> None:

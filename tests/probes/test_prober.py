@@ -25,7 +25,11 @@ from core.probes.probe import KS, load_probe, moved
 from core.probes.prober import Prober, default_names, pool
 from core.probes.templates import template_datasets
 from core.saes import train as sae_train
+from core.saes.adopt import adopt
+from core.saes.sae import load_sae
 from core.saes.settings import SaeConfig
+from core.stitches.transfer import save_sae
+from core.workspace.artifacts import discard
 from core.workspace.places import user_cache
 from core.workspace.store import Workspace
 from tests.helpers.small import stitched_bench
@@ -55,6 +59,17 @@ def datasets() -> list[Dataset]:
         return Dataset(d.name, d.title, d.says, train, test, d.probed)
 
     return [few(d) for d in template_datasets() if d.name in ("question", "tense")]
+
+
+def test_the_own_sae_is_like_that_which_was_brought(bench: Bench, tmp_path: Path) -> None:
+    """An SAE of others says its width and k alone; B's own, beside it, is trained with both."""
+    save_sae(load_sae(bench.workspace.path("saes/L1-64")), tmp_path / "theirs")
+    try:
+        adopt(bench, str(tmp_path / "theirs"), 1)
+        own = Prober(bench, "theirs", "L1-L2").own_config
+    finally:
+        discard(bench.workspace, "saes", "theirs")
+    assert (own.width, own.k) == (64, 8)
 
 
 def test_a_row_is_a_mean_over_positions(prober: Prober) -> None:
