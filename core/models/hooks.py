@@ -169,12 +169,13 @@ def final_hidden(
     ids: Int[Tensor, "rows pos"],
     layer: int = 0,
     residual: Float[Tensor, "rows pos d"] | None = None,
+    gradients: bool = False,
 ) -> Float[Tensor, "rows pos e"]:
     """What the unembedding sees, after the final norm (and in OPT-350M after a projection to fewer
     dimensions).
 
     With `residual`, the pass starts before `layer` from it: the layers below are not computed, and
-    of `ids` only the shape is used.
+    of `ids` only the shape is used. With `gradients`, what comes out can be differentiated by it.
     """
     if residual is None:
         with torch.inference_mode():
@@ -184,7 +185,7 @@ def final_hidden(
         return residual.to(tensor)
 
     with (
-        torch.inference_mode(),
+        torch.inference_mode(not gradients),
         _skipping(model, layer),
         model.bridge.hooks(fwd_hooks=[(_name(layer), replace)]),
     ):

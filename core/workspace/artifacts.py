@@ -44,6 +44,14 @@ FIT = (
     "stitch fit {pair} --layer-a {layer_a} --layer-b {layer_b} --method {method} --metric {metric}"
     " --alpha {alpha} --lr {lr} --epochs {epochs} --positions {positions} --name {name}"
 )
+REFINE = (
+    "stitch refine {pair} {of} --as {name} --objective {objective} --tokens {tokens}"
+    " --kinds {kinds} --inversion {inversion} --lr {lr} --batch {batch} --seed {seed}"
+)
+GAINS = (
+    "stitch refine {pair} {of} --as {name} --objective {objective} --tokens {trained}"
+    " --kinds {kinds} --inversion {inversion} --seed {seed} --held-out {tokens}"
+)
 FEATURES = "features build {pair} --sae {sae_name} --stitch {stitch_name}"
 LEVELS = "steer levels {pair} --sae {sae_name} --stitch {stitch_name}"
 SEARCH = "steer features {pair} --sae {sae_name} --stitch {stitch_name}"
@@ -75,6 +83,8 @@ GROUPS: dict[str, Group] = {
     "kinds": Group("Downstream losses by kind of text", BUILD, "stitches"),
     "quality": Group("Variance unexplained, inversion errors", BUILD, "stitches"),
     "controls": Group("Controls: stitches of shuffled pairs", BUILD, "stitches"),
+    "refine": Group("Refined stitches: what they gain, with controls", GAINS, "stitches"),
+    "refine_price": Group("Refined stitches: what features pay", GAINS, "stitches"),
     "cards": Group("Report cards of imported stitches", "stitch import", "stitches"),
     "sae_cards": Group("Report cards of SAEs that were brought", "sae import", "saes"),
     "vectors": Group("Steering vectors that were brought", "vector import", "vectors"),
@@ -215,8 +225,11 @@ def built(full: str, makers: Mapping[str, Any]) -> bool:
 
 
 def _template(group: str, makers: Mapping[str, Any]) -> str:
-    by_hand = group == "stitches" and makers.get("why") == "chosen by hand"
-    return FIT if by_hand else GROUPS[group].command
+    if group == "stitches" and makers.get("why") == "chosen by hand":
+        return FIT
+    if group == "stitches" and makers.get("why") == "refined":
+        return REFINE
+    return GROUPS[group].command
 
 
 def discard(
