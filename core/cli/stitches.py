@@ -212,6 +212,7 @@ def refine_command(
         tokens=tokens,
         kinds=tuple(kind.strip() for kind in kinds.split(",") if kind.strip()),
         inversion=inversion,
+        round_trips=rounds,
         lr=lr,
         batch=batch,
         seed=seed,

@@ -144,9 +144,10 @@ def descend(
     objective: Objective,
     reading: Reading,
     rows: Float[Tensor, "n d"],
+    weight: float = 1.0,
 ) -> float:
-    """The mean objective over a reading's positions, with `rows` in place there; adds its gradient
-    to that of whatever `rows` came from."""
+    """The mean objective over a reading's positions, with `rows` in place there; adds its gradient,
+    times `weight`, to that of whatever `rows` came from."""
     hidden = reading.going_on(rows)
     gradient = torch.empty_like(hidden)
     total = 0.0
@@ -158,7 +159,7 @@ def descend(
         cost = costs(objective, reading.model, leaf, own, following).sum() / n
         (gradient[part],) = torch.autograd.grad(cost, leaf)
         total += float(cost.detach())
-    hidden.backward(gradient)
+    hidden.backward(weight * gradient)
     return total
 
 

@@ -153,14 +153,25 @@ class Refinement:
 
         up = down = math.nan
         if readings is not None:
-            rows_a, rows_b = self._crossing(readings)
-            up = descend(self.config.objective, readings["b"], self.change().up(rows_a))
-            down = descend(self.config.objective, readings["a"], self.change().down(rows_b))
+            up, down = self._descend(readings)
 
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.lr * (1 + math.cos(math.pi * share)) / 2
         self.optimiser.step()
         return up, down, float(lost_a.detach()), float(lost_b.detach())
+
+    def _descend(self, readings: dict[Side, Reading]) -> tuple[float, float]:
+        """Add the gradients of both ways and of the round trips; the objective each way."""
+        objective, weight = self.config.objective, self.config.round_trips
+        rows_a, rows_b = self._crossing(readings)
+        up = descend(objective, readings["b"], self.change().up(rows_a))
+        down = descend(objective, readings["a"], self.change().down(rows_b))
+        if weight:
+            stitch = self.change()
+            descend(objective, readings["a"], stitch.down(stitch.up(rows_a)), weight)
+            stitch = self.change()
+            descend(objective, readings["b"], stitch.up(stitch.down(rows_b)), weight)
+        return up, down
 
     def _crossing(self, readings: dict[Side, Reading]) -> tuple[Tensor, Tensor]:
         """Both models' rows as they are handed to the stitch, on the maps' device."""

@@ -26,6 +26,9 @@ from core.workspace.disk import fingerprint, only_one
 from core.workspace.places import user_cache
 from core.workspace.store import Workspace
 
+SETTING = ("of", "objective", "kinds", "inversion", "round_trips", "lr", "batch", "seed")
+"""Of a refined stitch's makers, what its tables were made with too."""
+
 
 def refined_name(of: str, config: RefineConfig) -> str:
     """How a refined stitch is called that nobody named: L20-L9-kl."""
@@ -183,9 +186,11 @@ def _run(
     config: RefineConfig,
     start: str,
 ) -> Refined:
+    constant = start == "constant input"
+    if start != "paired":  # a control has no way back that would be worth its time
+        config = config.model_copy(update={"round_trips": 0.0})
     known = [bench.makers, layers.name, origin.makers, config.model_dump(), start]
     folder = user_cache() / "refine" / fingerprint(known)
-    constant = start == "constant input"
     run = Refinement((bench.a, bench.b), layers, origin, moments, config, folder, constant)
     return run.train(bench.corpus.split("fit"), f"refining from {start}")
 
@@ -226,9 +231,7 @@ def _measure(
         "stitch": fingerprint(refined.makers),
         "tokens": bench.config.held_out_tokens,
     }
-    about = makers | {
-        key: refined.makers[key] for key in ("of", "objective", "kinds", "inversion", "seed")
-    }
+    about = makers | {key: refined.makers[key] for key in SETTING}
     about |= {"trained": config.tokens, "stitch_name": name}
     if bench.current(f"refine/{name}", about):
         return

@@ -84,7 +84,7 @@ def record(ws: Workspace, name: str) -> dict[str, Any]:
         starts.setdefault(start, {}).setdefault(kind, {})[way] = measured
 
     setting = about(ws, name)
-    keys = ("of", "objective", "kinds", "inversion", "trained", "seed")
+    keys = ("of", "objective", "kinds", "inversion", "round_trips", "trained", "seed")
     known = {key: setting.get(key) for key in keys}
     costs = [
         {str(k): v for k, v in row.items() if v == v} for row in price(ws, name).to_dict("records")

@@ -50,9 +50,11 @@ class RefineConfig(Frozen):
     """Of text, as `core.text.corpus.Document.kind` names them; none is all of them."""
     inversion: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Weight of the inversion terms of Eq. 3 beside the objective, in the stitch's metric."""
-    lr: float = Field(default=1e-2, gt=0, le=1)
+    round_trips: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Weight of the objective after a round trip; 0 leaves round trips out, at half the time."""
+    lr: float = Field(default=2e-2, gt=0, le=1)
     """Adam's, on a change of the maps in units of their own size; it falls as a cosine."""
-    batch: int = Field(default=1024, ge=1)
+    batch: int = Field(default=512, ge=1)
     """Padded tokens of B a step."""
     positions: int = Field(default=32_768, ge=1)
     """Pairs of positions that give the moments of the inversion terms."""

@@ -44,13 +44,14 @@ FIT = (
     "stitch fit {pair} --layer-a {layer_a} --layer-b {layer_b} --method {method} --metric {metric}"
     " --alpha {alpha} --lr {lr} --epochs {epochs} --positions {positions} --name {name}"
 )
-REFINE = (
-    "stitch refine {pair} {of} --as {name} --objective {objective} --tokens {tokens}"
-    " --kinds {kinds} --inversion {inversion} --lr {lr} --batch {batch} --seed {seed}"
+REFINED = (
+    " --kinds {kinds} --inversion {inversion} --rounds {round_trips} --lr {lr} --batch {batch}"
+    " --seed {seed}"
 )
+REFINE = "stitch refine {pair} {of} --as {name} --objective {objective} --tokens {tokens}" + REFINED
 GAINS = (
     "stitch refine {pair} {of} --as {name} --objective {objective} --tokens {trained}"
-    " --kinds {kinds} --inversion {inversion} --seed {seed} --held-out {tokens}"
+    f"{REFINED} --held-out {{tokens}}"
 )
 FEATURES = "features build {pair} --sae {sae_name} --stitch {stitch_name}"
 LEVELS = "steer levels {pair} --sae {sae_name} --stitch {stitch_name}"

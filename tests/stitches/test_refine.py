@@ -28,7 +28,8 @@ from core.text.corpus import Corpus, Document
 from tests.helpers.small import Tiny
 
 LAYERS = LayerPair(a=2, b=3)
-CONFIG = RefineConfig(tokens=3_000, kinds=("English",), batch=512)
+CONFIG = RefineConfig(tokens=3_000, kinds=("English",), batch=128, lr=0.04, round_trips=0.0)
+BRIEF = CONFIG.model_copy(update={"tokens": 700})
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +221,7 @@ def test_refining_lowers_divergence_on_text_it_has_not_read(
 
     refined, before = train(stitches["paired"]), measured(stitches["paired"])
     after = measured(refined.stitch)
-    assert after[0] < 0.95 * before[0] and after[1] < 0.97 * before[1]
+    assert after[0] < 0.93 * before[0] and after[1] < 0.95 * before[1]
 
     shuffled = measured(train(stitches["shuffled"]).stitch)
     assert min(shuffled) > 2 * max(after), "what is learned without the pairing is far behind"
@@ -233,35 +234,49 @@ def test_refining_lowers_divergence_on_text_it_has_not_read(
 
 def test_inversion_terms_keep_round_trips(train: Train, stitches: dict[str, Stitch]) -> None:
     """Without them a round trip pays."""
-    loose = CONFIG.model_copy(update={"inversion": 0.0})
-    kept = train(stitches["paired"]).curve
+    loose = BRIEF.model_copy(update={"inversion": 0.0})
+    kept = train(stitches["paired"], config=BRIEF).curve
     lost = train(stitches["paired"], config=loose).curve
     for name in ("inversion_a", "inversion_b"):
         assert kept[name][0] == lost[name][0]
         assert kept[name][-1] < lost[name][-1]
 
 
+def test_round_trips_gain_where_they_are_trained_on(
+    corpus: Corpus, tiny: Tiny, train: Train, stitches: dict[str, Stitch]
+) -> None:
+    """B→A→B, through the narrower model."""
+    reading = held_out(corpus, tiny)["b"]
+    there_and_back = []
+    for weight in (0.0, 1.0):
+        config = CONFIG.model_copy(update={"round_trips": weight})
+        stitch = train(stitches["paired"], config=config).stitch
+        rows = stitch.up(stitch.down(reading.stream))
+        there_and_back.append(divergences(reading, rows).mean())
+    assert there_and_back[1] < 0.95 * there_and_back[0]
+
+
 def test_a_killed_run_ends_in_the_same_bits(
     tmp_path: Path, train: Train, stitches: dict[str, Stitch]
 ) -> None:
-    whole = train(stitches["paired"])
+    whole = train(stitches["paired"], config=BRIEF)
 
     def kill(step: int) -> None:
         if step == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(stitches["paired"], tmp_path, after_step=kill, save_seconds=0.0)
+        train(stitches["paired"], tmp_path, config=BRIEF, after_step=kill, save_seconds=0.0)
     assert (tmp_path / "state.safetensors").exists()
     steps = []
-    resumed = train(stitches["paired"], tmp_path, after_step=steps.append)
+    resumed = train(stitches["paired"], tmp_path, config=BRIEF, after_step=steps.append)
     assert steps[0] == 3 and len(steps) == len(whole.curve["up"]) - 3
     for name in ("P_up", "b_up", "P_down", "b_down"):
         assert torch.equal(getattr(resumed.stitch, name), getattr(whole.stitch, name)), name
     for name, curve in whole.curve.items():
         assert (resumed.curve[name] == curve).all()
 
-    again = train(stitches["paired"], tmp_path, after_step=steps.append)
+    again = train(stitches["paired"], tmp_path, config=BRIEF, after_step=steps.append)
     assert torch.equal(again.stitch.P_up, whole.stitch.P_up), "a finished run is read, not made"
     assert not (tmp_path / "state.safetensors").exists()
 
