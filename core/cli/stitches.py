@@ -186,6 +186,9 @@ def refine_command(
     inversion: Annotated[
         float, typer.Option(help="Weight of the inversion terms of Eq. 3.")
     ] = REFINE.inversion,
+    rounds: Annotated[
+        float, typer.Option(help="Weight of the objective after a round trip.")
+    ] = REFINE.round_trips,
     lr: Annotated[float, typer.Option(help="Adam's, in units of the maps' own size.")] = REFINE.lr,
     batch: Annotated[int, typer.Option(help="Tokens of B a step.")] = REFINE.batch,
     seed: Annotated[int, typer.Option(help="Of the order of texts.")] = REFINE.seed,

@@ -50,6 +50,7 @@ def price(
     passes = {stitch: Passes(bench, sae, stitch, config) for stitch in (before, after)}
     about = dict(makers(ws, f"refine/{after}")) | passes[after].makers
     about |= {"tokens": bench.config.held_out_tokens, "stitch_before": before}
+    del about["stitch_name"]  # it is part of that stitch and goes with it, not made through it
     if bench.current(f"refine_price/{after}", about):
         return
 

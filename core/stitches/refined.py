@@ -232,7 +232,7 @@ def _measure(
         "tokens": bench.config.held_out_tokens,
     }
     about = makers | {key: refined.makers[key] for key in SETTING}
-    about |= {"trained": config.tokens, "stitch_name": name}
+    about |= {"trained": config.tokens}
     if bench.current(f"refine/{name}", about):
         return
 

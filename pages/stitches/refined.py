@@ -81,10 +81,23 @@ def answer(ws: Workspace, name: str, names: Mapping[str, str]) -> str:
         parts.append(f"{label} costs {after} instead of {before}")
     rounds = " and ".join(percent(gained[way]["relative_after"]) for way in STITCHED[2:])
     return (
-        f"**{verdict}:** trained on {OBJECTIVES[setting['objective']]},"
-        f" {plain(setting['of'])} does better by its reader though it explains less variance:"
-        f" on {plain(gained['kind'])} {parts[0]}, {parts[1]}; round trips {rounds}."
+        f"**{verdict}:** trained on {OBJECTIVES[setting['objective']]}, {plain(setting['of'])} on"
+        f" {plain(gained['kind'])}: {'; '.join(parts)}; round trips {rounds}."
+        f"{_unexplained(ws, name, names)}"
     )
+
+
+def _unexplained(ws: Workspace, name: str, names: Mapping[str, str]) -> str:
+    """A sentence: what a better prediction costs in variance."""
+    table = refined_tables.refinement(ws, name)
+    whole = table[(table.start == "paired") & table.unexplained_after.notna()]
+    rows = whole.set_index("condition").reindex(STITCHED[:2]).dropna(subset=["unexplained_after"])
+    shares = [
+        f"{percent(row['unexplained_after'], sign=False)} of {names[BY_KEY[str(way)].model]}'s"
+        f" variance unexplained (before: {percent(row['unexplained_before'], sign=False)})"
+        for way, row in rows.iterrows()
+    ]
+    return f" It leaves {' and '.join(shares)}." if shares else ""
 
 
 def gains(table: pd.DataFrame, names: dict[str, str]) -> None:
