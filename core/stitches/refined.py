@@ -17,8 +17,8 @@ from core.stitches import downstream
 from core.stitches.card import USELESS
 from core.stitches.fit import quality
 from core.stitches.gains import divergence, extra, gains, variants_of, with_unexplained
-from core.stitches.refine import Refined, Refinement
-from core.stitches.settings import STARTS, RefineConfig
+from core.stitches.refine import Refined, Refinement, of_kinds
+from core.stitches.settings import STARTS, Metric, RefineConfig
 from core.stitches.stitch import PARTS, Stitch, load_stitch, save_stitch, with_makers
 from core.stitches.tables import least_positions
 from core.workspace.artifacts import NAME
@@ -70,7 +70,7 @@ def refine_stitch(
     return stitches["paired"]
 
 
-def _metric(stitch: Stitch) -> str:
+def _metric(stitch: Stitch) -> Metric:
     """In which the inversion terms are measured; the default, where others fitted it."""
     return stitch.makers.get("metric") or "std"
 
@@ -122,6 +122,7 @@ def admitted(
             f"{least} or more (twice both widths)",
             "ask for more (--tokens)",
         )
+    of_kinds(bench.corpus.split("fit"), config.kinds)
     expect: dict[str, Any] = {"d_a": pair.a.d_model, "d_b": pair.b.d_model}
     for side, model in (("a", bench.a), ("b", bench.b)):
         expect[side] = {key: model.makers[key] for key in ("model", "weights", "tokenizer")}
@@ -273,7 +274,7 @@ def _measure(
             bench.config.held_out_tokens,
         )
     )
-    usual = losses[~losses.condition.str.contains("/")]
+    usual = losses.loc[~losses.condition.str.contains("/")]
     bench.workspace.put_table(f"kinds/{name}", downstream.by_kind(usual, documents), makers)
     bench.workspace.put_table(f"downstream/{name}", downstream.summarise(usual), makers)
 

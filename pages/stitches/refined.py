@@ -42,7 +42,7 @@ def refined(ws: Workspace, pair: PairSpec, default: str) -> None:
     st.markdown(answer(ws, name, {side: plain(model) for side, model in models.items()}))
     table = ask(refined_tables.refinement, ws, name)
     first = table.kind.iloc[0]
-    shown = table[table.kind == first]
+    shown = table.loc[table.kind == first]
     setting = ask(refined_tables.about, ws, name)
     draw(
         figure(shown, *models.values()),
@@ -90,12 +90,12 @@ def answer(ws: Workspace, name: str, names: Mapping[str, str]) -> str:
 def _unexplained(ws: Workspace, name: str, names: Mapping[str, str]) -> str:
     """A sentence: what a better prediction costs in variance."""
     table = refined_tables.refinement(ws, name)
-    whole = table[(table.start == "paired") & table.unexplained_after.notna()]
-    rows = whole.set_index("condition").reindex(STITCHED[:2]).dropna(subset=["unexplained_after"])
+    one_way = table.condition.isin(STITCHED[:2])
+    rows = table.loc[(table.start == "paired") & one_way & table.unexplained_after.notna()]
     shares = [
-        f"{percent(row['unexplained_after'], sign=False)} of {names[BY_KEY[str(way)].model]}'s"
-        f" variance unexplained (before: {percent(row['unexplained_before'], sign=False)})"
-        for way, row in rows.iterrows()
+        f"{percent(row['unexplained_after'], sign=False)} of {names[row['model']]}'s variance"
+        f" unexplained (before: {percent(row['unexplained_before'], sign=False)})"
+        for row in rows.to_dict("records")
     ]
     return f" It leaves {' and '.join(shares)}." if shares else ""
 

@@ -55,7 +55,7 @@ def readings_of(
 ) -> dict[str, Reading]:
     readings = read_texts((a, b), layers, (a.encode(texts), b.encode(texts)))
     assert readings is not None
-    return dict(readings)
+    return {"a": readings["a"], "b": readings["b"]}
 
 
 def by_hand(reading: Reading, rows: Tensor | None) -> tuple[Tensor, Tensor]:
