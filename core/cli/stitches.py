@@ -195,6 +195,12 @@ def refine_command(
     held_out: Annotated[
         int, typer.Option(min=1, help="Tokens of B scored on the held-out split for Table 1.")
     ] = BUILD.held_out_tokens,
+    positions: Annotated[
+        int, typer.Option(min=1, help="Pairs of positions for the inversion terms.")
+    ] = REFINE.positions,
+    controls: Annotated[
+        bool, typer.Option(help="Also train the controls: shuffled pairs, a constant input.")
+    ] = True,
     price: Annotated[
         bool, typer.Option(help="Also measure what the features of an SAE of A pay.")
     ] = True,
@@ -218,11 +224,12 @@ def refine_command(
         round_trips=rounds,
         lr=lr,
         batch=batch,
+        positions=positions,
         seed=seed,
     )
     bench = open_pair(pair, BuildConfig(held_out_tokens=held_out))
     name = name or refined_name(of, config)
-    refine_stitch(bench, of, name, config)
+    refine_stitch(bench, of, name, config, controls)
     if price:
         feature_price.price(bench, of, name)
     measured = refined_tables.record(bench.workspace, name)

@@ -37,8 +37,6 @@ def variants_of(
     """Those of each start; a control has no round trips. What stands for nothing learned from a
     constant input is the mean itself."""
     mean_a, mean_b = means
-    fixed = after["constant input"]
-    up, down = fixed.up(mean_a), fixed.down(mean_b)
     variants: dict[tuple[str, str], list[downstream.Condition]] = {}
     for when, known in (("before", before), ("after", after)):
         for start in before:
@@ -46,18 +44,24 @@ def variants_of(
             every = downstream.stitched(known[start])
             variants[start, when] = [one for one in every if one.name in ways]
 
-    variants["constant input", "before"] = [
-        downstream.Condition("a_to_b", "b", lambda x, y: mean_b.expand_as(y)),
-        downstream.Condition("b_to_a", "a", lambda x, y: mean_a.expand_as(x)),
-    ]
-    variants["constant input", "after"] = [
-        downstream.Condition("a_to_b", "b", lambda x, y: up.expand_as(y)),
-        downstream.Condition("b_to_a", "a", lambda x, y: down.expand_as(x)),
-    ]
+    if fixed := after.get("constant input"):
+        learned = fixed.down(mean_b), fixed.up(mean_a)
+        for when, (row_a, row_b) in (("before", (mean_a, mean_b)), ("after", learned)):
+            variants["constant input", when] = [
+                _constant("a_to_b", row_b),
+                _constant("b_to_a", row_a),
+            ]
     return {
         key: [replace(one, name=condition_name(*key, one.name)) for one in ways]
         for key, ways in variants.items()
     }
+
+
+def _constant(way: str, row: Tensor) -> downstream.Condition:
+    """One row in the place of every one."""
+    if way == "a_to_b":
+        return downstream.Condition(way, "b", lambda x, y: row.expand_as(y))
+    return downstream.Condition(way, "a", lambda x, y: row.expand_as(x))
 
 
 USUAL = {

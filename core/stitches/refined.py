@@ -40,9 +40,11 @@ def refine_stitch(
     of: str,
     name: str,
     config: RefineConfig,
+    controls: bool = True,
 ) -> Stitch:
     """Refine the stitch `of` of the workspace and keep it as `stitches/<name>`, with what was
-    measured: `controls/`, `quality/`, `downstream/`, `kinds/` and `refine/` of that name.
+    measured: `controls/`, `quality/`, `downstream/`, `kinds/` and `refine/` of that name. Without
+    `controls` the other STARTS are not trained, and its control is the stitch's own.
 
     A killed run goes on; what is there is not made again. Raises StitchLensError for a stitch that
     says nothing of the other model, that leads one way or belongs to other models or layers; for a
@@ -58,14 +60,16 @@ def refine_stitch(
     with only_one(bench.pair.key, f"refine-{name}"):
         shuffled = load_stitch(bench.workspace.path(f"controls/{of}"))
         shuffled = with_makers(shuffled, metric=_metric(base))
+        origins = dict(zip(STARTS, (base, shuffled, base), strict=True))
         runs = {
             start: _run(bench, layers, origin, moments, config, start)
-            for start, origin in zip(STARTS, (base, shuffled, base), strict=True)
+            for start, origin in origins.items()
+            if controls or start == "paired"
         }
         stitches = {start: halved(run.stitch) for start, run in runs.items()}
         details = {"rounds": len(runs["paired"].curve["up"]), "seconds": runs["paired"].seconds}
         stitches["paired"] = with_makers(stitches["paired"], **identity | details)
-        _keep(bench, name, stitches)
+        _keep(bench, name, stitches, shuffled)
         _measure(bench, name, base, shuffled, stitches, moments, config)
     return stitches["paired"]
 
@@ -205,11 +209,15 @@ def _keep(
     bench: Bench,
     name: str,
     stitches: Mapping[str, Stitch],
+    shuffled: Stitch,
 ) -> None:
-    """The control first: a stitch that is there has one."""
+    """The control first, refined where it was: a stitch that is there has one."""
     refined = stitches["paired"]
-    about = {"control": "shuffled pairs, refined", "of": name}
-    control = with_makers(stitches["shuffled pairs"], **about)
+    control = with_makers(shuffled, control="shuffled pairs", of=name)
+    if "shuffled pairs" in stitches:
+        control = with_makers(
+            stitches["shuffled pairs"], control="shuffled pairs, refined", of=name
+        )
     places = (("controls", "control", control), ("stitches", "stitch", refined))
     for place, kind, stitch in places:
         if not bench.current(f"{place}/{name}", stitch.makers):
@@ -234,12 +242,15 @@ def _measure(
     }
     about = makers | {key: refined.makers[key] for key in SETTING}
     about |= {"trained": config.tokens}
+    if set(stitches) != set(STARTS):
+        about["controls"] = False
     if bench.current(f"refine/{name}", about):
         return
 
     layers = LayerPair(a=refined.makers["layer_a"], b=refined.makers["layer_b"])
     held_out = bench.moments("held-out", [layers], config.positions // 4)[0][layers.name].moments()
     before = {"paired": base, "shuffled pairs": shuffled}
+    before = {start: stitch for start, stitch in before.items() if start in stitches}
     unexplained = {
         (start, when): quality(stitch, held_out, _metric(base), base.makers["alpha"], moments)
         for when, known in (("before", before), ("after", stitches))
@@ -260,7 +271,7 @@ def _measure(
     conditions = [
         *downstream.unpatched(),
         *downstream.stitched(refined),
-        *downstream.controls(stitches["shuffled pairs"], *constant),
+        *downstream.controls(stitches.get("shuffled pairs", shuffled), *constant),
         *(one for (start, when), ways in variants.items() for one in ways if extra(start, when)),
     ]
     losses = pd.DataFrame(

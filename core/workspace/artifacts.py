@@ -46,7 +46,7 @@ FIT = (
 )
 REFINED = (
     " --kinds {kinds} --inversion {inversion} --rounds {round_trips} --lr {lr} --batch {batch}"
-    " --seed {seed}"
+    " --positions {moments} --seed {seed}"
 )
 REFINE = "stitch refine {pair} {of} --as {name} --objective {objective} --tokens {tokens}" + REFINED
 GAINS = (

@@ -44,11 +44,16 @@ def refined(ws: Workspace, pair: PairSpec, default: str) -> None:
     first = table.kind.iloc[0]
     shown = table.loc[table.kind == first]
     setting = ask(refined_tables.about, ws, name)
+    controls = ""
+    if (shown.start != "paired").any():
+        controls = (
+            " Controls got the same training: a stitch of shuffled pairs, and the mean stream in"
+            " the place of every row."
+        )
     draw(
         figure(shown, *models.values()),
         "How much more the model that comes last loses than by itself, before and after, on"
-        f" {plain(first)}. Controls got the same training: a stitch of shuffled pairs, and the mean"
-        f" stream in the place of every row.  \n:small[{plain(setting['of'])}, trained on"
+        f" {plain(first)}.{controls}  \n:small[{plain(setting['of'])}, trained on"
         f" {OBJECTIVES[setting['objective']]} over {setting['trained']:,} tokens; held-out split,"
         f" {shown.documents.max():,} documents, bars are 95 % bootstrap intervals over documents.]",
         key="refined",
