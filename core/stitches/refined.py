@@ -87,7 +87,9 @@ def _makers(
 ) -> dict[str, Any]:
     """What decides a refined stitch, known before it is trained."""
     setting = config.model_dump(exclude={"positions"}) | {"moments": config.positions}
-    makers = base.makers | bench.makers | setting
+    costs = ("rounds", "seconds")
+    makers = {key: value for key, value in base.makers.items() if key not in costs}
+    makers |= bench.makers | setting
     makers |= {
         "method": "refined",
         "metric": _metric(base),

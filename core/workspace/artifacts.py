@@ -230,6 +230,8 @@ def _template(group: str, makers: Mapping[str, Any]) -> str:
         return FIT
     if group == "stitches" and makers.get("why") == "refined":
         return REFINE
+    if GROUPS[group].command == GAINS and "of" not in makers:
+        return "stitch refine"
     return GROUPS[group].command
 
 

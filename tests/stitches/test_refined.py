@@ -52,6 +52,7 @@ def refused(bench: Bench, of: str, name: str = "x", config: RefineConfig = FEW) 
     return e.value
 
 
+@pytest.mark.whole
 def test_a_refined_stitch_is_an_ordinary_one(bench: Bench) -> None:
     name = refined_name("L2-L3", FEW)
     assert name == "L2-L3-kl"
@@ -127,7 +128,7 @@ def test_a_stitch_that_was_brought_for_other_layers_is_refused(bench: Bench) -> 
     e = refused(bench, "theirs")
     assert "fits other layers better" in e.found and "its own layers" in e.todo
 
-    put(bench, "elsewhere", base, layer_a=3, layer_b=5)
+    put(bench, "elsewhere", base, layer_a=0, layer_b=0)
     assert "of other layers" in refused(bench, "elsewhere").found
     put(bench, "beyond", base, layer_a=9)
     assert "0 to 3" in refused(bench, "beyond").wanted
