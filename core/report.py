@@ -11,6 +11,7 @@ from core.models.pairs import PairSpec
 from core.probes import tables as probe_tables
 from core.saes import tables as sae_tables
 from core.steering import tables as steering_tables
+from core.stitches import refined_tables
 from core.stitches.kinds import by_kind
 from core.workspace import store
 from core.workspace.store import Workspace
@@ -31,6 +32,9 @@ def report(pair: PairSpec) -> dict[str, Any]:
     for name in ("alpha_sweep", "study"):
         if name in w.names("table"):
             out[name] = w.table(name).to_dict("records")
+
+    if refined := refined_tables.refined_names(w):
+        out["refine"] = {name: refined_tables.record(w, name) for name in refined}
 
     if measured := feature_tables.saes(w):
         name = measured[0]

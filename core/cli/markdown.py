@@ -7,6 +7,7 @@ from core.cli import alike
 from core.cli.following import following
 from core.cli.last_layers import last_layers
 from core.cli.losses import crossing_costs
+from core.cli.refined import refined
 from core.cli.sinks import sinks
 from core.cli.tables import Names, Record, as_table, interval, records, short_names, with_names
 from core.cli.words import fixed, number, percent, plain, rounded
@@ -20,6 +21,7 @@ from core.workspace.store import Workspace
 
 TOPICS = {
     "stitches": "What crossing costs (Table 1)",
+    "refined": "Is mean squared error enough?",
     "saes": "The SAE before and after transfer (Table 2)",
     "features": "Features before and after transfer (Eq. 10)",
     "agreement": "Do a feature and what it became fire at the same places?",
@@ -53,6 +55,7 @@ def sections(pair: PairSpec) -> dict[str, str]:
     parts: dict[str, list[str]] = {topic: [] for topic in TOPICS}
 
     parts["stitches"] = crossing_costs(measured, names)
+    parts["refined"] = refined(measured.get("refine", {}), names)
     if "sae" in measured:
         parts["saes"] = _sae(measured["sae"], names)
     if "features" in measured:

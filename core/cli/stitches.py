@@ -11,10 +11,10 @@ from core.cli.shared import JsonFlag, PairArg, app, default_stitch, guarded, rem
 from core.config import BuildConfig, check
 from core.errors import StitchLensError
 from core.models.pairs import LayerPair, get_pair
-from core.stitches.settings import FitConfig, SinkConfig
+from core.stitches.settings import FitConfig, RefineConfig, SinkConfig
 from core.stitches.tables import as_text, default_name
 
-BUILD, FIT, SINK = BuildConfig(), FitConfig(), SinkConfig()
+BUILD, FIT, REFINE, SINK = BuildConfig(), FitConfig(), RefineConfig(), SinkConfig()
 """What is asked for where nothing is said."""
 
 stitch = typer.Typer(help="Fit, evaluate and remove stitches (Eq. 1-3).", no_args_is_help=True)
@@ -212,6 +212,79 @@ def sink_command(
     sink_speech.write(bench, name, sink_speech.SpeechConfig(prompts=prompts, length=length))
     found = sink_tables.summary(bench.workspace, name)
     show(found | {"name": name}, as_json, sink_tables.as_text(name, found))
+
+
+@stitch.command("refine")
+@guarded
+def refine_command(
+    pair: PairArg,
+    of: Annotated[str, typer.Argument(help="A fitted stitch of the workspace.")],
+    name: Annotated[
+        str | None,
+        typer.Option("--as", help="Its name; made from the stitch and the objective by default."),
+    ] = None,
+    objective: Annotated[
+        str,
+        typer.Option(
+            help="kl (to the model's own predictions), features (its last stream after the final"
+            " norm, no logits) or loss (next token)."
+        ),
+    ] = REFINE.objective,
+    tokens: Annotated[int, typer.Option(help="Tokens of B to train on.")] = REFINE.tokens,
+    kinds: Annotated[
+        str, typer.Option(help="Kinds of text to train on, with commas between; '' for all.")
+    ] = ",".join(REFINE.kinds),
+    inversion: Annotated[
+        float, typer.Option(help="Weight of the inversion terms of Eq. 3.")
+    ] = REFINE.inversion,
+    rounds: Annotated[
+        float, typer.Option(help="Weight of the objective after a round trip.")
+    ] = REFINE.round_trips,
+    lr: Annotated[float, typer.Option(help="Adam's, in units of the maps' own size.")] = REFINE.lr,
+    batch: Annotated[int, typer.Option(help="Tokens of B a step.")] = REFINE.batch,
+    seed: Annotated[int, typer.Option(help="Of the order of texts.")] = REFINE.seed,
+    held_out: Annotated[
+        int, typer.Option(min=1, help="Tokens of B scored on the held-out split for Table 1.")
+    ] = BUILD.held_out_tokens,
+    positions: Annotated[
+        int, typer.Option(min=1, help="Pairs of positions for the inversion terms.")
+    ] = REFINE.positions,
+    controls: Annotated[
+        bool, typer.Option(help="Also train the controls: shuffled pairs, a constant input.")
+    ] = True,
+    price: Annotated[
+        bool, typer.Option(help="Also measure what the features of an SAE of A pay.")
+    ] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a fitted stitch a little on what the models that read it predict, with controls, and
+    measure what it gains and what it costs. A killed run goes on."""
+    from core.bench import open_pair
+    from core.features import price as feature_price
+    from core.stitches import refined_tables
+    from core.stitches.refined import refine_stitch, refined_name
+
+    get_pair(pair)
+    config = check(
+        RefineConfig,
+        "see `python -m core stitch refine --help`",
+        objective=objective,
+        tokens=tokens,
+        kinds=tuple(kind.strip() for kind in kinds.split(",") if kind.strip()),
+        inversion=inversion,
+        round_trips=rounds,
+        lr=lr,
+        batch=batch,
+        positions=positions,
+        seed=seed,
+    )
+    bench = open_pair(pair, BuildConfig(held_out_tokens=held_out))
+    name = name or refined_name(of, config)
+    refine_stitch(bench, of, name, config, controls)
+    if price:
+        feature_price.price(bench, of, name)
+    measured = refined_tables.record(bench.workspace, name)
+    show(measured | {"name": name}, as_json, refined_tables.as_text(name, measured))
 
 
 @stitch.command("import")

@@ -162,15 +162,16 @@ def final_hidden(
     ids: Int[Tensor, "rows pos"],
     layer: int = 0,
     residual: Float[Tensor, "rows pos d"] | None = None,
+    gradients: bool = False,
 ) -> Float[Tensor, "rows pos e"]:
     """What the unembedding sees, after the final norm (and in OPT-350M after a projection to fewer
     dimensions).
 
     With `residual`, the pass starts before `layer` from it: the layers below are not computed, and
-    of `ids` only the shape is used.
+    of `ids` only the shape is used. With `gradients`, what comes out can be differentiated by it.
     """
     body = model.plain.base_model
-    with torch.inference_mode():
+    with torch.inference_mode(not gradients):
         if residual is None:
             return body(input_ids=ids, use_cache=False).last_hidden_state
         with _resumed(model, model.plain_blocks, layer, residual):

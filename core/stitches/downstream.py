@@ -336,8 +336,8 @@ def _intervals(
 ) -> dict[str, float | int]:
     """The columns of `summarise` for one condition: `losses` and `unpatched` in the same order of
     documents, `weights` [draws, documents] how often each is drawn."""
-    draws = _drawn_means(losses, weights)
-    relative = draws / _drawn_means(unpatched, weights) - 1
+    draws = drawn_means(losses, weights)
+    relative = draws / drawn_means(unpatched, weights) - 1
     low, high = bounds(draws)
     relative_low, relative_high = bounds(relative)
 
@@ -358,7 +358,7 @@ def _intervals(
     }
 
 
-def _drawn_means(losses: pd.DataFrame, weights: NDArray[np.int64]) -> NDArray[np.float64]:
+def drawn_means(losses: pd.DataFrame, weights: NDArray[np.int64]) -> NDArray[np.float64]:
     """Nats per token of each draw of documents."""
     tokens = np.maximum(weights @ losses.tokens.to_numpy(), 1)
     return (weights @ losses.loss.to_numpy()) / tokens

@@ -34,9 +34,9 @@ SHRINK = 0.05
 Square = Float[Tensor, "d d"]
 
 
-def _metric(metric: Metric, cov: Square) -> tuple[Square, Square]:
-    """(L, L⁻¹) such that an error e costs |e L|²; diag(cov) of L-coordinates is about 1 but for
-    'raw'."""
+def metric_maps(metric: Metric, cov: Square) -> tuple[Square, Square]:
+    """(L, L⁻¹) [d, d], float64, such that an error e costs |e L|²; diag(cov) of L-coordinates is
+    about 1 but for 'raw'."""
     d = len(cov)
     match metric:
         case "raw":
@@ -210,8 +210,8 @@ def fit_moments(moments: Moments, config: FitConfig) -> Stitch:
     """
     started = time.perf_counter()
     with _threads(max(moments.ab.shape)):
-        l_a, inv_a = _metric(config.metric, moments.aa)
-        l_b, inv_b = _metric(config.metric, moments.bb)
+        l_a, inv_a = metric_maps(config.metric, moments.aa)
+        l_b, inv_b = metric_maps(config.metric, moments.bb)
         t = _Terms(
             xx=_ridge(l_a.T @ moments.aa @ l_a),
             xy=l_a.T @ moments.ab @ l_b,
@@ -265,8 +265,8 @@ def fit_adam(
     `moments` give the metric; in 'raw' nothing of the data is used but the rows themselves.
     """
     started = time.perf_counter()
-    l_a, inv_a = _metric(config.metric, moments.aa)
-    l_b, inv_b = _metric(config.metric, moments.bb)
+    l_a, inv_a = metric_maps(config.metric, moments.aa)
+    l_b, inv_b = metric_maps(config.metric, moments.bb)
     d_a, d_b = len(l_a), len(l_b)
 
     torch.manual_seed(config.seed)
@@ -360,8 +360,8 @@ def quality(
     e_a = error(round_a, m.aa, m.aa, m.aa, offset_a)
     e_b = error(round_b, m.bb, m.bb, m.bb, offset_b)
 
-    l_a, _ = _metric(metric, scale.aa)
-    l_b, _ = _metric(metric, scale.bb)
+    l_a, _ = metric_maps(metric, scale.aa)
+    l_b, _ = metric_maps(metric, scale.bb)
 
     def per_dimension(e: Tensor, to_metric: Tensor) -> float:
         return float((to_metric.T @ e @ to_metric).trace() / len(to_metric))

@@ -26,6 +26,9 @@ from core.workspace.artifacts import NAME, belongings
 from core.workspace.disk import fingerprint, only_one
 from core.workspace.store import Workspace
 
+BY_PERSON = ("imported", "chosen by hand", "refined")
+"""Why a stitch was made that is none of the build's."""
+
 
 def describe_pair(bench: Bench, default_stitch: str | None = None) -> None:
     """The `pair` record: models, corpus, and how well the tokens pair up on the select split."""
@@ -319,7 +322,7 @@ def built_with(workspace: Workspace) -> BuildConfig:
         "select_tokens": chosen.get("tokens", default.select_tokens),
     }
     for name, makers in known.items():
-        if name.startswith("stitches/") and makers.get("why") not in ("imported", "chosen by hand"):
+        if name.startswith("stitches/") and makers.get("why") not in BY_PERSON:
             losses = known.get(name.replace("stitches/", "downstream/", 1), {})
             settings["positions"] = makers.get("positions")
             settings["held_out_tokens"] = losses.get("tokens", default.held_out_tokens)
@@ -347,7 +350,7 @@ def evaluate_stitch(bench: Bench, name: str) -> None:
     }
     stitch = load_stitch(bench.workspace.path(f"stitches/{name}"), expect)
     shuffled = load_stitch(bench.workspace.path(f"controls/{name}"))
-    config = FitConfig.model_validate({k: stitch.makers[k] for k in FitConfig.model_fields})
+    config = FitConfig.model_validate({k: stitch.makers[k] for k in ("metric", "alpha")})
     pair = LayerPair(a=stitch.makers["layer_a"], b=stitch.makers["layer_b"])
     gram = bench.moments("fit", [pair], stitch.makers["positions"])[0][pair.name]
     _measure_stitch(bench, name, pair, config, stitch, shuffled, gram)

@@ -1,4 +1,4 @@
-"""How a stitch is fitted: settings alone, nothing heavy (Eq. 3, A)."""
+"""How a stitch is fitted and refined: settings alone, nothing heavy (Eq. 3, A)."""
 
 from typing import Literal
 
@@ -8,8 +8,10 @@ from core.config import Frozen
 
 Metric = Literal["raw", "rms", "std", "whiten"]
 Method = Literal["exact", "adam", "lstsq"]
+Objective = Literal["kl", "features", "loss"]
 METRICS: tuple[Metric, ...] = ("raw", "rms", "std", "whiten")
 METHODS: tuple[Method, ...] = ("exact", "adam", "lstsq")
+OBJECTIVES: tuple[Objective, ...] = ("kl", "features", "loss")
 
 
 class FitConfig(Frozen):
@@ -44,4 +46,32 @@ class SinkConfig(Frozen):
     """Held-out documents in which the sink's direction and attention to it are measured."""
     tokens: int = Field(default=10_000, ge=1)
     """Of B, scored on the held-out split."""
+    seed: int = 0
+
+
+STARTS = ("paired", "shuffled pairs", "constant input")
+"""Of a refined stitch: the fitted one; one of shuffled pairs; and the fitted one with the mean
+stream in the place of every row, which says nothing of the other model."""
+
+
+class RefineConfig(Frozen):
+    """How a fitted stitch is trained on what the models that read it predict."""
+
+    objective: Objective = "kl"
+    """kl: from the model's own next-token distribution, nats; features: squared error of its last
+    stream after the final norm, by that stream's mean square; loss: next-token loss, nats."""
+    tokens: int = Field(default=65_536, ge=1)
+    """Of B, read in training."""
+    kinds: tuple[str, ...] = ("English", "code")
+    """Of text, as `core.text.corpus.Document.kind` names them; none is all of them."""
+    inversion: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Weight of the inversion terms of Eq. 3 beside the objective, in the stitch's metric."""
+    round_trips: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Weight of the objective after a round trip; 0 leaves round trips out, at half the time."""
+    lr: float = Field(default=2e-2, gt=0, le=1)
+    """Adam's, on a change of the maps in units of their own size; it falls as a cosine."""
+    batch: int = Field(default=512, ge=1)
+    """Padded tokens of B a step."""
+    positions: int = Field(default=32_768, ge=1)
+    """Pairs of positions that give the moments of the inversion terms."""
     seed: int = 0

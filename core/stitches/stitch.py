@@ -61,7 +61,7 @@ def random_stitch(like: Stitch, seed: int = 0) -> Stitch:
 FORMAT = "stitchlens-stitch-1"
 
 
-_PARTS = ("P_up", "b_up", "P_down", "b_down")
+PARTS = ("P_up", "b_up", "P_down", "b_down")
 
 
 def save_stitch(
@@ -71,7 +71,7 @@ def save_stitch(
 ) -> None:
     """Safetensors with the makers in the header. `path` is written directly; `Workspace.put`
     renames it into place."""
-    tensors = {name: getattr(stitch, name).to(dtype).contiguous() for name in _PARTS}
+    tensors = {name: getattr(stitch, name).to(dtype).contiguous() for name in PARTS}
     save_file(
         tensors,
         path,
@@ -95,20 +95,20 @@ def load_stitch(path: Path, expect: dict[str, Any] | None = None) -> Stitch:
                     FORMAT,
                     "save it with this version",
                 )
-            parts, makers = {k: f.get_tensor(k).float() for k in _PARTS}, json.loads(meta["makers"])
+            parts, makers = {k: f.get_tensor(k).float() for k in PARTS}, json.loads(meta["makers"])
     except (SafetensorError, KeyError, ValueError, OSError) as e:
         raise StitchLensError(
             f"no readable stitch in {path.name} ({e})", "a stitch file", "check the file"
         ) from e
     d_a, d_b = (*parts["P_up"].shape, 0, 0)[:2]
-    if [tuple(parts[k].shape) for k in _PARTS] != [(d_a, d_b), (d_b,), (d_b, d_a), (d_a,)]:
+    if [tuple(parts[k].shape) for k in PARTS] != [(d_a, d_b), (d_b,), (d_b, d_a), (d_a,)]:
         raise StitchLensError(
-            ", ".join(f"{k} {tuple(parts[k].shape)}" for k in _PARTS) + f" in {path.name}",
+            ", ".join(f"{k} {tuple(parts[k].shape)}" for k in PARTS) + f" in {path.name}",
             "P_down as wide as P_up is high and the other way round",
             "check how the file was made",
         )
     stitch = Stitch(**parts, makers=makers)
-    if not all(torch.isfinite(getattr(stitch, k)).all() for k in _PARTS):
+    if not all(torch.isfinite(getattr(stitch, k)).all() for k in PARTS):
         raise StitchLensError(
             f"NaN or infinite weights in {path.name}", "finite ones", "fit it again"
         )

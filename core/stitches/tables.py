@@ -39,13 +39,13 @@ def stitch_names(ws: Workspace) -> list[str]:
 
 
 def by_hand(ws: Workspace, name: str) -> bool:
-    """Whether a person fitted or brought a stitch, so that it may go: not one of the build, nor the
-    default one."""
+    """Whether a person fitted, refined or brought a stitch, so that it may go: not one of the
+    build, nor the default one."""
     default = None
     with suppress(StitchLensError):
         default = about(ws).get("default_stitch")
     why = makers(ws, f"stitches/{name}").get("why")
-    return name != default and why in ("chosen by hand", "imported")
+    return name != default and why in ("chosen by hand", "imported", "refined")
 
 
 def made_through(ws: Workspace, name: str) -> list[str]:

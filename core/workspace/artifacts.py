@@ -44,6 +44,15 @@ FIT = (
     "stitch fit {pair} --layer-a {layer_a} --layer-b {layer_b} --method {method} --metric {metric}"
     " --alpha {alpha} --lr {lr} --epochs {epochs} --positions {positions} --name {name}"
 )
+REFINED = (
+    " --kinds {kinds} --inversion {inversion} --rounds {round_trips} --lr {lr} --batch {batch}"
+    " --positions {moments} --seed {seed}"
+)
+REFINE = "stitch refine {pair} {of} --as {name} --objective {objective} --tokens {tokens}" + REFINED
+GAINS = (
+    "stitch refine {pair} {of} --as {name} --objective {objective} --tokens {trained}"
+    f"{REFINED} --held-out {{tokens}}"
+)
 FEATURES = "features build {pair} --sae {sae_name} --stitch {stitch_name}"
 LEVELS = "steer levels {pair} --sae {sae_name} --stitch {stitch_name}"
 SEARCH = "steer features {pair} --sae {sae_name} --stitch {stitch_name}"
@@ -81,6 +90,8 @@ GROUPS: dict[str, Group] = {
     "sinks": Group("Stitches in two pieces: the sink (5.2)", SINKS, "stitches"),
     "quality": Group("Variance unexplained, inversion errors", BUILD, "stitches"),
     "controls": Group("Controls: stitches of shuffled pairs", BUILD, "stitches"),
+    "refine": Group("Refined stitches: what they gain, with controls", GAINS, "stitches"),
+    "refine_price": Group("Refined stitches: what features pay", GAINS, "stitches"),
     "cards": Group("Report cards of imported stitches", "stitch import", "stitches"),
     "sae_cards": Group("Report cards of SAEs that were brought", "sae import", "saes"),
     "vectors": Group("Steering vectors that were brought", "vector import", "vectors"),
@@ -226,8 +237,13 @@ def built(full: str, makers: Mapping[str, Any]) -> bool:
 
 
 def _template(group: str, makers: Mapping[str, Any]) -> str:
-    by_hand = group == "stitches" and makers.get("why") == "chosen by hand"
-    return FIT if by_hand else GROUPS[group].command
+    if group == "stitches" and makers.get("why") == "chosen by hand":
+        return FIT
+    if group == "stitches" and makers.get("why") == "refined":
+        return REFINE
+    if GROUPS[group].command == GAINS and "of" not in makers:
+        return "stitch refine"
+    return GROUPS[group].command
 
 
 def discard(

@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from core.steering import tables as steering_tables
+from core.stitches import refined_tables
 from core.stitches.kinds import headline
 from core.workspace.store import Workspace
 from pages.shared.words import number, percent, plain
+from pages.stitches.refined import answer
 
 Measured = Mapping[str, Any]
 """A workspace as `core.report.report` gives it."""
@@ -39,6 +41,10 @@ def _crossing(ws: Workspace, measured: Measured, names: Names) -> str:
             f" round trips {rounds[0]} and {rounds[1]}"
         )
     return "  \n".join(sentences)
+
+
+def _refined(ws: Workspace, measured: Measured, names: Names) -> str:
+    return "  \n".join(answer(ws, name, names) for name in refined_tables.refined_names(ws))
 
 
 def _trained(measured: Measured) -> Mapping[str, Any] | None:
@@ -294,6 +300,7 @@ def _examples(ws: Workspace, measured: Measured, names: Names) -> str:
 
 TELLERS: dict[str, Callable[[Workspace, Measured, Names], str]] = {
     "Table 1": _crossing,
+    "Equation 3": _refined,
     "Figure 1c, Table 4": _law,
     "Figure 2a": _saved,
     "Figure 2b": _turned,

@@ -60,6 +60,7 @@ def results(ws: Workspace) -> list[dict[str, Any]]:
 
     rows = tomllib.loads(RESULTS.read_text("utf-8"))["result"]
     for result in rows:
+        result["stitch"] = measured.get("default_stitch") or "STITCH"
         try:
             result["ours"] = sentence(result["where"], ws, measured, names)
         except StitchLensError as e:  # one artifact that is damaged leaves the others readable
@@ -73,7 +74,7 @@ def row(number: int, result: dict[str, Any], ws: Workspace) -> None:
         about.markdown(f"**{plain(result['shows'])}**  \n:small[{plain(result['where'])}]")
         theirs.markdown(f":small[The paper]  \n{plain(result['theirs'])}")
 
-        command = result["command"].replace("PAIR", ws.pair)
+        command = result["command"].replace("PAIR", ws.pair).replace("STITCH", result["stitch"])
         if result.get("absent"):
             ours.markdown(f":small[Here]  \n{plain(result['absent'])}.")
             return

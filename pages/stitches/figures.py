@@ -1,4 +1,5 @@
-"""Which layers correspond (Fig. 6) and how strong inversion should be (Fig. 7)."""
+"""Which layers correspond (Fig. 6), how strong inversion should be (Fig. 7), what refining
+gains."""
 
 from typing import Literal
 
@@ -176,4 +177,91 @@ def alpha_sweep(
         zeroline=False,
     )
     figure.update_yaxes(title=f"{title} (↓ better)", fixedrange=True, zeroline=False)
+    return figure
+
+
+STARTS = {
+    "paired": "the fitted stitch",
+    "shuffled pairs": "shuffled pairs",
+    "constant input": "constant input",
+}
+"""What was refined, in words."""
+
+
+@remembered
+def refined(table: pd.DataFrame, name_a: str, name_b: str) -> go.Figure:
+    """Rows of `core.stitches.refined_tables.refinement` of one kind of text: a line each, from the
+    loss before (hollow) to that after (filled), with its interval."""
+    c = colours()
+    names = {"a": name_a, "b": name_b}
+    figure = go.Figure()
+    ticks = []
+    drawn: set[str] = set()
+    for at, row in enumerate(table.to_dict("records")):
+        before, after = 100 * row["relative_before"], 100 * row["relative_after"]
+        own = row["start"] == "paired"
+        role = "transferred" if own else "control"
+        label = named(BY_KEY[row["condition"]].label, names)
+        ticks.append(label if own else f"{label}, {STARTS[row['start']]}")
+        hover = (
+            f"<b>{label}</b>, {STARTS[row['start']]}<br>before {percent(row['relative_before'])},"
+            f" after {percent(row['relative_after'])}<extra></extra>"
+        )
+        figure.add_scatter(
+            x=[before, after],
+            y=[at, at],
+            mode="lines",
+            line={"color": c["control"], "width": 2},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+        figure.add_scatter(
+            x=[before],
+            y=[at],
+            mode="markers",
+            marker={
+                "symbol": "circle-open",
+                "size": 10,
+                "color": c["ink"] if own else c["control"],
+                "line": {"width": 2},
+            },
+            name="before",
+            showlegend=at == 0,
+            hovertemplate=hover,
+        )
+        figure.add_scatter(
+            x=[after],
+            y=[at],
+            mode="markers",
+            marker=marker(role, row["model"]),
+            error_x={
+                "type": "data",
+                "array": [100 * (row["relative_after_high"] - row["relative_after"])],
+                "arrayminus": [100 * (row["relative_after"] - row["relative_after_low"])],
+                "thickness": 2,
+                "width": 0,
+                "color": c["control"],
+            },
+            name="after" if own else "after, control",
+            showlegend=role not in drawn,
+            hovertemplate=hover,
+        )
+        drawn.add(role)
+    figure.update_layout(
+        height=90 + 34 * len(ticks),
+        margin={"l": 0, "r": 8, "t": 30, "b": 0},
+        dragmode=False,
+        hovermode="closest",
+        legend=LEGEND,
+    )
+    figure.update_xaxes(title="loss above unpatched, % (← better)", fixedrange=True, zeroline=True)
+    figure.update_yaxes(
+        tickvals=list(range(len(ticks))),
+        ticktext=ticks,
+        autorange="reversed",
+        fixedrange=True,
+        showgrid=False,
+        zeroline=False,
+        automargin=True,
+    )
     return figure

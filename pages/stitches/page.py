@@ -20,6 +20,7 @@ from pages.stitches import beside
 from pages.stitches.card import card
 from pages.stitches.layers import layers
 from pages.stitches.losses import kinds, losses, quality
+from pages.stitches.refined import refined
 from pages.stitches.settings import study, sweep
 
 
@@ -49,6 +50,8 @@ def page() -> None:
             return
         with section():
             stitch(ws, pair, choose(ws, pair, names), table)
+        with section():
+            refined(ws, pair, names[0])
         with section():
             beside.paper(ws)
         with section():

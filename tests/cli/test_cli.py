@@ -96,6 +96,25 @@ def test_settings_that_do_not_fit_are_named(
     assert not (empty / PAIR / "manifest.json").exists()
 
 
+@pytest.mark.usefixtures("nano_home")
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--objective", "mse"), ("objective = 'mse'", "'kl', 'features' or 'loss'")),
+        (("--tokens", "10"), ("10 tokens", "768 or more")),
+        (("--kinds", "Klingon"), ("'Klingon'", "English")),
+        (("--inversion", "nan"), ("inversion = nan", "finite")),
+        (("--lr", "2"), ("lr = 2.0", "less than or equal to 1")),
+        (("--as", "a/b"), ("'a/b'", "choose another name")),
+    ],
+)
+def test_what_cannot_be_refined_so_is_named(
+    options: tuple[str, str], named: tuple[str, str]
+) -> None:
+    message = fault("stitch", "refine", "nano", "L2-L3", *options)
+    assert all(n in message for n in named), message
+
+
 def test_a_spoilt_workspace_is_named(empty: Path) -> None:
     w = Workspace(PAIR)
     w.put_record("pair", {"title": "t"}, {})

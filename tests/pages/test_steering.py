@@ -297,9 +297,9 @@ def test_steering_without_stitch_or_means_is_a_door(ws: Workspace) -> None:
 def test_a_feature_steers_through_stitches_of_its_layer_alone(nano_home: Path) -> None:
     app = opened("steering", pair="nano", source="Feature")
     assert not app.exception and not app.error
-    assert app.selectbox(key="through").options == ["L2-L3"]
+    assert app.selectbox(key="through").options == ["L2-L3", "L2-L3-kl"]
     app.selectbox(key="target").set_value("lang:hu").run()
-    assert app.selectbox(key="through").options == ["L2-L3", "L3-L4"]
+    assert app.selectbox(key="through").options == ["L2-L3", "L2-L3-kl", "L3-L4"]
 
 
 def test_without_a_stitch_of_its_layer_a_feature_cannot_steer(ws: Workspace) -> None:

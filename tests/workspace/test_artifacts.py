@@ -55,7 +55,11 @@ def test_lists_and_words_with_spaces_are_written_for_a_shell() -> None:
 @pytest.mark.parametrize(
     ("name", "lists", "advises"),
     [
-        ("stitches/L9-L9", "stitches/L2-L3, stitches/L3-L4", "stitch fit --help"),
+        (
+            "stitches/L9-L9",
+            "stitches/L2-L3, stitches/L2-L3-kl, stitches/L3-L4",
+            "stitch fit --help",
+        ),
         ("saes/other", "L2-1024", "features build nano"),
         ("probes/other", "L2-1024", "probes eval nano"),
         ("cards/theirs", "alpha_sweep", "stitch import --help"),
