@@ -33,10 +33,12 @@ def last_layers(measured: dict[str, Record], names: Names) -> list[str]:
     )
     if not rows:
         return []
-    return [
-        "**At the last layers**, each feature taken out where it fires:",
-        *as_table(header, rows),
-    ]
+    about = (
+        "**At the last layers**, each feature taken out of what the final norm reads, where it"
+        " fires. *Null space is read*: how strongly the unembedding reads even the directions that"
+        " it reads least, beside a random one (1)."
+    )
+    return [about, *as_table(header, rows)]
 
 
 def _semantic(one: Record) -> str:

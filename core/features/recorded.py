@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from core.activations.harvest import windows
@@ -77,7 +78,7 @@ class Recorded:
                 window = text.window(number, usual=False)
                 document = window.document + first
                 inside = np.isin(document, document if only is None else only)
-                rows = window.rows(self.side)[inside].float()
+                rows = window.rows(self.side)[torch.from_numpy(inside)].float()
                 columns = (document, window.positions(self.side), window.end)
                 at, position, end = (column[inside] for column in columns)
                 yield activations(sae, rows, (at, position, end), limit)

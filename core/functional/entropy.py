@@ -298,7 +298,7 @@ def judged(effects: pd.DataFrame, seed: int = 0) -> dict[str, float]:
     row: dict[str, float] = {
         "places": len(effects),
         "documents": effects.document.nunique(),
-        "size": float(effects["size"].mean()),
+        "size": float(effects["size"].to_numpy().mean()),
         "entropy": float(effects.entropy.mean()),
         "loss_change": float(effects.loss_change.mean()),
     }

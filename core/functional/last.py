@@ -98,7 +98,8 @@ def chosen_layers(
             continue
         blocks = (pair.a if one == "a" else pair.b).n_layers
         last = min(LAYERS, max(1, blocks // DEPTH))
-        chosen += [(one, at) for at in range(blocks - last, blocks)]
+        for at in range(blocks - last, blocks):
+            chosen.append((one, at))
     return chosen
 
 

@@ -59,7 +59,8 @@ def power(table: pd.DataFrame) -> pd.DataFrame:
     """Of `plants`, a row a kind, size and number of firings: `kind`, `size`, `firings`, `n`,
     `found`, and `share` found with its exact interval `low`, `high` (95 %)."""
     rows = []
-    for (kind, size, documents), one in table.groupby(["kind", "planted", "fires_in"]):
+    for setting, one in table.groupby(["kind", "planted", "fires_in"]):
+        kind, size, documents = setting  # type: ignore[misc]
         hits, n = int(one.found.sum()), len(one)
         low, high = share_interval(hits, n)
         rows.append(

@@ -152,7 +152,9 @@ def plants(
     read = dict.fromkeys(KINDS, (model, list(texts)))
     read["unread"] = (other, entropy.repredicted(other, texts))
 
-    settings = [(kind, size, n) for kind in KINDS for size in SIZES for n in DOCUMENTS]
+    settings: list[tuple[Kind, float, int]] = [
+        (kind, size, documents) for kind in KINDS for size in SIZES for documents in DOCUMENTS
+    ]
     rows = []
     with Progress("planting features", len(settings) * draws, "feature") as bar:
         for kind, size, documents in settings:

@@ -215,9 +215,9 @@ def with_unexplained(
     )
     for when in ("before", "after"):
         table[f"unexplained_{when}"] = [
-            unexplained.get((row.start, when), {}).get(measures[row.condition], np.nan)
-            if row.kind == WHOLE
+            unexplained.get((start, when), {}).get(measures[condition], np.nan)
+            if kind == WHOLE
             else np.nan
-            for row in table.itertuples()
+            for start, condition, kind in zip(table.start, table.condition, table.kind, strict=True)
         ]
     return table

@@ -107,4 +107,4 @@ def _about(rows: pd.DataFrame) -> pd.DataFrame:
     """What the hover says, beginning with the number of a feature; planted ones have none."""
     number = rows.feature.astype(str) if "feature" in rows else ""
     columns = ["free_low", "free_high", "frozen", "share", "size", "places"]
-    return rows[columns].assign(number=number)[["number", *columns]]
+    return rows.loc[:, columns].assign(number=number).loc[:, ["number", *columns]]

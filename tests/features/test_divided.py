@@ -185,7 +185,7 @@ def test_all_shards_leave_out_the_same_rows(reading: Reading, tmp_path: Path) ->
     reading.gathered(second)
     limits = second.agreed("limits", lambda: None)
     text = read_by_both(reading.a, reading.b, reading.documents, LAYERS, Shard(1, 2))
-    assert limits == text.recording.limits
+    assert limits is not None and limits == text.recording.limits
     assert min(limits.values()) > 0 and sorted(limits) == ["a1", "b2"]
     assert Recorded([text], "a").limit == limits["a1"]
     assert Recorded([text], "b").limit == limits["b2"]

@@ -3,6 +3,7 @@ planted entropy features and no planted semantic ones."""
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -98,7 +99,8 @@ def test_taking_a_feature_out_is_two_passes_by_hand(
     feature = int(fired.feature.mode()[0])
     own = fired.loc[fired.feature == feature]
     places = entropy.measured_places(own, texts, 4, 3)
-    assert places.groupby("document").size().max() == 3 and places.document.nunique() == 4
+    assert places.document.nunique() == 4
+    assert int(places.document.value_counts().max()) == 3
     effects = entropy.taken_out(nano, LAYER, texts, own, places, sae.W_dec[feature], total)
 
     norm = nano.plain.base_model.final_layer_norm
@@ -159,8 +161,7 @@ def with_null_space(model: LiveModel, unembedding: Unembedding) -> LiveModel:
     copied = copy.copy(model)
     copied.hf = copy.deepcopy(model.hf)
     weight = copied.hf.get_output_embeddings().weight
-    norm = copied.final_norm
-    assert norm is not None
+    norm: Any = copied.final_norm
     unread = torch.linalg.svd(norm.weight[:, None] * unembedding.null, full_matrices=False)
     inside = unread.U[:, unread.S > 0.1]
     with torch.no_grad():
