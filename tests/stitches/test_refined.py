@@ -56,14 +56,15 @@ def refused(bench: Bench, of: str, name: str = "x", config: RefineConfig = FEW) 
 def test_a_refined_stitch_is_an_ordinary_one(bench: Bench) -> None:
     name = refined_name("L2-L3", FEW)
     assert name == "L2-L3-kl"
+    put(bench, "few", shipped(bench), positions=2_000)  # so that it is quickly measured again
     name = "L2-L3-short"
-    refine_stitch(bench, "L2-L3", name, FEW)
+    refine_stitch(bench, "few", name, FEW)
     ws = bench.workspace
     for group in ("stitches", "controls", "quality", "downstream", "kinds", "refine"):
         assert f"{group}/{name}" in ws.names()
 
     makers = ws.entry(f"stitches/{name}").makers
-    assert (makers["method"], makers["of"], makers["objective"]) == ("refined", "L2-L3", "kl")
+    assert (makers["method"], makers["of"], makers["objective"]) == ("refined", "few", "kl")
     assert makers["a"] == bench.a.makers and makers["layer_a"] == 2
     stitch, start = shipped(bench, f"stitches/{name}"), shipped(bench)
     assert not torch.equal(stitch.P_up, start.P_up)
@@ -91,17 +92,17 @@ def test_a_refined_stitch_is_an_ordinary_one(bench: Bench) -> None:
     assert "KL, nats" in refined_tables.as_text(name, refined)
 
     made = ws.entry(f"refine/{name}").made
-    refine_stitch(bench, "L2-L3", name, FEW)
+    refine_stitch(bench, "few", name, FEW)
     assert ws.entry(f"refine/{name}").made == made, "what is there is not made again"
     evaluate_stitch(bench, name)
     for full in (f"stitches/{name}", f"refine/{name}"):
         words = command("nano", full, ws.entry(full).makers).split()[3:]
-        assert words[:4] == ["stitch", "refine", "nano", "L2-L3"] and parses(words)
+        assert words[:4] == ["stitch", "refine", "nano", "few"] and parses(words)
     assert f"refine/{name}" in belongings(ws.names(), "stitches", name)
 
-    taken = refused(bench, "L2-L3", name, FEW.model_copy(update={"seed": 1}))
+    taken = refused(bench, "few", name, FEW.model_copy(update={"seed": 1}))
     assert "--as" in taken.todo and f"stitch remove nano {name}" in taken.todo
-    assert "refine 'L2-L3'" in refused(bench, name).todo
+    assert "refine 'few'" in refused(bench, name).todo
 
 
 def test_too_little_text_and_unfit_names_are_refused(bench: Bench) -> None:
