@@ -94,10 +94,10 @@ def pythia(ids: int, size: Config) -> Any:
     """Untied, its vocabulary padded to a multiple of 128; attention and MLP side by side."""
     from transformers import GPTNeoXConfig
 
+    turned: Config = size | {"rotary_pct": 0.25}  # as the hub's configuration still says it
     return GPTNeoXConfig(
-        **size,
+        **turned,
         vocab_size=-(-ids // 128) * 128,
-        rotary_pct=0.25,
         use_parallel_residual=True,
         tie_word_embeddings=False,
         bos_token_id=0,
@@ -109,8 +109,9 @@ def gemma2(ids: int, size: Config) -> Any:
     """Heads of 256 whatever the width, soft caps, every other layer with a window."""
     from transformers import Gemma2Config
 
+    heads: Config = size | {"num_attention_heads": 2}
     return Gemma2Config(
-        **size | {"num_attention_heads": 2},
+        **heads,
         vocab_size=ids,
         num_key_value_heads=1,
         head_dim=256,
@@ -217,7 +218,8 @@ def gemma_scope(into: Path, rows: Tensor, layer: int) -> Path:
         "W_dec": decoder,
         "b_dec": mean,
     }
-    np.savez(folder / "params.npz", **{k: v.numpy() for k, v in arrays.items()})
+    numbers: dict[str, Any] = {name: tensor.numpy() for name, tensor in arrays.items()}
+    np.savez(folder / "params.npz", **numbers)
     return folder
 
 
