@@ -22,7 +22,7 @@ def short_names(title_a: str, title_b: str) -> Names:
     return {side: plain(name) for side, name in short.items()}
 
 
-def interval(measured: Mapping[str, float], key: str) -> str:
+def interval(measured: Mapping[str, Any], key: str) -> str:
     value, low, high = (measured.get(f"{key}{end}", math.nan) for end in ("", "_low", "_high"))
     return number(value, low, high)
 
