@@ -94,7 +94,11 @@ class Bench:
         desc = f"recording {side.upper()} before layer {layer}"
         return harvest_rows(model, documents, layer, setup, desc, other)
 
-    def current(self, name: str, makers: dict[str, Any]) -> bool:
+    def current(
+        self,
+        name: str,
+        makers: dict[str, Any],
+    ) -> bool:
         """Whether the workspace holds `name` made from just these makers."""
         if not self.workspace.exists:
             return False

@@ -53,7 +53,11 @@ class Gram:
     symmetric: what lies below its diagonal is not read, nor all of it computed.
     """
 
-    def __init__(self, d_a: int, d_b: int) -> None:
+    def __init__(
+        self,
+        d_a: int,
+        d_b: int,
+    ) -> None:
         self.d_a, self.d_b = d_a, d_b
         self.S = torch.zeros(d_a + d_b + 1, d_a + d_b + 1, dtype=torch.float64)
         self.X = torch.zeros(d_a, d_b, dtype=torch.float64)

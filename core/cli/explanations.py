@@ -177,7 +177,11 @@ def in_short(asked: "Plan") -> str:
     )
 
 
-def preview(asked: "Plan", address: str, model: str) -> str:
+def preview(
+    asked: "Plan",
+    address: str,
+    model: str,
+) -> str:
     """What would be sent, to whom, and how much."""
     from core.features.chat import endpoint
 

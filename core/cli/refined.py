@@ -44,7 +44,11 @@ def refined(measured: Record, names: Names) -> list[str]:
         parts += as_table(f"{header} | unexplained before | unexplained after", rows)
 
         costs = [
-            (plain(cost["measure"]), number(cost["before"]), number(cost["after"]))
+            (
+                with_names(plain(cost["measure"]), names),
+                number(cost["before"]),
+                number(cost["after"]),
+            )
             for cost in stitch["price"]
         ]
         if costs:

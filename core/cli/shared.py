@@ -126,7 +126,11 @@ def default_stitch(ws: Workspace) -> str:
     return names[0]
 
 
-def remove(pair: str, kind: Kind, name: str) -> None:
+def remove(
+    pair: str,
+    kind: Kind,
+    name: str,
+) -> None:
     """Take what a person brought or fitted, and what was measured of it, out of a workspace."""
     discard(Workspace(get_pair(pair).key), kind, name)
     print(f"Removed {name}.")

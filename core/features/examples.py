@@ -131,7 +131,11 @@ class Examples:
     histogram [features, BINS]: at how many tokens a feature was active in each bin (see `bins`).
     """
 
-    def __init__(self, features: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        features: int,
+        seed: int = 0,
+    ) -> None:
         self.top = Contexts(features, TOP)
         self.sample = Contexts(features, SAMPLE)
         self.histogram = np.zeros((features, BINS), dtype=np.int64)

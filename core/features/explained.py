@@ -43,7 +43,11 @@ def of_sae(ws: Workspace, sae: str) -> pd.DataFrame:
     return ws.table(f"{GROUP}/{sae}") if _current(ws, sae) else as_table([])
 
 
-def of_feature(ws: Workspace, sae: str, feature: int) -> pd.DataFrame:
+def of_feature(
+    ws: Workspace,
+    sae: str,
+    feature: int,
+) -> pd.DataFrame:
     """Those of one feature, see `of_sae`, the best scored first."""
     if not _current(ws, sae):
         return as_table([])

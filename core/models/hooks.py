@@ -206,7 +206,11 @@ def last_stream(
     before `layer` from `residual`."""
     seen = list[Tensor]()
 
-    def keep(block: object, args: object, stream: Tensor | tuple[Tensor, ...]) -> None:
+    def keep(
+        block: object,
+        args: object,
+        stream: Tensor | tuple[Tensor, ...],
+    ) -> None:
         seen.append(stream[0] if isinstance(stream, tuple) else stream)
         raise _Stop
 

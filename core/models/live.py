@@ -140,7 +140,11 @@ class Reader:
                 " `resize_token_embeddings` and save both",
             )
 
-    def encode(self, texts: Sequence[str], max_tokens: int | None = None) -> list[Encoded]:
+    def encode(
+        self,
+        texts: Sequence[str],
+        max_tokens: int | None = None,
+    ) -> list[Encoded]:
         """Texts to tokens with the ends of their spans, cut after `max_tokens`, by default as many
         as the model reads at once (`context`). An empty text gives the first token alone.
 

@@ -83,7 +83,11 @@ class PairSpec(Frozen):
     """See `core.text.corpus.load_corpus`."""
     paper: PaperRow | None = None
 
-    def check_layers(self, layer_a: int, layer_b: int) -> None:
+    def check_layers(
+        self,
+        layer_a: int,
+        layer_b: int,
+    ) -> None:
         """Raises StitchLensError where a layer is out of range."""
         for model, layer in ((self.a, layer_a), (self.b, layer_b)):
             if not 0 <= layer < model.n_layers:
@@ -95,7 +99,12 @@ class PairSpec(Frozen):
 
 
 def _hub(
-    key: str, repo: str, layers: int, width: int, licence: str = "", bos: str | None = None
+    key: str,
+    repo: str,
+    layers: int,
+    width: int,
+    licence: str = "",
+    bos: str | None = None,
 ) -> ModelSpec:
     return ModelSpec(
         key=key,

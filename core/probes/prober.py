@@ -118,7 +118,11 @@ class Prober:
         it is large."""
         return kept_sae(*self._trained_like)
 
-    def saes(self, side: Side, own: bool) -> dict[str, "SAE[Any]"]:
+    def saes(
+        self,
+        side: Side,
+        own: bool,
+    ) -> dict[str, "SAE[Any]"]:
         if side == "a":
             return {"source": self.crossing.sae}
         shuffled = transfer_sae(self.crossing.sae, self.crossing.shuffled)
@@ -160,7 +164,11 @@ class Prober:
                     bar.advance(len(some))
         return {name: np.concatenate(parts) for name, parts in out.items()}
 
-    def about_probe(self, side: Side, k: int) -> dict[str, Any]:
+    def about_probe(
+        self,
+        side: Side,
+        k: int,
+    ) -> dict[str, Any]:
         """What a probe of that side reads, for its file."""
         spec, layer = (
             (self.bench.pair.a, self.layers.a)

@@ -25,7 +25,11 @@ class Ranks:
         """The rows of a batch that this process reads."""
         return rows[self.index :: self.count]
 
-    def add_gradients(self, sae: torch.nn.Module, batch: int) -> None:
+    def add_gradients(
+        self,
+        sae: torch.nn.Module,
+        batch: int,
+    ) -> None:
         """From now on, gradients of `sae` are those of a whole batch, wherever its rows were read.
 
         A loss is a mean over rows, so a process counts by how many it has.

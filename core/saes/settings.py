@@ -72,7 +72,11 @@ class RunConfig(Frozen):
         return f"{self.start}, {self.width:,} features, seed {self.seed}{extra}"
 
 
-def memory(d: int, width: int, batch: int) -> int:
+def memory(
+    d: int,
+    width: int,
+    batch: int,
+) -> int:
     """Bytes that training an SAE needs at most: weights, gradients and Adam's moments, and what a
     step keeps of its batch, or of a process's share of it."""
     return 4 * (2 * d * width * 5 + 8 * batch * width)

@@ -38,7 +38,11 @@ class TextCrossing:
     """Whether first tokens and massive activations cross by a map of their own; controls cross as
     ever."""
 
-    def stitched(self, direction: Direction, control: str | None = None) -> Stitched:
+    def stitched(
+        self,
+        direction: Direction,
+        control: str | None = None,
+    ) -> Stitched:
         """Raises StitchLensError where the stitch, or its control, does not lead that way."""
         bench = self.studio.bench
         name = self.studio.stitch_name
@@ -90,7 +94,11 @@ class TextCrossing:
         with TURNS.turn(waiting):
             return read(stitched, text, others)
 
-    def lens(self, text: str, direction: Direction = "a_to_b") -> list[dict[str, Any]]:
+    def lens(
+        self,
+        text: str,
+        direction: Direction = "a_to_b",
+    ) -> list[dict[str, Any]]:
         demonstration.admit(text)
         stitched = self.stitched(direction)
         with TURNS.turn():

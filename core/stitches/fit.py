@@ -109,7 +109,11 @@ class _Terms:
     def swapped(self) -> "_Terms":
         return _Terms(self.yy, self.xy.T, self.xx)
 
-    def best_up(self, down: Tensor, alpha: float) -> Tensor:
+    def best_up(
+        self,
+        down: Tensor,
+        alpha: float,
+    ) -> Tensor:
         """The Q_up that minimises Eq. 3 for a given Q_down, exactly."""
         d_a, d_b = self.xy.shape
         left = (self.xx + alpha * down.T @ self.yy @ down) / d_b

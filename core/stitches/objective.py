@@ -180,7 +180,11 @@ class Inversion:
     """The inversion terms of Eq. 3 on the data behind second moments, in a metric, per dimension:
     what A→B→A loses of A, and B→A→B of B. The mean is about 0, where nothing is lost, and 1."""
 
-    def __init__(self, moments: Moments, metric: Metric) -> None:
+    def __init__(
+        self,
+        moments: Moments,
+        metric: Metric,
+    ) -> None:
         self.moments = {
             "a": (moments.aa.float(), moments.mean_a.float()),
             "b": (moments.bb.float(), moments.mean_b.float()),

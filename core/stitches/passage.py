@@ -185,7 +185,11 @@ class Names:
         self._stitched = stitched
         self._known: dict[tuple[str, int], str] = {}
 
-    def of(self, side: Side, token: int) -> str:
+    def of(
+        self,
+        side: Side,
+        token: int,
+    ) -> str:
         if (side, token) not in self._known:
             self._known[side, token] = self._stitched.model(side).tokenizer.decode([token])
         return self._known[side, token]

@@ -321,7 +321,11 @@ def _check_version(name: str | None, file: str) -> None:
     )
 
 
-def _piece(f: Any, name: str, file: str) -> Piece:
+def _piece(
+    f: Any,
+    name: str,
+    file: str,
+) -> Piece:
     """Raises StitchLensError for shapes that do not fit together, or numbers that are none."""
     parts = {part: f.get_tensor(f"{name}.{part}").float() for part in PARTS}
     d, e = parts["centre"].numel(), parts["mean"].numel()

@@ -79,7 +79,11 @@ class Stitched:
     def layer(self, side: Side) -> int:
         return self.layers.a if side == "a" else self.layers.b
 
-    def pairs(self, one: Encoded, two: Encoded) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    def pairs(
+        self,
+        one: Encoded,
+        two: Encoded,
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Positions that cross between one model's and the other's tokens of a text."""
         at_one, at_two = pair_positions(one, two, self.same_tokens)
         if self.first:
@@ -114,7 +118,11 @@ class Listener:
         self._ids: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         self._cache: Any = None
 
-    def hear(self, text: str, spoken: Encoded) -> int:
+    def hear(
+        self,
+        text: str,
+        spoken: Encoded,
+    ) -> int:
         """Takes in the text so far, which the speaker reads as `spoken`. The first position of the
         speaker at which anything crosses otherwise than before: the ones from there on have to be
         computed again."""
@@ -139,7 +147,11 @@ class Listener:
             return n
         return int(np.flatnonzero(differs)[0])
 
-    def put(self, h: Float[Tensor, "pos d"], first: int) -> Float[Tensor, "pos d"]:
+    def put(
+        self,
+        h: Float[Tensor, "pos d"],
+        first: int,
+    ) -> Float[Tensor, "pos d"]:
         """The speaker's own stream at positions from `first` on, float32, with what crosses in
         place."""
         pairs = torch.from_numpy(self.pairs[first : first + len(h)])
@@ -152,14 +164,22 @@ class Listener:
             rows = self.rows[there]
         return h.index_copy(0, at, rows.to(h))
 
-    def _read(self, text: str, spoken: Encoded) -> Encoded:
+    def _read(
+        self,
+        text: str,
+        spoken: Encoded,
+    ) -> Encoded:
         if self.stitched.same_tokens:
             return spoken
         model = self.stitched.model(self.stitched.other)
         most = limits_of(model.plain).context or 2 * MAX_TOKENS
         return model.encode([text], max_tokens=most)[0]
 
-    def _compute(self, ids: NDArray[np.int32], common: int) -> None:
+    def _compute(
+        self,
+        ids: NDArray[np.int32],
+        common: int,
+    ) -> None:
         """Rows of the positions from `common` on."""
         side = self.stitched.other
         model = self.stitched.model(side)

@@ -218,7 +218,11 @@ def svcca(ws: Workspace) -> pd.DataFrame:
     return table
 
 
-def opposite(ws: Workspace, pair: PairSpec, layer_a: int) -> int:
+def opposite(
+    ws: Workspace,
+    pair: PairSpec,
+    layer_a: int,
+) -> int:
     """The layer of B that a stitch from a layer of A would lead to: SVCCA's pick where the
     workspace has it, else the one at the same share of the depth."""
     if ws.exists and "svcca" in ws.names():
@@ -228,7 +232,11 @@ def opposite(ws: Workspace, pair: PairSpec, layer_a: int) -> int:
     return min(round(layer_a * pair.b.n_layers / pair.a.n_layers), pair.b.n_layers - 1)
 
 
-def alpha_sweep(ws: Workspace, layer_a: int, layer_b: int) -> pd.DataFrame:
+def alpha_sweep(
+    ws: Workspace,
+    layer_a: int,
+    layer_b: int,
+) -> pd.DataFrame:
     """Fig. 7 for one layer pair, tidy: `metric`, `alpha`, `condition`, `label`, `model`, `loss`,
     `base` (the unpatched model's loss) and `relative`. Empty where this layer pair was not swept.
     """

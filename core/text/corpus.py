@@ -77,7 +77,11 @@ class Corpus:
             h.update(f"{d.id}\0{d.text}\0".encode())
         return h.hexdigest()[:16]
 
-    def split(self, name: Split, seed: int = 0) -> list[Document]:
+    def split(
+        self,
+        name: Split,
+        seed: int = 0,
+    ) -> list[Document]:
         """The documents of a split in a seeded order."""
         chosen = [d for d in self.documents if split_of(d) == name]
         return sorted(chosen, key=lambda d: _draw("order", seed, d.id))

@@ -63,7 +63,7 @@ def refined(ws: Workspace, pair: PairSpec, default: str) -> None:
     with left:
         gains(table, models)
     with right:
-        price(ask(refined_tables.price, ws, name))
+        price(ask(refined_tables.price, ws, name), models)
     for other in names[1:]:
         st.markdown(answer(ws, other, {side: plain(model) for side, model in models.items()}))
 
@@ -136,14 +136,14 @@ def gains(table: pd.DataFrame, names: dict[str, str]) -> None:
     )
 
 
-def price(table: pd.DataFrame) -> None:
+def price(table: pd.DataFrame, names: dict[str, str]) -> None:
     """What features pay for it."""
     if not len(table):
         st.markdown("No SAE reads at its layer: what features pay was not measured.")
         return
     view = pd.DataFrame(
         {
-            "Measure": table.measure,
+            "Measure": [named(measure, names) for measure in table.measure],
             "Before": table.before.map(number),
             "After": table.after.map(number),
         }
