@@ -162,7 +162,7 @@ def test_equal_models_are_stitched_by_the_identity(
     assert losses["a"] == losses["b"]
     for condition in ("a_to_b", "b_to_a", "a_to_b_to_a", "b_to_a_to_b"):
         assert losses[condition] == pytest.approx(losses["a"], rel=1e-5)
-    assert abs(losses["shuffled_a_to_b"] - losses["a"]) > 1e-2, "else any map would do"
+    assert abs(losses["shuffled_a_to_b"] - losses["a"]) > 1e-3, "else any map would do"
     maps = load_stitch(ws.path("stitches/fitted"))
     for p in (maps.P_up, maps.P_down):
         torch.testing.assert_close(p, torch.eye(d), rtol=0, atol=1e-3)
@@ -183,5 +183,8 @@ def test_equal_models_are_stitched_by_the_identity(
     carried = load_sae(tmp_path / "c")
     call("sae", "import", key, alike.sae, "--name", "theirs", "--stitch", "fitted")
     original = load_sae(ws.path("saes/theirs"))
-    for name, weight in original.state_dict().items():
-        assert torch.equal(carried.state_dict()[name], weight), name
+    assert torch.equal(carried.W_enc, original.W_enc) and torch.equal(carried.W_dec, original.W_dec)
+    h = rows(d)  # what an SAE takes off its rows at first is folded into its bias
+    with torch.inference_mode():
+        torch.testing.assert_close(carried.encode(h), original.encode(h), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(carried(h), original(h), rtol=1e-4, atol=1e-4)

@@ -13,6 +13,7 @@ from core.errors import StitchLensError
 from core.models.pairs import LayerPair, get_pair
 from core.stitches.settings import FitConfig, RefineConfig, SinkConfig
 from core.stitches.tables import as_text, default_name
+from core.workspace.store import has
 
 BUILD, FIT, REFINE, SINK = BuildConfig(), FitConfig(), RefineConfig(), SinkConfig()
 """What is asked for where nothing is said."""
@@ -138,6 +139,8 @@ def fit_command(
     bench = open_pair(pair, BuildConfig(held_out_tokens=tokens))
     name = name or default_name(layers, config, positions)
     stitch_measure.fit_stitch(bench, name, layers, config, positions)
+    if not has(bench.workspace, "pair"):  # a pair that was never built
+        stitch_measure.describe_pair(bench)
     found = report(spec)["stitches"][name]
     show(found | {"name": name}, as_json, as_text(name, found))
 
