@@ -215,9 +215,9 @@ def with_unexplained(
     )
     for when in ("before", "after"):
         table[f"unexplained_{when}"] = [
-            unexplained.get((row.start, when), {}).get(measures[row.condition], np.nan)
-            if row.kind == WHOLE
+            unexplained.get((row["start"], when), {}).get(measures[row["condition"]], np.nan)
+            if row["kind"] == WHOLE
             else np.nan
-            for row in table.itertuples()
+            for row in table.to_dict("records")
         ]
     return table
