@@ -265,7 +265,7 @@ def refine_command(
     from core.bench import open_pair
     from core.features import price as feature_price
     from core.stitches import refined_tables
-    from core.stitches.refined import refine_stitch, refined_name
+    from core.stitches.refined import check_new_name, refine_stitch, refined_name
 
     get_pair(pair)
     config = check(
@@ -281,8 +281,9 @@ def refine_command(
         positions=positions,
         seed=seed,
     )
-    bench = open_pair(pair, BuildConfig(held_out_tokens=held_out))
     name = name or refined_name(of, config)
+    check_new_name(name)
+    bench = open_pair(pair, BuildConfig(held_out_tokens=held_out))
     refine_stitch(bench, of, name, config, controls)
     if price:
         feature_price.price(bench, of, name)

@@ -166,16 +166,21 @@ def _check_reading(
         )
 
 
+def check_new_name(name: str) -> None:
+    """Raises StitchLensError for a name that no artifact may have."""
+    if not NAME.fullmatch(name):
+        raise StitchLensError(
+            f"name {name!r}", "letters, digits, '.', '_' and '-', at most 64", "choose another name"
+        )
+
+
 def _check_name(
     bench: Bench,
     name: str,
     identity: Mapping[str, Any],
 ) -> None:
     """Raises StitchLensError for a name that is unfit, or that another stitch has."""
-    if not NAME.fullmatch(name):
-        raise StitchLensError(
-            f"name {name!r}", "letters, digits, '.', '_' and '-', at most 64", "choose another name"
-        )
+    check_new_name(name)
     entry = bench.workspace.manifest().artifacts.get(f"stitches/{name}")
     if entry is not None and any(entry.makers.get(key) != x for key, x in identity.items()):
         raise StitchLensError(

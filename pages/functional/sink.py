@@ -42,18 +42,16 @@ def sinks(ws: Workspace, pair: PairSpec) -> None:
         )
         return
 
-    name = measured[0]
-    if len(measured) > 1:
-        name = str(
-            bound(
-                st.segmented_control,
-                "Stitch",
-                measured,
-                required=True,
-                key="sink",
-                what="stitch whose sink was measured",
-            )
+    name = str(
+        bound(
+            st.segmented_control,
+            "Stitch",
+            measured,
+            required=True,
+            key="sink",
+            what="sink of a stitch",
         )
+    )
     names = short_names(pair)
     found = ask(sink_tables.summary, ws, name)
     st.markdown("  \n".join(sentence(found, direction, names) for direction in SIDES))

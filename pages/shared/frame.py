@@ -77,7 +77,7 @@ def ask(
     query: Callable[Concatenate[Workspace, P], T], ws: Workspace, *args: P.args, **kwargs: P.kwargs
 ) -> T:
     """`query(ws, …)`, remembered until an artifact of the workspace changes."""
-    return _ask(query, query.__name__, _place(ws), stamp(ws), args, kwargs)
+    return _ask(query, _name(query), _place(ws), stamp(ws), args, kwargs)
 
 
 def shared(
@@ -85,7 +85,12 @@ def shared(
 ) -> T:
     """As `ask`, the same object for all who ask, which nobody may change: a large table is not
     copied for each."""
-    return _shared(query, query.__name__, _place(ws), stamp(ws), args, kwargs)
+    return _shared(query, _name(query), _place(ws), stamp(ws), args, kwargs)
+
+
+def _name(query: Callable[..., Any]) -> str:
+    """A topic's `summary` is not another's."""
+    return f"{query.__module__}.{query.__qualname__}"
 
 
 Place = tuple[str, str, str | None]

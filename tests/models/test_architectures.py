@@ -335,7 +335,7 @@ def test_what_opens_equals_transformers(kind: str, where: Runtime, folder: Folde
     layers = range(model.spec.n_layers)
     # in bfloat16 rounding of one path to another, seen after three layers
     near: dict[str, Any] = (
-        {"rtol": 1e-4, "atol": 1e-4} if where is FLOAT32 else {"rtol": 4e-2, "atol": 6e-2}
+        {"rtol": 1e-4, "atol": 1e-4} if where is FLOAT32 else {"rtol": 4e-2, "atol": 1e-1}
     )
     for layer, h in hooks.residuals(model, ids, layers).items():
         assert torch.allclose(h.float(), theirs.hidden_states[layer].float(), **near), layer

@@ -84,9 +84,20 @@ STRANGE = [
     ),
     (
         "functional",
-        {"sae": "L9-9", "share": "50", "feature": "-3", "side": "c", "layer": "77", "head": "9"},
+        {
+            "sae": "L9-9",
+            "share": "50",
+            "feature": "-3",
+            "side": "c",
+            "layer": "77",
+            "head": "9",
+            "sink": "L9-L9",
+            "last": "b-L77",
+        },
         [
             "No SAE L9-9 here",
+            "No sink of a stitch L9-L9 here",
+            "No last layer b-L77 here",
             "No share of the null space 50 here",
             "No feature -3 here",
             "No side c here, they are a and b",
@@ -226,7 +237,17 @@ LINKS = [
     ("steering", {"tab": "Live", "prompt": "Once", "cell_kind": "own vector"}),
     ("features", {"ask": "Sentence", "where": "b"}),
     ("features", {"ask": "Direction", "near": "French", "tab": "Table"}),
-    ("functional", {"feature": "171", "side": "b", "layer": "5", "head": "1", "share": "5"}),
+    (
+        "functional",
+        {
+            "feature": "171",
+            "side": "b",
+            "layer": "5",
+            "head": "1",
+            "share": "5",
+            "last": "b-L5",
+        },
+    ),
     (
         "steering",
         {
@@ -314,7 +335,7 @@ def test_every_key_of_the_address_is_tested() -> None:
     linked = {key for _, query in LINKS for key in query}
     assert {"view", "lanes", "width"} <= keys()
     assert keys() - NOT_LINKED <= strange
-    single = {"sae", "set", "probes", "steer_sae"}  # there is one to choose from here
+    single = {"sae", "set", "probes", "steer_sae", "sink"}  # there is one to choose from here
     assert keys() - NOT_LINKED - single <= linked
 
 

@@ -198,3 +198,21 @@ def test_a_stamp_is_taken_once_a_run_and_follows_what_the_run_writes(
     frame.end()
     frame.stamp(ws)
     assert len(taken) == 3, "outside of a run it looks anew"
+
+
+def test_two_topics_may_each_have_a_summary(ws: Workspace) -> None:
+    """What one answered is not given to who asks the other."""
+
+    class Losses:
+        @staticmethod
+        def summary(ws: Workspace, name: str) -> str:
+            return f"losses of {name}"
+
+    class Sinks:
+        @staticmethod
+        def summary(ws: Workspace, name: str) -> str:
+            return f"sink of {name}"
+
+    for asked in (frame.ask, frame.shared):
+        assert asked(Losses.summary, ws, "L20-L9") == "losses of L20-L9"
+        assert asked(Sinks.summary, ws, "L20-L9") == "sink of L20-L9"

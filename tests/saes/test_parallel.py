@@ -1,13 +1,16 @@
 """Processes that train one SAE together take the steps of one process with the whole batch."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 
 from core.activations.recording import Recording
@@ -15,6 +18,7 @@ from core.saes import train
 from core.saes.parallel import Ranks, ranks
 from core.saes.settings import SaeConfig
 from core.saes.train import train_sae
+from core.workspace.places import PROJECT
 
 D, ROWS = 12, 1500
 
@@ -42,21 +46,44 @@ def weights(folder: Path, config: SaeConfig) -> dict[str, torch.Tensor]:
     return {name: value.detach().contiguous() for name, value in sae.named_parameters()}
 
 
-def as_rank(index: int, count: int, folder: Path, out: Path, config: SaeConfig) -> None:
+def as_rank(index: int, count: int, folder: str, out: str, config: str) -> None:
     """One of `count` processes, which leaves its weights."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    with joined(index, count, out):
+        own = weights(Path(folder), SaeConfig.model_validate_json(config))
+        save_file(own, Path(out) / f"rank-{index}.safetensors")
+
+
+@contextmanager
+def joined(index: int, count: int, out: str) -> Iterator[None]:
     torch.set_num_threads(1)
-    store = dist.FileStore(str(out / "store"), count)
+    store = dist.FileStore(f"{out}/store", count)
     dist.init_process_group("gloo", store=store, rank=index, world_size=count)
     try:
-        save_file(weights(folder, config), out / f"rank-{index}.safetensors")
+        yield
     finally:
         dist.destroy_process_group()
 
 
+def together(function: str, count: int, *words: str) -> None:
+    """Call a function of this file in `count` processes, each with its number."""
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                f"from tests.saes.test_parallel import {function} as f; f({index}, {count}, *{words})",
+            ],
+            cwd=PROJECT,
+            env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
+        )
+        for index in range(count)
+    ]
+    assert [process.wait(240) for process in processes] == [0] * count
+
+
 def trained(folder: Path, out: Path, config: SaeConfig, count: int) -> list[dict[str, Any]]:
     """The weights with which each of `count` processes ends."""
-    mp.spawn(as_rank, (count, folder, out, config), nprocs=count)  # type: ignore[no-untyped-call]
+    together("as_rank", count, str(folder), str(out), config.model_dump_json())
     return [load_file(out / f"rank-{index}.safetensors") for index in range(count)]
 
 
@@ -107,16 +134,10 @@ def test_one_process_waits_for_nobody() -> None:
 
 
 def test_the_first_is_alone(tmp_path: Path) -> None:
-    mp.spawn(in_turn, (2, tmp_path), nprocs=2)  # type: ignore[no-untyped-call]
+    together("in_turn", 2, str(tmp_path))
     assert (tmp_path / "order").read_text() == "01"
 
 
-def in_turn(index: int, count: int, out: Path) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    store = dist.FileStore(str(out / "store"), count)
-    dist.init_process_group("gloo", store=store, rank=index, world_size=count)
-    try:
-        with ranks().first_alone(), (out / "order").open("a") as file:
-            file.write(str(index))
-    finally:
-        dist.destroy_process_group()
+def in_turn(index: int, count: int, out: str) -> None:
+    with joined(index, count, out), ranks().first_alone(), Path(out, "order").open("a") as file:
+        file.write(str(index))

@@ -83,7 +83,9 @@ def test_the_shipped_levels_are_measured_again_alike(bench: Bench) -> None:
     again = bench.workspace.table(f"feature_levels/{SAE}")
     assert again.kind.to_list() == shipped.kind.to_list()
     for column in ("mean", "base"):
-        assert again[column].to_numpy() == pytest.approx(shipped[column].to_numpy(), rel=1e-3)
+        assert again[column].to_numpy() == pytest.approx(
+            shipped[column].to_numpy(), rel=1e-2
+        )  # bfloat16
 
 
 def test_nothing_is_read_where_levels_are_known(bench: Bench) -> None:
