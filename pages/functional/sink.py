@@ -48,7 +48,7 @@ def sinks(ws: Workspace, pair: PairSpec) -> None:
             "Stitch",
             measured,
             required=True,
-            key="sink",
+            key="sink_of",
             what="sink of a stitch",
         )
     )

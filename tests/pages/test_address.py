@@ -91,7 +91,7 @@ STRANGE = [
             "side": "c",
             "layer": "77",
             "head": "9",
-            "sink": "L9-L9",
+            "sink_of": "L9-L9",
             "last": "b-L77",
         },
         [
@@ -335,7 +335,7 @@ def test_every_key_of_the_address_is_tested() -> None:
     linked = {key for _, query in LINKS for key in query}
     assert {"view", "lanes", "width"} <= keys()
     assert keys() - NOT_LINKED <= strange
-    single = {"sae", "set", "probes", "steer_sae", "sink"}  # there is one to choose from here
+    single = {"sae", "set", "probes", "steer_sae", "sink_of"}  # there is one to choose from here
     assert keys() - NOT_LINKED - single <= linked
 
 

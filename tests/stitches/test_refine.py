@@ -249,7 +249,7 @@ def test_round_trips_gain_where_they_are_trained_on(
     reading = held_out(corpus, tiny)["b"]
     there_and_back = []
     for weight in (0.0, 1.0):
-        config = CONFIG.model_copy(update={"round_trips": weight, "tokens": 1_500})
+        config = CONFIG.model_copy(update={"round_trips": weight, "tokens": 4_000})
         stitch = train(stitches["paired"], config=config).stitch
         rows = stitch.up(stitch.down(reading.stream))
         there_and_back.append(divergences(reading, rows).mean())
