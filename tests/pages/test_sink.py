@@ -78,9 +78,9 @@ def test_a_link_to_what_is_not_there_says_so(nano_home: Path, query: str) -> Non
     ws = Workspace("nano")
     plant(ws)
     plant(ws, "L3-L4")
-    app = opened("functional", pair="nano", sink=query)
+    app = opened("functional", pair="nano", sink_of=query)
     assert not app.exception
-    assert any("No stitch whose sink" in warning.value for warning in app.warning)
-    app = opened("functional", pair="nano", sink="L3-L4")
+    assert any("No sink of a stitch" in warning.value for warning in app.warning)
+    app = opened("functional", pair="nano", sink_of="L3-L4")
     assert not app.exception and not app.warning
     assert "Stitch L3-L4" in text(app).replace("\\", "")
