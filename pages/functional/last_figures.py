@@ -11,7 +11,7 @@ from pages.shared.figures import LEGEND, colours, handed, marker, remembered
 
 SHOWN = 0.3
 """Size of the planted features that are drawn, over the norm of the residual stream."""
-ACROSS = {"share": "share of norm in the null space", "frozen": "change, scale frozen, nats"}
+ACROSS = {"share": "share in the<br>null space", "frozen": "change, scale<br>frozen, nats"}
 
 
 @remembered
@@ -92,13 +92,13 @@ def last_layer(table: pd.DataFrame, planted: pd.DataFrame, side: str) -> go.Figu
         figure.update_xaxes(title=title, fixedrange=True, col=col)
     figure.update_xaxes(rangemode="tozero", col=1)
     figure.update_yaxes(fixedrange=True)
-    figure.update_yaxes(title="change of entropy when taken out, nats", col=1)
+    figure.update_yaxes(title="change of entropy, nats", col=1)
     figure.update_layout(
         height=420,
-        margin={"l": 0, "r": 8, "t": 10, "b": 50},
+        margin={"l": 0, "r": 8, "t": 10, "b": 76},
         hovermode="closest",
         dragmode=False,
-        legend=LEGEND | {"y": -0.24, "yanchor": "top"},
+        legend=LEGEND | {"y": -0.36, "yanchor": "top"},
     )
     return figure
 

@@ -46,7 +46,7 @@ def sink(
     figure = make_subplots(
         rows=1,
         cols=2,
-        subplot_titles=list(PANELS.values()),
+        subplot_titles=[title.replace(" the ", "<br>the ") for title in PANELS.values()],
         shared_yaxes=True,
         horizontal_spacing=0.06,
     )
@@ -57,6 +57,7 @@ def sink(
             figure.add_vline(
                 x=float(own.iloc[0]),
                 line={"color": c[side], "width": 1, "dash": "dot"},
+                exclude_empty_subplots=False,
                 row=1,  # type: ignore[arg-type]
                 col=col,  # type: ignore[arg-type]
             )
@@ -107,11 +108,12 @@ def sink(
     )
     figure.update_layout(
         height=110 + 34 * len(lines),
-        margin={"l": 0, "r": 8, "t": 30, "b": 0},
+        margin={"l": 0, "r": 8, "t": 46, "b": 0},
         dragmode=False,
         hovermode="closest",
         legend=LEGEND | {"y": -0.12, "yanchor": "top"},
     )
+    figure.update_annotations(font_size=13)
     figure.update_xaxes(range=[-0.02, 1.02], fixedrange=True, zeroline=False)
     figure.update_yaxes(
         tickvals=[len(lines) - place for place in range(len(lines))],

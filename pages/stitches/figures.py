@@ -254,7 +254,7 @@ def refined(table: pd.DataFrame, name_a: str, name_b: str) -> go.Figure:
         hovermode="closest",
         legend=LEGEND,
     )
-    figure.update_xaxes(title="loss above unpatched, % (← better)", fixedrange=True, zeroline=True)
+    figure.update_xaxes(title="loss above unpatched, %", fixedrange=True, zeroline=True)
     figure.update_yaxes(
         tickvals=list(range(len(ticks))),
         ticktext=ticks,
