@@ -130,8 +130,11 @@ TOLERANCE = {
     torch.bfloat16: 4e-2,
     torch.float16: 4e-2,
 }
-"""Of two ways to compute the same numbers: relative to the length of a row of the stream, or to
-the largest logit."""
+"""Of two ways to compute the same numbers: relative to the length of a row of the stream, for most
+rows, or to the largest logit. In bfloat16 SmolLM2's rows differ by 1.4 % in the median between two
+kinds of attention; those of the layer beside it by a quarter."""
+WORST = 5
+"""Times as much as `TOLERANCE` that single rows may differ by."""
 
 
 def validate(model: LiveModel, reference: Reference) -> None:
@@ -174,8 +177,8 @@ def validate(model: LiveModel, reference: Reference) -> None:
     tolerance = TOLERANCE[model.where.dtype]
     for layer in layers:
         hidden = reference.hidden[layer].float()
-        difference = (recorded[layer].float() - hidden).norm(dim=-1)
-        if (difference > tolerance * hidden.norm(dim=-1)).any():
+        difference = (recorded[layer].float() - hidden).norm(dim=-1) / hidden.norm(dim=-1)
+        if difference.median() > tolerance or difference.max() > WORST * tolerance:
             raise StitchLensError(
                 f"blocks.{layer}.hook_resid_pre of {spec.title} unlike hidden_states[{layer}]",
                 "equal tensors",
