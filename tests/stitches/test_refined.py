@@ -35,9 +35,10 @@ def bench(nano_home: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 def put(bench: Bench, name: str, stitch: Stitch, **makers: object) -> None:
     """A stitch as somebody's own, with its control."""
     stitch = with_makers(stitch, **makers)
-    for place in ("controls", "stitches"):
-        write = partial(save_stitch, stitch)
-        bench.workspace.put(f"{place}/{name}", write, "stitch", ".safetensors", stitch.makers)
+    control = with_makers(shipped(bench, "controls/L2-L3"), **makers)
+    for place, one in (("controls", control), ("stitches", stitch)):
+        write = partial(save_stitch, one)
+        bench.workspace.put(f"{place}/{name}", write, "stitch", ".safetensors", one.makers)
 
 
 def shipped(bench: Bench, name: str = "stitches/L2-L3") -> Stitch:
@@ -72,6 +73,7 @@ def test_a_refined_stitch_is_an_ordinary_one(bench: Bench) -> None:
     assert stitches_from(ws, "L2-1024")[0] == "L2-L3" and name in stitches_from(ws, "L2-1024")
     assert by_hand(ws, name) and not built(f"stitches/{name}", makers)
 
+    ws.forget(["stitches/few", "controls/few"])  # nothing else was measured of it
     measured = json.loads(json.dumps(report(bench.pair), allow_nan=False))
     refined = measured["refine"][name]
     assert set(refined["starts"]) == {"paired", "shuffled pairs", "constant input"}
@@ -91,6 +93,7 @@ def test_a_refined_stitch_is_an_ordinary_one(bench: Bench) -> None:
         assert control["relative_after"] > 3 * own, start
     assert "KL, nats" in refined_tables.as_text(name, refined)
 
+    put(bench, "few", shipped(bench), positions=2_000)
     made = ws.entry(f"refine/{name}").made
     refine_stitch(bench, "few", name, FEW)
     assert ws.entry(f"refine/{name}").made == made, "what is there is not made again"
