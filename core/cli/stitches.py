@@ -13,6 +13,7 @@ from core.errors import StitchLensError
 from core.models.pairs import LayerPair, get_pair
 from core.stitches.settings import FitConfig, RefineConfig, SinkConfig
 from core.stitches.tables import as_text, default_name
+from core.workspace.artifacts import check_spelling
 from core.workspace.store import has
 
 BUILD, FIT, REFINE, SINK = BuildConfig(), FitConfig(), RefineConfig(), SinkConfig()
@@ -265,7 +266,7 @@ def refine_command(
     from core.bench import open_pair
     from core.features import price as feature_price
     from core.stitches import refined_tables
-    from core.stitches.refined import check_new_name, refine_stitch, refined_name
+    from core.stitches.refined import refine_stitch, refined_name
 
     get_pair(pair)
     config = check(
@@ -282,7 +283,7 @@ def refine_command(
         seed=seed,
     )
     name = name or refined_name(of, config)
-    check_new_name(name)
+    check_spelling(name)
     bench = open_pair(pair, BuildConfig(held_out_tokens=held_out))
     refine_stitch(bench, of, name, config, controls)
     if price:

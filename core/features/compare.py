@@ -117,17 +117,9 @@ class Comparison:
     @cached_property
     def own_sae(self) -> "SAE[Any]":
         """B's own SAE, trained like A's on as much text: kept as `own_saes/` of A's SAE."""
-        bench, layer = self.bench, self.crossing.layers.b
+        bench = self.bench
         name = f"{OWN_SAES}/{self.sae_name}"
-        about = self.crossing.about
-        trained_like = (
-            bench,
-            "b",
-            layer,
-            self.crossing.source_config,
-            about.get("positions"),
-            self.crossing.source_kinds,
-        )
+        trained_like = self.crossing.own_like()
         makers = sae_makers(*trained_like)
         makers |= {"sae_name": self.sae_name, "stitch_name": self.crossing.stitch_name}
         if not bench.current(name, makers):

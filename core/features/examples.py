@@ -6,7 +6,7 @@ token. No text is kept.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,6 @@ from core.features.contexts import AFTER, BEFORE, Contexts, Numbers, chance
 from core.features.reading import Read
 from core.features.shares import ALONE, Share
 from core.text.corpus import Document
-
-if TYPE_CHECKING:
-    pass
 
 TOP = 20
 SHOWN = 10

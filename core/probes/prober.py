@@ -98,25 +98,13 @@ class Prober:
 
     @property
     def own_makers(self) -> dict[str, Any]:
-        return sae_makers(*self._trained_like)
-
-    @property
-    def _trained_like(self) -> tuple[Bench, Side, int, SaeConfig, int | None, Sequence[str]]:
-        """What makes B's own SAE one like A's."""
-        return (
-            self.bench,
-            "b",
-            self.layers.b,
-            self.own_config,
-            self.own_positions,
-            self.crossing.source_kinds,
-        )
+        return sae_makers(*self.crossing.own_like(self._own_positions))
 
     @cached_property
     def own(self) -> "SAE[Any]":
         """B's own SAE, trained as A's was at the same places of the text; kept in the user's cache,
         it is large."""
-        return kept_sae(*self._trained_like)
+        return kept_sae(*self.crossing.own_like(self._own_positions))
 
     def saes(
         self,

@@ -71,6 +71,21 @@ class Crossing:
         """The kinds of text that the SAE was trained on; empty for all."""
         return self.about.get("kinds", ())
 
+    def own_like(
+        self,
+        positions: int | None = None,
+    ) -> tuple[Bench, Side, int, SaeConfig, int | None, Sequence[str]]:
+        """What makes an SAE of B's own one like A's, for `sae_makers` and `kept_sae`; on as many
+        rows if not on `positions`, None of both is the whole split."""
+        return (
+            self.bench,
+            "b",
+            self.layers.b,
+            self.source_config,
+            positions or self.about.get("positions"),
+            self.source_kinds,
+        )
+
     @cached_property
     def stitch(self) -> Stitch:
         return load_stitch(self.bench.workspace.path(f"stitches/{self.stitch_name}"))

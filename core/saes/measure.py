@@ -14,7 +14,6 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from core.bench import Bench
-from core.errors import StitchLensError
 from core.saes import flops
 from core.saes.crossing import Crossing
 from core.saes.run import Run, RunState, read_run
@@ -25,7 +24,7 @@ from core.stitches.fit import fit_moments
 from core.stitches.settings import FitConfig
 from core.stitches.stitch import Stitch, random_stitch
 from core.stitches.transfer import transfer_sae
-from core.workspace.artifacts import NAME
+from core.workspace.artifacts import check_spelling
 from core.workspace.disk import beside, disk_faults, fingerprint, only_one
 from core.workspace.places import user_cache
 
@@ -57,12 +56,7 @@ class SaeTraining:
         self.crossing = Crossing(bench, sae_name, stitch_name)
         self.layers = self.crossing.layers
         self.name = name or self.layers.name
-        if not NAME.fullmatch(self.name):
-            raise StitchLensError(
-                f"name {self.name!r}",
-                "letters, digits, '.', '_' and '-', at most 64",
-                "choose another name",
-            )
+        check_spelling(self.name)
 
     @cached_property
     def source_config(self) -> SaeConfig:

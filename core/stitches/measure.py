@@ -22,7 +22,7 @@ from core.stitches.stitch import Stitch, load_stitch, save_stitch, with_makers
 from core.stitches.study import Fits, alpha_sweep, best_setting, study
 from core.stitches.tables import least_positions
 from core.text.corpus import SPLITS, Split, check_splits
-from core.workspace.artifacts import NAME, belongings
+from core.workspace.artifacts import belongings, check_spelling
 from core.workspace.disk import fingerprint, only_one
 from core.workspace.store import Workspace
 
@@ -170,10 +170,7 @@ def _check(
     positions: int | None,
 ) -> None:
     """Raises StitchLensError for what cannot be fitted."""
-    if not NAME.fullmatch(name):
-        raise StitchLensError(
-            f"name {name!r}", "letters, digits, '.', '_' and '-', at most 64", "choose another name"
-        )
+    check_spelling(name)
     if not 0 <= config.alpha < float("inf"):
         raise StitchLensError(
             f"alpha {config.alpha}", "a finite number, 0 or more", "1 is the paper's choice"

@@ -21,7 +21,7 @@ from core.stitches.refine import Refined, Refinement, of_kinds
 from core.stitches.settings import STARTS, Metric, RefineConfig
 from core.stitches.stitch import PARTS, Stitch, load_stitch, save_stitch, with_makers
 from core.stitches.tables import least_positions
-from core.workspace.artifacts import NAME
+from core.workspace.artifacts import check_spelling
 from core.workspace.disk import fingerprint, only_one
 from core.workspace.places import user_cache
 from core.workspace.store import Workspace
@@ -166,21 +166,13 @@ def _check_reading(
         )
 
 
-def check_new_name(name: str) -> None:
-    """Raises StitchLensError for a name that no artifact may have."""
-    if not NAME.fullmatch(name):
-        raise StitchLensError(
-            f"name {name!r}", "letters, digits, '.', '_' and '-', at most 64", "choose another name"
-        )
-
-
 def _check_name(
     bench: Bench,
     name: str,
     identity: Mapping[str, Any],
 ) -> None:
     """Raises StitchLensError for a name that is unfit, or that another stitch has."""
-    check_new_name(name)
+    check_spelling(name)
     entry = bench.workspace.manifest().artifacts.get(f"stitches/{name}")
     if entry is not None and any(entry.makers.get(key) != x for key, x in identity.items()):
         raise StitchLensError(

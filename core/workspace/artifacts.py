@@ -328,6 +328,14 @@ def name_from(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:64] or "mine"
 
 
+def check_spelling(name: str) -> None:
+    """Raises StitchLensError for a name that no artifact may have."""
+    if not NAME.fullmatch(name):
+        raise StitchLensError(
+            f"name {name!r}", "letters, digits, '.', '_' and '-', at most 64", "choose another name"
+        )
+
+
 def check_name(
     ws: "Workspace",
     kind: str,
