@@ -22,7 +22,7 @@ from core.cli.shared import (
     show,
 )
 from core.errors import StitchLensError
-from core.saes.settings import ExploreConfig, TrainingSet
+from core.saes.settings import ExploreConfig, StartStudy, TrainingSet
 
 sae_app = typer.Typer(
     help="Carry sparse autoencoders through a stitch (Eq. 6).", no_args_is_help=True
@@ -32,6 +32,7 @@ sae_app = typer.Typer(
 app.add_typer(sae_app, name="sae")
 
 RUNS = TrainingSet()
+STUDIED = StartStudy()
 MEASURED = ExploreConfig()
 """What the options say that are not given."""
 
@@ -197,6 +198,76 @@ def sae_train_command(
     made = sae_measure.evaluate(training)
     found = sae_tables.record(bench.workspace, made)
     show(found, as_json, sae_tables.as_text(made, found))
+
+
+@sae_app.command("starts")
+@guarded
+def sae_starts_command(
+    pair: PairArg,
+    stitch_name: Annotated[
+        str | None,
+        typer.Option("--stitch", help="One whose layers are taken; that of the SAE."),
+    ] = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(help="Kinds of text to train on, such as English,code; all if not given."),
+    ] = None,
+    sae: Annotated[
+        str | None,
+        typer.Option(
+            help="An SAE of A in the workspace whose settings all have; the Features page's."
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Passes in which A's SAE is trained; as that SAE if not given."),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=50, help="Runs at the learning rate that suits a start.")
+    ] = STUDIED.seeds,
+    rates: Annotated[
+        str | None,
+        typer.Option(help="Learning rates that each start chooses from, such as 0.002,0.004."),
+    ] = None,
+    positions: Annotated[
+        int, typer.Option(min=1, help="Rows of B that each run sees once.")
+    ] = STUDIED.positions,
+    pairs: Annotated[
+        int, typer.Option(min=1, help="Paired positions that starts are made from.")
+    ] = STUDIED.pairs,
+    batch: Annotated[int, typer.Option(min=1, help="Rows of one step.")] = STUDIED.batch,
+    as_json: JsonFlag = False,
+) -> None:
+    """Find the start that saves most of an SAE's training: Eq. 6 alone, an encoder and a decoder
+    fitted to paired text, fresh features for what disagrees, balanced norms, an auxiliary loss;
+    each alone and together, against scratch at its best.
+
+    Ratios are of FLOPs to 50, 70, 90 and 99 % of what scratch explains in the end, the start
+    included. A killed run goes on where it was. Start the same command twice to have two processes
+    share the runs.
+    """
+    from core.bench import open_pair
+    from core.probes.prober import default_names
+    from core.saes import settings as sae_settings
+    from core.saes import start_study, start_tables
+
+    bench = open_pair(pair)
+    usual = default_names(bench)
+    given: dict[str, Any] = {
+        "seeds": seeds,
+        "positions": positions,
+        "pairs": pairs,
+        "batch": batch,
+    }
+    if kinds:
+        given["kinds"] = [kind.strip() for kind in kinds.split(",")]
+    if rates:
+        given["rates"] = [rate.strip() for rate in rates.split(",")]
+    study = sae_settings.start_study(given)
+    starts = start_study.Starts(bench, sae or usual[0], stitch_name or usual[1], study, epochs)
+    made = start_study.evaluate(starts)
+    found = start_tables.record(bench.workspace, made)
+    show(found, as_json, start_tables.as_text(made, found))
 
 
 @sae_app.command("eval")

@@ -88,6 +88,16 @@ def sae_step(
     return counted(lambda: trainer.step(rows)) / ROWS
 
 
+def training_row(
+    d: int,
+    width: int,
+    k: int,
+) -> dict[str, float]:
+    """Of a row of an SAE of B in training: `b`, and `b_auxiliary` with the auxiliary loss at
+    work."""
+    return {"b": sae_step(d, width, k), "b_auxiliary": sae_step(d, width, k, True)}
+
+
 def adam_stitch(
     d_a: int,
     d_b: int,

@@ -200,12 +200,7 @@ class SaeTraining:
             }
 
         def row(width: int) -> dict[str, float]:
-            with_auxiliary = flops.sae_step(b, width, k, True)
-            return {
-                "a": flops.sae_step(a, width, k),
-                "b": flops.sae_step(b, width, k),
-                "b_auxiliary": with_auxiliary,
-            }
+            return {"a": flops.sae_step(a, width, k)} | flops.training_row(b, width, k)
 
         n = fitted["n_fit"]
         whole = shipped.get("n_fit", n)
@@ -236,11 +231,11 @@ def under_way(pair: str, name: str) -> pd.DataFrame:
         state = read_run(listing.parent / folder)
         if state is not None:
             run = RunConfig.model_validate(setting)
-            curves.append(_curve(len(curves), run, state))
+            curves.append(curve_of(len(curves), run, state))
     return pd.concat(curves) if curves else pd.DataFrame()
 
 
-def _curve(
+def curve_of(
     index: int,
     run: RunConfig,
     state: RunState,
@@ -292,10 +287,10 @@ def evaluate(training: SaeTraining) -> str:
     parts, rows = [], []
     for i, state in enumerate(states):
         setting = {field: state.result[field] for field in RunConfig.model_fields}
-        parts.append(_curve(i, RunConfig.model_validate(setting), state))
+        parts.append(curve_of(i, RunConfig.model_validate(setting), state))
         rows.append({"run": i} | state.result)
     curves = pd.concat(parts)
-    curves["flops"] = _flops(curves, costs, training.config.batch)
+    curves["flops"] = flops_of(curves, costs["row"], training.config.batch)
     results = pd.DataFrame(rows)
 
     with only_one(bench.pair.key, f"sae-training-{name}"):
@@ -305,13 +300,13 @@ def evaluate(training: SaeTraining) -> str:
     return name
 
 
-def _flops(
+def flops_of(
     curves: pd.DataFrame,
-    costs: dict[str, Any],
+    rows: dict[str, dict[str, float]],
     batch: int,
 ) -> pd.Series:
-    """Of the SAE alone; the stitch comes on top."""
-    row = {int(w): c for w, c in costs["row"].items()}
+    """Of the SAE alone, from what a row costs by width; the start comes on top."""
+    row = {int(w): c for w, c in rows.items()}
     plain = curves.width.map({w: c["b"] for w, c in row.items()})
     extra = curves.width.map({w: c["b_auxiliary"] - c["b"] for w, c in row.items()})
     return (batch * (plain * curves.step + extra * curves.at_work)).astype(np.float32)

@@ -80,18 +80,26 @@ def start_weights(
     given: "SAE[Any] | None",
     mean: Tensor,
     scale: float,
+    balanced: bool = False,
 ) -> Weights:
     """Where a run starts, for rows multiplied by `scale`: a `given` SAE of B at rest, its decoder
     directions at unit norm and their norms in the encoder (D, 1); or SAELens' own start about the
-    `mean` row."""
+    `mean` row.
+
+    `balanced` shares the norm of each feature out to encoder and decoder alike, which leaves what
+    the SAE computes as it is: Adam moves both by the learning rate, so that what is long hardly
+    turns.
+    """
     if given is None:
         return scratch | {"b_dec": mean * scale, "b_enc": -(mean * scale) @ scratch["W_enc"]}
     w = {name: p.detach().float() for name, p in given.named_parameters()}
     norms = w["W_dec"].norm(dim=-1).clamp(min=1e-8)
+    W_enc = w["W_enc"] * norms
+    decoder = W_enc.norm(dim=0).clamp(min=1e-8).sqrt() if balanced else torch.ones_like(norms)
     return {
-        "W_enc": w["W_enc"] * norms,
-        "b_enc": w["b_enc"] * norms * scale,
-        "W_dec": w["W_dec"] / norms[:, None],
+        "W_enc": W_enc / decoder,
+        "b_enc": w["b_enc"] * norms * scale / decoder,
+        "W_dec": w["W_dec"] / norms[:, None] * decoder[:, None],
         "b_dec": w["b_dec"] * scale,
     }
 
@@ -145,10 +153,11 @@ class Run:
         given: "SAE[Any] | None",
         about: dict[str, Any],
         held_out: list[Tensor],
+        balanced: bool = False,
     ) -> RunState:
         """To the end, or on from where a killed run was. `given` is the SAE that it starts from,
-        None for scratch; `held_out` rows measure the result. A run that diverges ends with the last
-        good state, and says so."""
+        None for scratch, `balanced` as in `start_weights`; `held_out` rows measure the result. A
+        run that diverges ends with the last good state, and says so."""
         from core.saes.sae import reconstruction
         from core.saes.train import finished
         from core.stitches.transfer import save_sae
@@ -171,7 +180,7 @@ class Run:
         some = next(recording.epoch(min(recording.n, 65_536), 0, ("h",)))[0]
         mean, scale = some.mean(0), self.d**0.5 / float(some.norm(dim=-1).mean())
         scratch = {name: p.detach().clone() for name, p in sae.named_parameters()}
-        first = start_weights(scratch, given, mean, scale)
+        first = start_weights(scratch, given, mean, scale, balanced)
         sae.load_state_dict(first)
         began, seconds = time.perf_counter(), 0.0
         curve: dict[str, list[float]] = {name: [] for name in CURVE}

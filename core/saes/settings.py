@@ -49,7 +49,8 @@ class ExploreConfig(Frozen):
 class RunConfig(Frozen):
     """One run: one pass over `positions` rows, in the same order for every start of a seed."""
 
-    start: Start
+    start: str
+    """One of STARTS, or the title of a `Begin`."""
     width: int = Field(ge=1)
     k: int = Field(ge=1)
     seed: int = 0
@@ -129,6 +130,105 @@ def check_fits(d: int, config: RunConfig) -> None:
         )
 
 
+class Begin(Frozen):
+    """Where a run begins, and what is done about what may be in its way."""
+
+    source: Literal["scratch", "transferred", "shuffled"] = "transferred"
+    """SAELens' own start, A's SAE through a stitch, or through one of shuffled pairs."""
+    encoder: Literal["carried", "fitted"] = "carried"
+    """Eq. 6's, or one that is fitted to the firings of A's features."""
+    decoder: Literal["carried", "fitted"] = "carried"
+    """Eq. 6's, or least squares of B's rows on the firings there."""
+    least: float = Field(default=0.0, ge=0, le=1)
+    """Agreement with A below which a feature begins afresh; 0 keeps them all."""
+    balanced: bool = False
+    """The norm of a feature lies in encoder and decoder alike, so that one learning rate suits
+    both; else in the encoder, as at the end of a training."""
+    auxiliary: float = Field(default=0.0, ge=0)
+
+    @property
+    def untouched(self) -> bool:
+        """Whether it is SAELens' own start."""
+        return self.source == "scratch" and self.encoder == self.decoder == "carried"
+
+    @property
+    def title(self) -> str:
+        source = "shuffled pairs" if self.source == "shuffled" else self.source
+        parts = [source]
+        if self.encoder == "fitted":
+            parts.append("encoder fitted")
+        if self.decoder == "fitted":
+            parts.append("decoder fitted")
+        if self.least:
+            parts.append(f"agreement ≥ {self.least:g}")
+        if self.balanced:
+            parts.append("norms balanced")
+        if self.auxiliary:
+            parts.append(f"auxiliary {self.auxiliary:.2g}")
+        return ", ".join(parts)
+
+
+SMALL_AUXILIARY = 1 / 32
+"""The coefficient that TopK SAEs are usually trained with."""
+LEAST = 0.3
+"""Agreement that a feature is kept for."""
+BEGINNINGS = (
+    Begin(source="scratch"),
+    Begin(source="scratch", auxiliary=SMALL_AUXILIARY),
+    Begin(source="scratch", decoder="fitted"),
+    Begin(),
+    Begin(balanced=True),
+    Begin(least=LEAST),
+    Begin(decoder="fitted"),
+    Begin(encoder="fitted"),
+    Begin(encoder="fitted", decoder="fitted"),
+    Begin(encoder="fitted", decoder="fitted", least=LEAST),
+    Begin(encoder="fitted", decoder="fitted", auxiliary=SMALL_AUXILIARY),
+    Begin(source="shuffled", encoder="fitted", decoder="fitted"),
+)
+"""Each mend alone, then together, with controls."""
+
+
+class StartStudy(Frozen):
+    """Which beginnings are compared, and on what."""
+
+    beginnings: tuple[Begin, ...] = Field(default=BEGINNINGS, min_length=1)
+    kinds: tuple[str, ...] = ()
+    """Of the text that SAEs are trained on; all kinds if empty."""
+    rates: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(3e-3, 6e-3, 12e-3), min_length=1
+    )
+    """Learning rates; each beginning gets the one that suits it best."""
+    seeds: int = Field(default=3, ge=1)
+    positions: int = Field(default=400_000, ge=1)
+    """Rows of B in one pass, or fewer where the text ends."""
+    pairs: int = Field(default=16_000, ge=1)
+    """Paired positions that starts are made from, stitch included."""
+    batch: int = Field(default=1024, ge=1)
+    window: int = Field(default=64, ge=1)
+
+    def run(
+        self,
+        begin: Begin,
+        lr: float,
+        seed: int,
+        width: int,
+        k: int,
+        positions: int,
+    ) -> RunConfig:
+        return RunConfig(
+            start=begin.title,
+            width=width,
+            k=k,
+            seed=seed,
+            auxiliary=begin.auxiliary,
+            positions=positions,
+            batch=self.batch,
+            lr=lr,
+            window=self.window,
+        )
+
+
 class TrainingSet(Frozen):
     """Which runs are made, and from what."""
 
@@ -189,6 +289,14 @@ def training_set(given: dict[str, Any]) -> TrainingSet:
         return TrainingSet.model_validate(given)
     except ValidationError as e:
         raise refusal(e, "see `python -m core sae train --help`") from None
+
+
+def start_study(given: dict[str, Any]) -> StartStudy:
+    """As `training_set`."""
+    try:
+        return StartStudy.model_validate(given)
+    except ValidationError as e:
+        raise refusal(e, "see `python -m core sae starts --help`") from None
 
 
 def parsed_widths(text: str) -> list[int]:

@@ -63,6 +63,10 @@ TRAINING = (
     " --auxiliary {auxiliary} --positions {positions} --stitch-positions {stitch_positions}"
     " --lr {lr} --batch {batch} --name {name}"
 )
+STARTS = (
+    "sae starts {pair} --sae {sae_name} --stitch {stitch_name} --epochs {epochs} --kinds {kinds}"
+    " --seeds {seeds} --rates {rates} --positions {positions} --pairs {pairs} --batch {batch}"
+)
 STEERING = (
     "steer eval {pair} --languages {languages} --prompts {prompts} --choosing {choosing}"
     " --tokens {tokens} --stitches {stitches}"
@@ -137,6 +141,8 @@ GROUPS: dict[str, Group] = {
         "Their curves: explained variance, dead features, FLOPs (Fig. 2a)", TRAINING
     ),
     "sae_costs": Group("FLOPs of SAEs and stitches (Table 3)", TRAINING),
+    "sae_starts": Group("Which start saves training: each mend alone and together", STARTS),
+    "sae_start_curves": Group("Their curves", STARTS),
     "language_means": Group("Mean residual streams of each language", STEERING),
     "steering": Group("Response languages under steering (Tables 5, 6)", STEERING),
     "steering_choice": Group("Settings that the first half of the prompts chose from", STEERING),
@@ -202,7 +208,7 @@ def command(
 
         if not field:
             words.append(f"--{option}")
-        elif value is not None:  # an older version did not say; None is the default
+        elif value not in (None, [], ()):  # an older version did not say; None is the default
             text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
             words.append(f"--{option.format_map({field: shlex.quote(text)})}")
     return f"python -m core {' '.join(words)}"
