@@ -9,6 +9,7 @@ from core.functional import last_tables, sink_tables
 from core.functional import tables as functional_tables
 from core.models.pairs import PairSpec
 from core.probes import tables as probe_tables
+from core.saes import start_tables
 from core.saes import tables as sae_tables
 from core.steering import tables as steering_tables
 from core.stitches import refined_tables
@@ -59,6 +60,9 @@ def report(pair: PairSpec) -> dict[str, Any]:
 
     if trained := sae_tables.sets(w):
         out["sae_training"] = {name: sae_tables.record(w, name) for name in trained}
+    if studied := start_tables.sets(w):
+        ablations = {name: start_tables.record(w, name) for name in studied}
+        out.setdefault("sae_training", {})[sae_tables.ABLATIONS] = ablations
     return out
 
 

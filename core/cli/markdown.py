@@ -9,6 +9,7 @@ from core.cli.last_layers import last_layers
 from core.cli.losses import crossing_costs
 from core.cli.refined import refined
 from core.cli.sinks import sinks
+from core.cli.starts import starts
 from core.cli.tables import Names, Record, as_table, interval, records, short_names, with_names
 from core.cli.words import fixed, number, percent, plain, rounded
 from core.models.pairs import PairSpec
@@ -34,6 +35,7 @@ TOPICS = {
     "instructions": "Steering to an instruction (Fig. 12 and 13)",
     "probes": "Probes (Fig. 3a)",
     "training": "Training an SAE from a transferred start (3.1)",
+    "starts": "Which start saves training?",
 }
 """What `sections` may hold, in the order of `as_markdown`: a title for each."""
 DATASETS_AT = 10
@@ -74,8 +76,9 @@ def sections(pair: PairSpec) -> dict[str, str]:
     parts["instructions"] = following(ws, steering.get("instructions", {}), names)
     for name, record in measured.get("probes", {}).items():
         parts["probes"] += _probes(ws, name, record, names)
-    for name, record in measured.get("sae_training", {}).items():
+    for name, record in sae_tables.reported(measured).items():
         parts["training"] += _training(ws, name, record)
+    parts["starts"] = starts(measured.get("sae_training", {}).get(sae_tables.ABLATIONS, {}))
     return {topic: "\n\n".join(texts) for topic, texts in parts.items() if texts}
 
 

@@ -14,11 +14,13 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from core.bench import Bench
+from core.errors import StitchLensError
 from core.saes import flops
 from core.saes.crossing import Crossing
 from core.saes.run import Run, RunState, read_run
 from core.saes.sae import metadata
 from core.saes.settings import RunConfig, SaeConfig, TrainingSet, check_fits
+from core.saes.tables import ABLATIONS
 from core.saes.train import kept_sae, sae_makers
 from core.stitches.fit import fit_moments
 from core.stitches.settings import FitConfig
@@ -57,6 +59,12 @@ class SaeTraining:
         self.layers = self.crossing.layers
         self.name = name or self.layers.name
         check_spelling(self.name)
+        if self.name == ABLATIONS:
+            raise StitchLensError(
+                f"the name '{ABLATIONS}' for a set of runs",
+                "another: the report has it for what `sae starts` measures",
+                "choose one (--name)",
+            )
 
     @cached_property
     def source_config(self) -> SaeConfig:

@@ -119,6 +119,14 @@ class Starts:
         )
         return read_pairs(recording, self.study.pairs)
 
+    def read(self) -> None:
+        """Everything that runs need of the text; a second process waits meanwhile."""
+        lock = user_cache() / "sae_starts" / f"{self.bench.pair.key}-{self.name}.lock"
+        with disk_faults(lock):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            self.source, self.positions, self.held_out, self.pairs  # noqa: B018
+
     def run_of(
         self,
         begin: Begin,
@@ -199,8 +207,8 @@ def evaluate(starts: Starts) -> str:
     if all(bench.current(f"{kind}/{name}", makers) for kind in kinds):
         return name
 
+    starts.read()
     study = starts.study
-    starts.source  # noqa: B018 - trained before anything is compared
     first = [(begin, lr, 0) for begin in study.beginnings for lr in study.rates]
     made = starts.train(first)
     costs = {begin.title: starts.cost(begin) for begin in study.beginnings}

@@ -161,11 +161,16 @@ def sentence(rows: pd.DataFrame) -> str:
     return f"The start to use is {best.start}: it came to {goal} in {said}."
 
 
+def measured(ws: Workspace, name: str) -> pd.DataFrame:
+    """The rows of `summary` of a study that is kept."""
+    return summary(curves(ws, name), runs(ws, name))
+
+
 def record(ws: Workspace, name: str) -> dict[str, Any]:
     """For the report: how the study was made, `starts`, the rows of `summary`, and the
     `sentence`."""
     about = setup(ws, name)
-    rows = summary(curves(ws, name), runs(ws, name))
+    rows = measured(ws, name)
     return {
         "layers": [about["layer_a"], about["layer_b"]],
         "kinds": about["kinds"],

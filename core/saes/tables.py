@@ -6,6 +6,7 @@ paper's recipe. Ratios are to a run from scratch of the same seed; intervals ove
 Student's, 95 %, on the logarithm.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,8 @@ SHARES = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99, 1.0)
 HEADLINE = 0.9
 LAST = 0.1
 """Share of the steps whose mean is a run's final explained variance."""
+ABLATIONS = "ablations"
+"""In the report, beside the sets of runs: what `core.saes.start_tables` says."""
 RUN = ["start", "width", "seed", "auxiliary"]
 
 
@@ -34,6 +37,12 @@ def sets(ws: Workspace) -> list[str]:
     if not ws.exists:
         return []
     return [n.removeprefix("sae_training/") for n in ws.names(prefix="sae_training/")]
+
+
+def reported(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """The sets of runs of a report, by name: see `record`."""
+    training = measured.get("sae_training", {})
+    return {name: found for name, found in training.items() if name != ABLATIONS}
 
 
 def sources(ws: Workspace) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from core.saes import tables as sae_tables
 from core.steering import tables as steering_tables
 from core.stitches import refined_tables
 from core.stitches.kinds import headline
@@ -48,7 +49,7 @@ def _refined(ws: Workspace, measured: Measured, names: Names) -> str:
 
 
 def _trained(measured: Measured) -> Mapping[str, Any] | None:
-    return next(iter(measured.get("sae_training", {}).values()), None)
+    return next(iter(sae_tables.reported(measured).values()), None)
 
 
 def _law(ws: Workspace, measured: Measured, names: Names) -> str:

@@ -185,3 +185,43 @@ def turning(table: pd.DataFrame) -> go.Figure:
     )
     figure.update_yaxes(title="share of active features", tickformat=".0%", rangemode="tozero")
     return figure
+
+
+@remembered
+def starts(rows: pd.DataFrame) -> go.Figure:
+    """FLOPs to HEADLINE by start, over those from scratch (`start_tables.summary`); starts that
+    never get there are left out."""
+    share = f"{100 * HEADLINE:.0f}"
+    ratio, low, high = (f"{end}_{share}" for end in ("ratio", "low", "high"))
+    shown = rows.loc[rows[ratio].notna()].iloc[::-1]
+    figure, c = go.Figure(), colours()
+    for start, of_start in shown.groupby("start", sort=False):
+        style = _style("transferred" if str(start).startswith("transferred") else "scratch", 10)
+        figure.add_scatter(
+            x=of_start[ratio],
+            y=of_start.start,
+            mode="markers",
+            marker=style["marker"],
+            showlegend=False,
+            error_x={
+                "type": "data",
+                "array": (of_start[high] - of_start[ratio]).fillna(0),
+                "arrayminus": (of_start[ratio] - of_start[low]).fillna(0),
+                "thickness": 1,
+                "width": 0,
+                "color": c["control"],
+            },
+            customdata=handed(of_start[["begins", "explained_variance", "made", "seeds"]]),
+            hovertemplate=(
+                f"<b>{start}</b><br>%{{x:.2f}} of scratch's FLOPs<br>explains"
+                " %{customdata[0]:.1%} at first, %{customdata[1]:.1%} in the end<br>making the"
+                " start: %{customdata[2]:.1%} of a whole run; %{customdata[3]} seeds<extra></extra>"
+            ),
+        )
+    figure.add_vline(x=1.0, line={"color": c["control"], "width": 1.5})
+    _plain_layout(figure, 90 + 30 * len(shown))
+    figure.update_xaxes(
+        title=f"FLOPs to {HEADLINE:.0%}, scratch = 1 (↓ better)", rangemode="tozero"
+    )
+    figure.update_yaxes(automargin=True)
+    return figure

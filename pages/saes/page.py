@@ -14,6 +14,7 @@ from core.saes.tables import FITTERS, HEADLINE
 from core.stitches.conditions import METHODS
 from core.workspace.store import Workspace
 from pages.saes import figures
+from pages.saes.starts import starts
 from pages.saes.train import live, train
 from pages.shared import address, frame, panels
 from pages.shared.address import bound
@@ -50,6 +51,8 @@ def page() -> None:
             chosen = choose(names)
             frame.titled(f"Runs {chosen}", "SAE training")
             measured(ws, chosen)
+        with section():
+            starts(ws)
         with section():
             train(ws, pair, names)
 

@@ -11,6 +11,7 @@ from benchmarks._measure import Line, benchmarks, read_records
 from core.cli.words import number, plain
 from core.models.pairs import get_pair
 from core.report import report
+from core.saes import tables as sae_tables
 from core.workspace.places import PROJECT
 
 PERFORMANCE = PROJECT / "docs" / "performance.md"
@@ -146,7 +147,7 @@ def workspaces() -> list[Line]:
     lines = []
     for name in PAIRS:
         measured = reported(name)
-        for trained in measured["sae_training"].values():
+        for trained in sae_tables.reported(measured).values():
             lines += savings(name, trained)
         for probed in measured["probes"].values():
             lines += behind(name, probed["mean"])
