@@ -30,7 +30,12 @@ LABELLED = 0.5
 """The F1 from which a label says what a feature is."""
 FIRINGS = 20
 """On the text read, below which a feature is left out of agreement."""
-CANDIDATES = ("L15-L4:4096:all", "L15-L4:4096:English+code", "L20-L9:4096:English+code")
+CANDIDATES = (
+    "L15-L4:4096:all",
+    "L15-L4:4096:English+code",
+    "L20-L9:4096:English+code",
+    "L20-L9:1024:English+code",
+)
 
 
 def sae_of(bench: Bench, layers: LayerPair, width: int, kinds: list[str], epochs: int) -> SAE[Any]:

@@ -1,6 +1,7 @@
 """How an SAE of A is trained and measured; which SAEs of B are trained, from which starts, and
 whether they fit: settings alone, nothing heavy (3.1, D)."""
 
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 import psutil
@@ -154,17 +155,16 @@ class Begin(Frozen):
     @property
     def title(self) -> str:
         source = "shuffled pairs" if self.source == "shuffled" else self.source
+        fitted = [part for part in ("encoder", "decoder") if getattr(self, part) == "fitted"]
         parts = [source]
-        if self.encoder == "fitted":
-            parts.append("encoder fitted")
-        if self.decoder == "fitted":
-            parts.append("decoder fitted")
+        if fitted:
+            parts.append(f"{fitted[0] if len(fitted) == 1 else 'both'} fitted")
         if self.least:
             parts.append(f"agreement ≥ {self.least:g}")
         if self.balanced:
             parts.append("norms balanced")
         if self.auxiliary:
-            parts.append(f"auxiliary {self.auxiliary:.2g}")
+            parts.append(f"auxiliary {Fraction(self.auxiliary).limit_denominator(1000)}")
         return ", ".join(parts)
 
 

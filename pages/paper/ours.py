@@ -69,16 +69,18 @@ def _law(ws: Workspace, measured: Measured, names: Names) -> str:
 
 
 def _saved(ws: Workspace, measured: Measured, names: Names) -> str:
-    trained = _trained(measured)
-    if trained is None:
-        return ""
-
+    trained = _trained(measured) or {"savings_exact": []}
     ratios = [
         f"{plain(format(row['width'], ','))} features {number(row['ratio'])}"
         for row in trained["savings_exact"]
         if row["share"] == LARGE and "ratio" in row
     ]
-    return f"FLOPs over those from scratch, stitch included: {', '.join(ratios)}" if ratios else ""
+    said = []
+    if ratios:
+        said.append(f"FLOPs over those from scratch, stitch included: {', '.join(ratios)}")
+    studies = measured.get("sae_training", {}).get(sae_tables.ABLATIONS, {})
+    said += [f"{plain(name)}: {plain(study['sentence'])}" for name, study in studies.items()]
+    return "  \n".join(said)
 
 
 def _turned(ws: Workspace, measured: Measured, names: Names) -> str:

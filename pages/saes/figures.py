@@ -199,7 +199,7 @@ def starts(rows: pd.DataFrame) -> go.Figure:
         style = _style("transferred" if str(start).startswith("transferred") else "scratch", 10)
         figure.add_scatter(
             x=of_start[ratio],
-            y=of_start.start,
+            y=[broken(str(start))],
             mode="markers",
             marker=style["marker"],
             showlegend=False,
@@ -219,9 +219,18 @@ def starts(rows: pd.DataFrame) -> go.Figure:
             ),
         )
     figure.add_vline(x=1.0, line={"color": c["control"], "width": 1.5})
-    _plain_layout(figure, 90 + 30 * len(shown))
-    figure.update_xaxes(
-        title=f"FLOPs to {HEADLINE:.0%}, scratch = 1 (↓ better)", rangemode="tozero"
-    )
+    _plain_layout(figure, 90 + 40 * len(shown))
+    figure.update_xaxes(title="FLOPs, scratch = 1 (↓ better)", rangemode="tozero")
     figure.update_yaxes(automargin=True)
     return figure
+
+
+def broken(title: str, most: int = 20) -> str:
+    """A title in lines of about so many letters, broken behind commas: a phone has room for it."""
+    lines = [""]
+    for part in title.split(", "):
+        if lines[-1] and len(lines[-1]) + len(part) > most:
+            lines.append(part)
+        else:
+            lines[-1] = ", ".join(filter(None, [lines[-1], part]))
+    return ",<br>".join(lines)

@@ -20,7 +20,7 @@ MENDS = (
     "Eq. 6 alone leaves an encoder that reads faint directions, and a decoder of the smaller"
     " model's rank. *Encoder fitted*: it reads from the receiving model how strongly the features"
     " fire in the other. *Decoder fitted*: it makes most of the receiver's stream from what fires"
-    " there. *Agreement ≥*: features that fire elsewhere begin afresh. *Norms balanced*: encoder"
+    " there. *Both fitted*: one after the other. *Agreement ≥*: features that fire elsewhere begin afresh. *Norms balanced*: encoder"
     " and decoder are equally long. *Auxiliary*: dead features learn what is left over. *Shuffled"
     " pairs*: the control."
 )
@@ -60,7 +60,7 @@ def starts(ws: Workspace) -> None:
 
 
 def table(rows: pd.DataFrame) -> None:
-    shown = pd.DataFrame({"Start": rows.start.map(plain)})
+    shown = pd.DataFrame({"Start": rows.start})
     for share in SHARES:
         ends = [f"{end}_{100 * share:.0f}" for end in ("ratio", "low", "high")]
         values = zip(*(rows[end] for end in ends), strict=True)
