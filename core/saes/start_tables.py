@@ -157,8 +157,10 @@ def sentence(rows: pd.DataFrame) -> str:
     interval = "" if np.isnan(low) else f" ({low:.2f} to {high:.2f})"
     said = f"{best[f'ratio_{key}']:.2f}{interval} of the FLOPs from scratch, the start included"
     if best[f"ratio_{key}"] >= 1:
-        return f"No start saved anything on the way to {goal}; the best, {best.start}, took {said}."
-    return f"The start to use is {best.start}: it came to {goal} in {said}."
+        return (
+            f"No start saved anything on the way to {goal}; the best, “{best.start}”, took {said}."
+        )
+    return f"The start to use is “{best.start}”: it came to {goal} in {said}."
 
 
 def measured(ws: Workspace, name: str) -> pd.DataFrame:

@@ -20,9 +20,9 @@ MENDS = (
     "Eq. 6 alone leaves an encoder that reads faint directions, and a decoder of the smaller"
     " model's rank. *Encoder fitted*: it reads from the receiving model how strongly the features"
     " fire in the other. *Decoder fitted*: it makes most of the receiver's stream from what fires"
-    " there. *Both fitted*: one after the other. *Agreement ≥*: features that fire elsewhere begin afresh. *Norms balanced*: encoder"
-    " and decoder are equally long. *Auxiliary*: dead features learn what is left over. *Shuffled"
-    " pairs*: the control."
+    " there. *Both fitted*: one after the other. *Agreement ≥*: features that fire elsewhere begin"
+    " afresh. *Norms balanced*: encoder and decoder are equally long. *Auxiliary*: dead features"
+    " learn what is left over. *Shuffled pairs*: the control."
 )
 
 

@@ -266,7 +266,7 @@ def test_ratios_are_to_scratch_at_its_best_rate_the_start_included() -> None:
     )
     assert rows.loc["transferred", "seeds"] == 2
     said = start_tables.sentence(start_tables.summary(table, results(runs)))
-    assert said.startswith("The start to use is transferred: it came to 90% of")
+    assert said.startswith("The start to use is “transferred”: it came to 90% of")
 
 
 def test_what_saves_nothing_is_said() -> None:
