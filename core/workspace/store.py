@@ -324,17 +324,17 @@ class Workspace:
     def path(self, name: str) -> Path:
         """The artifact's file or folder, hash checked. Raises StitchLensError where a byte differs
         or it is gone."""
-        for _ in range(2):  # again, where it was replaced between the two reads
+        entry = self.entry(name)
+        path = self.root / entry.path
+        if not path.exists():  # replaced between the two reads?
             entry = self.entry(name)
             path = self.root / entry.path
-            if path.exists():
-                break
-        else:
-            raise StitchLensError(
-                f"{entry.path} missing from workspace '{self.pair}'",
-                "the file its manifest names",
-                f"restore it, or {REPAIR}, which says how it is made again",
-            )
+            if not path.exists():
+                raise StitchLensError(
+                    f"{entry.path} missing from workspace '{self.pair}'",
+                    "the file its manifest names",
+                    f"restore it, or {REPAIR}, which says how it is made again",
+                )
         digest = sha256_unchanged(path)
         if digest != entry.sha256:
             raise StitchLensError(
