@@ -1,16 +1,20 @@
 """StitchLens as a server runs it: `make app`, `streamlit run app.py`, or any ASGI server."""
 
+import gc
 import sys
 from pathlib import Path
 
+# What pages read and draw tables with and import late: imported as the server starts, so that its
+# first visitor does not wait for it.
+import pandas.io.formats.style  # noqa: F401
+import pyarrow.dataset  # noqa: F401
+import scipy.special  # noqa: F401
 import streamlit as st
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# The tables that pages draw, and pandas with them: imported as the server starts, so that its first
-# visitor does not wait for it.
-from core.stitches import tables  # noqa: F401
+from core import report  # noqa: F401 - the tables of every topic
 from core.workspace import demonstration
 
 PAGES = str(Path(__file__).absolute().parent / "pages")
@@ -20,6 +24,10 @@ PAGES = str(Path(__file__).absolute().parent / "pages")
 # the folder there for good, nothing is put in or taken out.
 if PAGES not in sys.path:
     sys.path.append(PAGES)
+
+# What was imported stays: Python need not look through it again for dead cycles, which would take a
+# tenth of each first visit.
+gc.freeze()
 
 UPLOADS = "/_stcore/upload_file"
 

@@ -4,7 +4,6 @@ validated before use."""
 import contextlib
 import copy
 import ctypes
-import gc
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from core.errors import StitchLensError
+from core.models.libraries import no_collection
 from core.models.live import LiveModel, Reader, Runtime, limits_of, runtime, some
 from core.models.pairs import ModelSpec
 from core.models.sources import locate, repair, weights_hash
@@ -127,20 +127,6 @@ def quiet_transformers(bars: bool) -> Iterator[None]:
         logging.set_verbosity(level)
         if had_bars:
             logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def no_collection() -> Iterator[None]:
-    """Without Python's search for dead cycles. Of the many small objects that a tokenizer's file
-    becomes none are dead; looking for them takes four fifths of the reading, and no other thread
-    runs meanwhile."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 @no_collection()

@@ -4,7 +4,6 @@ whether they fit: settings alone, nothing heavy (3.1, D)."""
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-import psutil
 from pydantic import Field, ValidationError
 
 from core.config import Frozen
@@ -121,7 +120,10 @@ def check_fits(d: int, config: RunConfig) -> None:
             f"{config.batch} or more, one batch",
             "ask for more positions (--positions), or a smaller batch (--batch)",
         )
-    need, free = memory(d, config.width, config.batch), psutil.virtual_memory().available
+
+    from psutil import virtual_memory  # pages import this module for its settings alone
+
+    need, free = memory(d, config.width, config.batch), virtual_memory().available
     if need > 0.8 * free:
         most = int(config.width * 0.8 * free / need)
         raise StitchLensError(

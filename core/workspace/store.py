@@ -325,15 +325,16 @@ class Workspace:
         """The artifact's file or folder, hash checked. Raises StitchLensError where a byte differs
         or it is gone."""
         entry = self.entry(name)
-        if not (self.root / entry.path).exists():  # replaced between the two reads?
-            entry = self.entry(name)
         path = self.root / entry.path
-        if not path.exists():
-            raise StitchLensError(
-                f"{entry.path} missing from workspace '{self.pair}'",
-                "the file its manifest names",
-                f"restore it, or {REPAIR}, which says how it is made again",
-            )
+        if not path.exists():  # replaced between the two reads?
+            entry = self.entry(name)
+            path = self.root / entry.path
+            if not path.exists():
+                raise StitchLensError(
+                    f"{entry.path} missing from workspace '{self.pair}'",
+                    "the file its manifest names",
+                    f"restore it, or {REPAIR}, which says how it is made again",
+                )
         digest = sha256_unchanged(path)
         if digest != entry.sha256:
             raise StitchLensError(
@@ -382,9 +383,11 @@ def stamp(ws: Workspace) -> str:
     disk."""
     files = []
     for name, artifact in ws.manifest().artifacts.items():
-        path = ws.root / artifact.path
-        stat = path.stat() if path.exists() else None
-        files.append((name, artifact.sha256, stat and (stat.st_size, stat.st_mtime_ns)))
+        state = None
+        with contextlib.suppress(OSError):
+            stat = (ws.root / artifact.path).stat()
+            state = stat.st_size, stat.st_mtime_ns
+        files.append((name, artifact.sha256, state))
     return fingerprint(files)
 
 

@@ -35,8 +35,9 @@ def by_others(
 
     others = rows[MOST:]
     if others:
-        with st.expander(f"{len(others):,} more explanations"):
-            for row in others[:100]:
+        more = f"{len(others):,} more explanations"
+        with st.expander(more, key="more_explanations", on_change="rerun") as fold:
+            for row in others[:100] if fold.open else ():
                 st.markdown(line(row, names))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from core.saes import tables as sae_tables
+from core.statistics import spearman
 from core.steering import tables as steering_tables
 from core.stitches import refined_tables
 from core.stitches.kinds import headline
@@ -289,7 +290,7 @@ def _more_text(ws: Workspace, measured: Measured, names: Names) -> str:
     if "a_to_b" not in measured.get("steering", {}):
         return ""
     gaps = steering_tables.gaps(ws, "b")
-    rho = gaps.gap.corr(gaps.characters, method="spearman")
+    rho = spearman(gaps.gap, gaps.characters)
     return (
         f"Spearman's ρ {number(rho, sign=True)} over {len(gaps)} languages ({names['b']} steered)"
     )

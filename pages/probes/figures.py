@@ -46,18 +46,19 @@ def _add(
 ) -> None:
     """The lines of one task; `table` is a `probe_tables.curve`."""
     for method, dense in FAMILIES.items():
-        rows = table.loc[table.method == method]
-        if rows.empty:
+        sparse = table.index[table.method == method]
+        if sparse.empty:
             continue
-        rows = pd.concat([rows, pd.DataFrame([{"k": -1}]), table.loc[table.method == dense]])
-        x = [DENSE if k == 0 else None if k < 0 else str(int(k)) for k in rows.k]
+        # An empty row between them breaks the line.
+        rows = table.reindex([*sparse, -1, *table.index[table.method == dense]])
+        x = [DENSE if k == 0 else None if pd.isna(k) else str(int(k)) for k in rows.k]
         above, below = rows.high - rows.accuracy, rows.accuracy - rows.low
         error = {"type": "data", "array": above, "arrayminus": below, "thickness": 1, "width": 0}
         intervals = {"error_y": error | {"color": colours()["control"]}} if bars else {}
         figure.add_scatter(
             x=x,
             y=rows.accuracy,
-            name=table.way[table.method == method].iloc[0],
+            name=rows.way.iloc[0],
             mode="lines+markers",
             connectgaps=False,
             showlegend=legend,

@@ -4,7 +4,7 @@ the job panel."""
 import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -112,9 +112,12 @@ def stamp(ws: Workspace) -> str:
     if stamps is None:
         return store.stamp(ws)
 
-    manifests = [folder / "manifest.json" for folder in (ws.root, ws.shared.root)]
-    stats = [path.stat() for path in manifests if path.exists()]
-    key = (str(ws.root), ws.private, *((stat.st_ino, stat.st_mtime_ns) for stat in stats))
+    states = []
+    for folder in dict.fromkeys((ws.root, ws.shared.root)):  # one, where nothing is private
+        with suppress(FileNotFoundError):
+            stat = (folder / "manifest.json").stat()
+            states.append((stat.st_ino, stat.st_mtime_ns))
+    key = (str(ws.root), ws.private, *states)
     if key not in stamps:
         stamps[key] = store.stamp(ws)
     return stamps[key]

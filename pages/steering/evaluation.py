@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from core.models.pairs import PairSpec
+from core.statistics import spearman
 from core.steering import tables as steering_tables
 from core.steering.keys import LANE_KINDS, lane_key
 from core.stitches import tables as stitch_tables
@@ -136,7 +137,7 @@ def gaps(
             ),
         )
     )
-    rho = table.gap.corr(table[against], method="spearman")
+    rho = spearman(table.gap, table[against])
     other = pair.a if side == "b" else pair.b
     measure = f"the loss of real text in it under {plain(other.title)}"
     if against == "characters":
@@ -152,11 +153,17 @@ def gaps(
 
 
 def choices(ws: Workspace, side: str) -> None:
-    """The settings that were tried on other prompts."""
-    with st.expander(
+    """The settings that were tried on other prompts, drawn when they are opened."""
+    tried = st.expander(
         "What moved it: settings that the first half of the prompts chose from",
+        key="choices",
         icon=":material/tune:",
-    ):
+        on_change="rerun",
+    )
+    if not tried.open:
+        return
+
+    with tried:
         table = ask(steering_tables.choices, ws, side).rename(columns=SETTINGS)
         written = dict.fromkeys(("In the language ↑", "and fluent ↑"), partial(percent, sign=False))
         styles = written | {"nats/token ↓": loss, "Strength": "{:g}"}

@@ -179,11 +179,15 @@ def stitch(ws: Workspace, pair: PairSpec, name: str, table: pd.DataFrame) -> Non
         sweep(ws, models, int(row.layer_a), int(row.layer_b), str(row.metric))
     with right, section():
         study(ws, models, int(row.layer_a), int(row.layer_b))
-    with (
-        section(),
-        st.expander("Provenance: what this stitch was made from", icon=":material/fingerprint:"),
-    ):
-        st.dataframe(ask(artifacts.provenance, ws, name), hide_index=True, alt="Provenance")
+    made_from = st.expander(
+        "Provenance: what this stitch was made from",
+        key="provenance",
+        icon=":material/fingerprint:",
+        on_change="rerun",
+    )
+    if made_from.open:
+        with made_from, section():
+            st.dataframe(ask(artifacts.provenance, ws, name), hide_index=True, alt="Provenance")
 
 
 def remove(ws: Workspace, name: str) -> None:

@@ -49,3 +49,29 @@ def faults_of(how: str) -> str:
 def test_two_threads_import_what_opens_models_one_after_the_other() -> None:
     assert "partially initialized" in faults_of("each for itself"), "else nothing is shown"
     assert faults_of("in turns") == "[]"
+
+
+SEARCHES = """
+import gc
+from core.models.libraries import importing
+searches = []
+gc.callbacks.append(lambda phase, about: searches.append(phase))
+gc.collect()
+print(len(searches))
+with importing():
+    print(len(searches))
+print(gc.isenabled())
+"""
+
+
+@pytest.mark.whole
+def test_importing_searches_for_no_dead_cycles() -> None:
+    """Each search stops every thread, a page's too, for up to a third of a second."""
+    process = subprocess.run(
+        [sys.executable, "-c", SEARCHES],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert process.stdout.split() == ["2", "2", "True"]

@@ -1,14 +1,20 @@
 """What every page shares, on a planted workspace: which one it is, damage, doors and jobs."""
 
+import hashlib
+import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+import streamlit as st
 
 from core import jobs
 from core.models.pairs import known_pairs
 from core.workspace import store
+from core.workspace.disk import forget_hashes
 from core.workspace.store import Workspace
 from pages.shared import frame
 from tests.helpers.app import opened, text
@@ -198,6 +204,40 @@ def test_a_stamp_is_taken_once_a_run_and_follows_what_the_run_writes(
     frame.end()
     frame.stamp(ws)
     assert len(taken) == 3, "outside of a run it looks anew"
+
+
+def test_a_run_looks_at_artifacts_once_and_hashes_none_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Counted at the system's door: looks by path, and files that were hashed."""
+    looks, hashed = Counter[str](), Counter[str]()
+    stat, digest = os.stat, hashlib.file_digest
+
+    def look(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        looks[str(path)] += 1
+        return stat(path, *args, **kwargs)
+
+    def read(file: Any, *args: Any) -> Any:
+        hashed[file.name] += 1
+        return digest(file, *args)
+
+    monkeypatch.setattr(os, "stat", look)
+    monkeypatch.setattr(hashlib, "file_digest", read)
+    st.cache_data.clear()
+    forget_hashes()
+    app = opened("stitches", pair="nano")
+    assert not app.exception
+    assert set(hashed.values()) == {1}, "a first visit reads some, none of them twice"
+
+    looks.clear()
+    hashed.clear()
+    app.run()
+    nano = Workspace("nano")
+    artifacts = nano.manifest().artifacts.values()
+    looked = [looks[str(nano.root / artifact.path)] for artifact in artifacts]
+    assert min(looked) == 1
+    assert sum(looked) < 1.2 * len(looked), "a record or two is read besides"
+    assert not hashed
 
 
 def test_two_topics_may_each_have_a_summary(ws: Workspace) -> None:

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from core.workspace.places import PROJECT
 
@@ -46,6 +47,35 @@ def test_no_page_needs_torch_to_be_drawn() -> None:
         check=True,
     )
     assert done.stdout == "False\n"
+
+
+WITHOUT_MODELS = ("features", "functional", "paper", "probes", "stitches", "training")
+"""Pages that open no model when they are visited."""
+FIRST_VISITS = """
+import os, sys
+from tests.helpers.app import opened
+
+os.environ["STITCHLENS_WORKSPACES"] = sys.argv[1]
+opened("glossary", pair="nano")  # in an empty place: the first page opens models where it can
+os.environ["STITCHLENS_WORKSPACES"] = sys.argv[2]
+for page in sys.argv[3:]:
+    app = opened(page, pair="nano")
+    assert not app.exception and app.title, page
+print(*sorted({"torch", "transformers", "scipy.stats", "psutil"} & set(sys.modules)))
+"""
+
+
+def test_a_first_visit_imports_nothing_heavy(tmp_path: Path) -> None:
+    """Not at the top of a module and not later: `scipy.stats` takes most of a second."""
+    places = [str(tmp_path), str(PROJECT / "cache")]
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_VISITS, *places, *WITHOUT_MODELS],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "\n"
 
 
 def test_a_page_that_runs_leaves_the_search_path_alone() -> None:

@@ -25,6 +25,16 @@ def test_stitches_shows_one_in_full_and_a_link_picks_it(ws: Workspace) -> None:
     assert "α was swept for the layer pairs of the build only" in text(app)
 
 
+def test_a_closed_fold_is_empty_and_an_opened_one_is_drawn(ws: Workspace) -> None:
+    app = opened("stitches")
+    provenance = ["what", "value"]
+    assert provenance not in [list(table.value.columns) for table in app.dataframe]
+    app.session_state["provenance"] = True
+    app.run()
+    assert not app.exception and not app.error
+    assert provenance in [list(table.value.columns) for table in app.dataframe]
+
+
 @pytest.mark.model
 def test_a_stitch_fitted_by_hand_is_removed_from_its_page_and_others_are_not(ws: Workspace) -> None:
     app = opened("stitches")
