@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from core.saes import start_tables
 from core.workspace.places import PROJECT
 from core.workspace.store import Workspace
@@ -24,11 +22,10 @@ def test_the_page_says_which_start_to_use(nano_home: Path) -> None:
     assert set(table["To 90 % ↓"]) >= {"1.0 [1.0, 1.0]"}
 
 
-def test_a_workspace_without_a_study_says_how_one_is_made(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path))
+def test_a_workspace_without_a_study_says_how_one_is_made(nano_home: Path) -> None:
+    ws = Workspace("nano")
+    for name in ws.names(prefix="sae_start"):
+        ws.remove(name)
     app = opened("training", pair="nano")
     assert not app.exception
     assert "sae starts nano" in text(app)
