@@ -46,8 +46,8 @@ def test_committed_workspaces_are_small_and_whole() -> None:
         f.name: sum(p.stat().st_size for p in f.rglob("*") if p.is_file() and RUNS not in p.parts)
         for f in (PROJECT / "cache").iterdir()
     }
-    assert sizes.pop("models") < 15e6, "the nano pair's weights have room of their own"
-    assert sum(sizes.values()) < 60e6
+    assert sizes["models"] < 16e6, "the nano pair's weights"
+    assert sum(sizes.values()) < 80e6
     stitches = [workspace.entry(n).makers for n in workspace.names("stitch")]
     depths = {m["layer_b"] / 18 for m in stitches}
     assert len(stitches) >= 2
