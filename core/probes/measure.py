@@ -236,8 +236,11 @@ def _table(
 def _curves(table: pd.DataFrame) -> Curves:
     by_method = table.groupby(["method", "k"], sort=False)
     return {
-        Method(str(name), int(k)): (some.accuracy.to_numpy(), some.auc.to_numpy())
-        for (name, k), some in by_method
+        Method(str(some.method.iloc[0]), int(some.k.iloc[0])): (
+            some.accuracy.to_numpy(),
+            some.auc.to_numpy(),
+        )
+        for _, some in by_method
     }
 
 

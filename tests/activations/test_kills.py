@@ -16,8 +16,10 @@ from tests.helpers.soak import kills
 
 pytestmark = [pytest.mark.whole, pytest.mark.timeout(1200)]
 
-LITTLE = "--positions 16000 --svcca-positions 600 --tokens 1 --select-tokens 1"
+LITTLE = "--positions 8000 --svcca-positions 600 --tokens 1 --select-tokens 1"
 BUILD = ("build", kills.PAIR, *LITTLE.split())
+WINDOW = 2
+"""Documents read at a time: the least that the tables of a merge are measured on."""
 SHARDS, VICTIM = 4, 2
 KILLS = 10
 
@@ -29,7 +31,7 @@ def shard(index: int) -> Sequence[str]:
 def done(home: Path, *words: str) -> float:
     """Seconds that a command takes."""
     began = time.monotonic()
-    process = kills.start(home, words)
+    process = kills.start(home, words, WINDOW)
     process.join()
     assert process.exitcode == 0, (home / "log").read_text()[-1000:]
     return time.monotonic() - began
@@ -73,7 +75,7 @@ def test_a_shard_killed_at_ten_random_moments_ends_in_the_same_files(
         home = tmp_path / f"kill-{number}"
         while True:
             shutil.copytree(before, home)
-            process = kills.start(home, shard(VICTIM))
+            process = kills.start(home, shard(VICTIM), WINDOW)
             alive = kills.at(moment, process, home)
             kills.kill(process)
             if alive and sums(home) != left:

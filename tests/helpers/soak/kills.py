@@ -73,25 +73,26 @@ class Trial(Frozen):
     faults: list[str]
 
 
-def command(home: str, words: Sequence[str]) -> None:
-    """`python -m core WORDS` with folders of its own; in the forked process."""
+def command(home: str, words: Sequence[str], window: int) -> None:
+    """`python -m core WORDS` with folders of its own, that many documents at a time; in the forked
+    process."""
     os.setsid()
     os.environ |= {
         "STITCHLENS_WORKSPACES": f"{home}/workspaces",
         "STITCHLENS_CACHE": f"{home}/cache",
     }
     torch.set_num_threads(1)
-    harvest.WINDOW = WINDOW
+    harvest.WINDOW = window
     with Path(home, "log").open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     command_line.app(list(words))
 
 
-def start(home: Path, words: Sequence[str] = COMMAND) -> Any:
+def start(home: Path, words: Sequence[str] = COMMAND, window: int = WINDOW) -> Any:
     """That command in a process of its own; what it says goes to `home`/log."""
     home.mkdir(parents=True, exist_ok=True)
-    process = FORK.Process(target=command, args=(str(home), words))
+    process = FORK.Process(target=command, args=(str(home), words, window))
     process.start()
     return process
 
