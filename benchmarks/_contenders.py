@@ -1,5 +1,5 @@
 """Who takes part in the harvest benchmark, each in a process of its own: ours, SAELens' store, and
-sparsify's way of recording."""
+sparsify's and delphi's ways of recording."""
 
 import importlib
 import itertools
@@ -28,6 +28,8 @@ WAYS = {
     "bridge, hook_resid_post": f"blocks.{LAYER - 1}.hook_resid_post",
     "transformers": f"model.layers.{LAYER - 1}",
 }
+SPARSIFY_CHUNKS, DELPHI_HOOK = "sparsify.data", "delphi.latents.collect_activations"
+"""Modules of the peers that need not be installed."""
 SIZES = (2048, 4096)
 """Of the square products whose faster one is the peak."""
 
@@ -176,11 +178,20 @@ class Sparsify:
         self.model = AutoModel.from_pretrained(
             folder, dtype=getattr(torch, dtype), num_hidden_layers=LAYER
         )
-        self.model.layers[LAYER - 1].register_forward_hook(self._keep)
-        self.chunk: Any = importlib.import_module("sparsify.data").chunk_and_tokenize
+        self.seen = torch.empty(0)
+        self.hook()
+        self.chunk: Any = importlib.import_module(SPARSIFY_CHUNKS).chunk_and_tokenize
         self.documents = [Dataset.from_dict({"text": few}) for few in _parts(texts(), 256)]
         self.rows: Iterator[torch.Tensor] = self._rows()
-        self.seen = torch.empty(0)
+
+    def hook(self) -> None:
+        """Once, before anything is read."""
+        self.model.layers[LAYER - 1].register_forward_hook(self._keep)
+
+    def recorded(self, ids: torch.Tensor) -> torch.Tensor:
+        """[batch, context, d], of token ids [batch, context]."""
+        self.model(ids)
+        return self.seen
 
     def _keep(self, module: object, inputs: object, outputs: Any) -> None:
         self.seen = outputs[0] if isinstance(outputs, tuple) else outputs
@@ -199,9 +210,24 @@ class Sparsify:
     def read(self, tokens: int, batch: int) -> Pass:
         n, started = 0, time.perf_counter()
         while n < tokens:
-            self.model(torch.stack(list(itertools.islice(self.rows, batch))))
-            n += len(self.seen.flatten(0, 1))
+            ids = torch.stack(list(itertools.islice(self.rows, batch)))
+            n += len(self.recorded(ids).flatten(0, 1))
         return Pass(n, time.perf_counter() - started, n, (self.context + 1) / 2)
+
+
+class Delphi(Sparsify):
+    """delphi reads sparsify's chunks, and hooks the model anew for each batch, by its
+    `collect_activations`: what its LatentCache does before an SAE reads the rows."""
+
+    def hook(self) -> None:
+        module = importlib.import_module(DELPHI_HOOK)
+        self.collect: Any = module.collect_activations
+
+    def recorded(self, ids: torch.Tensor) -> torch.Tensor:
+        place = f"layers.{LAYER - 1}"
+        with self.collect(self.model, [place]) as activations:
+            self.model(ids)
+        return activations[place]
 
 
 def _parts(documents: list[str], size: int) -> list[list[str]]:

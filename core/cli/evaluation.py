@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from core.cli.shared import JsonFlag, PairArg, default_stitch, guarded, show
+from core.cli.scale import show_once
+from core.cli.shared import JsonFlag, PairArg, default_stitch, guarded
 from core.cli.steering import steer
 from core.errors import StitchLensError
 from core.steering.tables import as_text, followed_text
@@ -66,7 +67,8 @@ def steer_eval_command(
     """Measure response languages under own, transferred and random vectors, both ways (Fig. 3b,
     Tables 5 and 6); with --instructions, which instructions are followed (Fig. 12, 13).
 
-    A killed run goes on where it was.
+    A killed run goes on where it was. Start the same command several times, by torchrun or as a
+    SLURM array, to have processes share the work (see `launch`).
     """
     from core.bench import open_pair
     from core.report import report
@@ -96,7 +98,7 @@ def steer_eval_command(
             )
         _languages(bench, values | {"languages": _parts(languages)})
         measured = report(bench.pair)["steering"]
-        show(measured, as_json, as_text(measured))
+        show_once(measured, as_json, as_text(measured))
         return
 
     if languages is not None:
@@ -110,7 +112,7 @@ def steer_eval_command(
     }
     _instructions(bench, values, file, quick)
     followed = report(bench.pair)["steering"]["instructions"]
-    show(followed, as_json, followed_text(followed))
+    show_once(followed, as_json, followed_text(followed))
 
 
 def _languages(bench: "Bench", values: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from core.errors import StitchLensError
 
 if TYPE_CHECKING:
     from core.probes.prober import Prober
+from core.cli.scale import show_once
 from core.cli.shared import JsonFlag, PairArg, StitchArg, app, free_place, guarded, show
 from core.probes.tables import as_text
 
@@ -56,8 +57,11 @@ def probes_eval_command(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure sparse and dense probes of both models on every task (Fig. 3a, 9, 10). A killed run
-    goes on."""
+    """Measure sparse and dense probes of both models on every task (Fig. 3a, 9, 10).
+
+    A killed run goes on where it was. Start the same command several times, by torchrun or as a
+    SLURM array, to have processes share the work (see `launch`).
+    """
     from core.probes import measure as probe_measure
     from core.probes import tables as probe_tables
     from core.probes.methods import ProbeConfig
@@ -67,7 +71,7 @@ def probes_eval_command(
     config = ProbeConfig(absolute=absolute)
     name = probe_measure.evaluate(prober, config, saebench_datasets() if saebench else None)
     found = probe_tables.record(prober.bench.workspace, name)
-    show(found, as_json, as_text(name, found))
+    show_once(found, as_json, as_text(name, found))
 
 
 @probes_app.command("export")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from core.cli.scale import show_once
 from core.cli.shared import (
     JsonFlag,
     PairArg,
@@ -168,8 +169,8 @@ def sae_train_command(
     """Train SAEs of B from scratch, from A's SAE carried over, and from two controls (Fig. 1c, 2,
     8; Tables 3, 4).
 
-    A killed run goes on where it was. Start the same command twice to have two processes share the
-    runs.
+    A killed run goes on where it was. Start the same command several times, by torchrun or as a
+    SLURM array, to have processes share the runs (see `launch`).
     """
     from core.bench import open_pair
     from core.probes.prober import default_names
@@ -197,7 +198,7 @@ def sae_train_command(
     )
     made = sae_measure.evaluate(training)
     found = sae_tables.record(bench.workspace, made)
-    show(found, as_json, sae_tables.as_text(made, found))
+    show_once(found, as_json, sae_tables.as_text(made, found))
 
 
 @sae_app.command("starts")

@@ -3,12 +3,12 @@
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from core.activations.shards import UNDIVIDED, Shard, shard_of
-from core.cli.shared import PairArg, app, guarded
+from core.cli.shared import PairArg, app, guarded, show
 from core.config import BuildConfig
 from core.models.pairs import PairSpec, get_pair
 
@@ -34,6 +34,19 @@ def own_shard(text: str | None) -> Shard | None:
         return None
     print(f"Shard {shard}", file=sys.stderr)
     return shard
+
+
+def show_once(
+    record: dict[str, Any],
+    as_json: bool,
+    text: str,
+) -> None:
+    """`show`, after work that processes share; of torchrun's ranks the first does."""
+    rank = os.environ.get("RANK", "0")
+    if rank == "0":
+        show(record, as_json, text)
+    else:
+        print(f"Rank {rank} ends: all of the work is done, and rank 0 shows it.", file=sys.stderr)
 
 
 def build_share(
@@ -136,18 +149,24 @@ def launch_command(
     pair: PairArg,
     command: Annotated[
         list[str] | None,
-        typer.Argument(help="`build` or `features build`; its own options after `--`."),
+        typer.Argument(
+            help=(
+                "`build`, `features build`, `steer eval`, `probes eval` or `sae train`; its own"
+                " options after `--`."
+            )
+        ),
     ] = None,
     shards: Annotated[int, typer.Option(min=2, help="Processes that share the work.")] = 4,
     slurm: Annotated[
-        bool, typer.Option("--slurm", help="Print a script of a SLURM array and its merge.")
+        bool, typer.Option("--slurm", help="Print a script of a SLURM array, and of the merge.")
     ] = False,
     torchrun: Annotated[
         bool, typer.Option("--torchrun", help="Print the command for processes on one machine.")
     ] = False,
 ) -> None:
-    """Print how to run a build over many processes: `… --slurm | bash` starts it."""
+    """Print how to run a command over many processes: `… --slurm | bash` starts it."""
     from core.cli.launch import slurm_script, torchrun_command, words_of
 
-    words = words_of(get_pair(pair).key, command or ["build"], shards, slurm, torchrun)
-    print(slurm_script(words, shards) if slurm else torchrun_command(words, shards))
+    key = get_pair(pair).key
+    words = words_of(key, command or ["build"], shards, slurm, torchrun)
+    print(slurm_script(key, words, shards) if slurm else torchrun_command(words, shards))

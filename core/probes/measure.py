@@ -1,7 +1,9 @@
 """Every task, method and number of features, measured with intervals and kept in the workspace
 (Fig. 3a, 9, 10)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,9 @@ from core.probes.prober import BLOCK, Prober
 from core.probes.tasks import offline_datasets
 from core.progress import Progress
 from core.statistics import drawn_interval, draws
-from core.workspace.disk import fingerprint, only_one
+from core.workspace.disk import fingerprint, kept_table
+from core.workspace.places import user_cache
+from core.workspace.units import share
 
 REFERENCES = {
     "reused": "own",
@@ -83,50 +87,28 @@ def measure(
     known = {d.id: d for dataset in datasets for d in dataset.documents}
     ids = list(known)
     texts = [known[name].text for name in ids]
+    reading = _reading(prober, ids, texts)
+    prober.own  # noqa: B018 - trained before anything is read
+    x = prober.read(texts, kept=reading)
+
     place = {name: i for i, name in enumerate(ids)}
-    x = _read(prober, ids, texts)
-
-    tasks = [(dataset, label) for dataset in datasets for label in dataset.probed]
-    splits = {}
-    for dataset, label in tasks:
-        train = one_against_rest(dataset.train, label, config.seed)
-        test = one_against_rest(dataset.test, label, config.seed)
-        splits[dataset.name, label] = train, test
-
-    tested = [d.id for _, (documents, _) in splits.values() for d in documents]
+    tasks = [
+        _task(dataset, label, config.seed, place)
+        for dataset in datasets
+        for label in dataset.probed
+    ]
+    tested = [name for task in tasks for name in task.tested]
     weights = draws(tested, config.resamples, config.seed)
+    fits = _fitted(tasks, x, weights, prober, config, reading)
 
     of_datasets: dict[str, list[Curves]] = {}
     rows, features = [], []
-    with Progress("fitting probes", len(tasks), "tasks") as bar:
-        for dataset, label in tasks:
-            (train, y_train), (test, y_test) = splits[dataset.name, label]
-            places = [place[d.id] for d in (*train, *test)]
-            of_task = {name: values[places] for name, values in x.items()}
-            y = np.r_[y_train, y_test]
-            to_train = np.arange(len(train))
-            to_test = len(train) + np.arange(len(test))
-
-            often = np.stack([weights[d.id] for d in test], axis=1)
-            curves: Curves = {}
-            for method, scores in crossings(
-                of_task,
-                y,
-                to_train,
-                to_test,
-                prober.crossing.stitch,
-                prober.crossing.shuffled,
-                config,
-            ):
-                outcome = Outcome(scores, y_test)
-                curves[method] = outcome.accuracy(often), outcome.auc(often)
-            of_datasets.setdefault(dataset.name, []).append(curves)
-
-            about = {"dataset": dataset.name, "label": label}
-            sizes = {"train": len(train), "test": len(test)}
-            rows += _rows(curves, about | sizes)
-            features.append(selected(of_task, y, to_train, config).assign(**about))
-            bar.advance(1)
+    for task, (curves, chosen) in zip(tasks, fits, strict=True):
+        of_datasets.setdefault(task.dataset, []).append(curves)
+        about = {"dataset": task.dataset, "label": task.label}
+        sizes = {"train": len(task.train), "test": len(task.test)}
+        rows += _rows(curves, about | sizes)
+        features.append(chosen.assign(**about))
 
     means = {name: _mean(curves) for name, curves in of_datasets.items()}
     no_train: dict[str, Any] = {
@@ -142,13 +124,13 @@ def measure(
     return pd.DataFrame(rows), pd.concat(features, ignore_index=True)
 
 
-def _read(
+def _reading(
     prober: Prober,
     ids: list[str],
     texts: list[str],
-) -> Arrays:
-    """Both models over the texts, kept under all that they are read with."""
-    kept = fingerprint(
+) -> str:
+    """All that texts are read with, as the name under which their rows are kept."""
+    return fingerprint(
         [
             prober.bench.makers,
             prober.crossing.about,
@@ -158,8 +140,108 @@ def _read(
             fingerprint([ids, texts]),
         ]
     )
-    prober.own  # noqa: B018 - trained before anything is read
-    return prober.read(texts, kept=kept)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One class against the rest of its dataset."""
+
+    dataset: str
+    label: str
+    places: NDArray[np.intp]
+    """Rows of the texts, those to train on first."""
+    y: NDArray[np.int64]
+    train: NDArray[np.intp]
+    """Of `places`."""
+    test: NDArray[np.intp]
+    tested: list[str]
+    """Documents to test on."""
+
+    @property
+    def key(self) -> str:
+        """Which texts it is about, and what they are said to be."""
+        return fingerprint([self.dataset, self.label, self.places.tolist(), self.y.tolist()])
+
+
+def _task(
+    dataset: Dataset,
+    label: str,
+    seed: int,
+    place: Mapping[str, int],
+) -> Task:
+    """`place` says which row of the texts a document is."""
+    train, y_train = one_against_rest(dataset.train, label, seed)
+    test, y_test = one_against_rest(dataset.test, label, seed)
+    return Task(
+        dataset.name,
+        label,
+        np.array([place[d.id] for d in (*train, *test)]),
+        np.r_[y_train, y_test],
+        np.arange(len(train)),
+        len(train) + np.arange(len(test)),
+        [d.id for d in test],
+    )
+
+
+def _fitted(
+    tasks: Sequence[Task],
+    x: Arrays,
+    weights: Mapping[str, NDArray[Any]],
+    prober: Prober,
+    config: ProbeConfig,
+    reading: str,
+) -> list[tuple[Curves, pd.DataFrame]]:
+    """Of each task its curves and the features that Eq. 7 selects; processes with the same settings
+    share the tasks."""
+    asked = [reading, config.model_dump(mode="json"), METHODS, list(weights)]
+    folder = user_cache() / "probes" / fingerprint(asked)
+    crossing = prober.crossing
+    with Progress("fitting probes", len(tasks), "tasks") as bar:
+
+        def fit(task: Task) -> tuple[Curves, pd.DataFrame]:
+            of_task = {name: values[task.places] for name, values in x.items()}
+
+            def curves() -> pd.DataFrame:
+                often = np.stack([weights[name] for name in task.tested], axis=1)
+                stitches = crossing.stitch, crossing.shuffled
+                scored = crossings(of_task, task.y, task.train, task.test, *stitches, config)
+                return _table(scored, task.y[task.test], often)
+
+            def features() -> pd.DataFrame:
+                return selected(of_task, task.y, task.train, config)
+
+            table = kept_table(folder / f"{task.key}.parquet", curves)
+            chosen = kept_table(folder / f"{task.key}-features.parquet", features)
+            bar.advance(1)
+            return _curves(table), chosen
+
+        fits = share(folder, {task.key: partial(fit, task) for task in tasks})
+    return list(fits.values())
+
+
+def _table(
+    scored: Iterable[tuple[Method, NDArray[np.float64]]],
+    y: NDArray[np.int64],
+    often: NDArray[Any],
+) -> pd.DataFrame:
+    """Curves as they are kept: `method`, `k`, and of the sample and each draw `accuracy`, `auc`."""
+    parts = []
+    for method, scores in scored:
+        outcome = Outcome(scores, y)
+        measures = {"accuracy": outcome.accuracy(often), "auc": outcome.auc(often)}
+        parts.append(pd.DataFrame({"method": method.name, "k": method.k} | measures))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _curves(table: pd.DataFrame) -> Curves:
+    by_method = table.groupby(["method", "k"], sort=False)
+    return {
+        Method(str(some.method.iloc[0]), int(some.k.iloc[0])): (
+            some.accuracy.to_numpy(),
+            some.auc.to_numpy(),
+        )
+        for _, some in by_method
+    }
 
 
 def _lean(table: pd.DataFrame) -> pd.DataFrame:
@@ -176,7 +258,8 @@ def evaluate(
     datasets: Sequence[Dataset] | None = None,
 ) -> str:
     """The name under which `probes/` and `probe_features/` are kept in the workspace; what is
-    current is not made again. `datasets` are the offline ones if not given."""
+    current is not made again, and processes with the same settings share the work. `datasets` are
+    the offline ones if not given."""
     config = config or ProbeConfig()
     bench = prober.bench
     if datasets is None:
@@ -192,10 +275,9 @@ def evaluate(
     }
     makers = bench.makers | prober.crossing.makers | config.model_dump(mode="json") | asked
 
-    with only_one(bench.pair.key, "probes"):
-        kinds = ("probes", "probe_features")
-        if not all(bench.current(f"{kind}/{name}", makers) for kind in kinds):
-            results, features = measure(prober, datasets, config)
-            bench.workspace.put_table(f"probe_features/{name}", _lean(features), makers)
-            bench.workspace.put_table(f"probes/{name}", _lean(results), makers)
+    kinds = ("probes", "probe_features")
+    if not all(bench.current(f"{kind}/{name}", makers) for kind in kinds):
+        results, features = measure(prober, datasets, config)
+        tables = {f"probe_features/{name}": _lean(features), f"probes/{name}": _lean(results)}
+        bench.put_tables(tables, makers)
     return name

@@ -5,7 +5,8 @@ position.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from core.saes.train import kept_sae, sae_makers
 from core.stitches.transfer import transfer_sae
 from core.workspace.disk import beside
 from core.workspace.places import user_cache
+from core.workspace.units import share
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -124,33 +126,71 @@ class Prober:
         kept: str | None = None,
     ) -> Arrays:
         """Both models over texts; with a name under `kept` in the user's cache, where a stopped
-        reading goes on."""
-        out: dict[str, list[NDArray[np.float32]]] = {}
-        partner = (
-            None if self.bench.a.tokenizer_hash == self.bench.b.tokenizer_hash else self.bench.b
-        )
+        reading goes on and several processes share it."""
+        folder = user_cache() / "probes" / kept if kept else None
+        rows: Arrays = {}
         for side in SIDES:
-            model, layer = (
-                (self.bench.a, self.layers.a) if side == "a" else (self.bench.b, self.layers.b)
+            rows |= self._rows(side, texts, own, folder)
+        return rows
+
+    def _rows(
+        self,
+        side: Side,
+        texts: Sequence[str],
+        own: bool,
+        folder: Path | None,
+    ) -> Arrays:
+        """What one model makes of texts, block by block."""
+        saes = self.saes(side, own)
+        with Progress(f"reading texts with {side.upper()}", len(texts), "texts") as bar:
+
+            def read(k: int, limit: float | None) -> tuple[Arrays, float]:
+                some = texts[k : k + BLOCK]
+                block = self._block(side, some, saes, limit, folder, f"{side}-{k:06d}")
+                bar.advance(len(some))
+                return block
+
+            # The first block says above which norm a row is an outlier.
+            (first,) = share(folder, {f"{side}-{0:06d}": partial(read, 0, None)}).values()
+            further = {
+                f"{side}-{k:06d}": partial(read, k, first[1])
+                for k in range(BLOCK, len(texts), BLOCK)
+            }
+            blocks = [first, *share(folder, further).values()]
+
+        return {
+            f"dense_{side}" if name == "dense" else name: np.concatenate(
+                [arrays[name] for arrays, _ in blocks]
             )
-            other = partner if side == "a" else None
-            saes, limit = self.saes(side, own), None
-            with Progress(f"reading texts with {side.upper()}", len(texts), "texts") as bar:
-                for k in range(0, len(texts), BLOCK):
-                    some = texts[k : k + BLOCK]
-                    place = user_cache() / "probes" / (kept or "") / f"{side}-{k:06d}.safetensors"
-                    if kept and place.exists():
-                        found = load_file(place)
-                        limit = float(found.pop("limit")[0])
-                    else:
-                        found, limit = pool(model, some, layer, saes, other, limit)
-                        if kept:
-                            with beside(place) as part:
-                                save_file(found | {"limit": np.array([limit])}, part)
-                    for name, x in found.items():
-                        out.setdefault(f"dense_{side}" if name == "dense" else name, []).append(x)
-                    bar.advance(len(some))
-        return {name: np.concatenate(parts) for name, parts in out.items()}
+            for name in first[0]
+        }
+
+    def _block(
+        self,
+        side: Side,
+        texts: Sequence[str],
+        saes: Mapping[str, "SAE[Any]"],
+        limit: float | None,
+        folder: Path | None,
+        name: str,
+    ) -> tuple[Arrays, float]:
+        """`pool` of some texts with the model of a side, or what a folder keeps of it."""
+        place = folder / f"{name}.safetensors" if folder else None
+        if place and place.exists():
+            arrays = load_file(place)
+            return arrays, float(arrays.pop("limit")[0])
+
+        bench = self.bench
+        alike = bench.a.tokenizer_hash == bench.b.tokenizer_hash
+        if side == "a":
+            partner = None if alike else bench.b
+            arrays, limit = pool(bench.a, texts, self.layers.a, saes, partner, limit)
+        else:
+            arrays, limit = pool(bench.b, texts, self.layers.b, saes, None, limit)
+        if place:
+            with beside(place) as part:
+                save_file(arrays | {"limit": np.array([limit])}, part)
+        return arrays, limit
 
     def about_probe(
         self,

@@ -2,15 +2,13 @@
 tables (3.1, D)."""
 
 import json
-import time
-from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from core.bench import Bench
@@ -29,6 +27,7 @@ from core.stitches.transfer import transfer_sae
 from core.workspace.artifacts import check_spelling
 from core.workspace.disk import beside, disk_faults, fingerprint, only_one
 from core.workspace.places import user_cache
+from core.workspace.units import share
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -139,8 +138,8 @@ class SaeTraining:
         return {place / fingerprint(self.run_makers(run)): run for run in runs}
 
     def train(self) -> dict[Path, RunState]:
-        """Every run to its end; what is done is not done again. A second process may share the
-        work: each takes the runs that the other has not begun."""
+        """Every run to its end; what is done is not done again. Processes with the same settings
+        share the runs."""
         d, bench = self.bench.pair.b.d_model, self.bench
         for run in self.runs.values():
             check_fits(d, run)
@@ -154,22 +153,18 @@ class SaeTraining:
                 self.stitches  # noqa: B018 - learned before anything is trained
         measured = [h for (h,) in held_out.epoch(4096, 0, ("h",))]
         about = metadata(bench.pair.b.key, self.layers.b)
-        done: dict[Path, RunState] = {}
-        while len(done) < len(self.runs):
-            before = len(done)
-            for folder, run in self.runs.items():
-                if folder in done:
-                    continue
-                with disk_faults(folder):
-                    folder.mkdir(parents=True, exist_ok=True)
-                with suppress(Timeout), FileLock(folder / "lock", timeout=0):
-                    given = None
-                    if run.start != "scratch":
-                        given = transfer_sae(self.source_sae(run.width), self.stitches[run.start])
-                    done[folder] = Run(folder, run, d).train(rows, given, about, measured)
-            if len(done) == before:
-                time.sleep(2.0)
-        return {folder: done[folder] for folder in self.runs}
+
+        def make(folder: Path, run: RunConfig) -> RunState:
+            given = None
+            if run.start != "scratch":
+                given = transfer_sae(self.source_sae(run.width), self.stitches[run.start])
+            with disk_faults(folder):
+                folder.mkdir(exist_ok=True)
+            return Run(folder, run, d).train(rows, given, about, measured)
+
+        place = user_cache() / "sae_runs"
+        units = {folder.name: partial(make, folder, run) for folder, run in self.runs.items()}
+        return {place / name: state for name, state in share(place, units).items()}
 
     def _announce(self) -> None:
         """So that a page finds the runs of this set while they are made."""
@@ -301,7 +296,9 @@ def evaluate(training: SaeTraining) -> str:
     curves["flops"] = flops_of(curves, costs["row"], training.config.batch)
     results = pd.DataFrame(rows)
 
-    with only_one(bench.pair.key, f"sae-training-{name}"):
+    with only_one(bench.pair.key, f"sae-training-{name}", wait=True):
+        if all(bench.current(f"{kind}/{name}", makers) for kind in kinds):
+            return name
         bench.workspace.put_record(f"sae_costs/{name}", costs, makers)
         bench.workspace.put_table(f"sae_curves/{name}", curves.drop(columns="at_work"), makers)
         bench.workspace.put_table(f"sae_training/{name}", results, makers)

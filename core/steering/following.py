@@ -39,11 +39,13 @@ from core.steering.settings import STRONGEST, Sampling, Setting
 from core.steering.studio import Studio
 from core.steering.vectors import Means
 from core.text.languages import repetition, transfer_gap
-from core.workspace.disk import fingerprint, kept_table, only_one
+from core.workspace.disk import fingerprint
 from core.workspace.places import user_cache
+from core.workspace.units import share_tables
 
 TOGETHER = 5
-"""Instructions written together; what is finished of these survives a stop."""
+"""Instructions written together by one of the processes that share the work; what is finished of
+these survives a stop."""
 UNSTEERED = {"stitch": "", "span": 0, "strength": 0.0}
 """The setting of a response that no vector touches."""
 Strength = Annotated[float, Field(ge=-STRONGEST, le=STRONGEST)]
@@ -114,7 +116,8 @@ def warnings(models: dict[Side, LiveModel], steered: Sequence[Side]) -> list[str
 
 
 class Following:
-    """One run; each part that is done is kept in the user's cache until the tables are written."""
+    """One run; each part that is done is kept in the user's cache, where other processes with the
+    same settings find it."""
 
     def __init__(
         self,
@@ -262,40 +265,53 @@ class Following:
 
     def run(self) -> None:
         """Puts `steering_instructions/SIDE/rates`, its `choice` and its `texts` into the
-        workspace."""
+        workspace. Processes with the same settings share what is to be written."""
+        starts = range(0, len(self.instructions), TOGETHER)
+        chunks = [self.instructions[i : i + TOGETHER] for i in starts]
+        parts = {
+            f"{side}-{fingerprint([one.model_dump() for one in some])}": (side, some)
+            for side in self.sides
+            for some in chunks
+        }
+
+        tried = share_tables(
+            self.folder,
+            {f"{name}-choice": partial(self.candidates, *part) for name, part in parts.items()},
+        )
+        choices = {name: choices_of(self.judge(tried[f"{name}-choice"])) for name in parts}
+        steered = {name: partial(self.steer, *part, choices[name]) for name, part in parts.items()}
+        asked = {f"{name}-asked": partial(self.prompted, *part) for name, part in parts.items()}
+        plain = {f"{side}-none": partial(self.unsteered, side) for side in self.sides}
+        written = share_tables(self.folder, plain | steered | asked)
+
         for side in self.sides:
-            choices, texts = [], []
-            plain = self._kept(f"{side}-none", partial(self.unsteered, side))
-            for i in range(0, len(self.instructions), TOGETHER):
-                some = self.instructions[i : i + TOGETHER]
-                name = f"{side}-{fingerprint([one.model_dump() for one in some])}"
-                tried = self._kept(f"{name}-choice", partial(self.candidates, side, some))
-                choice = choices_of(self.judge(tried))
-                choices.append(choice)
+            own = {name: some for name, (of, some) in parts.items() if of == side}
+            texts = []
+            for name, some in own.items():
+                texts += [written[f"{side}-none"].assign(label=one.key) for one in some]
+                texts += [written[name], written[f"{name}-asked"]]
+            judged = self.judge(pd.concat(texts, ignore_index=True))
+            self._put(side, judged, pd.concat([choices[x] for x in own], ignore_index=True))
 
-                texts += [plain.assign(label=one.key) for one in some]
-                texts.append(self._kept(name, partial(self.steer, side, some, choice)))
-                texts.append(self._kept(f"{name}-asked", partial(self.prompted, side, some)))
-
-            titles = {one.key: one.title for one in self.instructions}
-            written = self.judge(pd.concat(texts, ignore_index=True))
-            tables = {
-                "choice": pd.concat(choices, ignore_index=True),
-                "texts": written,
-                "rates": summary(written, titles),
-            }
-            makers = self.makers | {
-                "steered": side,
-                "instructions": list(titles),
-                "wordings": fingerprint([one.model_dump() for one in self.instructions]),
-            }
-            for name, table in tables.items():
-                self.bench.workspace.put_table(
-                    f"steering_instructions/{side}/{name}", table, makers
-                )
-
-    def _kept(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        return kept_table(self.folder / f"{name}.parquet", make)
+    def _put(
+        self,
+        side: Side,
+        judged: pd.DataFrame,
+        choice: pd.DataFrame,
+    ) -> None:
+        titles = {one.key: one.title for one in self.instructions}
+        tables = {
+            "choice": choice,
+            "texts": judged,
+            "rates": summary(judged, titles),
+        }
+        makers = self.makers | {
+            "steered": side,
+            "instructions": list(titles),
+            "wordings": fingerprint([one.model_dump() for one in self.instructions]),
+        }
+        named = {f"steering_instructions/{side}/{name}": x for name, x in tables.items()}
+        self.bench.put_tables(named, makers)
 
 
 def choices_of(judged: pd.DataFrame) -> pd.DataFrame:
@@ -358,10 +374,9 @@ def evaluate(
     texts: InstructionSet | None = None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> None:
-    """The whole evaluation of a pair, into its workspace; one that was stopped goes on. `say`
-    hears `warnings` before anything is written."""
-    with only_one(bench.pair.key, "instructions"):
-        following = Following(bench, config or FollowConfig(), texts or load_instructions())
-        for sentence in warnings(following.models, following.sides):
-            say(sentence)
-        following.run()
+    """The whole evaluation of a pair, into its workspace; one that was stopped goes on, and several
+    processes share it. `say` hears `warnings` before anything is written."""
+    following = Following(bench, config or FollowConfig(), texts or load_instructions())
+    for sentence in warnings(following.models, following.sides):
+        say(sentence)
+    following.run()

@@ -38,11 +38,13 @@ from core.text.languages import (
     repetition,
     transfer_gap,
 )
-from core.workspace.disk import fingerprint, kept_table, only_one
+from core.workspace.disk import fingerprint, only_one
 from core.workspace.places import user_cache
+from core.workspace.units import share_tables
 
 TOGETHER = 6
-"""Languages written together; what is finished of these survives a stop."""
+"""Languages written together by one of the processes that share the work; what is finished of
+these survives a stop."""
 REPEATS = 0.3
 """A response is fluent where at most this share of its runs of words is repeated and its loss is at
 most that of real text in its language."""
@@ -118,11 +120,12 @@ def prepare(bench: Bench, config: SteerConfig) -> None:
             "texts": config.texts,
             "paired": partner is not None and not same,
         }
-        if not bench.current(f"language_means/{side}", makers):
-            found = language_means(model, documents, None if same else partner, config.texts)
-            bench.workspace.put(
-                f"language_means/{side}", found.save, "vectors", ".safetensors", makers
-            )
+        with only_one(bench.pair.key, f"language means of {side}", wait=True):
+            if not bench.current(f"language_means/{side}", makers):
+                found = language_means(model, documents, None if same else partner, config.texts)
+                bench.workspace.put(
+                    f"language_means/{side}", found.save, "vectors", ".safetensors", makers
+                )
 
 
 def languages(studio: Studio, config: SteerConfig) -> list[str]:
@@ -140,8 +143,8 @@ def languages(studio: Studio, config: SteerConfig) -> list[str]:
 
 
 class Evaluation:
-    """One run over both sides; each part that is done is kept in the user's cache until the tables
-    are written."""
+    """One run over both sides; each part that is done is kept in the user's cache, where other
+    processes with the same settings find it."""
 
     def __init__(self, bench: Bench, config: SteerConfig) -> None:
         self.bench, self.config = bench, config
@@ -169,9 +172,6 @@ class Evaluation:
         )
         self.folder = user_cache() / "steering" / fingerprint(self.makers)
         self.natural: dict[str, dict[str, float]] = {}
-
-    def kept(self, name: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        return kept_table(self.folder / f"{name}.parquet", make)
 
     def lane(
         self,
@@ -281,24 +281,42 @@ class Evaluation:
         return self.write(side, [(cell, Lane())], texts, f"writing, {side.upper()}, unsteered")
 
     def run(self) -> None:
-        """Puts `steering`, `steering_choice` and `generations` into the workspace."""
+        """Puts `steering`, `steering_choice` and `generations` into the workspace. Processes with
+        the same settings share what is to be written."""
         first, second = (list(enumerate(half)) for half in prompts())
         first, second = first[: self.config.choosing], second[: self.config.prompts]
         chunks = [self.labels[i : i + TOGETHER] for i in range(0, len(self.labels), TOGETHER)]
+        parts = {
+            f"{side}-{fingerprint(chunk)}": (side, chunk) for side in SIDES for chunk in chunks
+        }
+
+        held_out = self.bench.corpus.split("held-out")
+        made: dict[str, pd.DataFrame] = {}
+
+        def make(units: dict[str, Callable[[], pd.DataFrame]]) -> None:
+            made.update(share_tables(self.folder, units))
+
+        make(
+            {f"{side}-natural": partial(_natural, self.any.model(side), held_out) for side in SIDES}
+        )
+        for side in SIDES:
+            natural = made[f"{side}-natural"]
+            self.natural[side] = dict(zip(natural.label, natural.loss, strict=True))
+
+        make({f"{name}-choice": partial(self.choose, *part, first) for name, part in parts.items()})
+        make({f"{side}-none": partial(self.unsteered, side, second) for side in SIDES})
+        make(
+            {
+                name: partial(self.measure, *part, made[f"{name}-choice"], second)
+                for name, part in parts.items()
+            }
+        )
+
         choices, texts, sums = [], [], []
         for side in SIDES:
-            model = self.any.model(side)
-            held_out = self.bench.corpus.split("held-out")
-            natural = self.kept(f"{side}-natural", partial(_natural, model, held_out))
-            self.natural[side] = dict(zip(natural.label, natural.loss, strict=True))
-            plain = self.kept(f"{side}-none", partial(self.unsteered, side, second))
-            parts = []
-            for chunk in chunks:
-                name = f"{side}-{fingerprint(chunk)}"
-                choice = self.kept(f"{name}-choice", partial(self.choose, side, chunk, first))
-                choices.append(choice.assign(side=side))
-                parts.append(self.kept(name, partial(self.measure, side, chunk, choice, second)))
-            written = pd.concat([plain, *parts], ignore_index=True)
+            own = [name for name, (of, _) in parts.items() if of == side]
+            choices += [made[f"{name}-choice"].assign(side=side) for name in own]
+            written = pd.concat([made[f"{side}-none"], *(made[x] for x in own)], ignore_index=True)
             texts.append(written.assign(side=side))
             sums.append(summary(written, self.natural[side]).assign(side=side))
         characters: dict[str, int] = {}
@@ -306,10 +324,9 @@ class Evaluation:
             label = d.label.split("/")[0]
             characters[label] = characters.get(label, 0) + len(d.text)
         sums = [table.assign(characters=table.label.map(characters)) for table in sums]
-        put, ws = pd.concat, self.bench.workspace
-        ws.put_table("steering_choice", put(choices, ignore_index=True), self.makers)
-        ws.put_table("generations", put(texts, ignore_index=True), self.makers)
-        ws.put_table("steering", put(sums, ignore_index=True), self.makers)
+        tables = {"steering_choice": choices, "generations": texts, "steering": sums}
+        put = {name: pd.concat(some, ignore_index=True) for name, some in tables.items()}
+        self.bench.put_tables(put, self.makers)
 
 
 def _natural(model: LiveModel, documents: Sequence[Document]) -> pd.DataFrame:
@@ -374,6 +391,6 @@ def summary(written: pd.DataFrame, natural: dict[str, float]) -> pd.DataFrame:
 
 
 def evaluate(bench: Bench, config: SteerConfig | None = None) -> None:
-    """The whole evaluation of a pair, into its workspace; one that was stopped goes on."""
-    with only_one(bench.pair.key, "steering"):
-        Evaluation(bench, config or SteerConfig()).run()
+    """The whole evaluation of a pair, into its workspace; one that was stopped goes on, and several
+    processes share it."""
+    Evaluation(bench, config or SteerConfig()).run()

@@ -45,12 +45,37 @@ def test_an_array_has_a_task_a_shard_and_a_merge_behind_it() -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ("steer", "eval", "--languages", "fr"),
+        ("steer", "eval", "--instructions", "--steered", "b"),
+        ("probes", "eval", "--absolute"),
+        ("sae", "train", "--widths", "1024"),
+    ],
+)
+def test_processes_that_share_work_need_no_number_and_no_merge(words: tuple[str, ...]) -> None:
+    command, options = words[:2], words[2:]
+    rc, script = launch("nano", *command, "--shards", "3", "--slurm", "--", *options)
+    assert rc == 0, script
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+    assert "#SBATCH --array=0-2" in script
+    assert "--shard" not in script and "merge" not in script
+    line = next(line for line in script.splitlines() if line.startswith("exec "))
+    assert parses(shlex.split(line)[4:])
+
+    rc, text = launch("nano", *command, "--torchrun", "--", *options)
+    assert rc == 0, text
+    assert shlex.split(text)[7:] == ["core", *command, "nano", *options]
+
+
+@pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (("nano", "--slurm", "--torchrun"), "--slurm and --torchrun"),
         (("nano",), "neither --slurm nor --torchrun"),
         (("nano", "--slurm", "--shards", "65"), "at most 64"),
-        (("nano", "steer", "eval", "--slurm"), "the command 'steer eval'"),
+        (("nano", "steer", "run", "--slurm"), "the command 'steer run'"),
+        (("nano", "steer", "eval", "--slurm", "--", "--shard=0/4"), "each process has its own"),
         (("nano", "build", "smollm2-gemma3", "--slurm"), "the command 'build smollm2-gemma3'"),
         (("nano", "build", "--slurm", "--", "--shard", "0/4"), "each process has its own"),
         (("nowhere", "--slurm"), "nowhere"),

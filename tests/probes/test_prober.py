@@ -2,12 +2,15 @@
 one's own labels."""
 
 import json
+import multiprocessing
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from core.bench import Bench
@@ -149,6 +152,8 @@ def test_what_is_current_is_kept_and_a_stopped_reading_goes_on(
     shards = sorted((user_cache() / "probes").glob("*/b-*.safetensors"))
     assert len(shards) > 2
     shards[-1].unlink()  # as if it had been stopped there
+    for fit in (user_cache() / "probes").glob("*/*.parquet"):
+        fit.unlink()
     again, features = measure(prober, datasets, SMALL)
     np.testing.assert_allclose(again.accuracy, results.accuracy, atol=1e-3)
     assert shards[-1].exists() and len(features) == 2 * 5
@@ -156,6 +161,42 @@ def test_what_is_current_is_kept_and_a_stopped_reading_goes_on(
         evaluate(prober, SMALL.model_copy(update={"absolute": True}), datasets) == "L1-64-absolute"
     )
     assert probe_tables.evaluated(ws) == ["L1-64", "L1-64-absolute"]
+
+
+def _evaluated(pair: PairSpec, datasets: list[Dataset], threads: int) -> None:
+    """In a process of its own."""
+    torch.set_num_threads(threads)
+    evaluate(Prober(Bench(pair), "L1-64", "L1-L2"), SMALL, datasets)
+
+
+@pytest.mark.whole
+@pytest.mark.timeout(900)
+def test_two_processes_measure_what_one_does(
+    bench: Bench,
+    datasets: list[Dataset],
+    results: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Exactly: who reads which texts and fits which probes changes nothing."""
+    shutil.copytree(user_cache() / "saes", tmp_path / "cache" / "saes")
+    shutil.copytree(bench.workspace.root, tmp_path / "workspaces" / "tiny")
+    ws = Workspace("tiny", tmp_path / "workspaces")
+    features = ws.table("probe_features/L1-64")
+    ws.forget(["probes/L1-64", "probe_features/L1-64"])
+    monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path / "workspaces"))
+
+    spawn = multiprocessing.get_context("spawn")
+    arguments = (bench.pair, datasets, torch.get_num_threads())
+    processes = [spawn.Process(target=_evaluated, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    pd.testing.assert_frame_equal(probe_tables.results(ws, "L1-64"), results)
+    pd.testing.assert_frame_equal(ws.table("probe_features/L1-64"), features)
 
 
 def test_only_training_texts_decide() -> None:

@@ -447,8 +447,8 @@ def test_two_processes_share_the_runs(bench: Bench) -> None:
     )
     training = SaeTraining(bench, "L1-32", "L1-L2", config, "shared")
     first = next(iter(training.runs))
-    first.mkdir(parents=True)
-    other = FileLock(first / "lock")
+    first.parent.mkdir(parents=True, exist_ok=True)
+    other = FileLock(f"{first}.lock")
     other.acquire()
     done: list[int] = []
     worker = threading.Thread(target=lambda: done.append(len(training.train())))

@@ -19,7 +19,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -73,24 +73,26 @@ class Trial(Frozen):
     faults: list[str]
 
 
-def build(home: str) -> None:
-    """`python -m core build nano …` into folders of its own; in the forked process."""
+def command(home: str, words: Sequence[str], window: int) -> None:
+    """`python -m core WORDS` with folders of its own, that many documents at a time; in the forked
+    process."""
     os.setsid()
     os.environ |= {
         "STITCHLENS_WORKSPACES": f"{home}/workspaces",
         "STITCHLENS_CACHE": f"{home}/cache",
     }
     torch.set_num_threads(1)
-    harvest.WINDOW = WINDOW
+    harvest.WINDOW = window
     with Path(home, "log").open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    command_line.app(COMMAND)
+    command_line.app(list(words))
 
 
-def start(home: Path) -> Any:
+def start(home: Path, words: Sequence[str] = COMMAND, window: int = WINDOW) -> Any:
+    """That command in a process of its own; what it says goes to `home`/log."""
     home.mkdir(parents=True, exist_ok=True)
-    process = FORK.Process(target=build, args=(str(home),))
+    process = FORK.Process(target=command, args=(str(home), words, window))
     process.start()
     return process
 
@@ -242,7 +244,7 @@ def run(short: bool, seed: int) -> tuple[dict[str, Any], list[Line]]:
     )
     done = {t.name: t for t in known if not t.faults}
     workers = os.cpu_count() or 1
-    _begin()
+    begin()
 
     def reference() -> float:
         """Seconds of the undisturbed build, which the others are compared with."""
@@ -316,7 +318,7 @@ def run(short: bool, seed: int) -> tuple[dict[str, Any], list[Line]]:
     return {"undisturbed build": f"{seconds:.0f} s", "side by side": workers}, lines
 
 
-def _begin() -> None:
+def begin() -> None:
     """Starts the process that builds are forked from: one thread for every library, and no word
     about the semaphores that a killed process leaves."""
     wanted = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore:resource_tracker"}
