@@ -23,7 +23,7 @@ from core.activations.harvest import (
     windows,
 )
 from core.activations.shards import LEVELS, PARTS, Shard, owner, part_of
-from core.models.align import pair_positions
+from core.models.align import encode_both
 from core.models.live import LiveModel
 from core.models.pairs import LayerPair
 from core.text.corpus import Document
@@ -189,12 +189,10 @@ def windows_to_read(
     if positions is None:
         return len(todo)
 
-    same = a.tokenizer_hash == b.tokenizer_hash
     pairs = 0
     for number, docs in enumerate(todo):
         texts = [document.text for document in docs]
-        both = zip(a.encode(texts), b.encode(texts), strict=True)
-        pairs += sum(len(pair_positions(x, y, same)[0]) for x, y in both)
+        pairs += sum(len(own) for own, _ in encode_both(a, b, texts).paired)
         if pairs >= positions:
             return number + 1
     return len(todo)

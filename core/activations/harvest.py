@@ -18,7 +18,7 @@ from torch import Tensor
 
 from core.activations.gram import Gram, load_grams, save_grams
 from core.models import hooks
-from core.models.align import pair_positions, with_first
+from core.models.align import encode_both, with_first
 from core.models.live import Encoded, LiveModel
 from core.models.pairs import LayerPair
 from core.progress import Progress
@@ -124,10 +124,7 @@ def read_window(
     """Both models over the same documents, at the positions that pair up, and with `first` at the
     first position of each text; rows may `stay` on the models' devices."""
     texts = [document.text for document in documents]
-    tokens_a = a.encode(texts)
-    tokens_b = b.encode(texts)
-    same = a.tokenizer_hash == b.tokenizer_hash
-    paired = [pair_positions(x, y, same) for x, y in zip(tokens_a, tokens_b, strict=True)]
+    tokens_a, tokens_b, paired = encode_both(a, b, texts)
 
     at_a = [positions for positions, _ in paired]
     at_b = [positions for _, positions in paired]

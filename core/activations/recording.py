@@ -23,7 +23,7 @@ from core.activations.harvest import (
 )
 from core.activations.shards import UNDIVIDED, Shard
 from core.errors import StitchLensError
-from core.models.align import pair_positions
+from core.models.align import encode_both
 from core.models.live import Encoded, LiveModel
 from core.models.pairs import LayerPair
 from core.progress import Progress
@@ -159,13 +159,12 @@ def kept_positions(
 ) -> tuple[list[Encoded], list[NDArray[np.intp]]]:
     """The texts' tokens, and of each the positions that pair up with one of `partner` (None: every
     usable one)."""
-    encoded = model.encode(texts)
     if partner is None:
+        encoded = model.encode(texts)
         return encoded, [np.flatnonzero(tokens.usable) for tokens in encoded]
 
-    same = model.tokenizer_hash == partner.tokenizer_hash
-    both = zip(encoded, partner.encode(texts), strict=True)
-    return encoded, [pair_positions(own, others, same)[0] for own, others in both]
+    encoded, _, paired = encode_both(model, partner, texts)
+    return encoded, [own for own, _ in paired]
 
 
 def harvest_rows(

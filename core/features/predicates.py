@@ -9,17 +9,14 @@ A place is named by the tokens of A; in B the same place has read the same text.
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from functools import lru_cache
+from typing import NamedTuple
 
-from core.features.speech import GROUPS, TAGS
+from core.features.speech import GROUPS, TAGS, tagger
 from core.features.taxonomy import WORD
 from core.models.live import LiveModel
 from core.text.corpus import Document
 from core.text.languages import LANGUAGES, script
-
-if TYPE_CHECKING:
-    from HanTa.HanoverTagger import HanoverTagger
 
 FAMILIES: dict[str, str] = {
     "token": "{}",
@@ -317,12 +314,6 @@ class _Counter:
 class Describer:
     """Says of every token of a document the value of each family."""
 
-    @cached_property
-    def tagger(self) -> "HanoverTagger":
-        from HanTa.HanoverTagger import HanoverTagger
-
-        return HanoverTagger("morphmodel_en.pgz")
-
     def tags(
         self,
         document: Document,
@@ -331,7 +322,7 @@ class Describer:
         words = list(WORD.finditer(document.text)) if document.kind == "English" else []
         if not words:
             return [], []
-        tags = self.tagger.tag_sent([m.group() for m in words], taglevel=0)
+        tags = tagger().tag_sent([m.group() for m in words], taglevel=0)
         return [m.start() for m in words], [str(tag) for tag in tags]
 
     def describe(

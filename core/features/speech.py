@@ -1,4 +1,10 @@
-"""Parts of speech in words: what the tags of the English tagger mean."""
+"""Parts of speech in words: the English tagger, and what its tags mean."""
+
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from HanTa.HanoverTagger import HanoverTagger
 
 TAGS: dict[str, str] = {
     "AJ0": "adjective",
@@ -72,3 +78,14 @@ GROUPS: dict[str, str] = {
     "VV": "a verb",
 }
 """By the first two letters of a tag."""
+
+
+@cache
+def tagger() -> "HanoverTagger":
+    """Of English, opened once."""
+    from HanTa.HanoverTagger import HanoverTagger
+
+    english = HanoverTagger("morphmodel_en.pgz")
+    # Words that it does not know take most of its time, and they come again.
+    english.analyze_forward = lru_cache(maxsize=65_536)(english.analyze_forward)
+    return english

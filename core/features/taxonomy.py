@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.activations.harvest import record
+from core.features.speech import tagger
 from core.models.live import LiveModel
 from core.progress import Progress
 from core.text.corpus import Document
@@ -74,9 +75,7 @@ class TagRewriter:
         seed: int = 0,
         sentences: int = 4000,
     ) -> None:
-        from HanTa.HanoverTagger import HanoverTagger
-
-        self._tagger, self._seed = HanoverTagger("morphmodel_en.pgz"), seed
+        self._seed = seed
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         for sentence in english_sentences(documents, sentences):
             for _, word, tag in self.tagged(sentence):
@@ -90,7 +89,7 @@ class TagRewriter:
     def tagged(self, sentence: str) -> list[tuple[int, str, str]]:
         """(offset, word, CLAWS-5 tag)."""
         spans = [(m.start(), m.group()) for m in WORD.finditer(sentence)]
-        tags = self._tagger.tag_sent(
+        tags = tagger().tag_sent(
             [w for _, w in spans], taglevel=0
         )  # tags alone: lemmas take as long again
         return [(at, word, str(tag)) for (at, word), tag in zip(spans, tags, strict=True)]

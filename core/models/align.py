@@ -1,9 +1,12 @@
 """Which position of A has read exactly the text that a position of B has read."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from core.models.live import Encoded
+from core.models.live import Encoded, Reader
 
 
 def _readers(ends: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
@@ -33,6 +36,29 @@ def pair_positions(
     ends_b, at_b = _readers(b.ends)
     _, i, j = np.intersect1d(ends_a, ends_b, assume_unique=True, return_indices=True)
     return at_a[i], at_b[j]
+
+
+class Aligned(NamedTuple):
+    """Texts in the tokens of two models, `a` and `b`, and of each text the positions in both that
+    pair up; see `pair_positions`."""
+
+    a: list[Encoded]
+    b: list[Encoded]
+    paired: list[tuple[NDArray[np.intp], NDArray[np.intp]]]
+
+
+def encode_both(
+    a: Reader,
+    b: Reader,
+    texts: Sequence[str],
+) -> Aligned:
+    """Texts as both models read them; split into tokens once where these are the same for both."""
+    tokens_a = a.encode(texts)
+    tokens_b = tokens_a if a.reads_like(b) else b.encode(texts)
+
+    same = a.tokenizer_hash == b.tokenizer_hash
+    paired = [pair_positions(x, y, same) for x, y in zip(tokens_a, tokens_b, strict=True)]
+    return Aligned(tokens_a, tokens_b, paired)
 
 
 def with_first(at: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -125,6 +125,9 @@ class Reader:
         self.context = min(MAX_TOKENS, limits.context or MAX_TOKENS)
         self.words = np.array(sorted(set(vocabulary.values())), dtype=np.int64)
         self.words = self.words[self.words < limits.rows]
+        settings = folder / "tokenizer_config.json"
+        whole = settings.exists() and (folder / "tokenizer.json").exists()
+        self._settings = sha256_file(settings) if whole else None
         added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         beyond = [
             t
@@ -139,6 +142,21 @@ class Reader:
                 "bring the tokenizer that the model was trained with, or call"
                 " `resize_token_embeddings` and save both",
             )
+
+    def reads_like(self, other: "Reader") -> bool:
+        """Whether both are known to make the same tokens of every text: not where a file of a
+        tokenizer is missing."""
+
+        def how(reader: Reader) -> tuple[object, ...]:
+            return (
+                reader.tokenizer_hash,
+                reader._settings,
+                reader.bos,
+                reader.rows,
+                reader.context,
+            )
+
+        return self._settings is not None and how(self) == how(other)
 
     def encode(
         self,
@@ -270,7 +288,9 @@ class LiveModel(Reader):
 
     def logits(self, hidden: Float[Tensor, "n e"]) -> Float[Tensor, "n vocab"]:
         """Float32 logits of final-norm outputs, scaled and soft-capped where the model does so."""
-        out = self.hf.get_output_embeddings()(hidden).float() * self.logit_scale
+        out = self.hf.get_output_embeddings()(hidden).float()
+        if self.logit_scale != 1:  # a pass over as many numbers as the vocabulary has rows
+            out = out * self.logit_scale
         cap = getattr(self.hf.config.get_text_config(), "final_logit_softcapping", None)
         return torch.tanh(out / cap) * cap if cap else out
 

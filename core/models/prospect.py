@@ -8,7 +8,7 @@ import torch
 
 from core.config import Frozen
 from core.errors import StitchLensError
-from core.models.align import pair_positions
+from core.models.align import encode_both
 from core.models.configuration import look, open_empty, weights_size
 from core.models.live import MAX_TOKENS, Reader, limits_of, some
 from core.models.loading import has_sdpa, tokenizer_of
@@ -102,10 +102,10 @@ def prospect(
         readers.append(
             Reader(tokenizer_of(place, spec.title), spec.bos, Path(place), limits_of(models[-1][0]))
         )
-    encoded = [reader.encode(sample) for reader in readers]
+    both = encode_both(*readers, sample)
     same = readers[0].tokenizer_hash == readers[1].tokenizer_hash
-    usable = [sum(int(e.usable.sum()) for e in es) for es in encoded]
-    paired = sum(len(pair_positions(x, y, same)[0]) for x, y in zip(*encoded, strict=True))
+    usable = [sum(int(e.usable.sum()) for e in encoded) for encoded in (both.a, both.b)]
+    paired = sum(len(own) for own, _ in both.paired)
     if not paired:
         raise StitchLensError(
             "no token of A that pairs up with one of B", "text that both read", "use another corpus"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from core.activations.harvest import groups, record, windows
 from core.models import hooks
-from core.models.align import pair_positions, with_first
+from core.models.align import encode_both, with_first
 from core.models.live import Encoded, LiveModel
 from core.models.pairs import LayerPair, Side
 from core.progress import Progress
@@ -159,9 +159,7 @@ def _read_both(
     pair: LayerPair,
 ) -> list[_Read]:
     """Both models over the same texts, up to the stitched layers."""
-    tokens_a, tokens_b = a.encode(texts), b.encode(texts)
-    same = a.tokenizer_hash == b.tokenizer_hash
-    paired = [pair_positions(x, y, same) for x, y in zip(tokens_a, tokens_b, strict=True)]
+    tokens_a, tokens_b, paired = encode_both(a, b, texts)
 
     def up_to(
         side: Side,

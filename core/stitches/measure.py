@@ -13,7 +13,7 @@ from core.activations.recording import harvest_recording
 from core.bench import Bench
 from core.config import BuildConfig
 from core.errors import StitchLensError
-from core.models.align import pair_positions
+from core.models.align import encode_both
 from core.models.pairs import LayerPair, PairSpec
 from core.stitches import downstream, svcca
 from core.stitches.fit import fit_adam, fit_moments, quality
@@ -32,13 +32,6 @@ BY_PERSON = ("imported", "chosen by hand", "refined")
 
 def describe_pair(bench: Bench, default_stitch: str | None = None) -> None:
     """The `pair` record: models, corpus, and how well the tokens pair up on the select split."""
-    texts = [d.text for d in bench.corpus.split("select")]
-    tokens_a, tokens_b = bench.a.encode(texts), bench.b.encode(texts)
-    same = bench.a.tokenizer_hash == bench.b.tokenizer_hash
-    paired = sum(
-        len(pair_positions(x, y, same)[0]) for x, y in zip(tokens_a, tokens_b, strict=True)
-    )
-    usable_a, usable_b = (sum(int(e.usable.sum()) for e in es) for es in (tokens_a, tokens_b))
     side = {
         name: (
             model.makers
@@ -57,16 +50,27 @@ def describe_pair(bench: Bench, default_stitch: str | None = None) -> None:
             "characters": bench.corpus.characters,
             "splits": {s: len(bench.corpus.split(s)) for s in SPLITS},
         },
-        "alignment": {
-            "tokens_a": usable_a,
-            "tokens_b": usable_b,
-            "paired": paired,
-            "share_a": paired / usable_a,
-            "share_b": paired / usable_b,
-        },
+        "alignment": _alignment(bench),
         "default_stitch": default_stitch,
     }
     bench.workspace.put_record("pair", record, bench.makers)
+
+
+def _alignment(bench: Bench) -> dict[str, float]:
+    """How many usable tokens of the select split pair up; as recorded, where that is current."""
+    if bench.current("pair", bench.makers):
+        return bench.workspace.record("pair")["alignment"]
+
+    both = encode_both(bench.a, bench.b, [d.text for d in bench.corpus.split("select")])
+    tokens_a, tokens_b = (sum(int(e.usable.sum()) for e in es) for es in (both.a, both.b))
+    paired = sum(len(own) for own, _ in both.paired)
+    return {
+        "tokens_a": tokens_a,
+        "tokens_b": tokens_b,
+        "paired": paired,
+        "share_a": paired / tokens_a,
+        "share_b": paired / tokens_b,
+    }
 
 
 def measure_svcca(bench: Bench) -> pd.DataFrame:

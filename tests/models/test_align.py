@@ -1,6 +1,7 @@
 """Two positions pair up exactly where both models have read the same text: by hand, and by the
 tokens' bytes."""
 
+from copy import copy
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers.pre_tokenizers import ByteLevel
 
-from core.models.align import pair_positions
+from core.models.align import encode_both, pair_positions
 from core.models.live import Encoded, LiveModel
 from tests.helpers.small import SCRIPTS, Tiny
 
@@ -174,3 +175,30 @@ def test_a_text_cut_inside_a_character_drops_its_bytes(tiny: Tiny) -> None:
         assert part.ends.max() == 2, "the last whole character"
         assert (part.ends[-(3 - cut) :] == -1).all()
     assert pairs(whole, as_bytes("ab你"))[-1] == (n - 1, 5)
+
+
+def test_two_models_read_texts_as_each_does_alone(tiny: Tiny) -> None:
+    texts = ["One text, and then", *SCRIPTS.values(), ""]
+    a = tiny("nano-a")
+    for name, once in (("nano-b", True), ("llama", False)):
+        b = tiny(name)
+        both = encode_both(a, b, texts)
+        assert (both.b is both.a) == once == a.reads_like(b) == b.reads_like(a)
+
+        alone = zip(a.encode(texts), b.encode(texts), strict=True)
+        for x, y, found, (one, other) in zip(both.a, both.b, both.paired, alone, strict=True):
+            for read, own in ((x, one), (y, other)):
+                assert np.array_equal(read.ids, own.ids)
+                assert np.array_equal(read.ends, own.ends)
+            for at, expected in zip(found, pair_positions(one, other, once), strict=True):
+                assert np.array_equal(at, expected)
+
+
+def test_models_that_cut_texts_elsewhere_do_not_read_alike(tiny: Tiny) -> None:
+    one, other = copy(tiny("nano-a")), copy(tiny("nano-b"))
+    other.context = 8
+    assert not one.reads_like(other)
+
+    text = "A text of more than eight tokens, cut by one of two models alone."
+    both = encode_both(one, other, [text])
+    assert len(both.a[0].ids) > len(both.b[0].ids) == 8
