@@ -10,7 +10,7 @@ from core.workspace.places import PROJECT, user_cache, workspaces_dir
 
 DIVIDED = (("build",), ("features", "build"))
 """The commands that read one share of the text each, which a merge puts together."""
-SHARED = (("steer", "eval"), ("probes", "eval"), ("sae", "train"))
+SHARED = (("steer", "eval"), ("probes", "eval"), ("sae", "train"), ("sae", "starts"))
 """Those whose processes each take what no other is at (`core.workspace.units`)."""
 
 
@@ -41,7 +41,7 @@ def words_of(
             return [*words, pair, *options]
     raise StitchLensError(
         f"the command '{' '.join(command)}'",
-        "build, features build, steer eval, probes eval or sae train",
+        "build, features build, steer eval, probes eval, sae train or sae starts",
         "see `python -m core launch --help`",
     )
 

@@ -244,8 +244,8 @@ def sae_starts_command(
     each alone and together, against scratch at its best.
 
     Ratios are of FLOPs to 50, 70, 90 and 99 % of what scratch explains in the end, the start
-    included. A killed run goes on where it was. Start the same command twice to have two processes
-    share the runs.
+    included. A killed run goes on where it was. Start the same command several times, by torchrun
+    or as a SLURM array, to have processes share the runs (see `launch`).
     """
     from core.bench import open_pair
     from core.probes.prober import default_names
@@ -263,12 +263,12 @@ def sae_starts_command(
     if kinds:
         given["kinds"] = [kind.strip() for kind in kinds.split(",")]
     if rates:
-        given["rates"] = [rate.strip() for rate in rates.split(",")]
+        given["rates"] = list(dict.fromkeys(rate.strip() for rate in rates.split(",")))
     study = sae_settings.start_study(given)
     starts = start_study.Starts(bench, sae or usual[0], stitch_name or usual[1], study, epochs)
     made = start_study.evaluate(starts)
     found = start_tables.record(bench.workspace, made)
-    show(found, as_json, start_tables.as_text(made, found))
+    show_once(found, as_json, start_tables.as_text(made, found))
 
 
 @sae_app.command("eval")

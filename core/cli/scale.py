@@ -151,8 +151,8 @@ def launch_command(
         list[str] | None,
         typer.Argument(
             help=(
-                "`build`, `features build`, `steer eval`, `probes eval` or `sae train`; its own"
-                " options after `--`."
+                "`build`, `features build`, `steer eval`, `probes eval`, `sae train` or"
+                " `sae starts`; its own options after `--`."
             )
         ),
     ] = None,

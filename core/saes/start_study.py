@@ -1,14 +1,12 @@
 """Which start saves training: runs of an SAE of B from each beginning, at the learning rate that
 suits it, kept as tables (3.1, D)."""
 
-import time
-from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch import Tensor
 
 from core.activations.harvest import harvest_config
@@ -26,8 +24,9 @@ from core.saes.train import config_of, kept_sae, sae_makers
 from core.stitches.settings import FitConfig
 from core.text.corpus import of_kinds
 from core.workspace.artifacts import check_spelling
-from core.workspace.disk import disk_faults, fingerprint, only_one
+from core.workspace.disk import disk_faults, fingerprint
 from core.workspace.places import user_cache
+from core.workspace.units import share
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -121,7 +120,7 @@ class Starts:
 
     def read(self) -> None:
         """Everything that runs need of the text; a second process waits meanwhile."""
-        lock = user_cache() / "sae_starts" / f"{self.bench.pair.key}-{self.name}.lock"
+        lock = _place() / f"{self.bench.pair.key}-{self.name}.lock"
         with disk_faults(lock):
             lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
@@ -158,7 +157,7 @@ class Starts:
                 "metric": self.fit.metric,
                 "alpha": self.fit.alpha,
             }
-        return user_cache() / "sae_starts" / fingerprint(about)
+        return _place() / fingerprint(about)
 
     def start(self, begin: Begin, seed: int) -> "SAE[Any] | None":
         """What its runs start from; None where the trainer's own start is."""
@@ -176,26 +175,39 @@ class Starts:
 
     def train(self, asked: list[tuple[Begin, float, int]]) -> list[tuple[Begin, RunState]]:
         """The runs that are asked for, to their ends, in their order; what is done is not done
-        again. A second process may share the work: each takes what the other has not begun."""
-        d, about = self.bench.pair.b.d_model, metadata(self.bench.pair.b.key, self.layers.b)
-        done: dict[int, RunState] = {}
-        while len(done) < len(asked):
-            before = len(done)
-            for number, (begin, lr, seed) in enumerate(asked):
-                if number in done:
-                    continue
-                run = self.run_of(begin, lr, seed)
-                check_fits(d, run)
-                folder = self.folder(begin, run)
-                with disk_faults(folder):
-                    folder.mkdir(parents=True, exist_ok=True)
-                with suppress(Timeout), FileLock(folder / "lock", timeout=0):
-                    done[number] = Run(folder, run, d).train(
-                        self.rows, self.start(begin, seed), about, self.held_out, begin.balanced
-                    )
-            if len(done) == before:
-                time.sleep(2.0)
-        return [(begin, done[number]) for number, (begin, _, _) in enumerate(asked)]
+        again. Processes with the same settings share them."""
+        d = self.bench.pair.b.d_model
+        about = metadata(self.bench.pair.b.key, self.layers.b)
+
+        def make(
+            begin: Begin,
+            run: RunConfig,
+            folder: Path,
+        ) -> RunState:
+            with disk_faults(folder):
+                folder.mkdir(exist_ok=True)
+            start = self.start(begin, run.seed)
+            return Run(folder, run, d).train(
+                self.rows,
+                start,
+                about,
+                self.held_out,
+                begin.balanced,
+            )
+
+        units = {}
+        for begin, lr, seed in asked:
+            run = self.run_of(begin, lr, seed)
+            check_fits(d, run)
+            folder = self.folder(begin, run)
+            units[folder.name] = partial(make, begin, run, folder)
+        states = share(_place(), units).values()
+        return [(begin, state) for (begin, _, _), state in zip(asked, states, strict=True)]
+
+
+def _place() -> Path:
+    """The folder of all runs."""
+    return user_cache() / "sae_starts"
 
 
 def evaluate(starts: Starts) -> str:
@@ -221,9 +233,8 @@ def evaluate(starts: Starts) -> str:
         for begin in study.beginnings
     ]
     table, results = _tables(starts, made + starts.train(more), costs)
-    with only_one(bench.pair.key, f"sae-starts-{name}"):
-        bench.workspace.put_table(f"sae_start_curves/{name}", table, makers)
-        bench.workspace.put_table(f"sae_starts/{name}", results, makers)
+    tables = {f"sae_start_curves/{name}": table, f"sae_starts/{name}": results}
+    bench.put_tables(tables, makers)
     return name
 
 
