@@ -102,7 +102,7 @@ def prospect(
         readers.append(
             Reader(tokenizer_of(place, spec.title), spec.bos, Path(place), limits_of(models[-1][0]))
         )
-    both = encode_both(*readers, sample)
+    both = encode_both(readers[0], readers[1], sample)
     same = readers[0].tokenizer_hash == readers[1].tokenizer_hash
     usable = [sum(int(e.usable.sum()) for e in encoded) for encoded in (both.a, both.b)]
     paired = sum(len(own) for own, _ in both.paired)

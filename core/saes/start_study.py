@@ -124,7 +124,10 @@ class Starts:
         with disk_faults(lock):
             lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
-            self.source, self.positions, self.held_out, self.pairs  # noqa: B018
+            self.source  # noqa: B018
+            self.rows  # noqa: B018
+            self.held_out  # noqa: B018
+            self.pairs  # noqa: B018
 
     def run_of(
         self,
