@@ -27,6 +27,15 @@ def saes(ws: Workspace) -> list[str]:
     return [n.removeprefix("features/") for n in ws.names(prefix="features/")]
 
 
+def trained_on(ws: Workspace, sae: str) -> str:
+    """An SAE that was trained here, in words: features, layer, text. Empty for others."""
+    about = ws.entry(f"saes/{sae}").makers
+    if "width" not in about:
+        return ""
+    text = " and ".join(about.get("kinds", ())) or "all text"
+    return f"{about['width']:,} features before layer {about['layer_a']}, {text}"
+
+
 def features(ws: Workspace, sae: str) -> pd.DataFrame:
     """One row a feature of an SAE: Eq. 10 before and after transfer with its interval and controls,
     densities, activity in rewritten sentences, overlap of the top examples, place on the map, and

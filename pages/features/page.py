@@ -49,7 +49,7 @@ def page() -> None:
         if not names:
             empty(ws, pair)
             return
-        sae = choose(names)
+        sae = choose(ws, names)
         saving.begin(sae)
         table = shared(alike.listing, ws, sae)
         selection.follow((ws.pair, sae), len(table))
@@ -77,12 +77,27 @@ def empty(ws: Workspace, pair: PairSpec) -> None:
     )
 
 
-def choose(names: list[str]) -> str:
+def choose(ws: Workspace, names: list[str]) -> str:
     """The SAE; there is nothing to choose from one."""
     if len(names) == 1:
         address.choices("sae", names, "SAE")
         return names[0]
-    return str(bound(st.selectbox, "SAE", names, key="sae", what="SAE"))
+
+    def in_words(name: str) -> str:
+        about = feature_tables.trained_on(ws, name)
+        return f"{name}: {about}" if about else name
+
+    return str(
+        bound(
+            st.selectbox,
+            "SAE",
+            names,
+            key="sae",
+            what="SAE",
+            words=str,
+            format_func=in_words,
+        )
+    )
 
 
 def explore(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> None:

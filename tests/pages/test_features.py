@@ -226,3 +226,17 @@ def test_what_others_say_stands_on_the_card(
         assert "French \\<b\\>words" in said and "a\\-model at localhost" in said
         assert ":blue[0.81] → " in said and ":violet[0.63]" in said
     assert "a\\-model" not in text(opened("features", pair="nano", feature="392"))
+
+
+def test_saes_to_choose_from_say_what_they_were_trained_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STITCHLENS_WORKSPACES", str(PROJECT / "cache"))
+    app = opened("features", pair="smollm2-gemma3", sae="L20-1024-english-code")
+    assert not app.exception and not app.error
+    chooser = app.selectbox(key="sae")
+    assert chooser.value == "L20-1024-english-code"
+    assert chooser.options == [
+        "L15-4096: 4,096 features before layer 15, all text",
+        "L20-1024-english-code: 1,024 features before layer 20, English and code",
+    ]
