@@ -16,12 +16,14 @@ def starts(measured: Record) -> list[str]:
             f"**{plain(name)}**, SAEs of {study['width']:,} features on {kinds}, starts made from"
             f" {study['pairs']:,} pairs of positions. {plain(study['sentence'])} FLOPs to shares of"
             " what the best run from scratch explains in the end, relative to scratch at its best"
-            " learning rate:"
+            " learning rate; what a start is made for, as a share of a whole run:"
         )
         rows = [
             (
                 plain(start["start"]),
                 *(_ratio(start, share) for share in SHARES),
+                number(start.get("free", math.nan), none="never"),
+                percent(start["made"]),
                 rounded(start["begins"], 3),
                 rounded(start["explained_variance"], 3),
                 percent(start["dead"]),
@@ -31,8 +33,8 @@ def starts(measured: Record) -> list[str]:
             for start in study["starts"]
         ]
         shares = " | ".join(f"to {percent(share)}" for share in SHARES)
-        header = f"start | {shares} | explains at first | in the end | dead | learning rate | seeds"
-        parts += as_table(header, rows)
+        header = f"start | {shares} | to 90 %, made for nothing | made for | explains at first"
+        parts += as_table(f"{header} | in the end | dead | learning rate | seeds", rows)
     return parts
 
 

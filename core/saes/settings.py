@@ -138,6 +138,9 @@ class Begin(Frozen):
 
     source: Literal["scratch", "transferred", "shuffled"] = "transferred"
     """SAELens' own start, A's SAE through a stitch, or through one of shuffled pairs."""
+    inversion: bool = True
+    """Whether the stitch is learned with Eq. 3's inversion terms, or by two regressions, which take
+    a fraction of the FLOPs."""
     encoder: Literal["carried", "fitted"] = "carried"
     """Eq. 6's, or one that is fitted to the firings of A's features."""
     decoder: Literal["carried", "fitted"] = "carried"
@@ -159,6 +162,8 @@ class Begin(Frozen):
         source = "shuffled pairs" if self.source == "shuffled" else self.source
         fitted = [part for part in ("encoder", "decoder") if getattr(self, part) == "fitted"]
         parts = [source]
+        if not self.inversion:
+            parts.append("no inversion terms")
         if fitted:
             parts.append(f"{fitted[0] if len(fitted) == 1 else 'both'} fitted")
         if self.least:
@@ -179,6 +184,7 @@ BEGINNINGS = (
     Begin(source="scratch", auxiliary=SMALL_AUXILIARY),
     Begin(source="scratch", decoder="fitted"),
     Begin(),
+    Begin(inversion=False),
     Begin(balanced=True),
     Begin(least=LEAST),
     Begin(decoder="fitted"),
@@ -186,6 +192,7 @@ BEGINNINGS = (
     Begin(encoder="fitted", decoder="fitted"),
     Begin(encoder="fitted", decoder="fitted", least=LEAST),
     Begin(encoder="fitted", decoder="fitted", auxiliary=SMALL_AUXILIARY),
+    Begin(inversion=False, encoder="fitted", decoder="fitted"),
     Begin(source="shuffled", encoder="fitted", decoder="fitted"),
 )
 """Each mend alone, then together, with controls."""

@@ -144,7 +144,7 @@ class Starts:
         run: RunConfig,
     ) -> Path:
         """Where a run is kept: what decides it, and nothing else."""
-        about = self.bench.makers | run.model_dump() | begin.model_dump()
+        about = self.bench.makers | run.model_dump() | begin.model_dump(exclude={"inversion"})
         about |= {"layer_b": self.layers.b, "kinds": sorted(self.study.kinds)}
         if not begin.untouched:
             about |= {

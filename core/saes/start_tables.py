@@ -83,7 +83,8 @@ def summary(table: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     `seeds`; means over seeds of `begins`, `explained_variance`, `dead`; `made`, FLOPs of the start
     over those of a whole run; and for each of SHARES, in per cent, `ratio_50` of FLOPs to those of
     the best run from scratch of the same seed, with `low_50`, `high_50` (95 %, Student, NaN for one
-    seed). NaN where a seed never got there."""
+    seed); `free`, that to HEADLINE if the start were made for nothing. NaN where a seed never got
+    there."""
     rates = best_rates(table)
     by_run: Runs = dict(iter(table.groupby(["start", "lr", "seed"])))
     rows = []
@@ -101,11 +102,14 @@ def summary(table: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
             "made": float(own.made.iloc[0]) / whole,
             "stopped": "; ".join(x for x in own.stopped if x),
         }
+        keys = [(start, lr, int(seed)) for seed in own.seed]
         for share in SHARES:
-            logs = [
-                _log_ratio(by_run, rates, (start, lr, int(seed)), share, table) for seed in own.seed
-            ]
+            logs = [_log_ratio(by_run, rates, key, share, table) for key in keys]
             row |= _ratio(np.array(logs), f"{share:.0%}".rstrip("%"))
+
+        made = float(own.made.iloc[0])
+        free = [_log_ratio(by_run, rates, key, HEADLINE, table, made) for key in keys]
+        row["free"] = float(np.exp(np.mean(free)))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -116,9 +120,10 @@ def _log_ratio(
     key: tuple[str, float, int],
     share: float,
     table: pd.DataFrame,
+    free: float = 0.0,
 ) -> float:
-    """Of FLOPs to those of the best run from scratch of that seed; NaN where either never gets
-    there, or there is none."""
+    """Of FLOPs, less what is `free` of them, to those of the best run from scratch of that seed;
+    NaN where either never gets there, or there is none."""
     seed = key[2]
     plain = [(start, rates[start], seed) for start in SCRATCH if start in rates]
     plain = [run for run in plain if run in by_run]
@@ -130,7 +135,8 @@ def _log_ratio(
     reached = [x for x in others if np.isfinite(x)]
     if not reached:
         return float("nan")
-    return float(np.log(took(by_run[key], threshold) / min(reached)))
+    own = took(by_run[key], threshold) - free
+    return float(np.log(own / min(reached)))
 
 
 def _ratio(logs: Floats, share: str) -> dict[str, float]:
@@ -193,13 +199,16 @@ def as_text(name: str, found: dict[str, Any]) -> str:
     lines = [
         f"Starts {name}: SAEs of {found['width']:,} features on {text},"
         f" starts from {found['pairs']:,} pairs. {found['sentence']}",
-        "  FLOPs to 50, 70, 90, 99 %   begins   ends   dead      lr  start",
+        "  FLOPs to 50, 70, 90, 99 %    free  made for  begins   ends   dead      lr  start",
     ]
     for row in found["starts"]:
         ratios = [row.get(f"ratio_{share * 100:.0f}") for share in SHARES]
         cells = " ".join("    –" if x is None else f"{x:5.2f}" for x in ratios)
+        free = row.get("free")
+        cells += "      –" if free is None else f"   {free:4.2f}"
         lines.append(
-            f"  {cells}     {row['begins']:6.3f} {row['explained_variance']:6.3f}"
+            f"  {cells}    {row['made']:6.1%}  {row['begins']:6.3f}"
+            f" {row['explained_variance']:6.3f}"
             f" {row['dead']:6.1%} {row['lr']:7.0e}  {row['start']}"
             + (f"; {row['stopped']}" if row["stopped"] else "")
         )

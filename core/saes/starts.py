@@ -75,6 +75,8 @@ def started(
     else:
         gram = Gram(pairs.h_a.shape[1], pairs.h_b.shape[1])
         gram.update(*pairs, control=False)
+        if not begin.inversion:
+            fit = fit.model_copy(update={"method": "lstsq"})
         sae = transfer_sae(source, fit_moments(gram.moments(), fit))
 
     if begin.encoder == "fitted":

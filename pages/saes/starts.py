@@ -22,7 +22,8 @@ MENDS = (
     " fire in the other. *Decoder fitted*: it makes most of the receiver's stream from what fires"
     " there. *Both fitted*: one after the other. *Agreement ≥*: features that fire elsewhere begin"
     " afresh. *Norms balanced*: encoder and decoder are equally long. *Auxiliary*: dead features"
-    " learn what is left over. *Shuffled pairs*: the control."
+    " learn what is left over. *Shuffled pairs*: the control. *Made for*: what making a start"
+    " costs, of a whole run; *Made for nothing*: FLOPs to 90 % without that."
 )
 
 
@@ -65,6 +66,8 @@ def table(rows: pd.DataFrame) -> None:
         ends = [f"{end}_{100 * share:.0f}" for end in ("ratio", "low", "high")]
         values = zip(*(rows[end] for end in ends), strict=True)
         shown[f"To {percent(share, sign=False)} ↓"] = [_ratio(*x) for x in values]
+    shown["Made for nothing ↓"] = [_ratio(x) for x in rows.free]
+    shown["Made for ↓"] = rows.made.map(lambda x: percent(x, sign=False))
     shown["Explains at first ↑"] = rows.begins.map(lambda x: percent(x, sign=False))
     shown["In the end ↑"] = rows.explained_variance.map(lambda x: percent(x, sign=False))
     shown["Dead ↓"] = rows.dead.map(lambda x: percent(x, sign=False))
@@ -81,7 +84,7 @@ def table(rows: pd.DataFrame) -> None:
 
 def _ratio(
     value: float,
-    low: float,
-    high: float,
+    low: float = math.nan,
+    high: float = math.nan,
 ) -> str:
     return "never" if math.isnan(value) else number(value, low, high)

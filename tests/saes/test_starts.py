@@ -11,6 +11,7 @@ import torch
 from sae_lens import SAE
 from torch import Tensor
 
+from core.activations.gram import Gram
 from core.bench import Bench
 from core.errors import StitchLensError
 from core.models.pairs import PairSpec
@@ -32,7 +33,9 @@ from core.saes.starts import (
     with_fitted_encoder,
 )
 from core.saes.train import train
+from core.stitches.fit import fit_moments
 from core.stitches.settings import FitConfig
+from core.stitches.transfer import transfer_sae
 from tests.helpers.small import stitched_bench
 
 D_A, D_B, WIDTH, K, N = 12, 10, 20, 2, 6000
@@ -106,6 +109,18 @@ def test_the_fitted_decoder_is_that_of_least_squares(plain: "SAE[Any]", pairs: P
     before = (pairs.h_b - plain.decode(firings.float())).pow(2).mean()
     assert least <= error < least + 0.05 * (before - least)
     assert before > 1.2 * least
+
+
+def test_without_inversion_terms_the_stitch_is_two_regressions(
+    source: "SAE[Any]", pairs: Pairs
+) -> None:
+    gram = Gram(D_A, D_B)
+    gram.update(*pairs, control=False)
+    lstsq = fit_moments(gram.moments(), FitConfig(method="lstsq"))
+    found = started(Begin(inversion=False), source, pairs, FitConfig())
+    torch.testing.assert_close(found.W_enc, transfer_sae(source, lstsq).W_enc)
+    exact = started(Begin(), source, pairs, FitConfig())
+    assert not torch.allclose(found.W_enc, exact.W_enc, rtol=1e-3)
 
 
 def test_a_feature_that_never_fires_keeps_its_direction(plain: "SAE[Any]", pairs: Pairs) -> None:
@@ -238,7 +253,7 @@ def results(curves: list[pd.DataFrame]) -> pd.DataFrame:
             "begins": 0.1,
             "explained_variance": 0.9,
             "dead": 0.0,
-            "made": 10.0,
+            "made": 30.0 if curve.start.iloc[0] == "transferred" else 0.0,
             "stopped": "",
         }
         for curve in curves
@@ -265,6 +280,7 @@ def test_ratios_are_to_scratch_at_its_best_rate_the_start_included() -> None:
         (to_90 + 30) / (2 * to_90), rel=0.01
     )
     assert rows.loc["transferred", "seeds"] == 2
+    assert rows.loc["transferred", "free"] == pytest.approx(0.5, rel=0.01)
     said = start_tables.sentence(start_tables.summary(table, results(runs)))
     assert said.startswith("The start to use is “transferred”: it came to 90% of")
 
