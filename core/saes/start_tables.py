@@ -159,14 +159,25 @@ def sentence(rows: pd.DataFrame) -> str:
         return f"No other start came to {goal}."
 
     best = reached.loc[reached[f"ratio_{key}"].idxmin()]
-    low, high = best[f"low_{key}"], best[f"high_{key}"]
-    interval = "" if np.isnan(low) else f" ({low:.2f} to {high:.2f})"
-    said = f"{best[f'ratio_{key}']:.2f}{interval} of the FLOPs from scratch, the start included"
+    said = f"{_in_words(best, key)} of the FLOPs from scratch, the start included"
     if best[f"ratio_{key}"] >= 1:
         return (
             f"No start saved anything on the way to {goal}; the best, “{best.start}”, took {said}."
         )
-    return f"The start to use is “{best.start}”: it came to {goal} in {said}."
+
+    words = f"The start to use is “{best.start}”: it came to {goal} in {said}"
+    carried = reached.loc[reached.start.str.startswith("transferred")]
+    if best.start.startswith("transferred") or carried.empty:
+        return f"{words}."
+    first = carried.loc[carried[f"ratio_{key}"].idxmin()]
+    return f"{words}; of the transferred ones, “{first.start}” in {_in_words(first, key)}."
+
+
+def _in_words(start: pd.Series, share: str) -> str:
+    """A ratio with its interval."""
+    low, high = start[f"low_{share}"], start[f"high_{share}"]
+    interval = "" if np.isnan(low) else f" ({low:.2f} to {high:.2f})"
+    return f"{start[f'ratio_{share}']:.2f}{interval}"
 
 
 def measured(ws: Workspace, name: str) -> pd.DataFrame:
