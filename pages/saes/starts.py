@@ -10,7 +10,7 @@ from core.saes.start_tables import SHARES
 from core.saes.tables import HEADLINE
 from core.workspace.store import Workspace
 from pages.saes import figures
-from pages.shared import frame, panels
+from pages.shared import address, frame, panels
 from pages.shared.address import bound
 from pages.shared.figures import draw
 from pages.shared.frame import ask
@@ -39,9 +39,7 @@ def starts(ws: Workspace) -> None:
         )
         return
 
-    name = names[0]
-    if len(names) > 1:
-        name = str(bound(st.selectbox, "Starts of", names, key="starts"))
+    name = choose(names)
     about = ask(start_tables.setup, ws, name)
     rows = ask(start_tables.measured, ws, name)
     st.markdown(f"**{plain(start_tables.sentence(rows))}**")
@@ -58,6 +56,14 @@ def starts(ws: Workspace) -> None:
     )
     table(rows)
     st.caption(MENDS)
+
+
+def choose(names: list[str]) -> str:
+    """The study; there is nothing to choose from one."""
+    if len(names) == 1:
+        address.choices("starts", names, "study of starts")
+        return names[0]
+    return str(bound(st.selectbox, "Study of starts", names, key="starts"))
 
 
 def table(rows: pd.DataFrame) -> None:

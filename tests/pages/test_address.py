@@ -183,9 +183,10 @@ STRANGE = [
     ("probes", {"task": "Language: French", "shown-k": "11"}, ["No number of features 11 here"]),
     (
         "training",
-        {"set": "mine", "fitter": "hand", "width": "7", "auxiliary": "both"},
+        {"set": "mine", "fitter": "hand", "width": "7", "auxiliary": "both", "starts": "L9"},
         [
             "No runs mine here",
+            "No study of starts L9 here",
             "No fitter hand here",
             "No width 7 here",
             "No auxiliary loss both here",
@@ -335,7 +336,8 @@ def test_every_key_of_the_address_is_tested() -> None:
     linked = {key for _, query in LINKS for key in query}
     assert {"view", "lanes", "width"} <= keys()
     assert keys() - NOT_LINKED <= strange
-    single = {"sae", "set", "probes", "steer_sae", "sink_of"}  # there is one to choose from here
+    # There is one to choose from here.
+    single = {"sae", "set", "starts", "probes", "steer_sae", "sink_of"}
     assert keys() - NOT_LINKED - single <= linked
 
 
