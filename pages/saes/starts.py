@@ -17,13 +17,13 @@ from pages.shared.frame import ask
 from pages.shared.words import number, percent, plain
 
 MENDS = (
-    "Eq. 6 alone leaves an encoder that reads faint directions, and a decoder of the smaller"
+    "Carried over, an SAE has an encoder that reads faint directions, and a decoder of the smaller"
     " model's rank. *Encoder fitted*: it reads from the receiving model how strongly the features"
     " fire in the other. *Decoder fitted*: it makes most of the receiver's stream from what fires"
     " there. *Both fitted*: one after the other. *Agreement ≥*: features that fire elsewhere begin"
     " afresh. *Norms balanced*: encoder and decoder are equally long. *Auxiliary*: dead features"
     " learn what is left over. *Shuffled pairs*: the control. *Made for*: what making a start"
-    " costs, of a whole run; *Made for nothing*: FLOPs to 90 % without that."
+    " costs, of a whole run; *Made for nothing*: FLOPs to 90 % without that. (Eq. 6)"
 )
 
 
