@@ -17,9 +17,9 @@ def test_the_page_says_which_start_to_use(nano_home: Path) -> None:
     rows = start_tables.measured(ws, name)
     said = text(app)
     assert "The start to use is" in said
-    table = next(frame.value for frame in app.dataframe if "Start" in frame.value)
+    table = next(frame.value for frame in app.dataframe if "Made for ↓" in frame.value)
     assert list(table.Start) == list(rows.start)
-    assert set(table["To 90 % ↓"]) >= {"1.0 [1.0, 1.0]"}
+    assert "1.0 [1.0, 1.0]" in set(table.iloc[:, 3]), "scratch, to 90 %"
 
 
 def test_a_workspace_without_a_study_says_how_one_is_made(nano_home: Path) -> None:

@@ -4,8 +4,10 @@ one's own labels."""
 import json
 import multiprocessing
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -187,6 +189,8 @@ def test_two_processes_measure_what_one_does(
     monkeypatch.setenv("STITCHLENS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("STITCHLENS_WORKSPACES", str(tmp_path / "workspaces"))
 
+    # A process that is spawned runs this one's main module again: a page, if one was tested before.
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
     spawn = multiprocessing.get_context("spawn")
     arguments = (bench.pair, datasets, torch.get_num_threads())
     processes = [spawn.Process(target=_evaluated, args=arguments) for _ in range(2)]
