@@ -18,6 +18,7 @@ from core.cli.shared import (
     app,
     default_stitch,
     guarded,
+    listed,
     show,
 )
 from core.errors import StitchLensError
@@ -101,8 +102,7 @@ def features_build_command(
             epochs=epochs,
             lr=lr,
         )
-        chosen_kinds = [kind.strip() for kind in kinds.split(",")] if kinds else []
-        make = partial(train, bench, layer, config, positions, chosen_kinds)
+        make = partial(train, bench, layer, config, positions, listed(kinds))
     else:
         make = partial(adopt, bench, sae, sae_layer, stitched=layer, scale=scale)
     if share:

@@ -18,6 +18,7 @@ from core.cli.shared import (
     default_stitch,
     free_place,
     guarded,
+    listed,
     remove,
     say_of,
     show,
@@ -191,7 +192,7 @@ def sae_train_command(
     if widths:
         given["widths"] = sae_settings.parsed_widths(widths)
     if starts:
-        given["starts"] = [x.strip() for x in starts.split(",")]
+        given["starts"] = listed(starts)
     config = sae_settings.training_set(given)
     training = sae_measure.SaeTraining(
         bench, sae or usual[0], stitch_name or usual[1], config, name
@@ -255,15 +256,14 @@ def sae_starts_command(
     bench = open_pair(pair)
     usual = default_names(bench)
     given: dict[str, Any] = {
+        "kinds": listed(kinds),
         "seeds": seeds,
         "positions": positions,
         "pairs": pairs,
         "batch": batch,
     }
-    if kinds:
-        given["kinds"] = [kind.strip() for kind in kinds.split(",")]
     if rates:
-        given["rates"] = list(dict.fromkeys(rate.strip() for rate in rates.split(",")))
+        given["rates"] = list(dict.fromkeys(listed(rates)))
     study = sae_settings.start_study(given)
     starts = start_study.Starts(bench, sae or usual[0], stitch_name or usual[1], study, epochs)
     made = start_study.evaluate(starts)

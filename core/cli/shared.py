@@ -150,6 +150,11 @@ def say_of(about: Any) -> None:
         print(about[NOTES], file=sys.stderr)
 
 
+def listed(text: str | None) -> tuple[str, ...]:
+    """What an option names with commas between; nothing where it is not given."""
+    return tuple(part.strip() for part in text.split(",")) if text else ()
+
+
 def free_place(out: Path) -> None:
     """Raises StitchLensError where something is there."""
     if out.exists():

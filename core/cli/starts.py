@@ -4,7 +4,7 @@ import math
 
 from core.cli.tables import Record, as_table
 from core.cli.words import number, percent, plain, rounded
-from core.saes.start_tables import SHARES
+from core.saes.start_tables import SHARES, in_per_cent
 
 
 def starts(measured: Record) -> list[str]:
@@ -40,6 +40,6 @@ def starts(measured: Record) -> list[str]:
 
 def _ratio(start: Record, share: float) -> str:
     value, low, high = (
-        start.get(f"{end}_{100 * share:.0f}", math.nan) for end in ("ratio", "low", "high")
+        start.get(f"{end}_{in_per_cent(share)}", math.nan) for end in ("ratio", "low", "high")
     )
     return number(value, low, high, none="never")

@@ -89,10 +89,8 @@ class SaeTraining:
 
     @property
     def fit_config(self) -> FitConfig:
-        """The stitch's metric and α; the defaults, where others fitted it."""
-        stitched = self.crossing.stitched
-        known = {key: stitched[key] for key in ("metric", "alpha") if key in stitched}
-        return FitConfig.model_validate(known)
+        """The stitch's metric and α."""
+        return FitConfig.like(self.crossing.stitched)
 
     @cached_property
     def stitches(self) -> dict[str, Stitch]:

@@ -135,6 +135,12 @@ def read_run(folder: Path) -> RunState | None:
     return None
 
 
+def finished_run(folder: Path) -> RunState | None:
+    """A run that is over; None for another."""
+    run = read_run(folder)
+    return run if run is not None and run.result else None
+
+
 class Run:
     """A run in its folder: `state.safetensors` while it runs, then `done.safetensors` and the
     trained SAE in `sae/`."""
@@ -162,8 +168,7 @@ class Run:
         from core.saes.train import finished
         from core.stitches.transfer import save_sae
 
-        done = read_run(self.folder)
-        if done is not None and done.result:
+        if (done := finished_run(self.folder)) is not None:
             return done
         check_fits(self.d, self.config)
         c = self.config

@@ -15,12 +15,12 @@ from core.bench import Bench
 from core.models.pairs import LayerPair
 from core.saes import flops
 from core.saes.measure import HELD_OUT, curve_of, flops_of
-from core.saes.run import Run, RunState
+from core.saes.run import Run, RunState, finished_run
 from core.saes.sae import metadata
 from core.saes.settings import Begin, RunConfig, SaeConfig, StartStudy, check_fits
 from core.saes.start_tables import best_rates
 from core.saes.starts import Pairs, read_pairs, sparse_products, started
-from core.saes.train import config_of, kept_sae, sae_makers
+from core.saes.train import config_of, kept_sae, sae_makers, with_kinds
 from core.stitches.settings import FitConfig
 from core.text.corpus import of_kinds
 from core.workspace.artifacts import check_spelling
@@ -55,12 +55,8 @@ class Starts:
         self.sae_name, self.stitch_name = sae_name, stitch_name
         self.layers = LayerPair(a=stitched["layer_a"], b=stitched["layer_b"])
         self.source_config = settings.model_copy(update={"epochs": epochs or settings.epochs})
-        self.fit = FitConfig.model_validate(
-            {key: stitched[key] for key in ("metric", "alpha") if key in stitched}
-        )
-
-        words = [word.lower() for kind in sorted(study.kinds) for word in kind.split()]
-        self.name = "-".join([stitch_name, *words])
+        self.fit = FitConfig.like(stitched)
+        self.name = with_kinds(stitch_name, study.kinds)
         check_spelling(self.name)
 
     @property
@@ -187,6 +183,8 @@ class Starts:
             run: RunConfig,
             folder: Path,
         ) -> RunState:
+            if (done := finished_run(folder)) is not None:
+                return done
             with disk_faults(folder):
                 folder.mkdir(exist_ok=True)
             start = self.start(begin, run.seed)

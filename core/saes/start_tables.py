@@ -18,6 +18,11 @@ Runs = dict[Any, pd.DataFrame]
 """Curves by start, learning rate and seed."""
 
 
+def in_per_cent(share: float) -> str:
+    """As columns of `summary` call a threshold."""
+    return f"{100 * share:.0f}"
+
+
 def sets(ws: Workspace) -> list[str]:
     """The studies of the workspace."""
     if not ws.exists:
@@ -105,7 +110,7 @@ def summary(table: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
         keys = [(start, lr, int(seed)) for seed in own.seed]
         for share in SHARES:
             logs = [_log_ratio(by_run, rates, key, share, table) for key in keys]
-            row |= _ratio(np.array(logs), f"{share:.0%}".rstrip("%"))
+            row |= _ratio(np.array(logs), in_per_cent(share))
 
         made = float(own.made.iloc[0])
         free = [_log_ratio(by_run, rates, key, HEADLINE, table, made) for key in keys]
@@ -151,7 +156,7 @@ def _ratio(logs: Floats, share: str) -> dict[str, float]:
 
 def sentence(rows: pd.DataFrame) -> str:
     """Which start to use: the one that takes the fewest FLOPs to HEADLINE, or that none saves."""
-    key = f"{HEADLINE:.0%}".rstrip("%")
+    key = in_per_cent(HEADLINE)
     starts = rows.loc[~rows.start.isin(SCRATCH)]
     reached = starts.loc[starts[f"ratio_{key}"].notna()]
     goal = f"{HEADLINE:.0%} of what training from scratch explains at its best"
@@ -213,7 +218,7 @@ def as_text(name: str, found: dict[str, Any]) -> str:
         "  FLOPs to 50, 70, 90, 99 %    free  made for  begins   ends   dead      lr  start",
     ]
     for row in found["starts"]:
-        ratios = [row.get(f"ratio_{share * 100:.0f}") for share in SHARES]
+        ratios = [row.get(f"ratio_{in_per_cent(share)}") for share in SHARES]
         cells = " ".join("    –" if x is None else f"{x:5.2f}" for x in ratios)
         free = row.get("free")
         cells += "      –" if free is None else f"   {free:4.2f}"

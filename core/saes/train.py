@@ -144,6 +144,12 @@ def _of_kinds(kinds: Sequence[str]) -> dict[str, list[str]]:
     return {"kinds": sorted(kinds)} if kinds else {}
 
 
+def with_kinds(name: str, kinds: Sequence[str]) -> str:
+    """The name of what is made of these kinds of text alone: `name` and theirs."""
+    words = [word.lower() for kind in sorted(kinds) for word in kind.split()]
+    return "-".join([name, *words])
+
+
 def kept_sae(
     bench: Bench,
     side: Side,
@@ -189,8 +195,7 @@ def train(
     Raises StitchLensError for a kind that the corpus does not hold.
     """
     bench.pair.check_layers(layer, 0)
-    words = [word.lower() for kind in sorted(kinds) for word in kind.split()]
-    name = "-".join([f"L{layer}", str(config.width), *words])
+    name = with_kinds(f"L{layer}-{config.width}", kinds)
     makers = {
         "pair": bench.pair.key,
         "a": bench.a.makers,

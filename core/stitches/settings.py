@@ -1,6 +1,7 @@
 """How a stitch is fitted and refined: settings alone, nothing heavy (Eq. 3, A)."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -31,6 +32,12 @@ class FitConfig(Frozen):
     batch: int = Field(default=4096, ge=1)
     """adam: the paper's recipe (A)."""
     seed: int = 0
+
+    @classmethod
+    def like(cls, makers: Mapping[str, Any]) -> "FitConfig":
+        """The metric and α of a stitch, from its makers; the defaults, where others fitted it."""
+        known = {key: makers[key] for key in ("metric", "alpha") if key in makers}
+        return cls.model_validate(known)
 
 
 class SinkConfig(Frozen):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from core.saes.start_tables import in_per_cent
 from core.saes.tables import HEADLINE
 from pages.shared.figures import LEGEND, colours, handed, marker, remembered
 
@@ -191,7 +192,7 @@ def turning(table: pd.DataFrame) -> go.Figure:
 def starts(rows: pd.DataFrame) -> go.Figure:
     """FLOPs to HEADLINE by start, over those from scratch (`start_tables.summary`); starts that
     never get there are left out."""
-    share = f"{100 * HEADLINE:.0f}"
+    share = in_per_cent(HEADLINE)
     ratio, low, high = (f"{end}_{share}" for end in ("ratio", "low", "high"))
     shown = rows.loc[rows[ratio].notna()].iloc[::-1]
     figure, c = go.Figure(), colours()

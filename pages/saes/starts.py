@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from core.saes import start_tables
-from core.saes.start_tables import SHARES
+from core.saes.start_tables import SHARES, in_per_cent
 from core.saes.tables import HEADLINE
 from core.workspace.store import Workspace
 from pages.saes import figures
@@ -69,7 +69,7 @@ def choose(names: list[str]) -> str:
 def table(rows: pd.DataFrame) -> None:
     shown = pd.DataFrame({"Start": rows.start})
     for share in SHARES:
-        ends = [f"{end}_{100 * share:.0f}" for end in ("ratio", "low", "high")]
+        ends = [f"{end}_{in_per_cent(share)}" for end in ("ratio", "low", "high")]
         values = zip(*(rows[end] for end in ends), strict=True)
         shown[f"To {percent(share, sign=False)} ↓"] = [_ratio(*x) for x in values]
     shown["Made for nothing ↓"] = [_ratio(x) for x in rows.free]
