@@ -209,14 +209,25 @@ def test_broken_and_missing_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_many_explanations_stay_cheap(tmp_path: Path) -> None:
-    """In processor time: the machine may be busy."""
+    """Against bare JSON, the best of a few rounds: machines are slow and busy. Checks of types at
+    run time, which only tests have, take most of it: 12 times JSON's, 2 without."""
     line = json.dumps(row("INDEX", "it fires on INDEX"))
     path = tmp_path / "many.jsonl"
     path.write_text("\n".join(line.replace("INDEX", str(k)) for k in range(20_000)) + "\n")
-    begin = time.process_time()
-    table, warnings = read(path, width=20_000)
-    assert len(table) == 20_000 and not warnings
-    assert time.process_time() - begin < 2, "a million in less than 100 s"
+
+    ours, bare = [], []
+    for _ in range(3):
+        begin = time.thread_time()
+        table, warnings = read(path, width=20_000)
+        ours.append(time.thread_time() - begin)
+        assert len(table) == 20_000 and not warnings
+
+        begin = time.thread_time()
+        parsed = [json.loads(text) for text in path.read_text().splitlines()]
+        bare.append(time.thread_time() - begin)
+        assert len(parsed) == len(table)
+
+    assert min(ours) < 40 * min(bare), "a pass over the rows for each row would be over a hundred"
 
 
 @pytest.mark.whole
