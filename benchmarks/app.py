@@ -22,9 +22,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from playwright.sync_api import Browser, ConsoleMessage, Page, TimeoutError, sync_playwright
 
 from benchmarks._measure import Benchmark, Line, percentile, say
@@ -53,7 +55,8 @@ PAGES = (
 """By their address, each of which may be what a server hears first."""
 RESTS = """() => {
   const app = document.querySelector('[data-testid=stApp]');
-  const plots = [...document.querySelectorAll('[data-testid=stPlotlyChart]')];
+  const plots = [...document.querySelectorAll('[data-testid=stPlotlyChart]')]
+    .filter(plot => plot.checkVisibility());
   return !!document.querySelector('[data-testid=stMain] h1')
     && app?.dataset.testScriptState === 'notRunning'
     && !document.querySelector('[data-testid=stSkeleton]')
@@ -106,10 +109,25 @@ def _free_port() -> int:
         return s.getsockname()[1]
 
 
+@dataclass(frozen=True)
+class Server:
+    """The app: where it answers, when it was started (`time.perf_counter`), its process."""
+
+    address: str
+    started: float
+    process: psutil.Process
+
+    def rest(self) -> None:
+        """Wait until the models are open and nothing is computed: two seconds in a row with less
+        than a tenth of a core."""
+        quiet = 0
+        while quiet < 2:
+            quiet = quiet + 1 if self.process.cpu_percent(1.0) < 10 else 0
+
+
 @contextlib.contextmanager
-def serving(workspaces: Path | None = None) -> Iterator[tuple[str, float]]:
-    """The app in a process of its own: (address, time of its start), once it answers. Ended on
-    leaving."""
+def serving(workspaces: Path | None = None) -> Iterator[Server]:
+    """The app in a process of its own, once it answers. Ended on leaving."""
     environment = os.environ | (
         {} if workspaces is None else {"STITCHLENS_WORKSPACES": str(workspaces)}
     )
@@ -141,7 +159,7 @@ def serving(workspaces: Path | None = None) -> Iterator[tuple[str, float]]:
                         f"The app did not start:\n{log.read().decode(errors='replace')[-2000:]}"
                     )
                 time.sleep(0.02)
-            yield address, started
+            yield Server(address, started, psutil.Process(process.pid))
         finally:
             process.terminate()
             try:
@@ -172,11 +190,11 @@ def painted(page: Page, name: str) -> None:
 def first_paint(browser: Browser) -> float:
     """Seconds from starting the app's process to the drawn first page, in a fresh browser
     profile."""
-    with serving() as (address, started):
+    with serving() as server:
         page = browser.new_page()
-        page.goto(f"{address}/?pair={PAIR}")
+        page.goto(f"{server.address}/?pair={PAIR}")
         painted(page, HOME)
-        took = time.perf_counter() - started
+        took = time.perf_counter() - server.started
         page.close()
     return took
 
@@ -191,10 +209,10 @@ def switches(browser: Browser, count: int) -> tuple[dict[str, list[float]], list
         if message.type == "error":
             errors.append(message.text)
 
-    with serving() as (address, _):
+    with serving() as server:
         page = browser.new_page()
         page.on("console", listen)
-        page.goto(f"{address}/?pair={PAIR}")
+        page.goto(f"{server.address}/?pair={PAIR}")
         painted(page, HOME)
         for k in range(count + 2):
             name = ("Stitches", HOME)[k % 2]
@@ -209,10 +227,10 @@ def switches(browser: Browser, count: int) -> tuple[dict[str, list[float]], list
 def first_visit(browser: Browser, address_of_page: str) -> float:
     """Seconds from the first request to a server that has just begun to answer to the page at
     rest."""
-    with serving() as (address, _):
+    with serving() as server:
         page = browser.new_page()
         started = time.perf_counter()
-        page.goto(f"{address}/{address_of_page}?pair={PAIR}")
+        page.goto(f"{server.address}/{address_of_page}?pair={PAIR}")
         page.wait_for_function(RESTS, timeout=300_000, polling="raf")
         took = time.perf_counter() - started
         page.close()

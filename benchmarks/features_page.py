@@ -2,10 +2,11 @@
 
 At the shipped size, and at `--features` features: the shipped tables repeated, each copy with its
 own feature numbers. Opening is timed from the click on Features in the sidebar to the drawn strip
-and the tinted text of the feature's card, in a fresh session of a warm server; brushing from the
-end of the drag to the new count above the list; a feature from the click on Next to its heading and
-its text; a search from Enter behind a word to the heading and the text of the feature that it
-opens. The search itself, without a page, is timed as well.
+and the tinted text of the feature's card, in a fresh browser with a warm server, whose models are
+open; once with one that just began. Brushing is timed from the end of the drag to the new count
+above the list; a feature from the click on Next to its heading and its text; a search from Enter
+behind a word to the heading and the text of the feature that it opens. The search itself, without a
+page, is timed as well.
 """
 
 import argparse
@@ -53,6 +54,7 @@ def enlarged(pair: str, features: int, into: Path) -> Path:
         whole = pd.concat(copies, ignore_index=True)
         chosen = whole.loc[whole.feature < features].reset_index(drop=True)
         ws.put_table(name, chosen, source.entry(name).makers)
+    search.index_of(ws, sae, get_pair(pair).corpus)  # which `features build` makes
     return into
 
 
@@ -170,9 +172,11 @@ def searched(pair: str, ws: Workspace, sae: str, word: str) -> float:
 def measure(browser: Browser, pair: str, workspaces: Path, turns: int, targets: bool) -> list[Line]:
     sae = feature_tables.saes(Workspace(pair, workspaces))[0]
     what = f"{len(feature_tables.features(Workspace(pair, workspaces), sae)):,} features: "
-    with serving(workspaces) as (address, _):
-        url = f"{address}/?pair={pair}"
-        opened(browser, url)[1].close()
+    with serving(workspaces) as server:
+        url = f"{server.address}/?pair={pair}"
+        first, page = opened(browser, url)
+        page.close()
+        server.rest()
         opens, brushes, steps = [], [], []
         for _ in range(turns):
             took, page = opened(browser, url)
@@ -200,6 +204,7 @@ def measure(browser: Browser, pair: str, workspaces: Path, turns: int, targets: 
             at_most=2 if targets else None,
             note=f"median {statistics.median(opens):.2f}",
         ),
+        Line(what + "open, a server's first, beside models that open", first, "s"),
         Line.median(what + "brush", brushes, "s", at_most=1 if targets else None),
         Line.median(what + "feature view", steps, "s", at_most=1 if targets else None),
         Line.median(what + "a word to its feature", asks, "s", at_most=1 if targets else None),

@@ -3,6 +3,8 @@ kept, so nothing waits for a model; below, a tile for each of the other views.""
 
 from typing import Any
 
+import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from core import jobs
@@ -43,6 +45,7 @@ def page() -> None:
             stage(ws)
         with section():
             tiles.tiles(ws, pair, short)
+        ahead()
         # last: importing torch beside it would slow the page
         studios.opening(ws.pair)
 
@@ -109,6 +112,16 @@ def lane(run: dict[str, Any]) -> None:
     )
     chosen = run["lanes"][titles.index(str(title))]
     st.html(figures.typed(run["prompt"], chosen["text"], chosen["side"], chosen["carried"]))
+
+
+def ahead() -> None:
+    """What nobody sees: while one reads, the browser fetches and starts what other pages draw with,
+    5 MB that would make the first of them wait."""
+    with st.container(key="ahead"):
+        st.html("<style>.st-key-ahead { display: none; }</style>")
+        st.plotly_chart(go.Figure(), key="ahead-figure")
+        st.dataframe(pd.DataFrame({"": [""]}), key="ahead-table")
+        st.code("", language=None)
 
 
 page()
