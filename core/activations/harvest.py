@@ -19,6 +19,7 @@ from torch import Tensor
 from core.activations.gram import Gram, load_grams, save_grams
 from core.models import hooks
 from core.models.align import encode_both, with_first
+from core.models.heap import return_freed_memory
 from core.models.live import Encoded, LiveModel
 from core.models.pairs import LayerPair
 from core.progress import Progress
@@ -385,6 +386,7 @@ def read_into(
             characters += sum(len(document.text) for document in documents)
             tokens += chunk.tokens
             bar.advance(chunk.tokens, total=tokens / characters * max(whole, characters))
+            return_freed_memory()
             after_window(number)
             if all(account.ledger.finished for account in accounts):
                 break

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from core.errors import StitchLensError
+from core.models.heap import keep_freed_memory
 from core.models.live import Runtime, runtime
-from core.models.loading import keep_freed_memory
 from core.models.training import FAST, NanoConfig, Tokens, document_loss, train_model, unigram_loss
 from core.text.corpus import load_corpus
 from core.workspace.disk import fingerprint, folder_beside, only_one, sha256_file

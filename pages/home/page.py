@@ -1,10 +1,11 @@
 """The first page: one model thinks, another speaks, and you can try it. It shows a run that was
 kept, so nothing waits for a model; below, a tile for each of the other views."""
 
+import json
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
 
 from core import jobs
@@ -22,6 +23,20 @@ from pages.shared.words import plain, short_names
 CROSSING = "crossing/page.py"
 LONGEST = 2000
 """Letters of a beginning."""
+DRAWN_WITH = ("PlotlyChart", "DataFrame", "StreamlitSyntaxHighlighter")
+"""Figures, tables and commands, as Streamlit calls the scripts that draw them."""
+AHEAD = """<script>
+{
+  const scripts = %s;
+  const idle = window.requestIdleCallback ?? (call => setTimeout(call, 1000));  // Safari has none
+  const fetchOne = () => {
+    const next = scripts.shift();
+    if (next) import(new URL(next, document.baseURI)).catch(() => {}).then(() => idle(fetchOne));
+  };
+  idle(fetchOne);
+}
+</script>"""
+"""One after another, and only while nothing else is to be done."""
 
 
 def page() -> None:
@@ -115,13 +130,17 @@ def lane(run: dict[str, Any]) -> None:
 
 
 def ahead() -> None:
-    """What nobody sees: while one reads, the browser fetches and starts what other pages draw with,
-    5 MB that would make the first of them wait."""
-    with st.container(key="ahead"):
-        st.html("<style>.st-key-ahead { display: none; }</style>")
-        st.plotly_chart(go.Figure(), key="ahead-figure")
-        st.dataframe(pd.DataFrame({"": [""]}), key="ahead-table")
-        st.code("", language=None)
+    """While one reads, the browser fetches and starts what other pages draw with, 5 MB that would
+    make the first of them wait."""
+    st.html(AHEAD % json.dumps(scripts_ahead()), unsafe_allow_javascript=True)
+
+
+@cache
+def scripts_ahead() -> list[str]:
+    """Where Streamlit keeps them, below the app's address; their names hold a hash."""
+    root = Path(st.__file__).parent / "static"
+    found = [script for kind in DRAWN_WITH for script in root.rglob(f"{kind}.*.js")]
+    return [script.relative_to(root).as_posix() for script in found]
 
 
 page()

@@ -124,3 +124,22 @@ def test_a_beginning_goes_live(url: str, visit: Callable[..., Page]) -> None:
     expect(lanes).to_have_count(3, timeout=240_000)
     settled(page, 240)
     assert page.locator("[data-testid=stAlert]").count() == 0
+
+
+@pytest.mark.browser
+def test_home_fetches_ahead_what_other_pages_draw_with(
+    url: str, visit: Callable[..., Page]
+) -> None:
+    """Once: the page that needs it does not fetch it again."""
+    page = visit(f"{url}/?pair=nano", DESK)
+    fetched = "kind => performance.getEntriesByType('resource').filter(e => e.name.includes(kind))"
+    kinds_of_script = ("PlotlyChart", "DataFrame.", "StreamlitSyntaxHighlighter")
+    for kind in kinds_of_script:
+        page.wait_for_function(f"kind => ({fetched})(kind).length > 0", arg=kind)
+
+    page.get_by_role("link", name="Stitches", exact=True).click()
+    expect(page.locator(".js-plotly-plot").first).to_be_visible()
+    settled(page)
+    scripts = [page.evaluate(fetched, f"{kind}") for kind in kinds_of_script]
+    names = [entry["name"] for entries in scripts for entry in entries]
+    assert len(names) == len(set(names)) >= len(kinds_of_script)
