@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STALE_SECONDS = 86_400
-
-
+ROW_GROUP = 8_192
+"""Rows of a table that are read together, at the least."""
 SETTLED = 2.0
 """Seconds after which a file that changes again has another time: clocks of disks are coarse."""
 LOCK_SECONDS = 10.0
@@ -141,6 +141,30 @@ def _name_once(first: Path, target: Path) -> None:
         first.unlink(missing_ok=True)
 
 
+def save_table(path: Path, table: "pd.DataFrame") -> None:
+    """As Parquet. Bytes of equal weight of floats lie together, which packs them by a quarter
+    smaller; equal values of other columns are written once."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = pa.Table.from_pandas(table, preserve_index=False)
+    floats = [field.name for field in columns.schema if pa.types.is_floating(field.type)]
+    others = [
+        f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
+        for field in columns.schema
+        if field.name not in floats
+    ]
+    by_column: Any = {"use_dictionary": others, "use_byte_stream_split": floats}
+    pq.write_table(
+        columns,
+        path,
+        compression="zstd",
+        compression_level=15,
+        row_group_size=ROW_GROUP,
+        **by_column,
+    )
+
+
 def kept_table(path: Path, make: Callable[[], "pd.DataFrame"]) -> "pd.DataFrame":
     """A table that is made once and read from then on."""
     import pandas as pd
@@ -148,7 +172,7 @@ def kept_table(path: Path, make: Callable[[], "pd.DataFrame"]) -> "pd.DataFrame"
     if not path.exists():
         table = make()
         with beside(path) as part:
-            table.to_parquet(part, index=False)
+            save_table(part, table)
     return pd.read_parquet(path)
 
 

@@ -31,6 +31,7 @@ from core.workspace.disk import (
     disk_faults,
     fingerprint,
     forget_hashes,
+    save_table,
     sha256_file,
     sha256_path,
     sha256_unchanged,
@@ -46,8 +47,6 @@ RUNS = "runs"
 """Where runs of steering lie that links show again; they are no artifacts."""
 LISTS = "lists"
 """Where lists of features lie; they are no artifacts."""
-ROW_GROUP = 8_192
-"""Rows of a table that are read together, at the least."""
 
 
 class Workspace:
@@ -221,16 +220,13 @@ class Workspace:
         )
 
     def put_table(self, name: str, table: pd.DataFrame, makers: dict[str, Any]) -> Artifact:
-        def write(path: Path) -> None:
-            table.to_parquet(
-                path,
-                index=False,
-                compression="zstd",
-                compression_level=12,
-                row_group_size=ROW_GROUP,
-            )
-
-        return self.put(name, write, "table", ".parquet", makers)
+        return self.put(
+            name,
+            lambda to: save_table(to, table),
+            "table",
+            ".parquet",
+            makers,
+        )
 
     def put_record(self, name: str, record: dict[str, Any], makers: dict[str, Any]) -> Artifact:
         text = json.dumps(record, indent=1, sort_keys=True)
