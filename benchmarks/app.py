@@ -52,7 +52,7 @@ PAGES = (
     "pair",
     "glossary",
 )
-"""By their address, each of which may be what a server hears first."""
+"""By their address, each of which may be what a server hears first; the first page has none."""
 RESTS = """() => {
   const app = document.querySelector('[data-testid=stApp]');
   const plots = [...document.querySelectorAll('[data-testid=stPlotlyChart]')]
@@ -230,7 +230,8 @@ def first_visit(browser: Browser, address_of_page: str) -> float:
     with serving() as server:
         page = browser.new_page()
         started = time.perf_counter()
-        page.goto(f"{server.address}/{address_of_page}?pair={PAIR}")
+        path = "" if address_of_page == "overview" else address_of_page
+        page.goto(f"{server.address}/{path}?pair={PAIR}")
         page.wait_for_function(RESTS, timeout=300_000, polling="raf")
         took = time.perf_counter() - started
         page.close()

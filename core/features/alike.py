@@ -142,8 +142,9 @@ def usual(
 
 
 EXAMPLES = 12
-WORD = r"^(?:the word \"|in |\")?(code\b|(?<=in )[A-Z]\w+|(?<=\")\s?[^\W\d_]{4,}(?=\"))"
-"""What a label begins with: code, a language, or a token that is a word."""
+KIND = r"^in (code\b|[A-Z]\w+)"
+WORD = r'^(?:the word "|" |"(?=.* in any case))([^\W\d_]{4,})"'
+"""What a label begins with: code or a language; a word, whole."""
 
 
 def worth_asking(
@@ -151,10 +152,13 @@ def worth_asking(
     most: int = EXAMPLES,
 ) -> pd.DataFrame:
     """Of a listing, features that show what can be asked for: rare ones whose label, which begins
-    with a `word`, tells them well in B too and that agree; no two of a word."""
+    with a `word`, tells them well in B too and that agree; no two of a word. Words that are said
+    more often than most features fire (this, with, they) are no examples."""
     bits = -np.log2(table.density_a.clip(lower=1e-6))
     score = table.f1_b * table.agreement * bits
-    word = table.label.str.extract(WORD, expand=False).str.strip()
+    kind = table.label.str.extract(KIND, expand=False)
+    rare = table.density_a <= table.density_a.median()
+    word = kind.fillna(table.label.str.extract(WORD, expand=False).where(rare))
     best = table.assign(score=score, word=word)
     best = best.loc[table.named & score.notna() & word.notna()]
     best = best.sort_values("score", ascending=False, kind="stable")
