@@ -19,6 +19,7 @@ from core.features.unembedding import PART, logit_rows
 from core.functional import attention
 from core.functional.attention import Heads
 from core.models import hooks
+from core.models.heap import return_freed_memory
 from core.models.live import LiveModel
 from core.stitches.downstream import LOGIT_ROWS
 from core.text.corpus import Document
@@ -229,6 +230,7 @@ def predictions(
             loss = -logs.gather(1, following[:, None])[:, 0]
             entropies.append(entropy.cpu())
             losses.append(loss.cpu())
+    return_freed_memory()  # logits of 262,144 tokens: the holes between them would take 17 GB
     return torch.cat(entropies), torch.cat(losses)
 
 
