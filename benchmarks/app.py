@@ -55,8 +55,7 @@ PAGES = (
 """By their address, each of which may be what a server hears first; the first page has none."""
 RESTS = """() => {
   const app = document.querySelector('[data-testid=stApp]');
-  const plots = [...document.querySelectorAll('[data-testid=stPlotlyChart]')]
-    .filter(plot => plot.checkVisibility());
+  const plots = [...document.querySelectorAll('[data-testid=stPlotlyChart]')];
   return !!document.querySelector('[data-testid=stMain] h1')
     && app?.dataset.testScriptState === 'notRunning'
     && !document.querySelector('[data-testid=stSkeleton]')

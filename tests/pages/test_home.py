@@ -140,6 +140,6 @@ def test_home_fetches_ahead_what_other_pages_draw_with(
     page.get_by_role("link", name="Stitches", exact=True).click()
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
     settled(page)
-    scripts = [page.evaluate(fetched, f"{kind}") for kind in kinds_of_script]
+    scripts = [page.evaluate(fetched, kind) for kind in kinds_of_script]
     names = [entry["name"] for entries in scripts for entry in entries]
     assert len(names) == len(set(names)) >= len(kinds_of_script)
