@@ -395,6 +395,9 @@ def alone(module: str, *arguments: object, environment: dict[str, str] | None = 
 
 def peak_rss() -> float:
     """Largest resident memory of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    return peak_of(resource.getrusage(resource.RUSAGE_SELF))
+
+
+def peak_of(used: resource.struct_rusage) -> float:
+    """Largest resident memory of what `used` tells of, in bytes."""
+    return used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)

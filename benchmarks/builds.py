@@ -1,0 +1,92 @@
+"""How long whole builds take, and the most memory that they hold: every table and stitch of a pair,
+then an SAE of its own and what becomes of its features.
+
+Each is the command itself in a process of its own, in a scratch folder whose caches are empty but
+for the models, so that nothing that was read or fitted before helps. The large pair takes most of
+an hour.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks._measure import Benchmark, Line, peak_of, quiet, say
+from benchmarks._scratch import empty_caches, make_models
+
+
+@dataclass(frozen=True)
+class Build:
+    """A command, and what it may take."""
+
+    words: tuple[str, ...]
+    seconds: float | None = None
+
+    @property
+    def command(self) -> str:
+        return " ".join(self.words)
+
+
+BUILDS = {
+    "nano": (
+        Build(("build", "nano"), seconds=100),
+        Build(("features", "build", "nano")),
+    ),
+    "smollm2-gemma3": (
+        Build(("build", "smollm2-gemma3"), seconds=35 * 60),
+        Build(("features", "build", "smollm2-gemma3"), seconds=15 * 60),
+    ),
+}
+"""By pair, in order: the features need the stitches."""
+
+
+def measured(build: Build, environment: Mapping[str, str]) -> list[Line]:
+    """The command run once, and what it took.
+
+    Raises RuntimeError where it fails.
+    """
+    say(build.command)
+    python = [sys.executable, "-m", "core", *build.words]
+    started = os.times().elapsed
+    # What the command prints is progress here: standard output is for the figures.
+    printed = [(os.POSIX_SPAWN_DUP2, sys.stderr.fileno(), sys.stdout.fileno())]
+    process = os.posix_spawn(sys.executable, python, environment, file_actions=printed)
+    _, status, used = os.wait4(process, 0)
+    took = os.times().elapsed - started
+
+    if status != 0:
+        raise RuntimeError(f"{build.command} ended with {os.waitstatus_to_exitcode(status)}")
+    processor = used.ru_utime + used.ru_stime
+    return [
+        Line(f"{build.command}, by the clock", took, "s", at_most=build.seconds),
+        Line(f"{build.command}, of all cores", processor, "s"),
+        Line(f"{build.command}, peak memory", peak_of(used) / 1e9, "GB", at_most=6),
+    ]
+
+
+def main() -> None:
+    quiet()
+    pairs = list(BUILDS)
+    benchmark = Benchmark(
+        "builds",
+        __doc__,
+        f"make bench ONLY=builds BENCH_ARGS='--pairs {' '.join(pairs)}'",
+        {"pairs": pairs},
+    )
+    benchmark.add("--pairs", nargs="+", choices=pairs, default=["nano"], help="pairs to build")
+    args = benchmark.options()
+
+    lines = []
+    for pair in args.pairs:
+        make_models(pair)
+        with tempfile.TemporaryDirectory(prefix="stitchlens-builds-") as scratch:
+            environment = empty_caches(Path(scratch))
+            for build in BUILDS[pair]:
+                lines += measured(build, environment)
+    benchmark.show("builds: a workspace from nothing", {"pairs": "/".join(args.pairs)}, lines)
+
+
+if __name__ == "__main__":
+    main()
