@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -57,27 +58,18 @@ def metric_maps(metric: Metric, cov: Square) -> tuple[Square, Square]:
     return scale.diag(), scale.reciprocal().diag()
 
 
-def _solve(
-    left: Square,
-    gram: Square,
-    right: Float[Tensor, "e e"],
-    rhs: Float[Tensor, "d e"],
-) -> Float[Tensor, "d e"]:
-    """U of `left U + gram U right = rhs`, for symmetric left, gram ≻ 0, right ⪰ 0: a generalised
-    Sylvester equation.
-
-    gram = C Cᵀ turns it into Λ Z + Z M = R in the eigenbases of C⁻¹ left C⁻ᵀ and of right.
-    """
-    c = torch.linalg.cholesky(gram)
-    reduced = torch.linalg.solve_triangular(c, left, upper=False)
-    reduced = torch.linalg.solve_triangular(c, reduced.T, upper=False)
-    lam, v = torch.linalg.eigh((reduced + reduced.T) / 2)  # rounding leaves it unsymmetric
-    mu, w = torch.linalg.eigh(right)
-
-    r = v.T @ torch.linalg.solve_triangular(c, rhs, upper=False) @ w
-    sums = lam[:, None] + mu[None, :]
-    z = v @ (r / sums) @ w.T
-    return torch.linalg.solve_triangular(c.T, z, upper=True)
+def _eigen(factor: Float[Tensor, "n m"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n n"]]:
+    """Eigenvalues and eigenvectors of `factor factorᵀ`, by way of the smaller of n and m: where n
+    is the larger, the rest of the eigenvalues are zero."""
+    n, m = factor.shape
+    if n <= m:
+        return torch.linalg.eigh(factor @ factor.T)
+    basis, inner = torch.linalg.qr(factor, mode="complete")
+    values, vectors = torch.linalg.eigh(inner[:m] @ inner[:m].T)
+    return (
+        torch.cat([values, values.new_zeros(n - m)]),
+        torch.cat([basis[:, :m] @ vectors, basis[:, m:]], dim=1),
+    )
 
 
 MEMORY = 6
@@ -106,6 +98,15 @@ class _Terms:
     xy: Float[Tensor, "d e"]
     yy: Float[Tensor, "e e"]
 
+    @cached_property
+    def root_x(self) -> Square:
+        """C of C Cᵀ = xx, lower triangular."""
+        return torch.linalg.cholesky(self.xx)
+
+    @cached_property
+    def root_y(self) -> Square:
+        return torch.linalg.cholesky(self.yy)
+
     def swapped(self) -> "_Terms":
         return _Terms(self.yy, self.xy.T, self.xx)
 
@@ -114,14 +115,23 @@ class _Terms:
         down: Tensor,
         alpha: float,
     ) -> Tensor:
-        """The Q_up that minimises Eq. 3 for a given Q_down, exactly."""
+        """The Q_up that minimises Eq. 3 for a given Q_down, exactly.
+
+        It solves (xx + α Dᵀ yy D) U / d_b + α xx U D Dᵀ / d_a = right-hand side, a generalised
+        Sylvester equation. With xx = C Cᵀ and Z = Cᵀ U it is Λ Z + Z M = R in the eigenbases of
+        I + α E Eᵀ, E = C⁻¹ Dᵀ C_y, and of D Dᵀ.
+        """
         d_a, d_b = self.xy.shape
-        left = (self.xx + alpha * down.T @ self.yy @ down) / d_b
-        right = alpha / d_a * down @ down.T
+        carried = torch.linalg.solve_triangular(self.root_x, down.T @ self.root_y, upper=False)
+        stretch, v = _eigen(carried)
+        gain, w = _eigen(down)
 
         forth = (self.xy + alpha * down.T @ self.yy) / d_b
         back = alpha / d_a * self.xx @ down.T
-        return _solve(left, self.xx, right, forth + back)
+        r = torch.linalg.solve_triangular(self.root_x, forth + back, upper=False)
+        sums = (1 + alpha * stretch[:, None]) / d_b + alpha * gain / d_a
+        z = v @ (v.T @ r @ w / sums) @ w.T
+        return torch.linalg.solve_triangular(self.root_x.T, z, upper=True)
 
     def loss(
         self,
@@ -176,9 +186,9 @@ def _alternate(
     points: list[Tensor] = []
     images: list[Tensor] = []
 
+    up = t.best_up(down, alpha)
     for done in range(1, config.max_rounds + 1):
         before = loss
-        up = t.best_up(down, alpha)
         image = swapped.best_up(up, alpha)
         points = [*points, down][-MEMORY:]
         images = [*images, image][-MEMORY:]
@@ -187,17 +197,16 @@ def _alternate(
         loss = t.loss(up, down, alpha)
         if before - loss < config.tolerance * before:
             return up, down, done
-        if len(points) < 2:
-            continue
-
-        guess = _mixed(points, images)
-        guessed_up = t.best_up(guess, alpha)
-        guessed_loss = t.loss(guessed_up, guess, alpha)
-        if guessed_loss < loss:
-            up, down, loss = guessed_up, guess, guessed_loss
-        else:
+        if len(points) > 1:
+            guess = _mixed(points, images)
+            guessed_up = t.best_up(guess, alpha)
+            guessed_loss = t.loss(guessed_up, guess, alpha)
+            if guessed_loss < loss:
+                up, down, loss = guessed_up, guess, guessed_loss
+                continue
             # The rounds behind it no longer say where this one leads: begin to remember anew.
             points, images = [], []
+        up = t.best_up(down, alpha)
     return up, down, config.max_rounds
 
 

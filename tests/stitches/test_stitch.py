@@ -438,9 +438,9 @@ def test_configs_are_strict() -> None:
 def test_small_matrices_are_solved_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several wait for each other; the number that there was is given back, also after a fault."""
     used: list[int] = []
-    solve = stitching._solve
+    eigen = stitching._eigen
     monkeypatch.setattr(
-        stitching, "_solve", lambda *args: (used.append(torch.get_num_threads()), solve(*args))[1]
+        stitching, "_eigen", lambda *args: (used.append(torch.get_num_threads()), eigen(*args))[1]
     )
     before = torch.get_num_threads()
     torch.set_num_threads(2)
