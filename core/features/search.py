@@ -10,7 +10,7 @@ import re
 import sqlite3
 import tomllib
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -48,6 +48,16 @@ CONCEPTS = Path(__file__).with_name("concepts.toml")
 
 Where = Literal["a", "b", "both"]
 """In which model a sentence has to move a feature."""
+Place = Literal["label", "explanation", "peak", "context", "beginning"]
+"""Where a word was found: `beginning` is that of a longer word, anywhere."""
+FITS: dict[Place, str] = {
+    "label": "named so",
+    "explanation": "explained so",
+    "peak": "fires on it",
+    "context": "fires near it",
+    "beginning": "on or near a longer word",
+}
+"""What it says of a feature that a word was found there."""
 
 
 class _Letters(dict[int, str]):
@@ -94,11 +104,12 @@ def concepts() -> dict[str, list[str]]:
     return {normalised(name): [normalised(token) for token in kinds[name]] for name in kinds}
 
 
-def expressions(query: str) -> list[str]:
-    """What to look for, the surest first. A label was scored, an explanation says why a feature
-    fires, a peak is where it does, a context may hold any word: in each of them all words in a row,
-    then all of them anywhere; before the contexts the tokens that the query names the kind of; at
-    the end the last word only begun. The terms of a word always stand in a row.
+def expressions(query: str) -> list[tuple[Place, str]]:
+    """What to look for and what a hit is, the surest first. A label was scored, an explanation
+    says why a feature fires, a peak is where it does, a context may hold any word: in each of them
+    all words in a row, then all of them anywhere; before the contexts the tokens that the query
+    names the kind of; at the end the last word only begun. The terms of a word always stand in a
+    row.
 
     Raises StitchLensError for more than a few words; none where there is no term.
     """
@@ -117,24 +128,25 @@ def expressions(query: str) -> list[str]:
     whole = [row, apart] if len(words) > 1 else [row]
     kind = [token for token in concepts().get(" ".join(words), []) if token]
     named = [" OR ".join(map(quoted, kind))] if kind else []
+    begun = f"{apart} *"
     return [
-        *_in("label", whole),
-        *_in("explanations", whole),
-        *_in("peaks", [*named, *whole]),
-        *_in("label", named),
-        *whole,
-        *_in("label", [f"{apart} *"]),
-        *_in("peaks", [f"{apart} *"]),
-        f"{apart} *",
+        *[("label", _in("label", one)) for one in whole],
+        *[("explanation", _in("explanations", one)) for one in whole],
+        *[("peak", _in("peaks", one)) for one in [*named, *whole]],
+        *[("label", _in("label", one)) for one in named],
+        *[("context", one) for one in whole],
+        ("beginning", _in("label", begun)),
+        ("beginning", _in("peaks", begun)),
+        ("beginning", begun),
     ]
 
 
 def _in(
     column: str,
-    asked: Sequence[str],
-) -> list[str]:
-    """Expressions as of one column."""
-    return [f"{column} : ({one})" for one in asked]
+    asked: str,
+) -> str:
+    """An expression as of one column."""
+    return f"{column} : ({asked})"
 
 
 class Entry(NamedTuple):
@@ -162,17 +174,18 @@ def look_up(
     path: Path,
     query: str,
     most: int = MOST,
-) -> list[int]:
-    """Numbers of the features that a query finds in an index, the best first: those whose label
+) -> dict[int, Place]:
+    """The features that a query finds in an index and where, the best first: those whose label
     has it, those of which others say it, those that fire on it, those that fire near it."""
-    features: dict[int, None] = {}
+    found: dict[int, Place] = {}
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-        for expression in expressions(query):
+        for place, expression in expressions(query):
             rows = database.execute(FIND, (expression, most)).fetchall()
-            features |= dict.fromkeys(int(feature) for feature, _ in rows)
-            if len(features) >= most:
+            for feature, _ in rows:
+                found.setdefault(int(feature), place)
+            if len(found) >= most:
                 break
-    return list(features)[:most]
+    return dict(list(found.items())[:most])
 
 
 def _contexts(
@@ -248,8 +261,9 @@ def in_words(
     query: str,
     corpus: str,
     most: int = MOST,
-) -> list[int]:
-    """Features whose label, explanations, peaks or contexts hold a word, the best first."""
+) -> dict[int, Place]:
+    """Features whose label, explanations, peaks or contexts hold a word and where, the best
+    first."""
     expressions(query)  # a query that is too long is refused before anything is read
     return look_up(index_of(ws, sae, corpus), query, most)
 
@@ -380,17 +394,28 @@ def unknown(
     return f"No feature has it in its label, peaks or top contexts; the corpus, {count}. {small}"
 
 
+def caution(found: Iterable[Place]) -> str:
+    """A sentence where a word was only found around what features fire on; else empty."""
+    places = set(found)
+    if not places or places & {"label", "explanation", "peak"}:
+        return ""
+    if "context" in places:
+        return "No feature is known for it or fires on it: these fire near it."
+    return "No feature has this word: these have one that begins so."
+
+
 def as_text(record: Mapping[str, Any]) -> str:
     """What was found, in lines for a terminal."""
     if not record["results"]:
         return str(record["empty"])
-    lines = []
+    lines = [record["caution"]] if record.get("caution") else []
     for row in record["results"]:
         label = row["label"] or alike.UNNAMED
         numbers = (row["label_f1_a"], row["label_f1_b"], row["agreement"])
         a, b, agreement = ("  - " if x is None else f"{x:.2f}" for x in numbers)
         twin = "-" if row["twin"] is None else f"{row['twin']} ({row['twin_r']:.2f})"
         more = [f"{key} {row[key]:.2f}" for key in ("score", "cosine") if key in row]
+        more += [FITS[row["found_in"]]] if "found_in" in row else []
         extra = "".join(f"  {one}" for one in more)
         lines.append(
             f"{row['feature']:>6}  {a} → {b}  agreement {agreement}  twin {twin}{extra}  {label}"

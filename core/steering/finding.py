@@ -1,6 +1,5 @@
 """Ask for features as `features find` and the API do: by a word, a sentence or a direction."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from core.errors import StitchLensError
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from core.features.measure import Live
     from core.steering.studio import Studio
 
-About = dict[int, dict[str, float]]
+About = dict[int, dict[str, float | str]]
 """What a question says of each feature that it finds, the best first."""
 WHERE = ("a", "b", "both")
 NOT_MOVED = "No feature fires on it in that model."
@@ -40,8 +39,9 @@ def check_where(where: str) -> None:
 
 
 def by_word(ws: Workspace, pair: PairSpec, sae: str, query: str, most: int) -> About:
-    """Features with it in their label, at their peaks or around them."""
-    return {feature: {} for feature in search.in_words(ws, sae, query, pair.corpus, most)}
+    """Features with it in their label, at their peaks or around them; `found_in` says where."""
+    found = search.in_words(ws, sae, query, pair.corpus, most)
+    return {feature: {"found_in": place} for feature, place in found.items()}
 
 
 def by_sentence(
@@ -80,10 +80,11 @@ def answer(
     pair: PairSpec,
     sae: str,
     query: str,
-    about: Mapping[int, Mapping[str, float]],
+    about: About,
     in_words: bool,
 ) -> dict[str, Any]:
-    """The record of `features find`: a row for each feature of `about`, or why there is none."""
+    """The record of `features find`: a row for each feature of `about` or why there is none, and a
+    `caution` where none of them is of the word itself."""
     rows = search.results(ws, sae, list(about))
     record: dict[str, Any] = {
         "pair": pair.key,
@@ -91,6 +92,8 @@ def answer(
         "query": query,
         "results": [row | dict(about[row["feature"]]) for row in rows],
     }
+    if in_words and (caution := search.caution(row["found_in"] for row in record["results"])):
+        record["caution"] = caution
     if not rows:
         unknown = search.unknown(ws, sae, query, pair.corpus) if in_words else NOT_MOVED
         record["empty"] = unknown

@@ -49,6 +49,8 @@ class Answer:
     bars_mean: str = ""
     empty: str = ""
     """Why nothing was found."""
+    caution: str = ""
+    """What to know of all that was found."""
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)
@@ -89,9 +91,13 @@ def asking(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> Answ
         return by_sentence(ws, sae, table, asked)
 
     with st.spinner("Searching; the first time, what is known of each feature is read"):
-        features = search.in_words(ws, sae, asked, pair.corpus, MOST)
-    empty = "" if features else search.unknown(ws, sae, asked, pair.corpus)
-    return Answer(features, empty=empty)
+        found = search.in_words(ws, sae, asked, pair.corpus, MOST)
+    return Answer(
+        features=list(found),
+        match={feature: search.FITS[place] for feature, place in found.items()},
+        empty="" if found else search.unknown(ws, sae, asked, pair.corpus),
+        caution=search.caution(found.values()),
+    )
 
 
 def box(ws: Workspace, pair: PairSpec) -> str:

@@ -89,6 +89,8 @@ def listed(
     if not features:
         st.markdown(plain(answer.empty) or "None of them is selected.")
         return
+    if answer.caution:
+        st.markdown(answer.caution)
 
     many = now.setdefault("rows_shown", SHOWN)
     shown = features[:many]
@@ -175,10 +177,9 @@ def notes(rows: list[dict[str, Any]], answer: Answer) -> list[str]:
             answer.bars[side].get(feature, math.nan) if answer.bars else row[f"fires_{side}"]
             for side in ("a", "b")
         ]
-        match = answer.match.get(feature, "")
-        if not match and pd.notna(row["agreement"]):
-            match = f"agreement {number(row['agreement'])}"
-        parts = (bars(*shares), match)
+        parts = [bars(*shares), answer.match.get(feature, "")]
+        if pd.notna(row["agreement"]):
+            parts.append(f"agreement {number(row['agreement'])}")
         lines.append("  ".join(part for part in parts if part))
     return lines
 

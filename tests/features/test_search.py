@@ -54,7 +54,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_words_in_five_scripts(index: Path, query: str, features: list[int]) -> None:
-    assert search.look_up(index, query) == features
+    assert list(search.look_up(index, query)) == features
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_signs_and_operators_are_looked_up_as_they_are(
     index: Path, query: str, features: list[int]
 ) -> None:
     assert sorted(search.look_up(index, query)) == sorted(features)
-    assert search.look_up(index, "French") == [0, 7], "the index is whole"
+    assert list(search.look_up(index, "French")) == [0, 7], "the index is whole"
 
 
 def test_a_label_comes_before_what_others_say_before_a_peak_before_a_context(
@@ -100,14 +100,25 @@ def test_a_label_comes_before_what_others_say_before_a_peak_before_a_context(
             *rest,
         ],
     )
-    assert search.look_up(path, "cat") == [3, 2, 1, 0]
-    assert search.look_up(path, "cat", most=1) == [3]
+    found = search.look_up(path, "cat")
+    assert list(found.items()) == [(3, "label"), (2, "explanation"), (1, "peak"), (0, "context")]
+    assert search.look_up(path, "cat", most=1) == {3: "label"}
+    assert set(search.look_up(path, "ca").values()) == {"beginning"}
+
+
+def test_what_only_stands_near_a_word_is_said_to(index: Path) -> None:
+    assert search.caution(search.look_up(index, "French").values()) == ""
+    near = search.look_up(index, "toast")
+    assert near == {7: "context"} and "fire near it" in search.caution(near.values())
+    longer = search.look_up(index, "toa")
+    assert longer == {7: "beginning"} and "begins so" in search.caution(longer.values())
+    assert search.caution([]) == ""
 
 
 def test_a_long_query_is_refused_with_advice(index: Path) -> None:
     with pytest.raises(StitchLensError, match=r"10,000 characters.*--sentence"):
         search.look_up(index, "word " * 2000)
-    assert search.look_up(index, "( " * 100) == [5]
+    assert search.look_up(index, "( " * 100) == {5: "peak"}
 
 
 @pytest.mark.parametrize(
@@ -170,6 +181,7 @@ def test_the_command_line_finds_words(tmp_path: Path, monkeypatch: pytest.Monkey
     rows = record["results"]
     assert isinstance(rows, list) and len(rows) == 5 and rows[0].keys() >= KEYS
     assert "French" in rows[0]["label"] and rows[0]["label_f1_a"] > 0.5
+    assert rows[0]["found_in"] == "label" and "caution" not in record
     assert find("French", "--most", "5") == record, "from the index that lies there"
     nothing = find("qqzzyyx")
     assert nothing["results"] == [] and "too few" in str(nothing["empty"])
