@@ -12,6 +12,7 @@ import tomllib
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -42,8 +43,8 @@ FORMAT = "3"
 """Of the index; another one makes it anew."""
 TABLE = """CREATE VIRTUAL TABLE features USING fts5(feature UNINDEXED, label, explanations,
 peaks, contexts, tokenize = "unicode61 remove_diacritics 0 categories 'L* M* N* P* S* Co'")"""
-FIND = f"""SELECT feature, bm25(features, {", ".join(map(str, WEIGHTS))}) AS score FROM features
-WHERE features MATCH ? ORDER BY score, feature LIMIT ?"""
+FIND = f"""SELECT feature, label FROM features
+WHERE features MATCH ? ORDER BY bm25(features, {", ".join(map(str, WEIGHTS))}), feature"""
 CONCEPTS = Path(__file__).with_name("concepts.toml")
 
 Where = Literal["a", "b", "both"]
@@ -176,16 +177,31 @@ def look_up(
     most: int = MOST,
 ) -> dict[int, Place]:
     """The features that a query finds in an index and where, the best first: those whose label
-    has it, those of which others say it, those that fire on it, those that fire near it."""
+    has it, the narrowest label before the others, those of which others say it, those that fire on
+    it, those that fire near it."""
     found: dict[int, Place] = {}
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         for place, expression in expressions(query):
-            rows = database.execute(FIND, (expression, most)).fetchall()
-            for feature, _ in rows:
+            rows = database.execute(FIND, (expression,))
+            if place == "label":
+                rows = sorted(rows, key=lambda row: -share_of_label(row[1], query))
+            for feature, _ in islice(rows, most):
                 found.setdefault(int(feature), place)
             if len(found) >= most:
                 break
     return dict(list(found.items())[:most])
+
+
+def share_of_label(label: str, query: str) -> float:
+    """How much of a label, as `normalised` writes it, words are: 1 of "in French", a sixth of six
+    languages or six tokens."""
+    words = set(normalised(query).split())
+    shares = [0.0]
+    for part in label.split(" · "):
+        if words <= set(part.split()):
+            named = max(1 + part.count(" or "), part.count('"') // 2)
+            shares.append(1 / named)
+    return max(shares)
 
 
 def _contexts(

@@ -177,9 +177,10 @@ def notes(rows: list[dict[str, Any]], answer: Answer) -> list[str]:
             answer.bars[side].get(feature, math.nan) if answer.bars else row[f"fires_{side}"]
             for side in ("a", "b")
         ]
-        parts = [bars(*shares), answer.match.get(feature, "")]
+        says = [answer.match.get(feature, "")]
         if pd.notna(row["agreement"]):
-            parts.append(f"agreement {number(row['agreement'])}")
+            says.append(f"agreement {number(row['agreement'])}")
+        parts = (bars(*shares), " · ".join(filter(None, says)))
         lines.append("  ".join(part for part in parts if part))
     return lines
 

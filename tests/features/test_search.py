@@ -106,6 +106,21 @@ def test_a_label_comes_before_what_others_say_before_a_peak_before_a_context(
     assert set(search.look_up(path, "ca").values()) == {"beginning"}
 
 
+def test_the_narrowest_label_comes_first(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    labels = [
+        '"au" "du" "french" "rou" in any case',
+        "in Spanish or Polish or French",
+        "in French · a whole word or the end of a word or the middle of a word",
+        "in Polish",
+    ]
+    search.write_index(path, [Entry(k, label, "", "", "") for k, label in enumerate(labels)])
+    assert search.look_up(path, "French") == {2: "label", 1: "label", 0: "label"}
+    assert list(search.look_up(path, "French", most=1)) == [2]
+    shares = [search.share_of_label(search.normalised(label), "french") for label in labels]
+    assert shares == pytest.approx([1 / 4, 1 / 3, 1, 0])
+
+
 def test_what_only_stands_near_a_word_is_said_to(index: Path) -> None:
     assert search.caution(search.look_up(index, "French").values()) == ""
     near = search.look_up(index, "toast")
