@@ -25,6 +25,7 @@ from core.errors import StitchLensError
 from core.functional.ablation import predictions
 from core.models import hooks
 from core.models.live import LiveModel
+from core.progress import Progress
 from core.text.corpus import Document
 
 
@@ -56,17 +57,19 @@ def read_clean(
 
     encoded = model.encode([document.text for document in documents])
     texts: dict[int, Clean] = {}
-    for batch in batches(encoded):
-        ids = model.pad([encoded[i].ids for i in batch])
-        before = hooks.residuals(model, ids, [layer])[layer]
-        after = hooks.last_stream(model, ids, layer, before)
-        for row, i in enumerate(batch):
-            tokens = encoded[i].ids
-            stream = after[row, : len(tokens)].float()
-            following = ids[row, 1 : len(tokens)]
-            entropy, loss = _predicted(model, stream[:-1], following)
-            residual = before[row, : len(tokens)].float()
-            texts[i] = Clean(tokens, residual.cpu(), stream.cpu(), entropy, loss)
+    with Progress("what is predicted in each text", sum(len(text.ids) for text in encoded)) as bar:
+        for batch in batches(encoded):
+            ids = model.pad([encoded[i].ids for i in batch])
+            before = hooks.residuals(model, ids, [layer])[layer]
+            after = hooks.last_stream(model, ids, layer, before)
+            for row, i in enumerate(batch):
+                tokens = encoded[i].ids
+                stream = after[row, : len(tokens)].float()
+                following = ids[row, 1 : len(tokens)]
+                entropy, loss = _predicted(model, stream[:-1], following)
+                residual = before[row, : len(tokens)].float()
+                texts[i] = Clean(tokens, residual.cpu(), stream.cpu(), entropy, loss)
+                bar.advance(len(tokens))
     return [texts[i] for i in range(len(documents))]
 
 
@@ -122,10 +125,12 @@ def repredicted(model: LiveModel, texts: Sequence[Clean]) -> list[Clean]:
     """The same texts with the entropies and losses of a model that reads the same streams by
     another unembedding, such as `emptied`."""
     out = []
-    for text in texts:
-        following = torch.from_numpy(text.ids[1:].astype(np.int64)).to(model.where.device)
-        entropy, loss = _predicted(model, text.after[:-1].to(model.where.device), following)
-        out.append(text._replace(entropy=entropy, loss=loss))
+    with Progress("the same, with a null space", sum(len(text.ids) for text in texts)) as bar:
+        for text in texts:
+            following = torch.from_numpy(text.ids[1:].astype(np.int64)).to(model.where.device)
+            entropy, loss = _predicted(model, text.after[:-1].to(model.where.device), following)
+            out.append(text._replace(entropy=entropy, loss=loss))
+            bar.advance(len(text.ids))
     return out
 
 
