@@ -30,10 +30,7 @@ class Build:
 
 
 BUILDS = {
-    "nano": (
-        Build(("build", "nano"), seconds=100),
-        Build(("features", "build", "nano")),
-    ),
+    "nano": (Build(("build", "nano"), seconds=100),),
     "smollm2-gemma3": (
         Build(("build", "smollm2-gemma3"), seconds=35 * 60),
         Build(("features", "build", "smollm2-gemma3"), seconds=15 * 60),
