@@ -435,6 +435,14 @@ def test_configs_are_strict() -> None:
             FitConfig.model_validate(wrong)
 
 
+@pytest.mark.parametrize("shape", [(9, 4), (4, 9), (6, 6)])
+def test_eigenvectors_by_way_of_the_smaller_width(shape: tuple[int, int]) -> None:
+    factor = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values, vectors = stitching._eigen(factor)
+    torch.testing.assert_close(vectors @ vectors.T, torch.eye(shape[0], dtype=torch.float64))
+    torch.testing.assert_close(vectors * values @ vectors.T, factor @ factor.T)
+
+
 def test_small_matrices_are_solved_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several wait for each other; the number that there was is given back, also after a fault."""
     used: list[int] = []
