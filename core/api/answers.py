@@ -79,6 +79,9 @@ class Result(Row):
     score: Measured = Field(None, description="by sentence: share of the maximum times bits")
     share_a: Measured = Field(None, description="by sentence: of its maximum in A")
     share_b: Measured = Field(None, description="by sentence: of its maximum in B")
+    found_in: str | None = Field(
+        None, description="by a word: label, explanation, peak, context or beginning (of a longer)"
+    )
     cosine: Measured = Field(None, description="by direction: of its decoder row and the direction")
 
 
@@ -96,6 +99,7 @@ class Found(Answer):
     query: str
     results: list[Result] = Field(description="the best first")
     empty: str | None = Field(None, description="why there is none")
+    caution: str | None = Field(None, description="where none of them is of the word itself")
 
 
 class Side(Answer):

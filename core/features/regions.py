@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from core.features import alike, search
+from core.features import alike, queries
 from core.features import tables as feature_tables
 from core.text.languages import script
 from core.workspace.store import Workspace, has
@@ -373,7 +373,7 @@ def kinds_of(
         return ("line breaks" if "\n" in value else "spaces",)
 
     kinds = [kind for kind, is_one in LOOKS.items() if is_one(word)]
-    terms = search.normalised(word)
+    terms = queries.normalised(word)
     kinds += [kind for kind, tokens in concepts().items() if terms in tokens]
     letters = next((script(letter) for letter in word if letter.isalpha()), "")
     if letters not in ("", "Latin"):
@@ -386,7 +386,7 @@ def kinds_of(
 @lru_cache(maxsize=1)
 def concepts() -> dict[str, frozenset[str]]:
     """Kinds of words that a search knows, with their tokens; signs look like themselves."""
-    kinds = search.concepts().items()
+    kinds = queries.concepts().items()
     return {
         f"{kind}s": frozenset(tokens)
         for kind, tokens in kinds

@@ -1,17 +1,12 @@
 """Ask for a feature: by a word, by a sentence that both models have read, or by a direction.
 
 Words are looked up in labels, in explanations by others, in the tokens at which features peak, and
-in the contexts around them (SQLite's FTS5). What is typed is never an operator: each word and each
-sign is a term of its own, in any script, without case and accents.
+in the contexts around them (SQLite's FTS5), as `core.features.queries` reads what is typed.
 """
 
 import contextlib
-import re
 import sqlite3
-import tomllib
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,7 +17,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from core.errors import StitchLensError
-from core.features import alike, explained
+from core.features import alike, explained, queries
 from core.features import tables as feature_tables
 from core.workspace.disk import beside, fingerprint
 from core.workspace.places import user_cache
@@ -30,124 +25,17 @@ from core.workspace.store import Workspace, has
 
 MOST = 20
 """Results."""
-LONGEST = 200
-"""Characters of a query in words."""
 WEIGHTS = (0.0, 10.0, 8.0, 6.0, 1.0)
 """Of the columns in a search: feature, label, explanations, peaks, contexts."""
-SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
-"""Scripts that write no spaces: each letter is a term."""
-ACCENTS = re.compile("[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670]")
-"""Marks of Latin, Greek, Cyrillic, Hebrew and Arabic letters that a search leaves out; elsewhere
-marks are vowels."""
 FORMAT = "3"
 """Of the index; another one makes it anew."""
 TABLE = """CREATE VIRTUAL TABLE features USING fts5(feature UNINDEXED, label, explanations,
 peaks, contexts, tokenize = "unicode61 remove_diacritics 0 categories 'L* M* N* P* S* Co'")"""
 FIND = f"""SELECT feature, label FROM features
 WHERE features MATCH ? ORDER BY bm25(features, {", ".join(map(str, WEIGHTS))}), feature"""
-CONCEPTS = Path(__file__).with_name("concepts.toml")
 
 Where = Literal["a", "b", "both"]
 """In which model a sentence has to move a feature."""
-Place = Literal["label", "explanation", "peak", "context", "beginning"]
-"""Where a word was found: `beginning` is that of a longer word, anywhere."""
-FITS: dict[Place, str] = {
-    "label": "named so",
-    "explanation": "explained so",
-    "peak": "fires on it",
-    "context": "fires near it",
-    "beginning": "on or near a longer word",
-}
-"""What it says of a feature that a word was found there."""
-
-
-class _Letters(dict[int, str]):
-    """What stands for each character in a text of terms."""
-
-    def __missing__(
-        self,
-        code: int,
-    ) -> str:
-        letter = chr(code)
-        category = unicodedata.category(letter)
-        if category[0] in "CZ":
-            term = " "
-        elif ACCENTS.match(letter):
-            term = ""
-        elif category[0] in "PS" or unicodedata.name(letter, "").startswith(SPACELESS):
-            term = f" {letter} "
-        else:
-            term = letter
-        self[code] = term
-        return term
-
-
-LETTERS = _Letters()
-
-
-def normalised(text: str) -> str:
-    """A text as terms with a space between: small letters without accents, each sign and each
-    letter of a script without spaces by itself."""
-    plain = unicodedata.normalize("NFKD", text).casefold()
-    return " ".join(plain.translate(LETTERS).split())
-
-
-def quoted(terms: str) -> str:
-    """Terms in a row as a string of FTS5, in which nothing is an operator."""
-    doubled = terms.replace('"', '""')
-    return f'"{doubled}"'
-
-
-@cache
-def concepts() -> dict[str, list[str]]:
-    """By the name of a kind of token, as `normalised` writes it, tokens of that kind."""
-    kinds = tomllib.loads(CONCEPTS.read_text("utf-8"))
-    return {normalised(name): [normalised(token) for token in kinds[name]] for name in kinds}
-
-
-def expressions(query: str) -> list[tuple[Place, str]]:
-    """What to look for and what a hit is, the surest first. A label was scored, an explanation
-    says why a feature fires, a peak is where it does, a context may hold any word: in each of them
-    all words in a row, then all of them anywhere; before the contexts the tokens that the query
-    names the kind of; at the end the last word only begun. The terms of a word always stand in a
-    row.
-
-    Raises StitchLensError for more than a few words; none where there is no term.
-    """
-    if len(query) > LONGEST:
-        raise StitchLensError(
-            f"a query of {len(query):,} characters",
-            f"a word or a few, at most {LONGEST} characters",
-            "let both models read it as a sentence: --sentence",
-        )
-    words = [word for word in map(normalised, query.split()) if word]
-    if not words:
-        return []
-
-    row = quoted(" ".join(words))
-    apart = " AND ".join(map(quoted, words))
-    whole = [row, apart] if len(words) > 1 else [row]
-    kind = [token for token in concepts().get(" ".join(words), []) if token]
-    named = [" OR ".join(map(quoted, kind))] if kind else []
-    begun = f"{apart} *"
-    return [
-        *[("label", _in("label", one)) for one in whole],
-        *[("explanation", _in("explanations", one)) for one in whole],
-        *[("peak", _in("peaks", one)) for one in [*named, *whole]],
-        *[("label", _in("label", one)) for one in named],
-        *[("context", one) for one in whole],
-        ("beginning", _in("label", begun)),
-        ("beginning", _in("peaks", begun)),
-        ("beginning", begun),
-    ]
-
-
-def _in(
-    column: str,
-    asked: str,
-) -> str:
-    """An expression as of one column."""
-    return f"{column} : ({asked})"
 
 
 class Entry(NamedTuple):
@@ -167,7 +55,7 @@ def write_index(
     """An index of features, in a file that is not there yet."""
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute(TABLE)
-        rows = ((feature, *map(normalised, words)) for feature, *words in entries)
+        rows = ((feature, *map(queries.normalised, words)) for feature, *words in entries)
         database.executemany("INSERT INTO features VALUES (?, ?, ?, ?, ?)", rows)
 
 
@@ -175,33 +63,21 @@ def look_up(
     path: Path,
     query: str,
     most: int = MOST,
-) -> dict[int, Place]:
+) -> dict[int, queries.Place]:
     """The features that a query finds in an index and where, the best first: those whose label
     has it, the narrowest label before the others, those of which others say it, those that fire on
     it, those that fire near it."""
-    found: dict[int, Place] = {}
+    found: dict[int, queries.Place] = {}
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-        for place, expression in expressions(query):
+        for place, expression in queries.expressions(query):
             rows = database.execute(FIND, (expression,))
             if place == "label":
-                rows = sorted(rows, key=lambda row: -share_of_label(row[1], query))
+                rows = sorted(rows, key=lambda row: -queries.share_of_label(row[1], query))
             for feature, _ in islice(rows, most):
                 found.setdefault(int(feature), place)
             if len(found) >= most:
                 break
     return dict(list(found.items())[:most])
-
-
-def share_of_label(label: str, query: str) -> float:
-    """How much of a label, as `normalised` writes it, words are: 1 of "in French", a sixth of six
-    languages or six tokens."""
-    words = set(normalised(query).split())
-    shares = [0.0]
-    for part in label.split(" · "):
-        if words <= set(part.split()):
-            named = max(1 + part.count(" or "), part.count('"') // 2)
-            shares.append(1 / named)
-    return max(shares)
 
 
 def _contexts(
@@ -277,10 +153,10 @@ def in_words(
     query: str,
     corpus: str,
     most: int = MOST,
-) -> dict[int, Place]:
+) -> dict[int, queries.Place]:
     """Features whose label, explanations, peaks or contexts hold a word and where, the best
     first."""
-    expressions(query)  # a query that is too long is refused before anything is read
+    queries.expressions(query)  # a query that is too long is refused before anything is read
     return look_up(index_of(ws, sae, corpus), query, most)
 
 
@@ -398,26 +274,16 @@ def unknown(
 ) -> str:
     """Why nothing was found, in a sentence."""
     width = len(ws.table(f"features/{sae}"))
-    if not normalised(query):
+    if not queries.normalised(query):
         return "Nothing to look for: type a word, or a sign."
-    wanted = f" {normalised(query)} "
+    wanted = f" {queries.normalised(query)} "
     texts = feature_tables.texts(corpus).values()
-    times = sum(f" {normalised(text)} ".count(wanted) for text in texts)
+    times = sum(f" {queries.normalised(text)} ".count(wanted) for text in texts)
     small = f"The SAE has {width:,} features, too few for one of its own."
     if not times:
         return f"No feature has it, and neither has the corpus: nothing was measured there. {small}"
     count = "once" if times == 1 else f"{times:,} times"
     return f"No feature has it in its label, peaks or top contexts; the corpus, {count}. {small}"
-
-
-def caution(found: Iterable[Place]) -> str:
-    """A sentence where a word was only found around what features fire on; else empty."""
-    places = set(found)
-    if not places or places & {"label", "explanation", "peak"}:
-        return ""
-    if "context" in places:
-        return "No feature is known for it or fires on it: these fire near it."
-    return "No feature has this word: these have one that begins so."
 
 
 def as_text(record: Mapping[str, Any]) -> str:
@@ -431,7 +297,7 @@ def as_text(record: Mapping[str, Any]) -> str:
         a, b, agreement = ("  - " if x is None else f"{x:.2f}" for x in numbers)
         twin = "-" if row["twin"] is None else f"{row['twin']} ({row['twin_r']:.2f})"
         more = [f"{key} {row[key]:.2f}" for key in ("score", "cosine") if key in row]
-        more += [FITS[row["found_in"]]] if "found_in" in row else []
+        more += [queries.FITS[row["found_in"]]] if "found_in" in row else []
         extra = "".join(f"  {one}" for one in more)
         lines.append(
             f"{row['feature']:>6}  {a} → {b}  agreement {agreement}  twin {twin}{extra}  {label}"

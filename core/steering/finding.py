@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from core.errors import StitchLensError
-from core.features import search
+from core.features import queries, search
 from core.features import tables as feature_tables
 from core.models.pairs import PairSpec
 from core.steering.sources import source_from
@@ -92,7 +92,7 @@ def answer(
         "query": query,
         "results": [row | dict(about[row["feature"]]) for row in rows],
     }
-    if in_words and (caution := search.caution(row["found_in"] for row in record["results"])):
+    if in_words and (caution := queries.caution(row["found_in"] for row in record["results"])):
         record["caution"] = caution
     if not rows:
         unknown = search.unknown(ws, sae, query, pair.corpus) if in_words else NOT_MOVED

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 
-from core.features import alike, search
+from core.features import alike, queries, search
 from core.models.libraries import importing
 from core.models.pairs import PairSpec, get_pair
 from core.steering import tables as steering_tables
@@ -94,9 +94,9 @@ def asking(ws: Workspace, pair: PairSpec, sae: str, table: pd.DataFrame) -> Answ
         found = search.in_words(ws, sae, asked, pair.corpus, MOST)
     return Answer(
         features=list(found),
-        match={feature: search.FITS[place] for feature, place in found.items()},
+        match={feature: queries.FITS[place] for feature, place in found.items()},
         empty="" if found else search.unknown(ws, sae, asked, pair.corpus),
-        caution=search.caution(found.values()),
+        caution=queries.caution(found.values()),
     )
 
 

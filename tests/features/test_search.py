@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from core.cli.main import app
 from core.errors import StitchLensError
-from core.features import search
+from core.features import queries, search
 from core.features.search import Entry
 from core.workspace.places import WORKSPACES
 from core.workspace.store import Workspace
@@ -117,17 +117,17 @@ def test_the_narrowest_label_comes_first(tmp_path: Path) -> None:
     search.write_index(path, [Entry(k, label, "", "", "") for k, label in enumerate(labels)])
     assert search.look_up(path, "French") == {2: "label", 1: "label", 0: "label"}
     assert list(search.look_up(path, "French", most=1)) == [2]
-    shares = [search.share_of_label(search.normalised(label), "french") for label in labels]
+    shares = [queries.share_of_label(queries.normalised(label), "french") for label in labels]
     assert shares == pytest.approx([1 / 4, 1 / 3, 1, 0])
 
 
 def test_what_only_stands_near_a_word_is_said_to(index: Path) -> None:
-    assert search.caution(search.look_up(index, "French").values()) == ""
+    assert queries.caution(search.look_up(index, "French").values()) == ""
     near = search.look_up(index, "toast")
-    assert near == {7: "context"} and "fire near it" in search.caution(near.values())
+    assert near == {7: "context"} and "fire near it" in queries.caution(near.values())
     longer = search.look_up(index, "toa")
-    assert longer == {7: "beginning"} and "begins so" in search.caution(longer.values())
-    assert search.caution([]) == ""
+    assert longer == {7: "beginning"} and "begins so" in queries.caution(longer.values())
+    assert queries.caution([]) == ""
 
 
 def test_a_long_query_is_refused_with_advice(index: Path) -> None:
@@ -140,8 +140,8 @@ def test_a_long_query_is_refused_with_advice(index: Path) -> None:
     "text", ["Ｆｒｅｎｃｈ", "ΣΊΣΥΦΟΣ", "Straße", "한국어", "がくせい", "ไทย", "a\u200bb"]
 )
 def test_normal_forms_are_stable(text: str) -> None:
-    once = search.normalised(text)
-    assert search.normalised(once) == once != ""
+    once = queries.normalised(text)
+    assert queries.normalised(once) == once != ""
 
 
 def table(features: int) -> pd.DataFrame:
