@@ -32,7 +32,7 @@ def named(text: str) -> Path:
 
 def workspaces_dir() -> Path:
     """Where workspaces live: `cache/` of the project, or STITCHLENS_WORKSPACES."""
-    return Path(os.environ.get("STITCHLENS_WORKSPACES", WORKSPACES))
+    return Path(os.environ.get("STITCHLENS_WORKSPACES") or WORKSPACES)
 
 
 def private_dir() -> Path | None:
@@ -45,7 +45,7 @@ def private_dir() -> Path | None:
 def user_cache() -> Path:
     """Where large things that can be made again live: dequantised weights, moments, recorded
     activations."""
-    return Path(os.environ.get("STITCHLENS_CACHE", user_cache_path("stitchlens")))
+    return Path(os.environ.get("STITCHLENS_CACHE") or user_cache_path("stitchlens"))
 
 
 KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
