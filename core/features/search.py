@@ -7,7 +7,6 @@ in the contexts around them (SQLite's FTS5), as `core.features.queries` reads wh
 import contextlib
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -32,7 +31,7 @@ FORMAT = "3"
 TABLE = """CREATE VIRTUAL TABLE features USING fts5(feature UNINDEXED, label, explanations,
 peaks, contexts, tokenize = "unicode61 remove_diacritics 0 categories 'L* M* N* P* S* Co'")"""
 FIND = f"""SELECT feature, label FROM features
-WHERE features MATCH ? ORDER BY bm25(features, {", ".join(map(str, WEIGHTS))}), feature"""
+WHERE features MATCH ? ORDER BY bm25(features, {", ".join(map(str, WEIGHTS))}), feature LIMIT ?"""
 
 Where = Literal["a", "b", "both"]
 """In which model a sentence has to move a feature."""
@@ -70,10 +69,12 @@ def look_up(
     found: dict[int, queries.Place] = {}
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         for place, expression in queries.expressions(query):
-            rows = database.execute(FIND, (expression,))
-            if place == "label":
-                rows = sorted(rows, key=lambda row: -queries.share_of_label(row[1], query))
-            for feature, _ in islice(rows, most):
+            named = place == "label"
+            # Which label is narrowest is known of all of them only; elsewhere a few do.
+            rows = database.execute(FIND, (expression, -1 if named else most)).fetchall()
+            if named:
+                rows.sort(key=lambda row: -queries.share_of_label(row[1], query))
+            for feature, _ in rows[:most]:
                 found.setdefault(int(feature), place)
             if len(found) >= most:
                 break
