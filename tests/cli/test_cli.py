@@ -221,10 +221,8 @@ def test_the_committed_workspace_reports_table_1() -> None:
         loss = stitch["downstream"]
         assert set(loss) >= {*TABLE_1, *CONTROLS}, name
         assert all(math.isfinite(v) and 0 < v < 20 for v in loss.values())
-        # A refined stitch's shuffled pairs were refined, too: they learn what B says in any case.
-        far = 0.85 if stitch["method"] == "refined" else 0.8
-        assert loss["a_to_b"] < far * min(loss["mean_ablated_b"], loss["shuffled_a_to_b"]), name
-        assert loss["b_to_a"] < far * min(loss["mean_ablated_a"], loss["shuffled_b_to_a"]), name
+        assert loss["a_to_b"] < 0.8 * min(loss["mean_ablated_b"], loss["shuffled_a_to_b"]), name
+        assert loss["b_to_a"] < 0.8 * min(loss["mean_ablated_a"], loss["shuffled_b_to_a"]), name
         for condition, d in stitch["downstream_details"].items():
             assert d["low"] <= loss[condition] <= d["high"]
             assert 0 < d["bits_per_byte"] < 10
