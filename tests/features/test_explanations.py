@@ -315,10 +315,10 @@ def test_a_demonstration_imports_nothing(
 
 def test_a_search_and_the_api_know_them(ws: Workspace, tmp_path: Path) -> None:
     corpus = get_pair("nano").corpus
-    assert search.in_words(ws, SAE, "quokkas", corpus) == []
+    assert search.in_words(ws, SAE, "quokkas", corpus) == {}
     bring(ws, tmp_path / "x.jsonl", row(7, "Quokkas and their kin"), row(7, "marsupials", "o"))
-    assert search.in_words(ws, SAE, "quokkas", corpus) == [7]
-    assert search.in_words(ws, SAE, "marsupials", corpus) == [7]
+    assert search.in_words(ws, SAE, "quokkas", corpus) == {7: "explanation"}
+    assert search.in_words(ws, SAE, "marsupials", corpus) == {7: "explanation"}
 
     record = feature_tables.feature_record(ws, SAE, 7)
     assert [one["text"] for one in record["explanations"]] == [
