@@ -11,12 +11,13 @@ from core.cli.shared import JsonFlag, PairArg, app, default_stitch, guarded, rem
 from core.config import BuildConfig, check
 from core.errors import StitchLensError
 from core.models.pairs import LayerPair, get_pair
-from core.stitches.settings import FitConfig, RefineConfig, SinkConfig
+from core.stitches.settings import CeilingConfig, FitConfig, RefineConfig, SinkConfig
 from core.stitches.tables import as_text, default_name
 from core.workspace.artifacts import check_spelling
 from core.workspace.store import has
 
-BUILD, FIT, REFINE, SINK = BuildConfig(), FitConfig(), RefineConfig(), SinkConfig()
+BUILD, FIT, REFINE = BuildConfig(), FitConfig(), RefineConfig()
+CEILING, SINK = CeilingConfig(), SinkConfig()
 """What is asked for where nothing is said."""
 
 stitch = typer.Typer(help="Fit, evaluate and remove stitches (Eq. 1-3).", no_args_is_help=True)
@@ -288,6 +289,47 @@ def refine_command(
     refine_stitch(bench, of, name, config, controls)
     if price:
         feature_price.price(bench, of, name)
+    measured = refined_tables.record(bench.workspace, name)
+    show(measured | {"name": name}, as_json, refined_tables.as_text(name, measured))
+
+
+@stitch.command("ceiling")
+@guarded
+def ceiling_command(
+    pair: PairArg,
+    name: Annotated[str, typer.Argument(help="A refined stitch of the workspace.")],
+    hidden: Annotated[int, typer.Option(help="Units of the hidden layer.")] = CEILING.hidden,
+    positions: Annotated[
+        int, typer.Option(help="Pairs of positions that it is fitted on.")
+    ] = CEILING.positions,
+    epochs: Annotated[int, typer.Option(help="How often it goes through them.")] = CEILING.epochs,
+    lr: Annotated[float, typer.Option(help="Adam's.")] = CEILING.lr,
+    batch: Annotated[int, typer.Option(help="Pairs of positions a step.")] = CEILING.batch,
+    seed: Annotated[int, typer.Option(help="Of its first weights and the order.")] = CEILING.seed,
+    held_out: Annotated[
+        int, typer.Option(min=1, help="Tokens of B scored on the held-out split.")
+    ] = BUILD.held_out_tokens,
+    as_json: JsonFlag = False,
+) -> None:
+    """How much of what a refined stitch leaves over is for being affine: the same ways with one
+    hidden layer, by squared error and then refined like it. A killed run goes on."""
+    from core.bench import open_pair
+    from core.stitches import refined_tables
+    from core.stitches.ceiling import Ceiling
+
+    get_pair(pair)
+    config = check(
+        CeilingConfig,
+        "see `python -m core stitch ceiling --help`",
+        hidden=hidden,
+        positions=positions,
+        epochs=epochs,
+        lr=lr,
+        batch=batch,
+        seed=seed,
+    )
+    bench = open_pair(pair, BuildConfig(held_out_tokens=held_out))
+    Ceiling(bench, name, config).measure()
     measured = refined_tables.record(bench.workspace, name)
     show(measured | {"name": name}, as_json, refined_tables.as_text(name, measured))
 

@@ -23,7 +23,7 @@ from core.models.live import Encoded, LiveModel
 from core.models.pairs import LayerPair, Side
 from core.progress import Progress
 from core.statistics import bounds
-from core.stitches.stitch import Stitch
+from core.stitches.stitch import Maps, Stitch
 from core.text.corpus import Document
 
 LOGIT_ROWS = 256
@@ -68,13 +68,13 @@ def unpatched() -> list[Condition]:
     return [Condition("a", "a"), Condition("b", "b")]
 
 
-def stitched(s: Stitch) -> list[Condition]:
+def stitched(maps: Maps) -> list[Condition]:
     """The four columns of Table 1 that need a stitch."""
     return [
-        Condition("a_to_b", "b", lambda x, y: s.up(x)),
-        Condition("b_to_a", "a", lambda x, y: s.down(y)),
-        Condition("a_to_b_to_a", "a", lambda x, y: s.down(s.up(x))),
-        Condition("b_to_a_to_b", "b", lambda x, y: s.up(s.down(y))),
+        Condition("a_to_b", "b", lambda x, y: maps.up(x)),
+        Condition("b_to_a", "a", lambda x, y: maps.down(y)),
+        Condition("a_to_b_to_a", "a", lambda x, y: maps.down(maps.up(x))),
+        Condition("b_to_a_to_b", "b", lambda x, y: maps.up(maps.down(y))),
     ]
 
 

@@ -17,8 +17,8 @@ from core.statistics import bounds, document_interval
 from core.stitches import downstream
 from core.stitches.conditions import BY_KEY, STITCHED
 from core.stitches.objective import divergences, read_texts
-from core.stitches.settings import STARTS
-from core.stitches.stitch import Stitch
+from core.stitches.settings import CEILINGS, STARTS
+from core.stitches.stitch import Maps, Stitch
 from core.text.corpus import Document
 
 ONE_WAY = STITCHED[:2]
@@ -41,20 +41,33 @@ def variants_of(
     for when, known in (("before", before), ("after", after)):
         for start in before:
             ways = STITCHED if start == "paired" else ONE_WAY
-            every = downstream.stitched(known[start])
-            variants[start, when] = [one for one in every if one.name in ways]
+            variants[start, when] = ways_of(known[start], start, when, ways)
 
     if fixed := after.get("constant input"):
         learned = fixed.down(mean_b), fixed.up(mean_a)
         for when, (row_a, row_b) in (("before", (mean_a, mean_b)), ("after", learned)):
-            variants["constant input", when] = [
-                _constant("a_to_b", row_b),
-                _constant("b_to_a", row_a),
-            ]
-    return {
-        key: [replace(one, name=condition_name(*key, one.name)) for one in ways]
-        for key, ways in variants.items()
-    }
+            fixed_ways = [_constant("a_to_b", row_b), _constant("b_to_a", row_a)]
+            variants["constant input", when] = _named("constant input", when, fixed_ways)
+    return variants
+
+
+def ways_of(
+    maps: Maps,
+    start: str,
+    when: str,
+    ways: Sequence[str] = ONE_WAY,
+) -> list[downstream.Condition]:
+    """Those of STITCHED that are among `ways`."""
+    every = downstream.stitched(maps)
+    return _named(start, when, [one for one in every if one.name in ways])
+
+
+def _named(
+    start: str,
+    when: str,
+    ways: Sequence[downstream.Condition],
+) -> list[downstream.Condition]:
+    return [replace(one, name=condition_name(start, when, one.name)) for one in ways]
 
 
 def _constant(way: str, row: Tensor) -> downstream.Condition:
@@ -68,8 +81,9 @@ USUAL = {
     ("paired", "after"): {way: way for way in STITCHED},
     ("shuffled pairs", "after"): {way: f"shuffled_{way}" for way in ONE_WAY},
     ("constant input", "before"): {"a_to_b": "mean_ablated_b", "b_to_a": "mean_ablated_a"},
+    (CEILINGS[1], "before"): {way: f"{CEILINGS[0]}/after/{way}" for way in ONE_WAY},
 }
-"""What Table 1 measures anyway, by the name that it has there."""
+"""What is measured anyway, in Table 1 mostly, by the name that it has there."""
 
 
 def condition_name(
@@ -77,7 +91,7 @@ def condition_name(
     when: str,
     way: str,
 ) -> str:
-    """Of one measurement: as Table 1 calls it, else 'start/when/way'."""
+    """Of one measurement: as it is called where it is measured anyway, else 'start/when/way'."""
     return USUAL.get((start, when), {}).get(way, f"{start}/{when}/{way}")
 
 
@@ -98,7 +112,7 @@ def gains(losses: pd.DataFrame, documents: Sequence[Document]) -> pd.DataFrame:
     rows = []
     for kind, group in (*groups, (WHOLE, losses)):
         known = set(group.condition)
-        for start in STARTS:
+        for start in (*STARTS, *CEILINGS):
             for way in STITCHED:
                 names = [condition_name(start, when, way) for when in ("before", "after")]
                 if known.issuperset(names):
@@ -157,7 +171,7 @@ def divergence(
     rows = []
     for kind in kinds or sorted({document.kind for document in documents}):
         measured = _divergences(bench, layers, variants, documents, kind)
-        for start in STARTS:
+        for start in (*STARTS, *CEILINGS):
             for way in STITCHED:
                 row: dict[str, Any] = {"start": start, "kind": kind, "condition": way}
                 for when in ("before", "after"):

@@ -9,9 +9,10 @@ that round trips do not pay for it.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -20,15 +21,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core.activations.gram import Moments
 from core.activations.harvest import batches, windows
 from core.errors import StitchLensError
 from core.models.live import Encoded, LiveModel
 from core.models.pairs import SIDES, LayerPair, Side
 from core.progress import Progress
-from core.stitches.objective import Inversion, Reading, descend, read_texts
+from core.stitches.objective import Reading, descend, read_texts
 from core.stitches.settings import RefineConfig
-from core.stitches.stitch import PARTS, Stitch
+from core.stitches.stitch import Maps
 from core.text.corpus import Document
 from core.workspace.disk import beside, disk_faults
 
@@ -39,42 +39,46 @@ CURVE = ("up", "down", "inversion_a", "inversion_b")
 terms of the maps before that step."""
 
 
-class Change(torch.nn.Module):
-    """A stitch and what is added to it: a change of each part in units of that part's own root mean
+AnyMaps = TypeVar("AnyMaps", bound=Maps)
+
+
+class Change(torch.nn.Module, Generic[AnyMaps]):
+    """Maps and what is added to them: a change of each part in units of that part's own root mean
     square, 0 at first."""
 
-    def __init__(self, start: Stitch) -> None:
+    def __init__(self, start: AnyMaps) -> None:
         super().__init__()
         self.start = start
-        for name in PARTS:
+        for name in start.parts:
             part = getattr(start, name)
             size = part.pow(2).mean().sqrt().clamp(min=1e-8)
             self.register_buffer(f"{name}_start", part)
             self.register_buffer(f"{name}_size", size)
             self.register_parameter(name, torch.nn.Parameter(torch.zeros_like(part)))
 
-    def forward(self) -> Stitch:
+    def forward(self) -> AnyMaps:
         """The maps as they are now."""
         parts = {
             name: getattr(self, f"{name}_start") + getattr(self, f"{name}_size") * change
             for name, change in self.named_parameters()
         }
-        return Stitch(**parts, makers=self.start.makers)
+        return replace(self.start, **parts)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
-class Refined:
-    """What came of a run: the stitch, CURVE by step, and how long it took."""
+class Refined(Generic[AnyMaps]):
+    """What came of a run: the maps, CURVE by step, and how long it took."""
 
-    stitch: Stitch
+    maps: AnyMaps
     curve: dict[str, NDArray[np.float32]]
     seconds: float
 
 
-class Refinement:
+class Refinement(Generic[AnyMaps]):
     """A run in its folder: `state.safetensors` while it runs, then `done.safetensors`.
 
-    With `constant`, the mean of each model's stream stands for every row that crosses: what can be
+    `inversion` gives the terms of Eq. 3 that hold back the round trips of a stitch; without it they
+    are free. With `means`, those stand for every row of A and of B that crosses: what can be
     learned without reading the other model. Raises StitchLensError where there is no text of the
     kinds asked for, or less of it than a step.
     """
@@ -83,20 +87,18 @@ class Refinement:
         self,
         models: tuple[LiveModel, LiveModel],
         layers: LayerPair,
-        start: Stitch,
-        moments: Moments,
+        start: AnyMaps,
+        inversion: Callable[[AnyMaps], tuple[Tensor, Tensor]] | None,
         config: RefineConfig,
         folder: Path,
-        constant: bool = False,
+        means: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.models, self.layers, self.start = models, layers, start
         self.config, self.folder = config, folder
-        metric = start.makers.get("metric") or "std"
-        self.inversion = Inversion(moments, metric)
-        self.means = (moments.mean_a.float(), moments.mean_b.float()) if constant else None
+        self.inversion, self.means = inversion, means
 
     @cached_property
-    def change(self) -> Change:
+    def change(self) -> Change[AnyMaps]:
         return Change(self.start)
 
     @cached_property
@@ -109,7 +111,7 @@ class Refinement:
         title: str,
         after_step: Callable[[int], None] = lambda step: None,
         save_seconds: float = SAVE_SECONDS,
-    ) -> Refined:
+    ) -> Refined[AnyMaps]:
         """To the end, or on from where a killed run was: to the same bits."""
         done = self.folder / "done.safetensors"
         if done.exists():
@@ -148,17 +150,19 @@ class Refinement:
         """Read a batch and step once; `share` of the run is over. CURVE's values."""
         readings = read_texts(self.models, self.layers, encoded)
         self.optimiser.zero_grad()
-        lost_a, lost_b = self.inversion(self.change())
-        (self.config.inversion * (lost_a + lost_b)).backward()
+        up = down = lost_a = lost_b = math.nan
+        if self.inversion is not None:
+            of_a, of_b = self.inversion(self.change())
+            (self.config.inversion * (of_a + of_b)).backward()
+            lost_a, lost_b = float(of_a.detach()), float(of_b.detach())
 
-        up = down = math.nan
         if readings is not None:
             up, down = self._descend(readings)
 
         for group in self.optimiser.param_groups:
-            group["lr"] = self.config.lr * (1 + math.cos(math.pi * share)) / 2
+            group["lr"] = self.config.lr * cosine(share)
         self.optimiser.step()
-        return up, down, float(lost_a.detach()), float(lost_b.detach())
+        return up, down, lost_a, lost_b
 
     def _descend(self, readings: dict[Side, Reading]) -> tuple[float, float]:
         """Add the gradients of both ways and of the round trips; the objective each way."""
@@ -167,14 +171,14 @@ class Refinement:
         up = descend(objective, readings["b"], self.change().up(rows_a))
         down = descend(objective, readings["a"], self.change().down(rows_b))
         if weight:
-            stitch = self.change()
-            descend(objective, readings["a"], stitch.down(stitch.up(rows_a)), weight)
-            stitch = self.change()
-            descend(objective, readings["b"], stitch.up(stitch.down(rows_b)), weight)
+            maps = self.change()
+            descend(objective, readings["a"], maps.down(maps.up(rows_a)), weight)
+            maps = self.change()
+            descend(objective, readings["b"], maps.up(maps.down(rows_b)), weight)
         return up, down
 
     def _crossing(self, readings: dict[Side, Reading]) -> tuple[Tensor, Tensor]:
-        """Both models' rows as they are handed to the stitch, on the maps' device."""
+        """Both models' rows as they are handed to the maps, on their device."""
         rows_a, rows_b = (readings[side].stream.cpu() for side in SIDES)
         if self.means is None:
             return rows_a, rows_b
@@ -219,12 +223,12 @@ class Refinement:
             ) from e
         return curve, seconds
 
-    def _result(self, state: tuple[dict[str, list[float]], float]) -> Refined:
+    def _result(self, state: tuple[dict[str, list[float]], float]) -> Refined[AnyMaps]:
         curve, seconds = state
         with torch.no_grad():
-            stitch = self.change()
+            maps = self.change()
         arrays = {name: np.array(values, dtype=np.float32) for name, values in curve.items()}
-        return Refined(stitch, arrays, seconds)
+        return Refined(maps, arrays, seconds)
 
 
 class Plan:
@@ -280,6 +284,11 @@ class Plan:
         """The texts of a step, in A's tokens and in B's."""
         texts_a, texts_b = self.texts
         return [texts_a[i] for i in self.steps[step]], [texts_b[i] for i in self.steps[step]]
+
+
+def cosine(share: float) -> float:
+    """From 1 at the beginning of a run to 0 at its end; `share` of it is over."""
+    return (1 + math.cos(math.pi * share)) / 2
 
 
 def of_kinds(documents: Sequence[Document], kinds: Sequence[str]) -> list[Document]:

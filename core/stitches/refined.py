@@ -17,6 +17,7 @@ from core.stitches import downstream
 from core.stitches.card import USELESS
 from core.stitches.fit import quality
 from core.stitches.gains import divergence, extra, gains, variants_of, with_unexplained
+from core.stitches.objective import Inversion
 from core.stitches.refine import Refined, Refinement, of_kinds
 from core.stitches.settings import STARTS, Metric, RefineConfig
 from core.stitches.stitch import PARTS, Stitch, load_stitch, save_stitch, with_makers
@@ -66,7 +67,7 @@ def refine_stitch(
             for start, origin in origins.items()
             if controls or start == "paired"
         }
-        stitches = {start: halved(run.stitch) for start, run in runs.items()}
+        stitches = {start: halved(run.maps) for start, run in runs.items()}
         details = {"rounds": len(runs["paired"].curve["up"]), "seconds": runs["paired"].seconds}
         stitches["paired"] = with_makers(stitches["paired"], **identity | details)
         _keep(bench, name, stitches, shuffled)
@@ -189,13 +190,15 @@ def _run(
     moments: Moments,
     config: RefineConfig,
     start: str,
-) -> Refined:
-    constant = start == "constant input"
+) -> Refined[Stitch]:
     if start != "paired":  # a control has no way back that would be worth its time
         config = config.model_copy(update={"round_trips": 0.0})
     known = [bench.makers, layers.name, origin.makers, config.model_dump(), start]
     folder = user_cache() / "refine" / fingerprint(known)
-    run = Refinement((bench.a, bench.b), layers, origin, moments, config, folder, constant)
+    inversion = Inversion(moments, _metric(origin))
+    means = (moments.mean_a.float(), moments.mean_b.float()) if start == "constant input" else None
+    models = (bench.a, bench.b)
+    run = Refinement(models, layers, origin, inversion, config, folder, means)
     return run.train(bench.corpus.split("fit"), f"refining from {start}")
 
 

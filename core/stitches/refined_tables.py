@@ -45,6 +45,10 @@ def refinement(ws: Workspace, name: str) -> pd.DataFrame:
     """
     table = ws.table(f"refine/{name}")
     _need(table.columns, COLUMNS, f"table 'refine/{name}'")
+    if has(ws, f"ceiling/{name}"):
+        ceiling = ws.table(f"ceiling/{name}")
+        _need(ceiling.columns, COLUMNS, f"table 'ceiling/{name}'")
+        table = pd.concat([table, ceiling], ignore_index=True)
     kinds = list(dict.fromkeys([*about(ws, name).get("kinds", ()), *table.kind]))
     order = {kind: number for number, kind in enumerate(kinds)}
     way = {condition: number for number, condition in enumerate(STITCHED)}

@@ -59,6 +59,9 @@ class SinkConfig(Frozen):
 STARTS = ("paired", "shuffled pairs", "constant input")
 """Of a refined stitch: the fitted one; one of shuffled pairs; and the fitted one with the mean
 stream in the place of every row, which says nothing of the other model."""
+CEILINGS = ("one hidden layer", "one hidden layer, refined")
+"""What a stitch could do at most: from least squares to a hidden layer beside it, by squared error;
+and from there on what the models predict."""
 
 
 class RefineConfig(Frozen):
@@ -81,4 +84,19 @@ class RefineConfig(Frozen):
     """Padded tokens of B a step."""
     positions: int = Field(default=32_768, ge=1)
     """Pairs of positions that give the moments of the inversion terms."""
+    seed: int = 0
+
+
+class CeilingConfig(Frozen):
+    """How maps with one hidden layer are fitted: a ceiling for every affine one."""
+
+    hidden: int = Field(default=2048, ge=1)
+    """Units of the hidden layer, each way."""
+    positions: int = Field(default=262_144, ge=1)
+    """Pairs of positions of the fit split, a quarter as many of the held-out one."""
+    epochs: int = Field(default=4, ge=1)
+    lr: float = Field(default=1e-3, gt=0, le=1)
+    """Adam's; it falls as a cosine."""
+    batch: int = Field(default=1024, ge=1)
+    """Pairs of positions a step."""
     seed: int = 0

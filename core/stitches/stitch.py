@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +13,19 @@ from torch import Tensor
 
 from core.errors import StitchLensError
 from core.models.pairs import Side
+
+
+@runtime_checkable
+class Maps(Protocol):
+    """Both ways between rows of two residual streams: a stitch, or what is compared with one. A
+    dataclass, of whose fields those named in `parts` are trained."""
+
+    @property
+    def parts(self) -> tuple[str, ...]: ...
+
+    def up(self, h: Tensor) -> Tensor: ...
+
+    def down(self, h: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,11 @@ class Stitch:
     P_down: Float[Tensor, "d_b d_a"]
     b_down: Float[Tensor, " d_a"]
     makers: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The tensors that it is made of, by their fields."""
+        return PARTS
 
     def up(self, h: Float[Tensor, "... d_a"]) -> Float[Tensor, "... d_b"]:
         return h.float() @ self.P_up + self.b_up

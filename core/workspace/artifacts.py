@@ -53,6 +53,10 @@ GAINS = (
     "stitch refine {pair} {of} --as {name} --objective {objective} --tokens {trained}"
     f"{REFINED} --held-out {{tokens}}"
 )
+CEILING = (
+    "stitch ceiling {pair} {name} --hidden {hidden} --positions {positions} --epochs {epochs}"
+    " --lr {lr} --batch {batch} --seed {seed} --held-out {tokens}"
+)
 FEATURES = "features build {pair} --sae {sae_name} --stitch {stitch_name}"
 LEVELS = "steer levels {pair} --sae {sae_name} --stitch {stitch_name}"
 SEARCH = "steer features {pair} --sae {sae_name} --stitch {stitch_name}"
@@ -96,6 +100,7 @@ GROUPS: dict[str, Group] = {
     "controls": Group("Controls: stitches of shuffled pairs", BUILD, "stitches"),
     "refine": Group("Refined stitches: what they gain, with controls", GAINS, "stitches"),
     "refine_price": Group("Refined stitches: what features pay", GAINS, "stitches"),
+    "ceiling": Group("What a hidden layer gains beside them", CEILING, "stitches"),
     "cards": Group("Report cards of imported stitches", "stitch import", "stitches"),
     "sae_cards": Group("Report cards of SAEs that were brought", "sae import", "saes"),
     "vectors": Group("Steering vectors that were brought", "vector import", "vectors"),

@@ -130,7 +130,7 @@ def colours() -> dict[str, str]:
 
 def marker(role: str, model: str, size: int = 11) -> dict[str, Any]:
     """Unpatched: a circle in the model's colour; stitched: purple diamond outlined in blue;
-    control: grey square."""
+    ceiling: grey triangle; control: grey square."""
     c = colours()
     match role:
         case "unpatched":
@@ -142,6 +142,8 @@ def marker(role: str, model: str, size: int = 11) -> dict[str, Any]:
                 "color": c["b"],
                 "line": {"color": c["a"], "width": 2},
             }
+        case "ceiling":
+            return {"symbol": "triangle-up", "size": size, "color": c["control"]}
         case _:
             return {"symbol": "square", "size": size - 2, "color": c["control"]}
 

@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from core.stitches.conditions import BY_KEY, STITCHED
+from core.stitches.settings import CEILINGS
 from pages.shared.figures import LEGEND, colours, handed, marker, remembered
 from pages.shared.words import loss, named, percent
 
@@ -184,14 +185,23 @@ STARTS = {
     "paired": "the fitted stitch",
     "shuffled pairs": "shuffled pairs",
     "constant input": "constant input",
+    CEILINGS[0]: "a hidden layer beside least squares",
+    CEILINGS[1]: "that layer, refined",
 }
 """What was refined, in words."""
+AFTER = {
+    "transferred": "after",
+    "control": "after, control",
+    "ceiling": "after, with a hidden layer",
+}
+"""The filled marks, by role."""
 
 
 @remembered
 def refined(table: pd.DataFrame, name_a: str, name_b: str) -> go.Figure:
     """Rows of `core.stitches.refined_tables.refinement` of one kind of text: a line each, from the
-    loss before (hollow) to that after (filled), with its interval."""
+    loss before (hollow) to that after (filled), with its interval. What has a hidden layer is a
+    ceiling, and no stitch."""
     c = colours()
     names = {"a": name_a, "b": name_b}
     figure = go.Figure()
@@ -201,6 +211,8 @@ def refined(table: pd.DataFrame, name_a: str, name_b: str) -> go.Figure:
         before, after = 100 * row["relative_before"], 100 * row["relative_after"]
         own = row["start"] == "paired"
         role = "transferred" if own else "control"
+        if row["start"] in CEILINGS:
+            role = "ceiling"
         label = named(BY_KEY[row["condition"]].label, names)
         ticks.append(label if own else f"{label}, {STARTS[row['start']]}")
         hover = (
@@ -242,7 +254,7 @@ def refined(table: pd.DataFrame, name_a: str, name_b: str) -> go.Figure:
                 "width": 0,
                 "color": c["control"],
             },
-            name="after" if own else "after, control",
+            name=AFTER[role],
             showlegend=role not in drawn,
             hovertemplate=hover,
         )

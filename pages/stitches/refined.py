@@ -10,6 +10,7 @@ import streamlit as st
 from core.models.pairs import PairSpec
 from core.stitches import refined_tables
 from core.stitches.conditions import BY_KEY, STITCHED
+from core.stitches.settings import CEILINGS, STARTS
 from core.workspace.store import Workspace
 from pages.shared import frame, panels
 from pages.shared.figures import draw
@@ -45,10 +46,15 @@ def refined(ws: Workspace, pair: PairSpec, default: str) -> None:
     shown = table.loc[table.kind == first]
     setting = ask(refined_tables.about, ws, name)
     controls = ""
-    if (shown.start != "paired").any():
+    if shown.start.isin(STARTS[1:]).any():
         controls = (
             " Controls got the same training: a stitch of shuffled pairs, and the mean stream in"
             " the place of every row."
+        )
+    if shown.start.isin(CEILINGS).any():
+        controls += (
+            " A ceiling, by which no feature crosses: least squares with a hidden layer beside it,"
+            " trained on squared error and then like the stitch."
         )
     draw(
         figure(shown, *models.values()),
@@ -88,7 +94,7 @@ def answer(ws: Workspace, name: str, names: Mapping[str, str]) -> str:
     return (
         f"**{verdict}:** trained on {OBJECTIVES[setting['objective']]}, {plain(setting['of'])} on"
         f" {plain(gained['kind'])}: {'; '.join(parts)}; round trips {rounds}."
-        f"{_unexplained(ws, name, names)}"
+        f"{_unexplained(ws, name, names)}{_ceiling(ws, name, names)}"
     )
 
 
@@ -103,6 +109,20 @@ def _unexplained(ws: Workspace, name: str, names: Mapping[str, str]) -> str:
         for row in rows.to_dict("records")
     ]
     return f" It leaves {' and '.join(shares)}." if shares else ""
+
+
+def _ceiling(ws: Workspace, name: str, names: Mapping[str, str]) -> str:
+    """A sentence: what a map that need not be affine would cost on the same text."""
+    table = refined_tables.refinement(ws, name)
+    rows = table.loc[(table.start == CEILINGS[1]) & (table.kind == table.kind.iloc[0])]
+    costs = [
+        f"{named(BY_KEY[row['condition']].label, names)}"
+        f" {percent(*(row[f'relative_after{end}'] for end in ('', '_low', '_high')))}"
+        for row in rows.to_dict("records")
+    ]
+    if not costs:
+        return ""
+    return f" With a hidden layer it would be {' and '.join(costs)}: so much is for being affine."
 
 
 def gains(table: pd.DataFrame, names: dict[str, str]) -> None:

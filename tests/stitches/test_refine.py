@@ -178,7 +178,7 @@ def held_out(corpus: Corpus, tiny: Tiny) -> dict[str, Reading]:
     return readings_of(tiny("nano-a"), tiny("nano-b"), LAYERS, english)
 
 
-Train = Callable[..., Refined]
+Train = Callable[..., Refined[Stitch]]
 
 
 @pytest.fixture(scope="module")
@@ -194,15 +194,16 @@ def train(
         constant: bool = False,
         config: RefineConfig = CONFIG,
         **options: object,
-    ) -> Refined:
+    ) -> Refined[Stitch]:
+        known = moments["paired"]
         refinement = Refinement(
             (tiny("nano-a"), tiny("nano-b")),
             LAYERS,
             start,
-            moments["paired"],
+            Inversion(known, start.makers.get("metric") or "std"),
             config,
             folder or tmp_path_factory.mktemp("run"),
-            constant,
+            (known.mean_a.float(), known.mean_b.float()) if constant else None,
         )
         return refinement.train(corpus.split("fit"), "a test", **options)  # type: ignore[arg-type]
 
@@ -220,12 +221,12 @@ def test_refining_lowers_divergence_on_text_it_has_not_read(
         return float(up), float(divergences(readings["a"], stitch.down(rows_b)).mean())
 
     refined, before = train(stitches["paired"]), measured(stitches["paired"])
-    after = measured(refined.stitch)
+    after = measured(refined.maps)
     assert after[0] < 0.95 * before[0] and after[1] < 0.98 * before[1]
 
-    shuffled = measured(train(stitches["shuffled"]).stitch)
+    shuffled = measured(train(stitches["shuffled"]).maps)
     assert min(shuffled) > 2 * max(after), "what is learned without the pairing is far behind"
-    fixed = train(stitches["paired"], constant=True).stitch
+    fixed = train(stitches["paired"], constant=True).maps
     mean_a, mean_b = rows_a.mean(0).expand_as(rows_a), rows_b.mean(0).expand_as(rows_b)
     constant = divergences(readings["b"], fixed.up(mean_a)).mean()
     assert constant > 2 * after[0]
@@ -250,7 +251,7 @@ def test_round_trips_gain_where_they_are_trained_on(
     there_and_back = []
     for weight in (0.0, 1.0):
         config = CONFIG.model_copy(update={"round_trips": weight, "tokens": 4_000})
-        stitch = train(stitches["paired"], config=config).stitch
+        stitch = train(stitches["paired"], config=config).maps
         rows = stitch.up(stitch.down(reading.stream))
         there_and_back.append(divergences(reading, rows).mean())
     assert there_and_back[1] < 0.97 * there_and_back[0]
@@ -272,12 +273,12 @@ def test_a_killed_run_ends_in_the_same_bits(
     resumed = train(stitches["paired"], tmp_path, config=BRIEF, after_step=steps.append)
     assert steps[0] == 3 and len(steps) == len(whole.curve["up"]) - 3
     for name in ("P_up", "b_up", "P_down", "b_down"):
-        assert torch.equal(getattr(resumed.stitch, name), getattr(whole.stitch, name)), name
+        assert torch.equal(getattr(resumed.maps, name), getattr(whole.maps, name)), name
     for name, curve in whole.curve.items():
         assert (resumed.curve[name] == curve).all()
 
     again = train(stitches["paired"], tmp_path, config=BRIEF, after_step=steps.append)
-    assert torch.equal(again.stitch.P_up, whole.stitch.P_up), "a finished run is read, not made"
+    assert torch.equal(again.maps.P_up, whole.maps.P_up), "a finished run is read, not made"
     assert not (tmp_path / "state.safetensors").exists()
 
 

@@ -1,0 +1,279 @@
+"""How much of what a stitch leaves over is for being affine? The same ways with one hidden layer
+beside least squares: a ceiling, and no stitch, for no feature and no vector goes through it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import gelu
+
+from core.activations.gram import Gram, Moments
+from core.activations.harvest import harvest_config
+from core.activations.recording import Recording, harvest_recording
+from core.bench import Bench
+from core.models.pairs import LayerPair
+from core.progress import Progress
+from core.stitches import downstream
+from core.stitches.fit import fit_moments
+from core.stitches.gains import divergence, gains, ways_of, with_unexplained
+from core.stitches.refine import Refinement, cosine
+from core.stitches.refined_tables import about
+from core.stitches.settings import CEILINGS, CeilingConfig, FitConfig, Metric, RefineConfig
+from core.stitches.stitch import Maps
+from core.text.corpus import Split
+from core.workspace.disk import beside, disk_faults, fingerprint, only_one
+from core.workspace.places import user_cache
+
+AFFINE = ("P_up", "b_up", "P_down", "b_down")
+HIDDEN = ("W_up", "c_up", "V_up", "W_down", "c_down", "V_down")
+
+
+@dataclass(frozen=True)
+class HiddenLayer:
+    """Up: h_A -> h_A P_up + b_up + s_B (gelu(z W_up + c_up) V_up), with z the standardised h_A and
+    s_B the units of B; down as well. float32, row vectors.
+
+    P and b as in a stitch; W_up [d_A, hidden], c_up [hidden], V_up [hidden, d_B]; `means` and
+    `spreads` [d] of each dimension and `units` [d], in which errors are measured, of A and of B.
+    """
+
+    P_up: Float[Tensor, "d_a d_b"]
+    b_up: Float[Tensor, " d_b"]
+    P_down: Float[Tensor, "d_b d_a"]
+    b_down: Float[Tensor, " d_a"]
+    W_up: Float[Tensor, "d_a hidden"]
+    c_up: Float[Tensor, " hidden"]
+    V_up: Float[Tensor, "hidden d_b"]
+    W_down: Float[Tensor, "d_b hidden"]
+    c_down: Float[Tensor, " hidden"]
+    V_down: Float[Tensor, "hidden d_a"]
+    means: tuple[Tensor, Tensor]
+    spreads: tuple[Tensor, Tensor]
+    units: tuple[Tensor, Tensor]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return (*AFFINE, *HIDDEN)
+
+    def up(self, h: Float[Tensor, "... d_a"]) -> Float[Tensor, "... d_b"]:
+        z = (h.float() - self.means[0]) / self.spreads[0]
+        bent = gelu(z @ self.W_up + self.c_up) @ self.V_up
+        return h.float() @ self.P_up + self.b_up + self.units[1] * bent
+
+    def down(self, h: Float[Tensor, "... d_b"]) -> Float[Tensor, "... d_a"]:
+        z = (h.float() - self.means[1]) / self.spreads[1]
+        bent = gelu(z @ self.W_down + self.c_down) @ self.V_down
+        return h.float() @ self.P_down + self.b_down + self.units[0] * bent
+
+
+def straight(
+    moments: Moments,
+    metric: Metric,
+    config: CeilingConfig,
+) -> HiddenLayer:
+    """Least squares, each way by itself, beside a hidden layer that adds nothing yet: its ways in
+    are drawn, its ways out are 0. Errors are measured in units of each dimension where `metric`
+    does, else of the whole stream."""
+    affine = fit_moments(moments, FitConfig(method="lstsq", metric="raw", alpha=0.0))
+    spreads = [xx.diagonal().sqrt().clamp(min=1e-6).float() for xx in (moments.aa, moments.bb)]
+    units = spreads
+    if metric in ("raw", "rms"):
+        scales = (moments.scale_a, moments.scale_b)
+        units = [torch.full_like(x, scale) for x, scale in zip(spreads, scales, strict=True)]
+
+    d_a, d_b, hidden = len(spreads[0]), len(spreads[1]), config.hidden
+    draws = torch.Generator().manual_seed(config.seed)
+    return HiddenLayer(
+        **{name: getattr(affine, name) for name in AFFINE},
+        W_up=torch.randn(d_a, hidden, generator=draws) / d_a**0.5,
+        c_up=torch.zeros(hidden),
+        V_up=torch.zeros(hidden, d_b),
+        W_down=torch.randn(d_b, hidden, generator=draws) / d_b**0.5,
+        c_down=torch.zeros(hidden),
+        V_down=torch.zeros(hidden, d_a),
+        means=(moments.mean_a.float(), moments.mean_b.float()),
+        spreads=(spreads[0], spreads[1]),
+        units=(units[0], units[1]),
+    )
+
+
+def fitted(
+    start: HiddenLayer,
+    recording: Recording,
+    config: CeilingConfig,
+) -> HiddenLayer:
+    """Its hidden layers trained on recorded pairs by squared error in `units`, both ways, by
+    Adam."""
+    layers = {name: getattr(start, name).clone().requires_grad_() for name in HIDDEN}
+    maps = replace(start, **layers)
+    optimiser = torch.optim.Adam(layers.values(), lr=config.lr)
+
+    total = config.epochs * recording.n
+    with Progress("fitting a hidden layer", total, "pos") as bar:
+        read = 0
+        for epoch in range(config.epochs):
+            for rows_a, rows_b in recording.epoch(config.batch, config.seed + epoch):
+                up = (maps.up(rows_a) - rows_b) / maps.units[1]
+                down = (maps.down(rows_b) - rows_a) / maps.units[0]
+                optimiser.zero_grad()
+                (up.pow(2).mean() + down.pow(2).mean()).backward()
+
+                optimiser.param_groups[0]["lr"] = config.lr * cosine(read / total)
+                optimiser.step()
+                read += len(rows_a)
+                bar.advance(len(rows_a))
+    return replace(start, **{name: layer.detach() for name, layer in layers.items()})
+
+
+def moments_of(recording: Recording) -> Moments:
+    """Those of recorded pairs."""
+    gram: Gram | None = None
+    for rows_a, rows_b in recording.in_order(("h_a", "h_b")):
+        gram = gram or Gram(rows_a.shape[1], rows_b.shape[1])
+        gram.update(rows_a, rows_b, control=False)
+    assert gram is not None  # a harvest without a row is refused
+    return gram.moments()
+
+
+def unexplained(maps: Maps, recording: Recording) -> dict[str, float]:
+    """`fuv_up` and `fuv_down` on recorded pairs, as `core.stitches.fit.quality` has them from
+    moments."""
+    known = moments_of(recording)
+    errors = dict.fromkeys(("fuv_up", "fuv_down"), 0.0)
+    for rows_a, rows_b in recording.in_order(("h_a", "h_b")):
+        errors["fuv_up"] += float((maps.up(rows_a) - rows_b).double().pow(2).sum())
+        errors["fuv_down"] += float((maps.down(rows_b) - rows_a).double().pow(2).sum())
+    variance = {"fuv_up": known.bb.trace(), "fuv_down": known.aa.trace()}
+    return {name: error / known.n / float(variance[name]) for name, error in errors.items()}
+
+
+class Ceiling:
+    """Maps with a hidden layer between the layers of a refined stitch of the workspace, on the same
+    text and towards the same objective.
+
+    Raises StitchLensError where nothing was measured of a refined stitch of this name, or the one
+    that it was refined from is gone.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        name: str,
+        config: CeilingConfig,
+    ) -> None:
+        setting = about(bench.workspace, name)
+        fitted_one = bench.workspace.entry(f"stitches/{setting['of']}").makers
+        self.bench, self.name, self.config = bench, name, config
+        self.layers = LayerPair(a=fitted_one["layer_a"], b=fitted_one["layer_b"])
+        self.metric: Metric = fitted_one.get("metric") or "std"
+        self.stitch = setting["stitch"]
+        """Of the refined stitch the fingerprint: it need not be here itself."""
+        self.refining = RefineConfig(
+            objective=setting["objective"],
+            tokens=setting["trained"],
+            kinds=setting["kinds"],
+            lr=setting["lr"],
+            batch=setting["batch"],
+            seed=setting["seed"],
+            # Nothing holds it back: neither what round trips lose nor what they say.
+            inversion=0.0,
+            round_trips=0.0,
+        )
+
+    @property
+    def makers(self) -> dict[str, object]:
+        """What decides the table."""
+        return (
+            self.bench.makers
+            | self.config.model_dump()
+            | {"tokens": self.bench.config.held_out_tokens, "stitch": self.stitch}
+        )
+
+    def measure(self) -> None:
+        """Keep `ceiling/<name>`, a table like `refine/<name>`: least squares, then a hidden layer
+        beside it, then that layer refined. What is current is not made again."""
+        full = f"ceiling/{self.name}"
+        if self.bench.current(full, self.makers):
+            return
+
+        with only_one(self.bench.pair.key, f"ceiling-{self.name}"):
+            start, known = self.known()
+            stages = {
+                (CEILINGS[0], "before"): start,
+                (CEILINGS[0], "after"): known,
+                (CEILINGS[1], "after"): self.refined(known),
+            }
+            table = self._losses(stages)
+            held_out = self.recording("held-out")
+            shares = {key: unexplained(maps, held_out) for key, maps in stages.items()}
+            shares[CEILINGS[1], "before"] = shares[CEILINGS[0], "after"]
+            self.bench.workspace.put_table(full, with_unexplained(table, shares), self.makers)
+
+    def recording(self, split: Split) -> Recording:
+        positions = self.config.positions if split == "fit" else self.config.positions // 4
+        bench = self.bench
+        config = harvest_config(bench.a, bench.b, bench.corpus.fingerprint, split, positions)
+        documents = bench.corpus.split(split)
+        return harvest_recording(bench.a, bench.b, documents, self.layers, config, "reading pairs")
+
+    @property
+    def folder(self) -> Path:
+        setting = [self.bench.makers, self.layers.name, self.metric, self.config.model_dump()]
+        return user_cache() / "ceiling" / fingerprint(setting)
+
+    def known(self) -> tuple[HiddenLayer, HiddenLayer]:
+        """Least squares, and with a hidden layer that was fitted; read where it was fitted
+        before."""
+        recording = self.recording("fit")
+        start = straight(moments_of(recording), self.metric, self.config)
+        kept = self.folder / "hidden.safetensors"
+        if kept.exists():
+            with safe_open(kept, "pt") as f:
+                return start, replace(start, **{name: f.get_tensor(name) for name in HIDDEN})
+
+        maps = fitted(start, recording, self.config)
+        with disk_faults(kept):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+        with beside(kept) as part:
+            save_file({name: getattr(maps, name).contiguous() for name in HIDDEN}, part)
+        return start, maps
+
+    def refined(self, start: HiddenLayer) -> HiddenLayer:
+        """Every part of it trained on what the models predict, as a stitch is refined."""
+        bench = self.bench
+        folder = self.folder / fingerprint(self.refining.model_dump())
+        models = (bench.a, bench.b)
+        run = Refinement(models, self.layers, start, None, self.refining, folder)
+        return run.train(bench.corpus.split("fit"), "refining a hidden layer").maps
+
+    def _losses(self, stages: Mapping[tuple[str, str], HiddenLayer]) -> pd.DataFrame:
+        """The table of gains, without what is unexplained."""
+        bench, layers = self.bench, self.layers
+        variants = {key: ways_of(maps, *key) for key, maps in stages.items()}
+        documents = bench.corpus.split("held-out")
+        losses = pd.DataFrame(
+            downstream.measure(
+                bench.a,
+                bench.b,
+                documents,
+                layers,
+                [*downstream.unpatched(), *_each(variants)],
+                f"losses of the ceiling of {self.name}",
+                bench.config.held_out_tokens,
+            )
+        )
+        apart = divergence(bench, layers, variants, documents, self.refining.kinds)
+        table = gains(losses, documents)
+        return table.merge(apart, on=["start", "kind", "condition"], how="left")
+
+
+def _each(
+    variants: Mapping[tuple[str, str], list[downstream.Condition]],
+) -> Iterator[downstream.Condition]:
+    return (one for ways in variants.values() for one in ways)
