@@ -7,9 +7,13 @@ import typer
 import typer.core
 
 from core.cli.shared import JsonFlag, app, guarded, show
+from core.config import BuildConfig
 from core.errors import StitchLensError
 from core.models.pairs import LayerPair, known_pairs
 from core.workspace.store import Workspace
+
+BUILD = BuildConfig()
+"""What is asked for where nothing is said."""
 
 pair_app = typer.Typer(help="Pairs of models of your own.", no_args_is_help=True)
 
@@ -75,8 +79,8 @@ def pair_new_command(
         ),
     ] = "wheel",
     positions: Annotated[
-        int | None, typer.Option(min=1, help="Pairs of positions to fit on.")
-    ] = None,
+        int, typer.Option(min=0, help="Pairs of positions to fit on; 0 for all of the text.")
+    ] = BUILD.positions or 0,
     look: Annotated[
         bool, typer.Option("--look", help="Only say what was found and what a build takes.")
     ] = False,
@@ -86,12 +90,12 @@ def pair_new_command(
     from core.models import estimate, prospect
 
     found = prospect.prospect(a, b, corpus, key, _layer_pairs(layers))
-    cost = estimate.estimate(found, positions)
+    cost = estimate.estimate(found, positions or None)
     text = estimate.as_text(found, cost)
     if not look:
         prospect.register(found.pair)
-        few = f" --positions {positions}" if positions else ""
-        text += f"\nAdded. Build it: python -m core build {found.pair.key}{few}"
+        asked = f" --positions {positions}" if positions != BUILD.positions else ""
+        text += f"\nAdded. Build it: python -m core build {found.pair.key}{asked}"
     show(
         {
             "found": found.model_dump(),

@@ -49,7 +49,12 @@ def paper_command(
         ),
     ] = None,
     positions: Annotated[
-        int | None, typer.Option(min=1, help="Pairs of positions to fit on; all by default.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Pairs of positions to fit on, and rows of an SAE that is trained; 0 for all of"
+            f" the text. By default {BUILD.positions:,} pairs and all rows.",
+        ),
     ] = None,
     tokens: Annotated[
         int, typer.Option(min=1, help="Tokens of B scored on the held-out split for Table 1.")
@@ -68,11 +73,12 @@ def paper_command(
     for model in (spec.a, spec.b):
         locate(model)  # both, before anything is read
 
-    config = BuildConfig(positions=positions, held_out_tokens=tokens)
+    pairs = BUILD.positions if positions is None else positions or None
+    config = BuildConfig(positions=pairs, held_out_tokens=tokens)
     bench = Bench(spec, config)
     build(spec, config)
     stitch = default_stitch(bench.workspace)
-    name = _sae(bench, sae, theirs.sae if theirs else None, stitch, positions)
+    name = _sae(bench, sae, theirs.sae if theirs else None, stitch, positions or None)
     explore(bench, name, stitch)
 
     record = beside(bench.workspace, spec, theirs, stitch, name)

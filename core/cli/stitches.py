@@ -14,7 +14,7 @@ from core.models.pairs import LayerPair, get_pair
 from core.stitches.settings import CeilingConfig, FitConfig, RefineConfig, SinkConfig
 from core.stitches.tables import as_text, default_name
 from core.workspace.artifacts import check_spelling
-from core.workspace.store import has
+from core.workspace.store import Workspace, has
 
 BUILD, FIT, REFINE = BuildConfig(), FitConfig(), RefineConfig()
 CEILING, SINK = CeilingConfig(), SinkConfig()
@@ -37,7 +37,12 @@ def build_command(
         int, typer.Option(min=1, help="Tokens of B scored for each setting.")
     ] = BUILD.select_tokens,
     positions: Annotated[
-        int | None, typer.Option(help="Pairs of positions to fit on; all by default.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Pairs of positions to fit on, 0 for all of the text; by default as the workspace"
+            f" was built, and {BUILD.positions:,} for a new one.",
+        ),
     ] = None,
     svcca_positions: Annotated[
         int, typer.Option(min=1, help="Paired positions to compare layers over.")
@@ -53,7 +58,7 @@ def build_command(
     config = BuildConfig(
         held_out_tokens=tokens,
         select_tokens=select_tokens,
-        positions=positions,
+        positions=stitch_measure.positions_to_fit(Workspace(spec.key), positions),
         svcca_positions=svcca_positions,
     )
     if share:
@@ -104,9 +109,8 @@ def fit_command(
         float, typer.Option(help="Strength of inversion, α of Eq. 3; the paper uses 1.")
     ] = FIT.alpha,
     positions: Annotated[
-        int | None,
-        typer.Option(help="Pairs of positions to fit on; the whole fit split by default."),
-    ] = None,
+        int, typer.Option(min=0, help="Pairs of positions to fit on; 0 for all of the text.")
+    ] = BUILD.positions or 0,
     lr: Annotated[float, typer.Option(help="adam: learning rate.")] = FIT.lr,
     epochs: Annotated[int, typer.Option(help="adam: passes over the data.")] = FIT.epochs,
     tokens: Annotated[
@@ -139,8 +143,8 @@ def fit_command(
     )
     spec.check_layers(layer_a, layer_b)
     bench = open_pair(pair, BuildConfig(held_out_tokens=tokens))
-    name = name or default_name(layers, config, positions)
-    stitch_measure.fit_stitch(bench, name, layers, config, positions)
+    name = name or default_name(layers, config, positions or None)
+    stitch_measure.fit_stitch(bench, name, layers, config, positions or None)
     if not has(bench.workspace, "pair"):  # a pair that was never built
         stitch_measure.describe_pair(bench)
     found = report(spec)["stitches"][name]

@@ -50,7 +50,7 @@ def speed(seconds: float = 0.3) -> float:
 
 def estimate(
     found: Prospect,
-    positions: int | None = None,
+    positions: int | None = BuildConfig().positions,
     held_out_tokens: int = BuildConfig().held_out_tokens,
     select_tokens: int = BuildConfig().select_tokens,
 ) -> Estimate:

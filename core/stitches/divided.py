@@ -78,7 +78,7 @@ def _options(config: BuildConfig) -> str:
     """Of `build`, such as give these settings."""
     usual = BuildConfig()
     changed = [name for name in OPTIONS if getattr(config, name) != getattr(usual, name)]
-    return "".join(f" {OPTIONS[name]} {getattr(config, name)}" for name in changed)
+    return "".join(f" {OPTIONS[name]} {getattr(config, name) or 0}" for name in changed)
 
 
 def _setup(bench: Bench) -> dict[str, Any]:

@@ -330,6 +330,14 @@ def built_with(workspace: Workspace) -> BuildConfig:
     return BuildConfig.model_validate(settings)
 
 
+def positions_to_fit(workspace: Workspace, asked: int | None) -> int | None:
+    """Pairs of positions that a build fits on, None for all of the text: as many as were `asked`
+    for (0: all), else as it was built with."""
+    if asked is None:
+        return built_with(workspace).positions
+    return asked or None
+
+
 def remove_stitch(workspace: Workspace, name: str) -> None:
     """Take a stitch and what was measured of it out of a workspace."""
     workspace.entry(f"stitches/{name}")

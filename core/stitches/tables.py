@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from core.config import check
+from core.config import BuildConfig, check
 from core.errors import StitchLensError
 from core.models.pairs import PAIRS, LayerPair, PairSpec, get_pair, pairs_with_workspace
 from core.statistics import share_interval
@@ -312,15 +312,15 @@ def least_positions(pair: PairSpec) -> int:
 def default_name(
     layers: LayerPair,
     config: FitConfig,
-    positions: int | None = None,
+    positions: int | None = BuildConfig().positions,
 ) -> str:
     """How a stitch is called that nobody named: L20-L9-exact-std-1, and the number of pairs of
-    positions where it was not fitted on all."""
+    positions, or that it was all, where it was not fitted on as many as usual."""
     parts = [layers.name, config.method, config.metric]
     if config.method != "lstsq":
         parts.append(f"{config.alpha:g}")
-    if positions is not None:
-        parts.append(str(positions))
+    if positions != BuildConfig().positions:
+        parts.append(str(positions or "all"))
     return "-".join(parts)
 
 

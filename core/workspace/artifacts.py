@@ -194,7 +194,8 @@ def command(
     if group not in GROUPS:
         return ""
 
-    head, *options = _template(group, makers).split(" --")
+    template = _template(group, makers)
+    head, *options = template.split(" --")
     if "{pair}" not in head:
         return f"python -m core {head} --help"
     values = {
@@ -205,6 +206,9 @@ def command(
     if is_brought(makers):
         bring = f"{COMMANDS[GROUPS[group].of or 'stitches']} import"
         return f"python -m core {bring} --help"
+
+    if template == FIT:
+        values["positions"] = values.get("positions") or 0  # None is all of the text
 
     words = [head.format_map(values)]
     for option in options:

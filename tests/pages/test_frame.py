@@ -148,7 +148,7 @@ def test_a_new_pair_is_looked_at_added_and_built_in_the_background(ws: Workspace
     next(b for b in app.button if b.label == "Add and build").click().run()
     job = jobs.latest("mine")
     assert not app.exception and app.session_state["pair"] == "mine"
-    assert job is not None and job.record.command[-4:] == ("build", "mine", "--positions", "100000")
+    assert job is not None and job.record.command[-4:] == ("build", "mine", "--positions", "262144")
     try:
         next(b for b in app.button if b.label == "Pause").click().run()
         assert job.state == "paused" and any(b.label == "Resume" for b in app.button)

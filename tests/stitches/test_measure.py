@@ -308,6 +308,7 @@ def test_what_is_lost_is_built_again_as_it_was(
     monkeypatch.setitem(PAIRS, "tiny", tiny_pair)
     before = state(workspace)
     assert stitch_measure.built_with(workspace) == SMALL
+    assert stitch_measure.positions_to_fit(workspace, None) == 3000
     (workspace.root / workspace.entry("quality/L1-L2").path).write_text("{}")
     (workspace.root / workspace.entry("kinds/L1-L2").path).unlink()
     assert next(d.says for d in repair_all(rebuild=False)).startswith("kinds/L1-L2 is gone")
@@ -315,3 +316,13 @@ def test_what_is_lost_is_built_again_as_it_was(
     assert repair_all() == [], "nothing is wrong any more"
     stitch_measure.build(tiny_pair, stitch_measure.built_with(workspace))
     assert state(workspace) == before and not workspace.verify(), "the same bytes again"
+
+
+def test_a_build_goes_on_with_as_many_positions_as_before(nano_home: Path, tmp_path: Path) -> None:
+    """The shipped stitches were fitted on all of the text; a new workspace needs less."""
+    shipped, new = Workspace("nano"), Workspace("nano", tmp_path)
+    assert stitch_measure.positions_to_fit(shipped, None) is None
+    assert stitch_measure.positions_to_fit(new, None) == BuildConfig().positions
+    for workspace in (shipped, new):
+        assert stitch_measure.positions_to_fit(workspace, 0) is None
+        assert stitch_measure.positions_to_fit(workspace, 5000) == 5000

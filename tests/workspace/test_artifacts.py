@@ -42,6 +42,9 @@ def test_an_sae_is_made_again_as_it_was() -> None:
 def test_a_stitch_that_a_person_fitted_is_not_built() -> None:
     own = {"why": "chosen by hand", "layer_a": 1, "layer_b": 2}
     assert "stitch fit nano --layer-a 1 --layer-b 2" in command("nano", "stitches/mine", own)
+    for fitted_on, typed in ((None, 0), (60_000, 60_000)):  # None is all of the text
+        line = command("nano", "stitches/mine", own | {"positions": fitted_on})
+        assert f"--positions {typed}" in line
     assert built("stitches/L2-L3", {"why": "middle"}) and not built("stitches/mine", own)
     assert not built("stitches/theirs", {"method": "imported"})
 
