@@ -17,7 +17,7 @@ from benchmarks._measure import Benchmark, Line, quiet, say
 from core.activations.gram import Gram, Moments
 from core.activations.harvest import norm_limits, read_window, windows, within
 from core.bench import Bench, open_pair
-from core.config import BuildConfig
+from core.config import POSITIONS, BuildConfig
 from core.models.pairs import LayerPair
 from core.stitches import downstream
 from core.stitches.fit import fit_moments, quality
@@ -104,7 +104,7 @@ def measured(pair: str, sizes: tuple[int, ...]) -> list[Line]:
             f"unexplained {share['fuv_up']:.4f} up, {share['fuv_down']:.4f} down; loss"
             f" {up:+.2f} % up, {down:+.2f} % down"
         )
-        enough = n >= (BuildConfig().positions or n + 1)
+        enough = n >= POSITIONS
         lines.append(
             Line(
                 f"{pair}, {n:,} pairs: Eq. 3 above that of the most",

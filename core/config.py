@@ -13,6 +13,11 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+POSITIONS = 262_144
+"""Pairs of positions that a stitch is fitted on where nothing is said: benchmarks/positions.py says
+what more of them gain."""
+
+
 class BuildConfig(Frozen):
     """How much a build measures. Tokens are of model B."""
 
@@ -21,9 +26,8 @@ class BuildConfig(Frozen):
     select_tokens: int = 2_500
     """Scored for each setting of the study and of the alpha sweep."""
     svcca_positions: int = 8_192
-    positions: int | None = 262_144
-    """Pairs of positions to fit on; None is the whole fit split. The shipped corpus holds four
-    times as many, which lower Eq. 3 by a fifth of a per cent at most: benchmarks/positions.py."""
+    positions: int | None = POSITIONS
+    """Pairs of positions to fit on; None is the whole fit split."""
 
 
 C = TypeVar("C", bound=Frozen)

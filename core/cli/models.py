@@ -7,13 +7,10 @@ import typer
 import typer.core
 
 from core.cli.shared import JsonFlag, app, guarded, show
-from core.config import BuildConfig
+from core.config import POSITIONS
 from core.errors import StitchLensError
 from core.models.pairs import LayerPair, known_pairs
 from core.workspace.store import Workspace
-
-BUILD = BuildConfig()
-"""What is asked for where nothing is said."""
 
 pair_app = typer.Typer(help="Pairs of models of your own.", no_args_is_help=True)
 
@@ -80,7 +77,7 @@ def pair_new_command(
     ] = "wheel",
     positions: Annotated[
         int, typer.Option(min=0, help="Pairs of positions to fit on; 0 for all of the text.")
-    ] = BUILD.positions or 0,
+    ] = POSITIONS,
     look: Annotated[
         bool, typer.Option("--look", help="Only say what was found and what a build takes.")
     ] = False,
@@ -94,7 +91,7 @@ def pair_new_command(
     text = estimate.as_text(found, cost)
     if not look:
         prospect.register(found.pair)
-        asked = f" --positions {positions}" if positions != BUILD.positions else ""
+        asked = f" --positions {positions}" if positions != POSITIONS else ""
         text += f"\nAdded. Build it: python -m core build {found.pair.key}{asked}"
     show(
         {

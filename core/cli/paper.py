@@ -8,7 +8,7 @@ import typer
 from core.cli.shared import JsonFlag, app, default_stitch, guarded, show
 from core.cli.tables import as_table, with_names
 from core.cli.words import fixed, percent
-from core.config import BuildConfig
+from core.config import POSITIONS, BuildConfig
 from core.models.pairs import PAIRS, PairSpec, get_pair, same_model
 from core.models.printed import SHORT, Carried, PaperRow, PaperSae
 from core.stitches.conditions import BY_KEY, TABLE_1
@@ -53,7 +53,7 @@ def paper_command(
         typer.Option(
             min=0,
             help="Pairs of positions to fit on, and rows of an SAE that is trained; 0 for all of"
-            f" the text. By default {BUILD.positions:,} pairs and all rows.",
+            f" the text. By default {POSITIONS:,} pairs and all rows.",
         ),
     ] = None,
     tokens: Annotated[
@@ -73,7 +73,7 @@ def paper_command(
     for model in (spec.a, spec.b):
         locate(model)  # both, before anything is read
 
-    pairs = BUILD.positions if positions is None else positions or None
+    pairs = POSITIONS if positions is None else positions or None
     config = BuildConfig(positions=pairs, held_out_tokens=tokens)
     bench = Bench(spec, config)
     build(spec, config)

@@ -8,7 +8,7 @@ import typer.core
 
 from core.cli.scale import ShardOpt, build_share, own_shard
 from core.cli.shared import JsonFlag, PairArg, app, default_stitch, guarded, remove, show
-from core.config import BuildConfig, check
+from core.config import POSITIONS, BuildConfig, check
 from core.errors import StitchLensError
 from core.models.pairs import LayerPair, get_pair
 from core.stitches.settings import CeilingConfig, FitConfig, RefineConfig, SinkConfig
@@ -41,7 +41,7 @@ def build_command(
         typer.Option(
             min=0,
             help="Pairs of positions to fit on, 0 for all of the text; by default as the workspace"
-            f" was built, and {BUILD.positions:,} for a new one.",
+            f" was built, and {POSITIONS:,} for a new one.",
         ),
     ] = None,
     svcca_positions: Annotated[
@@ -110,7 +110,7 @@ def fit_command(
     ] = FIT.alpha,
     positions: Annotated[
         int, typer.Option(min=0, help="Pairs of positions to fit on; 0 for all of the text.")
-    ] = BUILD.positions or 0,
+    ] = POSITIONS,
     lr: Annotated[float, typer.Option(help="adam: learning rate.")] = FIT.lr,
     epochs: Annotated[int, typer.Option(help="adam: passes over the data.")] = FIT.epochs,
     tokens: Annotated[

@@ -6,7 +6,7 @@ import psutil
 import torch
 from pydantic import Field
 
-from core.config import BuildConfig, Frozen
+from core.config import POSITIONS, BuildConfig, Frozen
 from core.models.live import runtime
 from core.models.prospect import Prospect
 from core.models.validation import check_device
@@ -50,7 +50,7 @@ def speed(seconds: float = 0.3) -> float:
 
 def estimate(
     found: Prospect,
-    positions: int | None = BuildConfig().positions,
+    positions: int | None = POSITIONS,
     held_out_tokens: int = BuildConfig().held_out_tokens,
     select_tokens: int = BuildConfig().select_tokens,
 ) -> Estimate:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from core.config import BuildConfig, check
+from core.config import POSITIONS, check
 from core.errors import StitchLensError
 from core.models.pairs import PAIRS, LayerPair, PairSpec, get_pair, pairs_with_workspace
 from core.statistics import share_interval
@@ -312,14 +312,14 @@ def least_positions(pair: PairSpec) -> int:
 def default_name(
     layers: LayerPair,
     config: FitConfig,
-    positions: int | None = BuildConfig().positions,
+    positions: int | None = POSITIONS,
 ) -> str:
     """How a stitch is called that nobody named: L20-L9-exact-std-1, and the number of pairs of
     positions, or that it was all, where it was not fitted on as many as usual."""
     parts = [layers.name, config.method, config.metric]
     if config.method != "lstsq":
         parts.append(f"{config.alpha:g}")
-    if positions != BuildConfig().positions:
+    if positions != POSITIONS:
         parts.append(str(positions or "all"))
     return "-".join(parts)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from core import jobs
-from core.config import BuildConfig
+from core.config import POSITIONS
 from core.errors import StitchLensError
 from core.models.libraries import importing
 from core.models.pairs import PAIRS, LayerPair, get_pair, known_pairs
@@ -99,7 +99,7 @@ def ask_for() -> None:
                 "Positions",
                 2_000,
                 5_000_000,
-                BuildConfig().positions,
+                POSITIONS,
                 step=50_000,
                 help=(
                     "Paired token positions that the errors are averaged over (Eq. 3); more give a"

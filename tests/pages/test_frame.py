@@ -12,6 +12,7 @@ import pytest
 import streamlit as st
 
 from core import jobs
+from core.config import POSITIONS
 from core.models.pairs import known_pairs
 from core.workspace import store
 from core.workspace.disk import forget_hashes
@@ -148,7 +149,12 @@ def test_a_new_pair_is_looked_at_added_and_built_in_the_background(ws: Workspace
     next(b for b in app.button if b.label == "Add and build").click().run()
     job = jobs.latest("mine")
     assert not app.exception and app.session_state["pair"] == "mine"
-    assert job is not None and job.record.command[-4:] == ("build", "mine", "--positions", "262144")
+    assert job is not None and job.record.command[-4:] == (
+        "build",
+        "mine",
+        "--positions",
+        str(POSITIONS),
+    )
     try:
         next(b for b in app.button if b.label == "Pause").click().run()
         assert job.state == "paused" and any(b.label == "Resume" for b in app.button)

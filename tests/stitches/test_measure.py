@@ -12,7 +12,7 @@ import pytest
 
 from core.activations import harvest
 from core.bench import Bench, open_pair
-from core.config import BuildConfig
+from core.config import POSITIONS, BuildConfig
 from core.doctor import repair_all
 from core.errors import StitchLensError
 from core.models.pairs import PAIRS, LayerPair, PairSpec
@@ -322,7 +322,7 @@ def test_a_build_goes_on_with_as_many_positions_as_before(nano_home: Path, tmp_p
     """The shipped stitches were fitted on all of the text; a new workspace needs less."""
     shipped, new = Workspace("nano"), Workspace("nano", tmp_path)
     assert stitch_measure.positions_to_fit(shipped, None) is None
-    assert stitch_measure.positions_to_fit(new, None) == BuildConfig().positions
+    assert stitch_measure.positions_to_fit(new, None) == POSITIONS
     for workspace in (shipped, new):
         assert stitch_measure.positions_to_fit(workspace, 0) is None
         assert stitch_measure.positions_to_fit(workspace, 5000) == 5000

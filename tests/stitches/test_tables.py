@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from core import statistics
-from core.config import BuildConfig
+from core.config import POSITIONS
 from core.errors import StitchLensError
 from core.features import tables as feature_tables
 from core.models import pairs
@@ -213,8 +213,8 @@ def test_a_feature_in_a_file_and_on_neuronpedia(ws: Workspace) -> None:
 
 
 def test_names_are_free(ws: Workspace) -> None:
-    usual, layers = BuildConfig().positions, LayerPair(a=5, b=3)
-    names = [stitch_tables.default_name(layers, FitConfig(), n) for n in (usual, 60_000, None)]
+    layers = LayerPair(a=5, b=3)
+    names = [stitch_tables.default_name(layers, FitConfig(), n) for n in (POSITIONS, 60_000, None)]
     assert names == [f"L5-L3-exact-std-1{end}" for end in ("", "-60000", "-all")]
     first = stitch_tables.free_name(ws, 5, 3, "exact", "std", 1.0)
     assert first == "L5-L3-exact-std-1"
