@@ -4,7 +4,8 @@ import math
 
 from core.cli.tables import Names, Record, as_table, interval, with_names
 from core.cli.words import number, percent, plain
-from core.stitches.conditions import BY_KEY
+from core.stitches.conditions import BY_KEY, WHOLE
+from core.stitches.settings import CEILINGS
 
 OBJECTIVES = {
     "kl": "the reading model's own predictions (KL)",
@@ -38,10 +39,16 @@ def refined(measured: Record, names: Names) -> list[str]:
             for start, by_kind in stitch["starts"].items()
             for kind, ways in by_kind.items()
             for way, row in ways.items()
-            if start == "paired" or kind == next(iter(by_kind))
+            if start == "paired" or kind == next(iter(by_kind)) or _whole(start, kind)
         ]
         header = "way | text | start | before | after | change | KL before | KL after"
         parts += as_table(f"{header} | unexplained before | unexplained after", rows)
+        if CEILINGS[0] in stitch["starts"]:
+            parts.append(
+                "One hidden layer, a ceiling: from least squares, each way by itself, to a hidden"
+                " layer beside it, by squared error on all text; then that layer trained like the"
+                " stitch, without what holds back its round trips."
+            )
 
         costs = [
             (
@@ -55,6 +62,11 @@ def refined(measured: Record, names: Names) -> list[str]:
             parts.append(f"What SAE {plain(stitch['price'][0]['sae'])} pays, carried by it:")
         parts += as_table("measure | before | after", costs)
     return parts
+
+
+def _whole(start: str, kind: str) -> bool:
+    """Of a ceiling, what all text says: there stands what it leaves unexplained."""
+    return start in CEILINGS and kind == WHOLE
 
 
 def _increase(row: Record, key: str) -> str:

@@ -63,6 +63,8 @@ BY_KEY = {c.key: c for c in CONDITIONS}
 TABLE_1 = ("a", "b", "a_to_b", "b_to_a", "a_to_b_to_a", "b_to_a_to_b")
 """The columns of the paper's Table 1, in its order."""
 STITCHED = TABLE_1[2:]
+WHOLE = "all text"
+"""In the place of a kind of text."""
 MEASURED = (
     "loss",
     "low",

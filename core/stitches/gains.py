@@ -15,14 +15,13 @@ from core.bench import Bench
 from core.models.pairs import LayerPair
 from core.statistics import bounds, document_interval
 from core.stitches import downstream
-from core.stitches.conditions import BY_KEY, STITCHED
+from core.stitches.conditions import BY_KEY, STITCHED, WHOLE
 from core.stitches.objective import divergences, read_texts
 from core.stitches.settings import CEILINGS, STARTS
 from core.stitches.stitch import Maps, Stitch
 from core.text.corpus import Document
 
 ONE_WAY = STITCHED[:2]
-WHOLE = "all text"
 DIVERGENCE_TOKENS = 2_048
 """Of B on held-out text, a kind: what the divergence is measured on."""
 Variants = Mapping[tuple[str, str], Sequence[downstream.Condition]]

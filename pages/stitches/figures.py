@@ -185,14 +185,14 @@ STARTS = {
     "paired": "the fitted stitch",
     "shuffled pairs": "shuffled pairs",
     "constant input": "constant input",
-    CEILINGS[0]: "a hidden layer beside least squares",
-    CEILINGS[1]: "that layer, refined",
+    CEILINGS[0]: "hidden layer",
+    CEILINGS[1]: "hidden layer, refined",
 }
 """What was refined, in words."""
 AFTER = {
     "transferred": "after",
     "control": "after, control",
-    "ceiling": "after, with a hidden layer",
+    "ceiling": "after, ceiling",
 }
 """The filled marks, by role."""
 

@@ -53,8 +53,8 @@ def refined(ws: Workspace, pair: PairSpec, default: str) -> None:
         )
     if shown.start.isin(CEILINGS).any():
         controls += (
-            " A ceiling, by which no feature crosses: least squares with a hidden layer beside it,"
-            " trained on squared error and then like the stitch."
+            " A ceiling, by which no feature crosses: a hidden layer beside least squares, by"
+            " squared error, then refined like the stitch."
         )
     draw(
         figure(shown, *models.values()),
@@ -94,7 +94,7 @@ def answer(ws: Workspace, name: str, names: Mapping[str, str]) -> str:
     return (
         f"**{verdict}:** trained on {OBJECTIVES[setting['objective']]}, {plain(setting['of'])} on"
         f" {plain(gained['kind'])}: {'; '.join(parts)}; round trips {rounds}."
-        f"{_unexplained(ws, name, names)}{_ceiling(ws, name, names)}"
+        f"{_unexplained(ws, name, names)}{_ceiling(ws, name)}"
     )
 
 
@@ -111,18 +111,20 @@ def _unexplained(ws: Workspace, name: str, names: Mapping[str, str]) -> str:
     return f" It leaves {' and '.join(shares)}." if shares else ""
 
 
-def _ceiling(ws: Workspace, name: str, names: Mapping[str, str]) -> str:
+def _ceiling(ws: Workspace, name: str) -> str:
     """A sentence: what a map that need not be affine would cost on the same text."""
     table = refined_tables.refinement(ws, name)
     rows = table.loc[(table.start == CEILINGS[1]) & (table.kind == table.kind.iloc[0])]
     costs = [
-        f"{named(BY_KEY[row['condition']].label, names)}"
-        f" {percent(*(row[f'relative_after{end}'] for end in ('', '_low', '_high')))}"
+        percent(*(row[f"relative_after{end}"] for end in ("", "_low", "_high")))
         for row in rows.to_dict("records")
     ]
     if not costs:
         return ""
-    return f" With a hidden layer it would be {' and '.join(costs)}: so much is for being affine."
+    return (
+        f" A map with a hidden layer would cost {' and '.join(costs)}: what lies between is the"
+        " price of being affine."
+    )
 
 
 def gains(table: pd.DataFrame, names: dict[str, str]) -> None:

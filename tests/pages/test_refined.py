@@ -9,9 +9,10 @@ import pytest
 
 from core.stitches import refined_tables
 from core.stitches.conditions import BY_KEY, STITCHED
-from core.stitches.settings import STARTS
+from core.stitches.settings import CEILINGS, STARTS
 from core.workspace.store import Workspace
 from pages.shared.words import NARROW
+from pages.stitches import figures
 from tests.helpers.app import opened, text
 
 COMMAND = "python -m core stitch refine nano L2-L3"
@@ -96,6 +97,27 @@ def test_the_price_and_every_kind_of_text_are_shown(nano_home: Path) -> None:
         {"Measure": "agreement, median", "Before": "0.69", "After": "0.50"}
     ]
     assert "Controls got the same training" in text(app)
+
+
+def test_a_ceiling_is_no_control_and_says_what_being_affine_costs(nano_home: Path) -> None:
+    ws = Workspace("nano")
+    plant(ws, -0.1)
+    assert "being affine" not in text(opened("stitches", pair="nano"))
+
+    ceiling = pd.DataFrame([row for row in rows(-0.15) if row["start"] == "paired"])
+    ceiling = ceiling[ceiling.condition.isin(STITCHED[:2])]
+    parts = [ceiling.assign(kind="English", start=start) for start in CEILINGS]
+    ws.put_table("ceiling/one", pd.concat(parts), {"hidden": 8})
+    said = text(opened("stitches", pair="nano")).replace(NARROW, " ")
+    cost = "+5.0 [+3.0, +7.0] %"
+    assert f"with a hidden layer would cost {cost} and {cost}: what lies between is" in said
+    assert "A ceiling, by which no feature crosses" in said
+
+    table = refined_tables.refinement(ws, "one")
+    assert table.start.drop_duplicates().to_list() == [*STARTS, *CEILINGS]
+    drawn = figures.refined(table[table.kind == "English"], "one", "other")
+    marks = {trace.name: trace.marker.symbol for trace in drawn.data if trace.name}
+    assert marks["after, ceiling"] == "triangle-up" and marks["after, control"] == "square"
 
 
 def test_a_table_that_lacks_a_column_is_said_in_its_place(nano_home: Path) -> None:
