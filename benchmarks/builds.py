@@ -3,7 +3,7 @@ then an SAE of its own and what becomes of its features.
 
 Each is the command itself in a process of its own, in a scratch folder whose caches are empty but
 for the models, so that nothing that was read or fitted before helps. The large pair takes most of
-an hour.
+an hour. What a machine's matrix products reach stands beside: machines differ by more than builds.
 """
 
 import os
@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks._measure import Benchmark, Line, peak_of, quiet, say
+from benchmarks._measure import Benchmark, Line, matmul_rate, peak_of, quiet, say
 from benchmarks._scratch import empty_caches, make_models
+from core.models.live import runtime
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ def measured(build: Build, environment: Mapping[str, str]) -> list[Line]:
     ]
 
 
+def products() -> Line:
+    """What matrix products reach here, in the dtype that models are opened in."""
+    dtype = runtime().dtype
+    name = str(dtype).removeprefix("torch.")
+    rates = [matmul_rate(dtype) / 1e9 for _ in range(3)]
+    return Line.median(f"matrix products of this machine, {name}", rates, "GFLOP/s")
+
+
 def main() -> None:
     quiet()
     pairs = list(BUILDS)
@@ -73,14 +82,20 @@ def main() -> None:
         {"pairs": pairs},
     )
     benchmark.add("--pairs", nargs="+", choices=pairs, default=["nano"], help="pairs to build")
+    benchmark.add(
+        "--stitches-only",
+        action="store_true",
+        help="leave out the features of the large pair, which take as long again",
+    )
     args = benchmark.options()
 
-    lines = []
+    lines = [products()]
     for pair in args.pairs:
         make_models(pair)
+        builds = BUILDS[pair][:1] if args.stitches_only else BUILDS[pair]
         with tempfile.TemporaryDirectory(prefix="stitchlens-builds-") as scratch:
             environment = empty_caches(Path(scratch))
-            for build in BUILDS[pair]:
+            for build in builds:
                 lines += measured(build, environment)
     benchmark.show("builds: a workspace from nothing", {"pairs": "/".join(args.pairs)}, lines)
 
