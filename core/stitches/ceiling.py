@@ -1,7 +1,7 @@
 """How much of what a stitch leaves over is for being affine? The same ways with one hidden layer
 beside least squares: a ceiling, and no stitch, for no feature and no vector goes through it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,8 @@ from core.text.corpus import Split
 from core.workspace.disk import beside, disk_faults, fingerprint, only_one
 from core.workspace.places import user_cache
 
+ROWS = ("h_a", "h_b")
+"""Of a recording of pairs."""
 AFFINE = ("P_up", "b_up", "P_down", "b_down")
 HIDDEN = ("W_up", "c_up", "V_up", "W_down", "c_down", "V_down")
 
@@ -62,14 +64,16 @@ class HiddenLayer:
         return (*AFFINE, *HIDDEN)
 
     def up(self, h: Float[Tensor, "... d_a"]) -> Float[Tensor, "... d_b"]:
-        z = (h.float() - self.means[0]) / self.spreads[0]
-        bent = gelu(z @ self.W_up + self.c_up) @ self.V_up
-        return h.float() @ self.P_up + self.b_up + self.units[1] * bent
+        standardised = (h.float() - self.means[0]) / self.spreads[0]
+        hidden = gelu(standardised @ self.W_up + self.c_up)
+        affine = h.float() @ self.P_up + self.b_up
+        return affine + self.units[1] * (hidden @ self.V_up)
 
     def down(self, h: Float[Tensor, "... d_b"]) -> Float[Tensor, "... d_a"]:
-        z = (h.float() - self.means[1]) / self.spreads[1]
-        bent = gelu(z @ self.W_down + self.c_down) @ self.V_down
-        return h.float() @ self.P_down + self.b_down + self.units[0] * bent
+        standardised = (h.float() - self.means[1]) / self.spreads[1]
+        hidden = gelu(standardised @ self.W_down + self.c_down)
+        affine = h.float() @ self.P_down + self.b_down
+        return affine + self.units[0] * (hidden @ self.V_down)
 
 
 def straight(
@@ -80,27 +84,48 @@ def straight(
     """Least squares, each way by itself, beside a hidden layer that adds nothing yet: its ways in
     are drawn, its ways out are 0. Errors are measured in units of each dimension where `metric`
     does, else of the whole stream."""
-    affine = fit_moments(moments, FitConfig(method="lstsq", metric="raw", alpha=0.0))
-    spreads = [xx.diagonal().sqrt().clamp(min=1e-6).float() for xx in (moments.aa, moments.bb)]
-    units = spreads
+    least_squares = FitConfig(
+        method="lstsq",
+        metric="raw",
+        alpha=0.0,
+    )
+    affine = fit_moments(moments, least_squares)
+    spread_a = _spread(moments.aa)
+    spread_b = _spread(moments.bb)
+    units = spread_a, spread_b
     if metric in ("raw", "rms"):
-        scales = (moments.scale_a, moments.scale_b)
-        units = [torch.full_like(x, scale) for x, scale in zip(spreads, scales, strict=True)]
+        units = (
+            torch.full_like(spread_a, moments.scale_a),
+            torch.full_like(spread_b, moments.scale_b),
+        )
 
-    d_a, d_b, hidden = len(spreads[0]), len(spreads[1]), config.hidden
+    hidden = config.hidden
+    d_a = len(spread_a)
+    d_b = len(spread_b)
     draws = torch.Generator().manual_seed(config.seed)
+    drawn_up = torch.randn(d_a, hidden, generator=draws)
+    drawn_down = torch.randn(d_b, hidden, generator=draws)
     return HiddenLayer(
-        **{name: getattr(affine, name) for name in AFFINE},
-        W_up=torch.randn(d_a, hidden, generator=draws) / d_a**0.5,
+        P_up=affine.P_up,
+        b_up=affine.b_up,
+        P_down=affine.P_down,
+        b_down=affine.b_down,
+        W_up=drawn_up / d_a**0.5,
         c_up=torch.zeros(hidden),
         V_up=torch.zeros(hidden, d_b),
-        W_down=torch.randn(d_b, hidden, generator=draws) / d_b**0.5,
+        W_down=drawn_down / d_b**0.5,
         c_down=torch.zeros(hidden),
         V_down=torch.zeros(hidden, d_a),
         means=(moments.mean_a.float(), moments.mean_b.float()),
-        spreads=(spreads[0], spreads[1]),
-        units=(units[0], units[1]),
+        spreads=(spread_a, spread_b),
+        units=units,
     )
+
+
+def _spread(covariance: Tensor) -> Tensor:
+    """The standard deviation of each dimension."""
+    variances = covariance.diagonal().float()
+    return variances.sqrt().clamp(min=1e-6)
 
 
 def fitted(
@@ -110,32 +135,53 @@ def fitted(
 ) -> HiddenLayer:
     """Its hidden layers trained on recorded pairs by squared error in `units`, both ways, by
     Adam."""
-    layers = {name: getattr(start, name).clone().requires_grad_() for name in HIDDEN}
+    layers = {}
+    for name in HIDDEN:
+        layer = getattr(start, name).clone()
+        layers[name] = layer.requires_grad_()
     maps = replace(start, **layers)
     optimiser = torch.optim.Adam(layers.values(), lr=config.lr)
+    (group,) = optimiser.param_groups
 
+    read = 0
     total = config.epochs * recording.n
     with Progress("fitting a hidden layer", total, "pos") as bar:
-        read = 0
         for epoch in range(config.epochs):
-            for rows_a, rows_b in recording.epoch(config.batch, config.seed + epoch):
-                up = (maps.up(rows_a) - rows_b) / maps.units[1]
-                down = (maps.down(rows_b) - rows_a) / maps.units[0]
+            seed = config.seed + epoch
+            for rows_a, rows_b in recording.epoch(config.batch, seed):
                 optimiser.zero_grad()
-                (up.pow(2).mean() + down.pow(2).mean()).backward()
+                error_a, error_b = _errors(maps, rows_a, rows_b)
+                cost_a = (error_a / maps.units[0]).pow(2).mean()
+                cost_b = (error_b / maps.units[1]).pow(2).mean()
+                (cost_a + cost_b).backward()
 
-                optimiser.param_groups[0]["lr"] = config.lr * cosine(read / total)
+                group["lr"] = config.lr * cosine(read / total)
                 optimiser.step()
-                read += len(rows_a)
-                bar.advance(len(rows_a))
-    return replace(start, **{name: layer.detach() for name, layer in layers.items()})
+                n = len(rows_a)
+                read += n
+                bar.advance(n)
+
+    learned = {name: layer.detach() for name, layer in layers.items()}
+    return replace(start, **learned)
+
+
+def _errors(
+    maps: Maps,
+    rows_a: Float[Tensor, "n d_a"],
+    rows_b: Float[Tensor, "n d_b"],
+) -> tuple[Float[Tensor, "n d_a"], Float[Tensor, "n d_b"]]:
+    """By how much each side's rows are missed from the other's, in residual units."""
+    error_a = maps.down(rows_b) - rows_a
+    error_b = maps.up(rows_a) - rows_b
+    return error_a, error_b
 
 
 def moments_of(recording: Recording) -> Moments:
     """Those of recorded pairs."""
     gram: Gram | None = None
-    for rows_a, rows_b in recording.in_order(("h_a", "h_b")):
-        gram = gram or Gram(rows_a.shape[1], rows_b.shape[1])
+    for rows_a, rows_b in recording.in_order(ROWS):
+        if gram is None:
+            gram = Gram(rows_a.shape[1], rows_b.shape[1])
         gram.update(rows_a, rows_b, control=False)
     assert gram is not None  # a harvest without a row is refused
     return gram.moments()
@@ -144,13 +190,19 @@ def moments_of(recording: Recording) -> Moments:
 def unexplained(maps: Maps, recording: Recording) -> dict[str, float]:
     """`fuv_up` and `fuv_down` on recorded pairs, as `core.stitches.fit.quality` has them from
     moments."""
+    left_a = left_b = 0.0
+    for rows_a, rows_b in recording.in_order(ROWS):
+        error_a, error_b = _errors(maps, rows_a, rows_b)
+        left_a += float(error_a.double().pow(2).sum())
+        left_b += float(error_b.double().pow(2).sum())
+
     known = moments_of(recording)
-    errors = dict.fromkeys(("fuv_up", "fuv_down"), 0.0)
-    for rows_a, rows_b in recording.in_order(("h_a", "h_b")):
-        errors["fuv_up"] += float((maps.up(rows_a) - rows_b).double().pow(2).sum())
-        errors["fuv_down"] += float((maps.down(rows_b) - rows_a).double().pow(2).sum())
-    variance = {"fuv_up": known.bb.trace(), "fuv_down": known.aa.trace()}
-    return {name: error / known.n / float(variance[name]) for name, error in errors.items()}
+    variance_a = float(known.aa.trace())
+    variance_b = float(known.bb.trace())
+    return {
+        "fuv_up": left_b / known.n / variance_b,
+        "fuv_down": left_a / known.n / variance_a,
+    }
 
 
 class Ceiling:
@@ -189,11 +241,11 @@ class Ceiling:
     @property
     def makers(self) -> dict[str, object]:
         """What decides the table."""
-        return (
-            self.bench.makers
-            | self.config.model_dump()
-            | {"tokens": self.bench.config.held_out_tokens, "stitch": self.stitch}
-        )
+        setting = {
+            "tokens": self.bench.config.held_out_tokens,
+            "stitch": self.stitch,
+        }
+        return self.bench.makers | self.config.model_dump() | setting
 
     def measure(self) -> None:
         """Keep `ceiling/<name>`, a table like `refine/<name>`: least squares, then a hidden layer
@@ -209,22 +261,41 @@ class Ceiling:
                 (CEILINGS[0], "after"): known,
                 (CEILINGS[1], "after"): self.refined(known),
             }
-            table = self._losses(stages)
+            losses = self._losses(stages)
+
             held_out = self.recording("held-out")
-            shares = {key: unexplained(maps, held_out) for key, maps in stages.items()}
+            shares = {}
+            for key, maps in stages.items():
+                shares[key] = unexplained(maps, held_out)
             shares[CEILINGS[1], "before"] = shares[CEILINGS[0], "after"]
-            self.bench.workspace.put_table(full, with_unexplained(table, shares), self.makers)
+            table = with_unexplained(losses, shares)
+            self.bench.workspace.put_table(full, table, self.makers)
 
     def recording(self, split: Split) -> Recording:
-        positions = self.config.positions if split == "fit" else self.config.positions // 4
+        """Pairs of rows: a quarter as many of the held-out split."""
         bench = self.bench
+        positions = self.config.positions
+        if split != "fit":
+            positions //= 4
         config = harvest_config(bench.a, bench.b, bench.corpus.fingerprint, split, positions)
-        documents = bench.corpus.split(split)
-        return harvest_recording(bench.a, bench.b, documents, self.layers, config, "reading pairs")
+        return harvest_recording(
+            bench.a,
+            bench.b,
+            bench.corpus.split(split),
+            self.layers,
+            config,
+            "reading pairs",
+        )
 
     @property
     def folder(self) -> Path:
-        setting = [self.bench.makers, self.layers.name, self.metric, self.config.model_dump()]
+        """Where what was fitted lies."""
+        setting = [
+            self.bench.makers,
+            self.layers.name,
+            self.metric,
+            self.config.model_dump(),
+        ]
         return user_cache() / "ceiling" / fingerprint(setting)
 
     def known(self) -> tuple[HiddenLayer, HiddenLayer]:
@@ -248,32 +319,37 @@ class Ceiling:
         """Every part of it trained on what the models predict, as a stitch is refined."""
         bench = self.bench
         folder = self.folder / fingerprint(self.refining.model_dump())
-        models = (bench.a, bench.b)
-        run = Refinement(models, self.layers, start, None, self.refining, folder)
-        return run.train(bench.corpus.split("fit"), "refining a hidden layer").maps
+        refinement = Refinement(
+            (bench.a, bench.b),
+            self.layers,
+            start,
+            inversion=None,
+            config=self.refining,
+            folder=folder,
+        )
+        documents = bench.corpus.split("fit")
+        return refinement.train(documents, "refining a hidden layer").maps
 
     def _losses(self, stages: Mapping[tuple[str, str], HiddenLayer]) -> pd.DataFrame:
         """The table of gains, without what is unexplained."""
-        bench, layers = self.bench, self.layers
-        variants = {key: ways_of(maps, *key) for key, maps in stages.items()}
+        bench = self.bench
         documents = bench.corpus.split("held-out")
-        losses = pd.DataFrame(
-            downstream.measure(
-                bench.a,
-                bench.b,
-                documents,
-                layers,
-                [*downstream.unpatched(), *_each(variants)],
-                f"losses of the ceiling of {self.name}",
-                bench.config.held_out_tokens,
-            )
+        variants = {}
+        conditions = downstream.unpatched()
+        for (start, when), maps in stages.items():
+            ways = ways_of(maps, start, when)
+            variants[start, when] = ways
+            conditions += ways
+
+        losses = downstream.measure(
+            bench.a,
+            bench.b,
+            documents,
+            self.layers,
+            conditions,
+            f"losses of the ceiling of {self.name}",
+            bench.config.held_out_tokens,
         )
-        apart = divergence(bench, layers, variants, documents, self.refining.kinds)
-        table = gains(losses, documents)
+        table = gains(pd.DataFrame(losses), documents)
+        apart = divergence(bench, self.layers, variants, documents, self.refining.kinds)
         return table.merge(apart, on=["start", "kind", "condition"], how="left")
-
-
-def _each(
-    variants: Mapping[tuple[str, str], list[downstream.Condition]],
-) -> Iterator[downstream.Condition]:
-    return (one for ways in variants.values() for one in ways)
