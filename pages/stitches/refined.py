@@ -76,8 +76,8 @@ def refined(ws: Workspace, pair: PairSpec, default: str) -> None:
 
 def answer(ws: Workspace, name: str, names: Mapping[str, str]) -> str:
     """One sentence, in markdown; `names` of both models by side, escaped."""
-    gained: dict[str, Any] = refined_tables.gained(ws, name)
-    setting = refined_tables.about(ws, name)
+    gained: dict[str, Any] = ask(refined_tables.gained, ws, name)
+    setting = ask(refined_tables.about, ws, name)
     up, down = gained["a_to_b"], gained["b_to_a"]
     better = [way for way in (up, down) if way["change_high"] < 0]
     verdict = ("No gain", "Not quite, one way", "Not quite")[len(better)]
@@ -100,7 +100,7 @@ def answer(ws: Workspace, name: str, names: Mapping[str, str]) -> str:
 
 def _unexplained(ws: Workspace, name: str, names: Mapping[str, str]) -> str:
     """A sentence: what a better prediction costs in variance."""
-    table = refined_tables.refinement(ws, name)
+    table = ask(refined_tables.refinement, ws, name)
     one_way = table.condition.isin(STITCHED[:2])
     rows = table.loc[(table.start == "paired") & one_way & table.unexplained_after.notna()]
     shares = [
@@ -113,7 +113,7 @@ def _unexplained(ws: Workspace, name: str, names: Mapping[str, str]) -> str:
 
 def _ceiling(ws: Workspace, name: str) -> str:
     """A sentence: what a map that need not be affine would cost on the same text."""
-    table = refined_tables.refinement(ws, name)
+    table = ask(refined_tables.refinement, ws, name)
     rows = table.loc[(table.start == CEILINGS[1]) & (table.kind == table.kind.iloc[0])]
     costs = [
         percent(*(row[f"relative_after{end}"] for end in ("", "_low", "_high")))
