@@ -85,7 +85,7 @@ def main() -> None:
     benchmark.add(
         "--stitches-only",
         action="store_true",
-        help="leave out the features of the large pair, which take as long again",
+        help="leave out the features of the large pair, which take long as well",
     )
     args = benchmark.options()
 
