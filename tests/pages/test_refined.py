@@ -115,7 +115,7 @@ def test_a_ceiling_is_no_control_and_says_what_being_affine_costs(nano_home: Pat
 
     table = refined_tables.refinement(ws, "one")
     assert table.start.drop_duplicates().to_list() == [*STARTS, *CEILINGS]
-    drawn = figures.refined(table[table.kind == "English"], "one", "other")
+    drawn = figures.refined(table.loc[table.kind == "English"], "one", "other")
     marks = {trace.name: trace.marker.symbol for trace in drawn.data if trace.name}
     assert marks["after, ceiling"] == "triangle-up" and marks["after, control"] == "square"
 
