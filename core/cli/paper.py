@@ -53,7 +53,8 @@ def paper_command(
         typer.Option(
             min=0,
             help="Pairs of positions to fit on, and rows of an SAE that is trained; 0 for all of"
-            f" the text. By default {POSITIONS:,} pairs and all rows.",
+            f" the text. By default all rows, and as many pairs as the workspace was built with,"
+            f" {POSITIONS:,} in a new one.",
         ),
     ] = None,
     tokens: Annotated[
@@ -66,14 +67,14 @@ def paper_command(
     from core.bench import Bench
     from core.features.measure import explore
     from core.models.sources import locate
-    from core.stitches.measure import build
+    from core.stitches.measure import build, positions_to_fit
 
     spec = get_pair(SHORT.get(pair, pair))
     theirs = printed(spec)
     for model in (spec.a, spec.b):
         locate(model)  # both, before anything is read
 
-    pairs = POSITIONS if positions is None else positions or None
+    pairs = positions_to_fit(Workspace(spec.key), positions)
     config = BuildConfig(positions=pairs, held_out_tokens=tokens)
     bench = Bench(spec, config)
     build(spec, config)

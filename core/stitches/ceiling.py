@@ -25,14 +25,13 @@ from core.stitches.gains import divergence, gains, ways_of, with_unexplained
 from core.stitches.refine import Refinement, cosine
 from core.stitches.refined_tables import about
 from core.stitches.settings import CEILINGS, CeilingConfig, FitConfig, Metric, RefineConfig
-from core.stitches.stitch import Maps
+from core.stitches.stitch import PARTS, Maps
 from core.text.corpus import Split
 from core.workspace.disk import beside, disk_faults, fingerprint, only_one
 from core.workspace.places import user_cache
 
 ROWS = ("h_a", "h_b")
 """Of a recording of pairs."""
-AFFINE = ("P_up", "b_up", "P_down", "b_down")
 HIDDEN = ("W_up", "c_up", "V_up", "W_down", "c_down", "V_down")
 
 
@@ -61,7 +60,7 @@ class HiddenLayer:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return (*AFFINE, *HIDDEN)
+        return (*PARTS, *HIDDEN)
 
     def up(self, h: Float[Tensor, "... d_a"]) -> Float[Tensor, "... d_b"]:
         standardised = (h.float() - self.means[0]) / self.spreads[0]
@@ -187,16 +186,19 @@ def moments_of(recording: Recording) -> Moments:
     return gram.moments()
 
 
-def unexplained(maps: Maps, recording: Recording) -> dict[str, float]:
-    """`fuv_up` and `fuv_down` on recorded pairs, as `core.stitches.fit.quality` has them from
-    moments."""
+def unexplained(
+    maps: Maps,
+    recording: Recording,
+    known: Moments,
+) -> dict[str, float]:
+    """`fuv_up` and `fuv_down` on recorded pairs, whose moments are `known`, as
+    `core.stitches.fit.quality` has them from moments alone."""
     left_a = left_b = 0.0
     for rows_a, rows_b in recording.in_order(ROWS):
         error_a, error_b = _errors(maps, rows_a, rows_b)
         left_a += float(error_a.double().pow(2).sum())
         left_b += float(error_b.double().pow(2).sum())
 
-    known = moments_of(recording)
     variance_a = float(known.aa.trace())
     variance_b = float(known.bb.trace())
     return {
@@ -264,9 +266,10 @@ class Ceiling:
             losses = self._losses(stages)
 
             held_out = self.recording("held-out")
+            moments = moments_of(held_out)
             shares = {}
             for key, maps in stages.items():
-                shares[key] = unexplained(maps, held_out)
+                shares[key] = unexplained(maps, held_out, moments)
             shares[CEILINGS[1], "before"] = shares[CEILINGS[0], "after"]
             table = with_unexplained(losses, shares)
             self.bench.workspace.put_table(full, table, self.makers)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from core.config import Frozen
+from core.config import POSITIONS, Frozen
 
 Metric = Literal["raw", "rms", "std", "whiten"]
 Method = Literal["exact", "adam", "lstsq"]
@@ -92,7 +92,7 @@ class CeilingConfig(Frozen):
 
     hidden: int = Field(default=2048, ge=1)
     """Units of the hidden layer, each way."""
-    positions: int = Field(default=262_144, ge=1)
+    positions: int = Field(default=POSITIONS, ge=1)
     """Pairs of positions of the fit split, a quarter as many of the held-out one."""
     epochs: int = Field(default=4, ge=1)
     lr: float = Field(default=1e-3, gt=0, le=1)

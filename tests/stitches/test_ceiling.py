@@ -120,8 +120,9 @@ def test_a_hidden_layer_gains_what_is_bent_and_nothing_else(tmp_path: Path) -> N
         recording = recorded(tmp_path / f"{name} fit", bent)
         fresh = recorded(tmp_path / f"{name} held out", bent, seed=1)
         start = straight(moments_of(recording), "std", SMALL)
-        before = unexplained(start, fresh)["fuv_up"]
-        after = unexplained(fitted(start, recording, SMALL), fresh)["fuv_up"]
+        known = moments_of(fresh)
+        before = unexplained(start, fresh, known)["fuv_up"]
+        after = unexplained(fitted(start, recording, SMALL), fresh, known)["fuv_up"]
         if bent is kinks:
             assert before > 0.1 and after < 0.1 * before
         else:
@@ -133,7 +134,7 @@ def test_what_is_unexplained_is_what_moments_say_of_a_stitch(tmp_path: Path) -> 
     known = moments_of(recording)
     stitch = fit_moments(known, FitConfig())
     by_moments = quality(stitch, known, "std", 1.0)
-    for name, share in unexplained(stitch, recording).items():
+    for name, share in unexplained(stitch, recording, known).items():
         assert share == pytest.approx(by_moments[name], rel=1e-4)
 
 
