@@ -204,6 +204,9 @@ def test_what_a_page_forgets() -> None:
     less = replace(before, headings={"h1#": "Features"})
     assert differences(before, less, worked=False) == ["h2#feature: is gone"]
     assert differences(before, less, worked=True) == [], "the result of a button"
+    waiting = replace(less, opening=True)
+    assert differences(waiting, before, worked=False) == [], "the models are open by now"
+    assert differences(less, before, worked=False) == ["h2#feature: was not there before"]
     moved = replace(before, url="http://127.0.0.1:1/features?pair=other")
     assert differences(before, moved, worked=True) == ["address: pair was 'nano', is 'other'"]
     assert differences(before, replace(before, url="http://127.0.0.1:1/"), worked=True) == [

@@ -169,11 +169,12 @@ def _opening(pair: PairSpec) -> None:
     opening = studios.opening(pair.key)
     if opening.over:
         st.rerun()
-    st.info(
-        f"Opening {plain(pair.a.title)} and {plain(pair.b.title)}, once a server:"
-        f" {time.time() - opening.began:.0f} s.",
-        icon=":material/hourglass:",
-    )
+    with st.container(key="opening"):
+        st.info(
+            f"Opening {plain(pair.a.title)} and {plain(pair.b.title)}, once a server:"
+            f" {time.time() - opening.began:.0f} s.",
+            icon=":material/hourglass:",
+        )
 
 
 # reading

@@ -265,6 +265,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def tell(result: Result) -> None:
+    """The faults of a case, each with the command that shows it again."""
+    for fault in result.faults:
+        say(f"FAULT {result.case} {fault.kind}: {fault.key}\n      {again(result.case, fault)}")
+
+
 def stored(path: Path, seed: int, seconds: float) -> Result | None:
     """What an earlier run with the same settings left of a case."""
     try:
@@ -310,11 +316,7 @@ async def play_all(
                         await stage.close()
                 results[case.name] = result
                 say(f"{case.name}: {result.steps} steps, {len(result.faults)} faults")
-                for fault in result.faults:
-                    say(
-                        f"FAULT {case.name} {fault.kind}: {fault.key}\n     "
-                        f" {again(case.name, fault)}"
-                    )
+                tell(result)
         finally:
             await stage.close()
 
@@ -423,6 +425,8 @@ def main() -> int:
     p.show(title, settings, lines(results, given.limit), printed=table(results, given.limit))
     faults = sum(len(r.faults) for r in results)
     if faults:
+        for result in results:  # once more: the end of a log is what is read
+            tell(result)
         say(f"Every step and a picture of each fault: {keep}")
     elif given.out is None:
         shutil.rmtree(keep)

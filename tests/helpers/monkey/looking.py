@@ -71,6 +71,8 @@ class Survey:
     """To pages, in the navigation."""
     drafts: tuple[str, ...] = ()
     """Widgets in which something stands that they do not take."""
+    opening: bool = False
+    """It says that models are being opened; what it shows of them comes by itself."""
 
     @property
     def place(self) -> str:
@@ -147,7 +149,8 @@ async def rested(page: Page, wire: Wire, limit: float) -> tuple[Survey, float]:
 
 def differences(before: Survey, after: Survey, worked: bool) -> list[str]:
     """What a page forgot while it was left and opened again. The results of a button (`worked`) may
-    be gone, and what stands in them; all else must stand in the address."""
+    be gone, and what waited for models may have come; all else must stand in the address."""
+    comes_and_goes = worked or before.opening or after.opening
     out = []
     if before.place != after.place:
         return [f"shows /{after.place}, not /{before.place}"]
@@ -163,6 +166,6 @@ def differences(before: Survey, after: Survey, worked: bool) -> list[str]:
                     if one[key] != other[key]
                     else []
                 )
-            elif not worked:
+            elif not comes_and_goes:
                 out += [f"{key}: " + ("is gone" if key in one else "was not there before")]
     return out

@@ -98,6 +98,7 @@
     dialogs: words("[role=dialog], [data-testid=stDialog], [data-testid=stConnectionError]"),
     traceback: /Traceback \(most recent call last\)/.test(document.body.innerText),
     empty: !main || (!main.innerText.trim() && !main.querySelector("canvas, svg, img")),
+    opening: !!document.querySelector(".st-key-opening"),
     links: document.querySelectorAll("[data-testid=stSidebarNavLink]").length,
   };
 }
