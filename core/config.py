@@ -14,8 +14,8 @@ class Frozen(BaseModel):
 
 
 POSITIONS = 262_144
-"""Pairs of positions that a stitch is fitted on where nothing is said: benchmarks/positions.py says
-what more of them gain."""
+"""Pairs of positions that a stitch is fitted on where nothing is said, and rows that an SAE is
+trained on: benchmarks/positions.py and benchmarks/sae_rows.py say what more of them gain."""
 
 
 class BuildConfig(Frozen):

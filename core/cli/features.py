@@ -21,6 +21,7 @@ from core.cli.shared import (
     listed,
     show,
 )
+from core.config import POSITIONS
 from core.errors import StitchLensError
 from core.features import alike
 from core.models.pairs import PairSpec, get_pair
@@ -59,13 +60,13 @@ def features_build_command(
     ] = None,
     width: Annotated[int, typer.Option(min=1, help="Features of the SAE.")] = TRAINED.width,
     k: Annotated[int, typer.Option(min=1, help="Active features a token (TopK).")] = TRAINED.k,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the fit split.")] = TRAINED.epochs,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over these rows.")] = TRAINED.epochs,
     lr: Annotated[
         float, typer.Option(help="Learning rate, constant; the paper uses 1e-4.")
     ] = TRAINED.lr,
     positions: Annotated[
-        int | None, typer.Option(min=1, help="Rows to train on; the whole fit split if not given.")
-    ] = None,
+        int, typer.Option(min=0, help="Rows to train on; 0 for the whole fit split.")
+    ] = POSITIONS,
     kinds: Annotated[
         str | None,
         typer.Option(
@@ -102,7 +103,7 @@ def features_build_command(
             epochs=epochs,
             lr=lr,
         )
-        make = partial(train, bench, layer, config, positions, listed(kinds))
+        make = partial(train, bench, layer, config, positions or None, listed(kinds))
     else:
         make = partial(adopt, bench, sae, sae_layer, stitched=layer, scale=scale)
     if share:

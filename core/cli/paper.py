@@ -53,8 +53,8 @@ def paper_command(
         typer.Option(
             min=0,
             help="Pairs of positions to fit on, and rows of an SAE that is trained; 0 for all of"
-            f" the text. By default all rows, and as many pairs as the workspace was built with,"
-            f" {POSITIONS:,} in a new one.",
+            f" the text. By default as many as the workspace was built with, {POSITIONS:,} in a new"
+            " one.",
         ),
     ] = None,
     tokens: Annotated[
@@ -79,7 +79,7 @@ def paper_command(
     bench = Bench(spec, config)
     build(spec, config)
     stitch = default_stitch(bench.workspace)
-    name = _sae(bench, sae, theirs.sae if theirs else None, stitch, positions or None)
+    name = _sae(bench, sae, theirs.sae if theirs else None, stitch, pairs)
     explore(bench, name, stitch)
 
     record = beside(bench.workspace, spec, theirs, stitch, name)

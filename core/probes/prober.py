@@ -96,7 +96,7 @@ class Prober:
     def own_positions(self) -> int | None:
         """Rows that B's own SAE is trained on: as many as A's was if not given otherwise; None is
         the whole split."""
-        return self._own_positions or self.crossing.about.get("positions")
+        return self._own_positions or self.crossing.source_positions
 
     @property
     def own_makers(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core.activations.harvest import norm_limits, read_window, windows, within
 from core.bench import Bench
+from core.config import POSITIONS
 from core.errors import StitchLensError
 from core.models.pairs import SIDES, LayerPair, Side
 from core.saes.sae import kept_in, random_sae, reconstruction
@@ -71,18 +72,24 @@ class Crossing:
         """The kinds of text that the SAE was trained on; empty for all."""
         return self.about.get("kinds", ())
 
+    @property
+    def source_positions(self) -> int | None:
+        """Rows that it was trained on, None for the whole fit split; of one that was not trained
+        here, as many as are taken where nothing is said."""
+        return self.about.get("positions", POSITIONS)
+
     def own_like(
         self,
         positions: int | None = None,
     ) -> tuple[Bench, Side, int, SaeConfig, int | None, Sequence[str]]:
         """What makes an SAE of B's own one like A's, for `sae_makers` and `kept_sae`; on as many
-        rows if not on `positions`, None of both is the whole split."""
+        rows if not on `positions`."""
         return (
             self.bench,
             "b",
             self.layers.b,
             self.source_config,
-            positions or self.about.get("positions"),
+            positions or self.source_positions,
             self.source_kinds,
         )
 

@@ -17,13 +17,14 @@ TURN_BINS = 80
 
 
 class SaeConfig(Frozen):
-    """A TopK SAE and its training; the defaults are the paper's (D) but for width, k and epochs."""
+    """A TopK SAE and its training. The batch and no auxiliary loss are the paper's (D); the rate is
+    not, since it trains for 120 k steps and this for some hundred."""
 
     width: int = Field(default=4096, ge=1)
     k: int = Field(default=32, ge=1)
     epochs: int = Field(default=3, ge=1)
-    lr: float = Field(default=1e-4, gt=0, le=1)
-    """Constant."""
+    lr: float = Field(default=2e-3, gt=0, le=1)
+    """Constant; the paper's is 1e-4."""
     batch: int = Field(default=4096, ge=1)
     auxiliary: float = Field(default=0.0, ge=0)
     """Coefficient of the auxiliary loss on dead features; the paper uses none."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from core.activations.harvest import groups, record, windows
 from core.models import hooks
 from core.models.align import encode_both, with_first
+from core.models.heap import return_freed_memory
 from core.models.live import Encoded, LiveModel
 from core.models.pairs import LayerPair, Side
 from core.progress import Progress
@@ -114,6 +115,7 @@ def _losses(
         parts = [
             torch.nn.functional.cross_entropy(model.logits(h), t, reduction="none") for h, t in rows
         ]
+    return_freed_memory()  # logits of 262,144 tokens leave holes that nothing else fits into
     return torch.cat(parts).cpu()
 
 

@@ -58,6 +58,10 @@ CEILING = (
     " --lr {lr} --batch {batch} --seed {seed} --held-out {tokens}"
 )
 FEATURES = "features build {pair} --sae {sae_name} --stitch {stitch_name}"
+TRAIN = (
+    "features build {pair} --stitch {stitch_name} --width {width} --k {k} --epochs {epochs}"
+    " --lr {lr} --positions {positions}"
+)
 LEVELS = "steer levels {pair} --sae {sae_name} --stitch {stitch_name}"
 SEARCH = "steer features {pair} --sae {sae_name} --stitch {stitch_name}"
 COMPARE = "features compare {pair} --sae {sae_name} --stitch {stitch_name}"
@@ -107,8 +111,7 @@ GROUPS: dict[str, Group] = {
     "vector_cards": Group("Their report cards", "vector import", "vectors"),
     "saes": Group(
         "Sparse autoencoders of A",
-        "features build {pair} --stitch {stitch_name} --width {width} --k {k} --epochs {epochs}"
-        " --lr {lr} --positions {positions}",
+        TRAIN,
         "saes",
     ),
     "sae_quality": Group("SAEs before and after transfer (Table 2)", FEATURES, "saes"),
@@ -207,8 +210,8 @@ def command(
         bring = f"{COMMANDS[GROUPS[group].of or 'stitches']} import"
         return f"python -m core {bring} --help"
 
-    if template == FIT:
-        values["positions"] = values.get("positions") or 0  # None is all of the text
+    if template in (FIT, TRAIN) and "positions" in values:
+        values["positions"] = values["positions"] or 0  # None is all of the text
 
     words = [head.format_map(values)]
     for option in options:

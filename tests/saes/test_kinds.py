@@ -9,11 +9,12 @@ from typer.testing import CliRunner
 
 from core.bench import Bench
 from core.cli.main import app
-from core.config import BuildConfig
+from core.config import POSITIONS, BuildConfig
 from core.errors import StitchLensError
 from core.features.compare import OWN_SAES, Comparison
 from core.models.pairs import PairSpec
 from core.saes import train as sae_train
+from core.saes.crossing import Crossing
 from core.saes.settings import SaeConfig
 from core.workspace.disk import fingerprint
 from tests.helpers.small import stitched_bench
@@ -74,6 +75,12 @@ def test_the_other_models_own_sae_reads_the_same_kinds(
         name = sae_train.train(stitched, 1, SMALL, 1_000, ["English"])
         for sae in (name, sae_train.train(stitched, 1, SMALL, 1_000)):
             assert Comparison(stitched, sae, "L1-L2").own_sae.cfg.d_sae == SMALL.width
+
+        makers = stitched.workspace.entry(f"saes/{name}").makers
+        by_name = Crossing(stitched, name, "L1-L2")
+        assert by_name.source_positions == makers["positions"] == 1_000
+        opened = Crossing(stitched, by_name.sae, "L1-L2")
+        assert opened.source_positions == POSITIONS, "nobody said how many"
 
         own = f"{OWN_SAES}/{name}"
         assert stitched.workspace.entry(own).makers["kinds"] == ["English"]

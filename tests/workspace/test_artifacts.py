@@ -37,6 +37,8 @@ def test_an_sae_is_made_again_as_it_was() -> None:
     makers = Workspace("nano", WORKSPACES).entry("saes/L2-1024").makers
     line = command("nano", "saes/L2-1024", makers)
     assert "--width 1024 --k 16" in line and not built("saes/L2-1024", makers)
+    assert "--positions 0" in line, "all of the text, not as many rows as are usual"
+    assert "--positions 9" in command("nano", "saes/L2-1024", makers | {"positions": 9})
 
 
 def test_a_stitch_that_a_person_fitted_is_not_built() -> None:
