@@ -1,5 +1,4 @@
-"""How long whole builds take, and the most memory that they hold: every table and stitch of a pair,
-then an SAE of its own and what becomes of its features.
+"""How long whole builds take, and the most memory that they hold: every table and stitch of a pair.
 
 Each is the command itself in a process of its own, in a scratch folder whose caches are empty but
 for the models, so that nothing that was read or fitted before helps. The large pair takes most of
@@ -23,7 +22,7 @@ class Build:
     """A command, and what it may take."""
 
     words: tuple[str, ...]
-    seconds: float | None = None
+    seconds: float
 
     @property
     def command(self) -> str:
@@ -31,13 +30,10 @@ class Build:
 
 
 BUILDS = {
-    "nano": (Build(("build", "nano"), seconds=100),),
-    "smollm2-gemma3": (
-        Build(("build", "smollm2-gemma3"), seconds=35 * 60),
-        Build(("features", "build", "smollm2-gemma3"), seconds=15 * 60),
-    ),
+    "nano": Build(("build", "nano"), seconds=100),
+    "smollm2-gemma3": Build(("build", "smollm2-gemma3"), seconds=35 * 60),
 }
-"""By pair, in order: the features need the stitches."""
+"""By pair."""
 
 
 def measured(build: Build, environment: Mapping[str, str]) -> list[Line]:
@@ -82,21 +78,13 @@ def main() -> None:
         {"pairs": pairs},
     )
     benchmark.add("--pairs", nargs="+", choices=pairs, default=["nano"], help="pairs to build")
-    benchmark.add(
-        "--stitches-only",
-        action="store_true",
-        help="leave out the features of the large pair, which take long as well",
-    )
     args = benchmark.options()
 
     lines = [products()]
     for pair in args.pairs:
         make_models(pair)
-        builds = BUILDS[pair][:1] if args.stitches_only else BUILDS[pair]
         with tempfile.TemporaryDirectory(prefix="stitchlens-builds-") as scratch:
-            environment = empty_caches(Path(scratch))
-            for build in builds:
-                lines += measured(build, environment)
+            lines += measured(BUILDS[pair], empty_caches(Path(scratch)))
     benchmark.show("builds: a workspace from nothing", {"pairs": "/".join(args.pairs)}, lines)
 
 

@@ -6,7 +6,6 @@ Every SAE is carried over by the stitch as well, and measured in B without furth
 grows with the rows, training with rows times passes.
 """
 
-import time
 from bisect import bisect_left
 from itertools import accumulate
 from typing import Any
@@ -75,15 +74,12 @@ def main() -> None:
         many, passes, rate = candidate.split(":")
         some = rows if many == "all" else beginning(rows, int(many))
         config = SaeConfig(width=args.width, epochs=int(passes), lr=float(rate))
-        began = time.perf_counter()
         sae = train_sae(some, "h", config, {}, candidate)
-        took = time.perf_counter() - began
-
         in_a = explained(sae, held_out, "a")
         in_b = explained(Crossing(bench, sae, stitch).transferred, held_out, "b")
         note = (
-            f"{some.n:,} rows, {passes} passes, {took:.0f} s; dead {100 * in_a['dead']:.0f} %; in"
-            f" B {100 * in_b['explained_variance']:.1f} %"
+            f"{some.n:,} rows; in B {100 * in_b['explained_variance']:.1f} %; dead"
+            f" {100 * in_a['dead']:.0f} %"
         )
         share = 100 * in_a["explained_variance"]
         lines.append(Line(f"{candidate}: variance explained in A", share, "%", note=note))
