@@ -8,7 +8,7 @@ an hour. What a machine's matrix products reach stands beside: machines differ b
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,24 @@ def products() -> Line:
     return Line.median(f"matrix products of this machine, {name}", rates, "GFLOP/s")
 
 
+def measured_alone(
+    builds: Mapping[str, Build],
+    pairs: Sequence[str],
+    bring: Callable[[str, Path], None] | None = None,
+) -> list[Line]:
+    """What the builds of some pairs took, each from empty caches and a workspace that is empty but
+    for what `bring` puts there, by pair and folder."""
+    lines = [products()]
+    for pair in pairs:
+        make_models(pair)
+        with tempfile.TemporaryDirectory(prefix="stitchlens-builds-") as scratch:
+            environment = empty_caches(Path(scratch))
+            if bring is not None:
+                bring(pair, Path(environment["STITCHLENS_WORKSPACES"]))
+            lines += measured(builds[pair], environment)
+    return lines
+
+
 def main() -> None:
     quiet()
     pairs = list(BUILDS)
@@ -80,11 +98,7 @@ def main() -> None:
     benchmark.add("--pairs", nargs="+", choices=pairs, default=["nano"], help="pairs to build")
     args = benchmark.options()
 
-    lines = [products()]
-    for pair in args.pairs:
-        make_models(pair)
-        with tempfile.TemporaryDirectory(prefix="stitchlens-builds-") as scratch:
-            lines += measured(BUILDS[pair], empty_caches(Path(scratch)))
+    lines = measured_alone(BUILDS, args.pairs)
     benchmark.show("builds: a workspace from nothing", {"pairs": "/".join(args.pairs)}, lines)
 
 

@@ -5,12 +5,11 @@ It is the command itself in a process of its own, from a stitch that ships, in a
 whose caches are empty but for the models.
 """
 
-import tempfile
 from pathlib import Path
 
 from benchmarks._measure import Benchmark, quiet
-from benchmarks._scratch import empty_caches, make_models
-from benchmarks.builds import Build, measured, products
+from benchmarks.builds import Build, measured_alone
+from benchmarks.positions import PAIRS
 from core.workspace.store import Workspace
 
 BUILDS = {
@@ -18,14 +17,12 @@ BUILDS = {
     "smollm2-gemma3": Build(("features", "build", "smollm2-gemma3"), seconds=15 * 60),
 }
 """By pair."""
-STITCHES = {"nano": "L2-L3", "smollm2-gemma3": "L20-L9"}
-"""By pair, the first one."""
 
 
 def bring_stitch(pair: str, to: Path) -> None:
     """What features need of the workspace that ships."""
     shipped, scratch = Workspace(pair), Workspace(pair, to)
-    for name in ("pair", f"stitches/{STITCHES[pair]}", f"controls/{STITCHES[pair]}"):
+    for name in ("pair", f"stitches/{PAIRS[pair]}", f"controls/{PAIRS[pair]}"):
         scratch.copy_in(name, shipped.path(name), shipped.entry(name))
 
 
@@ -41,13 +38,7 @@ def main() -> None:
     benchmark.add("--pairs", nargs="+", choices=pairs, default=["nano"], help="pairs to build")
     args = benchmark.options()
 
-    lines = [products()]
-    for pair in args.pairs:
-        make_models(pair)
-        with tempfile.TemporaryDirectory(prefix="stitchlens-features-") as scratch:
-            environment = empty_caches(Path(scratch))
-            bring_stitch(pair, Path(environment["STITCHLENS_WORKSPACES"]))
-            lines += measured(BUILDS[pair], environment)
+    lines = measured_alone(BUILDS, args.pairs, bring_stitch)
     title = "features_build: an SAE, carried over and measured"
     benchmark.show(title, {"pairs": "/".join(args.pairs)}, lines)
 

@@ -8,23 +8,19 @@ grows with the rows, training with rows times passes.
 
 from bisect import bisect_left
 from itertools import accumulate
-from typing import Any
-
-from sae_lens import SAE
 
 from benchmarks._measure import Benchmark, Line, quiet, say
+from benchmarks.positions import PAIRS
 from core.activations.recording import Recording
 from core.bench import open_pair
 from core.config import POSITIONS
-from core.features.firings import Text, read_both
-from core.models.pairs import LayerPair, Side
+from core.features.firings import read_both
+from core.models.pairs import LayerPair
 from core.saes.crossing import Crossing
 from core.saes.sae import reconstruction
 from core.saes.settings import SaeConfig
 from core.saes.train import train_sae
 
-STITCHES = {"nano": "L2-L3", "smollm2-gemma3": "L20-L9"}
-"""By pair, the one whose layer is read and that carries the SAEs over."""
 CANDIDATES = (
     "all:3:1e-4",
     "all:3:2e-3",
@@ -44,12 +40,8 @@ def beginning(recording: Recording, rows: int) -> Recording:
     return part
 
 
-def explained(sae: SAE[Any], text: Text, side: Side) -> dict[str, float]:
-    return reconstruction(sae, text.streams(side))
-
-
 def main() -> None:
-    pairs = list(STITCHES)
+    pairs = list(PAIRS)
     p = Benchmark(
         "sae_rows",
         __doc__,
@@ -63,7 +55,7 @@ def main() -> None:
     quiet()
 
     bench = open_pair(args.pair)
-    stitch = STITCHES[args.pair]
+    stitch = PAIRS[args.pair]
     makers = bench.workspace.entry(f"stitches/{stitch}").makers
     layers = LayerPair(a=makers["layer_a"], b=makers["layer_b"])
     held_out = read_both(bench, layers, "held-out", HELD_OUT)
@@ -75,8 +67,9 @@ def main() -> None:
         some = rows if many == "all" else beginning(rows, int(many))
         config = SaeConfig(width=args.width, epochs=int(passes), lr=float(rate))
         sae = train_sae(some, "h", config, {}, candidate)
-        in_a = explained(sae, held_out, "a")
-        in_b = explained(Crossing(bench, sae, stitch).transferred, held_out, "b")
+        carried = Crossing(bench, sae, stitch).transferred
+        in_a = reconstruction(sae, held_out.streams("a"))
+        in_b = reconstruction(carried, held_out.streams("b"))
         note = (
             f"{some.n:,} rows; in B {100 * in_b['explained_variance']:.1f} %; dead"
             f" {100 * in_a['dead']:.0f} %"
